@@ -1,0 +1,63 @@
+# Everything from a Python of at least 3.11 and its pip: `make demo`, `make test`. Both set up .venv themselves.
+
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# where `make demo` writes its archive and report
+DEMO   ?= archives/demonstration
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+            $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+SHELL         := bash
+.SHELLFLAGS   := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help setup dev train demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list what can be made
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "dacycle needs Python 3.11 or newer; none of python3.11, python3, python is one" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps say which lock the environment was last brought to; a changed lock or pyproject.toml renews it.
+define install
+	$(PIP) install --requirement $<
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+endef
+
+$(VENV)/runtime.stamp: requirements.lock pyproject.toml | $(BIN)/python
+	$(install)
+
+$(VENV)/dev.stamp: requirements-dev.lock pyproject.toml | $(BIN)/python
+	$(install)
+	touch $(VENV)/runtime.stamp
+
+$(VENV)/train.stamp: requirements-train.lock pyproject.toml | $(BIN)/python
+	$(install)
+	touch $(VENV)/runtime.stamp $(VENV)/dev.stamp
+
+setup: $(VENV)/runtime.stamp  ## .venv with what running needs
+dev: $(VENV)/dev.stamp  ## .venv with the tests' tools as well
+train: $(VENV)/train.stamp  ## .venv with PyTorch and the nature run's model as well
+
+demo: $(VENV)/runtime.stamp  ## replay the demonstration through Prefect, offline, and write its report
+	$(BIN)/dacycle hindcast deploy/experiments/demonstration.yaml --archive $(DEMO) --prefect
+	$(BIN)/dacycle report deploy/experiments/demonstration.yaml --archive $(DEMO)
+
+test: $(VENV)/dev.stamp  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp  ## style, types, and who may import whom
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this machine
+	$(BIN)/dacycle bench $(ARGS)
+
+clean:  ## remove .venv and what tools left behind; archives stay
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,164 @@
+"""The guarded step: one call of an assimilator for B chains, and what is done when its answer cannot be used.
+
+Plain arrays in and out, no files and no clock, so that cycling, single analyses and training loops run the same step.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dacycle.assimilators.base import Assimilator
+from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES
+
+__all__ = ["Guards", "Status", "StepResult", "assimilate", "water_column"]
+
+Status = Literal["ok", "degraded", "fallback"]
+GRAVITY = 9.80665
+_Q = GROUPS["q"]
+
+
+@dataclass(frozen=True)
+class Guards:
+    """When an analysis is not used, and when a cycle is marked.
+
+    Attributes:
+        increment_limit: largest increment allowed anywhere, in the world's standard deviations of each channel.
+        cold_factor: by how much the limit is looser in the first cycles of a cold start.
+        water_limit: largest amount of water that clipping humidity at 0 may add, kg m-2 averaged over the globe.
+        minimum_observations: fewer observed values than this mark the cycle `degraded`.
+    """
+
+    increment_limit: float = 6.0
+    cold_factor: float = 2.0
+    water_limit: float = 0.5
+    minimum_observations: int = 100
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The analyses of B chains and the record of how they came about.
+
+    Attributes:
+        state: (B, 69, H, W) float32: the analyses; the background itself where the status is `fallback` or nothing was
+            observed.
+        spread: (B, 69, H, W) or None: posterior standard deviation; NaN for chains whose analysis is the background.
+        status, reason: per chain; the reason is empty where the status is `ok`.
+        observations: (B,) number of observed values.
+        clipped_water: (B,) kg m-2, global mean: what clipping humidity at 0 added (also to an analysis then refused).
+        increment_rms, increment_max: (B, 69) SI: area-weighted root mean square, and largest magnitude, of what was
+            added.
+        diagnostics: the assimilator's own.
+    """
+
+    state: NDArray
+    spread: NDArray | None
+    status: list[Status]
+    reason: list[str]
+    observations: NDArray
+    clipped_water: NDArray
+    increment_rms: NDArray
+    increment_max: NDArray
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+
+def assimilate(
+    assimilator: Assimilator,
+    background: NDArray,
+    values: NDArray,
+    errors: NDArray,
+    guards: Guards,
+    statistics_std: NDArray,
+    cold: bool = False,
+) -> StepResult:
+    """Analyse B chains and keep only what passes the guards.
+
+    Args:
+        background: (B, 69, H, W) float32, SI.
+        values, errors: (B, 69 + M, H, W), SI; error > 0 exactly where observed.
+        statistics_std: (69,) the world's standard deviation of each channel, SI.
+        cold: whether these are first cycles of a cold start.
+    """
+    observations = np.count_nonzero(errors > 0, axis=(1, 2, 3))
+    observed = np.flatnonzero(observations)
+    chains = len(background)
+    state = background.copy()
+    spread: NDArray | None = None
+    diagnostics: dict[str, Any] = {}
+    status: list[Status] = ["degraded"] * chains
+    reason = ["no observations"] * chains
+    clipped = np.zeros(chains)
+    if observed.size:
+        analysis = assimilator.analyse(background[observed], values[observed], errors[observed])
+        diagnostics = analysis.diagnostics
+        if analysis.spread is not None:
+            spread = np.full_like(background, np.nan)
+        limits = guards.increment_limit * (guards.cold_factor if cold else 1.0) * np.asarray(statistics_std)
+        for i, chain in enumerate(observed):
+            candidate, clipped[chain] = _clip_humidity(analysis.state[i], assimilator.grid.weights)
+            refusal = _refusal(candidate, background[chain], limits, statistics_std, clipped[chain], guards)
+            if refusal:
+                status[chain], reason[chain] = "fallback", refusal
+                continue
+            state[chain] = candidate
+            if spread is not None and analysis.spread is not None:
+                spread[chain] = analysis.spread[i]
+            status[chain], reason[chain] = _sufficiency(int(observations[chain]), guards)
+    increment = state.astype(np.float64) - background
+    mean_square = (increment**2 * assimilator.grid.weights).mean(axis=(2, 3))
+    return StepResult(
+        state,
+        spread,
+        status,
+        reason,
+        observations,
+        clipped,
+        np.sqrt(mean_square),
+        np.abs(increment).max(axis=(2, 3)),
+        diagnostics,
+    )
+
+
+def water_column(humidity: NDArray, weights: NDArray) -> float:
+    """Global mean column water, kg m-2, of specific humidity (13, H, W) on `LEVELS`; weights (H, W) mean 1."""
+    columns = np.trapezoid(humidity.astype(np.float64), 100.0 * np.asarray(LEVELS, float), axis=0) / GRAVITY
+    return float((columns * weights).mean())
+
+
+def _clip_humidity(state: NDArray, weights: NDArray) -> tuple[NDArray, float]:
+    """The state with humidity at least 0, and the water that this added."""
+    clipped = state.copy()
+    humidity = clipped[_Q]
+    negative = (humidity < 0) & np.isfinite(humidity)  # what is not finite is left for `_refusal` to find
+    added = np.where(negative, -humidity, 0)
+    clipped[_Q] = np.where(negative, 0, humidity)
+    return clipped, water_column(added, weights)
+
+
+def _refusal(
+    state: NDArray, background: NDArray, limits: NDArray, std: NDArray, clipped_water: float, guards: Guards
+) -> str:
+    """Why the analysis must not be used; empty if it may."""
+    finite = np.isfinite(state).all(axis=(1, 2))
+    if not finite.all():
+        return f"analysis not finite in {_listed(~finite)}"
+    largest = np.abs(state - background).max(axis=(1, 2))
+    worst = int(np.argmax(largest / limits))
+    if largest[worst] > limits[worst]:
+        size, limit = largest[worst] / std[worst], limits[worst] / std[worst]
+        return f"increment of {NAMES[worst]} reaches {size:.1f} standard deviations, the limit is {limit:.1f}"
+    if clipped_water > guards.water_limit:
+        return f"clipping humidity at 0 would add {clipped_water:.3g} kg m-2, the limit is {guards.water_limit:.3g}"
+    return ""
+
+
+def _sufficiency(observations: int, guards: Guards) -> tuple[Status, str]:
+    if observations < guards.minimum_observations:
+        return "degraded", f"{observations} observed values, fewer than {guards.minimum_observations}"
+    return "ok", ""
+
+
+def _listed(channels: NDArray) -> str:
+    names = [NAMES[i] for i in np.flatnonzero(channels)]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

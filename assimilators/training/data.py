@@ -1,0 +1,116 @@
+"""Training data: whole years of states in memory, checked before the first step, and windows of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.statistics import Statistics
+
+__all__ = ["DataError", "Windows", "Year", "data_digest", "load_states", "step_deviation", "year_times"]
+
+STEP = np.timedelta64(6, "h")
+
+
+class DataError(ValueError):
+    """Training data are incomplete, not finite, or on another grid; says which file, time and channel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Year:
+    """One year or a part of it: ``times`` (n,), every 6 h; ``states`` (n, 69, H, W) float32, normalised."""
+
+    times: NDArray[np.datetime64]
+    states: Tensor
+
+
+def year_times(year: int) -> NDArray[np.datetime64]:
+    """Every 6 h of a year, from 1 January 00 UTC, datetime64[h]."""
+    return np.arange(np.datetime64(f"{year}-01-01T00", "h"), np.datetime64(f"{year + 1}-01-01T00", "h"), STEP)
+
+
+def load_states(reference: Reference, times: NDArray[np.datetime64], grid: Grid, statistics: Statistics) -> Year:
+    """Read and normalise all states at `times`.
+
+    Raises:
+        DataError: another grid, missing times, or values that are not finite.
+    """
+    if not reference.grid.matches(grid):
+        raise DataError(f"{reference.folder}: the data are on a {reference.grid.shape} grid, not on {grid.name}")
+    missing = reference.missing(times)
+    if missing:
+        raise DataError(
+            f"{reference.folder}: {len(missing)} of the {len(times)} times from {times[0]} to {times[-1]} are missing, "
+            f"first {missing[0]}; make them with `dacycle nature-run`, or leave the year out of the recipe"
+        )
+    states = torch.empty((len(times), len(NAMES), *grid.shape), dtype=torch.float32)
+    for i, time in enumerate(times):
+        state = statistics.normalise(reference.array(time))
+        _check_finite(state, reference.folder, time)
+        states[i] = torch.from_numpy(state)
+    return Year(times, states)
+
+
+def _check_finite(state: NDArray[np.float32], folder: Path, time: np.datetime64) -> None:
+    # One sum finds any value that is not finite at a tenth of the cost of looking at each.
+    if np.isfinite(state.sum(dtype=np.float64)):
+        return
+    bad = [name for name, field in zip(NAMES, state, strict=True) if not np.isfinite(field).all()]
+    raise DataError(f"{folder}: values at {time} are not finite in {', '.join(bad)}; make that file anew")
+
+
+def step_deviation(years: list[Year], weights: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(69,) area-weighted standard deviation of the 6-h change, in units of the channels' standard deviations."""
+    area = torch.from_numpy(np.asarray(weights, np.float32))
+    total, count = torch.zeros(len(NAMES), dtype=torch.float64), 0
+    for year in years:
+        for i in range(len(year.times) - 1):
+            change = year.states[i + 1] - year.states[i]
+            total += (change.square() * area).mean(dim=(1, 2)).double()
+            count += 1
+    deviation = (total / count).sqrt().numpy().astype(np.float32)
+    still = [name for name, value in zip(NAMES, deviation, strict=True) if not value > 0]
+    if still:
+        raise DataError(f"{', '.join(still)} never changes in the training years: nothing can be learnt from it")
+    return deviation
+
+
+def data_digest(years: list[Year]) -> str:
+    """SHA-256 of the times and the normalised states."""
+    digest = hashlib.sha256()
+    for year in years:
+        digest.update(year.times.astype("datetime64[h]").astype(np.int64).tobytes())
+        digest.update(year.states.numpy().data)
+    return digest.hexdigest()
+
+
+class Windows(Dataset[Tensor]):
+    """All runs of ``frames`` consecutive states, (frames, 69, H, W), none across the end of a year.
+
+    Years of a nature run are separate realisations: a window across them would hold a jump.
+    """
+
+    def __init__(self, years: list[Year], frames: int, stride: int = 1) -> None:
+        self.years, self.frames = years, frames
+        self.starts = [
+            (number, start)
+            for number, year in enumerate(years)
+            for start in range(0, len(year.times) - frames + 1, stride)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Tensor:
+        number, start = self.starts[index]
+        return self.years[number].states[start : start + self.frames]

@@ -1,0 +1,150 @@
+"""Training of a forecast model: single steps first, then rollouts, with the loss in units of the 6-h change."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dacycle.assimilators.training.data import Windows, Year
+from dacycle.assimilators.training.recipe import Recipe
+from dacycle.forecast_adapter.channels import CHANNELS, index
+from dacycle.forecast_adapter.mini import MiniNetwork
+
+__all__ = ["ForecastTraining", "TrainingError", "channel_weights"]
+
+VALIDATION_STEPS = 4  # 24 hours
+VALIDATION_STARTS = 48
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; says what to do next."""
+
+
+def channel_weights(top_weight: float) -> NDArray[np.float32]:
+    """(69,) weights of the loss: `top_weight` above 200 hPa, where a coarse model has hardly any levels, else 1."""
+    above = [channel.level is not None and channel.level < 200 for channel in CHANNELS]
+    return np.where(above, top_weight, 1.0).astype(np.float32)
+
+
+class ForecastTraining(lightning.LightningModule):
+    """Trains ``network`` and keeps ``average``, the running average of its weights, which is what is exported.
+
+    A batch is (B, 2 + steps, 69, H, W) of consecutive normalised states. The loss is the squared error of each
+    state of the rollout in units of the channel's 6-h standard deviation, weighted by cell area and channel.
+    """
+
+    def __init__(self, network: MiniNetwork, recipe: Recipe, area: NDArray[np.floating]) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.recipe = recipe
+        weights = channel_weights(recipe.top_weight)
+        loss_weights = (weights / weights.mean())[:, None, None] * np.asarray(area, np.float32)
+        self.register_buffer("loss_weights", torch.from_numpy(loss_weights), persistent=False)
+        self.register_buffer("area", torch.from_numpy(np.asarray(area, np.float32)), persistent=False)
+        # Kept out of the module tree: it shares the network's weights.
+        self._increment = torch.compile(network.increment) if recipe.compile else network.increment
+        self.years: tuple[list[Year], list[Year]] = ([], [])
+        self._noise = torch.Generator()
+
+    def advance(self, network: MiniNetwork, previous: Tensor, current: Tensor, increment: Any) -> Tensor:
+        """The next normalised state; `increment` is `network.increment` or a compiled form of it."""
+        change = increment(previous, current).float() * (network.step_std / network.std)
+        return torch.maximum(current + change, (network.floor - network.mean) / network.std)
+
+    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
+        previous, current, *targets = self._perturbed(batch)
+        scale = self.network.std / self.network.step_std
+        errors = []
+        for target in targets:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+                following = self.advance(self.network, previous, current, self._increment)
+            errors.append((((following - target) * scale).square() * self.loss_weights).mean())
+            previous, current = current, following
+        loss = torch.stack(errors).mean()
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_index}; the checkpoint of "
+                "the last whole epoch is kept. Lower learning_rate, or look at the data, and train into a new folder"
+            )
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def _perturbed(self, batch: Tensor) -> list[Tensor]:
+        """The frames of a batch, the two of the input perturbed.
+
+        A cycle feeds the model with analyses, whose errors differ between its two frames. Shares of the 6-h change
+        of other samples stand for such errors: their scales and balance are those of the atmosphere.
+        """
+        frames = [frame.contiguous(memory_format=torch.channels_last) for frame in batch.unbind(1)]
+        if self.recipe.noise > 0:
+            change = frames[1] - frames[0]
+            for k in (0, 1):
+                order = torch.randperm(len(change), generator=self._noise)
+                share = self.recipe.noise * (2 * torch.rand((len(change), 1, 1, 1), generator=self._noise) - 1)
+                frames[k] = frames[k] + share.to(change) * change[order.to(change.device)]
+        return frames
+
+    def on_train_epoch_start(self) -> None:
+        self._noise.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
+
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_index: int) -> None:
+        # The average follows faster at first: the early weights say nothing about the late ones.
+        decay = min(self.recipe.average, (1 + self.global_step) / (10 + self.global_step))
+        with torch.no_grad():
+            for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(weight, 1 - decay)
+
+    def validation_step(self, batch: Tensor, batch_index: int) -> None:
+        previous, current, *targets = (f.contiguous(memory_format=torch.channels_last) for f in batch.unbind(1))
+        scale = self.average.std / self.average.step_std
+        for lead, target in enumerate(targets, 1):
+            following = self.advance(self.average, previous, current, self.average.increment)
+            previous, current = current, following
+            error = following - target
+            if lead == 1:
+                self.log("validation_loss", ((error * scale).square() * self.loss_weights).mean())
+        for name in ("z500", "t850"):
+            i = index(name)
+            squared = (error[:, i].square() * self.area).mean() * self.average.std[i].item() ** 2
+            self.log(f"{name}_{6 * len(targets)}h_mse", squared)
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        epoch = self.trainer.current_epoch
+        windows = Windows(self.years[0], 2 + self.recipe.steps_at(epoch))
+        order = torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch)
+        return DataLoader(windows, self.recipe.batch, shuffle=True, drop_last=True, generator=order)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        frames = 2 + VALIDATION_STEPS
+        available = sum(len(year.times) - frames + 1 for year in self.years[1])
+        windows = Windows(self.years[1], frames, stride=max(available // VALIDATION_STARTS, 1))
+        return DataLoader(windows, self.recipe.batch)
+
+    def configure_optimizers(self) -> Any:
+        # Weight decay is for matrices: biases, norms and layer scales are left alone.
+        groups = [
+            {"params": [p for p in self.network.parameters() if p.ndim > 1 and p.numel() > p.shape[1]]},
+            {"params": [p for p in self.network.parameters() if not (p.ndim > 1 and p.numel() > p.shape[1])]},
+        ]
+        groups[0]["weight_decay"], groups[1]["weight_decay"] = self.recipe.weight_decay, 0.0
+        optimiser = torch.optim.AdamW(groups, self.recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+        updates = sum(
+            stage.epochs * (len(Windows(self.years[0], 2 + stage.steps)) // self.recipe.batch)
+            for stage in self.recipe.stages
+        )
+
+        def rate(update: int) -> float:
+            rise = min((update + 1) / self.recipe.warm_up, 1.0)
+            return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(update / max(updates, 1), 1.0))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

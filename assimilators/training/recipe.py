@@ -1,0 +1,168 @@
+"""A recipe: the small YAML file that says everything about one training run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["Recipe", "RecipeError", "Stage", "load_recipe"]
+
+
+class RecipeError(ValueError):
+    """A recipe has an unknown, missing or impossible entry; names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``epochs`` passes through the training years, each sample a rollout of ``steps`` six-hour steps."""
+
+    steps: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Attributes:
+        kind: what is trained; `forecast` is a network with the contract of a forecast model.
+        name, version, licence: recorded in the exported file.
+        world: whose statistics, static fields and climatology are used, by name or folder.
+        data: folder with the years (`data/2021/*.nc`, WeatherBench2 schema), relative to the working folder.
+        training_years, validation_years: no year may be in both.
+        stages: the rollouts, in order; the learning rate falls through all of them together.
+        network: widths and depths (`MiniSize`).
+        batch: samples per update.
+        learning_rate, weight_decay: AdamW's; the rate rises for `warm_up` updates and then falls along a cosine.
+        average: decay per update of the running average of the weights, which is what is validated and exported.
+        noise: largest amplitude of the perturbation of the input frames, as a share of another sample's 6-h change.
+        top_weight: weight of the levels above 200 hPa in the loss, against 1 below.
+        precision: `float32`, or `bfloat16` for mixed precision.
+        compile: compile the network with `torch.compile` (needs a C++ compiler on a CPU).
+        threads: torch's threads on a CPU.
+        seed: of the weights, the order of the samples and the noise.
+    """
+
+    kind: str
+    name: str
+    version: str
+    world: str
+    data: str
+    training_years: list[int]
+    validation_years: list[int]
+    stages: list[Stage]
+    seed: int
+    licence: str = "Apache-2.0"
+    network: dict[str, int] = field(default_factory=dict)
+    batch: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warm_up: int = 300
+    average: float = 0.998
+    noise: float = 0.1
+    top_weight: float = 0.1
+    precision: str = "float32"
+    compile: bool = False
+    threads: int = 2
+
+    @property
+    def epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
+
+    def steps_at(self, epoch: int) -> int:
+        """Length of the rollouts in an epoch, counted from 0."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage.steps
+            epoch -= stage.epochs
+        return self.stages[-1].steps
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the result; where the data lies does not."""
+        content = {key: value for key, value in self.as_dict().items() if key != "data"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# What YAML may hold for each annotation of Recipe; whole numbers count as floats too.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "list[int]": (list,),
+    "list[Stage]": (list,),
+    "dict[str, int]": (dict,),
+}
+
+
+def load_recipe(path: Path | str, data: str | None = None) -> Recipe:
+    """Read and check a recipe; `data` replaces the folder it names. Raises RecipeError."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: there is no such recipe") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a list of `key: value` entries")
+    if data is not None:
+        content["data"] = data
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
+    """A recipe from its entries; `source` is named in errors."""
+    known = {f.name: f for f in fields(Recipe)}
+    unknown = sorted(set(content) - set(known))
+    if unknown:
+        raise RecipeError(f"{source}: unknown entry {', '.join(unknown)}; the entries are {', '.join(known)}")
+    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in needed if name not in content]
+    if missing:
+        raise RecipeError(f"{source}: missing {', '.join(missing)}")
+    for name, value in content.items():
+        allowed = _TYPES[str(known[name].type)]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise RecipeError(f"{source}: {name} is {value!r}, but must be of type {known[name].type}")
+    recipe = Recipe(**{**content, "stages": [_stage(item, source) for item in content["stages"]]})
+    _check(recipe, source)
+    return recipe
+
+
+def _stage(item: Any, source: str) -> Stage:
+    wanted = {"steps", "epochs"}
+    if not (isinstance(item, dict) and set(item) == wanted and all(type(v) is int and v > 0 for v in item.values())):
+        raise RecipeError(f"{source}: a stage is {{steps: 1, epochs: 10}} with whole numbers above 0, not {item!r}")
+    return Stage(**item)
+
+
+def _check(recipe: Recipe, source: str) -> None:
+    years = [*recipe.training_years, *recipe.validation_years]
+    rules = {
+        "stages must not be empty": bool(recipe.stages),
+        "years must be whole numbers": all(type(year) is int for year in years),
+        "training_years and validation_years must not be empty": bool(
+            recipe.training_years and recipe.validation_years
+        ),
+        "a year may be in training_years or validation_years once, not in both": len(set(years)) == len(years),
+        "batch, threads and warm_up must be above 0": min(recipe.batch, recipe.threads, recipe.warm_up) > 0,
+        "learning_rate must be above 0": recipe.learning_rate > 0,
+        "average must be in [0, 1)": 0 <= recipe.average < 1,
+        "noise, top_weight and weight_decay must not be negative": min(
+            recipe.noise, recipe.top_weight, recipe.weight_decay
+        )
+        >= 0,
+        "precision must be float32 or bfloat16": recipe.precision in ("float32", "bfloat16"),
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise RecipeError(f"{source}: {'; '.join(broken)}")

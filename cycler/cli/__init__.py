@@ -1,0 +1,59 @@
+"""The command line `dacycle`: one Typer app, its commands grouped by what they are for."""
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from dacycle.assimilators.base import AssimilatorError
+from dacycle.cycler.cli import files, model, operate, run, verify, world
+from dacycle.cycler.experiment import ExperimentError
+from dacycle.cycler.replay import RunStoppedError
+from dacycle.cycler.store import ArchiveError
+from dacycle.forecast_adapter.grid import GridError
+from dacycle.forecast_adapter.models import ModelFileError
+from dacycle.forecast_adapter.reference import ReferenceError
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.worlds import WorldError
+from dacycle.obs_ingest.table import ObservationError
+
+__all__ = ["app"]
+
+USER_ERRORS = (
+    ArchiveError,
+    AssimilatorError,
+    ExperimentError,
+    GridError,
+    ModelFileError,
+    ObservationError,
+    ReferenceError,
+    StateError,
+    WorldError,
+)
+"""What a user can mend: the message is shown without a traceback, and the exit status is 2."""
+
+
+class ClearErrors(TyperGroup):
+    """A group of commands whose foreseen errors are sentences. Exit status: 2 to mend, 1 for a run that stopped."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except USER_ERRORS as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except RunStoppedError as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=ClearErrors,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Cycling data assimilation with AI weather models.",
+)
+for part in (run, verify, model, files, operate, world):
+    app.add_typer(part.app)

@@ -1,0 +1,112 @@
+"""Commands that look after a machine and an installation: `serve`, `doctor`, `bench`."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dacycle.cycler.archive import Archive
+from dacycle.cycler.experiment import load_experiment
+
+app = typer.Typer()
+console = Console()
+
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]
+ArchiveFolder = Annotated[Path, typer.Option("--archive", envvar="DACYCLE_ARCHIVE", help="The archive's folder.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the networks; other numbers round differently.")]
+DEFAULT_ARCHIVE = Path("archive")
+
+
+@app.command()
+def serve(
+    experiment: ExperimentFile,
+    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    forecasts: Annotated[bool, typer.Option(help="Make the forecasts that are due after the cycles.")] = True,
+    threads: Threads = 1,
+) -> None:
+    """Run an experiment live on this machine, without a Prefect server: wake after each cutoff, run what is due.
+
+    SIGTERM or Ctrl-C stops it after the cycle that is running. Started again, it catches up, in order.
+
+    Example: dacycle serve live.yaml --archive /var/lib/dacycle
+    """
+    from dacycle.cycler.service import Service
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    described = load_experiment(experiment)
+    Service(described, Archive(archive, create=True), forecasts, threads).serve()
+
+
+@app.command()
+def doctor(
+    experiment: Annotated[
+        Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Check what this experiment needs as well.")
+    ] = None,
+    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what is well, too.")] = False,
+) -> None:
+    """Check the installation, and what an experiment needs; say what is wrong and what mends it.
+
+    Exit status 1 if anything is wrong.
+
+    Example: dacycle doctor deploy/experiments/demonstration.yaml
+    """
+    from dacycle.cycler.doctor import check_experiment, check_installation
+
+    findings = list(check_installation())
+    if experiment is not None:
+        findings += check_experiment(experiment, archive)
+    colours = {"ok": "green", "warning": "yellow", "wrong": "red"}
+    shown = [f for f in findings if verbose or f.level != "ok" or not f.found[:1].isdigit()]
+    for finding in shown:
+        console.print(f"[{colours[finding.level]}]{finding.level:7}[/] {finding.what}: {finding.found}", soft_wrap=True)
+        if finding.remedy:
+            console.print(f"        {finding.remedy}", soft_wrap=True, markup=False)
+    if len(findings) > len(shown):
+        console.print(f"        and {len(findings) - len(shown)} more that are well (--verbose shows them)")
+    if any(finding.level == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    experiment: ExperimentFile = Path("deploy/experiments/demonstration.yaml"),
+    cycles: Annotated[int, typer.Option(min=2, help="How many cycles to run.")] = 12,
+    forecasts: Annotated[bool, typer.Option(help="Run the forecasts from them, too.")] = True,
+    prefect: Annotated[bool, typer.Option(help="Run the cycles through Prefect, too.")] = False,
+    threads: Threads = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print numbers for a program.")] = False,
+) -> None:
+    """Measure where the time of a run goes, with real cycles in a temporary archive.
+
+    Example: dacycle bench --cycles 20 --prefect
+    """
+    from dacycle.cycler.bench import bench as measure
+
+    found = measure(load_experiment(experiment), cycles, forecasts, prefect, threads)
+    if as_json:
+        print(json.dumps(asdict(found) | {"rate": found.rate, "rate_with_forecasts": found.rate_with_forecasts}))
+        return
+    console.print(f"{found.cycles} cycles of {experiment}, {found.first} to {found.last}\non {found.machine}")
+    table = Table("stage", "ms a cycle", "share")
+    total = sum(found.stages.values())
+    for stage, seconds in found.stages.items():
+        table.add_row(stage, f"{1000 * seconds:.1f}", f"{seconds / total:.0%}")
+    table.add_row("total", f"{1000 * total:.1f}", "")
+    console.print(table)
+    console.print(f"{found.rate:.2f} cycles a second, {3600 * found.rate / 1464:.2f} years of cycles an hour")
+    console.print(f"loading and cold start {found.loading:.1f} s, archive {found.megabytes / found.cycles:.2f} MB a cycle")
+    if found.forecasts:
+        each, step = found.forecast_seconds / found.forecasts, found.forecast_seconds / found.forecast_steps
+        console.print(f"{found.forecasts} forecasts: {each:.2f} s each, {1000 * step:.0f} ms a step, scoring included")
+        console.print(f"{found.rate_with_forecasts:.2f} cycles a second with them")
+    if found.prefect is not None:
+        console.print(f"Prefect: first flow run {found.prefect_start:.1f} s with its server's start, then ", end="")
+        console.print(f"{found.prefect:+.1f} s for a flow run of {found.cycles} cycles")
+    console.print(f"peak memory {found.peak_megabytes:.0f} MB")

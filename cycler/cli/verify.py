@@ -1,0 +1,134 @@
+"""Commands that verify runs: forecasts and their drift, the report, two experiments side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dacycle.cycler.archive import Archive
+from dacycle.cycler.compare import compare as compare_runs
+from dacycle.cycler.compare import write_comparison
+from dacycle.cycler.drift import due, make_forecasts, read_scores
+from dacycle.cycler.experiment import cycle_id
+from dacycle.cycler.report import write_report
+from dacycle.cycler.report_parts import style, tables
+from dacycle.forecast_adapter.channels import HEADLINE
+from dacycle.forecast_adapter.models import load_model
+from dacycle.forecast_adapter.worlds import load_world
+
+app = typer.Typer()
+console = Console()
+
+Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of an experiment in the archive.")]
+ArchiveFolder = Annotated[Path, typer.Option("--archive", envvar="DACYCLE_ARCHIVE", help="The archive's folder.")]
+DEFAULT_ARCHIVE = Path("archive")
+
+
+@app.command()
+def drift(
+    experiment: Name,
+    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    threads: Annotated[int, typer.Option(help="Threads of the model; other numbers round differently.")] = 1,
+) -> None:
+    """Make the forecasts that are missing from committed analyses, and score them against the reference.
+
+    Run it again to go on after an interruption, or when the reference has grown.
+
+    Example: dacycle drift demo
+    """
+    branch = Archive(archive).branch(experiment)
+    world = load_world(branch.experiment.world)
+    model = load_model(branch.experiment.model, threads)
+    starts = due(branch, world)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(experiment, total=len(starts))
+        try:
+            for start in make_forecasts(branch, world, model):
+                bar.update(task, advance=1, description=f"{experiment} {cycle_id(start)}")
+        except KeyboardInterrupt:
+            console.print("interrupted; what was made is kept, the same command goes on")
+            raise typer.Exit(130) from None
+    _print_drift(read_scores(branch))
+
+
+def _print_drift(scored: pd.DataFrame) -> None:
+    if scored.empty:
+        console.print("no forecast can be scored: the reference holds none of their times")
+        return
+    curves, starts = tables.drift_summary(scored)
+    shown = [lead for lead in (0, 24, 72, 120, 240) if lead in set(curves["lead"])]
+    table = Table(title=f"RMSE from the analyses (from the reference), {starts} starts", title_justify="left")
+    table.add_column("channel")
+    for lead in shown:
+        table.add_column(f"day {lead // 24}", justify="right")
+    for channel in HEADLINE:
+        factor, unit = style.readable(channel)
+        own = curves[curves["channel"] == channel].set_index(["kind", "lead"])["rmse"]
+        cells = [
+            f"{tables.number(factor * own['analysis', lead])} "
+            f"({tables.number(factor * own.get(('reference', lead), np.nan))})"
+            for lead in shown
+        ]
+        table.add_row(f"{channel} ({unit})", *cells)
+    console.print(table)
+
+
+@app.command()
+def report(
+    experiment: Name,
+    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write it; default: branches/NAME/report/index.html.")
+    ] = None,
+) -> None:
+    """Write the report of an experiment: one HTML page that needs nothing beside itself.
+
+    Example: dacycle report demo --output demo.html
+    """
+    branch = Archive(archive).branch(experiment)
+    with console.status(f"verifying {experiment}"):
+        path = write_report(branch, load_world(branch.experiment.world), output)
+    console.print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="The experiment to compare with, e.g. a control.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The experiment that is judged.")],
+    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    output: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
+) -> None:
+    """Compare experiment B with A at the times both have: changes of RMSE with paired 95 % intervals.
+
+    Example: dacycle compare demo demo-no-olr --output no-olr.html
+    """
+    place = Archive(archive)
+    a, b = place.branch(first), place.branch(second)
+    with console.status(f"verifying {first} and {second}"):
+        found = compare_runs(a, b, load_world(a.experiment.world))
+    table = Table(title=f"{second} against {first}: change of RMSE, {len(found.times)} cycles", title_justify="left")
+    for name in ("of", "channel"):
+        table.add_column(name)
+    for name in (first, second, "change", "95 % interval"):
+        table.add_column(name, justify="right")
+    for row in found.table[found.table["region"].isin(["globe", ""])].to_dict("records"):
+        table.add_row(*_cells(row))
+    console.print(table)
+    if output is not None:
+        console.print(str(write_comparison(found, output)))
+
+
+def _cells(row: dict[str, object]) -> list[str]:
+    """One line of the comparison; bold where the interval excludes zero, values in SI units."""
+    change, low, high = (float(row[name]) for name in ("change", "low", "high"))  # type: ignore[arg-type]
+    colour = "green" if high < 0 else "red" if low > 0 else None
+    said = f"{change:+.1%}"
+    interval = f"{low:+.1%} to {high:+.1%}" if np.isfinite(low) else "run too short"
+    errors = [tables.number(float(row[name])) for name in ("rmse_a", "rmse_b")]  # type: ignore[arg-type]
+    return [str(row["of"]), str(row["channel"]), *errors, f"[bold {colour}]{said}[/]" if colour else said, interval]

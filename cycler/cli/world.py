@@ -1,0 +1,61 @@
+"""Commands that make worlds: the nature run, and the folder that an experiment's `world:` names."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+
+from dacycle.forecast_adapter.worlds import build_world
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+@app.command("nature-run")
+def nature_run(
+    folder: Annotated[Path, typer.Argument(help="where to write; months that exist are kept")],
+    years: Annotated[str, typer.Option(help="labels of the realisations, e.g. 2014-2024 or 2021,2023")],
+    seed: Annotated[int, typer.Option(help="with the year, decides a realisation")] = 1,
+    workers: Annotated[int, typer.Option(help="years run side by side, about 3.5 GB of memory each")] = 1,
+) -> None:
+    """Run SPEEDY and write its states, precipitation and OLR. Needs the extra `nature`.
+
+    Example: dacycle nature-run nature --years 2020-2024 --workers 2
+    """
+    from dacycle.forecast_adapter import nature
+
+    nature.run(folder, _years(years), seed, workers, progress=typer.echo)
+
+
+@app.command()
+def world(
+    nature: Annotated[Path, typer.Argument(help="folder of a nature run")],
+    folder: Annotated[Path, typer.Argument(help="the world's folder, e.g. deploy/worlds/demonstration")],
+    training: Annotated[str, typer.Option(help="years whose statistics and climatology describe the world")],
+    start: Annotated[str, typer.Option(help="first time of the reference, e.g. 2024-01-01T00")],
+    days: Annotated[int, typer.Option(help="length of the reference")] = 28,
+) -> None:
+    """Make a world from a nature run: statistics and climatology of its training years, a reference from another.
+
+    Example: dacycle world nature deploy/worlds/demonstration --training 2020-2022 --start 2024-01-01T00
+    """
+    times = pd.date_range(start, periods=4 * days, freq="6h").values.astype("datetime64[h]")
+    description = f"SPEEDY T31 nature run; reference of {days} days from {start}"
+    build_world(nature, folder, folder.name, _years(training), np.asarray(times), description)
+    size = sum(path.stat().st_size for path in folder.rglob("*.nc")) / 1e6
+    typer.echo(f"{folder}: {len(times)} states, {size:.1f} MB")
+
+
+def _years(text: str) -> list[int]:
+    """`2014-2016,2020` as [2014, 2015, 2016, 2020]."""
+    years: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            years += range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a list of years such as 2014-2022 or 2021,2023") from None
+    return years

@@ -1,0 +1,150 @@
+"""Observations of one cycle: read through windows and cutoffs, checked, counted, put on the grid, compared."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dacycle.cycler.inputs import Inputs
+from dacycle.obs_ingest import quality
+from dacycle.obs_ingest.operators import equivalents
+from dacycle.obs_ingest.sources import Inventory
+from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
+from dacycle.obs_ingest.table import (
+    REASONS,
+    USES,
+    VARIABLES,
+    ObservationError,
+    add_departures,
+    concatenate,
+    to_arrow,
+)
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["Observed", "collect", "with_departures"]
+
+Watch = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The observations of a cycle.
+
+    Attributes:
+        table: n rows after quality control, those not assimilated too.
+        background: (n,) H(x_b), NaN where there is no operator.
+        gridded: superobs of the assimilated rows.
+        inventories: what each source found, by its name.
+        failures: sentences about sources that could not be read.
+        digest: SHA-256 of the table as read, before quality control.
+    """
+
+    table: pd.DataFrame
+    background: NDArray[np.float64]
+    gridded: GriddedObservations
+    inventories: dict[str, dict[str, Any]]
+    failures: list[str]
+    digest: str
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Numbers of values: `uses`, `reasons`, and `variables` by variable and use."""
+        use, reason, variable = (self.table[name].array.codes for name in ("use", "reason", "variable"))
+        by_variable = np.zeros((len(VARIABLES), len(USES)), int)
+        np.add.at(by_variable, (variable, use), 1)
+        return {
+            "uses": dict(zip(USES, by_variable.sum(0).tolist(), strict=True)),
+            "reasons": {
+                name: n
+                for name, n in zip(REASONS, np.bincount(reason, minlength=len(REASONS)).tolist(), strict=True)
+                if n and name
+            },
+            "variables": {
+                name: dict(zip(USES, row.tolist(), strict=True))
+                for name, row in zip(VARIABLES, by_variable, strict=True)
+                if row.any()
+            },
+        }
+
+
+def collect(
+    inputs: Inputs,
+    time: pd.Timestamp,
+    previous: NDArray,
+    background: NDArray,
+    background_error: NDArray,
+    watch: Watch,
+) -> Observed:
+    """Everything that the sources have for a cycle, decided on against its background.
+
+    A source that cannot be read costs the cycle that source, not the cycle: its complaint is in `failures`.
+
+    Args:
+        inputs: of the experiment.
+        time: the analysis time.
+        previous, background: (69, H, W) the analysis 6 h before, and x_b.
+        background_error: (69,) standard deviation that the background check assumes, SI.
+        watch: takes the time of the stages.
+
+    Raises:
+        ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
+    """
+    world, experiment = inputs.world, inputs.experiment
+    when = np.datetime64(time, "h")
+    tables, inventories, failures = [], {}, []
+    with watch("observations"):
+        for source in inputs.sources:
+            try:
+                table, inventory = source.read(Window(when, source.cutoff))
+                tables.append(table)
+            except ObservationError as error:
+                inventory = Inventory(source.name)
+                failures.append(f"source {source.name} could not be read: {error}")
+            inventories[source.name] = inventory.as_dict()
+        table = concatenate(tables)
+        digest = _digest(table)
+    with watch("quality"):
+        first_guess = equivalents(table, previous, background, world.grid, world.orography)
+        table = quality.check(
+            table,
+            Window(when),
+            first_guess,
+            background_error,
+            world.grid,
+            world.orography,
+            cutoffs={source.name: source.cutoff for source in inputs.sources},
+            deny=experiment.deny,
+            share=experiment.withhold,
+            planes=inputs.assimilator.planes,
+        )
+    with watch("superobs"):
+        gridded = grid_observations(
+            table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std
+        )
+    return Observed(table, first_guess, gridded, inventories, failures, digest)
+
+
+def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:
+    """The table with H(x_b), H(x_a), O-B and O-A of every row.
+
+    Args:
+        observed: of the cycle.
+        inputs: of the experiment.
+        previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
+    """
+    world = inputs.world
+    after = equivalents(observed.table, previous, analysis, world.grid, world.orography)
+    return add_departures(observed.table, observed.background, after)
+
+
+def _digest(table: pd.DataFrame) -> str:
+    content = to_arrow(table)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, content.schema) as writer:
+        writer.write_table(content)
+    return hashlib.sha256(sink.getvalue()).hexdigest()

@@ -1,0 +1,188 @@
+"""Checks of an installation, and of what one experiment needs: what is wrong, and what mends it."""
+
+import hashlib
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+from onnxruntime.datasets import get_example
+from packaging.requirements import Requirement
+
+from dacycle import COMPONENTS
+from dacycle.cycler.archive import Archive, ArchiveError
+from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, load_experiment
+from dacycle.cycler.inputs import load_inputs
+from dacycle.forecast_adapter.onnxfile import CPU, ModelFileError, digest, open_session
+
+__all__ = ["Finding", "check_experiment", "check_installation"]
+
+CUDA = "CUDAExecutionProvider"
+_WHY = {
+    "fastapi": "Prefect 3.8.8 cannot be imported with a newer one",
+    "sqlalchemy": "Prefect's scheduler creates no runs with 2.1, without saying so",
+    "eccodes": "from 2.48 on it crashes beside pyproj",
+    "eccodeslib": "from 2.48 on it crashes beside pyproj",
+}
+"""Bounds whose breach shows itself late or in the wrong place."""
+
+_SPARE = 1 << 30
+"""Bytes that should stay free on the archive's disk."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, how it stands, what was found, and what to do about it."""
+
+    what: str
+    level: Literal["ok", "warning", "wrong"]
+    found: str
+    remedy: str = ""
+
+
+def check_installation() -> Iterator[Finding]:
+    """Python, packages, Prefect's server and the provider that ONNX Runtime really uses."""
+    yield Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}")
+    yield from _packages()
+    yield _one_onnxruntime()
+    yield _provider()
+    yield _prefect()
+    yield _matplotlib()
+
+
+def check_experiment(path: Path, archive: Path, threads: int = 1) -> Iterator[Finding]:
+    """An experiment file, what it names, and whether its archive can take it."""
+    try:
+        experiment = load_experiment(path)
+        inputs = load_inputs(experiment, threads)
+    except ExperimentError as error:
+        yield Finding("experiment", "wrong", str(error), "mend the file, or get what it names")
+        yield _disk(archive, 0)
+        return
+    yield Finding("experiment", "ok", f"{experiment.name}, digest {experiment.digest[:12]}")
+    yield _world(experiment, inputs.world.folder, inputs.world.reference.times)
+    for key, part in (("model", inputs.model), ("assimilator", inputs.assimilator)):
+        yield Finding(key, "ok", f"{part.name}, digest {part.digest[:12]}")
+    yield _ledger(experiment, archive, inputs.digests)
+    frames = 2 * 69 * int(np.prod(inputs.world.grid.shape)) * 4
+    # Packed states take about nine tenths of a byte per value; departures and forecasts about as much again.
+    yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * frames // 2)
+
+
+def _packages() -> Iterator[Finding]:
+    for text in metadata.requires("dacycle") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        why = _WHY.get(requirement.name.lower(), "")
+        remedy = f"pip install '{requirement}'" + (f" ({why})" if why else "")
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(requirement.name, "wrong", "not installed", remedy)
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        found = version if fits else f"{version}, outside {requirement.specifier}"
+        yield Finding(requirement.name, "ok" if fits else "wrong", found, "" if fits else remedy)
+
+
+def _one_onnxruntime() -> Finding:
+    installed = {d.metadata["Name"].lower() for d in metadata.distributions() if d.metadata["Name"]}
+    both = {"onnxruntime", "onnxruntime-gpu"} <= installed
+    remedy = (
+        "they overwrite each other's files: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu"
+    )
+    found = "onnxruntime and onnxruntime-gpu are both installed" if both else "one build of ONNX Runtime"
+    return Finding("ONNX Runtime", "wrong" if both else "ok", found, remedy if both else "")
+
+
+def _provider() -> Finding:
+    """Which provider a real session runs on: ONNX Runtime falls back to the CPU without an error."""
+    device = any(Path("/dev").glob("nvidia[0-9]*"))
+    try:
+        session = open_session(get_example("sigmoid.onnx"), provider=CUDA if device else CPU)
+    except ModelFileError as error:
+        found = f"there is a GPU, but a session does not run on it: {error}"
+        return Finding("provider", "warning", found, "install the CUDA and cuDNN libraries that this ONNX Runtime needs")
+    values = np.linspace(-1, 1, 60, dtype=np.float32).reshape(3, 4, 5)
+    (result,) = session.run(None, {session.get_inputs()[0].name: values})
+    right = np.allclose(result, 1 / (1 + np.exp(-values)), atol=1e-6)
+    found = f"{session.get_providers()[0]} of ONNX Runtime {onnxruntime.__version__}" + (
+        "" if device else "; no GPU found"
+    )
+    return Finding("provider", "ok" if right else "wrong", found, "" if right else "it computes wrong numbers: reinstall")
+
+
+def _prefect() -> Finding:
+    try:
+        importlib.import_module("prefect.server.api.server")
+    except (ImportError, TypeError) as error:
+        remedy = "bring the packages above within their bounds; `dacycle serve` and `hindcast` run without Prefect"
+        return Finding("Prefect's server", "wrong", f"it cannot be imported: {error}", remedy)
+    return Finding("Prefect's server", "ok", "can be imported")
+
+
+def _matplotlib() -> Finding:
+    """A component installed under its bare name would stand in for matplotlib's own `cycler`."""
+    found = [name for name in COMPONENTS if name != "cycler" and _origin(name)]
+    origin = _origin("cycler")
+    right = not found and origin is not None and (Path(origin).parent / "__init__.py").exists()
+    remedy = "remove the bare package, or the folder from PYTHONPATH; the components are imported as dacycle.NAME"
+    described = "matplotlib's own cycler is in place" if right else f"bare {', '.join(found or ['cycler'])} on sys.path"
+    return Finding("imports", "ok" if right else "wrong", described, "" if right else remedy)
+
+
+def _origin(name: str) -> str | None:
+    spec = importlib.util.find_spec(name)
+    return None if spec is None else spec.origin
+
+
+def _world(experiment: Experiment, folder: Path, times: np.ndarray) -> Finding:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = "".join(f"{path.relative_to(folder)} {digest(path)}\n" for path in files)
+    short = hashlib.sha256(digests.encode()).hexdigest()[:12]
+    first, last = pd.Timestamp(times[0]), pd.Timestamp(times[-1])
+    found = f"{experiment.world}, {len(files)} files, digest {short}, reference {cycle_id(first)} to {cycle_id(last)}"
+    if experiment.end is not None and experiment.end > last:
+        remedy = "later cycles are not verified, and nothing can be drawn from it for them"
+        return Finding("world", "warning", f"{found}; the experiment ends {cycle_id(experiment.end)}", remedy)
+    return Finding("world", "ok", found)
+
+
+def _ledger(experiment: Experiment, folder: Path, digests: dict[str, str]) -> Finding:
+    """Whether the archive holds this very experiment, run with these very files."""
+    if not (folder / "states.icechunk").is_dir():
+        return Finding("archive", "ok", f"{folder} is not there yet")
+    archive = Archive(folder)
+    if experiment.name not in archive.branches():
+        return Finding("archive", "ok", f"{folder} does not hold {experiment.name} yet")
+    branch = archive.branch(experiment.name)
+    try:
+        records = branch.records
+    except ArchiveError as error:
+        return Finding("archive", "wrong", str(error), "restore the archive from a copy")
+    if not records:
+        return Finding("archive", "ok", f"{folder}: {experiment.name} has not begun")
+    own = [r for r in records if r["time"] >= cycle_id(experiment.start - 2 * STEP)]
+    changed = [key for key, value in digests.items() if own and own[-1]["digests"].get(key) != value]
+    if changed:
+        found = f"{', '.join(changed)}: not as at cycle {own[-1]['time']}"
+        return Finding("archive", "wrong", found, "put the old files back, or `dacycle fork` the experiment")
+    return Finding("archive", "ok", f"{experiment.name} stands at {records[-1]['time']}")
+
+
+def _disk(archive: Path, needed: int) -> Finding:
+    place = next(folder for folder in (archive.resolve(), *archive.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    found = f"{free / 1e9:.1f} GB free at {place}, about {needed / 1e9:.2f} GB needed"
+    if free < needed + _SPARE:
+        return Finding("disk", "wrong", found, "make room, or give --archive on another disk")
+    return Finding("disk", "ok", found)

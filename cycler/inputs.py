@@ -1,0 +1,161 @@
+"""What an experiment runs with, loaded once and checked to belong together before anything runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
+from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
+from dacycle.forecast_adapter.models import ForecastModel, ModelFileError, load_model
+from dacycle.forecast_adapter.reference import ReferenceError
+from dacycle.forecast_adapter.state import from_dataset, validate
+from dacycle.forecast_adapter.worlds import World, WorldError, load_world
+from dacycle.obs_ingest.sources import Source, build_source
+from dacycle.obs_ingest.table import VARIABLES, ObservationError
+
+__all__ = ["Inputs", "cold_start", "cold_start_times", "load_inputs"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """An experiment with its world, forecast model, assimilator and sources of observations."""
+
+    experiment: Experiment
+    world: World
+    model: ForecastModel
+    assimilator: Assimilator
+    sources: tuple[Source, ...]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the experiment, the model's file and the assimilator's."""
+        return {
+            "experiment": self.experiment.digest,
+            "model": self.model.digest,
+            "assimilator": self.assimilator.digest,
+        }
+
+
+def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
+    """Load what an experiment names.
+
+    Args:
+        experiment: as read from its file.
+        threads: of the model and of the assimilator; other numbers give other roundings.
+
+    Raises:
+        ExperimentError: something is unknown, unreadable, of another grid or of another world; names the key.
+    """
+    name = experiment.name
+    try:
+        world = load_world(experiment.world)
+        model = load_model(experiment.model, threads)
+        assimilator = load_assimilator(experiment.assimilator, world, threads)
+        specs = [source.model_dump(mode="json") for source in experiment.observations]
+        sources = tuple(build_source(spec, world, experiment.seed) for spec in specs)
+    except (WorldError, ModelFileError, AssimilatorError, ObservationError) as error:
+        raise ExperimentError(f"experiment {name}: {error}") from error
+    inputs = Inputs(experiment, world, model, assimilator, sources)
+    problems = [*_mixed(inputs), *_unknown_denials(inputs), *_uncovered(inputs)]
+    if problems:
+        raise ExperimentError("\n".join(f"experiment {name}: {problem}" for problem in problems))
+    return inputs
+
+
+def _mixed(inputs: Inputs) -> list[str]:
+    """Parts that belong to another grid or world."""
+    experiment, world = inputs.experiment, inputs.world
+    parts: dict[str, ForecastModel | Assimilator] = {"model": inputs.model, "assimilator": inputs.assimilator}
+    grids = {"world": world.grid.name, **{key: part.grid.name for key, part in parts.items()}}
+    problems = [
+        f"grid is {experiment.grid}, but the {key}'s is {grid}"
+        for key, grid in grids.items()
+        if grid != experiment.grid
+    ]
+    problems += [
+        f"{key} {part.name} carries the statistics of world {part.world!r}, not of {world.name!r}"
+        for key, part in parts.items()
+        if part.world != world.name
+    ]
+    return problems
+
+
+def _unknown_denials(inputs: Inputs) -> list[str]:
+    """Denials that would deny nothing."""
+    names = [source.name for source in inputs.sources]
+    if len(names) != len(set(names)):
+        return [f"observations: two sources have one name ({', '.join(names)}); give them a `name` each"]
+    known = {*names, *VARIABLES, *(f"{name}:{variable}" for name in names for variable in VARIABLES)}
+    return [
+        f"deny: {name!r} is no source ({', '.join(names)}), variable ({', '.join(VARIABLES)}) or SOURCE:VARIABLE"
+        for name in inputs.experiment.deny
+        if name not in known
+    ]
+
+
+def _uncovered(inputs: Inputs) -> list[str]:
+    """Times that the cold start needs and the reference does not hold."""
+    needed = _reference_times(inputs.experiment)
+    missing = inputs.world.reference.missing([np.datetime64(time, "h") for time in needed])
+    if not missing:
+        return []
+    span = f"{inputs.world.reference.times[0]} to {inputs.world.reference.times[-1]}"
+    listed = ", ".join(str(time) for time in missing)
+    return [f"cold_start needs the reference at {listed}; {inputs.world.folder} holds {span}"]
+
+
+def cold_start_times(experiment: Experiment) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """The two times before the first cycle."""
+    return experiment.start - 2 * STEP, experiment.start - STEP
+
+
+def _reference_times(experiment: Experiment) -> tuple[pd.Timestamp, ...]:
+    lag = experiment.cold_start.lagged
+    if lag is None:
+        return ()
+    last = experiment.start - STEP - lag
+    return last - STEP, last
+
+
+def cold_start(inputs: Inputs) -> NDArray[np.float32]:
+    """The two frames (2, 69, H, W), SI, that precede the first cycle.
+
+    Raises:
+        ExperimentError: the file named by `cold_start.state` lacks a time or a field, or holds an implausible one.
+    """
+    start = inputs.experiment.cold_start
+    times = [np.datetime64(time, "h") for time in cold_start_times(inputs.experiment)]
+    if start.lagged is not None:
+        return _lagged(inputs, start.lagged)
+    if start.state is not None:
+        return _from_file(inputs, start.state, times)
+    return np.stack([inputs.world.climatology.at(time) for time in times])
+
+
+def _lagged(inputs: Inputs, lag: pd.Timedelta) -> NDArray[np.float32]:
+    """The last two frames of a forecast that starts from the reference, `lag` before the second of them."""
+    try:
+        frames = [
+            inputs.world.reference.array(np.datetime64(t, "h"))[None] for t in _reference_times(inputs.experiment)
+        ]
+    except ReferenceError as error:
+        raise ExperimentError(f"experiment {inputs.experiment.name}: cold_start: {error}") from error
+    forecast = [state[0] for state in inputs.model.forecast(frames[0], frames[1], lag // STEP)]
+    return np.stack(forecast[-2:])
+
+
+def _from_file(inputs: Inputs, path: Path, times: list[np.datetime64]) -> NDArray[np.float32]:
+    if not path.is_file():
+        raise ExperimentError(f"experiment {inputs.experiment.name}: cold_start.state: there is no file {path}")
+    try:
+        with xr.open_dataset(path) as dataset:
+            states = [from_dataset(dataset, time, str(path)) for time in times]
+        return np.stack([validate(state, str(path), inputs.world.grid).values for state in states])
+    except (ValueError, OSError) as error:  # StateError is a ValueError, as are xarray's
+        needs = " and ".join(cycle_id(pd.Timestamp(time)) for time in times)
+        where = f"experiment {inputs.experiment.name}: cold_start.state: {path} (needs {needs})"
+        raise ExperimentError(f"{where}: {error}") from error

@@ -1,0 +1,244 @@
+"""The report of an experiment: one HTML page that needs nothing beside itself.
+
+What it says comes from `verification` and `drift`; what is missing is said to be missing, with the command
+that makes it.
+"""
+
+from collections import Counter
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from dacycle.cycler.archive import Archive, Branch, write_whole
+from dacycle.cycler.drift import LEAD_STEP, read_scores
+from dacycle.cycler.report_parts import figures, maps, style, tables
+from dacycle.cycler.verification import BLOCK_DAYS, QUANTITIES, Verification, fingerprint, trends, verify
+from dacycle.forecast_adapter import scores
+from dacycle.forecast_adapter.channels import HEADLINE
+from dacycle.forecast_adapter.worlds import World
+
+__all__ = ["page", "render", "write_report"]
+
+_STRIP_ROW = 124  # cycles in a row of the strip of statuses: a month
+
+
+def write_report(branch: Branch, world: World, path: Path | None = None) -> Path:
+    """Write the report of a branch to `path`, by default report/index.html in its folder; return where it is.
+
+    Raises:
+        ArchiveError: the branch has no cycle yet, or something of it is damaged.
+    """
+    path = path or branch.folder / "report" / "index.html"
+    write_whole(path, page(branch, world).encode())
+    return path
+
+
+def page(branch: Branch, world: World) -> str:
+    """The report as HTML."""
+    verification = verify(branch, world)
+    free = _free_run(branch, world)
+    drift = read_scores(branch)
+    records = [record for record in branch.records if record["status"] != "cold_start"]
+    context = {
+        "experiment": branch.experiment,
+        "world": world,
+        "overview": _overview(records, verification),
+        "strip": status_strip(records),
+        "incidents": [r for r in records if r["status"] != "ok"],
+        "free_name": f"{branch.name}-free" if free is not None else None,
+        "departures": tables.departure_rows(verification.fits),
+        "withheld": tables.withheld_rows(verification.fits),
+        "counts": figures.counts_over_time(verification.fits),
+        "fits": figures.fits_over_time(verification.fits),
+        "means": figures.means_over_time(verification.means, None if free is None else free.means),
+        "yaml": (branch.folder / "experiment.yaml").read_text(),
+        "digests": _digests(branch, records),
+        "block_days": BLOCK_DAYS,
+        "lead_step": LEAD_STEP,
+    }
+    context |= _errors(verification, free, world)
+    context |= _drift(drift, free)
+    context |= _fields(branch, world, records)
+    context["headline"] = _headline(verification, free, context["curves"])
+    context["trends"] = _mean_trends(verification)
+    return render("report.html", **context)
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill one of the packaged templates; a name the template misses is an error."""
+    folder = files("dacycle.cycler") / "templates"
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (folder / name).read_text()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = tables.number
+    environment.filters["percent"] = lambda x: "–" if not np.isfinite(x) else f"{100 * x:+.0f} %".replace("-", "−")
+    environment.globals.update(
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", colours=style.COLOURS, statuses=style.STATUSES
+    )
+    return environment.get_template(template).render(**context)
+
+
+def _free_run(branch: Branch, world: World) -> Verification | None:
+    """The control of this experiment, where the archive has it, over the same times."""
+    archive: Archive = branch.archive
+    name = f"{branch.name}-free"
+    if name not in archive.branches():
+        return None
+    found = verify(archive.branch(name), world)
+    times = branch.times
+    return Verification(*(t[t["time"].isin(times)] for t in (found.errors, found.means, found.fits)))
+
+
+def _overview(records: list[dict[str, Any]], verification: Verification) -> dict[str, Any]:
+    fits = verification.fits
+    assimilated = fits[fits["use"] == "assimilated"].groupby("time")["count"].sum()
+    return {
+        "cycles": len(records),
+        "first": records[0]["time"],
+        "last": records[-1]["time"],
+        "statuses": dict(Counter(record["status"] for record in records).most_common()),
+        "assimilated": float(assimilated.reindex([pd.Timestamp(r["time"]) for r in records]).fillna(0).mean()),
+        "verified": int(verification.errors["time"].nunique()),
+    }
+
+
+def _headline(
+    verification: Verification, free: Verification | None, curves: pd.DataFrame | None
+) -> list[dict[str, Any]]:
+    """One row per headline channel, in readable units."""
+    drifts = trends(verification, HEADLINE) if len(verification.errors) else pd.DataFrame()
+    rows = []
+    for channel in HEADLINE if len(verification.errors) else ():
+        factor, unit = style.readable(channel)
+        own = drifts[(drifts["of"] == f"{channel} error") & (drifts["kind"] == "background")] if len(drifts) else drifts
+        row: dict[str, Any] = {"channel": channel, "unit": unit}
+        row["free"] = factor * tables.rmse_of(free.errors, "analysis", channel) if free is not None else np.nan
+        for kind in ("background", "analysis"):
+            row[kind] = factor * tables.rmse_of(verification.errors, kind, channel)
+        row["reduction"] = row["analysis"] / row["background"] - 1 if row["background"] else np.nan
+        names = ("estimate", "low", "high")
+        row |= {name: factor * float(own[name].iloc[0]) if len(own) else np.nan for name in names}
+        row["drifting"] = row["low"] > 0 or row["high"] < 0
+        for day in (1, 5):
+            at = None if curves is None else curves[(curves["channel"] == channel) & (curves["lead"] == 24 * day)]
+            by_kind = {} if at is None else at.set_index("kind")
+            for kind in ("analysis", "reference"):
+                found = at is not None and kind in by_kind.index
+                row[f"{kind}_{day}"] = factor * float(by_kind.loc[kind, "rmse"]) if found else np.nan
+            row[f"lost_{day}"] = float(by_kind.loc["analysis", "lost"]) if at is not None and len(at) else np.nan
+        rows.append(row)
+    return rows
+
+
+def _errors(verification: Verification, free: Verification | None, world: World) -> dict[str, Any]:
+    """Figures of errors against the reference; none where no cycle can be verified."""
+    if verification.errors.empty:
+        return {"errors": None}
+    errors = verification.errors
+    runs = {kind: errors[errors["kind"] == kind] for kind in ("background", "analysis")}
+    if free is not None and len(free.errors):
+        runs = {"free run": free.errors[free.errors["kind"] == "analysis"]} | runs
+    std = world.statistics.std
+    return {
+        "errors": figures.errors_over_time(runs),
+        "groups": figures.errors_by_group(runs, std),
+        "levels": figures.errors_by_level(runs, std),
+        "regions": _region_rows(errors),
+        "region_names": list(scores.REGIONS),
+    }
+
+
+def _region_rows(errors: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for channel in HEADLINE:
+        factor, unit = style.readable(channel)
+        cells = [
+            (
+                factor * tables.rmse_of(errors, "background", channel, r),
+                factor * tables.rmse_of(errors, "analysis", channel, r),
+            )
+            for r in scores.REGIONS
+        ]
+        rows.append({"channel": channel, "unit": unit, "cells": cells})
+    return rows
+
+
+def _drift(drift: pd.DataFrame, free: Verification | None) -> dict[str, Any]:
+    if drift.empty:
+        return {"drift": None, "curves": None, "by_start": None, "starts": 0}
+    curves, starts = tables.drift_summary(drift)
+    levels = {} if free is None else tables.free_run_level(free.errors)
+    return {
+        "drift": figures.drift_curves(curves, levels),
+        "by_start": figures.drift_by_start(drift),
+        "curves": curves,
+        "starts": starts,
+    }
+
+
+def _fields(branch: Branch, world: World, records: list[dict[str, Any]]) -> dict[str, Any]:
+    sample = tables.sample_fields(branch, world, pd.DatetimeIndex([pd.Timestamp(r["time"]) for r in records]))
+    verified = bool(sample.errors)
+    divergence = {}
+    if verified:
+        divergence = {
+            kind: scores.spectral_divergence(sample.powers[kind], sample.powers["reference"])
+            for kind in ("background", "analysis")
+        }
+    return {
+        "sampled": sample.cycles,
+        "increments": maps.increment_maps(sample.increment, sample.increment_rms, world.grid),
+        "error_maps": maps.error_maps(**sample.errors, grid=world.grid) if verified else None,
+        "spectra": figures.spectra(sample.powers) if verified else None,
+        "divergence": [
+            {"channel": name, **{kind: float(values[i]) for kind, values in divergence.items()}}
+            for i, name in enumerate(HEADLINE)
+            if divergence
+        ],
+    }
+
+
+def _mean_trends(verification: Verification) -> list[dict[str, Any]]:
+    found = trends(verification, HEADLINE)
+    rows = found[found["of"].isin(list(QUANTITIES))].to_dict("records") if len(found) else []
+    return [row | {"unit": QUANTITIES[row["of"]], "drifting": row["low"] > 0 or row["high"] < 0} for row in rows]
+
+
+def _digests(branch: Branch, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What, SHA-256, and of which cycles."""
+    rows = []
+    for key in ("experiment", "model", "assimilator"):
+        for digest in dict.fromkeys(record["digests"][key] for record in records):
+            times = [record["time"] for record in records if record["digests"][key] == digest]
+            rows.append((key, digest, f"{times[0]} to {times[-1]}"))
+    rows.append(("records of all cycles", fingerprint(records), f"{records[0]['time']} to {records[-1]['time']}"))
+    return rows
+
+
+def status_strip(records: list[dict[str, Any]]) -> Markup:
+    """One small block per cycle, coloured by its status; those that are not `ok` say why when pointed at."""
+    blocks = []
+    for i, record in enumerate(records):
+        x, y = 8 * (i % _STRIP_ROW), 22 * (i // _STRIP_ROW)
+        block = Markup('<rect x="{}" y="{}" width="7" height="16" fill="{}"').format(
+            x, y, style.STATUSES[record["status"]]
+        )
+        if record["status"] == "ok":
+            blocks.append(block + Markup("/>"))
+        else:
+            said = f"{record['time']}: {record['status']}, {record['reason']}"
+            blocks.append(block + Markup("><title>{}</title></rect>").format(said))
+    width = 8 * min(len(records), _STRIP_ROW)
+    height = 22 * (-(-len(records) // _STRIP_ROW)) - 6
+    head = Markup('<svg role="img" aria-label="Status of each cycle" viewBox="0 0 {} {}" style="max-width:{}px">')
+    return head.format(width, height, 2 * width) + Markup("").join(blocks) + Markup("</svg>")

@@ -1,0 +1,186 @@
+"""The look of a report's figures: one set of colours, readable units, SVG in the page's own font."""
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.dates import AutoDateLocator, DateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from dacycle.forecast_adapter.channels import CHANNELS, index
+
+#: What is drawn, always in the same colour (distinct for colour-blind readers and on grey paper by line
+#: style).
+COLOURS = {
+    "analysis": "#1f6fb2",
+    "background": "#d9772b",
+    "free run": "#8b9098",
+    "reference": "#2b8a6b",
+    "persistence": "#a9719f",
+    "climatology": "#9a8c4a",
+}
+LINES = {"free run": (0, (5, 1.5)), "persistence": (0, (1, 1.2)), "climatology": (0, (4, 1.2, 1, 1.2))}
+USES = {"assimilated": "#1f6fb2", "withheld": "#2b8a6b", "late": "#d9b44a", "rejected": "#b8473f"}
+STATUSES = {"ok": "#2b8a6b", "degraded": "#d9b44a", "fallback": "#b8473f"}
+
+REASONS = {
+    "withheld_site": "#2b8a6b",
+    "background_check": "#b8473f",
+    "after_cutoff": "#d9b44a",
+    "denied": "#7a6aa8",
+    "duplicate": "#8b9098",
+    "gross_limits": "#7d2f29",
+    "station_height": "#c98a6b",
+    "no_operator": "#5c8f97",
+}
+
+_RASTER_DPI = 190
+_LEFT = 0.5  # inches left of the first column of panels
+_INK, _FAINT = "#22272e", "#d9dde2"
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.edgecolor": "#9aa1a9",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "xtick.color": "#59616b",
+    "ytick.color": "#59616b",
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "lines.linewidth": 1.3,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "path.simplify_threshold": 0.3,
+}
+_READABLE = {"msl": (0.01, "hPa"), "ps": (0.01, "hPa"), "q": (1000.0, "g/kg")}
+_UNITS = {"m2 s-2": "m²/s²", "m s-1": "m/s", "kg kg-1": "kg/kg", "K": "K", "Pa": "Pa"}
+
+
+def readable(channel: str) -> tuple[float, str]:
+    """Factor from SI, and name, of the unit a report prints a channel in."""
+    found = CHANNELS[index(channel)]
+    return _READABLE.get(found.variable, (1.0, _UNITS[found.unit]))
+
+
+def readable_variable(variable: str) -> tuple[float, str]:
+    """The same for an observed variable."""
+    units = {"t2m": "K", "td2m": "K", "t": "K", "u": "m/s", "v": "m/s", "u10": "m/s", "v10": "m/s"}
+    units |= {"z": "m²/s²", "tp": "kg/m²", "tp6h": "kg/m²", "olr": "W/m²"}
+    return _READABLE.get(variable, (1.0, units.get(variable, "SI")))
+
+
+def svg(draw: Callable[[Figure], None], label: str, height: float, width: float = 10.6) -> Markup:
+    """Draw on a figure of width x height inches; return it as inline SVG that fills the width of its place.
+
+    The same drawing gives the same text, byte for byte. `label` is what a screen reader says.
+    """
+    with rc_context(_STYLE | {"svg.hashsalt": label}):
+        figure = Figure(figsize=(width, height), dpi=_RASTER_DPI)
+        draw(figure)
+        buffer = io.StringIO()
+        # Not savefig, which draws everything once more beforehand, for layouts that are not used here.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Ids are unique within a figure only; in one page they must be unique altogether.
+    mark = hashlib.sha256(label.encode()).hexdigest()[:6]
+    text = re.sub(r'\bid="', f'id="{mark}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{mark}-", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", text)
+    text = re.sub(r' width="[^"]+pt"', "", re.sub(r' height="[^"]+pt"', "", text, count=1), count=1)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{Markup.escape(label)}"', 1))
+
+
+def panels(
+    figure: Figure,
+    count: int,
+    columns: int = 3,
+    between: float = 0.47,
+    gap: float = 0.46,
+    top: float = 0.46,
+    bottom: float = 0.3,
+    **options: Any,
+) -> list[Axes]:
+    """`count` axes in rows of `columns`, the places left over empty, with room for a legend above.
+
+    Margins (between columns, between rows, above, below) are inches. Fixed margins, because matplotlib's own
+    layout takes longer than everything else that a report does.
+    """
+    width, height = figure.get_size_inches()
+    rows = -(-count // columns)
+    left, right = _LEFT, 0.08
+    across = (width - left - right - between * (columns - 1)) / columns
+    down = (height - top - bottom - gap * (rows - 1)) / rows
+    places = {
+        "left": left / width,
+        "right": 1 - right / width,
+        "top": 1 - top / height,
+        "bottom": bottom / height,
+        "wspace": between / across,
+        "hspace": gap / down,
+    }
+    ratios = options.pop("height_ratios", None)
+    grid = {**places, "height_ratios": ratios} if ratios else places
+    axes = list(np.atleast_1d(figure.subplots(rows, columns, gridspec_kw=grid, **options)).ravel())
+    for spare in axes[count:]:
+        spare.remove()
+    return axes[:count]
+
+
+def time_axis(axes: Axes) -> None:
+    """Few dates, as `4 Jan`."""
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5))
+    axes.xaxis.set_major_formatter(DateFormatter("%-d %b"))
+
+
+def plain(axis: Axis, ticks: Sequence[float]) -> None:
+    """Plain numbers at chosen places of a logarithmic axis."""
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """One legend above all panels, from one of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        place = (_LEFT / figure.get_size_inches()[0], 1.0)
+        options = {"ncols": len(labels), "handlelength": 2.2, "columnspacing": 1.6, "borderaxespad": 0.1}
+        figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, borderpad=0.1, **options)
+
+
+def line(axes: Axes, x: object, y: object, name: str, label: str | None = None, **options: object) -> None:
+    """A line in the colour and style of what it shows."""
+    style = {"color": COLOURS.get(name), "linestyle": LINES.get(name, "-")} | options
+    axes.plot(x, y, label=label or name, **style)
+
+
+def thin(series: pd.Series) -> pd.Series:
+    """A series in time as it is, or as daily means where it has more points than a page can show."""
+    return series if len(series) <= 400 else series.resample("1D").mean()

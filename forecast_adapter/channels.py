@@ -1,0 +1,106 @@
+"""The 69 channels of a state, in FengWu's order, with units and plausible ranges.
+
+The order is `u10 v10 t2m msl`, then `z q u v t`, each on 13 pressure levels from 50 to 1000 hPa (FengWu's README
+and released inference code). Everything that needs a channel looks it up here by name.
+"""
+
+from dataclasses import dataclass
+
+__all__ = [
+    "CHANNELS",
+    "GROUPS",
+    "HEADLINE",
+    "LEVELS",
+    "NAMES",
+    "PLANES",
+    "WB2_NAMES",
+    "Channel",
+    "index",
+]
+
+LEVELS: tuple[int, ...] = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+"""Pressure levels in hPa, from the top of the atmosphere down."""
+
+WB2_NAMES: dict[str, str] = {
+    "u10": "10m_u_component_of_wind",
+    "v10": "10m_v_component_of_wind",
+    "t2m": "2m_temperature",
+    "msl": "mean_sea_level_pressure",
+    "z": "geopotential",
+    "q": "specific_humidity",
+    "u": "u_component_of_wind",
+    "v": "v_component_of_wind",
+    "t": "temperature",
+}
+"""Short variable name to WeatherBench2's name."""
+
+PLANES: dict[str, str] = {"tp6h": "kg m-2", "olr": "W m-2", "q2m": "kg kg-1"}
+"""Observation planes beyond the 69 channels, with their units: 6-h precipitation, mean OLR, humidity at 2 m."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of a state.
+
+    Attributes:
+        name: short name with its level, e.g. `z500`.
+        variable: short name without the level, e.g. `z`.
+        level: pressure in hPa, or None at the surface.
+        unit: SI unit.
+        low, high: limits outside which a value is impossible on Earth; wide enough for every level's extremes, narrow
+            enough to catch hPa for Pa, degrees Celsius for kelvin and a geopotential height for a geopotential.
+    """
+
+    name: str
+    variable: str
+    level: int | None
+    unit: str
+    low: float
+    high: float
+
+
+# Standard-atmosphere heights (m) of the levels; the plausible height is within 15 %, and at least within 800 m.
+_HEIGHTS = (20576, 16180, 13608, 11784, 10363, 9164, 7185, 5574, 4206, 3012, 1457, 762, 111)
+
+
+def _level_channel(variable: str, level: int, height: int) -> Channel:
+    name = f"{variable}{level}"
+    if variable == "z":
+        margin = max(0.15 * height, 800.0)
+        return Channel(name, variable, level, "m2 s-2", 9.80665 * (height - margin), 9.80665 * (height + margin))
+    if variable == "q":
+        return Channel(name, variable, level, "kg kg-1", -1e-3, 0.05)
+    if variable == "t":
+        return Channel(name, variable, level, "K", 130.0, 345.0)
+    return Channel(name, variable, level, "m s-1", -200.0, 200.0)
+
+
+CHANNELS: tuple[Channel, ...] = (
+    Channel("u10", "u10", None, "m s-1", -90.0, 90.0),
+    Channel("v10", "v10", None, "m s-1", -90.0, 90.0),
+    Channel("t2m", "t2m", None, "K", 170.0, 345.0),
+    Channel("msl", "msl", None, "Pa", 85000.0, 112000.0),
+    *(
+        _level_channel(variable, level, height)
+        for variable in ("z", "q", "u", "v", "t")
+        for level, height in zip(LEVELS, _HEIGHTS, strict=True)
+    ),
+)
+NAMES: list[str] = [channel.name for channel in CHANNELS]
+HEADLINE: tuple[str, ...] = ("z500", "t850", "u500", "q700", "t2m", "msl")
+GROUPS: dict[str, list[int]] = {
+    "surface": [0, 1, 2, 3],
+    **{v: [i for i, c in enumerate(CHANNELS) if c.variable == v and c.level] for v in ("z", "q", "u", "v", "t")},
+}
+
+_INDEX = {name: i for i, name in enumerate(NAMES)}
+
+
+def index(name: str) -> int:
+    """Position of a channel, e.g. `index("z500") == 11`; KeyError names an unknown channel."""
+    try:
+        return _INDEX[name]
+    except KeyError:
+        raise KeyError(
+            f"unknown channel {name!r}; the channels are u10 v10 t2m msl and z q u v t with a level"
+        ) from None

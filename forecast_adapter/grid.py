@@ -1,0 +1,202 @@
+"""Grids on the sphere: cell areas, conservative averaging, bilinear interpolation.
+
+A grid is a value: two sorted coordinate vectors, latitude descending from the north, longitude ascending from 0.
+Longitude is periodic everywhere; beyond the last row bilinear interpolation uses the mean of the polar row, which is
+the value at the pole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "EARTH_RADIUS_KM",
+    "Grid",
+    "GridError",
+    "bilinear",
+    "cells",
+    "conservative_average",
+    "get_grid",
+    "great_circle_km",
+    "interpolate_to_points",
+]
+
+EARTH_RADIUS_KM = 6371.0
+Array = NDArray[np.floating]
+
+
+class GridError(ValueError):
+    """A field or coordinate does not fit the grid it is said to be on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular latitude-longitude grid of cell centres.
+
+    Attributes:
+        name: what experiments call it, e.g. `5.625deg`.
+        latitude: (H,) degrees, descending; may include both poles.
+        longitude: (W,) degrees east, ascending in [0, 360).
+    """
+
+    name: str
+    latitude: Array
+    longitude: Array
+
+    def __post_init__(self) -> None:
+        if not (np.all(np.diff(self.latitude) < 0) and abs(self.latitude).max() <= 90):
+            raise GridError(f"grid {self.name}: latitudes must descend strictly within [-90, 90]")
+        if not (np.all(np.diff(self.longitude) > 0) and self.longitude[0] >= 0 and self.longitude[-1] < 360):
+            raise GridError(f"grid {self.name}: longitudes must ascend strictly within [0, 360)")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W): rows and columns."""
+        return len(self.latitude), len(self.longitude)
+
+    @cached_property
+    def latitude_bounds(self) -> Array:
+        """(H + 1,) degrees: cell edges, half-way between centres, the outermost at the poles."""
+        middle = (self.latitude[1:] + self.latitude[:-1]) / 2
+        return np.concatenate([[90.0], middle, [-90.0]])
+
+    @cached_property
+    def longitude_bounds(self) -> Array:
+        """(W + 1,) degrees: cell edges, half-way between centres across the date line."""
+        wrapped = np.concatenate([[self.longitude[-1] - 360], self.longitude, [self.longitude[0] + 360]])
+        return (wrapped[1:] + wrapped[:-1]) / 2
+
+    @cached_property
+    def weights(self) -> Array:
+        """(H, W) float64: true areas of the cells on the sphere, scaled to a mean of 1."""
+        rows = -np.diff(np.sin(np.deg2rad(self.latitude_bounds)))
+        area = rows[:, None] * np.diff(self.longitude_bounds)[None, :]
+        return area / area.mean()
+
+    def matches(self, other: "Grid") -> bool:
+        """Whether both have the same cell centres."""
+        return self.shape == other.shape and bool(
+            np.allclose(self.latitude, other.latitude, atol=1e-4)
+            and np.allclose(self.longitude, other.longitude, atol=1e-4)
+        )
+
+
+_GRIDS: dict[str, Callable[[], tuple[Array, Array]]] = {
+    "5.625deg": lambda: (90 - 5.625 * (np.arange(32) + 0.5), 5.625 * np.arange(64)),
+    "1.5deg": lambda: (90 - 1.5 * np.arange(121), 1.5 * np.arange(240)),
+    "0.25deg": lambda: (90 - 0.25 * np.arange(721), 0.25 * np.arange(1440)),
+}
+
+
+@lru_cache
+def get_grid(name: str) -> Grid:
+    """The named grid: `5.625deg` 32x64, `1.5deg` 121x240 with poles, `0.25deg` 721x1440 with poles."""
+    if name not in _GRIDS:
+        raise GridError(f"unknown grid {name!r}; the grids are {', '.join(_GRIDS)}")
+    return Grid(name, *_GRIDS[name]())
+
+
+def _check(fields: Array, grid: Grid) -> None:
+    if fields.shape[-2:] != grid.shape:
+        raise GridError(f"fields of shape {fields.shape} are not on the grid {grid.name} {grid.shape}")
+
+
+def _check_points(latitude: Array, longitude: Array) -> None:
+    if np.any(abs(np.asarray(latitude)) > 90) or not np.all(np.isfinite(latitude) & np.isfinite(longitude)):
+        raise GridError("points need finite longitudes and latitudes within [-90, 90]")
+
+
+def _overlap(source: Array, target: Array) -> Array:
+    """(target cells, source cells) length that each pair of cells shares, from ascending edges."""
+    low = np.maximum(source[None, :-1], target[:-1, None])
+    high = np.minimum(source[None, 1:], target[1:, None])
+    return np.clip(high - low, 0, None)
+
+
+def _average_matrices(source: Grid, target: Grid) -> tuple[Array, Array]:
+    """Row and column weights, (H', H) and (W', W), each row summing to 1."""
+    edges = [-np.sin(np.deg2rad(grid.latitude_bounds)) for grid in (source, target)]
+    rows = _overlap(edges[0], edges[1])
+    shifts = (source.longitude_bounds + shift for shift in (-360.0, 0.0, 360.0))
+    columns = sum((_overlap(edges, target.longitude_bounds) for edges in shifts), np.zeros(1))
+    return rows / rows.sum(1, keepdims=True), columns / columns.sum(1, keepdims=True)
+
+
+def conservative_average(fields: Array, source: Grid, target: Grid) -> Array:
+    """First-order conservative regridding: each target cell is the area-weighted mean of what it covers.
+
+    fields: (..., H, W) on `source`. Returns (..., H', W') in the input's dtype. Global area means are kept
+    (Jones 1999, doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2, first order).
+    """
+    _check(fields, source)
+    rows, columns = _average_matrices(source, target)
+    return (rows @ fields.astype(np.float64) @ columns.T).astype(fields.dtype)
+
+
+def cells(grid: Grid, latitude: Array, longitude: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row and column of the cell that holds each point; longitudes of any convention."""
+    _check_points(latitude, longitude)
+    rows = np.searchsorted(-grid.latitude_bounds[1:-1], -np.asarray(latitude), side="left")
+    start = grid.longitude_bounds[0]
+    wrapped = (np.asarray(longitude) - start) % 360 + start
+    columns = np.searchsorted(grid.longitude_bounds[1:], wrapped, side="right") % grid.shape[1]
+    return rows, columns
+
+
+def interpolate_to_points(fields: Array, grid: Grid, latitude: Array, longitude: Array) -> Array:
+    """Bilinear interpolation to points, periodic in longitude and continuous across the poles.
+
+    fields: (..., H, W); latitude, longitude: (n,) degrees, longitudes of any convention. Returns (..., n).
+    """
+    _check(fields, grid)
+    rows, row_weight, columns, column_weight, next_columns = _stencil(grid, latitude, longitude)
+    padded, offset = _with_poles(fields, grid)
+    top = (
+        padded[..., rows + offset, columns] * (1 - column_weight)
+        + padded[..., rows + offset, next_columns] * column_weight
+    )
+    below = rows + offset + 1
+    bottom = padded[..., below, columns] * (1 - column_weight) + padded[..., below, next_columns] * column_weight
+    return (top * (1 - row_weight) + bottom * row_weight).astype(fields.dtype)
+
+
+def bilinear(fields: Array, source: Grid, target: Grid) -> Array:
+    """Bilinear interpolation from one grid to another: (..., H, W) to (..., H', W')."""
+    lat, lon = np.meshgrid(target.latitude, target.longitude, indexing="ij")
+    points = interpolate_to_points(fields, source, lat.ravel(), lon.ravel())
+    return points.reshape(*fields.shape[:-2], *target.shape)
+
+
+def _with_poles(fields: Array, grid: Grid) -> tuple[Array, int]:
+    """Add a row at each pole (the polar rows' means) unless the grid has them; and the offset of the first row."""
+    if grid.latitude[0] == 90 and grid.latitude[-1] == -90:
+        return fields, 0
+    north, south = fields[..., :1, :].mean(-1, keepdims=True), fields[..., -1:, :].mean(-1, keepdims=True)
+    width = (*fields.shape[:-2], 1, fields.shape[-1])
+    return np.concatenate([np.broadcast_to(north, width), fields, np.broadcast_to(south, width)], axis=-2), 1
+
+
+def _stencil(grid: Grid, latitude: Array, longitude: Array) -> tuple[NDArray, Array, NDArray, Array, NDArray]:
+    """Upper row (-1 is the added north pole), its weight's complement, left column, the same, right column."""
+    _check_points(latitude, longitude)
+    lat = np.asarray(latitude, float)
+    has_poles = grid.latitude[0] == 90 and grid.latitude[-1] == -90
+    centres = grid.latitude if has_poles else np.concatenate([[90.0], grid.latitude, [-90.0]])
+    upper = np.clip(np.searchsorted(-centres, -lat, side="right") - 1, 0, len(centres) - 2)
+    row_weight = (centres[upper] - lat) / (centres[upper] - centres[upper + 1])
+    lon = (np.asarray(longitude, float) - grid.longitude[0]) % 360 + grid.longitude[0]
+    left = np.searchsorted(grid.longitude, lon, side="right") - 1
+    edges = np.append(grid.longitude, grid.longitude[0] + 360)
+    column_weight = (lon - edges[left]) / (edges[left + 1] - edges[left])
+    return upper - (0 if has_poles else 1), row_weight, left, column_weight, (left + 1) % grid.shape[1]
+
+
+def great_circle_km(lat1: Array, lon1: Array, lat2: Array, lon2: Array) -> Array:
+    """Great-circle distance in km (haversine), broadcasting degrees."""
+    phi1, phi2 = np.deg2rad(lat1), np.deg2rad(lat2)
+    half = np.sin((phi2 - phi1) / 2) ** 2
+    half = half + np.cos(phi1) * np.cos(phi2) * np.sin(np.deg2rad(np.asarray(lon2) - lon1) / 2) ** 2
+    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(half, 0, 1)))

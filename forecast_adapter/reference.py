@@ -1,0 +1,158 @@
+"""A reference in files: what a forecast is verified against, and what simulated observations are drawn from.
+
+A folder of netCDF files in the WeatherBench2 schema, one time per chunk, any number of times per file. They are read
+through h5netcdf directly: one state takes milliseconds, against tens through a lazily concatenated dataset.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, WB2_NAMES
+from dacycle.forecast_adapter.grid import Grid, GridError
+from dacycle.forecast_adapter.state import SURFACE, UPPER, as_hour, make_state
+
+__all__ = ["SURFACE_FIELDS", "Reference", "ReferenceError", "write_times"]
+
+SURFACE_FIELDS: dict[str, tuple[str, str, float]] = {
+    # short name: (name in the file, SI unit of the short name, factor from the file's unit)
+    "tp6h": ("total_precipitation_6hr", "kg m-2", 1000.0),  # WeatherBench2 keeps metres of water
+    "olr": ("outgoing_longwave_radiation", "W m-2", 1.0),
+    "td2m": ("2m_dewpoint_temperature", "K", 1.0),
+    "ps": ("surface_pressure", "Pa", 1.0),
+}
+"""Surface fields beside the state: 6-h precipitation and mean OLR (both ending at the time), dewpoint, pressure."""
+
+_HOURS = "hours since 1970-01-01"
+
+
+class ReferenceError(LookupError):
+    """A reference has no such time, or its files are not what they should be; names the folder and the time."""
+
+
+class Reference:
+    """States by time from a folder of netCDF files (searched recursively for names that start with a digit).
+
+    Attributes:
+        folder: where the files are.
+        grid: the grid they are on, latitude descending, longitude from 0.
+        times: (n,) datetime64[h], ascending, unique.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        files = sorted(self.folder.rglob("[0-9]*.nc"))
+        if not files:
+            raise ReferenceError(f"{self.folder}: no netCDF files of states here")
+        self.grid = _grid(files[0])
+        self._where: dict[np.datetime64, tuple[Path, int]] = {}
+        for path in files:
+            if not _grid(path).matches(self.grid):
+                raise ReferenceError(f"{path}: on another grid than {files[0].name}")
+            for i, time in enumerate(_times(path)):
+                if time in self._where:
+                    raise ReferenceError(f"{path}: {time} is also in {self._where[time][0].name}")
+                self._where[time] = (path, i)
+        self.times: NDArray[np.datetime64] = np.array(sorted(self._where), "datetime64[h]")
+        self.array = lru_cache(maxsize=64)(self._array)
+        self.surface = lru_cache(maxsize=64)(self._surface)
+
+    def __contains__(self, time: object) -> bool:
+        return as_hour(time) in self._where
+
+    def missing(self, times: Iterable[np.datetime64]) -> list[np.datetime64]:
+        """Those of `times` that the reference does not hold."""
+        return [time for time in times if time not in self]
+
+    def state(self, time: np.datetime64) -> xr.DataArray:
+        """The state at `time`; ReferenceError where there is none."""
+        return make_state(self.array(as_hour(time)), self.grid, time)
+
+    def _array(self, time: np.datetime64) -> NDArray[np.float32]:
+        """The state at `time` as (69, H, W) float32, read-only (the last 64 are kept in memory)."""
+        file, i = self._open(time)
+        out = np.empty((len(CHANNELS), *self.grid.shape), np.float32)
+        for k, short in enumerate(SURFACE):
+            out[k] = file[WB2_NAMES[short]][i]
+        for k, short in enumerate(UPPER):
+            out[4 + 13 * k : 17 + 13 * k] = file[WB2_NAMES[short]][i]
+        out.flags.writeable = False
+        return out
+
+    def _surface(self, time: np.datetime64) -> xr.Dataset:
+        """The fields of `SURFACE_FIELDS` at `time` as a dataset (latitude, longitude), in SI units."""
+        file, i = self._open(time)
+        fields = {}
+        for short, (name, unit, factor) in SURFACE_FIELDS.items():
+            if name not in file.variables:
+                raise ReferenceError(f"{self._where[as_hour(time)][0]}: no {name} here")
+            values = np.asarray(file[name][i], np.float32) * np.float32(factor)
+            fields[short] = (("latitude", "longitude"), values, {"units": unit})
+        return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
+
+    def _open(self, time: np.datetime64) -> tuple[Any, int]:
+        try:
+            path, i = self._where[as_hour(time)]
+        except KeyError:
+            span = f"{self.times[0]} to {self.times[-1]}"
+            raise ReferenceError(f"{self.folder}: no state at {time}; it holds {span}") from None
+        return _file(path), i
+
+
+@lru_cache(maxsize=32)
+def _file(path: Path) -> Any:
+    return h5netcdf.File(path, "r")
+
+
+def _times(path: Path) -> NDArray[np.datetime64]:
+    """The times of one file, after checking that its layout is the one that `Reference` reads by position."""
+    with h5netcdf.File(path, "r") as file:
+        needed = ["time", "level", "latitude", "longitude", *(WB2_NAMES[v] for v in (*SURFACE, *UPPER))]
+        missing = [name for name in needed if name not in file.variables]
+        if missing:
+            raise ReferenceError(f"{path}: missing {', '.join(missing)}")
+        if tuple(np.asarray(file["level"])) != LEVELS:
+            raise ReferenceError(f"{path}: levels are {list(np.asarray(file['level']))}, not {list(LEVELS)} hPa")
+        surface, upper = ("time", "latitude", "longitude"), ("time", "level", "latitude", "longitude")
+        layout = {WB2_NAMES[short]: surface for short in SURFACE} | {WB2_NAMES[short]: upper for short in UPPER}
+        layout |= {name: surface for name, _, _ in SURFACE_FIELDS.values() if name in file.variables}
+        for name, dimensions in layout.items():
+            if file[name].dimensions != dimensions:
+                raise ReferenceError(f"{path}: {name} is {file[name].dimensions}, not {dimensions}")
+            if not np.issubdtype(file[name].dtype, np.floating):
+                raise ReferenceError(f"{path}: {name} is packed as {file[name].dtype}; store it as floating point")
+        units = file["time"].attrs["units"]
+        units = units.decode() if isinstance(units, bytes) else str(units)
+        if not units.startswith(_HOURS) or units.removeprefix(_HOURS).strip(" T0:.Z"):
+            raise ReferenceError(f"{path}: times are {units!r}, not {_HOURS!r}")
+        return np.asarray(file["time"]).astype("int64").astype("datetime64[h]")
+
+
+def _grid(path: Path) -> Grid:
+    with h5netcdf.File(path, "r") as file:
+        try:
+            return Grid("from file", np.asarray(file["latitude"], float), np.asarray(file["longitude"], float))
+        except (GridError, KeyError) as error:
+            raise ReferenceError(f"{path}: no usable latitude and longitude: {error}") from error
+
+
+def write_times(dataset: xr.Dataset, path: Path, level: int = 1) -> None:
+    """Write a dataset of states as one netCDF file of a reference: one time per chunk, hours since 1970, atomically.
+
+    level: zlib level. The file appears under its name only when it is whole.
+    """
+    encoding: dict[str, Any] = {}
+    for name, variable in dataset.data_vars.items():
+        chunks = (1, *variable.shape[1:])
+        encoding[str(name)] = {"zlib": True, "complevel": level, "shuffle": True, "chunksizes": chunks}
+    encoding["time"] = {"units": _HOURS, "dtype": "int64"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name("." + path.name + ".part")
+    dataset.to_netcdf(part, engine="h5netcdf", encoding=encoding)
+    part.replace(path)

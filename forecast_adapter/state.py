@@ -1,0 +1,206 @@
+"""A state: 69 channels on a grid at a time, validated, and its WeatherBench2 form in files.
+
+In memory a state is a float32 `xarray.DataArray` (channel, latitude, longitude) with a scalar `time`; in files it is a
+dataset in the WeatherBench2 schema. Fields are found by name and ordered by coordinate, never by position.
+"""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, NAMES, WB2_NAMES, Channel
+from dacycle.forecast_adapter.grid import Grid, GridError
+
+__all__ = ["StateError", "as_hour", "check_values", "from_dataset", "grid_of", "make_state", "to_dataset", "validate"]
+
+SURFACE = ("u10", "v10", "t2m", "msl")
+UPPER = ("z", "q", "u", "v", "t")
+# Other tools' names for the same things: CDS netCDF old and new, cfgrib.
+_ALIASES = {
+    "isobaricInhPa": "level",
+    "pressure_level": "level",
+    "lat": "latitude",
+    "lon": "longitude",
+    "valid_time": "time",
+}
+
+
+class StateError(ValueError):
+    """A state is incomplete, in other units, on another grid, or not physical; the message says which and where."""
+
+
+def as_hour(time: Any) -> np.datetime64:
+    """A time in any of numpy's, pandas' or text form as datetime64[h], which is what states are filed under."""
+    hour = np.datetime64(time, "h")
+    if hour != np.datetime64(time):
+        raise StateError(f"{time} is not on the hour; states are filed by the hour")
+    return hour
+
+
+def make_state(array: NDArray, grid: Grid, time: np.datetime64) -> xr.DataArray:
+    """Wrap an array (69, H, W) in SI units as a state on `grid` at `time` (UTC)."""
+    if array.shape != (len(CHANNELS), *grid.shape):
+        raise StateError(f"a state on {grid.name} has shape {(len(CHANNELS), *grid.shape)}, not {array.shape}")
+    return xr.DataArray(
+        np.asarray(array, np.float32),
+        dims=("channel", "latitude", "longitude"),
+        coords={
+            "channel": NAMES,
+            "latitude": grid.latitude,
+            "longitude": grid.longitude,
+            "time": as_hour(time).astype("datetime64[ns]"),
+        },
+        name="state",
+    )
+
+
+def grid_of(dataset: xr.Dataset | xr.DataArray) -> Grid:
+    """The grid of an object with latitude and longitude coordinates in dacycle's order."""
+    return Grid("from file", np.asarray(dataset.latitude, float), np.asarray(dataset.longitude, float))
+
+
+def validate(state: xr.DataArray, source: str, grid: Grid | None = None) -> xr.DataArray:
+    """Return `state` if it is complete, ordered, finite and plausible; else raise.
+
+    Args:
+        state: (channel, latitude, longitude) with a scalar `time`.
+        source: the file or process it came from, for the message.
+        grid: where given, the grid it must be on.
+
+    Raises:
+        StateError: naming source, channel and time, and what would mend it.
+    """
+    if state.dims != ("channel", "latitude", "longitude"):
+        raise StateError(f"{source}: a state has dimensions (channel, latitude, longitude), not {state.dims}")
+    if "time" not in state.coords or state.time.ndim != 0:
+        raise StateError(f"{source}: a state needs one scalar time")
+    when = f"{source}, {np.datetime_as_string(state.time.values, 'h')}"
+    if list(state.channel.values) != NAMES:
+        missing = [name for name in NAMES if name not in state.channel.values]
+        raise StateError(
+            f"{when}: " + (f"channels missing: {', '.join(missing)}" if missing else "channels out of order")
+        )
+    try:
+        own = grid_of(state)
+    except GridError as error:
+        raise StateError(f"{when}: {error}; sort the state by its coordinates") from error
+    if grid is not None and not own.matches(grid):
+        raise StateError(
+            f"{when}: the state is on a {own.shape} grid from {own.latitude[0]:g}N, not on {grid.name} {grid.shape}"
+        )
+    for channel, values in zip(CHANNELS, state.values, strict=True):
+        check_values(channel, values, when)
+    return state
+
+
+def check_values(channel: Channel, values: NDArray, when: str) -> None:
+    """Raise StateError unless a channel's values are finite and plausible; `when` names their source and time."""
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise StateError(f"{when}: {channel.name} has values that are not finite")
+    if low < channel.low or high > channel.high:
+        raise StateError(
+            f"{when}: {channel.name} spans {low:.6g} to {high:.6g} {channel.unit}, outside the plausible "
+            f"{channel.low:.6g} to {channel.high:.6g}{_hint(channel.variable, low, high)}"
+        )
+
+
+def _hint(variable: str, low: float, high: float) -> str:
+    """The usual cause of an implausible range, where one fits."""
+    if variable == "z" and low > -1000 and high < 30000:
+        return "; if these are geopotential heights in metres, multiply by 9.80665"
+    if variable == "msl" and low > 800 and high < 1100:
+        return "; if this is hPa, multiply by 100"
+    if variable in ("t", "t2m") and low > -120 and high < 60:
+        return "; if this is degrees Celsius, add 273.15"
+    if variable == "q" and high > 0.05 and high < 50:
+        return "; if this is g/kg, divide by 1000"
+    return ""
+
+
+def to_dataset(state: xr.DataArray) -> xr.Dataset:
+    """The state in the WeatherBench2 schema: `geopotential(time, level, latitude, longitude)`, `2m_temperature`, ...
+
+    The time dimension has length 1; values are untouched.
+    """
+    values = state.values[None]
+    unit = {c.variable: c.unit for c in CHANNELS}
+    variables: dict[str, Any] = {}
+    for i, short in enumerate(SURFACE):
+        variables[WB2_NAMES[short]] = (("time", "latitude", "longitude"), values[:, i], {"units": unit[short]})
+    for i, short in enumerate(UPPER):
+        block = values[:, 4 + 13 * i : 17 + 13 * i]
+        variables[WB2_NAMES[short]] = (("time", "level", "latitude", "longitude"), block, {"units": unit[short]})
+    return xr.Dataset(
+        variables,
+        coords={
+            "time": np.atleast_1d(state.time.values.astype("datetime64[ns]")),
+            "level": ("level", np.array(LEVELS, np.int32), {"units": "hPa"}),
+            "latitude": ("latitude", state.latitude.values, {"units": "degrees_north"}),
+            "longitude": ("longitude", state.longitude.values, {"units": "degrees_east"}),
+        },
+    )
+
+
+def from_dataset(dataset: xr.Dataset, time: np.datetime64 | str, source: str = "dataset") -> xr.DataArray:
+    """A validated state at `time` from a dataset in the WeatherBench2 schema, whatever its dimension order.
+
+    Raises:
+        StateError: naming the missing variable, level or time, or what `validate` finds.
+    """
+    present = {**{name: name for name in dataset.variables}, **{d: d for d in dataset.dims}}
+    dataset = dataset.rename({old: new for old, new in _ALIASES.items() if old in present and new not in present})
+    _require(dataset, source)
+    when = as_hour(time).astype("datetime64[ns]")
+    if "time" in dataset.dims:
+        count = int((dataset.time.values.astype("datetime64[ns]") == when).sum())
+        if count != 1:
+            raise StateError(f"{source}: {count} states at {np.datetime_as_string(when, 'h')}, need exactly one")
+        dataset = dataset.isel(time=int(np.argmax(dataset.time.values.astype("datetime64[ns]") == when)))
+    elif "time" in dataset.coords and dataset.time.values.astype("datetime64[ns]") != when:
+        held = np.datetime_as_string(dataset.time.values.astype("datetime64[ns]"), "h")
+        raise StateError(f"{source}: no state at {np.datetime_as_string(when, 'h')}, only at {held}")
+    extra = sorted(str(d) for d in dataset.dims if d not in ("level", "latitude", "longitude"))
+    if extra:
+        raise StateError(f"{source}: has further dimensions ({', '.join(extra)}); select one entry of each first")
+    dataset = dataset.assign_coords(longitude=np.asarray(dataset.longitude, float) % 360)
+    dataset = dataset.sortby("latitude", ascending=False).sortby("longitude")
+    parts = [dataset[WB2_NAMES[v]].transpose("latitude", "longitude").values[None] for v in SURFACE]
+    levels = dataset.sel(level=list(LEVELS))
+    parts += [levels[WB2_NAMES[v]].transpose("level", "latitude", "longitude").values for v in UPPER]
+    for name, part in zip((*SURFACE, *UPPER), parts, strict=True):
+        _check_units(dataset[WB2_NAMES[name]], name, f"{source}, {np.datetime_as_string(when, 'h')}")
+        if not np.issubdtype(part.dtype, np.floating):
+            raise StateError(f"{source}: {WB2_NAMES[name]} is {part.dtype}, not floating point")
+    state = make_state(np.concatenate(parts).astype(np.float32), grid_of(dataset), when)
+    return validate(state, source)
+
+
+def _require(dataset: xr.Dataset, source: str) -> None:
+    missing = [WB2_NAMES[v] for v in (*SURFACE, *UPPER) if WB2_NAMES[v] not in dataset]
+    missing += [d for d in ("latitude", "longitude", "level") if d not in dataset.coords]
+    if missing:
+        raise StateError(f"{source}: missing {', '.join(missing)}")
+    absent = [str(level) for level in LEVELS if level not in dataset.level.values]
+    if absent:
+        raise StateError(f"{source}: levels missing (hPa): {', '.join(absent)}")
+
+
+# Spellings of the SI units in files of ECMWF, NOAA and WeatherBench2.
+_UNITS = {
+    "z": ("m2 s-2", "m**2 s**-2", "m^2 s^-2", "m2/s2"),
+    "q": ("kg kg-1", "kg kg**-1", "kg kg^-1", "kg/kg", "1"),
+    "t": ("K", "kelvin"),
+    "msl": ("Pa", "pascal"),
+    "wind": ("m s-1", "m s**-1", "m s^-1", "m/s"),
+}
+
+
+def _check_units(variable: xr.DataArray, short: str, when: str) -> None:
+    """A unit that is stated must be the SI one; an unstated one is left to the plausible ranges."""
+    kind = "t" if short in ("t", "t2m") else short if short in _UNITS else "wind"
+    stated = variable.attrs.get("units")
+    if stated is not None and stated not in _UNITS[kind]:
+        raise StateError(f"{when}: {variable.name} is in {stated!r}; convert it to {_UNITS[kind][0]!r} first")

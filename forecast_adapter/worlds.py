@@ -1,0 +1,182 @@
+"""Worlds: a reference, its statistics, climatology and static fields, which belong together, in one folder.
+
+* world.yaml: name, grid, description
+* reference/*.nc: states and surface fields by time (see `reference.py`)
+* statistics.nc: mean and standard deviation of each channel over the training years
+* climatology.nc: mean and two annual harmonics of each channel and grid point over the training years
+* static.nc: geopotential_at_surface, land_sea_mask
+"""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import yaml
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.channels import CHANNELS, NAMES, WB2_NAMES
+from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.reference import SURFACE_FIELDS, Reference, write_times
+from dacycle.forecast_adapter.statistics import Statistics
+
+__all__ = ["Climatology", "World", "WorldError", "build_world", "load_world", "world_folders"]
+
+GRAVITY = 9.80665
+_YEAR = 365.2425
+_HARMONICS = 2
+
+
+class WorldError(ValueError):
+    """A world cannot be found, or its parts do not belong together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Climatology:
+    """The mean annual cycle: coefficients (5, 69, H, W) of 1, cos, sin, cos 2, sin 2 of the day of the year."""
+
+    coefficients: NDArray[np.float32]
+
+    def at(self, time: np.datetime64) -> NDArray[np.float32]:
+        """(69, H, W) in SI units at `time`."""
+        return np.tensordot(_annual(np.array([time]))[0], self.coefficients, 1)
+
+
+def _annual(times: NDArray) -> NDArray[np.float32]:
+    """(n, 5) annual basis functions at `times`."""
+    start = times.astype("datetime64[Y]").astype("datetime64[s]")
+    angle = 2 * np.pi * (times.astype("datetime64[s]") - start).astype(float) / (86400 * _YEAR)
+    columns = [np.ones_like(angle)]
+    for k in range(1, _HARMONICS + 1):
+        columns += [np.cos(k * angle), np.sin(k * angle)]
+    return np.stack(columns, -1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What belongs together: see the module. Orography (H, W) in m, land fraction (H, W) in 0..1."""
+
+    name: str
+    grid: Grid
+    folder: Path
+    reference: Reference
+    statistics: Statistics
+    climatology: Climatology
+    orography: NDArray[np.float32]
+    land_fraction: NDArray[np.float32]
+
+
+def world_folders() -> list[Path]:
+    """Folders searched for a world by name: `$DACYCLE_HOME/worlds`, then `deploy/worlds` of the checkout."""
+    home = Path(os.environ.get("DACYCLE_HOME", Path.home() / ".local/share/dacycle"))
+    return [home / "worlds", Path(__file__).resolve().parent.parent / "deploy/worlds"]
+
+
+def load_world(name_or_folder: str | Path) -> World:
+    """Open a world by its name or its folder.
+
+    Raises:
+        WorldError: there is none, it is incomplete, or its statistics or grid are another world's.
+    """
+    candidates = [Path(name_or_folder), *(folder / str(name_or_folder) for folder in world_folders())]
+    found = [folder for folder in candidates if (folder / "world.yaml").exists()]
+    if not found:
+        places = ", ".join(str(folder) for folder in candidates)
+        raise WorldError(f"no world {str(name_or_folder)!r}: looked for world.yaml in {places}")
+    return _load(found[0].resolve())
+
+
+@lru_cache(maxsize=8)
+def _load(folder: Path) -> World:
+    described = yaml.safe_load((folder / "world.yaml").read_text())
+    for part in ("statistics.nc", "climatology.nc", "static.nc"):
+        if not (folder / part).exists():
+            raise WorldError(f"{folder}: the world has no {part}")
+    statistics = Statistics.load(folder / "statistics.nc")
+    if statistics.world != described["name"]:
+        raise WorldError(f"{folder}/statistics.nc belongs to {statistics.world!r}, not to {described['name']!r}")
+    grid, reference = get_grid(described["grid"]), Reference(folder / "reference")
+    if not reference.grid.matches(grid):
+        raise WorldError(f"{folder}: the reference is on a {reference.grid.shape} grid, not on {grid.name}")
+    with xr.open_dataset(folder / "climatology.nc", engine="h5netcdf") as file:
+        climatology = Climatology(file["coefficients"].sel(channel=NAMES).values.astype(np.float32))
+    with xr.open_dataset(folder / "static.nc", engine="h5netcdf") as file:
+        orography = file["geopotential_at_surface"].values .astype(np.float32) / np.float32(GRAVITY)
+        land = file["land_sea_mask"].values.astype(np.float32)
+    return World(described["name"], grid, folder, reference, statistics, climatology, orography, land)
+
+
+def build_world(
+    nature: Path, folder: Path, name: str, training_years: list[int], times: NDArray, description: str
+) -> None:
+    """Make a world from a nature run: statistics and climatology of the training years, a sample of the rest.
+
+    Args:
+        nature: the nature run's folder.    folder: the world's, made here.
+        training_years: years whose statistics and climatology describe the world.
+        times: the reference's times, none of them in a training year; rounded to 0.03 standard deviations and split
+            into files of a week.
+    """
+    reference = Reference(nature)
+    years = reference.times.astype("datetime64[Y]").astype(int) + 1970
+    training = reference.times[np.isin(years, training_years)]
+    if np.isin(times, training).any():
+        raise WorldError(f"{name}: the sample holds times of the training years {training_years}")
+    folder.mkdir(parents=True, exist_ok=True)
+    mean, std, coefficients = _describe(reference, training)
+    made_from = f"nature run, years {', '.join(map(str, training_years))}, {len(training)} states"
+    Statistics(mean, std, name, made_from).save(folder / "statistics.nc")
+    rounded = _round(coefficients, 0.03 * std[:, None, None])
+    dataset = xr.Dataset(
+        {"coefficients": (("term", "channel", "latitude", "longitude"), rounded, {"description": made_from})},
+        {"channel": NAMES, "latitude": reference.grid.latitude, "longitude": reference.grid.longitude},
+    )
+    packed = {"coefficients": {"zlib": True, "complevel": 9, "shuffle": True}}
+    dataset.to_netcdf(folder / "climatology.nc", engine="h5netcdf", encoding=packed)
+    (folder / "static.nc").write_bytes((nature / "static.nc").read_bytes())
+    for start in range(0, len(times), 28):
+        _write_sample(nature, folder / "reference", times[start : start + 28], std)
+    described = {"name": name, "grid": "5.625deg", "description": description}
+    (folder / "world.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+
+
+def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Mean (69,), standard deviation (69,) and harmonic coefficients (5, 69, H, W), in one pass over the states."""
+    basis = _annual(times).astype(np.float64)
+    weights = reference.grid.weights / reference.grid.weights.sum()
+    first = reference.array(times[0]).astype(np.float64)
+    projected, total, square = np.zeros((basis.shape[1], *first.shape)), np.zeros(69), np.zeros(69)
+    origin = (first * weights).sum((1, 2))[:, None, None]  # near the mean: variances without cancellation
+    for row, time in zip(basis, times, strict=True):
+        departure = reference.array(time) - origin
+        projected += row[:, None, None, None] * departure
+        total += (departure * weights).sum((1, 2))
+        square += (departure**2 * weights).sum((1, 2))
+    mean = total / len(times)
+    std = np.sqrt(square / len(times) - mean**2)
+    flat = np.linalg.solve(basis.T @ basis, projected.reshape(len(projected), -1)).reshape(projected.shape)
+    flat[0] += origin
+    return (mean + origin[:, 0, 0]).astype(np.float32), std.astype(np.float32), flat.astype(np.float32)
+
+
+def _round(values: NDArray, step: NDArray | float) -> NDArray[np.float32]:
+    """Round to a multiple of the power of two at or below `step`: the zero bits that follow compress away."""
+    power = np.exp2(np.floor(np.log2(step)))
+    return (np.round(values / power) * power).astype(np.float32)
+
+
+def _write_sample(nature: Path, folder: Path, times: NDArray, std: NDArray) -> None:
+    """One file of the packaged reference, rounded to 0.03 standard deviations."""
+    files = sorted({nature / str(t)[:4] / f"{str(t)[:7]}.nc" for t in times})
+    datasets = [xr.open_dataset(path, engine="h5netcdf") for path in files]
+    dataset = xr.concat(datasets, "time").sel(time=times.astype("datetime64[ns]")).load()
+    for short, long in WB2_NAMES.items():
+        index = [i for i, channel in enumerate(CHANNELS) if channel.variable == short]
+        steps = 0.03 * (std[index[0]] if len(index) == 1 else std[index][:, None, None])
+        dataset[long] = dataset[long].copy(data=_round(dataset[long].values, steps))
+    for short, step in (("tp6h", 1e-5), ("olr", 1.0), ("td2m", 0.1), ("ps", 20.0)):
+        long = SURFACE_FIELDS[short][0]
+        dataset[long] = dataset[long].copy(data=_round(dataset[long].values, step))
+    write_times(dataset, folder / f"{str(times[0])[:10]}.nc", level=9)

@@ -1,0 +1,93 @@
+"""Observation errors: one standard deviation per variable, in two parts that a superob treats differently.
+
+The **instrument** error is independent from station to station and averages out; the **representativeness** error, what
+a point knows that a grid cell does not, is common to the stations of a cell and does not. The figures are of the size
+that operational centres assign to SYNOP, TEMP and broadband OLR values, for cells of one to five degrees.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dacycle.forecast_adapter.channels import LEVELS
+
+__all__ = ["ERRORS", "ErrorModel", "instrument_share", "standard_error"]
+
+Profile = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """Errors of one variable: variance = absolute^2 + (relative * value)^2, for each of the two parts.
+
+    Attributes:
+        instrument, representativeness: absolute parts, SI; one number, or one per level of `LEVELS` (50 to 1000 hPa).
+        relative_instrument, relative_representativeness: fractions of the value.
+    """
+
+    instrument: Profile
+    representativeness: Profile
+    relative_instrument: float = 0.0
+    relative_representativeness: float = 0.0
+
+    def variances(self, value: ArrayLike, pressure: ArrayLike) -> tuple[NDArray, NDArray]:
+        """Instrument and representativeness variance of `value` (SI) at `pressure` (Pa; unused at the surface)."""
+        squared = np.square(np.asarray(value, float))
+        return (
+            np.square(_at(self.instrument, pressure)) + self.relative_instrument**2 * squared,
+            np.square(_at(self.representativeness, pressure)) + self.relative_representativeness**2 * squared,
+        )
+
+
+# fmt: off
+_WIND = ErrorModel(
+    (1.5, 1.5, 1.5, 1.5, 1.5, 1.4, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+    (1.8, 1.8, 2.0, 2.3, 2.5, 2.5, 2.2, 2.0, 1.8, 1.7, 1.7, 1.8, 1.8),
+)
+ERRORS: dict[str, ErrorModel] = {
+    "t2m": ErrorModel(0.3, 1.2),
+    "td2m": ErrorModel(0.5, 1.5),
+    "msl": ErrorModel(30.0, 80.0),
+    "ps": ErrorModel(30.0, 80.0),
+    "u10": ErrorModel(0.7, 1.7),
+    "v10": ErrorModel(0.7, 1.7),
+    "tp": ErrorModel(0.2, 0.5, 0.1, 0.5),
+    "olr": ErrorModel(4.0, 6.0),
+    "z": ErrorModel(
+        (200.0, 150.0, 130.0, 110.0, 100.0, 90.0, 70.0, 60.0, 50.0, 40.0, 35.0, 30.0, 25.0),
+        (150.0, 130.0, 120.0, 120.0, 110.0, 100.0, 90.0, 80.0, 70.0, 60.0, 60.0, 60.0, 60.0),
+    ),
+    "q": ErrorModel(
+        (5e-8, 1e-7, 2e-7, 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 4e-5, 5e-5, 8e-5, 1e-4, 1e-4),
+        (1e-7, 2e-7, 5e-7, 2e-6, 5e-6, 1e-5, 3e-5, 6e-5, 1e-4, 1.5e-4, 2.5e-4, 3e-4, 3e-4),
+        0.08, 0.15,
+    ),
+    "u": _WIND,
+    "v": _WIND,
+    "t": ErrorModel(
+        (0.7, 0.6, 0.5, 0.5, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4),
+        (1.0, 0.9, 0.8, 0.8, 0.7, 0.6, 0.5, 0.5, 0.6, 0.7, 0.9, 1.0, 1.1),
+    ),
+}
+# fmt: on
+_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
+
+
+def _at(profile: Profile, pressure: ArrayLike) -> ArrayLike:
+    """The profile at each pressure, linear in log p, constant beyond its ends."""
+    if isinstance(profile, tuple):
+        return np.interp(np.log(np.asarray(pressure, float)), _LOG_LEVELS, profile)
+    return profile
+
+
+def standard_error(variable: str, value: ArrayLike, pressure: ArrayLike = np.nan) -> NDArray:
+    """Total standard deviation of an observed value (SI, any shape that broadcasts with `pressure` in Pa)."""
+    instrument, representativeness = ERRORS[variable].variances(value, pressure)
+    return np.sqrt(instrument + representativeness)
+
+
+def instrument_share(variable: str, value: ArrayLike, pressure: ArrayLike = np.nan) -> NDArray:
+    """The instrument's share of the error variance, in (0, 1): how a given total `error` divides into the two parts."""
+    instrument, representativeness = ERRORS[variable].variances(value, pressure)
+    return instrument / (instrument + representativeness)

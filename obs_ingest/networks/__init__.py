@@ -1,0 +1,1 @@
+"""Station lists of the simulated networks: `stations.csv` and `sondes.csv` (identifier, position, elevation)."""

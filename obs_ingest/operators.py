@@ -1,0 +1,106 @@
+"""Observation operators: what the background says an observation should have been, H(x).
+
+Bilinear in the horizontal; 2-metre temperature moved from the model's orography to the station's height; levels between
+the standard ones linear in log p. Dewpoint, precipitation and OLR have no operator here: their rows become observation
+planes of their own, which trained assimilators learn to read.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from dacycle.forecast_adapter.channels import LEVELS, index
+from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
+from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
+
+__all__ = [
+    "LAPSE_RATE",
+    "MSL_HEIGHT_LIMIT",
+    "equivalents",
+    "specific_humidity",
+    "station_pressure_ratio",
+]
+
+LAPSE_RATE = 0.0065
+"""K per metre, the standard atmosphere's."""
+
+MSL_HEIGHT_LIMIT = 750.0
+"""Metres; above it pressure reduced to sea level says more about the reduction than about the air."""
+
+_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
+_SURFACE = ("t2m", "msl", "u10", "v10")
+
+
+def station_pressure_ratio(elevation: ArrayLike) -> NDArray:
+    """Pressure at a height (m) over pressure at sea level in the standard atmosphere (ICAO 1993)."""
+    return (1 - LAPSE_RATE * np.asarray(elevation, float) / 288.15) ** 5.25588
+
+
+def specific_humidity(dewpoint: ArrayLike, pressure: ArrayLike) -> NDArray:
+    """Specific humidity (kg/kg) of air with a dewpoint (K) at a pressure (Pa).
+
+    Vapour pressure over water: Bolton (1980, doi:10.1175/1520-0493(1980)108<1046:TCOEPT>2.0.CO;2), equation 10.
+    """
+    celsius = np.asarray(dewpoint, float) - 273.15
+    vapour = 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
+    return 0.622 * vapour / (np.asarray(pressure, float) - 0.378 * vapour)
+
+
+def equivalents(
+    table: pd.DataFrame, previous: NDArray, current: NDArray, grid: Grid, orography: NDArray
+) -> NDArray[np.float64]:
+    """H(x) of every row of a table.
+
+    Args:
+        table: observations, n rows.
+        previous, current: (69, H, W) the states 6 h before the analysis time and at it. Every operator here is
+            instantaneous and takes `current`; an operator for a 6-h sum or mean takes both.
+        grid: of the states.
+        orography: (H, W) m, the model's.
+
+    Returns:
+        (n,) in each row's unit; NaN where a variable has no operator (td2m, tp, olr), the pressure is outside 50 to
+        1000 hPa, the elevation that t2m or ps need is missing, or ps is from above 750 m.
+    """
+    codes = table["variable"].array.codes
+    out = np.full(len(table), np.nan)
+    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
+    elevation = table["elevation"].to_numpy()
+    surface = np.concatenate([current[[index(name) for name in _SURFACE]], orography[None]], dtype=np.float64)
+    rows = np.nonzero(np.isin(codes, [VARIABLES.index(name) for name in (*_SURFACE, "ps")]))[0]
+    points, back = _points(latitude[rows], longitude[rows])
+    at = interpolate_to_points(surface, grid, points.real, points.imag)
+    for k, name in enumerate(_SURFACE):
+        mine = codes[rows] == VARIABLES.index(name)
+        out[rows[mine]] = at[k, back[mine]]
+        if name == "t2m":
+            out[rows[mine]] -= LAPSE_RATE * (elevation[rows[mine]] - at[-1, back[mine]])
+    mine = (codes[rows] == VARIABLES.index("ps")) & (elevation[rows] <= MSL_HEIGHT_LIMIT)
+    out[rows[mine]] = at[_SURFACE.index("msl"), back[mine]] * station_pressure_ratio(elevation[rows[mine]])
+    _upper_air(out, table, current, grid)
+    return out
+
+
+def _upper_air(out: NDArray, table: pd.DataFrame, current: NDArray, grid: Grid) -> None:
+    """Fill `out` for values aloft: every column interpolated once, then each row between its two levels."""
+    codes = table["variable"].array.codes
+    first = VARIABLES.index(LEVEL_VARIABLES[0])
+    pressure = table["pressure"].to_numpy()
+    with np.errstate(invalid="ignore"):
+        inside = (codes >= first) & (pressure >= LEVELS[0] * 100) & (pressure <= LEVELS[-1] * 100)
+    rows = np.nonzero(inside)[0]
+    if not len(rows):
+        return
+    points, back = _points(table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows])
+    columns = interpolate_to_points(current[4:], grid, points.real, points.imag)
+    columns = columns.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
+    log_pressure = np.log(pressure[rows])
+    upper = np.clip(np.searchsorted(_LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)
+    weight = (log_pressure - _LOG_LEVELS[upper]) / (_LOG_LEVELS[upper + 1] - _LOG_LEVELS[upper])
+    which = codes[rows] - first
+    out[rows] = columns[which, upper, back] * (1 - weight) + columns[which, upper + 1, back] * weight
+
+
+def _points(latitude: NDArray, longitude: NDArray) -> tuple[NDArray[np.complex128], NDArray[np.intp]]:
+    """Distinct positions as latitude + i longitude, and each row's place among them."""
+    return np.unique(latitude + 1j * longitude, return_inverse=True)

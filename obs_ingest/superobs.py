@@ -1,0 +1,173 @@
+"""Superobs: the observations of a grid cell as one value and one error, on channel planes and observation planes.
+
+On a channel, departures are averaged at the stations' own positions and heights and the cell's background is added
+back: averaging the values of forty stations at forty heights would be wrong. What has no operator (precipitation, OLR,
+humidity from dewpoint) is averaged as it is, on a plane of its own. Training uses the same function as cycling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.channels import LEVELS, NAMES, PLANES, index
+from dacycle.forecast_adapter.grid import Grid, cells, interpolate_to_points
+from dacycle.obs_ingest.errors import instrument_share
+from dacycle.obs_ingest.operators import specific_humidity, station_pressure_ratio
+from dacycle.obs_ingest.table import LEVEL_VARIABLES, USES, VARIABLES, ObservationError
+
+__all__ = ["ERROR_FLOOR", "GriddedObservations", "grid_observations"]
+
+ERROR_FLOOR = 0.01
+"""Least error of a superob on a channel, as a fraction of the channel's standard deviation."""
+
+_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
+_MIDDLES = (_LOG_LEVELS[1:] + _LOG_LEVELS[:-1]) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class GriddedObservations:
+    """Superobs on a grid, absolute and in SI units.
+
+    Attributes:
+        values: (69 + M, H, W) float32; exactly 0 where nothing was observed.
+        errors: (69 + M, H, W) float32, one standard deviation; above 0 where observed, exactly 0 where not.
+        planes: the M names of the planes after the 69 channels.
+    """
+
+    values: NDArray[np.float32]
+    errors: NDArray[np.float32]
+    planes: tuple[str, ...]
+
+
+def grid_observations(
+    table: pd.DataFrame,
+    equivalents: NDArray,
+    background: NDArray,
+    grid: Grid,
+    planes: Sequence[str] = ("tp6h", "olr", "q2m"),
+    std: NDArray | None = None,
+) -> GriddedObservations:
+    """Superobs of the rows whose use is `assimilated`.
+
+    A superob's squared error is the mean representativeness variance plus the mean instrument variance over n: a row's
+    `error` is divided between the two as in `errors.ERRORS`. Values between the standard levels go to the nearest one
+    in log p. Station pressure becomes a departure in msl, unless its site reports msl itself.
+
+    Args:
+        table: after quality control, n rows.
+        equivalents: (n,) H(x_b).
+        background: (69, H, W) x_b.
+        grid: of the background.
+        planes: observation planes wanted, from `PLANES`, in this order.
+        std: (69,) the world's channel standard deviations, which floor the errors; None: no floor.
+
+    Raises:
+        ObservationError: for an unknown plane.
+    """
+    unknown = [name for name in planes if name not in PLANES]
+    if unknown:
+        raise ObservationError(f"unknown observation plane {', '.join(unknown)}; known are {', '.join(PLANES)}")
+    used = np.nonzero(table["use"].array.codes == USES.index("assimilated"))[0]
+    rows, instrument, representativeness = _variances(table, used)
+    y, x = cells(grid, rows.latitude, rows.longitude)
+    channel, scale = _channels(rows, equivalents[used])
+    values = np.zeros((len(NAMES) + len(planes), *grid.shape), np.float32)
+    errors = np.zeros_like(values)
+
+    mine = np.nonzero(channel >= 0)[0]
+    departure = (rows.value[mine] - equivalents[used][mine]) * scale[mine]
+    cell, mean, error = _average(
+        np.ravel_multi_index((channel[mine], y[mine], x[mine]), values.shape),
+        departure, instrument[mine] * scale[mine] ** 2, representativeness[mine] * scale[mine] ** 2,
+    )  # fmt: skip
+    if std is not None:
+        error = np.maximum(error, ERROR_FLOOR * std[cell // (grid.shape[0] * grid.shape[1])])
+    values.reshape(-1)[cell] = background.reshape(-1)[cell] + mean
+    errors.reshape(-1)[cell] = error
+
+    for i, name in enumerate(planes, start=len(NAMES)):
+        mine, value, slope = _plane(name, rows, background, grid)
+        cell, mean, error = _average(
+            np.ravel_multi_index((y[mine], x[mine]), grid.shape),
+            value, instrument[mine] * slope**2, representativeness[mine] * slope**2,
+        )  # fmt: skip
+        values[i].reshape(-1)[cell] = mean
+        errors[i].reshape(-1)[cell] = error
+    return GriddedObservations(values, errors, tuple(planes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The columns of the assimilated rows that superobs need."""
+
+    variable: NDArray[np.int8]
+    value: NDArray
+    latitude: NDArray
+    longitude: NDArray
+    elevation: NDArray
+    pressure: NDArray
+    period: NDArray
+    site: NDArray
+
+    def are(self, name: str) -> NDArray[np.bool_]:
+        return self.variable == VARIABLES.index(name)
+
+
+def _variances(table: pd.DataFrame, used: NDArray[np.intp]) -> tuple[_Rows, NDArray, NDArray]:
+    """The used rows, and the instrument and representativeness parts of their squared errors."""
+    names = ("value", "latitude", "longitude", "elevation", "pressure", "period")
+    numbers = {name: table[name].to_numpy()[used] for name in names}
+    rows = _Rows(table["variable"].array.codes[used], site=table["site"].array.codes[used], **numbers)
+    share = np.empty(len(used))
+    for code in np.unique(rows.variable):
+        mine = rows.variable == code
+        share[mine] = instrument_share(VARIABLES[code], rows.value[mine], rows.pressure[mine])
+    total = np.square(table["error"].to_numpy()[used])
+    return rows, total * share, total * (1 - share)
+
+
+def _channels(rows: _Rows, equivalents: NDArray) -> tuple[NDArray[np.int64], NDArray]:
+    """Each row's channel (-1: none) and the factor that turns its departure into that channel's."""
+    channel, scale = np.full(len(rows.value), -1), np.ones(len(rows.value))
+    for name in ("t2m", "msl", "u10", "v10"):
+        channel[rows.are(name)] = index(name)
+    level = np.searchsorted(_MIDDLES, np.log(rows.pressure))
+    for name in LEVEL_VARIABLES:
+        mine = rows.are(name)
+        channel[mine] = index(f"{name}{LEVELS[0]}") + level[mine]
+    station = rows.are("ps") & ~np.isin(rows.site, rows.site[rows.are("msl")])
+    channel[station] = index("msl")
+    scale[station] = 1 / station_pressure_ratio(rows.elevation[station])
+    channel[np.isnan(equivalents)] = -1
+    return channel, scale
+
+
+def _plane(name: str, rows: _Rows, background: NDArray, grid: Grid) -> tuple[NDArray[np.intp], NDArray, NDArray]:
+    """Rows of an observation plane, their values on it, and the factor from their errors to the plane's."""
+    if name == "olr":
+        mine = np.nonzero(rows.are("olr"))[0]
+        return mine, rows.value[mine], np.ones(len(mine))
+    if name == "tp6h":
+        mine = np.nonzero(rows.are("tp") & (rows.period == 6))[0]
+        return mine, rows.value[mine], np.ones(len(mine))
+    mine = np.nonzero(rows.are("td2m") & np.isfinite(rows.elevation))[0]
+    latitude, longitude = rows.latitude[mine], rows.longitude[mine]
+    sea_level = interpolate_to_points(background[index("msl")], grid, latitude, longitude)
+    pressure = sea_level * station_pressure_ratio(rows.elevation[mine])
+    dewpoint = rows.value[mine]
+    slope = specific_humidity(dewpoint + 0.5, pressure) - specific_humidity(dewpoint - 0.5, pressure)
+    return mine, specific_humidity(dewpoint, pressure), slope
+
+
+def _average(
+    cell: NDArray[np.intp], value: NDArray, instrument: NDArray, representativeness: NDArray
+) -> tuple[NDArray[np.intp], NDArray, NDArray]:
+    """Distinct cells, the mean value in each, and the superob's error."""
+    distinct, back, count = np.unique(cell, return_inverse=True, return_counts=True)
+    mean = np.bincount(back, value, len(distinct)) / count
+    single = np.bincount(back, instrument, len(distinct)) / count
+    common = np.bincount(back, representativeness, len(distinct)) / count
+    return distinct, mean, np.sqrt(common + single / count)

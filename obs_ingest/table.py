@@ -1,0 +1,316 @@
+"""The observation table: one row per value, checked once where it enters, the same from source to archive.
+
+Text columns are pandas categoricals in memory (their integer codes make quality control fast) and dictionaries of
+plain strings on disk. Times are UTC without a zone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+from pandas.api.types import union_categoricals
+
+__all__ = [
+    "COLUMNS",
+    "DEPARTURE_COLUMNS",
+    "LEVEL_VARIABLES",
+    "OTHER_UNITS",
+    "REASONS",
+    "SCHEMA",
+    "UNITS",
+    "USES",
+    "VARIABLES",
+    "ObservationError",
+    "add_departures",
+    "check_table",
+    "concatenate",
+    "empty_table",
+    "from_arrow",
+    "make_table",
+    "site_names",
+    "to_arrow",
+]
+
+UNITS: dict[str, str] = {
+    "t2m": "K",
+    "td2m": "K",
+    "msl": "Pa",
+    "ps": "Pa",
+    "u10": "m s-1",
+    "v10": "m s-1",
+    "tp": "kg m-2",
+    "olr": "W m-2",
+    "z": "m2 s-2",
+    "q": "kg kg-1",
+    "u": "m s-1",
+    "v": "m s-1",
+    "t": "K",
+}
+"""Observed variables and their units: `tp` is a sum and `olr` (upward positive) a mean over `period`."""
+
+VARIABLES: tuple[str, ...] = tuple(UNITS)
+LEVEL_VARIABLES: tuple[str, ...] = ("z", "q", "u", "v", "t")
+USES: tuple[str, ...] = ("assimilated", "withheld", "rejected", "late")
+REASONS: tuple[str, ...] = (
+    "",
+    "outside_window",
+    "duplicate",
+    "gross_limits",
+    "station_height",
+    "background_check",
+    "no_operator",
+    "unit",
+    "not_listed",
+    "withheld_site",
+    "denied",
+    "after_cutoff",
+    "missing_value",
+)
+
+OTHER_UNITS: dict[str, tuple[float, float, str]] = {
+    "t2m": (-95.0, 65.0, "degrees Celsius; add 273.15"),
+    "td2m": (-110.0, 45.0, "degrees Celsius; add 273.15"),
+    "t": (-110.0, 65.0, "degrees Celsius; add 273.15"),
+    "msl": (800.0, 1100.0, "hPa; multiply by 100"),
+    "ps": (300.0, 1100.0, "hPa; multiply by 100"),
+    "q": (0.06, 40.0, "g/kg; divide by 1000"),
+}
+"""Where a value in the usual wrong unit would lie: (low, high, what it is and its remedy), all outside the SI range."""
+
+_TIME, _TEXT, _FLOAT = pa.timestamp("s"), pa.dictionary(pa.int32(), pa.string()), pa.float32()
+SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field("time", _TIME, nullable=False),
+        pa.field("period", _FLOAT, nullable=False),
+        pa.field("received", _TIME),
+        pa.field("site", _TEXT, nullable=False),
+        pa.field("station", _TEXT, nullable=False),
+        pa.field("latitude", pa.float64(), nullable=False),
+        pa.field("longitude", pa.float64(), nullable=False),
+        pa.field("elevation", _FLOAT),
+        pa.field("pressure", _FLOAT),
+        pa.field("variable", _TEXT, nullable=False),
+        pa.field("value", _FLOAT),
+        pa.field("error", _FLOAT, nullable=False),
+        pa.field("source", _TEXT, nullable=False),
+        pa.field("use", _TEXT, nullable=False),
+        pa.field("reason", _TEXT, nullable=False),
+    ]
+)
+"""The table on disk: period in hours, elevation in metres, pressure in Pa, null at the surface."""
+
+COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
+DEPARTURE_COLUMNS: tuple[str, ...] = ("background", "analysis", "o_b", "o_a")
+"""What a departure table adds, NaN where there is no operator: H(x_b), H(x_a), O-B, O-A."""
+
+_ENUMERATIONS = {"variable": VARIABLES, "use": USES, "reason": REASONS}
+_DTYPES = {name: pd.CategoricalDtype(values) for name, values in _ENUMERATIONS.items()}
+_NAMES = ("site", "station", "source")
+_NUMBERS = ("period", "latitude", "longitude", "elevation", "pressure", "value", "error")
+_COMPLETE = ("time", "period", "latitude", "longitude", "error")
+
+
+class ObservationError(ValueError):
+    """Observations cannot be read or used as they are; the message names source, column or field, and the remedy."""
+
+
+def site_names(latitude: NDArray, longitude: NDArray) -> pd.Categorical:
+    """(n,) names of places, from positions rounded to 0.01 degrees: two sources at one place share a site."""
+    lat = np.rint(np.asarray(latitude) * 100).astype(int)
+    lon = (np.rint(np.asarray(longitude) * 100).astype(int) + 18000) % 36000 - 18000
+    keys, codes = np.unique(lat * 100000 + lon + 50000, return_inverse=True)
+    lats, lons = np.divmod(keys, 100000)
+    names = [f"{a / 100:+06.2f}{(b - 50000) / 100:+07.2f}" for a, b in zip(lats, lons, strict=True)]
+    return pd.Categorical.from_codes(codes, names)
+
+
+def make_table(
+    *,
+    time: NDArray,
+    period: ArrayLike,
+    received: NDArray,
+    site: pd.Categorical,
+    station: pd.Categorical,
+    latitude: NDArray,
+    longitude: NDArray,
+    elevation: ArrayLike,
+    pressure: ArrayLike,
+    variable: NDArray,
+    value: NDArray,
+    error: NDArray,
+    source: str,
+) -> pd.DataFrame:
+    """A table of n rows from arrays; `variable` holds positions in `VARIABLES`, scalars are repeated.
+
+    Every row starts as `assimilated`, which is for quality control to confirm.
+    """
+    n = len(value)
+    zeros = np.zeros(n, np.int8)
+    columns = {
+        "time": np.asarray(time, "datetime64[s]"),
+        "period": np.broadcast_to(np.asarray(period, float), n).copy(),
+        "received": np.asarray(received, "datetime64[s]"),
+        "site": site,
+        "station": station,
+        "latitude": np.asarray(latitude, float),
+        "longitude": np.asarray(longitude, float),
+        "elevation": np.broadcast_to(np.asarray(elevation, float), n).copy(),
+        "pressure": np.broadcast_to(np.asarray(pressure, float), n).copy(),
+        "variable": pd.Categorical.from_codes(variable, dtype=_DTYPES["variable"]),
+        "value": np.asarray(value, float),
+        "error": np.asarray(error, float),
+        "source": pd.Categorical.from_codes(zeros, [source]),
+        "use": pd.Categorical.from_codes(zeros, dtype=_DTYPES["use"]),
+        "reason": pd.Categorical.from_codes(zeros, dtype=_DTYPES["reason"]),
+    }
+    return pd.DataFrame(columns, copy=False)
+
+
+def empty_table() -> pd.DataFrame:
+    """A table with every column and no row."""
+    nothing = np.empty(0)
+    times = np.empty(0, "datetime64[s]")
+    names = pd.Categorical.from_codes(np.empty(0, int), [])
+    table = make_table(
+        time=times, period=nothing, received=times, site=names, station=names, latitude=nothing, longitude=nothing,
+        elevation=nothing, pressure=nothing, variable=np.empty(0, int), value=nothing, error=nothing, source="",
+    )  # fmt: skip
+    table["source"] = names
+    return table
+
+
+def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of any sources one below the other, categoricals kept (pandas' own concat would fall back to objects)."""
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        return empty_table()
+    columns: dict[str, object] = {}
+    for name in filled[0].columns:
+        parts = [table[name].array for table in filled]
+        if name in _NAMES:
+            columns[name] = union_categoricals(parts)
+        elif name in _DTYPES:
+            codes = np.concatenate([part.codes for part in parts])
+            columns[name] = pd.Categorical.from_codes(codes, dtype=_DTYPES[name])
+        else:
+            columns[name] = np.concatenate([table[name].to_numpy() for table in filled])
+    return pd.DataFrame(columns, copy=False)
+
+
+def add_departures(table: pd.DataFrame, background: NDArray, analysis: NDArray) -> pd.DataFrame:
+    """The table with `background` = H(x_b), `analysis` = H(x_a) and the departures `o_b`, `o_a`, each (n,)."""
+    value = table["value"].to_numpy()
+    return table.assign(background=background, analysis=analysis, o_b=value - background, o_a=value - analysis)
+
+
+def to_arrow(table: pd.DataFrame) -> pa.Table:
+    """The table as it is written to disk; departure columns, where present, follow those of `SCHEMA`."""
+    extra = [pa.field(name, _FLOAT) for name in DEPARTURE_COLUMNS if name in table]
+    schema = pa.schema([*SCHEMA, *extra])
+    arrays = [_arrow_array(table[field.name], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _arrow_array(column: pd.Series, kind: pa.DataType) -> pa.Array:
+    if kind != _TEXT:
+        return pa.array(column.to_numpy(), from_pandas=True).cast(kind, safe=False)
+    names = pa.array([str(name) for name in column.cat.categories], pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(column.cat.codes.to_numpy(), pa.int32()), names)
+
+
+def from_arrow(arrow: pa.Table, source: str) -> pd.DataFrame:
+    """The checked table of what `to_arrow` made; `source` is the file, for messages."""
+    return check_table(arrow.to_pandas(), source)
+
+
+def check_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The table with its columns in order and in their types, or an error that says what is wrong with it.
+
+    A value may be NaN: quality control rejects that row as `missing_value`. Nothing else may be.
+
+    Args:
+        table: any frame with the columns of `COLUMNS`, and none, or all, of `DEPARTURE_COLUMNS`.
+        source: where it came from, for the message.
+
+    Raises:
+        ObservationError: naming the source, the column, the first bad row and the remedy.
+    """
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise ObservationError(f"{source}: the observation table has no column {', '.join(missing)}")
+    unknown = [str(name) for name in table if name not in (*COLUMNS, *DEPARTURE_COLUMNS)]
+    if unknown:
+        raise ObservationError(f"{source}: unknown columns {', '.join(unknown)}; the columns are {', '.join(COLUMNS)}")
+    order = [*COLUMNS, *(name for name in DEPARTURE_COLUMNS if name in table)]
+    checked = pd.DataFrame({name: _column(table[name], name, source) for name in order}, copy=False)
+    _check_numbers(checked, source)
+    _check_units(checked, source)
+    return checked
+
+
+def _column(column: pd.Series, name: str, source: str) -> object:
+    """One column in its type."""
+    if name in ("time", "received"):
+        if getattr(column.dtype, "tz", None) is not None:
+            raise ObservationError(f"{source}: {name} has a time zone; times are UTC without one")
+        return _convert(column, "datetime64[s]", name, source)
+    if name in _DTYPES:
+        if column.dtype == _DTYPES[name]:
+            return column.array
+        bad = sorted({str(v) for v in column.unique()} - set(_ENUMERATIONS[name]))
+        if bad:
+            known = ", ".join(repr(v) for v in _ENUMERATIONS[name])
+            raise ObservationError(f"{source}: unknown {name} {', '.join(map(repr, bad))}; known are {known}")
+        return column.astype(_DTYPES[name]).array
+    if name in _NAMES:
+        if column.isna().any():
+            raise ObservationError(f"{source}: {name} is missing in row {int(column.isna().argmax())}")
+        return column.array if isinstance(column.dtype, pd.CategoricalDtype) else column.astype("category").array
+    return _convert(column, "float64", name, source)
+
+
+def _convert(column: pd.Series, dtype: str, name: str, source: str) -> NDArray:
+    try:
+        return column.to_numpy().astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ObservationError(f"{source}: {name} is {column.dtype}, not {dtype}: {error}") from None
+
+
+def _check_numbers(table: pd.DataFrame, source: str) -> None:
+    for name in _COMPLETE:
+        _refuse(table[name].isna().to_numpy(), table, source, f"{name} is missing")
+    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
+    _refuse(abs(latitude) > 90, table, source, "latitude is outside [-90, 90]")
+    _refuse((longitude < -180) | (longitude > 360), table, source, "longitude is outside [-180, 360]")
+    _refuse(~(table["error"].to_numpy() > 0), table, source, "error is not above 0")
+    _refuse(~(table["period"].to_numpy() >= 0), table, source, "period is negative")
+    pressure = table["pressure"].to_numpy()
+    aloft = table["variable"].isin(LEVEL_VARIABLES).to_numpy()
+    _refuse(aloft & ~(pressure > 0), table, source, "pressure is missing for a value aloft")
+    _refuse(~aloft & ~np.isnan(pressure), table, source, "pressure is set for a value at the surface")
+    if aloft.any() and np.nanmax(pressure) < 1200:
+        highest = np.nanmax(pressure)
+        raise ObservationError(f"{source}: pressure reaches only {highest:g}; if it is hPa, multiply by 100")
+
+
+def _refuse(bad: NDArray, table: pd.DataFrame, source: str, what: str) -> None:
+    if bad.any():
+        row = table.iloc[int(bad.argmax())]
+        raise ObservationError(
+            f"{source}: {what} in {int(bad.sum())} of {len(table)} rows, first for {row['variable']} at station "
+            f"{row['station']}, {row['time']}"
+        )
+
+
+def _check_units(table: pd.DataFrame, source: str) -> None:
+    """Refuse a variable whose median lies where the usual wrong unit would put it; single values are left to QC."""
+    codes, values = table["variable"].array.codes, table["value"].to_numpy()
+    for name, (low, high, remedy) in OTHER_UNITS.items():
+        mine = values[codes == VARIABLES.index(name)]
+        mine = mine[np.isfinite(mine)]
+        if len(mine) and low < (middle := float(np.median(mine))) < high:
+            raise ObservationError(
+                f"{source}: {name} has a median of {middle:.6g}, not plausible in {UNITS[name]}: it looks like {remedy}"
+            )

@@ -1,0 +1,160 @@
+"""The guarded step: what reaches the archive when an assimilator is right, wrong, or has nothing to go by."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from dacycle.assimilators import Analysis, Guards, StepResult, assimilate
+from dacycle.assimilators.step import water_column
+from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
+from dacycle.forecast_adapter.grid import Grid, get_grid
+
+GRID = get_grid("5.625deg")
+SHAPE = (1, len(NAMES), *GRID.shape)
+STD = np.linspace(1, 3, len(NAMES)).astype(np.float32)
+GUARDS = Guards(increment_limit=6.0, cold_factor=2.0, water_limit=0.5, minimum_observations=10)
+
+
+@dataclass
+class Adding:
+    """A method that adds a given increment wherever it is asked, and counts how often it was."""
+
+    increment: NDArray
+    grid: Grid = GRID
+    name: str = "adding"
+    world: str = "synthetic"
+    digest: str = ""
+    planes: tuple[str, ...] = ()
+    calls: int = 0
+
+    def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+        self.calls += 1
+        return Analysis(
+            (background + self.increment).astype(np.float32), np.ones_like(background), {"method": "adding"}
+        )
+
+
+def background(chains: int = 1) -> NDArray:
+    return np.full((chains, *SHAPE[1:]), 2.0, np.float32)
+
+
+def observations(*counts: int) -> tuple[NDArray, NDArray]:
+    values, errors = (np.zeros((len(counts), *SHAPE[1:]), np.float32) for _ in range(2))
+    for chain, count in enumerate(counts):
+        errors[chain].reshape(-1)[:count] = 1.0
+    return values, errors
+
+
+def run(increment: NDArray, count: int = 50, cold: bool = False) -> StepResult:
+    return assimilate(Adding(increment), background(), *observations(count), GUARDS, STD, cold)
+
+
+def only(channel: str, value: float) -> NDArray:
+    increment = np.zeros(SHAPE[1:], np.float32)
+    increment[index(channel), 5, 7] = value
+    return increment
+
+
+def test_a_sound_analysis_is_kept_and_its_increment_described_in_physical_units() -> None:
+    increment = np.zeros(SHAPE[1:], np.float32)
+    increment[index("t850")] = -1.5
+    result = run(increment)
+    assert (result.status, result.reason) == (["ok"], [""])
+    np.testing.assert_array_equal(result.state[0], background()[0] + increment)
+    assert result.increment_rms[0, index("t850")] == pytest.approx(1.5)
+    assert result.increment_max[0, index("t850")] == pytest.approx(1.5)
+    assert result.increment_rms[0, index("t500")] == 0
+    assert result.observations.tolist() == [50]
+    assert result.diagnostics == {"method": "adding"}
+
+
+def test_increment_rms_is_weighted_by_area() -> None:
+    increment = np.zeros(SHAPE[1:], np.float32)
+    increment[index("z500"), :8] = 1.0  # the northernmost quarter of the rows covers much less of the sphere
+    share = (1 - np.sin(np.deg2rad(45))) / 2
+    assert run(increment).increment_rms[0, index("z500")] == pytest.approx(np.sqrt(share), rel=1e-6)
+
+
+def test_no_observations_keep_the_background_bit_for_bit_without_asking_the_method() -> None:
+    method = Adding(only("t850", 1.0))
+    first = background()
+    result = assimilate(method, first, *observations(0), GUARDS, STD)
+    assert method.calls == 0
+    assert result.state.tobytes() == first.tobytes()
+    assert result.status == ["degraded"]
+    assert result.reason == ["no observations"]
+
+
+def test_too_few_observations_are_used_but_marked() -> None:
+    result = run(only("t850", 1.0), count=9)
+    assert result.status == ["degraded"]
+    assert "9 observed values, fewer than 10" in result.reason[0]
+    assert result.increment_max[0, index("t850")] == 1.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("channel", ["t850", "q700"])
+def test_values_that_are_not_finite_fall_back_to_the_background(channel: str, value: float) -> None:
+    result = run(only(channel, value))
+    assert result.status == ["fallback"]
+    assert channel in result.reason[0]
+    assert result.state.tobytes() == background().tobytes()
+    assert result.increment_max.max() == 0
+    assert np.isnan(result.spread).all()
+
+
+def test_an_increment_beyond_the_limit_falls_back_and_a_cold_start_allows_more() -> None:
+    std = STD[index("z500")]
+    within, beyond = only("z500", 5.9 * std), only("z500", -6.1 * std)
+    assert run(within).status == ["ok"]
+    refused = run(beyond)
+    assert refused.status == ["fallback"]
+    assert "z500 reaches 6.1 standard deviations" in refused.reason[0]
+    assert refused.state.tobytes() == background().tobytes()
+    assert run(beyond, cold=True).status == ["ok"]
+    assert run(only("z500", 12.1 * std), cold=True).status == ["fallback"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(arrays(np.float32, (13, 1, 1), elements=st.floats(-4, 4, width=32)))
+def test_humidity_is_never_negative_and_the_clipped_water_is_recorded(change: NDArray) -> None:
+    increment = np.zeros(SHAPE[1:], np.float32)
+    increment[GROUPS["q"]] = change
+    result = assimilate(Adding(increment), background(), *observations(50), Guards(water_limit=np.inf), STD)
+    assert result.state[0, GROUPS["q"]].min() >= 0
+    before = (background() + increment)[0, GROUPS["q"]]
+    expected = water_column(result.state[0, GROUPS["q"]] - before, GRID.weights)
+    assert result.clipped_water[0] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert (result.clipped_water[0] > 0) == bool((before < 0).any())
+
+
+def test_water_column_of_a_well_mixed_atmosphere() -> None:
+    # 1 g/kg from 50 to 1000 hPa everywhere: 1e-3 * 95000 Pa / g.
+    assert water_column(np.full((13, *GRID.shape), 1e-3), GRID.weights) == pytest.approx(1e-3 * 95000 / 9.80665)
+
+
+def test_too_much_clipped_water_falls_back() -> None:
+    increment = np.zeros(SHAPE[1:], np.float32)
+    increment[index("q850")] = -2.001
+    refused = run(increment)  # 1 g/kg short in about 112 hPa: 1.1 kg m-2
+    assert refused.status == ["fallback"]
+    assert "clipping humidity" in refused.reason[0]
+    assert refused.clipped_water[0] == pytest.approx(1e-3 * 11250 / 9.80665, rel=1e-2)
+    assert refused.state.tobytes() == background().tobytes()
+
+
+def test_each_chain_is_judged_by_itself() -> None:
+    increment = np.zeros((2, *SHAPE[1:]), np.float32)
+    increment[0, 0, 0, 0] = np.nan
+    increment[1, 0, 0, 0] = 1.0
+    result = assimilate(Adding(increment), background(3), *observations(50, 0, 50), GUARDS, STD)
+    assert result.status == ["fallback", "degraded", "ok"]
+    assert result.state[:2].tobytes() == background(2).tobytes()
+    assert result.state[2, 0, 0, 0] == 3.0
+    assert np.isnan(result.spread[:2]).all()
+    assert (result.spread[2] == 1).all()

@@ -1,0 +1,36 @@
+"""Fixtures for all tests: the folder of real samples, and a tiny world with its forecast model."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.worlds import make_model, make_world
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """Paths of the doubles: `folder` of the world `name`, and the forecast `model` file made for it."""
+
+    name: str
+    folder: Path
+    model: Path
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real sample files; a test that needs them is skipped where they are not."""
+    place = os.environ.get("DACYCLE_SAMPLES")
+    folder = Path(place) if place else Path(__file__).resolve().parents[2] / "shared/data"
+    if not folder.is_dir():
+        pytest.skip("the real sample files are not on this machine (set DACYCLE_SAMPLES to their folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """Seven days of the tiny world, from 2024-01-01T00, made once for all tests."""
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder / "tiny", days=7)
+    return TinyWorld("tiny", folder / "tiny", make_model(folder / "double.onnx"))

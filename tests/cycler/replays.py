@@ -1,0 +1,54 @@
+"""Replays of four cycles in the tiny world, and what two archives must have in common."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dacycle import obs_ingest
+from dacycle.cycler.archive import Archive
+from dacycle.cycler.experiment import Experiment, parse_experiment, write_experiment
+from tests.worlds import register_doubles
+
+NETWORK = Path(obs_ingest.__file__).parent / "networks/stations.csv"
+START, LAST = pd.Timestamp("2024-01-03T12"), pd.Timestamp("2024-01-04T06")
+
+
+def content(world: Path, model: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    """An experiment of four cycles with 120 stations and the `nudge` assimilator, as its file would hold it."""
+    register_doubles()
+    network = folder / "network.csv"
+    if not network.exists():
+        pd.read_csv(NETWORK)[::15].to_csv(network, index=False)
+    stations = {"source": "stations", "network": str(network), "cutoff": "3h"}
+    return {
+        "name": "demo",
+        "world": str(world),
+        "grid": "5.625deg",
+        "start": f"{START:%Y-%m-%dT%H}",
+        "end": f"{LAST:%Y-%m-%dT%H}",
+        "cold_start": {"lagged": "12h"},
+        "model": str(model),
+        "assimilator": "nudge",
+        "observations": [stations],
+        "guards": {"minimum_observations": 10, "fallbacks_in_a_row": 2},
+        "drift": {"free_run": False},
+        "seed": 1,
+    } | changes
+
+
+def experiment(content: dict[str, Any]) -> Experiment:
+    """The experiment that a file with this content describes."""
+    return parse_experiment(write_experiment(content), "demo.yaml")
+
+
+def everything(archive: Path, name: str = "demo") -> dict[str, Any]:
+    """All that an experiment has published: arrays as bytes, departures, records."""
+    branch = Archive(archive).branch(name)
+    found: dict[str, Any] = {"records": branch.records}
+    for group in ("analysis", "background"):
+        dataset = getattr(branch, group).load()
+        found |= {f"{group}/{key}": np.asarray(v).tobytes() for key, v in dataset.variables.items()}
+    files = sorted((branch.folder / "departures").iterdir())
+    return found | {path.name: path.read_bytes() for path in files}

@@ -1,0 +1,107 @@
+"""A finished run written straight into an archive: known errors, so that what is made of it can be checked.
+
+The analyses are the reference plus `error` standard deviations of smooth noise, the backgrounds plus half as
+much again.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.cycler.archive import Archive, Branch, Writer
+from dacycle.cycler.experiment import STEP, Experiment, cycle_id
+from dacycle.forecast_adapter.worlds import World
+from dacycle.obs_ingest.operators import equivalents
+from dacycle.obs_ingest.table import add_departures, check_table
+from tests.worlds import _smooth
+
+START = pd.Timestamp("2024-01-02T00")
+
+
+def experiment(world: World, name: str = "run", **changes: object) -> Experiment:
+    """An experiment over the tiny world, as a user would write it."""
+    content = {
+        "name": name,
+        "world": str(world.folder),
+        "grid": world.grid.name,
+        "start": f"{START:%Y-%m-%dT%H}",
+        "end": "2024-01-05T18",
+        "cold_start": {"climatology": True},
+        "model": "double",
+        "assimilator": "oi",
+        "observations": [{"source": "stations", "cutoff": "none"}],
+        "drift": {"starts": [0, 12], "lead": "36h"},
+        "seed": 1,
+    }
+    return Experiment.model_validate(content | changes)
+
+
+def make_run(
+    folder: Path,
+    world: World,
+    cycles: int = 12,
+    error: float = 0.3,
+    model_digest: str = "m" * 64,
+    seed: int = 0,
+    **changes: object,
+) -> Branch:
+    """Write a cold start and `cycles` cycles of an experiment; return the branch to read."""
+    archive, asked = Archive(folder, create=True), experiment(world, **changes)
+    digests = {"experiment": asked.digest, "model": model_digest, "assimilator": "a" * 64}
+    with archive.write(asked) as writer:
+        if writer.next_time is None:
+            before = [START - 2 * STEP, START - STEP]
+            frames = np.stack([world.climatology.at(np.datetime64(time, "h")) for time in before])
+            writer.commit_start(frames, before, {"digests": digests})
+        while writer.next_time < START + cycles * STEP:
+            number = int((writer.next_time - START) / STEP)
+            _commit(writer, world, writer.next_time, error, digests, np.random.default_rng([seed, number]))
+    return archive.branch(asked.name)
+
+
+def _commit(
+    writer: Writer, world: World, time: pd.Timestamp, error: float, digests: dict[str, str], rng: np.random.Generator
+) -> None:
+    truth = world.reference.array(np.datetime64(time, "h"))
+    noise = error * world.statistics.std[:, None, None] * _smooth(rng, len(truth))
+    background, analysis = (truth + 1.5 * noise).astype(np.float32), (truth + noise).astype(np.float32)
+    humid = slice(17, 30)
+    background[humid], analysis[humid] = np.maximum(background[humid], 0), np.maximum(analysis[humid], 0)
+    table = departures(world, time, background, analysis, rng)
+    fallback = time.hour == 6 and time.day == 3
+    uses = table["use"].value_counts().to_dict()
+    record = {
+        "experiment": writer.name,
+        "status": "fallback" if fallback else "ok",
+        "reason": "increment of t850 reaches 7.1 standard deviations, the limit is 6.0" if fallback else "",
+        "uses": {name: int(count) for name, count in uses.items()},
+        "digests": {**digests, "observations": cycle_id(time)},
+    }
+    writer.commit_cycle(time, background, background if fallback else analysis, table, record, {})
+
+
+def departures(
+    world: World, time: pd.Timestamp, background: NDArray, analysis: NDArray, rng: np.random.Generator, sites: int = 40
+) -> pd.DataFrame:
+    """Surface and upper-air values drawn from the reference at fixed sites, with their departures."""
+    truth = world.reference.array(np.datetime64(time, "h"))
+    places = np.random.default_rng(7)
+    latitude, longitude = places.uniform(-80, 80, sites), places.uniform(0, 360, sites)
+    kinds = [("stations", name, np.nan, error) for name, error in (("t2m", 0.8), ("u10", 1.0), ("msl", 80.0))]
+    kinds += [("sondes", "t", pressure, 0.5) for pressure in (10000.0, 50000.0, 85000.0)]
+    tables = []
+    for source, variable, pressure, error in kinds:
+        columns = {"time": time, "period": 0.0, "received": time, "latitude": latitude, "longitude": longitude}
+        columns |= {"site": [f"s{i}" for i in range(sites)], "station": [f"s{i}" for i in range(sites)]}
+        columns |= {"elevation": np.nan, "pressure": pressure, "variable": variable, "error": error, "source": source}
+        columns |= {"value": 280.0 if variable != "msl" else 101325.0, "use": "assimilated", "reason": ""}
+        table = pd.DataFrame(columns)
+        table.loc[table.index % 10 == 0, ["use", "reason"]] = "withheld", "withheld_site"
+        table.loc[table.index % 10 == 1, ["use", "reason"]] = "rejected", "background_check"
+        tables.append(table)
+    table = check_table(pd.concat(tables, ignore_index=True), "drawn for a test")
+    exact, b, a = (equivalents(table, x, x, world.grid, world.orography) for x in (truth, background, analysis))
+    table["value"] = exact + table["error"] * rng.standard_normal(len(table))
+    return add_departures(table, b, a)

@@ -1,0 +1,116 @@
+"""Experiment files: what is refused, where the complaint points, what counts as the same experiment."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dacycle.cycler.experiment import (
+    ExperimentError,
+    differences,
+    load_experiment,
+    parse_duration,
+    parse_experiment,
+    write_experiment,
+)
+
+GOOD = """\
+name: demo
+world: demonstration
+grid: 5.625deg
+start: 2024-01-04T00
+end: 2024-01-18T00
+cold_start: {lagged: 48h}
+model: mini
+assimilator: oi
+observations:
+  - {source: stations, cutoff: 3h, network: list.csv}
+  - {source: olr, cutoff: none}
+deny: [olr]
+guards: {increment_limit: 5}
+drift:
+  starts: [0, 12]
+  lead: 10d
+seed: 1
+"""
+
+
+def complaint(old: str, new: str) -> str:
+    assert old in GOOD
+    with pytest.raises(ExperimentError) as caught:
+        parse_experiment(GOOD.replace(old, new), "demo.yaml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("world:", "wolrd:", "demo.yaml:2: wolrd: unknown key; did you mean world?"),
+        ("world: demonstration\n", "", "world: this key is required"),
+        ("increment_limit", "increment_limits", "demo.yaml:13: guards.increment_limits: unknown key; did you mean"),
+        ("  lead: 10d", "  leads: 10d", "demo.yaml:16: drift.leads: unknown key; did you mean lead?"),
+        ("lead: 10d", "lead: 240", "demo.yaml:16: drift.lead: 240 is not a duration; write it as 90min, 48h or 10d"),
+        ("cutoff: none", "name: x", "demo.yaml:11: observations.1.cutoff: this key is required"),
+        ("start: 2024-01-04T00", "start: 2024-01-04T03", "demo.yaml:4: start: 2024-01-04T03 is not a cycle time"),
+        ("end: 2024-01-18T00", "end: 2024-01-03T00", "end 20240103T00 is before start 20240104T00"),
+        ("{lagged: 48h}", "{lagged: 48h, climatology: true}", "demo.yaml:6: cold_start: give exactly one of"),
+        ("{lagged: 48h}", "{lagged: 7h}", "demo.yaml:6: cold_start.lagged: a lagged start is a multiple of 6h"),
+        ("{lagged: 48h}", "{from: demo}", "demo.yaml:6: cold_start.from: 'demo' is not EXPERIMENT@TIME"),
+        ("{lagged: 48h}", "{from: a@2024-01-02T00}", "after a@20240102T00 comes 20240102T06"),
+        ("{lagged: 48h}", "{lagged: 48h", "demo.yaml:7: not valid YAML"),
+        ("seed: 1", "seed: -1", "demo.yaml:17: seed: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_complaint_names_line_key_and_remedy(old, new, expected):
+    assert expected in complaint(old, new)
+
+
+def test_all_problems_are_reported_at_once():
+    lines = complaint("world: demonstration\ngrid:", "wolrd: demonstration\ngird:").splitlines()
+    assert [line.split(": ")[1] for line in lines if "unknown" in line] == ["wolrd", "gird"]
+    assert len(lines) == 4
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ExperimentError, match=r"nothing\.yaml: there is no such"):
+        load_experiment(tmp_path / "nothing.yaml")
+
+
+def test_what_is_written_reads_back_the_same():
+    experiment = parse_experiment(GOOD, "demo.yaml")
+    again = parse_experiment(write_experiment(experiment.as_dict()), "copy.yaml")
+    assert again == experiment
+    assert again.digest == experiment.digest
+
+
+@pytest.mark.parametrize("time", ["20240104T00", "2024-01-04", "2024-01-04T00:00:00", "2024-01-04 00:00"])
+def test_times_may_be_written_in_several_ways(time):
+    other = parse_experiment(GOOD.replace("2024-01-04T00", time), "demo.yaml")
+    assert other == parse_experiment(GOOD, "demo.yaml")
+
+
+def test_only_the_end_may_change_without_being_another_experiment():
+    experiment = parse_experiment(GOOD, "demo.yaml")
+    longer = parse_experiment(GOOD.replace("2024-01-18", "2024-02-18"), "demo.yaml")
+    live = parse_experiment(GOOD.replace("end: 2024-01-18T00\n", ""), "demo.yaml")
+    other = parse_experiment(GOOD.replace("cutoff: 3h", "cutoff: 4h").replace("limit: 5", "limit: 6"), "demo.yaml")
+    assert experiment.digest == longer.digest == live.digest != other.digest
+    assert differences(experiment, longer) == {}
+    assert set(differences(experiment, other)) == {"guards.increment_limit", "observations"}
+
+
+def test_the_free_run_differs_only_in_what_makes_it_one():
+    experiment = parse_experiment(GOOD, "demo.yaml")
+    free = experiment.free_run()
+    assert set(differences(experiment, free)) == {"assimilator", "drift.free_run", "name"}
+    assert (free.name, free.assimilator) == ("demo-free", "none")
+
+
+@given(st.integers(0, 10_000), st.sampled_from([("min", 1), ("h", 60), ("d", 1440)]))
+def test_durations_have_units(count, unit):
+    assert parse_duration(f"{count}{unit[0]}").total_seconds() == count * unit[1] * 60
+
+
+@given(st.one_of(st.integers(), st.floats(), st.none(), st.from_regex(r"[0-9]*( h|hours|H|)", fullmatch=True)))
+def test_durations_without_a_known_unit_are_refused(value):
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(value)

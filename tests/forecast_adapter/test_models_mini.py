@@ -1,0 +1,103 @@
+"""The network of mini: symmetries of the sphere, and the same numbers from ONNX Runtime as from torch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
+pytest.importorskip("onnxscript", reason="the extra `train` is not installed: onnxscript is missing")
+
+import torch  # noqa: E402
+
+from dacycle.assimilators.export import parity, to_onnx  # noqa: E402
+from dacycle.forecast_adapter.channels import CHANNELS  # noqa: E402
+from dacycle.forecast_adapter.mini import MiniConstants, MiniNetwork, MiniSize, pad_sphere, static_planes  # noqa: E402
+from dacycle.forecast_adapter.models import OnnxForecastModel, forecast_metadata  # noqa: E402
+from dacycle.forecast_adapter.onnxfile import write_metadata  # noqa: E402
+from tests.worlds import GRID, profile  # noqa: E402
+
+SIZE = MiniSize(fine=8, coarse=16, depth=2)
+
+
+def network(orography: float = 500.0, seed: int = 0) -> MiniNetwork:
+    """Small, with random weights, in the climate of the tiny world; `orography` 0 removes all that tells longitudes apart."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    mean, std = profile()
+    land = rng.random(GRID.shape) if orography else np.zeros(GRID.shape)
+    static = static_planes(GRID.latitude, orography * rng.random(GRID.shape), land)
+    floor = np.where([c.variable == "q" for c in CHANNELS], 0, -np.inf).astype(np.float32)
+    return MiniNetwork(MiniConstants(mean, std, 0.2 * std, floor, static), SIZE).eval()
+
+
+def states(batch: int, seed: int = 1) -> torch.Tensor:
+    """(B, 138, H, W) plausible and rough."""
+    mean, std = profile()
+    noise = np.random.default_rng(seed).standard_normal((batch, 138, *GRID.shape))
+    column = (np.tile(mean, 2)[:, None, None], np.tile(std, 2)[:, None, None])
+    return torch.from_numpy((column[0] + column[1] * noise).astype(np.float32))
+
+
+def test_the_field_goes_on_around_the_globe_and_across_the_pole() -> None:
+    field = torch.arange(8 * 16.0).reshape(1, 1, 8, 16)
+    padded = pad_sphere(field, 3)[0, 0]
+    assert padded.shape == (14, 22)
+    torch.testing.assert_close(padded[3:11, :3], field[0, 0, :, -3:])
+    torch.testing.assert_close(padded[3:11, -3:], field[0, 0, :, :3])
+    # One row beyond the pole is the first row on the opposite meridian.
+    torch.testing.assert_close(padded[2, 3:19], field[0, 0, 0].roll(8))
+    torch.testing.assert_close(padded[11, 3:19], field[0, 0, -1].roll(8))
+    torch.testing.assert_close(padded[0, 3:19], field[0, 0, 2].roll(8))
+
+
+def test_a_globe_without_land_may_be_turned() -> None:
+    """Forecasting and turning by an even number of columns commute (the coarse grid has half as many)."""
+    net, x = network(orography=0.0), states(1)
+    with torch.no_grad():
+        turned = net(x.roll(10, dims=-1))[:, :69]
+        expected = net(x)[:, :69].roll(10, dims=-1)
+    scale = net.step_std
+    torch.testing.assert_close(turned / scale, expected / scale, atol=2e-3, rtol=0)
+
+
+def test_orography_tells_longitudes_apart() -> None:
+    net, x = network(), states(1)
+    with torch.no_grad():
+        difference = (net(x.roll(10, dims=-1))[:, :69] - net(x)[:, :69].roll(10, dims=-1)) / net.step_std
+    assert difference.abs().max() > 0.05
+
+
+def test_humidity_is_never_negative_and_the_undefined_channels_are_nan() -> None:
+    net, x = network(), states(2)
+    with torch.no_grad():
+        output = net(x)
+    humidity = [i for i, c in enumerate(CHANNELS) if c.variable == "q"]
+    assert x[:, [69 + i for i in humidity]].min() < -1e-5
+    assert output[:, humidity].min() >= 0
+    assert output[:, 69:].isnan().all()
+    assert output[:, :69].isfinite().all()
+
+
+def test_a_grid_that_cannot_be_halved_is_refused() -> None:
+    mean, std = profile()
+    constants = MiniConstants(mean, std, std, 0 * std, np.zeros((4, 121, 240), np.float32))
+    with pytest.raises(ValueError, match="121x240"):
+        MiniNetwork(constants, SIZE)
+
+
+def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
+    """One step for batches of 1 and 3, and twelve steps rolled out."""
+    net, path = network(), tmp_path / "small.onnx"
+    to_onnx(net, path)
+    for batch in (1, 3):
+        assert parity(net, path, states(batch).numpy()).max() < 1e-5
+    write_metadata(path, forecast_metadata("small", "1", GRID.name, "tiny"))
+    x = states(1)
+    previous, current = x[:, :69], x[:, 69:]
+    rolled = list(OnnxForecastModel(path).forecast(previous.numpy(), current.numpy(), 12))
+    with torch.no_grad():
+        for state in rolled:
+            previous, current = current, net.step(previous, current)
+            difference = (torch.from_numpy(state) - current).abs().amax((0, 2, 3)) / net.std[:, 0, 0]
+            assert difference.max() < 1e-3

@@ -1,0 +1,155 @@
+"""Superobs on channels and observation planes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dacycle.forecast_adapter.channels import NAMES, index
+from dacycle.forecast_adapter.grid import cells, get_grid
+from dacycle.obs_ingest.errors import ERRORS, instrument_share, standard_error
+from dacycle.obs_ingest.operators import equivalents, specific_humidity, station_pressure_ratio
+from dacycle.obs_ingest.superobs import grid_observations
+from dacycle.obs_ingest.table import ObservationError, concatenate
+from tests.obs_ingest.helpers import observations
+
+GRID = get_grid("5.625deg")
+
+
+def background(seed=0):
+    rng = np.random.default_rng(seed)
+    array = rng.normal(280, 5, (len(NAMES), *GRID.shape)).astype(np.float32)
+    array[index("msl")] = 101325
+    return array
+
+
+def gridded(table, h=None, state=None, **options):
+    state = background() if state is None else state
+    h = equivalents(table, state, state, GRID, np.zeros(GRID.shape)) if h is None else h
+    return grid_observations(table, np.asarray(h, float), state, GRID, **options)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 30),
+    st.floats(-20, 20),
+    st.floats(0.1, 5),
+    st.integers(0, 1000),
+)
+def test_identical_departures_give_the_cells_background_plus_that_departure(n, departure, error, seed):
+    rng = np.random.default_rng(seed)
+    lat, lon = 47.8 + rng.uniform(-1, 1, n), 11.2 + rng.uniform(-1, 1, n)  # one cell
+    elevation = rng.uniform(0, 3000, n)
+    state = background(seed)
+    table = observations("t2m", np.zeros(n), latitude=lat, longitude=lon, elevation=elevation, error=error)
+    h = equivalents(table, state, state, GRID, np.zeros(GRID.shape))
+    result = gridded(table.assign(value=h + departure), h, state)
+    y, x = (int(k[0]) for k in cells(GRID, lat[:1], lon[:1]))
+    assert result.values[index("t2m"), y, x] == pytest.approx(state[index("t2m"), y, x] + departure, abs=1e-3)
+    share = instrument_share("t2m", 280.0)
+    assert result.errors[index("t2m"), y, x] == pytest.approx(error * np.sqrt(1 - share + share / n), rel=1e-5)
+    assert (result.errors > 0).sum() == 1
+
+
+def test_one_observation_keeps_its_error_and_many_keep_the_representativeness():
+    error = float(standard_error("msl", 101000.0))
+    one = gridded(observations("msl", [101000.0], error=error))
+    many = gridded(observations("msl", np.full(1000, 101000.0), error=error))
+    assert one.errors.max() == pytest.approx(error)
+    assert many.errors.max() == pytest.approx(ERRORS["msl"].representativeness, rel=1e-2)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(-85, 85), st.floats(-540, 540))
+def test_an_observation_lands_in_its_cell_whatever_the_longitude_convention(latitude, longitude):
+    state = background()
+    wrapped = (longitude + 180) % 360 - 180
+    places = []
+    for lon in (wrapped, wrapped % 360):
+        result = gridded(observations("u10", [5.0], latitude=latitude, longitude=lon), state=state)
+        channel, y, x = (int(k[0]) for k in np.nonzero(result.errors))
+        places.append((channel, y, x))
+        assert abs(GRID.latitude[y] - latitude) <= 5.625 / 2 + 1e-6
+        distance = abs((GRID.longitude[x] - lon + 180) % 360 - 180)
+        assert distance <= 5.625 / 2 + 1e-6
+    assert places[0] == places[1]
+    assert places[0][0] == index("u10")
+
+
+def test_where_nothing_was_observed_both_planes_are_exactly_zero():
+    result = gridded(observations(["t2m", "olr"], [280.0, 230.0], period=[0.0, 6.0], error=2.0))
+    assert result.values.shape == (72, 32, 64)
+    assert result.values.dtype == result.errors.dtype == np.float32
+    assert (result.errors > 0).sum() == 2
+    assert (result.values[result.errors == 0] == 0).all()
+    assert np.isfinite(result.values).all()
+
+
+def test_only_assimilated_rows_count():
+    table = observations("t2m", [280.0] * 4, longitude=[10.0, 30.0, 50.0, 70.0])
+    table["use"] = table["use"].cat.set_categories(table["use"].cat.categories)
+    for i, use in enumerate(("assimilated", "withheld", "rejected", "late")):
+        table.loc[i, "use"] = use
+    assert (gridded(table).errors > 0).sum() == 1
+
+
+def test_errors_are_floored_by_the_channels_spread():
+    table = observations("t2m", [280.0], error=1e-6)
+    std = np.full(len(NAMES), 10.0, np.float32)
+    assert gridded(table, std=std).errors.max() == pytest.approx(0.1)
+    assert gridded(table).errors.max() == pytest.approx(1e-6)
+
+
+def test_each_level_goes_to_its_channel_and_others_to_the_nearest():
+    pressure = [5000.0, 50000.0, 100000.0, 52000.0, 99000.0]
+    lon = [0.0, 40.0, 80.0, 120.0, 160.0]
+    result = gridded(observations("v", np.zeros(5), pressure=pressure, longitude=lon))
+    channels = [NAMES[c] for c in np.nonzero(result.errors)[0]]
+    assert sorted(channels) == sorted(["v50", "v500", "v1000", "v500", "v1000"])
+
+
+def test_planes_are_plain_means_in_the_order_asked_for():
+    rain = observations("tp", [2.0, 4.0], period=6.0)
+    olr = observations("olr", [200.0, 240.0], period=6.0)
+    half_day = observations("tp", [90.0], period=12.0)
+    result = gridded(concatenate([rain, olr, half_day]), planes=("olr", "tp6h"))
+    assert result.planes == ("olr", "tp6h")
+    assert result.values.shape[0] == 71
+    assert result.values[69].max() == pytest.approx(220.0)
+    assert result.values[70].max() == pytest.approx(3.0)
+    assert gridded(rain, planes=()).values.shape[0] == 69
+
+
+def test_dewpoint_becomes_humidity_at_the_stations_pressure():
+    table = observations("td2m", [283.15], elevation=1000.0, error=1.5)
+    result = gridded(table, planes=("q2m",))
+    pressure = 101325 * station_pressure_ratio(1000.0)
+    expected = specific_humidity(283.15, pressure)
+    assert result.values[69].max() == pytest.approx(expected, rel=1e-5)
+    slope = specific_humidity(283.65, pressure) - specific_humidity(282.65, pressure)
+    assert result.errors[69].max() == pytest.approx(1.5 * slope, rel=1e-4)
+    assert expected == pytest.approx(8.5e-3, rel=0.02)
+
+
+def test_station_pressure_stands_in_for_sea_level_pressure_only_where_there_is_none():
+    state = background()
+    ps = observations("ps", [0.0], elevation=500.0, error=100.0)
+    h = equivalents(ps, state, state, GRID, np.zeros(GRID.shape))
+    high = gridded(ps.assign(value=h + 100.0), h, state)
+    ratio = station_pressure_ratio(500.0)
+    assert high.values.max() == pytest.approx(101325 + 100 / ratio, rel=1e-6)
+    assert high.errors.max() == pytest.approx(100 / ratio, rel=1e-5)
+    both = concatenate([ps.assign(value=h + 5000.0), observations("msl", [101325.0])])
+    assert gridded(both, state=state).values.max() == pytest.approx(101325.0)
+
+
+def test_an_unknown_plane_is_refused():
+    with pytest.raises(ObservationError, match="unknown observation plane snow"):
+        gridded(observations("t2m", [280.0]), planes=("snow",))
+
+
+def test_nothing_gives_nothing():
+    table = observations("t2m", [280.0]).iloc[:0]
+    result = gridded(table)
+    assert not result.errors.any()
+    assert not result.values.any()

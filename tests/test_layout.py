@@ -1,0 +1,172 @@
+"""The layout's promises: four top-level components, imported only as dacycle.NAME, each only from those below it."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMPONENTS = ("cycler", "assimilators", "obs_ingest", "forecast_adapter")  # each may import those after it
+DATA = {".csv", ".html", ".json", ".md", ".nc", ".npz", ".onnx", ".yaml"}
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
+def modules(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sources(ROOT / folder) if path.suffix == ".py"]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of everything a file imports, at any depth; relative ones are resolved."""
+    package = ("dacycle", *path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join([*base, *filter(None, [node.module])])
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def python(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_each_component_is_linked_and_found(component: str) -> None:
+    link = ROOT / "src/dacycle" / component
+    assert os.readlink(link) == f"../../{component}"
+    assert link.resolve() == ROOT / component
+
+
+def test_cycler_is_no_regular_package() -> None:
+    """With an __init__.py, `python -m anything` at the root would find it in place of matplotlib's cycler."""
+    assert not (ROOT / "cycler/__init__.py").exists()
+    assert not list((ROOT / "cycler").rglob("conftest.py")), "pytest would put cycler/ itself on sys.path"
+    assert not list((ROOT / "cycler").rglob("test_*.py"))
+
+
+def test_matplotlib_works_from_the_root() -> None:
+    found = python(
+        "import matplotlib.pyplot, cycler; matplotlib.pyplot.rcParams['axes.prop_cycle']; print(cycler.__file__)",
+        cwd=ROOT,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+    )
+    assert found.returncode == 0, found.stderr
+    assert "site-packages" in found.stdout
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_imports_go_downwards_only(component: str) -> None:
+    allowed = COMPONENTS[COMPONENTS.index(component) :]
+    upwards = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules(component)
+        for name in imports(path)
+        for other in COMPONENTS
+        if other not in allowed and re.match(rf"dacycle\.{other}(\.|$)", name)
+    ]
+    assert not upwards
+
+
+def test_no_component_is_imported_by_its_bare_name() -> None:
+    """It would work from the root, silently, as a second copy of the module."""
+    bare = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules(*COMPONENTS, "tests", "docs", "deploy")
+        for name in imports(path)
+        if name.split(".")[0] in COMPONENTS
+    ]
+    assert not bare
+
+
+def test_every_imported_package_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    requirements = project["dependencies"] + extras["train"] + extras["nature"]
+    declared = {normal(re.match(r"[\w.-]+", line)[0]) for line in requirements}  # type: ignore[index]
+    distributions = importlib.metadata.packages_distributions()
+    undeclared = {
+        f"{path.relative_to(ROOT)} imports {top}"
+        for path in modules(*COMPONENTS)
+        for top in {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"dacycle"}
+        if not {normal(d) for d in distributions.get(top, [top])} & declared
+    }
+    assert not undeclared
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_only_one_onnxruntime_and_no_registry_addresses_in_the_locks() -> None:
+    for lock in ROOT.glob("requirements*.lock"):
+        text = lock.read_text()
+        assert re.search(r"^onnxruntime-gpu==", text, re.M), f"{lock.name} lacks onnxruntime-gpu"
+        assert not re.search(r"^onnxruntime==", text, re.M), f"{lock.name} has both builds of onnxruntime"
+        assert "://" not in text
+        assert "--" not in text
+
+
+def test_the_command_line_starts_without_torch_prefect_or_jax() -> None:
+    """The first two take seconds to import and the others need not be installed."""
+    found = python(
+        "import sys, dacycle.cycler.cli\n"
+        "print(sorted({'torch', 'lightning', 'jax', 'jcm', 'prefect'} & set(sys.modules)))"
+    )
+    assert found.stdout.strip() == "[]", found.stdout + found.stderr
+
+
+def test_a_checkout_without_links_says_what_is_wrong(tmp_path: Path) -> None:
+    package = tmp_path / "dacycle"
+    package.mkdir()
+    shutil.copy(ROOT / "src/dacycle/__init__.py", package)
+    (package / "cycler").write_text("../../cycler")  # what a clone without symbolic links leaves
+    found = python("import dacycle", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert found.returncode != 0
+    assert "symbolic links" in found.stderr
+    assert "cycler, assimilators, obs_ingest, forecast_adapter" in found.stderr
+
+
+def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for folder in (*COMPONENTS, "src"):
+        shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=ignore)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tree)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", tmp_path, tree], check=True)
+    (wheel,) = tmp_path.glob("dacycle-*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {
+        f"dacycle/{path.relative_to(ROOT)}"
+        for component in COMPONENTS
+        for path in sources(ROOT / component)
+        if path.suffix == ".py" or path.suffix in DATA
+    }
+    assert wanted <= held, f"missing from the wheel: {sorted(wanted - held)}"
+    assert {"dacycle/__init__.py", "dacycle/py.typed"} <= held
+    assert not [name for name in held if name.startswith(("cycler/", "tests/"))], "a bare `cycler` breaks matplotlib"
+
+
+def test_data_files_are_of_a_kind_that_is_packaged() -> None:
+    strange = [
+        str(path.relative_to(ROOT))
+        for component in COMPONENTS
+        for path in sources(ROOT / component)
+        if path.suffix not in DATA | {".py"}
+    ]
+    assert not strange, "add the suffix to package-data in pyproject.toml, or the wheel will lack the file"

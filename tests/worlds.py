@@ -1,0 +1,171 @@
+"""Doubles for tests: a tiny world and a forecast model with the true contract, both made up but physically plausible.
+
+The truth is a profile per channel plus smooth anomalies that move one grid column eastward every six hours, damped by
+`DAMPING` and refreshed by noise. The model knows the movement and the damping, not the noise.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import xarray as xr
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from scipy.ndimage import gaussian_filter
+
+from dacycle.assimilators.base import Analysis, register
+from dacycle.forecast_adapter.channels import CHANNELS, NAMES
+from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.models import forecast_metadata
+from dacycle.forecast_adapter.onnxfile import write_metadata
+from dacycle.forecast_adapter.reference import write_times
+from dacycle.forecast_adapter.state import make_state, to_dataset
+from dacycle.forecast_adapter.statistics import Statistics
+
+GRID = get_grid("5.625deg")
+START = np.datetime64("2024-01-01T00", "h")
+DAMPING = 0.97
+HEIGHTS = dict(
+    zip(
+        (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000),
+        (20576, 16180, 13608, 11784, 10363, 9164, 7185, 5574, 4206, 3012, 1457, 762, 111),
+        strict=True,
+    )
+)
+
+
+def profile() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation (69,) of the truth, SI."""
+    surface = {"u10": (2.0, 4.0), "v10": (0.0, 4.0), "t2m": (288.0, 4.0), "msl": (101325.0, 600.0)}
+    pairs = []
+    for channel in CHANNELS:
+        height = HEIGHTS.get(channel.level or 1000, 111)
+        humidity = 0.009 * np.exp(-height / 2500.0) + 3e-6
+        upper = {
+            "z": (9.80665 * height, 250.0),
+            "q": (humidity, 0.12 * humidity),
+            "u": (12.0, 5.0),
+            "v": (0.0, 5.0),
+            "t": (max(288.15 - 0.0065 * height, 216.65), 2.5),
+        }
+        pairs.append(surface[channel.name] if channel.level is None else upper[channel.variable])
+    mean, std = np.array(pairs, np.float32).T
+    return mean, std
+
+
+def make_world(folder: Path, days: int, seed: int = 0, name: str = "tiny") -> Path:
+    """Write a world of 6-hourly states from 2024-01-01T00 over `days`; return its folder."""
+    rng = np.random.default_rng(seed)
+    mean, std = profile()
+    folder.mkdir(parents=True, exist_ok=True)
+    orography = 600 * np.maximum(_smooth(rng, 1)[0], 0)
+    land = (orography > 0).astype(np.float32)
+    anomaly, states = _smooth(rng, len(NAMES)), []
+    for step in range(4 * days + 1):
+        array = mean[:, None, None] + std[:, None, None] * anomaly
+        state = to_dataset(make_state(array.astype(np.float32), GRID, START + 6 * step))
+        states.append(state.assign(_surface_fields(array, anomaly, orography)))
+        fresh = np.sqrt(1 - DAMPING**2) * _smooth(rng, len(NAMES))
+        anomaly = DAMPING * np.roll(anomaly, 1, axis=-1) + fresh
+    write_times(xr.concat(states, "time", data_vars="minimal"), folder / "reference/2024-01-01.nc")
+    _write_constants(folder, name, mean, std, orography, land)
+    return folder
+
+
+def make_model(path: Path, world: str = "tiny", scale: float = DAMPING) -> Path:
+    """Write the double of a forecast model: x(t+6h) = mean + scale (x(t) - mean), one column to the east.
+
+    The contract is the true one: (B, 138, H, W) in, both frames; (B, 138, H, W) out, of which the last 69 are not for
+    use and NaN here.
+    """
+    mean, _ = profile()
+    constants = {
+        "first": np.array([69]), "end": np.array([138]), "channel_axis": np.array([1]),
+        "last_column": np.array([-1]), "width": np.array([GRID.shape[1]]), "zero": np.array([0]),
+        "longitude_axis": np.array([3]),
+        "scale": np.array(scale, np.float32), "offset": ((1 - scale) * mean)[None, :, None, None].astype(np.float32),
+        "nan": np.array(np.nan, np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Slice", ["input", "first", "end", "channel_axis"], ["current"]),
+        helper.make_node("Slice", ["current", "last_column", "width", "longitude_axis"], ["east"]),
+        helper.make_node("Slice", ["current", "zero", "last_column", "longitude_axis"], ["west"]),
+        helper.make_node("Concat", ["east", "west"], ["moved"], axis=3),
+        helper.make_node("Mul", ["moved", "scale"], ["damped"]),
+        helper.make_node("Add", ["damped", "offset"], ["next"]),
+        helper.make_node("Mul", ["next", "nan"], ["unused"]),
+        helper.make_node("Concat", ["next", "unused"], ["output"], axis=1),
+    ]
+    shape = ["batch", 138, *GRID.shape]
+    graph = helper.make_graph(
+        nodes,
+        "double",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    write_metadata(path, forecast_metadata("double", "1", GRID.name, world))
+    return path
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """The double of an assimilator: every observed cell moves by `weight` of its departure, no other."""
+
+    world: str
+    weight: float = 0.5
+    grid: Grid = GRID
+    name: str = "nudge"
+    digest: str = ""
+    planes: tuple[str, ...] = ()
+
+    def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+        """See `Assimilator.analyse`."""
+        channels = background.shape[1]
+        departure = np.where(errors[:, :channels] > 0, values[:, :channels] - background, 0)
+        return Analysis((background + self.weight * departure).astype(np.float32))
+
+
+def register_doubles() -> None:
+    """Make `nudge` known as an assimilator, and `wild`, whose analyses are not finite."""
+    register("nudge", lambda world, threads: Nudge(world.name))
+    register("wild", lambda world, threads: Nudge(world.name, weight=np.nan, name="wild"))
+
+
+def _smooth(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """(count, H, W) random fields of mean 0 and variance about 1, smooth and periodic in longitude."""
+    noise = rng.standard_normal((count, *GRID.shape))
+    fields = gaussian_filter(noise, (0, 2, 3), mode=("nearest", "nearest", "wrap"))
+    return fields / fields.std()
+
+
+def _surface_fields(array: NDArray, anomaly: NDArray, orography: NDArray) -> dict[str, tuple]:
+    t2m, msl = array[NAMES.index("t2m")], array[NAMES.index("msl")]
+    pressure = msl * (1 - 0.0065 * orography / 288.15) ** 5.257
+    fields = {
+        "total_precipitation_6hr": 0.002 * np.maximum(anomaly[NAMES.index("q700")], 0),
+        "outgoing_longwave_radiation": 240 - 15 * anomaly[NAMES.index("q500")],
+        "2m_dewpoint_temperature": t2m - 4,
+        "surface_pressure": pressure,
+    }
+    return {k: (("time", "latitude", "longitude"), v[None].astype(np.float32)) for k, v in fields.items()}
+
+
+def _write_constants(folder: Path, name: str, mean: NDArray, std: NDArray, orography: NDArray, land: NDArray) -> None:
+    """Everything of a world beside its reference."""
+    Statistics(mean, std, name, "made up").save(folder / "statistics.nc")
+    coefficients = np.zeros((5, len(NAMES), *GRID.shape), np.float32)
+    coefficients[0] = mean[:, None, None]
+    place = {"latitude": GRID.latitude, "longitude": GRID.longitude}
+    climatology = {"coefficients": (("term", "channel", "latitude", "longitude"), coefficients)}
+    xr.Dataset(climatology, {"channel": NAMES, **place}).to_netcdf(folder / "climatology.nc", engine="h5netcdf")
+    static = {
+        "geopotential_at_surface": (("latitude", "longitude"), (9.80665 * orography).astype(np.float32)),
+        "land_sea_mask": (("latitude", "longitude"), land),
+    }
+    xr.Dataset(static, place).to_netcdf(folder / "static.nc", engine="h5netcdf")
+    (folder / "world.yaml").write_text(f"name: {name}\ngrid: {GRID.name}\ndescription: a double for tests\n")
