@@ -165,8 +165,8 @@ def _card(
     lines = [
         f"# {recipe.name} {recipe.version}",
         "",
-        f"Forecast model of the world `{world.name}` on `{world.grid.name}`. `input` (B, 138, H, W) is x(t-6h), x(t) in",
-        "SI units; the first 69 channels of `output` are x(t+6h). The others are NaN: they are never to be used.",
+        f"Forecast model of the world `{world.name}` on `{world.grid.name}`. `input` (B, 138, H, W) is x(t-6h), x(t)",
+        "in SI units; the first 69 channels of `output` are x(t+6h). The others are NaN: they are never to be used.",
         "",
         f"- sha256: `{model.digest}`",
         f"- {record['weights']:,} weights, licence {recipe.licence}",

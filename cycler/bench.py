@@ -31,8 +31,8 @@ class Bench:
         loading: networks, world, and the cold start.
         forecasts, forecast_steps: how many forecasts, and their 6-h steps.
         forecast_seconds: all of them, scoring included.
-        prefect_start, prefect: seconds that an embedded Prefect server took to start and run a flow of one cycle, and by
-            how much the same cycles took longer as one flow run on it; None where not asked for.
+        prefect_start, prefect: seconds that an embedded Prefect server took to start and run a flow of one cycle, and
+            by how much the same cycles took longer as one flow run on it; None where not asked for.
         megabytes: the archive of the cycles.
         peak_megabytes: most memory that this process held.
     """
@@ -65,7 +65,9 @@ class Bench:
         return self.cycles / (self.seconds - self.loading + self.forecast_seconds)
 
 
-def bench(experiment: Experiment, cycles: int, forecasts: bool = True, prefect: bool = False, threads: int = 1) -> Bench:
+def bench(
+    experiment: Experiment, cycles: int, forecasts: bool = True, prefect: bool = False, threads: int = 1
+) -> Bench:
     """Run the first `cycles` cycles of an experiment, and the forecasts from them, in a temporary archive."""
     last = experiment.start + (cycles - 1) * STEP
     short = experiment.model_copy(update={"end": last})

@@ -1,7 +1,7 @@
 """Checks of an installation, and of what one experiment needs: what is wrong, and what mends it."""
 
 import hashlib
-import importlib.util
+import importlib
 import platform
 import shutil
 import sys
@@ -17,7 +17,6 @@ import pandas as pd
 from onnxruntime.datasets import get_example
 from packaging.requirements import Requirement
 
-from dacycle import COMPONENTS
 from dacycle.cycler.archive import Archive, ArchiveError
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, load_experiment
 from dacycle.cycler.inputs import load_inputs
@@ -111,14 +110,18 @@ def _provider() -> Finding:
         session = open_session(get_example("sigmoid.onnx"), provider=CUDA if device else CPU)
     except ModelFileError as error:
         found = f"there is a GPU, but a session does not run on it: {error}"
-        return Finding("provider", "warning", found, "install the CUDA and cuDNN libraries that this ONNX Runtime needs")
+        return Finding(
+            "provider", "warning", found, "install the CUDA and cuDNN libraries that this ONNX Runtime needs"
+        )
     values = np.linspace(-1, 1, 60, dtype=np.float32).reshape(3, 4, 5)
     (result,) = session.run(None, {session.get_inputs()[0].name: values})
     right = np.allclose(result, 1 / (1 + np.exp(-values)), atol=1e-6)
     found = f"{session.get_providers()[0]} of ONNX Runtime {onnxruntime.__version__}" + (
         "" if device else "; no GPU found"
     )
-    return Finding("provider", "ok" if right else "wrong", found, "" if right else "it computes wrong numbers: reinstall")
+    return Finding(
+        "provider", "ok" if right else "wrong", found, "" if right else "it computes wrong numbers: reinstall"
+    )
 
 
 def _prefect() -> Finding:
@@ -131,18 +134,13 @@ def _prefect() -> Finding:
 
 
 def _matplotlib() -> Finding:
-    """A component installed under its bare name would stand in for matplotlib's own `cycler`."""
-    found = [name for name in COMPONENTS if name != "cycler" and _origin(name)]
-    origin = _origin("cycler")
-    right = not found and origin is not None and (Path(origin).parent / "__init__.py").exists()
-    remedy = "remove the bare package, or the folder from PYTHONPATH; the components are imported as dacycle.NAME"
-    described = "matplotlib's own cycler is in place" if right else f"bare {', '.join(found or ['cycler'])} on sys.path"
-    return Finding("imports", "ok" if right else "wrong", described, "" if right else remedy)
-
-
-def _origin(name: str) -> str | None:
-    spec = importlib.util.find_spec(name)
-    return None if spec is None else spec.origin
+    """Another package named `cycler` on sys.path, ours above all, would break every plot."""
+    module = importlib.import_module("cycler")
+    place = getattr(module, "__file__", None)
+    if hasattr(module, "Cycler"):
+        return Finding("imports", "ok", "matplotlib's own cycler is in place")
+    remedy = "remove that package or folder from sys.path (PYTHONPATH); ours is imported as dacycle.cycler"
+    return Finding("imports", "wrong", f"`import cycler` gives {place}, which is not matplotlib's", remedy)
 
 
 def _world(experiment: Experiment, folder: Path, times: np.ndarray) -> Finding:

@@ -19,14 +19,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
+from prefect.futures import PrefectFuture
 from prefect.logging.handlers import APILogWorker
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings, temporary_settings
 
 from dacycle.cycler import drift, replay
-from dacycle.cycler import report as reporting
 from dacycle.cycler.archive import Archive, Record
-from dacycle.cycler.experiment import STEP, Experiment, cycle_id, load_experiment
+from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import load_world
 
@@ -42,6 +41,9 @@ def embedded_server(home: Path) -> Iterator[None]:
     if get_current_settings().api.url:
         yield
         return
+    # The server's code is large, and the process of a worker's flow run does not need it.
+    from prefect.server.api.server import SubprocessASGIServer
+
     home.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {"home": home.resolve(), "server.analytics_enabled": False}
     with temporary_settings(settings):
@@ -151,13 +153,12 @@ def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
         days_per_task: days of cycles in one task; each task loads the networks anew.
     """
     described = load_experiment(experiment)
-    forecasting = None
+    forecasting: PrefectFuture[list[str]] | None = None
     for run in _runs(described):
         for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
             replay_stretch(experiment, archive, run.name, first, last)
             # Never needed by the chain, so they run beside it, one at a time and in order.
-            wait = [] if forecasting is None else [forecasting]
-            forecasting = make_forecasts.submit(experiment, archive, run.name, wait_for=wait)
+            forecasting = make_forecasts.submit(experiment, archive, run.name, return_state=False, wait_for=forecasting)
     if forecasting is not None:
         forecasting.result()
     write_report(experiment, archive)
@@ -219,6 +220,8 @@ def report(experiment: str, archive: str) -> str:
 @task(task_run_name="report", **_TASK)
 def write_report(experiment: str, archive: str) -> str:
     """The report from what is in the archive; return its path."""
+    from dacycle.cycler import report as reporting  # pictures: seconds to import
+
     described = load_experiment(experiment)
     path = reporting.write_report(Archive(archive).branch(described.name), load_world(described.world))
     get_run_logger().info("report: %s", path)

@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from dacycle.cycler.archive import Archive, Branch, write_whole
+from dacycle.cycler.archive import Archive, ArchiveError, Branch, write_whole
 from dacycle.cycler.drift import LEAD_STEP, read_scores
 from dacycle.cycler.report_parts import figures, maps, style, tables
 from dacycle.cycler.verification import BLOCK_DAYS, QUANTITIES, Verification, fingerprint, trends, verify
@@ -40,15 +40,18 @@ def write_report(branch: Branch, world: World, path: Path | None = None) -> Path
 
 
 def page(branch: Branch, world: World) -> str:
-    """The report as HTML."""
+    """The report as HTML; raises as `write_report`."""
+    records = [record for record in branch.records if record["status"] != "cold_start"]
+    if not records:
+        raise ArchiveError(f"{branch.archive.folder}: {branch.name} has no cycle yet; run `dacycle hindcast` first")
     verification = verify(branch, world)
     free = _free_run(branch, world)
     drift = read_scores(branch)
-    records = [record for record in branch.records if record["status"] != "cold_start"]
     context = {
         "experiment": branch.experiment,
         "world": world,
         "overview": _overview(records, verification),
+        "not_causal": [source.source for source in branch.experiment.observations if source.cutoff is None],
         "strip": status_strip(records),
         "incidents": [r for r in records if r["status"] != "ok"],
         "free_name": f"{branch.name}-free" if free is not None else None,

@@ -23,7 +23,7 @@ RETRY = pd.Timedelta(minutes=10)
 logger = logging.getLogger(__name__)
 
 
-class _Stopping(Exception):
+class _Stopping(Exception):  # noqa: N818 - not an error
     """The service was told to stop, and the archive stands whole: leave."""
 
 

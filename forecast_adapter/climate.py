@@ -70,7 +70,7 @@ def describe(sample: Sample) -> str:
         jets = sample.states[np.isin(sample.month, months), index("u200")].mean((0, 2))
         north, south = sample.grid.latitude > 0, sample.grid.latitude < 0
         found = [(jets[half].max(), sample.grid.latitude[half][jets[half].argmax()]) for half in (north, south)]
-        text = " and ".join(f"{speed:.0f} m/s at {abs(lat):.0f}{'NS'[lat < 0]}" for speed, lat in found)
+        text = " and ".join(f"{speed:.0f} m/s at {abs(lat):.0f}{'S' if lat < 0 else 'N'}" for speed, lat in found)
         lines.append(f"{label}: zonal-mean u200 jets of {text}.")
     return "\n".join(lines) + "\n"
 
@@ -90,6 +90,8 @@ def draw(sample: Sample, path: Path) -> None:
         section = sample.states[np.isin(sample.month, months)][:, wind].mean((0, 3))
         filled = ax.contourf(sample.grid.latitude, LEVELS, section, np.arange(-40, 61, 5), cmap="RdBu_r", extend="both")
         ax.set(title=f"zonal-mean u (m/s), {label}", ylim=(1000, 50), yscale="log", ylabel="hPa")
+        ax.set_yticks(ticks := [50, 100, 200, 300, 500, 700, 1000], [str(level) for level in ticks], minor=False)
+        ax.minorticks_off()
         figure.colorbar(filled, ax=ax)
     axes[1, 0].plot(sample.grid.latitude, 4 * sample.surface["tp6h"].mean((0, 2)), color="tab:blue")
     axes[1, 0].set(title="precipitation (mm/day, blue) and OLR (W/m2, red)", xlabel="latitude")

@@ -22,6 +22,9 @@ __all__ = ["ForecastTraining", "TrainingError", "channel_weights"]
 
 VALIDATION_STEPS = 4  # 24 hours
 VALIDATION_STARTS = 48
+POLAR_FLOOR = 0.5
+"""Least weight of a cell in the loss, as a share of the mean cell's. By area alone the rows at the poles hardly count,
+the network learns them badly, and a long forecast or a cycle goes astray from there."""
 
 
 class TrainingError(RuntimeError):
@@ -38,7 +41,8 @@ class ForecastTraining(lightning.LightningModule):
     """Trains ``network`` and keeps ``average``, the running average of its weights, which is what is exported.
 
     A batch is (B, 2 + steps, 69, H, W) of consecutive normalised states. The loss is the squared error of each
-    state of the rollout in units of the channel's 6-h standard deviation, weighted by cell area and channel.
+    state of the rollout in units of the channel's 6-h standard deviation, weighted by channel and by cell
+    area, of which no cell is given less than `POLAR_FLOOR`.
     """
 
     def __init__(self, network: MiniNetwork, recipe: Recipe, area: NDArray[np.floating]) -> None:
@@ -47,7 +51,8 @@ class ForecastTraining(lightning.LightningModule):
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.recipe = recipe
         weights = channel_weights(recipe.top_weight)
-        loss_weights = (weights / weights.mean())[:, None, None] * np.asarray(area, np.float32)
+        cells = np.maximum(area, POLAR_FLOOR).astype(np.float32)
+        loss_weights = (weights / weights.mean())[:, None, None] * (cells / cells.mean())
         self.register_buffer("loss_weights", torch.from_numpy(loss_weights), persistent=False)
         self.register_buffer("area", torch.from_numpy(np.asarray(area, np.float32)), persistent=False)
         # Kept out of the module tree: it shares the network's weights.
@@ -86,15 +91,13 @@ class ForecastTraining(lightning.LightningModule):
         """
         frames = [frame.contiguous(memory_format=torch.channels_last) for frame in batch.unbind(1)]
         if self.recipe.noise > 0:
+            self._noise.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
             change = frames[1] - frames[0]
             for k in (0, 1):
                 order = torch.randperm(len(change), generator=self._noise)
                 share = self.recipe.noise * (2 * torch.rand((len(change), 1, 1, 1), generator=self._noise) - 1)
                 frames[k] = frames[k] + share.to(change) * change[order.to(change.device)]
         return frames
-
-    def on_train_epoch_start(self) -> None:
-        self._noise.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_index: int) -> None:
         # The average follows faster at first: the early weights say nothing about the late ones.
@@ -120,8 +123,9 @@ class ForecastTraining(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Tensor]:
         epoch = self.trainer.current_epoch
         windows = Windows(self.years[0], 2 + self.recipe.steps_at(epoch))
-        order = torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch)
-        return DataLoader(windows, self.recipe.batch, shuffle=True, drop_last=True, generator=order)
+        # A fixed list, not a shuffling sampler: how often Lightning asks for the order differs in a resumed run.
+        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(windows)).tolist()
+        return DataLoader(windows, self.recipe.batch, sampler=order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         frames = 2 + VALIDATION_STEPS

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -70,6 +72,9 @@ def fit(
     module = ForecastTraining(network, recipe, world.grid.weights)
     module.years = (training, validation)
     checkpoint = folder / "last.ckpt"
+    # Its hints on other products, and that the averaged weights are in evaluation mode, help nobody here.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
     trainer = lightning.Trainer(
         accelerator="auto",
         devices="auto",

@@ -101,7 +101,9 @@ def bench(
     table.add_row("total", f"{1000 * total:.1f}", "")
     console.print(table)
     console.print(f"{found.rate:.2f} cycles a second, {3600 * found.rate / 1464:.2f} years of cycles an hour")
-    console.print(f"loading and cold start {found.loading:.1f} s, archive {found.megabytes / found.cycles:.2f} MB a cycle")
+    console.print(
+        f"loading and cold start {found.loading:.1f} s, archive {found.megabytes / found.cycles:.2f} MB a cycle"
+    )
     if found.forecasts:
         each, step = found.forecast_seconds / found.forecasts, found.forecast_seconds / found.forecast_steps
         console.print(f"{found.forecasts} forecasts: {each:.2f} s each, {1000 * step:.0f} ms a step, scoring included")

@@ -1,8 +1,8 @@
 """Make the packaged station lists: `python -m dacycle.obs_ingest.networks.make [FOLDER]`.
 
 Reads the aerodrome table of avwx-engine (MIT; its positions come from OurAirports, public domain), which has to be
-installed beside dacycle for this command only, and writes `stations.csv` and `sondes.csv`. The choice is a pure
-function of that table: the same release gives the same files.
+installed beside dacycle for this command only, adds stations where there are no aerodromes, and writes `stations.csv`
+and `sondes.csv`. The choice is a pure function of that table: the same release gives the same files.
 """
 
 import hashlib
@@ -21,16 +21,43 @@ SPACING_KM = 60.0
 LONELY_KM = 300.0
 KEPT_SHARE = 0.45
 SONDES = 350
+# Aerodromes leave out the stations of the Antarctic and of the southern oceans. Their WMO number, position and height:
+REMOTE = (
+    ("89002", -70.67, -8.25, 50),  # Neumayer
+    ("89022", -75.58, -26.27, 30),  # Halley
+    ("89050", -62.20, -58.96, 16),  # Bellingshausen
+    ("89055", -64.23, -56.72, 198),  # Marambio
+    ("89062", -67.57, -68.13, 16),  # Rothera
+    ("89512", -70.77, 11.83, 119),  # Novolazarevskaya
+    ("89532", -69.00, 39.58, 18),  # Syowa
+    ("89564", -67.60, 62.87, 10),  # Mawson
+    ("89571", -68.58, 77.97, 18),  # Davis
+    ("89592", -66.55, 93.02, 40),  # Mirny
+    ("89606", -78.46, 106.84, 3488),  # Vostok
+    ("89611", -66.28, 110.53, 40),  # Casey
+    ("89625", -75.10, 123.35, 3233),  # Concordia
+    ("89642", -66.66, 140.00, 43),  # Dumont d'Urville
+    ("89662", -74.70, 164.10, 92),  # Mario Zucchelli
+    ("61996", -37.80, 77.57, 27),  # Amsterdam Island
+    ("61998", -49.35, 70.25, 29),  # Kerguelen
+    ("68906", -40.35, -9.88, 54),  # Gough Island
+    ("68994", -46.88, 37.87, 22),  # Marion Island
+    ("88903", -54.28, -36.50, 3),  # Grytviken
+    ("94998", -54.50, 158.94, 6),  # Macquarie Island
+)
 _RANK = {"large_airport": 0, "medium_airport": 1, "weather_station": 2}
 
 
 def candidates() -> pd.DataFrame:
-    """Reporting aerodromes with an ICAO identifier, a position and an elevation, the larger ones first."""
+    """The remote stations, then reporting aerodromes with a position and an elevation, the larger ones first."""
     spec = importlib.util.find_spec("avwx")
     if spec is None or spec.origin is None:
         raise SystemExit("the station lists are made from avwx-engine's table: pip install avwx-engine")
     table = json.loads((Path(spec.origin).parent / "data" / "files" / "stations.json").read_text())
-    frame = pd.DataFrame([_row(entry) for entry in table.values() if _usable(entry)])
+    remote = [dict(zip(("station", "latitude", "longitude", "elevation"), row, strict=True)) for row in REMOTE]
+    frame = pd.DataFrame(
+        [_row(entry) for entry in table.values() if _usable(entry)] + [{**r, "rank": -1} for r in remote]
+    )
     return frame.sort_values(["rank", "station"], ignore_index=True)
 
 

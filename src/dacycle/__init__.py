@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dacycle.cycler.archive import open_experiment as open  # noqa: A004
+    from dacycle.cycler.archive import open_experiment as open
 
 __all__ = ["COMPONENTS", "__version__", "open"]
 __version__ = "0.1.0"

@@ -1,7 +1,6 @@
 """Training from recipes: what is refused, that the loss falls, that a run resumes, that a broken one stops."""
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,9 @@ def test_values_that_are_not_finite_name_channel_and_time(world: TinyWorld, tmp_
     opened = load_world(world.folder)
     time = opened.reference.times[3]
     state = to_dataset(opened.reference.state(time))
-    state["temperature"].values[0, 5, 6, 7] = np.nan  # 300 hPa
+    temperature = state["temperature"].values.copy()
+    temperature[0, 5, 6, 7] = np.nan  # 300 hPa
+    state["temperature"] = state["temperature"].copy(data=temperature)
     write_times(state, tmp_path / "2024-01-01.nc")
     with pytest.raises(DataError, match=r"2024-01-01T18 .* t300"):
         load_states(Reference(tmp_path), np.array([time]), opened.grid, opened.statistics)
@@ -180,13 +181,21 @@ def test_only_levels_above_200_hpa_weigh_less() -> None:
 # Training
 
 
+def moving(year: Year) -> Year:
+    """One pattern in every channel that moves a column to the east every 6 h: a truth that is quickly learnt."""
+    pattern = year.states[0, index("z500")]
+    states = torch.stack([pattern.roll(k, dims=-1).expand(69, -1, -1) for k in range(len(year.times))])
+    return Year(year.times, states.contiguous())
+
+
 def test_the_loss_falls(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
-    """The truth moves by a column every 6 h, which a few updates already capture in part."""
-    fit(recipe(stages=[{"steps": 1, "epochs": 8}], learning_rate=1e-2, noise=0.0), tmp_path, *tiny, quiet)
-    losses = [float(row["loss"]) for row in curve(tmp_path)]
-    assert len(losses) == 8
-    assert losses[-1] < 0.8 * losses[0]
-    assert float(curve(tmp_path)[-1]["validation_loss"]) < 0.9
+    opened, first, second = tiny
+    quick = recipe(stages=[{"steps": 1, "epochs": 12}], learning_rate=1e-2, noise=0.0)
+    fit(quick, tmp_path, opened, [moving(first[0])], [moving(second[0])], quiet)
+    rows = curve(tmp_path)
+    assert len(rows) == 12
+    assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
+    assert float(rows[-1]["validation_loss"]) < 0.8 * float(rows[0]["validation_loss"])
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(
@@ -289,4 +298,3 @@ def test_noise_changes_the_inputs_but_not_the_targets(tiny: tuple[World, list[Ye
         assert 0 < (frames[k] - batch[:, k]).abs().amax() <= 0.2 * change + 1e-6
     for k in (2, 3):
         torch.testing.assert_close(frames[k], batch[:, k])
-    assert dataclasses.replace(noisy, noise=0.0).noise == 0

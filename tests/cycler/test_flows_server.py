@@ -27,7 +27,9 @@ PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 def process(command: list[str], log: Path, env: dict[str, str]) -> Iterator[None]:
     """A process of ours, its whole group ended afterwards."""
     with log.open("w") as output:
-        started = subprocess.Popen(command, stdout=output, stderr=output, env=env, cwd=log.parent, start_new_session=True)
+        started = subprocess.Popen(
+            command, stdout=output, stderr=output, env=env, cwd=log.parent, start_new_session=True
+        )
     try:
         yield
     finally:
@@ -101,7 +103,7 @@ def test_a_schedule_starts_the_flow_and_it_runs_what_is_due(world, tmp_path: Pat
             check_deployments(api)
 
             live = api.get("/deployments/name/cycle/live")
-            soon = {"interval": 10, "anchor_date": datetime.now(UTC).isoformat()}
+            soon = {"interval": 20, "anchor_date": datetime.now(UTC).isoformat()}
             api.post(f"/deployments/{live['id']}/schedules", [{"schedule": soon, "active": True}])
             ours = {"flows": {"name": {"any_": ["cycle"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
             runs = until("a completed flow run", lambda: api.post("/flow_runs/filter", ours), tmp_path)

@@ -133,7 +133,7 @@ def test_serve_catches_up_in_order_makes_forecasts_and_ends_with_its_experiment(
 
 
 def test_serve_stops_cleanly_after_the_current_cycle(world, tmp_path: Path) -> None:
-    """SIGTERM after the first cycle: the archive is whole, short of the end, and the run can go on to the same result."""
+    """SIGTERM after the first cycle: the archive is whole, and going on gives what a straight run gives."""
     path = write_experiment(tmp_path, world, end="2024-01-06T00")
     process = served(path, tmp_path / "archive")
     assert process.stderr is not None

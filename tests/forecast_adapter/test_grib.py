@@ -292,16 +292,16 @@ class TestOtherLayouts:
             state_from_grib(both, NATIVE, "2011-01-16T00")
 
     def test_time_means_are_not_taken_for_instants(self, needed: Path, tmp_path: Path) -> None:
-        """In edition 1 a monthly mean has the name of the instantaneous field."""
-
-        def mean(message: int) -> None:
-            if called(message, "2t", 2):
-                eccodes.codes_set(message, "packingType", "grid_simple")
-                eccodes.codes_set(message, "edition", 1)
-                eccodes.codes_set(message, "timeRangeIndicator", 3)
-                assert eccodes.codes_get(message, "shortName") == "2t"
-
-        refused(rewrite(needed, tmp_path / "mean.grib2", mean), "t2m", "missing")
+        """In edition 1 a mean has the name of the instantaneous field."""
+        mean = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib1")
+        for key, value in {"shortName": "2t", "timeRangeIndicator": 3, "dataDate": 20110115}.items():
+            eccodes.codes_set(mean, key, value)
+        assert eccodes.codes_get(mean, "shortName") == "2t"
+        assert eccodes.codes_get(mean, "stepType") == "avg"
+        path = rewrite(needed, tmp_path / "mean.grib", lambda m: not called(m, "2t", 2))
+        path.write_bytes(path.read_bytes() + eccodes.codes_get_message(mean))
+        eccodes.codes_release(mean)
+        refused(path, "t2m is missing")
 
 
 def refused(path: Path, *words: str) -> None:
