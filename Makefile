@@ -3,7 +3,7 @@
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # where `make demo` writes its archive and report
-DEMO   ?= archives/demonstration
+DEMO   ?= archives/demo
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -43,21 +43,23 @@ setup: $(VENV)/runtime.stamp  ## .venv with what running needs
 dev: $(VENV)/dev.stamp  ## .venv with the tests' tools as well
 train: $(VENV)/train.stamp  ## .venv with PyTorch and the nature run's model as well
 
+# A Prefect of its own, whatever the user's is set to.
 demo: $(VENV)/runtime.stamp  ## replay the demonstration through Prefect, offline, and write its report
-	$(BIN)/dacycle hindcast deploy/experiments/demonstration.yaml --archive $(DEMO) --prefect
-	$(BIN)/dacycle report deploy/experiments/demonstration.yaml --archive $(DEMO)
+	mkdir -p $(DEMO)/prefect
+	env -u PREFECT_API_URL -u PREFECT_PROFILE PREFECT_HOME=$(abspath $(DEMO))/prefect OMP_NUM_THREADS=1 \
+	    $(BIN)/dacycle hindcast deploy/experiments/demo.yaml --archive $(DEMO) --prefect
+	@echo "report: $(DEMO)/branches/demo/report/index.html"
 
 test: $(VENV)/dev.stamp  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/dev.stamp  ## style, types, and who may import whom
+lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 
 bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this machine
 	$(BIN)/dacycle bench $(ARGS)
 
 clean:  ## remove .venv and what tools left behind; archives stay
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

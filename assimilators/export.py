@@ -13,9 +13,10 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from dacycle.assimilators.training.errors import ExportError
 from dacycle.assimilators.training.recipe import Recipe
 from dacycle.assimilators.training.run import read_run
-from dacycle.assimilators.training.score import LEADS, ForecastScores, FreeRun, run_freely, score_forecasts
+from dacycle.assimilators.training.score import ForecastScores, FreeRun, run_freely, score_forecasts
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES
 from dacycle.forecast_adapter.mini import MiniNetwork
 from dacycle.forecast_adapter.models import OnnxForecastModel, forecast_metadata
@@ -23,15 +24,11 @@ from dacycle.forecast_adapter.onnxfile import open_session, write_metadata
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
 
-__all__ = ["ExportError", "export", "parity", "to_onnx"]
+__all__ = ["export", "parity", "to_onnx"]
 
 OPSET = 18
 PARITY_LIMIT = 1e-4  # of a channel's standard deviation
 STARTS = 48
-
-
-class ExportError(RuntimeError):
-    """An exported graph does not compute what the network does, or there is nothing to judge it with."""
 
 
 def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], None] = print) -> Path:
@@ -40,16 +37,16 @@ def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], N
     Args:
         run: folder of a training run.
         out: the file to write.
-        data: folder with the validation year, where it is not the recipe's.
+        data: folder with the years, where it is not the recipe's.
 
     Raises:
         ExportError: the graph differs from the network by more than 1e-4 standard deviations.
     """
     recipe, record, network = read_run(run)
     world = load_world(recipe.world)
-    reference = Reference(Path(data or recipe.data))
     year = str(recipe.validation_years[0])
-    times = reference.times[reference.times.astype("datetime64[Y]").astype(str) == year]
+    reference = Reference(Path(data or recipe.data) / year)
+    times = reference.times
     if len(times) < 4 * 61:
         raise ExportError(f"{reference.folder}: {len(times)} times of {year}, too few to judge the model with")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -181,16 +178,16 @@ def _card(
         f"## Errors in the validation year {year}",
         "",
         f"Root-mean-square error over the globe, {scores.starts} forecasts from the reference itself: "
-        "mini / persistence / climatology (anomaly correlation).",
+        f"{recipe.name} / persistence / climatology (anomaly correlation).",
         "",
-        "| channel | " + " | ".join(f"{lead} h" for lead in LEADS) + " |",
-        "|---|" + "---|" * len(LEADS),
+        "| channel | " + " | ".join(f"{lead} h" for lead in scores.leads) + " |",
+        "|---|" + "---|" * len(scores.leads),
     ]
     for k, name in enumerate(HEADLINE):
         cells = (
             f"{scores.model[i, k]:.3g} / {scores.persistence[i, k]:.3g} / {scores.climatology[i, k]:.3g} "
             f"({scores.correlation[i, k]:.2f})"
-            for i in range(len(LEADS))
+            for i in range(len(scores.leads))
         )
         lines.append(f"| {name} ({CHANNELS[NAMES.index(name)].unit}) | " + " | ".join(cells) + " |")
     lines += [

@@ -154,7 +154,7 @@ def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
     """
     described = load_experiment(experiment)
     forecasting: PrefectFuture[list[str]] | None = None
-    for run in _runs(described):
+    for run in described.runs():
         for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
             replay_stretch(experiment, archive, run.name, first, last)
             # Never needed by the chain, so they run beside it, one at a time and in order.
@@ -164,14 +164,9 @@ def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
     write_report(experiment, archive)
 
 
-def _runs(experiment: Experiment) -> list[Experiment]:
-    free = experiment.drift.free_run and experiment.assimilator != "none"
-    return [experiment, experiment.free_run()] if free else [experiment]
-
-
 def _find(experiment: str, name: str) -> Experiment:
     """The experiment of a file, or its free run."""
-    return next(run for run in _runs(load_experiment(experiment)) if run.name == name)
+    return next(run for run in load_experiment(experiment).runs() if run.name == name)
 
 
 def _stretches(experiment: Experiment, archive: Archive, length: pd.Timedelta) -> Iterator[tuple[str, str]]:

@@ -84,7 +84,7 @@ def render(template: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = tables.number
-    environment.filters["percent"] = lambda x: "–" if not np.isfinite(x) else f"{100 * x:+.0f} %".replace("-", "−")
+    environment.filters["percent"] = tables.percent
     environment.globals.update(
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", colours=style.COLOURS, statuses=style.STATUSES
     )
@@ -118,29 +118,38 @@ def _overview(records: list[dict[str, Any]], verification: Verification) -> dict
 def _headline(
     verification: Verification, free: Verification | None, curves: pd.DataFrame | None
 ) -> list[dict[str, Any]]:
-    """One row per headline channel, in readable units."""
-    drifts = trends(verification, HEADLINE) if len(verification.errors) else pd.DataFrame()
+    """One row per headline channel, in readable units; NaN where there is no such forecast or run."""
+    if verification.errors.empty:
+        return []
+    slopes = trends(verification, HEADLINE)
+    forecast = pd.DataFrame() if curves is None else curves.set_index(["channel", "kind", "lead"])
     rows = []
-    for channel in HEADLINE if len(verification.errors) else ():
+    for channel in HEADLINE:
         factor, unit = style.readable(channel)
-        own = drifts[(drifts["of"] == f"{channel} error") & (drifts["kind"] == "background")] if len(drifts) else drifts
         row: dict[str, Any] = {"channel": channel, "unit": unit}
-        row["free"] = factor * tables.rmse_of(free.errors, "analysis", channel) if free is not None else np.nan
+        row["free"] = np.nan if free is None else factor * tables.rmse_of(free.errors, "analysis", channel)
         for kind in ("background", "analysis"):
             row[kind] = factor * tables.rmse_of(verification.errors, kind, channel)
         row["reduction"] = row["analysis"] / row["background"] - 1 if row["background"] else np.nan
-        names = ("estimate", "low", "high")
-        row |= {name: factor * float(own[name].iloc[0]) if len(own) else np.nan for name in names}
-        row["drifting"] = row["low"] > 0 or row["high"] < 0
+        row |= _slope(slopes, channel, factor)
         for day in (1, 5):
-            at = None if curves is None else curves[(curves["channel"] == channel) & (curves["lead"] == 24 * day)]
-            by_kind = {} if at is None else at.set_index("kind")
             for kind in ("analysis", "reference"):
-                found = at is not None and kind in by_kind.index
-                row[f"{kind}_{day}"] = factor * float(by_kind.loc[kind, "rmse"]) if found else np.nan
-            row[f"lost_{day}"] = float(by_kind.loc["analysis", "lost"]) if at is not None and len(at) else np.nan
+                row[f"{kind}_{day}"] = factor * _at(forecast, (channel, kind, 24 * day), "rmse")
+            row[f"lost_{day}"] = _at(forecast, (channel, "analysis", 24 * day), "lost")
         rows.append(row)
     return rows
+
+
+def _slope(slopes: pd.DataFrame, channel: str, factor: float) -> dict[str, Any]:
+    """Trend of the background error of a channel with its interval; NaN where one cycle is all there is."""
+    names = ("estimate", "low", "high")
+    own = slopes[(slopes["of"] == f"{channel} error") & (slopes["kind"] == "background")] if len(slopes) else slopes
+    found = {name: factor * float(own[name].iloc[0]) if len(own) else np.nan for name in names}
+    return found | {"drifting": found["low"] > 0 or found["high"] < 0}
+
+
+def _at(table: pd.DataFrame, key: tuple[str, str, int], column: str) -> float:
+    return float(table.loc[key, column]) if key in table.index else np.nan
 
 
 def _errors(verification: Verification, free: Verification | None, world: World) -> dict[str, Any]:

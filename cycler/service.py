@@ -75,7 +75,7 @@ class Service:
         """Wake now and after each cutoff, until SIGTERM, SIGINT or `stop`.
 
         Raises:
-            RunStopped: more cycles in a row fell back to their background than the experiment allows.
+            RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
             ExperimentError: the experiment cannot run as it is.
         """
         first = self.experiment.start + wake_after(self.experiment)

@@ -4,7 +4,9 @@ A branch is a timeline of commits; a commit is seen whole or not at all. Every a
 flipped on disk would otherwise be read back silently, and each chunk holds one time, so that a state is read alone.
 """
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import StorePath
 
 __all__ = ["ArchiveError", "Store"]
 
@@ -85,7 +88,10 @@ class Store:
 
     def times(self, branch: str, group: str) -> NDArray[np.datetime64]:
         """(n,) datetime64[h] of a group, in order; empty where it has nothing yet."""
-        return self._times(self._root(branch), group)
+        store = self._store(branch)
+        if group not in zarr.open_group(store, mode="r"):
+            return np.array([], "datetime64[h]")
+        return self._read(store, [f"{group}/time"], slice(None))[0].astype("datetime64[h]")
 
     def dataset(self, branch: str, group: str) -> xr.Dataset:
         """A group as a lazy dataset."""
@@ -98,38 +104,33 @@ class Store:
         Raises:
             ArchiveError: no such time, or an array whose checksum fails (names array and time).
         """
-        root = self._root(branch)
-        when = np.flatnonzero(self._times(root, group) == np.datetime64(time, "h"))
+        when = np.flatnonzero(self.times(branch, group) == np.datetime64(time, "h"))
         if when.size != 1:
             raise ArchiveError(f"{self.folder}, branch {branch}: {group} has no time {np.datetime64(time, 'h')}")
-        return {name: np.asarray(self._read(root, f"{group}/{name}", int(when[0]), time)) for name in names}
+        paths = [f"{group}/{name}" for name in names]
+        values = self._read(self._store(branch), paths, int(when[0]), f" at {np.datetime64(time, 'h')}")
+        return dict(zip(names, values, strict=True))
 
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:
         """An array of a group along time, or some rows of it."""
-        return np.asarray(self._read(self._root(branch), f"{group}/{name}", rows))
+        return self._read(self._store(branch), [f"{group}/{name}"], rows)[0]
 
-    def _root(self, branch: str) -> zarr.Group:
+    def _store(self, branch: str) -> icechunk.IcechunkStore:
         try:
-            session = self._repository.readonly_session(branch)
+            return self._repository.readonly_session(branch).store
         except icechunk.IcechunkError as error:
             known = ", ".join(self.branches()) or "none"
             raise ArchiveError(f"{self.folder}: cannot read branch {branch!r} (there are: {known}): {error}") from error
-        return zarr.open_group(session.store, mode="r")
 
-    def _times(self, root: zarr.Group, group: str) -> NDArray[np.datetime64]:
-        if group not in root:
-            return np.array([], "datetime64[h]")
-        return np.asarray(self._read(root, f"{group}/time", slice(None))).astype("datetime64[h]")
-
-    def _read(self, root: zarr.Group, path: str, at: int | slice, time: pd.Timestamp | None = None) -> Any:
-        try:
-            return root[path][at]  # type: ignore[index]
-        except (ValueError, RuntimeError, icechunk.IcechunkError) as error:
-            when = "" if time is None else f" at {np.datetime64(time, 'h')}"
-            raise ArchiveError(
-                f"{self.folder}: {path}{when} is damaged ({error}); "
-                "rewind the branch to a cycle before it and run again, or restore the folder from a copy"
-            ) from error
+    def _read(self, store: icechunk.IcechunkStore, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
+        values = _together(_fetch(store, path, at) for path in paths)
+        for path, value in zip(paths, values, strict=True):
+            if isinstance(value, BaseException):
+                raise ArchiveError(
+                    f"{self.folder}: {path}{when} is damaged ({value}); "
+                    "rewind the branch to a cycle before it and run again, or restore the folder from a copy"
+                ) from value
+        return [np.asarray(value) for value in values]
 
     def append(
         self,
@@ -148,35 +149,54 @@ class Store:
         session = self._repository.writable_session(branch)
         root = zarr.open_group(session.store, mode="a")
         for name, dataset in groups.items():
-            group = root[name] if name in root else _create(root, name, dataset)
-            assert isinstance(group, zarr.Group)
-            self._extend(branch, group, dataset)
+            if name not in root:
+                _create(root, name, dataset)
+        for failure in _together(_extend(session.store, name, dataset) for name, dataset in groups.items()):
+            if failure is not None:
+                raise ArchiveError(f"{self.folder}, branch {branch}: {failure}") from failure
         return session.commit(message, metadata=dict(metadata or {}))
 
-    def _extend(self, branch: str, group: zarr.Group, dataset: xr.Dataset) -> None:
-        arrays = dict(group.arrays())
-        unlike = sorted(arrays.keys() ^ {str(name) for name in dataset.variables})
-        if unlike:
-            raise ArchiveError(
-                f"{self.folder}, {group.basename}: only in the archive or only in what is appended: {unlike}"
-            )
-        new, old = hours(dataset.time.values), np.asarray(arrays["time"][:])
-        joined = np.concatenate([old[-1:], new])
-        if np.any(np.diff(joined) <= 0):
-            last, first = (hour.astype("datetime64[h]") for hour in (joined[0], new[0]))
-            raise ArchiveError(
-                f"{self.folder}, branch {branch}: {group.basename} already goes to {last}; cannot append {first}"
-            )
-        for name, array in arrays.items():
-            if "time" not in dataset[name].dims:
-                continue
-            values = new if name == "time" else dataset[name].transpose("time", ...).values
-            if values.shape[1:] != array.shape[1:]:
-                raise ArchiveError(
-                    f"{self.folder}, {group.basename}/{name}: shape {values.shape[1:]}, not {array.shape[1:]}"
-                )
-            array.resize((len(old) + len(new), *array.shape[1:]))
-            array[len(old) :] = values
+
+async def _open(store: icechunk.IcechunkStore, path: str) -> zarr.AsyncArray:
+    return await zarr.AsyncArray.open(StorePath(store, path), zarr_format=3)
+
+
+async def _fetch(store: icechunk.IcechunkStore, path: str, at: int | slice) -> Any:
+    return await (await _open(store, path)).getitem(at)
+
+
+async def _extend(store: icechunk.IcechunkStore, group: str, dataset: xr.Dataset) -> None:
+    """Append a dataset to a group, all arrays side by side, if its times come after those there."""
+    new, old = hours(dataset.time.values), np.asarray(await _fetch(store, f"{group}/time", slice(None)))
+    joined = np.concatenate([old[-1:], new])
+    if np.any(np.diff(joined) <= 0):
+        last, first = (hour.astype("datetime64[h]") for hour in (joined[0], new[0]))
+        raise ArchiveError(f"{group} already goes to {last}; cannot append {first}")
+    fields = {key: v.transpose("time", ...).values for key, v in dataset.variables.items() if "time" in v.dims}
+    grown = (_grow(store, f"{group}/{key}", len(old), values) for key, values in {**fields, "time": new}.items())
+    await asyncio.gather(*grown)
+
+
+async def _grow(store: icechunk.IcechunkStore, path: str, length: int, values: NDArray) -> None:
+    array = await _open(store, path)
+    if array.shape != (length, *values.shape[1:]):
+        raise ArchiveError(f"{path} is {array.shape} and cannot be followed by {values.shape}")
+    await array.resize((length + len(values), *values.shape[1:]))
+    await array.setitem(slice(length, None), values)
+
+
+def _together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Results, or exceptions, of zarr's calls made side by side.
+
+    One by one each call would wait for zarr's own thread to be scheduled: dozens of waits a cycle, which are long on a
+    busy machine. A thread of its own, because the caller's may already run an event loop, as in a notebook.
+    """
+
+    async def gather() -> list[Any]:
+        return await asyncio.gather(*coroutines, return_exceptions=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, gather()).result()
 
 
 def _create(root: zarr.Group, name: str, dataset: xr.Dataset) -> zarr.Group:

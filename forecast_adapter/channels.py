@@ -59,14 +59,14 @@ class Channel:
     high: float
 
 
-# Standard-atmosphere heights (m) of the levels; the plausible height is within 15 %, and at least within 1100 m.
+# Standard-atmosphere heights (m) of the levels; the plausible height is within 20 %, and at least within 1100 m.
 _HEIGHTS = (20576, 16180, 13608, 11784, 10363, 9164, 7185, 5574, 4206, 3012, 1457, 762, 111)
 
 
 def _level_channel(variable: str, level: int, height: int) -> Channel:
     name = f"{variable}{level}"
     if variable == "z":
-        margin = max(0.15 * height, 1100.0)
+        margin = max(0.2 * height, 1100.0)
         return Channel(name, variable, level, "m2 s-2", 9.80665 * (height - margin), 9.80665 * (height + margin))
     if variable == "q":
         return Channel(name, variable, level, "kg kg-1", -1e-3, 0.05)

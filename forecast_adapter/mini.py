@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CHANNELS = 69
-# Static planes beside the state: orography, land fraction, sine and cosine of latitude.
-STATIC_PLANES = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class MiniConstants:
 
     ``mean``, ``std`` (69,): the world's statistics, SI. ``step_std`` (69,): standard deviation of the change of
     each channel over 6 h, SI. ``floor`` (69,): the lowest value a channel may take (0 for humidity, else -inf).
-    ``static`` (4, H, W): static planes of order one.
+    ``static`` (n, H, W): see `static_planes`.
     """
 
     mean: NDArray[np.float32]
@@ -60,11 +58,22 @@ class MiniConstants:
 
 
 def static_planes(
-    latitude: NDArray[np.floating], orography: NDArray[np.floating], land_fraction: NDArray[np.floating]
+    latitude: NDArray[np.floating],
+    orography: NDArray[np.floating],
+    land_fraction: NDArray[np.floating],
+    temperature: NDArray[np.floating],
 ) -> NDArray[np.float32]:
-    """(4, H, W) from latitude (H,) in degrees, orography (H, W) in m and land fraction (H, W) in 0..1."""
+    """(4 + n, H, W) planes of order one: orography, land fraction, sine and cosine of latitude, and `temperature`.
+
+    Args:
+        latitude: (H,) degrees.    orography: (H, W) m.    land_fraction: (H, W) 0..1.
+        temperature: (n, H, W) coefficients of the annual cycle of 2-m temperature, normalised. The contract holds
+            neither sea-surface temperature nor season; without the places' own climate a long forecast has nothing
+            to return to.
+    """
     phi = np.deg2rad(np.asarray(latitude, float))[:, None] + np.zeros_like(orography, dtype=float)
-    return np.stack([orography / 1000.0, land_fraction, np.sin(phi), np.cos(phi)]).astype(np.float32)
+    planes = np.stack([orography / 1000.0, land_fraction, np.sin(phi), np.cos(phi)])
+    return np.concatenate([planes, temperature]).astype(np.float32)
 
 
 def pad_sphere(x: Tensor, margin: int) -> Tensor:
@@ -104,6 +113,12 @@ class Block(nn.Module):
 class MiniNetwork(nn.Module):
     """See the module's docstring. ``forward`` is the exported contract; training calls ``increment``."""
 
+    mean: Tensor
+    std: Tensor
+    step_std: Tensor
+    floor: Tensor
+    static: Tensor
+
     def __init__(self, constants: MiniConstants, size: MiniSize) -> None:
         super().__init__()
         height, width = constants.shape
@@ -118,7 +133,7 @@ class MiniNetwork(nn.Module):
         self._constant("floor", constants.floor[:, None, None])
         self._constant("static", constants.static)
 
-        inputs = 2 * CHANNELS + STATIC_PLANES
+        inputs = 2 * CHANNELS + len(constants.static)
         self.stem = nn.Conv2d(inputs, size.fine, 1)
         self.fine_in = Block(size.fine, 3, size.expansion)
         # Space to depth keeps all of the fine grid's information on the coarse one.

@@ -97,14 +97,14 @@ class OnnxForecastModel:
         Raises:
             ForecastError: the frames have the wrong shape or values that are not finite, or a forecast has.
         """
-        frames = [np.ascontiguousarray(frame, np.float32) for frame in (previous, current)]
+        previous, current = (np.ascontiguousarray(frame, np.float32) for frame in (previous, current))
         expected = (CHANNELS, *self.grid.shape)
-        for frame, time in zip(frames, ("x(t-6h)", "x(t)"), strict=True):
-            if frame.ndim != 4 or frame.shape[1:] != expected or frame.shape != frames[0].shape:
+        for frame, time in ((previous, "x(t-6h)"), (current, "x(t)")):
+            if frame.ndim != 4 or frame.shape[1:] != expected or frame.shape != previous.shape:
                 needed = f"(B, {', '.join(map(str, expected))})"
                 raise ForecastError(f"{self.name}: {time} is {frame.shape}, but {needed} is needed")
             self._check_finite(frame, time)
-        return self._steps(*frames, steps)
+        return self._steps(previous, current, steps)
 
     def _steps(self, previous: Array, current: Array, steps: int) -> Iterator[Array]:
         for step in range(1, steps + 1):

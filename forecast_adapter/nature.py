@@ -31,6 +31,7 @@ from dacycle.forecast_adapter.reference import write_times
 __all__ = ["run", "to_pressure_levels"]
 
 GRAVITY, GAS_CONSTANT, LAPSE = 9.80665, 287.05, 0.0065
+EXPONENT = GAS_CONSTANT * LAPSE / GRAVITY
 SPIN_UP = pd.Timedelta(days=90)
 EXCESS_AIR = np.log(0.985)
 STEPS_PER_6H = 12  # half-hour steps
@@ -157,8 +158,7 @@ class _Speedy:
             "t": at_time(state.temperature),
         }
         ps = 1e5 * at_time(state.normalized_surface_pressure)
-        orography = self._regrid(np.asarray(self.terrain.orog, np.float64)[None], target)[0]
-        levels, msl = to_pressure_levels(upper, ps, GRAVITY * orography, self.sigma)
+        levels, msl = to_pressure_levels(upper, ps, self.sigma)
         t2m = at_time(surface.t0)
         # SPEEDY's lowest level stands for the mixed layer: its humidity is the 2-m one, up to saturation.
         td2m = np.minimum(_dewpoint(upper["q"][:, -1], ps), t2m)
@@ -191,17 +191,17 @@ class _Speedy:
         load_checkpoint(self.model, path)
 
 
-def to_pressure_levels(
-    fields: dict[str, Array], ps: Array, surface_geopotential: Array, sigma: Array
-) -> tuple[dict[str, Array], Array]:
+def to_pressure_levels(fields: dict[str, Array], ps: Array, sigma: Array) -> tuple[dict[str, Array], Array]:
     """Interpolate sigma-level fields to the 13 pressure levels, and reduce surface pressure to sea level.
 
     Linear in ln p; geopotential as its departure from a standard atmosphere, which is nearly linear. Below the lowest
     full level humidity and wind are kept, temperature follows 6.5 K/km down to the ground, and below it ECMWF's rule.
+    The ground is where the column's own hydrostatics puts it: the dynamics' orography is smoother than the physics',
+    and with the latter's the fields would jump by hundreds of m2/s2 whenever surface pressure crosses a level.
 
     Args:
         fields: z q u v t, each (T, sigma level, H, W), top down.
-        ps: (T, H, W) Pa.   surface_geopotential: (H, W) m2/s2.   sigma: (levels,) of the full levels.
+        ps: (T, H, W) Pa.   sigma: (levels,) of the full levels.
 
     Returns:
         The same fields (T, 13, H, W), q >= 0; and mean sea-level pressure (T, H, W) in Pa.
@@ -214,8 +214,9 @@ def to_pressure_levels(
         out[name] = np.stack([_interpolate(values - base, log_p, x) for x in target], 1)
     out["z"] += _standard_geopotential(np.exp(target))[None, :, None, None]
     out["q"] = np.clip(out["q"], 0, None)
-    _extrapolate_down(out, fields, ps, surface_geopotential, sigma)
-    return out, _sea_level_pressure(fields["t"][:, -1], ps, surface_geopotential, sigma[-1])
+    phis = fields["z"][:, -1] - GRAVITY * fields["t"][:, -1] / LAPSE * ((1 / sigma[-1]) ** EXPONENT - 1)
+    _extrapolate_down(out, fields, ps, phis, sigma)
+    return out, _sea_level_pressure(fields["t"][:, -1], ps, phis, sigma[-1])
 
 
 def _interpolate(values: Array, log_p: Array, x: float) -> Array:
@@ -229,18 +230,16 @@ def _interpolate(values: Array, log_p: Array, x: float) -> Array:
 
 def _standard_geopotential(pressure: Array) -> Array:
     """The ICAO standard atmosphere's, continued isothermally above 11 km."""
-    exponent = GAS_CONSTANT * LAPSE / GRAVITY
-    troposphere = 288.15 / LAPSE * (1 - (pressure / 101325.0) ** exponent)
+    troposphere = 288.15 / LAPSE * (1 - (pressure / 101325.0) ** EXPONENT)
     stratosphere = 11000 + GAS_CONSTANT * 216.65 / GRAVITY * np.log(22632.0 / pressure)
     return GRAVITY * np.where(pressure > 22632.0, troposphere, stratosphere)
 
 
 def _below_ground(t_low: Array, ps: Array, phis: Array, sigma_low: float) -> tuple[Array, Array]:
     """Surface temperature and lapse exponent (R gamma / g) for extrapolation, damped in hot and cold places."""
-    exponent = GAS_CONSTANT * LAPSE / GRAVITY
-    t_star = t_low * (1 + exponent * (1 / sigma_low - 1))
+    t_star = t_low * (1 + EXPONENT * (1 / sigma_low - 1))
     t_sea = t_star + LAPSE * phis / GRAVITY
-    alpha = np.full_like(t_star, exponent)
+    alpha = np.full_like(t_star, EXPONENT)
     hot = (t_sea > 290.5) & (t_star <= 290.5)
     alpha = np.where(hot, GAS_CONSTANT * (290.5 - t_star) / np.maximum(phis, 1.0), alpha)
     very_hot = (t_sea > 290.5) & (t_star > 290.5)
@@ -257,12 +256,11 @@ def _sea_level_pressure(t_low: Array, ps: Array, phis: Array, sigma_low: float) 
 def _extrapolate_down(out: dict[str, Array], fields: dict[str, Array], ps: Array, phis: Array, sigma: Array) -> None:
     """Replace t and z below the lowest full level, above the ground and under it, in place."""
     p_low, t_low, z_low = sigma[-1] * ps, fields["t"][:, -1], fields["z"][:, -1]
-    exponent = GAS_CONSTANT * LAPSE / GRAVITY
     t_star, alpha = _below_ground(t_low, ps, phis, float(sigma[-1]))
     for k, level in enumerate(LEVELS):
         p = 100.0 * level
         thin, under = (p > p_low) & (p <= ps), p > ps
-        warmer = (p / p_low) ** exponent
+        warmer = (p / p_low) ** EXPONENT
         y = alpha * np.log(p / ps)
         below_t = t_star * (1 + y + y**2 / 2 + y**3 / 6)
         below_z = phis - GAS_CONSTANT * t_star * np.log(p / ps) * (1 + y / 2 + y**2 / 6)

@@ -22,7 +22,7 @@ __all__ = ["ModelFileError", "digest", "open_session", "read_metadata", "write_m
 
 CPU = "CPUExecutionProvider"
 # ONNX Runtime's errors have no base class of their own below Exception.
-_ORT_ERRORS = tuple(
+_ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
 )
 _DOCUMENT, _CHECK, _LENGTH = "dacycle", "dacycle_sha256", "dacycle_graph_bytes"
@@ -59,7 +59,7 @@ def open_session(path: Path | str, threads: int = 1, provider: str = CPU) -> ort
         raise ModelFileError(f"{path}: this ONNX Runtime has no {provider}; it has {known}")
     try:
         session = ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
-    except (*_ORT_ERRORS, UnicodeDecodeError) as error:
+    except _ORT_ERRORS as error:
         raise ModelFileError(f"{path}: damaged or not ONNX, ONNX Runtime cannot read it: {error}") from error
     if session.get_providers()[0] != provider:
         raise ModelFileError(f"{path}: asked for {provider}, but ONNX Runtime chose {session.get_providers()[0]}")

@@ -92,10 +92,10 @@ def _create(file: Any, dataset: xr.Dataset) -> None:
     file.create_variable("time", ("time",), np.int64).attrs.update(units=_HOURS, calendar="proleptic_gregorian")
     for name in ("level", "latitude", "longitude"):
         file.create_variable(name, (name,), data=dataset[name].values).attrs.update(dataset[name].attrs)
-    for name, variable in dataset.data_vars.items():
+    for key, variable in dataset.data_vars.items():
         chunks = (1, *variable.shape[1:])
         options = {"chunks": chunks, "compression": "gzip", "compression_opts": 1, "shuffle": True}
-        made = file.create_variable(str(name), variable.dims, np.float32, **options)
+        made = file.create_variable(str(key), variable.dims, np.float32, **options)
         made.attrs.update(variable.attrs)
 
 
@@ -119,7 +119,7 @@ def _engine(path: Path) -> str | None:
 @contextmanager
 def _opened(path: Path) -> Iterator[xr.Dataset]:
     try:
-        dataset = xr.open_dataset(path, engine=_engine(path))  # type: ignore[arg-type]
+        dataset = xr.open_dataset(path, engine=_engine(path))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path}: cannot be opened as netCDF or Zarr: {error}") from error
     with dataset:

@@ -12,18 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dacycle.assimilators.training.errors import DataError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.statistics import Statistics
 
-__all__ = ["DataError", "Windows", "Year", "data_digest", "load_states", "step_deviation", "year_times"]
+__all__ = ["Windows", "Year", "data_digest", "load_states", "step_deviation", "year_times"]
 
 STEP = np.timedelta64(6, "h")
-
-
-class DataError(ValueError):
-    """Training data are incomplete, not finite, or on another grid; says which file, time and channel."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,21 +14,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dacycle.assimilators.training.data import Windows, Year
+from dacycle.assimilators.training.errors import TrainingError
 from dacycle.assimilators.training.recipe import Recipe
 from dacycle.forecast_adapter.channels import CHANNELS, index
 from dacycle.forecast_adapter.mini import MiniNetwork
 
-__all__ = ["ForecastTraining", "TrainingError", "channel_weights"]
+__all__ = ["ForecastTraining", "channel_weights"]
 
 VALIDATION_STEPS = 4  # 24 hours
 VALIDATION_STARTS = 48
+ASTRAY = 0.3
+"""Part of the recipe's `noise` by which both frames are moved towards another sample's state."""
 POLAR_FLOOR = 0.5
 """Least weight of a cell in the loss, as a share of the mean cell's. By area alone the rows at the poles hardly count,
 the network learns them badly, and a long forecast or a cycle goes astray from there."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; says what to do next."""
 
 
 def channel_weights(top_weight: float) -> NDArray[np.float32]:
@@ -44,6 +43,9 @@ class ForecastTraining(lightning.LightningModule):
     state of the rollout in units of the channel's 6-h standard deviation, weighted by channel and by cell
     area, of which no cell is given less than `POLAR_FLOOR`.
     """
+
+    loss_weights: Tensor
+    area: Tensor
 
     def __init__(self, network: MiniNetwork, recipe: Recipe, area: NDArray[np.floating]) -> None:
         super().__init__()
@@ -84,20 +86,33 @@ class ForecastTraining(lightning.LightningModule):
         return loss
 
     def _perturbed(self, batch: Tensor) -> list[Tensor]:
-        """The frames of a batch, the two of the input perturbed.
+        """The frames of a batch, the two of the input perturbed, each sample by shares of at most `noise`.
 
-        A cycle feeds the model with analyses, whose errors differ between its two frames. Shares of the 6-h change
-        of other samples stand for such errors: their scales and balance are those of the atmosphere.
+        What a model meets in a cycle or a long forecast is no state of the reference, and it must find its way back:
+        from analysis errors, which differ between the frames (shares of other samples' 6-h changes: their scales and
+        balance are the atmosphere's); from a climate gone astray (of their distance, in both frames alike); from noise
+        of the grid's own scale, of which the reference has none.
         """
         frames = [frame.contiguous(memory_format=torch.channels_last) for frame in batch.unbind(1)]
-        if self.recipe.noise > 0:
-            self._noise.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
-            change = frames[1] - frames[0]
-            for k in (0, 1):
-                order = torch.randperm(len(change), generator=self._noise)
-                share = self.recipe.noise * (2 * torch.rand((len(change), 1, 1, 1), generator=self._noise) - 1)
-                frames[k] = frames[k] + share.to(change) * change[order.to(change.device)]
+        if self.recipe.noise == 0:
+            return frames
+        self._noise.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
+        previous, current = frames[:2]
+        change = current - previous
+        astray = ASTRAY * self._shares(current) * (current[self._order(current)] - current)
+        grain = torch.randn(current.shape, generator=self._noise).to(current)
+        grain = grain * (self.network.step_std / self.network.std)
+        for k, grains in enumerate((grain, grain.flip(0))):
+            errors = self._shares(current) * change[self._order(current)] + self._shares(current) * grains
+            frames[k] = frames[k] + astray + errors
         return frames
+
+    def _shares(self, like: Tensor) -> Tensor:
+        uniform = torch.rand((len(like), 1, 1, 1), generator=self._noise)
+        return self.recipe.noise * (2 * uniform - 1).to(like)
+
+    def _order(self, like: Tensor) -> Tensor:
+        return torch.randperm(len(like), generator=self._noise).to(like.device)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_index: int) -> None:
         # The average follows faster at first: the early weights say nothing about the late ones.
@@ -135,11 +150,14 @@ class ForecastTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         # Weight decay is for matrices: biases, norms and layer scales are left alone.
-        groups = [
-            {"params": [p for p in self.network.parameters() if p.ndim > 1 and p.numel() > p.shape[1]]},
-            {"params": [p for p in self.network.parameters() if not (p.ndim > 1 and p.numel() > p.shape[1])]},
+        def is_matrix(weights: Tensor) -> bool:
+            return weights.ndim > 1 and weights.numel() > weights.shape[1]
+
+        weights = list(self.network.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [w for w in weights if is_matrix(w)], "weight_decay": self.recipe.weight_decay},
+            {"params": [w for w in weights if not is_matrix(w)], "weight_decay": 0.0},
         ]
-        groups[0]["weight_decay"], groups[1]["weight_decay"] = self.recipe.weight_decay, 0.0
         optimiser = torch.optim.AdamW(groups, self.recipe.learning_rate, betas=(0.9, 0.98), fused=True)
         updates = sum(
             stage.epochs * (len(Windows(self.years[0], 2 + stage.steps)) // self.recipe.batch)

@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-__all__ = ["Recipe", "RecipeError", "Stage", "load_recipe"]
+from dacycle.assimilators.training.errors import RecipeError
 
+__all__ = ["KINDS", "Recipe", "Stage", "load_recipe", "parse_recipe", "recipe_kind"]
 
-class RecipeError(ValueError):
-    """A recipe has an unknown, missing or impossible entry; names the file and the entry."""
+KINDS = ("forecast", "oi")
+"""`forecast`: a network, by this package. `oi`: the ensemble of optimal interpolation, by `background_error`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Recipe:
         batch: samples per update.
         learning_rate, weight_decay: AdamW's; the rate rises for `warm_up` updates and then falls along a cosine.
         average: decay per update of the running average of the weights, which is what is validated and exported.
-        noise: largest amplitude of the perturbation of the input frames, as a share of another sample's 6-h change.
+        noise: largest share of other samples' 6-h changes that perturbs the input frames.
         top_weight: weight of the levels above 200 hPa in the loss, against 1 below.
         precision: `float32`, or `bfloat16` for mixed precision.
         compile: compile the network with `torch.compile` (needs a C++ compiler on a CPU).
@@ -103,9 +104,23 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def recipe_kind(path: Path | str) -> str:
+    """What a recipe trains: its entry `kind`. Raises RecipeError."""
+    kind = _read(Path(path)).get("kind")
+    if not isinstance(kind, str):
+        raise RecipeError(f"{path}: missing kind, which says what is trained: {', '.join(KINDS)}")
+    return kind
+
+
 def load_recipe(path: Path | str, data: str | None = None) -> Recipe:
-    """Read and check a recipe; `data` replaces the folder it names. Raises RecipeError."""
-    path = Path(path)
+    """Read and check a recipe of a network; `data` replaces the folder it names. Raises RecipeError."""
+    content = _read(Path(path))
+    if data is not None:
+        content["data"] = data
+    return parse_recipe(content, str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -114,9 +129,7 @@ def load_recipe(path: Path | str, data: str | None = None) -> Recipe:
         raise RecipeError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` entries")
-    if data is not None:
-        content["data"] = data
-    return parse_recipe(content, str(path))
+    return content
 
 
 def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
@@ -148,6 +161,7 @@ def _stage(item: Any, source: str) -> Stage:
 def _check(recipe: Recipe, source: str) -> None:
     years = [*recipe.training_years, *recipe.validation_years]
     rules = {
+        f"kind must be forecast here, of {', '.join(KINDS)}": recipe.kind == "forecast",
         "stages must not be empty": bool(recipe.stages),
         "years must be whole numbers": all(type(year) is int for year in years),
         "training_years and validation_years must not be empty": bool(

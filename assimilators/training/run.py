@@ -27,27 +27,26 @@ import torch
 import yaml
 
 from dacycle.assimilators.training.data import Year, data_digest, load_states, step_deviation, year_times
-from dacycle.assimilators.training.forecast import ForecastTraining, TrainingError
-from dacycle.assimilators.training.recipe import Recipe, RecipeError, parse_recipe
-from dacycle.forecast_adapter.channels import CHANNELS
+from dacycle.assimilators.training.errors import RecipeError, TrainingError
+from dacycle.assimilators.training.forecast import ForecastTraining
+from dacycle.assimilators.training.recipe import Recipe, parse_recipe
+from dacycle.forecast_adapter.channels import CHANNELS, index
 from dacycle.forecast_adapter.mini import MiniConstants, MiniNetwork, MiniSize, static_planes
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
 
 __all__ = ["build_network", "fit", "read_run", "train"]
 
-KINDS = ("forecast",)
-
 
 def train(recipe: Recipe, folder: Path, say: Callable[[str], None] = print) -> Path:
     """Train what the recipe says in `folder`; resumes a run of the same recipe. Returns the checkpoint.
 
     Raises:
-        RecipeError: another recipe's run is in the folder, or the kind or size is unknown.
+        RecipeError: another recipe's run is in the folder, or the network's size has an unknown entry.
         DataError: the data are incomplete, not finite or on another grid; nothing has been written.
         TrainingError: the loss is no longer a number.
     """
-    _check_run(recipe, folder)
+    _check_folder(recipe, folder)
     world = load_world(recipe.world)
     training = _load(recipe, recipe.training_years, world, say)
     validation = _load(recipe, recipe.validation_years, world, say)
@@ -63,7 +62,7 @@ def fit(
     say: Callable[[str], None] = print,
 ) -> Path:
     """`train` on data already in memory."""
-    _check_run(recipe, folder)
+    _check_folder(recipe, folder)
     torch.set_num_threads(recipe.threads)
     lightning.seed_everything(recipe.seed, verbose=False)
     constants = _constants(world, step_deviation(training, world.grid.weights))
@@ -86,7 +85,7 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
-        callbacks=[_EveryEpoch(folder, say)],
+        callbacks=[_EveryEpoch(recipe, folder, say)],
     )
     resumed = str(checkpoint) if checkpoint.exists() else None
     trainer.fit(module, ckpt_path=resumed, weights_only=False if resumed else None)
@@ -128,9 +127,7 @@ def read_run(folder: Path) -> tuple[Recipe, dict[str, Any], MiniNetwork]:
     return recipe, record, network.eval()
 
 
-def _check_run(recipe: Recipe, folder: Path) -> None:
-    if recipe.kind not in KINDS:
-        raise RecipeError(f"kind {recipe.kind!r} is unknown; the kinds are {', '.join(KINDS)}")
+def _check_folder(recipe: Recipe, folder: Path) -> None:
     record = folder / "run.json"
     if not record.exists():
         return
@@ -151,13 +148,17 @@ def _load(recipe: Recipe, years: list[int], world: World, say: Callable[[str], N
 
 def _constants(world: World, deviation: np.ndarray) -> MiniConstants:
     statistics = world.statistics
+    t2m = index("t2m")
+    temperature = world.climatology.coefficients[:3, t2m].copy()  # mean and first harmonic
+    temperature[0] -= statistics.mean[t2m]
+    temperature /= statistics.std[t2m]
     humidity = np.array([channel.variable == "q" for channel in CHANNELS])
     return MiniConstants(
         mean=statistics.mean,
         std=statistics.std,
         step_std=(deviation * statistics.std).astype(np.float32),
         floor=np.where(humidity, 0.0, -np.inf).astype(np.float32),
-        static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
+        static=static_planes(world.grid.latitude, world.orography, world.land_fraction, temperature),
     )
 
 
@@ -191,17 +192,16 @@ def _write_run(
 class _EveryEpoch(lightning.Callback):
     """After each epoch: a line of the learning curve, and the checkpoint under its name only when it is whole."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self.folder, self.say = folder, say
+    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+        self.recipe, self.folder, self.say = recipe, folder, say
         self.curve = folder / "curve.csv"
         self.minutes_before, self.began = 0.0, time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.curve.exists():
-            with self.curve.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+        rows = [row for row in self._rows() if int(row["epoch"]) < trainer.current_epoch]
+        if rows:
             self._write(rows)
-            self.minutes_before = float(rows[-1]["minutes"]) if rows else 0.0
+            self.minutes_before = float(rows[-1]["minutes"])
         self.began = time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -209,25 +209,27 @@ class _EveryEpoch(lightning.Callback):
         minutes = self.minutes_before + (time.monotonic() - self.began) / 60
         row = {
             "epoch": trainer.current_epoch,
-            "steps": pl_module.recipe.steps_at(trainer.current_epoch),  # type: ignore[union-attr]
+            "steps": self.recipe.steps_at(trainer.current_epoch),
             "loss": f"{values['loss']:.5f}",
             "validation_loss": f"{values['validation_loss']:.5f}",
             **{name.replace("_mse", ""): f"{v**0.5:.3f}" for name, v in values.items() if name.endswith("_mse")},
             "minutes": f"{minutes:.2f}",
         }
-        rows = []
-        if self.curve.exists():
-            with self.curve.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-        self._write([*rows, row])
         part = self.folder / "last.ckpt.part"
-        trainer.save_checkpoint(part)
-        part.replace(self.folder / "last.ckpt")
-        self.say(", ".join(f"{name} {value}" for name, value in row.items()))
+        trainer.save_checkpoint(part)  # every process takes part, one keeps the books
+        if trainer.is_global_zero:
+            self._write([*self._rows(), row])
+            part.replace(self.folder / "last.ckpt")
+            self.say(", ".join(f"{name} {value}" for name, value in row.items()))
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.curve.exists():
+            return []
+        with self.curve.open(newline="") as file:
+            return list(csv.DictReader(file))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         with self.curve.open("w", newline="") as file:
-            if rows:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)

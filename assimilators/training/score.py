@@ -28,10 +28,12 @@ class ForecastScores:
     """Global scores (lead, headline channel), in the channels' units, over `starts` forecasts.
 
     Attributes:
+        leads: hours.
         model, persistence, climatology: root of the mean area-weighted squared error.
         correlation: mean anomaly correlation of the model's forecasts.
     """
 
+    leads: tuple[int, ...]
     starts: int
     model: NDArray[np.float64]
     persistence: NDArray[np.float64]
@@ -39,23 +41,23 @@ class ForecastScores:
     correlation: NDArray[np.float64]
 
     def as_dict(self) -> dict[str, Any]:
-        """By measure and channel, a list over `LEADS`."""
+        """By measure and channel, a list over the leads."""
         measures = {
             measure: {name: [float(f"{v:.5g}") for v in values[:, k]] for k, name in enumerate(HEADLINE)}
             for measure, values in vars(self).items()
-            if measure != "starts"
+            if isinstance(values, np.ndarray)
         }
-        return {"leads_h": list(LEADS), "starts": self.starts, **measures}
+        return {"leads_h": list(self.leads), "starts": self.starts, **measures}
 
 
 @dataclass(frozen=True)
 class FreeRun:
-    """What became of forecasts of `days` without any analysis.
+    """What became of forecasts of `days` without any analysis; the last days are the last sixth of them.
 
     Attributes:
-        spread: standard deviation of the last ten days' anomalies from climatology, as a share of the reference's over
+        spread: standard deviation of the last days' anomalies from climatology, as a share of the reference's over
             the same dates, for each headline channel; 1 is right, far above it is a blow-up, far below a faded state.
-        drift: global mean over the last ten days minus the reference's, in the channel's standard deviations.
+        drift: global mean over the last days minus the reference's, in the channel's standard deviations.
         largest: largest departure of any value from its channel's mean, in standard deviations, over the whole run.
     """
 
@@ -67,14 +69,22 @@ class FreeRun:
 
 
 def score_forecasts(
-    model: ForecastModel, reference: Reference, climatology: Climatology, times: NDArray[np.datetime64], starts: int
+    model: ForecastModel,
+    reference: Reference,
+    climatology: Climatology,
+    times: NDArray[np.datetime64],
+    starts: int,
+    leads: tuple[int, ...] = LEADS,
 ) -> ForecastScores:
-    """Forecasts of `LEADS` from `starts` times spread evenly over `times` (one year's, every 6 h)."""
-    last = len(times) - 1 - max(LEADS) // STEP
+    """Forecasts from `starts` times spread evenly over `times` (one year's, every 6 h), judged at `leads` hours."""
+    last = len(times) - 1 - max(leads) // STEP
     chosen = np.unique(np.linspace(1, last, starts).astype(int))
-    chunks = [_score(model, reference, climatology, times, chosen[k : k + BATCH]) for k in range(0, len(chosen), BATCH)]
+    chunks = [
+        _score(model, reference, climatology, times, chosen[k : k + BATCH], leads) for k in range(0, len(chosen), BATCH)
+    ]
     squared, persistence, climate, correlation = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return ForecastScores(
+        leads,
         len(chosen),
         np.sqrt(squared.mean(0)),
         np.sqrt(persistence.mean(0)),
@@ -89,13 +99,14 @@ def _score(
     climatology: Climatology,
     times: NDArray[np.datetime64],
     starts: NDArray[np.intp],
+    leads: tuple[int, ...],
 ) -> tuple[NDArray[np.float64], ...]:
     """Squared errors of model, persistence, climatology and the correlation, each (start, lead, channel)."""
     headline, grid = [index(name) for name in HEADLINE], model.grid
     previous, current = _frames(reference, times, starts - 1), _frames(reference, times, starts)
     rows = []
-    for step, state in enumerate(model.forecast(previous, current, max(LEADS) // STEP), 1):
-        if STEP * step not in LEADS:
+    for step, state in enumerate(model.forecast(previous, current, max(leads) // STEP), 1):
+        if STEP * step not in leads:
             continue
         truth = _frames(reference, times, starts + step)[:, headline]
         usual = np.stack([climatology.at(times[k])[headline] for k in starts + step])
@@ -120,9 +131,9 @@ def run_freely(
     days: int = 60,
     starts: int = 4,
 ) -> FreeRun:
-    """Forecasts of `days` from `starts` times spread over `times`, compared with the reference's last ten days."""
+    """Forecasts of `days` from `starts` times spread over `times`, compared with the reference's last days."""
     headline, steps = [index(name) for name in HEADLINE], 24 // STEP * days
-    tail = range(steps - 40 + 1, steps + 1)
+    tail = range(steps - steps // 6 + 1, steps + 1)
     chosen = np.linspace(1, len(times) - 1 - steps, starts).astype(int)
     previous, current = _frames(reference, times, chosen - 1), _frames(reference, times, chosen)
     area = model.grid.weights / model.grid.weights.sum()

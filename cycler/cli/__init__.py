@@ -7,12 +7,13 @@ import typer
 from typer.core import TyperGroup
 
 from dacycle.assimilators.base import AssimilatorError
+from dacycle.assimilators.training.errors import DataError, ExportError, RecipeError, TrainingError
 from dacycle.cycler.cli import files, model, operate, run, verify, world
 from dacycle.cycler.experiment import ExperimentError
 from dacycle.cycler.replay import RunStoppedError
 from dacycle.cycler.store import ArchiveError
 from dacycle.forecast_adapter.grid import GridError
-from dacycle.forecast_adapter.models import ModelFileError
+from dacycle.forecast_adapter.models import ForecastError, ModelFileError
 from dacycle.forecast_adapter.reference import ReferenceError
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.worlds import WorldError
@@ -23,12 +24,17 @@ __all__ = ["app"]
 USER_ERRORS = (
     ArchiveError,
     AssimilatorError,
+    DataError,
     ExperimentError,
+    ExportError,
+    ForecastError,
     GridError,
     ModelFileError,
     ObservationError,
+    RecipeError,
     ReferenceError,
     StateError,
+    TrainingError,
     WorldError,
 )
 """What a user can mend: the message is shown without a traceback, and the exit status is 2."""

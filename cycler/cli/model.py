@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from dacycle.assimilators.background_error import estimate_from_recipe
+from dacycle.assimilators.training.recipe import load_recipe, recipe_kind
 from dacycle.forecast_adapter.models import ModelFileError, OnnxForecastModel, model_files
 from dacycle.forecast_adapter.onnxfile import digest
 
@@ -19,27 +21,33 @@ app = typer.Typer()
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. deploy/recipes/mini.yaml")],
-    out: Annotated[Path | None, typer.Option(help="folder of the run [default: runs/NAME of the recipe]")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run (default: runs/ and the recipe's name)")] = None,
     data: Annotated[str | None, typer.Option(help="folder with the years, instead of the recipe's")] = None,
 ) -> None:
-    """Train a network; the same command goes on with a run that was interrupted. Needs the extra `train`.
+    """Train a network, or estimate the ensemble of a recipe of `kind: oi`.
+
+    A network needs the extra `train`; an interrupted training goes on when the same command is run again.
 
     Example: dacycle train deploy/recipes/mini-cpu.yaml --data nature
     """
+    folder = out or Path("runs") / recipe.stem
+    if recipe_kind(recipe) == "oi":
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{recipe.stem}.nc"
+        estimate_from_recipe(recipe, path, data)
+        typer.echo(f"estimated: {path}; an experiment's `assimilator:` takes this path")
+        return
     _need_torch()
-    from dacycle.assimilators.training.recipe import load_recipe
     from dacycle.assimilators.training.run import train as run
 
-    read = load_recipe(recipe, data)
-    folder = out or Path("runs") / recipe.stem
-    run(read, folder, say=typer.echo)
+    run(load_recipe(recipe, data), folder, say=typer.echo)
     typer.echo(f"trained: {folder}; next: dacycle export {folder}")
 
 
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="folder of a training run")],
-    out: Annotated[Path | None, typer.Option(help="the file to write [default: RUN/NAME.onnx]")] = None,
+    out: Annotated[Path | None, typer.Option(help="the file to write (default: NAME.onnx in the run)")] = None,
     data: Annotated[str | None, typer.Option(help="folder with the validation year, instead of the recipe's")] = None,
 ) -> None:
     """Write a run's network as ONNX with its metadata, check it against torch, score it and write its card.

@@ -55,7 +55,7 @@ def doctor(
 
     Exit status 1 if anything is wrong.
 
-    Example: dacycle doctor deploy/experiments/demonstration.yaml
+    Example: dacycle doctor deploy/experiments/demo.yaml
     """
     from dacycle.cycler.doctor import check_experiment, check_installation
 
@@ -76,7 +76,7 @@ def doctor(
 
 @app.command()
 def bench(
-    experiment: ExperimentFile = Path("deploy/experiments/demonstration.yaml"),
+    experiment: ExperimentFile = Path("deploy/experiments/demo.yaml"),
     cycles: Annotated[int, typer.Option(min=2, help="How many cycles to run.")] = 12,
     forecasts: Annotated[bool, typer.Option(help="Run the forecasts from them, too.")] = True,
     prefect: Annotated[bool, typer.Option(help="Run the cycles through Prefect, too.")] = False,

@@ -85,6 +85,9 @@ def hindcast(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Run at most this many cycles.")] = None,
     threads: Threads = 1,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="As a Prefect flow, with forecasts and report, on a server of its own.")
+    ] = False,
 ) -> None:
     """Run all cycles that are not yet in the archive; run it again to go on after any interruption.
 
@@ -92,6 +95,14 @@ def hindcast(
 
     Example: dacycle hindcast deploy/experiments/demo.yaml --archive archive
     """
+    if prefect:
+        if until is not None or limit is not None or threads != 1:
+            raise typer.BadParameter("--prefect runs the whole experiment, on one thread; leave the others out")
+        from dacycle.cycler import flows  # a second to import
+
+        with flows.embedded_server(archive / "prefect"):
+            flows.hindcast(str(experiment), str(archive))
+        return
     for each in load_experiment(experiment).runs():
         _run(each, Archive(archive, create=True), _time(until), limit, threads)
 
@@ -160,7 +171,7 @@ def status(
     """
     place = Archive(archive)
     table = Table("experiment", "cycles", "last", "end", "degraded", "fallback", "method", title=str(archive))
-    for column in table.columns[:4]:
+    for column in table.columns[:-1]:
         column.no_wrap = True
     complaints = []
     for name in place.branches():
@@ -194,21 +205,23 @@ def log(
     archive: ArchiveFolder = DEFAULT_ARCHIVE,
     last: Annotated[int, typer.Option(min=1, help="How many cycles.")] = 20,
 ) -> None:
-    """Show the latest cycles of an experiment: what was used, how they went, when they were written.
+    """Show the latest cycles of an experiment: how they went, and when they were written.
+
+    Values are counted as used (assimilated), held (withheld or denied), out (rejected) and late; s is seconds.
 
     Example: dacycle log demo --last 40
     """
     branch = Archive(archive).branch(name)
     commits = {c.metadata.get("time"): c.metadata for c in branch.archive.states.commits(name)}
-    table = Table("cycle", "status", "used", "held", "rejected", "late", "s", "written", "reason", title=name)
-    for column in table.columns[:2]:
+    table = Table("cycle", "status", "used", "held", "out", "late", "s", "written", "reason", title=name)
+    for column in table.columns[:-2]:
         column.no_wrap = True
     for record in branch.recent_records(last):
         notes = commits.get(record["time"], {})
         uses = record.get("uses", {})
         counts = [str(uses.get(use, "")) for use in ("assimilated", "withheld", "rejected", "late")]
         seconds = f"{sum(notes['seconds'].values()):.2f}" if "seconds" in notes else ""
-        written = str(notes.get("written", "")).replace("T", " ")
+        written = str(notes.get("written", ""))[5:16].replace("T", " ")
         table.add_row(record["time"], record["status"], *counts, seconds, written, record.get("reason", ""))
     console.print(table)
 

@@ -7,6 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dacycle.cycler.report_parts import style
@@ -79,7 +80,7 @@ def errors_by_level(runs: Runs, std: NDArray) -> Markup:
     """Profiles of the run's RMSE in standard deviations; the part above 200 hPa shaded."""
 
     def draw(figure: Figure) -> None:
-        axes_list = style.panels(figure, 5, columns=5, between=0.2, sharey=True)
+        axes_list = style.panels(figure, 5, columns=5, between=0.25, sharey=True)
         for axes, variable in zip(axes_list, ("z", "q", "u", "v", "t"), strict=True):
             for name, errors in runs.items():
                 means = errors[errors["region"] == "globe"].groupby("channel", observed=True)["mse"].mean()
@@ -88,6 +89,7 @@ def errors_by_level(runs: Runs, std: NDArray) -> Markup:
             axes.axhspan(40, TOP, color="#eceff2", zorder=0)
             axes.set_title(variable)
             axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
         axes.set_yscale("log")
         axes.set_ylim(1080, 46)
         style.plain(axes.yaxis, (1000, 700, 500, 300, 200, 100, 50))
@@ -108,16 +110,16 @@ def counts_over_time(fits: pd.DataFrame) -> Markup:
     """Values per cycle by use, and by reason for those that were not assimilated."""
 
     def draw(figure: Figure) -> None:
-        left, right = style.panels(figure, 2, columns=2, between=0.7, top=0.28)
+        left, right = style.panels(figure, 2, columns=2, between=0.6, top=0.74)
         uses = _counts(fits, "use").reindex(columns=[u for u in style.USES if u in set(fits["use"])], fill_value=0)
         _stack(left, uses, [style.USES[use] for use in uses])
-        left.set_ylabel("values per cycle, by use")
+        left.set_title("values per cycle, by use", pad=33)
         reasons = _counts(fits[fits["reason"] != ""], "reason")
         reasons = reasons[reasons.sum().sort_values(ascending=False).index]
         _stack(right, reasons, [style.REASONS.get(name, "#b9bec5") for name in reasons])
-        right.set_ylabel("not assimilated, by reason")
+        right.set_title("of these not assimilated, by reason", pad=33)
 
-    return style.svg(draw, "Observation counts over time", height=2.5)
+    return style.svg(draw, "Observation counts over time", height=2.8)
 
 
 def _counts(fits: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -302,7 +304,10 @@ def spectra(powers: Mapping[str, NDArray]) -> Markup:
         ratios = np.concatenate([powers[n][:, 1:] / powers["reference"][:, 1:] for n in powers]).ravel()
         low, high = min(0.8, 0.95 * ratios.min()), max(1.25, 1.05 * ratios.max())
         all_axes[0].set_ylim(low, high)
-        ticks = [t for t in (0.01, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 100) if low <= t <= high]
+        steps = (
+            (0.8, 1, 1.25, 2) if high < 3 * low else (0.2, 0.5, 1, 2, 5) if high < 30 * low else (0.01, 0.1, 1, 10, 100)
+        )
+        ticks = [step for step in steps if low <= step <= high]
         style.plain(all_axes[0].yaxis, ticks)
         style.legend(figure, all_axes[0])
 

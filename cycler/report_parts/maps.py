@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from dacycle.cycler.report_parts import style
 from dacycle.forecast_adapter.channels import HEADLINE
-from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
 
-__all__ = ["error_maps", "increment_maps"]
+__all__ = ["coastlines", "equal_earth", "error_maps", "increment_maps"]
+
+_DRAWN = get_grid("1.5deg")
 
 
 def increment_maps(mean: NDArray, rms: NDArray, grid: Grid) -> Markup:
@@ -34,6 +36,9 @@ def error_maps(background: NDArray, analysis: NDArray, grid: Grid) -> Markup:
 
 def _sheet(label: str, columns: Sequence[tuple[str, NDArray, str, bool]], grid: Grid) -> Markup:
     """Six channels, two to a row, each with one map per column."""
+    if grid.shape[0] > _DRAWN.shape[0]:  # a finer one would take long to draw, and not be seen
+        columns = [(title, conservative_average(f, grid, _DRAWN), map_, signed) for title, f, map_, signed in columns]
+        grid = _DRAWN
 
     def draw(figure: Figure) -> None:
         place = {"left": 0, "right": 0.96, "top": 0.96, "bottom": 0.01, "wspace": 0.2, "hspace": 0.16}
@@ -49,8 +54,8 @@ def _sheet(label: str, columns: Sequence[tuple[str, NDArray, str, bool]], grid: 
 
 
 def _map(axes: Axes, field: NDArray, grid: Grid, colours: str, signed: bool) -> None:
-    """A field in colour on the Equal Earth projection; the range leaves out the outermost 1 % of the values."""
-    limit = float(np.quantile(np.abs(field), 0.99)) or 1.0
+    """A field in colour on the Equal Earth projection; the range holds all but the outermost 1 % of the area."""
+    limit = _quantile(np.abs(field), grid.weights, 0.99) or 1.0
     low = -limit if signed else 0.0
     east = np.concatenate([grid.longitude_bounds[grid.longitude_bounds <= 180], [180.0]])
     west = np.concatenate([[180.0], grid.longitude_bounds[grid.longitude_bounds > 180]])
@@ -68,6 +73,13 @@ def _map(axes: Axes, field: NDArray, grid: Grid, colours: str, signed: bool) -> 
     bar = axes.figure.colorbar(shade, cax=axes.inset_axes((1.0, 0.1, 0.025, 0.8)))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2, labelsize=6.5)
+
+
+def _quantile(values: NDArray, weights: NDArray, share: float) -> float:
+    """The value below which this share of the weight lies: small cells at the poles count as their area."""
+    order = np.argsort(values, axis=None)
+    cumulated = np.cumsum(weights.ravel()[order])
+    return float(values.ravel()[order][np.searchsorted(cumulated, share * cumulated[-1])])
 
 
 def equal_earth(longitude: NDArray, latitude: NDArray) -> tuple[NDArray, NDArray]:

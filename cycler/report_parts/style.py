@@ -47,7 +47,7 @@ REASONS = {
 _RASTER_DPI = 190
 _LEFT = 0.5  # inches left of the first column of panels
 _INK, _FAINT = "#22272e", "#d9dde2"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -107,6 +107,7 @@ def svg(draw: Callable[[Figure], None], label: str, height: float, width: float 
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
+    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # named after their content, of which two may have the same
     # Ids are unique within a figure only; in one page they must be unique altogether.
     mark = hashlib.sha256(label.encode()).hexdigest()[:6]
     text = re.sub(r'\bid="', f'id="{mark}-', text)
@@ -175,9 +176,9 @@ def legend(figure: Figure, axes: Axes) -> None:
         figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, borderpad=0.1, **options)
 
 
-def line(axes: Axes, x: object, y: object, name: str, label: str | None = None, **options: object) -> None:
+def line(axes: Axes, x: Any, y: Any, name: str, label: str | None = None, **options: Any) -> None:
     """A line in the colour and style of what it shows."""
-    style = {"color": COLOURS.get(name), "linestyle": LINES.get(name, "-")} | options
+    style: dict[str, Any] = {"color": COLOURS.get(name), "linestyle": LINES.get(name, "-")} | options
     axes.plot(x, y, label=label or name, **style)
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "drift_summary",
     "free_run_level",
     "number",
+    "percent",
     "rmse_of",
     "sample_fields",
     "withheld_rows",
@@ -37,6 +38,13 @@ def number(value: float, digits: int = 3) -> str:
         return "0"
     decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
     return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def percent(fraction: float) -> str:
+    """A signed change in per cent, with a decimal where it is below ten; a dash where there is none."""
+    if not np.isfinite(fraction):
+        return "–"
+    return f"{100 * fraction:+.{0 if abs(fraction) >= 0.0995 else 1}f} %".replace("-", "−")
 
 
 def rmse_of(errors: pd.DataFrame, kind: str, channel: str, region: str = "globe") -> float:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from dacycle.cycler.archive import ArchiveError
 from dacycle.cycler.cli.verify import app
 from dacycle.cycler.compare import compare, write_comparison
 from dacycle.cycler.drift import make_forecasts, read_scores
@@ -116,11 +117,13 @@ def test_the_summary_prints_the_run_s_own_numbers(html, run, tiny):
     assert numbers[2:5] == [tables.number(value) for value in expected]
 
 
-def test_the_same_archive_gives_the_same_page(html, run, tiny):
+def test_it_is_written_into_the_branch_and_the_same_archive_gives_the_same_page(html, run, tiny):
     def unsigned(text):
         return re.sub(r"<footer>.*?</footer>", "", text)
 
-    assert unsigned(page(run, tiny)) == unsigned(html)
+    path = write_report(run, tiny)
+    assert path == run.folder / "report" / "index.html"
+    assert unsigned(path.read_text()) == unsigned(html)
 
 
 def test_the_experiment_and_its_digests_are_printed(html, run):
@@ -140,26 +143,21 @@ def test_a_fallback_says_why_and_cannot_inject_markup():
     assert "increment &lt;b&gt;of&lt;/b&gt; t850 &amp; more" in strip
 
 
-def test_without_forecasts_the_page_says_how_to_make_them(run, tiny):
-    words = Page(page(run.archive.branch("run-free"), tiny)).words
-    assert "No forecasts have been made yet: dacycle drift run-free" in words
-
-
-def test_without_a_reference_the_observations_still_speak(run, tiny, tmp_path):
+def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations_still_speak(run, tiny, tmp_path):
     make_world(tmp_path / "other", days=0)
     other = replace(tiny, reference=Reference(tmp_path / "other" / "reference"))
     branch = run.archive.branch("run-free")
     words = Page(page(branch, other)).words
+    assert "No forecasts have been made yet: dacycle drift run-free" in words
     assert "errors cannot be given" in words
     assert "Fit to withheld sites" in words
     assert not re.search(r"\bnan\b", words, flags=re.IGNORECASE)
-    verify(branch, tiny)  # what is kept is again that of the whole world, for the other tests
 
 
-def test_a_report_is_written_into_the_branch_or_where_it_is_asked_for(run, tiny, tmp_path):
-    assert write_report(run, tiny) == run.folder / "report" / "index.html"
-    elsewhere = tmp_path / "some" / "page.html"
-    assert write_report(run, tiny, elsewhere).read_text().startswith("<!doctype html>")
+def test_a_run_without_a_cycle_has_no_report(tiny, tmp_path):
+    branch = make_run(tmp_path / "archive", tiny, cycles=0)
+    with pytest.raises(ArchiveError, match="dacycle hindcast"):
+        page(branch, tiny)
 
 
 def test_numbers_are_printed_to_three_digits_and_never_as_nan():

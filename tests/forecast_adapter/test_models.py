@@ -167,7 +167,7 @@ def test_metadata_that_do_not_fit_are_named(make: Make, about: dict[str, Any], m
 
 
 def test_a_graph_on_another_grid_than_its_metadata_say_is_refused(make: Make) -> None:
-    with pytest.raises(ModelFileError, match="5.625deg needs"):
+    with pytest.raises(ModelFileError, match=r"5\.625deg needs"):
         load_model(make(shape=(121, 240)))
 
 

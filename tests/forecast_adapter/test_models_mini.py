@@ -8,25 +8,25 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("onnxscript", reason="the extra `train` is not installed: onnxscript is missing")
 
-import torch  # noqa: E402
+import torch
 
-from dacycle.assimilators.export import parity, to_onnx  # noqa: E402
-from dacycle.forecast_adapter.channels import CHANNELS  # noqa: E402
-from dacycle.forecast_adapter.mini import MiniConstants, MiniNetwork, MiniSize, pad_sphere, static_planes  # noqa: E402
-from dacycle.forecast_adapter.models import OnnxForecastModel, forecast_metadata  # noqa: E402
-from dacycle.forecast_adapter.onnxfile import write_metadata  # noqa: E402
-from tests.worlds import GRID, profile  # noqa: E402
+from dacycle.assimilators.export import parity, to_onnx
+from dacycle.forecast_adapter.channels import CHANNELS
+from dacycle.forecast_adapter.mini import MiniConstants, MiniNetwork, MiniSize, pad_sphere, static_planes
+from dacycle.forecast_adapter.models import OnnxForecastModel, forecast_metadata
+from dacycle.forecast_adapter.onnxfile import write_metadata
+from tests.worlds import GRID, profile
 
 SIZE = MiniSize(fine=8, coarse=16, depth=2)
 
 
 def network(orography: float = 500.0, seed: int = 0) -> MiniNetwork:
-    """Small, with random weights, in the climate of the tiny world; `orography` 0 removes all that tells longitudes apart."""
+    """Small, with random weights; `orography` 0 removes everything that tells longitudes apart."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     mean, std = profile()
     land = rng.random(GRID.shape) if orography else np.zeros(GRID.shape)
-    static = static_planes(GRID.latitude, orography * rng.random(GRID.shape), land)
+    static = static_planes(GRID.latitude, orography * rng.random(GRID.shape), land, np.zeros((3, *GRID.shape)))
     floor = np.where([c.variable == "q" for c in CHANNELS], 0, -np.inf).astype(np.float32)
     return MiniNetwork(MiniConstants(mean, std, 0.2 * std, floor, static), SIZE).eval()
 
@@ -65,16 +65,18 @@ def test_orography_tells_longitudes_apart() -> None:
     net, x = network(), states(1)
     with torch.no_grad():
         difference = (net(x.roll(10, dims=-1))[:, :69] - net(x)[:, :69].roll(10, dims=-1)) / net.step_std
-    assert difference.abs().max() > 0.05
+    assert difference.abs().max() > 0.02
 
 
 def test_humidity_is_never_negative_and_the_undefined_channels_are_nan() -> None:
     net, x = network(), states(2)
+    humidity = [i for i, c in enumerate(CHANNELS) if c.variable == "q"]
+    x[:, [69 + i for i in humidity]] = 0
     with torch.no_grad():
         output = net(x)
-    humidity = [i for i, c in enumerate(CHANNELS) if c.variable == "q"]
-    assert x[:, [69 + i for i in humidity]].min() < -1e-5
-    assert output[:, humidity].min() >= 0
+    # From dry air about half of the increments are negative.
+    assert output[:, humidity].min() == 0
+    assert output[:, humidity].max() > 0
     assert output[:, 69:].isnan().all()
     assert output[:, :69].isfinite().all()
 
@@ -91,7 +93,8 @@ def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
     net, path = network(), tmp_path / "small.onnx"
     to_onnx(net, path)
     for batch in (1, 3):
-        assert parity(net, path, states(batch).numpy()).max() < 1e-5
+        # One unit in the last place of z50 is 6e-5 standard deviations of this world.
+        assert parity(net, path, states(batch).numpy()).max() < 1e-4
     write_metadata(path, forecast_metadata("small", "1", GRID.name, "tiny"))
     x = states(1)
     previous, current = x[:, :69], x[:, 69:]

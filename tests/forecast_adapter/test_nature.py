@@ -14,24 +14,22 @@ SIGMA = np.array([0.025, 0.095, 0.2, 0.34, 0.51, 0.685, 0.835, 0.95])
 G, R, LAPSE = nature.GRAVITY, nature.GAS_CONSTANT, nature.LAPSE
 
 
-def constant_lapse_column(
-    t_sea: float, p_sea: float, height: float
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def constant_lapse_column(t_sea: float, p_sea: float, height: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """A (1, 8, 1, 1) atmosphere with 6.5 K/km everywhere, over ground at `height` m."""
     ps = p_sea * (1 - LAPSE * height / t_sea) ** (G / (R * LAPSE))
     z = G * t_sea / LAPSE * (1 - (SIGMA * ps / p_sea) ** (R * LAPSE / G))
     t = t_sea - LAPSE * z / G
     column = {"z": z, "t": t, "q": np.full(8, 0.004), "u": np.full(8, 10.0), "v": np.full(8, -3.0)}
     fields = {name: values[None, :, None, None] for name, values in column.items()}
-    return fields, np.full((1, 1, 1), ps), np.full((1, 1), G * height)
+    return fields, np.full((1, 1, 1), ps)
 
 
 @given(st.floats(258, 289), st.floats(98000, 104000), st.floats(0, 3500))
 def test_constant_lapse_atmosphere_is_recovered_on_every_level(t_sea: float, p_sea: float, height: float) -> None:
     if t_sea - LAPSE * height < 256:
         return  # colder ground is damped on purpose, see the next test
-    fields, ps, phis = constant_lapse_column(t_sea, p_sea, height)
-    out, msl = nature.to_pressure_levels(fields, ps, phis, SIGMA)
+    fields, ps = constant_lapse_column(t_sea, p_sea, height)
+    out, msl = nature.to_pressure_levels(fields, ps, SIGMA)
     assert msl[0, 0, 0] == pytest.approx(p_sea, rel=3e-3)
     for k, level in enumerate(LEVELS):
         if level < 300:
@@ -42,15 +40,29 @@ def test_constant_lapse_atmosphere_is_recovered_on_every_level(t_sea: float, p_s
 
 
 def test_extrapolation_is_damped_over_cold_plateaus() -> None:
-    fields, ps, phis = constant_lapse_column(t_sea=250.0, p_sea=100000.0, height=3000.0)
-    _, msl = nature.to_pressure_levels(fields, ps, phis, SIGMA)
+    fields, ps = constant_lapse_column(t_sea=250.0, p_sea=100000.0, height=3000.0)
+    _, msl = nature.to_pressure_levels(fields, ps, SIGMA)
     assert 85000 < msl[0, 0, 0] < 100000  # a warmer column below the ground than 6.5 K/km gives: less pressure
 
 
+@given(st.floats(-300, 300), st.sampled_from([700, 850, 925, 1000]))
+def test_nothing_jumps_when_surface_pressure_crosses_a_level(offset: float, level: int) -> None:
+    """Whatever height the model's lowest level has: its own hydrostatics says where the ground is."""
+    k = LEVELS.index(level)
+    sides = []
+    for ps in (100.0 * level - 0.5, 100.0 * level + 0.5):
+        fields, _ = constant_lapse_column(280.0, 101325.0, 1000.0)
+        fields["z"] = fields["z"] + offset
+        out, _ = nature.to_pressure_levels(fields, np.full((1, 1, 1), ps), SIGMA)
+        sides.append((out["z"][0, k, 0, 0], out["t"][0, k, 0, 0]))
+    assert sides[0][0] == pytest.approx(sides[1][0], abs=5)
+    assert sides[0][1] == pytest.approx(sides[1][1], abs=0.7)
+
+
 def test_humidity_is_never_negative_and_wind_is_kept_below_the_lowest_level() -> None:
-    fields, ps, phis = constant_lapse_column(280.0, 101000.0, 2000.0)
+    fields, ps = constant_lapse_column(280.0, 101000.0, 2000.0)
     fields["q"] = fields["q"] - 0.0041
-    out, _ = nature.to_pressure_levels(fields, ps, phis, SIGMA)
+    out, _ = nature.to_pressure_levels(fields, ps, SIGMA)
     assert (out["q"] >= 0).all()
     assert out["u"][0, -1, 0, 0] == 10.0
 
