@@ -168,11 +168,14 @@ class Branch:
     @property
     def records(self) -> list[Record]:
         """The record of every committed analysis, in order."""
-        return self.recent_records(len(self.times)) if len(self.times) else []
+        return self._records(slice(None)) if len(self.times) else []
 
     def recent_records(self, count: int) -> list[Record]:
         """The records of the last `count` analyses (fewer where there are fewer), in order."""
-        texts = self.archive.states.column(self.name, "cycles", "record", slice(-count, None))
+        return self._records(slice(-count, None))
+
+    def _records(self, rows: slice) -> list[Record]:
+        texts = self.archive.states.column(self.name, "cycles", "record", rows)
         return [json.loads(text) for text in texts]
 
     @property

@@ -48,15 +48,16 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
     """Make what is due, in order, and yield each start once it is on disk; may be stopped at any time.
 
     Raises:
-        ArchiveError: another process makes this branch's forecasts, a state is damaged, or the model is not
-        the
-            one that the run was made with.
+        ArchiveError: another process makes this branch's forecasts, a state is damaged, or the model is not the one
+            that the run was made with.
     """
     with branch.archive.lock(f"{branch.name}/drift"):
         _prepare(branch)
+        # First: cycles may be committed meanwhile, so what is read after it knows at least as many.
+        starts = due(branch, world)
         sources, committed = _sources(branch), _committed(branch)
         models = {record["time"]: record["digests"]["model"] for record in branch.records}
-        for start in due(branch, world):
+        for start in starts:
             if models[cycle_id(start)] != model.digest:
                 raise ArchiveError(
                     f"{branch.archive.folder}: cycle {cycle_id(start)} of {branch.name} ran with a forecast model of "
