@@ -22,9 +22,7 @@ def fields(seed: int, channels: int = 3, grid=GRID) -> np.ndarray:
 
 def as_xarray(array: np.ndarray, grid=GRID) -> xr.DataArray:
     coordinates = {"latitude": grid.latitude, "longitude": grid.longitude}
-    return xr.DataArray(
-        array.astype(np.float64), dims=("channel", "latitude", "longitude"), coords=coordinates
-    )
+    return xr.DataArray(array.astype(np.float64), dims=("channel", "latitude", "longitude"), coords=coordinates)
 
 
 @pytest.mark.parametrize("name", ["5.625deg", "1.5deg"])
