@@ -1,6 +1,6 @@
 """The static ensemble of forecast errors behind optimal interpolation: drawing it, and its file.
 
-Members are the model's forecasts minus the reference, at mixed leads, drawn over the training years. Every lead's
+Members are the model's forecasts minus the reference, at mixed leads, drawn over the years of its recipe. Every lead's
 errors are scaled to the size of all leads together, so that long ones do not drown the short ones; how large the
 errors of a cycle's background are is what the inflation is tuned for.
 """
