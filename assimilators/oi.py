@@ -39,7 +39,7 @@ class OptimalInterpolation:
     Args:
         error: the static ensemble, with the settings tuned for it.
         settings: in place of the ensemble's own.
-        spread: whether `analyse` also returns the posterior standard deviation (which doubles its time).
+        spread: whether `analyse` also returns the posterior standard deviation (which triples its time).
         threads: threads of the matrix products; the same number gives the same bits.
     """
 

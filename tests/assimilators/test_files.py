@@ -191,6 +191,6 @@ def test_the_packaged_recipe_is_readable_and_a_wrong_one_names_its_faults(tmp_pa
     wrong.write_text(packaged.read_text().replace("kind: oi", "kind: fnp"))
     with pytest.raises(AssimilatorError, match="kind: oi"):
         read_recipe(wrong)
-    wrong.write_text(packaged.read_text().replace("leads: [6,", "leads: [7,"))
+    wrong.write_text(packaged.read_text().replace("leads: [144,", "leads: [143,"))
     with pytest.raises(AssimilatorError, match="multiples of 6"):
         read_recipe(wrong)
