@@ -19,6 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import AssimilatorError
+from dacycle.assimilators.olr import OlrOperator, OlrSamples, fit_olr
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.models import ForecastModel, load_model
@@ -35,7 +36,9 @@ __all__ = [
     "read_recipe",
 ]
 
-_FORMAT = "dacycle background error 1"
+_FORMAT = "dacycle background error 2"
+_UNITS = 100  # of the largest value of a field, in which it is stored: finer ones make the file larger than 10 MB
+_OLR_STATES = 36  # a year, to fit the operator to
 _STEP = np.timedelta64(6, "h")
 
 
@@ -77,6 +80,7 @@ class BackgroundError:
         std: (69,) float32, SI: area-weighted standard deviation of the members, before inflation.
         grid, world: what they are of.
         settings: tuned for this ensemble.
+        olr: the observation operator of OLR and the members' OLR; None: OLR is not used.
         provenance: model and its digest, leads, period, seed: recorded, not interpreted.
         digest: SHA-256 of the file it was read from, `""` if it was not.
     """
@@ -86,35 +90,44 @@ class BackgroundError:
     grid: Grid
     world: str
     settings: Settings = field(default_factory=Settings)
+    olr: OlrSamples | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
 
     @classmethod
     def from_samples(
-        cls, samples: NDArray, grid: Grid, world: str, settings: Settings | None = None, **provenance: Any
+        cls,
+        samples: NDArray,
+        grid: Grid,
+        world: str,
+        settings: Settings | None = None,
+        olr: OlrSamples | None = None,
+        **provenance: Any,
     ) -> "BackgroundError":
         """From N samples of background error, (N, 69, H, W) SI; their mean is removed."""
         members = np.asarray(samples - samples.mean(axis=0), np.float32)
         variance = (members.astype(np.float64) ** 2 * grid.weights).mean(axis=(2, 3)).sum(axis=0) / (len(members) - 1)
-        return cls(members, np.sqrt(variance).astype(np.float32), grid, world, settings or Settings(), provenance)
+        return cls(members, np.sqrt(variance).astype(np.float32), grid, world, settings or Settings(), olr, provenance)
 
     def save(self, path: Path) -> None:
-        """Write a netCDF file: members as 8-bit integers in units of 1/127 of each channel's largest value."""
-        largest = np.abs(self.members).max(axis=(0, 2, 3))
-        unit = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        packed = np.rint(self.members / unit[:, None, None]).astype(np.int8)
+        """Write a netCDF file: members as 8-bit integers in units of 1/100 of each channel's largest value."""
         dims = ("member", "channel", "latitude", "longitude")
-        dataset = xr.Dataset(
-            {"members": (dims, packed), "unit": ("channel", unit), "std": ("channel", self.std)},
-            {"channel": NAMES, "latitude": self.grid.latitude, "longitude": self.grid.longitude},
-            {
-                "format": _FORMAT,
-                "grid": self.grid.name,
-                "world": self.world,
-                "settings": json.dumps(asdict(self.settings)),
-                "provenance": json.dumps(dict(self.provenance)),
-            },
-        )
+        packed, unit = _pack(self.members)
+        variables: dict[str, Any] = {"members": (dims, packed), "unit": ("channel", unit), "std": ("channel", self.std)}
+        attributes = {
+            "format": _FORMAT,
+            "grid": self.grid.name,
+            "world": self.world,
+            "settings": json.dumps(asdict(self.settings)),
+            "provenance": json.dumps(dict(self.provenance)),
+        }
+        if self.olr is not None:
+            packed_olr, unit_olr = _pack(self.olr.members[:, None])
+            variables["olr"] = (("member", "latitude", "longitude"), packed_olr[:, 0], {"scale": float(unit_olr[0])})
+            variables["olr_weights"] = ("predictor", self.olr.operator.weights)
+            attributes |= {"olr_constant": self.olr.operator.constant, "olr_error": self.olr.operator.error}
+        coordinates = {"channel": NAMES, "latitude": self.grid.latitude, "longitude": self.grid.longitude}
+        dataset = xr.Dataset(variables, coordinates, attributes)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         encoding = {"members": {"zlib": True, "complevel": 9, "chunksizes": (len(packed), 1, *self.grid.shape)}}
@@ -144,9 +157,25 @@ class BackgroundError:
             get_grid(dataset.attrs["grid"]),
             dataset.attrs["world"],
             Settings(**json.loads(dataset.attrs["settings"])),
+            _unpack_olr(dataset),
             json.loads(dataset.attrs["provenance"]),
             hashlib.sha256(path.read_bytes()).hexdigest(),
         )
+
+
+def _pack(members: NDArray) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(N, C, H, W) as 8-bit integers, and the unit of each channel (C,)."""
+    largest = np.abs(members).max(axis=(0, 2, 3))
+    unit = np.where(largest > 0, largest / _UNITS, 1).astype(np.float32)
+    return np.rint(members / unit[:, None, None]).astype(np.int8), unit
+
+
+def _unpack_olr(dataset: xr.Dataset) -> OlrSamples | None:
+    if "olr" not in dataset:
+        return None
+    constant, error = (float(dataset.attrs[name]) for name in ("olr_constant", "olr_error"))
+    members = dataset["olr"].values * np.float32(dataset["olr"].attrs["scale"])
+    return OlrSamples(OlrOperator(dataset["olr_weights"].values, constant, error), members - members.mean(axis=0))
 
 
 def forecast_errors(
@@ -203,8 +232,11 @@ def estimate_background_error(
     seed: int,
     years: Sequence[int],
     settings: Settings,
+    olr: bool = False,
 ) -> BackgroundError:
     """Draw the static ensemble of a model's errors; arguments as in `forecast_errors`.
+
+    olr: whether OLR is to be used, through an operator fitted to the reference in these years.
 
     Raises:
         AssimilatorError: the model is of another world, or the years hold no usable start.
@@ -222,12 +254,19 @@ def estimate_background_error(
         world.grid,
         world.name,
         settings,
+        fit_olr(reference, _spread_over(reference, years), errors - errors.mean(axis=0)) if olr else None,
         model=model.name,
         model_digest=model.digest,
         leads=[int(lead) for lead in leads],
         years=[int(year) for year in years],
         seed=seed,
     )
+
+
+def _spread_over(reference: Reference, years: Sequence[int]) -> NDArray[np.datetime64]:
+    """Times for the operator of OLR, evenly over the years."""
+    inside = reference.times[np.isin(reference.times.astype("datetime64[Y]").astype(int) + 1970, years)]
+    return inside[np.linspace(0, len(inside) - 1, min(_OLR_STATES * len(years), len(inside))).astype(int)]
 
 
 @dataclass(frozen=True)
@@ -243,6 +282,7 @@ class Recipe:
     seed: int
     inflation: float | dict[str, float]
     distance_km: float
+    olr: bool
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -277,6 +317,7 @@ def estimate_from_recipe(path: Path, out: Path, data: Path | str | None = None) 
         seed=recipe.seed,
         years=recipe.years,
         settings=Settings(recipe.inflation, recipe.distance_km),
+        olr=recipe.olr,
     )
     error.save(out)
     return error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators.training.errors import ExportError
 from dacycle.assimilators.training.recipe import Recipe
 from dacycle.assimilators.training.run import read_run
-from dacycle.assimilators.training.score import ForecastScores, FreeRun, run_freely, score_forecasts
+from dacycle.assimilators.training.score import ForecastScores, FreeRun, increment_growth, run_freely, score_forecasts
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES
 from dacycle.forecast_adapter.mini import MiniNetwork
 from dacycle.forecast_adapter.models import OnnxForecastModel, forecast_metadata
@@ -65,9 +65,10 @@ def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], N
         scores = score_forecasts(model, reference, world.climatology, times, STARTS)
         say("60 days without analyses")
         free = run_freely(model, reference, world.climatology, world.statistics, times)
+        growth = increment_growth(model, reference, times)
         write_metadata(part, {**about, "scores": scores.as_dict()})
         part.replace(out)
-    out.with_suffix(".md").write_text(_card(recipe, record, OnnxForecastModel(out), scores, free, world, year))
+    out.with_suffix(".md").write_text(_card(recipe, record, OnnxForecastModel(out), scores, free, growth, world, year))
     return out
 
 
@@ -152,12 +153,15 @@ def _card(
     model: OnnxForecastModel,
     scores: ForecastScores,
     free: FreeRun,
+    growth: dict[int, float],
     world: World,
     year: str,
 ) -> str:
     """The model's card, in Markdown; every number in it is of this export."""
     parity_of = model.metadata["parity"]
-    stages = ", then ".join(f"{s.epochs} epochs of {s.steps} step{'s' * (s.steps > 1)}" for s in recipe.stages)
+    stages = ", then ".join(
+        f"{s.epochs} epoch{'s' * (s.epochs > 1)} of {s.steps} step{'s' * (s.steps > 1)}" for s in recipe.stages
+    )
     unfinished = "" if record["epochs_done"] == recipe.epochs else f", stopped after {record['epochs_done']} of them"
     lines = [
         f"# {recipe.name} {recipe.version}",
@@ -171,6 +175,7 @@ def _card(
         f"sha256 of the normalised states `{record['data'][:16]}…`",
         f"- training: {stages}{unfinished}; {record['minutes']} minutes on {record['machine']}, "
         f"torch {record['versions']['torch']}",
+        f"- relaxation towards the climate of the season within {recipe.relaxation_days:g} days",
         "- made by `dacycle train RECIPE` and `dacycle export RUN`",
         f"- largest difference between ONNX Runtime and torch: "
         f"{parity_of['largest_difference_in_standard_deviations']:.1e} standard deviations ({parity_of['channel']})",
@@ -191,6 +196,12 @@ def _card(
         )
         lines.append(f"| {name} ({CHANNELS[NAMES.index(name)].unit}) | " + " | ".join(cells) + " |")
     lines += [
+        "",
+        "## After an analysis",
+        "",
+        "An increment in the newer frame alone is left with these shares of its size: "
+        + ", ".join(f"{share:.2f} after {lead} h" for lead, share in growth.items())
+        + ".",
         "",
         f"## {free.days} days without analyses",
         "",

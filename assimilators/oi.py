@@ -8,6 +8,7 @@ doi:10.1007/s10236-009-0221-5), with the LETKF's localisation, which makes obser
 
 X are the members, Y = H X, d the departures. Members are errors of all 69 channels at once, so an observation of one
 variable corrects the others as the model's own errors relate them: wind with geopotential, temperature with thickness.
+OLR is observed through the columns' regression in `olr`, where the ensemble's file holds it.
 """
 
 from pathlib import Path
@@ -19,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from dacycle.assimilators.background_error import BackgroundError, Settings
 from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, register_suffix
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid, great_circle_km
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ class OptimalInterpolation:
     """
 
     name = "oi"
-    planes: tuple[str, ...] = ()
 
     def __init__(
         self, error: BackgroundError, settings: Settings | None = None, *, spread: bool = False, threads: int = 1
@@ -57,8 +57,16 @@ class OptimalInterpolation:
         self.background_error_std: NDArray = error.std * inflation
         """(69,) SI: standard deviation of the background error, as quality control needs it."""
         members = error.members * inflation[:, None, None]
-        # (cells, 69, N): what one column or one observed cell needs lies together.
-        self._members = np.ascontiguousarray(members.reshape(len(members), _CHANNELS, -1).transpose(2, 1, 0))
+        self._olr = error.olr
+        self.planes: tuple[str, ...] = () if error.olr is None else ("olr",)
+        observed = members
+        if error.olr is not None:
+            # OLR follows humidity first, so it is inflated with it.
+            olr = error.olr.members[:, None] * inflation[GROUPS["q"][0]]
+            observed = np.concatenate([members, olr], axis=1, dtype=np.float32)
+        # (cells, 69 + M, N): what one column or one observed cell needs lies together.
+        self._observed = np.ascontiguousarray(observed.reshape(*observed.shape[:2], -1).transpose(2, 1, 0))
+        self._members = self._observed[:, :_CHANNELS]
         self._localisation = _localisation_table(self.grid, self.settings.distance_km)
         self._spread = spread
         self._prior_spread = members.reshape(len(members), _CHANNELS, -1).std(axis=0, ddof=1)
@@ -66,7 +74,7 @@ class OptimalInterpolation:
         self._pools = ThreadpoolController()
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
-        """Correct B chains' backgrounds; see `base.Assimilator`. Planes beyond the 69 channels are not used.
+        """Correct B chains' backgrounds; see `base.Assimilator`. Planes beyond its `planes` are not used.
 
         Beyond the localisation's distance from every observation the background comes back bit for bit. The diagnostics
         count, per chain, the observations used, those on further planes and so unused, and the cells within reach.
@@ -78,9 +86,10 @@ class OptimalInterpolation:
         with self._pools.limit(limits=self._threads, user_api="blas"):
             chains = [self._analyse_one(*fields) for fields in zip(background, values, errors, strict=True)]
         states, spreads, reached = zip(*chains, strict=True)
+        used = self._observed.shape[1]
         diagnostics = {
-            "observations": [int(np.count_nonzero(chain[:_CHANNELS])) for chain in errors],
-            "unused_observations": [int(np.count_nonzero(chain[_CHANNELS:])) for chain in errors],
+            "observations": [int(np.count_nonzero(chain[:used])) for chain in errors],
+            "unused_observations": [int(np.count_nonzero(chain[used:])) for chain in errors],
             "cells_in_reach": list(reached),
         }
         return Analysis(np.stack(states), np.stack(spreads) if self._spread else None, diagnostics)
@@ -89,9 +98,10 @@ class OptimalInterpolation:
         chains, shape = len(background), self.grid.shape
         if background.shape != (chains, _CHANNELS, *shape):
             raise AssimilatorError(f"oi: background is {background.shape}, not {(chains, _CHANNELS, *shape)}")
-        if values.shape != errors.shape or values[:, :_CHANNELS].shape != background.shape:
+        planes = self._observed.shape[1]
+        if values.shape != errors.shape or values[:, :planes].shape != (chains, planes, *shape):
             raise AssimilatorError(
-                f"oi: values {values.shape} and errors {errors.shape} must both be {(chains, '69 + M', *shape)}"
+                f"oi: values {values.shape} and errors {errors.shape} must both be {(chains, f'{planes} + M', *shape)}"
             )
         wrong = ~(np.isfinite(errors) & (errors >= 0)) | ((errors > 0) & ~np.isfinite(values))
         if wrong.any():
@@ -105,14 +115,15 @@ class OptimalInterpolation:
         self, background: NDArray, values: NDArray, errors: NDArray
     ) -> tuple[NDArray, NDArray | None, int]:
         """Analysis and spread of one chain, (69, H, W), and the number of cells within reach of an observation."""
-        flat, error = (field[:_CHANNELS].reshape(_CHANNELS, -1) for field in (background, errors))
+        flat = background.reshape(_CHANNELS, -1)
+        equivalents, error = self._equivalents(background), self._errors(errors)
         cells = np.flatnonzero(error.any(axis=0))
         error = error[:, cells].T
         precision = np.divide(1, error, out=np.zeros(error.shape, np.float32), where=error > 0)
-        departures = values[:_CHANNELS].reshape(_CHANNELS, -1)[:, cells].T - flat[:, cells].T
+        departures = values[: len(equivalents)].reshape(equivalents.shape)[:, cells].T - equivalents[:, cells].T
         # Not 0 times the departure: whatever stands in unobserved places, NaN included, must change nothing.
         departures = np.where(error > 0, departures, 0).astype(np.float32) * precision
-        Y = self._members[cells] * precision[:, :, None]
+        Y = self._observed[cells] * precision[:, :, None]
         transposed = Y.transpose(0, 2, 1)
         information, projected = transposed @ Y, transposed @ departures[:, :, None]
         reached, weights, covariance = self._solve(cells, information, projected[:, :, 0])
@@ -125,6 +136,20 @@ class OptimalInterpolation:
             spread[:, reached] = np.sqrt(((members @ covariance) * members).sum(axis=2)).T
             spread = spread.reshape(background.shape)
         return state.reshape(background.shape), spread, len(reached)
+
+    def _equivalents(self, background: NDArray) -> NDArray:
+        """H(x_b) in every cell, (69 + M, H W): the channels and, where it is used, OLR."""
+        if self._olr is not None:
+            background = np.concatenate([background, self._olr.operator(background)[None]])
+        return background.reshape(len(background), -1)
+
+    def _errors(self, errors: NDArray) -> NDArray:
+        """Observation errors (69 + M, H W), OLR's with the operator's own; exactly 0 where nothing was observed."""
+        error = errors[: self._observed.shape[1]].reshape(self._observed.shape[1], -1)
+        if self._olr is not None:
+            error = error.copy()
+            error[-1] = np.where(error[-1] > 0, np.hypot(error[-1], self._olr.operator.error), 0)
+        return error
 
     def _solve(self, cells: NDArray, information: NDArray, projected: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """The columns within reach of an observation, the members' weights there, and these weights' covariance.

@@ -15,10 +15,18 @@ import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from dacycle.cycler.archive import Archive, ArchiveError, Branch, write_whole
+from dacycle.cycler.archive import ArchiveError, Branch, write_whole
 from dacycle.cycler.drift import LEAD_STEP, read_scores
 from dacycle.cycler.report_parts import figures, maps, style, tables
-from dacycle.cycler.verification import BLOCK_DAYS, QUANTITIES, Verification, fingerprint, trends, verify
+from dacycle.cycler.verification import (
+    BLOCK_DAYS,
+    QUANTITIES,
+    Verification,
+    fingerprint,
+    trends,
+    verify,
+    verify_free_run,
+)
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.worlds import World
@@ -45,7 +53,7 @@ def page(branch: Branch, world: World) -> str:
     if not records:
         raise ArchiveError(f"{branch.archive.folder}: {branch.name} has no cycle yet; run `dacycle hindcast` first")
     verification = verify(branch, world)
-    free = _free_run(branch, world)
+    free = verify_free_run(branch, world)
     drift = read_scores(branch)
     context = {
         "experiment": branch.experiment,
@@ -89,17 +97,6 @@ def render(template: str, **context: Any) -> str:
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", colours=style.COLOURS, statuses=style.STATUSES
     )
     return environment.get_template(template).render(**context)
-
-
-def _free_run(branch: Branch, world: World) -> Verification | None:
-    """The control of this experiment, where the archive has it, over the same times."""
-    archive: Archive = branch.archive
-    name = f"{branch.name}-free"
-    if name not in archive.branches():
-        return None
-    found = verify(archive.branch(name), world)
-    times = branch.times
-    return Verification(*(t[t["time"].isin(times)] for t in (found.errors, found.means, found.fits)))
 
 
 def _overview(records: list[dict[str, Any]], verification: Verification) -> dict[str, Any]:

@@ -65,6 +65,10 @@ class Verification:
     means: pd.DataFrame
     fits: pd.DataFrame
 
+    def within(self, times: pd.DatetimeIndex) -> "Verification":
+        """The same of these cycles alone."""
+        return Verification(*(table[table["time"].isin(times)] for table in (self.errors, self.means, self.fits)))
+
 
 def verify(branch: Branch, world: World) -> Verification:
     """Verify every committed cycle of a branch (the two states of a cold start are none).
@@ -87,6 +91,14 @@ def verify(branch: Branch, world: World) -> Verification:
     return Verification(**tables)
 
 
+def verify_free_run(branch: Branch, world: World) -> Verification | None:
+    """The free run beside an experiment, where the archive has it, over the experiment's own times."""
+    name = f"{branch.name}-free"
+    if name not in branch.archive.branches():
+        return None
+    return verify(branch.archive.branch(name), world).within(branch.times)
+
+
 def fingerprint(records: list[Record]) -> str:
     """SHA-256 of cycle records: cycles that are run again with the same result have the same one."""
     return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
@@ -97,8 +109,7 @@ def _key(record: Record, world: World) -> str:
     return f"{fingerprint([record])} {'verified' if verified else 'unverified'}"
 
 
-# --- one cycle
-# ---------------------------------------------------------------------------------------------------
+# --- one cycle --------------------------------------------------------------------------------------------------------
 
 
 def _verify_cycle(branch: Branch, world: World, time: pd.Timestamp) -> Verification:
@@ -187,8 +198,7 @@ def fit_table(time: pd.Timestamp, departures: pd.DataFrame) -> pd.DataFrame:
     return sums
 
 
-# --- the whole run
-# -----------------------------------------------------------------------------------------------
+# --- the whole run ----------------------------------------------------------------------------------------------------
 
 
 def trends(verification: Verification, channels: tuple[str, ...]) -> pd.DataFrame:
@@ -220,8 +230,7 @@ def _trend(series: pd.Series) -> dict[str, float]:
     return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
 
-# --- what was computed before
-# --------------------------------------------------------------------------------------
+# --- what was computed before -----------------------------------------------------------------------------------------
 
 _TABLES = ("errors", "means", "fits")
 _KEYS = b"dacycle.cycles"

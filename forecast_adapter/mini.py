@@ -7,6 +7,10 @@ that whatever feeds them back is caught at its first step.
 Normalisation and static fields are constants of the network. Longitude is periodic in every convolution; beyond
 a pole the grid goes on along the opposite meridian (rows mirrored, shifted by 180 degrees).
 
+The contract holds neither the date nor the sea-surface temperature. The network reads the season off the zonal mean
+temperatures, is shown the 2-m temperature that is usual then, and every step is drawn a little towards the climate of
+that season: Newtonian relaxation, without which small errors of the largest scales add up over weeks.
+
 The blocks are those of ConvNeXt (Liu et al. 2022, arXiv 2201.03545): a depthwise convolution, a layer norm over
 channels and a pointwise perceptron, added to their input through a learned scale.
 """
@@ -21,7 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dacycle.forecast_adapter.channels import GROUPS, index
+
 CHANNELS = 69
+T2M = index("t2m")
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,10 @@ class MiniConstants:
 
     ``mean``, ``std`` (69,): the world's statistics, SI. ``step_std`` (69,): standard deviation of the change of
     each channel over 6 h, SI. ``floor`` (69,): the lowest value a channel may take (0 for humidity, else -inf).
-    ``static`` (n, H, W): see `static_planes`.
+    ``static`` (4, H, W): see `static_planes`. ``climate`` (5, 69, H, W): coefficients of 1, cos, sin, cos 2, sin 2 of
+    the day of the year, normalised. ``season`` (2, 13 H + 1): what makes cos and sin of the day of the year of the
+    normalised zonal mean temperatures of the 13 levels, and a constant. ``relaxation``: share of the departure from
+    that climate that is taken away in each step.
     """
 
     mean: NDArray[np.float32]
@@ -51,6 +61,9 @@ class MiniConstants:
     step_std: NDArray[np.float32]
     floor: NDArray[np.float32]
     static: NDArray[np.float32]
+    climate: NDArray[np.float32]
+    season: NDArray[np.float32]
+    relaxation: float
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,22 +71,15 @@ class MiniConstants:
 
 
 def static_planes(
-    latitude: NDArray[np.floating],
-    orography: NDArray[np.floating],
-    land_fraction: NDArray[np.floating],
-    temperature: NDArray[np.floating],
+    latitude: NDArray[np.floating], orography: NDArray[np.floating], land_fraction: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """(4 + n, H, W) planes of order one: orography, land fraction, sine and cosine of latitude, and `temperature`.
+    """(4, H, W) planes of order one: orography, land fraction, sine and cosine of latitude.
 
     Args:
         latitude: (H,) degrees.    orography: (H, W) m.    land_fraction: (H, W) 0..1.
-        temperature: (n, H, W) coefficients of the annual cycle of 2-m temperature, normalised. The contract holds
-            neither sea-surface temperature nor season; without the places' own climate a long forecast has nothing
-            to return to.
     """
     phi = np.deg2rad(np.asarray(latitude, float))[:, None] + np.zeros_like(orography, dtype=float)
-    planes = np.stack([orography / 1000.0, land_fraction, np.sin(phi), np.cos(phi)])
-    return np.concatenate([planes, temperature]).astype(np.float32)
+    return np.stack([orography / 1000.0, land_fraction, np.sin(phi), np.cos(phi)]).astype(np.float32)
 
 
 def pad_sphere(x: Tensor, margin: int) -> Tensor:
@@ -118,6 +124,8 @@ class MiniNetwork(nn.Module):
     step_std: Tensor
     floor: Tensor
     static: Tensor
+    climate: Tensor
+    season: Tensor
 
     def __init__(self, constants: MiniConstants, size: MiniSize) -> None:
         super().__init__()
@@ -132,8 +140,11 @@ class MiniNetwork(nn.Module):
         self._constant("step_std", constants.step_std[:, None, None])
         self._constant("floor", constants.floor[:, None, None])
         self._constant("static", constants.static)
+        self._constant("climate", constants.climate)
+        self._constant("season", constants.season)
+        self.relaxation = float(constants.relaxation)
 
-        inputs = 2 * CHANNELS + len(constants.static)
+        inputs = 2 * CHANNELS + len(constants.static) + 3
         self.stem = nn.Conv2d(inputs, size.fine, 1)
         self.fine_in = Block(size.fine, 3, size.expansion)
         # Space to depth keeps all of the fine grid's information on the coarse one.
@@ -147,20 +158,33 @@ class MiniNetwork(nn.Module):
     def _constant(self, name: str, value: NDArray[np.float32]) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
 
+    def annual(self, current: Tensor) -> Tensor:
+        """(B, 5): 1, cos, sin, cos 2, sin 2 of the day of the year that the normalised state looks like."""
+        zonal = current[:, GROUPS["t"]].mean(-1).flatten(1)
+        estimate = functional.linear(zonal, self.season[:, :-1], self.season[:, -1])
+        cos, sin = functional.normalize(estimate, dim=1).unbind(1)
+        return torch.stack([torch.ones_like(cos), cos, sin, cos**2 - sin**2, 2 * cos * sin], dim=1)
+
     def increment(self, previous: Tensor, current: Tensor) -> Tensor:
         """(B, 69, H, W): the 6-h change of the state in units of ``step_std``, from normalised states."""
         # The frames' difference in its own units: as a difference of normalised fields it would be tiny.
         change = (current - previous) * (self.std / self.step_std)
+        annual = self.annual(current)
+        warmth = torch.einsum("bs,shw->bhw", annual, self.climate[:, T2M])[:, None]
+        season = annual[:, 1:3, None, None].expand(-1, -1, *self.static.shape[1:])
         static = self.static.expand(current.shape[0], -1, -1, -1)
-        skip = self.fine_in(self.stem(torch.cat([current, change, static], dim=1)))
+        skip = self.fine_in(self.stem(torch.cat([current, change, static, warmth, season], dim=1)))
         deep = self.up(self.coarse(self.down(functional.pixel_unshuffle(skip, 2))))
         y = self.fine_out(self.join(torch.cat([functional.pixel_shuffle(deep, 2), skip], dim=1)))
         return self.head(y)
 
     def step(self, previous: Tensor, current: Tensor) -> Tensor:
         """x(t+6h) from the physical states x(t-6h) and x(t), each (B, 69, H, W), SI."""
-        increment = self.increment((previous - self.mean) / self.std, (current - self.mean) / self.std)
-        return torch.maximum(current + increment * self.step_std, self.floor)
+        previous, current = (previous - self.mean) / self.std, (current - self.mean) / self.std
+        following = current + self.increment(previous, current) * (self.step_std / self.std)
+        climate = torch.einsum("bs,schw->bchw", self.annual(current), self.climate)
+        following = following + self.relaxation * (climate - following)
+        return torch.maximum(following * self.std + self.mean, self.floor)
 
     def forward(self, input: Tensor) -> Tensor:
         following = self.step(input[:, :CHANNELS], input[:, CHANNELS:])

@@ -235,9 +235,14 @@ def _standard_geopotential(pressure: Array) -> Array:
     return GRAVITY * np.where(pressure > 22632.0, troposphere, stratosphere)
 
 
-def _below_ground(t_low: Array, ps: Array, phis: Array, sigma_low: float) -> tuple[Array, Array]:
-    """Surface temperature and lapse exponent (R gamma / g) for extrapolation, damped in hot and cold places."""
-    t_star = t_low * (1 + EXPONENT * (1 / sigma_low - 1))
+def _ground_temperature(t_low: Array, sigma_low: float) -> Array:
+    """6.5 K/km below the lowest full level."""
+    return t_low * (1 + EXPONENT * (1 / sigma_low - 1))
+
+
+def _below_ground(t_low: Array, phis: Array, sigma_low: float) -> tuple[Array, Array]:
+    """Surface temperature and lapse exponent (R gamma / g) for pressure and height, damped in hot and cold places."""
+    t_star = _ground_temperature(t_low, sigma_low)
     t_sea = t_star + LAPSE * phis / GRAVITY
     alpha = np.full_like(t_star, EXPONENT)
     hot = (t_sea > 290.5) & (t_star <= 290.5)
@@ -248,21 +253,26 @@ def _below_ground(t_low: Array, ps: Array, phis: Array, sigma_low: float) -> tup
 
 
 def _sea_level_pressure(t_low: Array, ps: Array, phis: Array, sigma_low: float) -> Array:
-    t_star, alpha = _below_ground(t_low, ps, phis, sigma_low)
+    t_star, alpha = _below_ground(t_low, phis, sigma_low)
     x = alpha * phis / (GAS_CONSTANT * t_star)
     return ps * np.exp(phis / (GAS_CONSTANT * t_star) * (1 - x / 2 + x**2 / 3))
 
 
 def _extrapolate_down(out: dict[str, Array], fields: dict[str, Array], ps: Array, phis: Array, sigma: Array) -> None:
-    """Replace t and z below the lowest full level, above the ground and under it, in place."""
+    """Replace t and z below the lowest full level, above the ground and under it, in place.
+
+    Temperature starts from the undamped ground temperature: from the damped one it would jump by up to 10 K over
+    cold high ground whenever surface pressure crosses a level. The damping is for what is integrated over the depth.
+    """
     p_low, t_low, z_low = sigma[-1] * ps, fields["t"][:, -1], fields["z"][:, -1]
-    t_star, alpha = _below_ground(t_low, ps, phis, float(sigma[-1]))
+    t_ground = _ground_temperature(t_low, float(sigma[-1]))
+    t_star, alpha = _below_ground(t_low, phis, float(sigma[-1]))
     for k, level in enumerate(LEVELS):
         p = 100.0 * level
         thin, under = (p > p_low) & (p <= ps), p > ps
         warmer = (p / p_low) ** EXPONENT
         y = alpha * np.log(p / ps)
-        below_t = t_star * (1 + y + y**2 / 2 + y**3 / 6)
+        below_t = t_ground * (1 + y + y**2 / 2 + y**3 / 6)
         below_z = phis - GAS_CONSTANT * t_star * np.log(p / ps) * (1 + y / 2 + y**2 / 6)
         thin_z = z_low - GRAVITY * t_low / LAPSE * (warmer - 1)
         out["t"][:, k] = np.where(under, below_t, np.where(thin, t_low * warmer, out["t"][:, k]))

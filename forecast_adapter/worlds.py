@@ -22,7 +22,7 @@ from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.reference import SURFACE_FIELDS, Reference, write_times
 from dacycle.forecast_adapter.statistics import Statistics
 
-__all__ = ["Climatology", "World", "WorldError", "build_world", "load_world", "world_folders"]
+__all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", "load_world", "world_folders"]
 
 GRAVITY = 9.80665
 _YEAR = 365.2425
@@ -41,10 +41,10 @@ class Climatology:
 
     def at(self, time: np.datetime64) -> NDArray[np.float32]:
         """(69, H, W) in SI units at `time`."""
-        return np.tensordot(_annual(np.array([time]))[0], self.coefficients, 1)
+        return np.tensordot(annual_basis(np.array([time]))[0], self.coefficients, 1)
 
 
-def _annual(times: NDArray) -> NDArray[np.float32]:
+def annual_basis(times: NDArray) -> NDArray[np.float32]:
     """(n, 5) annual basis functions at `times`."""
     start = times.astype("datetime64[Y]").astype("datetime64[s]")
     angle = 2 * np.pi * (times.astype("datetime64[s]") - start).astype(float) / (86400 * _YEAR)
@@ -103,7 +103,7 @@ def _load(folder: Path) -> World:
     with xr.open_dataset(folder / "climatology.nc", engine="h5netcdf") as file:
         climatology = Climatology(file["coefficients"].sel(channel=NAMES).values.astype(np.float32))
     with xr.open_dataset(folder / "static.nc", engine="h5netcdf") as file:
-        orography = file["geopotential_at_surface"].values .astype(np.float32) / np.float32(GRAVITY)
+        orography = file["geopotential_at_surface"].values.astype(np.float32) / np.float32(GRAVITY)
         land = file["land_sea_mask"].values.astype(np.float32)
     return World(described["name"], grid, folder, reference, statistics, climatology, orography, land)
 
@@ -144,7 +144,7 @@ def build_world(
 
 def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Mean (69,), standard deviation (69,) and harmonic coefficients (5, 69, H, W), in one pass over the states."""
-    basis = _annual(times).astype(np.float64)
+    basis = annual_basis(times).astype(np.float64)
     weights = reference.grid.weights / reference.grid.weights.sum()
     first = reference.array(times[0]).astype(np.float64)
     projected, total, square = np.zeros((basis.shape[1], *first.shape)), np.zeros(69), np.zeros(69)

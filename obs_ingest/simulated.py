@@ -7,6 +7,7 @@ the value observed or from climatology: computed from the true value it would te
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def load_network(path: Path | str | None, packaged: str) -> pd.DataFrame:
     return network
 
 
-class Simulated:
+class Simulated(ABC):
     """What the simulated networks share: the seeded draw, late and missing reports, gross errors, the table."""
 
     def __init__(
@@ -89,8 +90,9 @@ class Simulated:
     def _observes(self, time: np.datetime64) -> bool:
         return bool(hour_of(time) % 6 == 0)
 
+    @abstractmethod
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
-        raise NotImplementedError
+        """What the network observes at `time`; what is missing is counted in the inventory."""
 
     def _generator(self, time: np.datetime64) -> np.random.Generator:
         key = f"{self.seed}|{self.name}|{np.datetime_as_string(time, 'h')}"

@@ -48,7 +48,7 @@ _KEYS = {
 _HOURS = {"h": 1.0, "min": 1 / 60, "d": 24.0, "s": 1 / 3600}
 _RECEIPT = ("rdbtimeDay", "rdbtimeHour", "rdbtimeMinute", "rdbtimeSecond")
 
-Receipt = tuple[int, int, int, int]
+Receipt = tuple[int, ...]
 """Day of the month, hour, minute and second at which a report was received."""
 
 Request = tuple[bytes, bool]
@@ -164,11 +164,9 @@ class _Reader:
             reports = [report] if report is not None else self._walk(handle, subsets)
             for report in reports:
                 for name in {"latitude", "longitude"} & report.keys():
-                    report[name] = round(
-                        float(report[name]), 5
-                    )  # BUFR's resolution; the South Pole comes as -90.00..01
+                    report[name] = round(float(report[name]), 5)  # BUFR's resolution; the pole comes as -90.00..01
             receipt = tuple(int(codes.codes_get(handle, key)) for key in _RECEIPT) if keeps_receipt else None
-            return reports, receipt  # type: ignore[return-value]
+            return reports, receipt
         finally:
             codes.codes_release(handle)
 

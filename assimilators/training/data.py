@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dacycle.assimilators.training.errors import DataError
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.statistics import Statistics
+from dacycle.forecast_adapter.worlds import annual_basis
 
-__all__ = ["Windows", "Year", "data_digest", "load_states", "step_deviation", "year_times"]
+__all__ = ["Windows", "Year", "data_digest", "load_states", "season_weights", "step_deviation", "year_times"]
 
 STEP = np.timedelta64(6, "h")
+RIDGE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,20 @@ def step_deviation(years: list[Year], weights: NDArray[np.floating]) -> NDArray[
     if still:
         raise DataError(f"{', '.join(still)} never changes in the training years: nothing can be learnt from it")
     return deviation
+
+
+def season_weights(years: list[Year]) -> NDArray[np.float32]:
+    """(2, 13 H + 1): cos and sin of the day of the year from normalised zonal mean temperatures, and a constant.
+
+    Ridge regression, in which a year of weather leaves the estimate a day or two of error.
+    """
+    zonal = np.concatenate([year.states[:, GROUPS["t"]].mean(-1).flatten(1).numpy() for year in years]).astype(float)
+    annual = np.concatenate([annual_basis(year.times)[:, 1:3] for year in years]).astype(float)
+    centred, mean = zonal - zonal.mean(0), annual.mean(0)
+    ridge = RIDGE * len(zonal) * np.eye(zonal.shape[1])
+    weights = np.linalg.solve(centred.T @ centred + ridge, centred.T @ (annual - mean))
+    constant = mean - zonal.mean(0) @ weights
+    return np.concatenate([weights, constant[None]]).T.astype(np.float32)
 
 
 def data_digest(years: list[Year]) -> str:

@@ -42,6 +42,8 @@ class Recipe:
         learning_rate, weight_decay: AdamW's; the rate rises for `warm_up` updates and then falls along a cosine.
         average: decay per update of the running average of the weights, which is what is validated and exported.
         noise: largest share of other samples' 6-h changes that perturbs the input frames.
+        relaxation_days: time scale on which every step is drawn towards the climate; no part of training, in which the
+            network would learn to undo it.
         top_weight: weight of the levels above 200 hPa in the loss, against 1 below.
         precision: `float32`, or `bfloat16` for mixed precision.
         compile: compile the network with `torch.compile` (needs a C++ compiler on a CPU).
@@ -66,7 +68,8 @@ class Recipe:
     warm_up: int = 300
     average: float = 0.998
     noise: float = 0.1
-    top_weight: float = 0.1
+    relaxation_days: float = 10.0
+    top_weight: float = 0.3
     precision: str = "float32"
     compile: bool = False
     threads: int = 2
@@ -169,7 +172,7 @@ def _check(recipe: Recipe, source: str) -> None:
         ),
         "a year may be in training_years or validation_years once, not in both": len(set(years)) == len(years),
         "batch, threads and warm_up must be above 0": min(recipe.batch, recipe.threads, recipe.warm_up) > 0,
-        "learning_rate must be above 0": recipe.learning_rate > 0,
+        "learning_rate and relaxation_days must be above 0": min(recipe.learning_rate, recipe.relaxation_days) > 0,
         "average must be in [0, 1)": 0 <= recipe.average < 1,
         "noise, top_weight and weight_decay must not be negative": min(
             recipe.noise, recipe.top_weight, recipe.weight_decay

@@ -26,11 +26,18 @@ import numpy as np
 import torch
 import yaml
 
-from dacycle.assimilators.training.data import Year, data_digest, load_states, step_deviation, year_times
+from dacycle.assimilators.training.data import (
+    Year,
+    data_digest,
+    load_states,
+    season_weights,
+    step_deviation,
+    year_times,
+)
 from dacycle.assimilators.training.errors import RecipeError, TrainingError
 from dacycle.assimilators.training.forecast import ForecastTraining
 from dacycle.assimilators.training.recipe import Recipe, parse_recipe
-from dacycle.forecast_adapter.channels import CHANNELS, index
+from dacycle.forecast_adapter.channels import CHANNELS
 from dacycle.forecast_adapter.mini import MiniConstants, MiniNetwork, MiniSize, static_planes
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
@@ -65,7 +72,7 @@ def fit(
     _check_folder(recipe, folder)
     torch.set_num_threads(recipe.threads)
     lightning.seed_everything(recipe.seed, verbose=False)
-    constants = _constants(world, step_deviation(training, world.grid.weights))
+    constants = _constants(recipe, world, training)
     network = build_network(recipe, constants)
     _write_run(recipe, folder, world, constants, training, network)
     module = ForecastTraining(network, recipe, world.grid.weights)
@@ -146,19 +153,20 @@ def _load(recipe: Recipe, years: list[int], world: World, say: Callable[[str], N
     return loaded
 
 
-def _constants(world: World, deviation: np.ndarray) -> MiniConstants:
+def _constants(recipe: Recipe, world: World, years: list[Year]) -> MiniConstants:
     statistics = world.statistics
-    t2m = index("t2m")
-    temperature = world.climatology.coefficients[:3, t2m].copy()  # mean and first harmonic
-    temperature[0] -= statistics.mean[t2m]
-    temperature /= statistics.std[t2m]
+    climate = world.climatology.coefficients.copy()
+    climate[0] -= statistics.mean[:, None, None]
     humidity = np.array([channel.variable == "q" for channel in CHANNELS])
     return MiniConstants(
         mean=statistics.mean,
         std=statistics.std,
-        step_std=(deviation * statistics.std).astype(np.float32),
+        step_std=(step_deviation(years, world.grid.weights) * statistics.std).astype(np.float32),
         floor=np.where(humidity, 0.0, -np.inf).astype(np.float32),
-        static=static_planes(world.grid.latitude, world.orography, world.land_fraction, temperature),
+        static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
+        climate=climate / statistics.std[:, None, None],
+        season=season_weights(years),
+        relaxation=6 / (24 * recipe.relaxation_days),
     )
 
 

@@ -15,7 +15,7 @@ from dacycle.forecast_adapter.scores import anomaly_correlation, mse
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds import Climatology
 
-__all__ = ["LEADS", "ForecastScores", "FreeRun", "run_freely", "score_forecasts"]
+__all__ = ["LEADS", "ForecastScores", "FreeRun", "increment_growth", "run_freely", "score_forecasts"]
 
 LEADS = (6, 24, 48, 72, 120, 168, 240)
 """Hours at which forecasts are judged."""
@@ -154,6 +154,28 @@ def run_freely(
         {name: float(value) for name, value in zip(HEADLINE, mean, strict=True)},
         largest,
     )
+
+
+def increment_growth(
+    model: ForecastModel, reference: Reference, times: NDArray[np.datetime64], days: int = 10, starts: int = 12
+) -> dict[int, float]:
+    """What becomes of an increment that only the newer frame holds, as after an analysis: its size after 6 and 24 h.
+
+    The increments are 0.2 of the distance to the state `days` later. Sizes are root-mean-square differences from the
+    forecast without the increment, as a share of the increment's own, averaged over the headline channels. 1 is right
+    but for what grows or fades in a day; well above 1, the increment is mistaken for a tendency.
+    """
+    headline, later = [index(name) for name in HEADLINE], 24 // STEP * days
+    chosen = np.linspace(1, len(times) - 1 - later, starts).astype(int)
+    previous, current = _frames(reference, times, chosen - 1), _frames(reference, times, chosen)
+    increment = np.float32(0.2) * (_frames(reference, times, chosen + later) - current)
+    pairs = zip(model.forecast(previous, current, 4), model.forecast(previous, current + increment, 4), strict=True)
+
+    def size(field: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.sqrt((np.square(field[:, headline], dtype=np.float64) * model.grid.weights).mean((0, 2, 3)))
+
+    left = {STEP * step: size(moved - unmoved) for step, (unmoved, moved) in enumerate(pairs, 1)}
+    return {lead: float((left[lead] / size(increment)).mean()) for lead in (6, 24)}
 
 
 def _frames(reference: Reference, times: NDArray[np.datetime64], where: NDArray[np.intp]) -> NDArray[np.float32]:

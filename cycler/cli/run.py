@@ -37,7 +37,8 @@ Threads = Annotated[int, typer.Option(help="Threads of the networks; other numbe
 DEFAULT_ARCHIVE = Path("archive")
 
 
-def _time(text: str | None) -> pd.Timestamp | None:
+def cycle_time(text: str | None) -> pd.Timestamp | None:
+    """A cycle's time as an option gives it; ExperimentError says what is wrong with it."""
     if text is None:
         return None
     try:
@@ -104,7 +105,7 @@ def hindcast(
             flows.hindcast(str(experiment), str(archive))
         return
     for each in load_experiment(experiment).runs():
-        _run(each, Archive(archive, create=True), _time(until), limit, threads)
+        _run(each, Archive(archive, create=True), cycle_time(until), limit, threads)
 
 
 def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, limit: int | None, threads: int) -> None:
@@ -289,7 +290,7 @@ def rewind(
 
     Example: dacycle rewind demo 20240110T00
     """
-    place, target = Archive(archive), _time(time)
+    place, target = Archive(archive), cycle_time(time)
     assert target is not None
     branch = place.branch(name)
     beyond = int((branch.times > target).sum())

@@ -1,7 +1,8 @@
 """Commands that verify runs: forecasts and their drift, the report, two experiments side by side."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dacycle.cycler.archive import Archive
+from dacycle.cycler.archive import Archive, ArchiveError
+from dacycle.cycler.cli.run import cycle_time
 from dacycle.cycler.compare import compare as compare_runs
 from dacycle.cycler.compare import write_comparison
 from dacycle.cycler.drift import due, make_forecasts, read_scores
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import write_report
-from dacycle.cycler.report_parts import style, tables
+from dacycle.cycler.report_parts import figures, style, tables
+from dacycle.cycler.verification import verify, verify_free_run
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import load_world
@@ -80,6 +83,60 @@ def _print_drift(scored: pd.DataFrame) -> None:
 
 
 @app.command()
+def scores(
+    experiment: Name,
+    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    since: Annotated[str | None, typer.Option(help="First cycle, e.g. 20240108T06; default: the first.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last cycle; default: the last.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the errors of each cycle here, as SVG.")] = None,
+) -> None:
+    """Print the errors of a stretch of cycles beside the free run's, and their fit to withheld sites.
+
+    Example: dacycle scores demo --since 20240108T06 --picture demo.svg
+    """
+    branch = Archive(archive).branch(experiment)
+    world = load_world(branch.experiment.world)
+    first, last = cycle_time(since), cycle_time(until)
+    times = branch.times.to_series()[first:last].index
+    own, free = verify(branch, world).within(times), verify_free_run(branch, world)
+    if own.errors.empty:
+        stretch = f"from {since or 'its first'} to {until or 'its last'}"
+        raise ArchiveError(f"{experiment}: the archive and the reference share no cycle {stretch}")
+    runs = {kind: own.errors[own.errors["kind"] == kind] for kind in ("analysis", "background")}
+    if free is not None:
+        errors = free.within(times).errors
+        runs["free run"] = errors[errors["kind"] == "analysis"]
+    console.print(_errors(experiment, runs))
+    console.print(_withheld(own.fits))
+    if picture is not None:
+        picture.write_text(figures.errors_over_time(runs))
+
+
+def _errors(experiment: str, runs: Mapping[str, pd.DataFrame]) -> Table:
+    """Global RMSE of the headline channels, one column per run and the analysis as a share of the free run."""
+    shown = runs["analysis"]["time"]
+    title = f"{experiment}: RMSE, {cycle_id(shown.min())} to {cycle_id(shown.max())}"
+    table = Table("channel", *runs, title=title, title_justify="left")
+    if "free run" in runs:
+        table.add_column("analysis / free run")
+    for channel in HEADLINE:
+        factor, unit = style.readable(channel)
+        values = [factor * tables.rmse_of(errors.assign(kind="any"), "any", channel) for errors in runs.values()]
+        share = [f"{values[0] / values[-1]:.2f}"] if "free run" in runs else []
+        table.add_row(f"{channel} ({unit})", *map(tables.number, values), *share)
+    return table
+
+
+def _withheld(fits: pd.DataFrame) -> Table:
+    """Root mean square departures at withheld sites."""
+    table = Table("source", "variable", "values", "O-B", "O-A", title="fit to withheld sites", title_justify="left")
+    for row in tables.withheld_rows(fits):
+        values = (tables.number(cast(float, row[name])) for name in ("rms_b", "rms_a"))
+        table.add_row(str(row["source"]), f"{row['variable']} ({row['unit']})", str(row["compared"]), *values)
+    return table
+
+
+@app.command()
 def report(
     experiment: Name,
     archive: ArchiveFolder = DEFAULT_ARCHIVE,
@@ -124,11 +181,11 @@ def compare(
         console.print(str(write_comparison(found, output)))
 
 
-def _cells(row: dict[str, object]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> list[str]:
     """One line of the comparison; bold where the interval excludes zero, values in SI units."""
-    change, low, high = (float(row[name]) for name in ("change", "low", "high"))  # type: ignore[arg-type]
+    change, low, high = (float(row[name]) for name in ("change", "low", "high"))
     colour = "green" if high < 0 else "red" if low > 0 else None
     said = f"{change:+.1%}"
     interval = f"{low:+.1%} to {high:+.1%}" if np.isfinite(low) else "run too short"
-    errors = [tables.number(float(row[name])) for name in ("rmse_a", "rmse_b")]  # type: ignore[arg-type]
+    errors = [tables.number(float(row[name])) for name in ("rmse_a", "rmse_b")]
     return [str(row["of"]), str(row["channel"]), *errors, f"[bold {colour}]{said}[/]" if colour else said, interval]

@@ -19,7 +19,7 @@ def nature_run(
     folder: Annotated[Path, typer.Argument(help="where to write; months that exist are kept")],
     years: Annotated[str, typer.Option(help="labels of the realisations, e.g. 2014-2024 or 2021,2023")],
     seed: Annotated[int, typer.Option(help="with the year, decides a realisation")] = 1,
-    workers: Annotated[int, typer.Option(help="years run side by side, about 3.5 GB of memory each")] = 1,
+    workers: Annotated[int, typer.Option(help="years run side by side, about 4 GB of memory each")] = 1,
 ) -> None:
     """Run SPEEDY and write its states, precipitation and OLR. Needs the extra `nature`.
 

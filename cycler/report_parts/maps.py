@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
@@ -99,5 +99,5 @@ def equal_earth(longitude: NDArray, latitude: NDArray) -> tuple[NDArray, NDArray
 @lru_cache
 def coastlines() -> tuple[NDArray, NDArray]:
     """Longitude and latitude (degrees) of the coasts, lines parted by NaN; see data/make_coastlines.py."""
-    with np.load(files("dacycle.cycler") / "data/coastlines.npz") as stored:  # type: ignore[arg-type]
+    with np.load(Path(__file__).parents[1] / "data/coastlines.npz") as stored:
         return stored["longitude"].astype(float), stored["latitude"].astype(float)

@@ -1,6 +1,6 @@
 """Optimal interpolation against independent solutions of the same equations, and what users rely on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from dacycle.assimilators import AssimilatorError, load_assimilator
 from dacycle.assimilators.background_error import BackgroundError, Settings
 from dacycle.assimilators.oi import OptimalInterpolation, gaspari_cohn
-from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
+from dacycle.assimilators.olr import OlrOperator, OlrSamples
+from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid, great_circle_km
 
 GRID = get_grid("5.625deg")
@@ -226,6 +227,37 @@ def test_further_planes_are_counted_but_not_used(oi: OptimalInterpolation) -> No
     assert analysis.diagnostics["observations"] == [1]
     assert analysis.diagnostics["unused_observations"] == [1]
     np.testing.assert_array_equal(analysis.state[0] - case.background[0], case.increment(oi))
+
+
+def with_olr(error: BackgroundError) -> BackgroundError:
+    """OLR of 3 W m-2 for each K at 500 hPa, known to 2 W m-2: an operator whose answer can be worked out."""
+    weights = np.zeros(43)
+    weights[LEVELS.index(500)] = 3.0
+    olr = OlrSamples(OlrOperator(weights, -500.0, 2.0), 3 * error.members[:, index("t500")])
+    return replace(error, olr=olr)
+
+
+def test_olr_is_used_through_its_operator_with_the_operators_error() -> None:
+    """3 T - 500 of error 4 W m-2, which the operator's own makes sqrt(20), is T of error sqrt(20) / 3."""
+    error = make_error(distance_km=2500.0)
+    direct = Case(GRID).observe("t500", 9, 20, departure=2.0, error=np.sqrt(20) / 3)
+    case = Case(GRID)
+    olr = np.zeros((2, 1, 1, *GRID.shape), np.float32)
+    olr[:, 0, 0, 9, 20] = 3 * (case.background[0, index("t500"), 9, 20] + 2) - 500, 4.0
+    oi = OptimalInterpolation(with_olr(error))
+    assert oi.planes == ("olr",)
+    values, errors = (np.concatenate(pair, axis=1) for pair in zip((case.values, case.errors), olr, strict=True))
+    found = oi.analyse(case.background, values, errors)
+    assert found.diagnostics["observations"] == [1]
+    expected = direct.increment(OptimalInterpolation(error))
+    scale = error.std[:, None, None]
+    np.testing.assert_allclose((found.state - case.background)[0] / scale, expected / scale, atol=2e-3)
+
+
+def test_planes_that_are_needed_and_not_given_are_missed() -> None:
+    case = Case(GRID)
+    with pytest.raises(AssimilatorError, match=r"70 \+ M"):
+        OptimalInterpolation(with_olr(make_error())).analyse(case.background, case.values, case.errors)
 
 
 def test_inflation_by_group_scales_its_channels_only() -> None:

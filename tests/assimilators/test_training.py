@@ -14,12 +14,12 @@ pytest.importorskip("lightning", reason="the extra `train` is not installed: lig
 
 import torch
 
-from dacycle.assimilators.training.data import Windows, Year, load_states, step_deviation
+from dacycle.assimilators.training.data import Windows, Year, load_states, season_weights, step_deviation, year_times
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.forecast import channel_weights
 from dacycle.assimilators.training.recipe import Recipe, load_recipe, parse_recipe
 from dacycle.assimilators.training.run import fit, read_run, train
-from dacycle.forecast_adapter.channels import index
+from dacycle.forecast_adapter.channels import GROUPS, index
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.reference import Reference, write_times
 from dacycle.forecast_adapter.state import to_dataset
@@ -175,6 +175,23 @@ def test_a_channel_that_never_changes_is_named(tiny: tuple[World, list[Year], li
         step_deviation([Year(first[0].times, states)], opened.grid.weights)
 
 
+def test_the_season_is_read_off_zonal_mean_temperatures() -> None:
+    """From a year whose temperatures swing with the season, differently on every latitude, and with weather."""
+    rng = np.random.default_rng(0)
+    times = year_times(2021)[::4]
+    angle = 2 * np.pi * np.arange(len(times)) / 365.2425
+    swing = rng.standard_normal((2, 8, 1))
+    states = 0.3 * rng.standard_normal((len(times), 69, 8, 4))
+    for wave, size in zip((np.cos(angle), np.sin(angle)), swing, strict=True):
+        states += wave[:, None, None, None] * size
+    halves = [Year(times[k::2], torch.from_numpy(states[k::2].astype(np.float32))) for k in (0, 1)]
+    weights = season_weights(halves[:1])
+    zonal = halves[1].states[:, GROUPS["t"]].mean(-1).flatten(1).numpy()
+    found = zonal @ weights[:, :-1].T + weights[:, -1]
+    days = np.angle(np.exp(1j * (np.arctan2(found[:, 1], found[:, 0]) - angle[1::2]))) * 365.2425 / (2 * np.pi)
+    assert np.abs(days).max() < 10
+
+
 def test_only_levels_above_200_hpa_weigh_less() -> None:
     weights = channel_weights(0.1)
     assert [weights[index(name)] for name in ("z50", "q150", "z200", "t2m")] == pytest.approx([0.1, 0.1, 1, 1])
@@ -287,12 +304,13 @@ def test_noise_changes_the_inputs_but_not_the_targets(tiny: tuple[World, list[Ye
 
     opened, first, _ = tiny
     noisy = recipe(noise=0.2)
-    network = build_network(noisy, _constants(opened, step_deviation(first, opened.grid.weights)))
+    network = build_network(noisy, _constants(noisy, opened, first))
     module = ForecastTraining(network, noisy, opened.grid.weights)
     batch = torch.stack([Windows(first, 4)[k] for k in range(4)])
     frames = module._perturbed(batch)
     changes = (batch[:, 1] - batch[:, 0]).square().mean().sqrt()
-    for k in (0, 1):
-        assert 0 < (frames[k] - batch[:, k]).square().mean().sqrt() < 0.5 * changes
+    moved = [(frames[k] - batch[:, k]).square().mean().sqrt() for k in (0, 1)]
+    assert 0 < moved[1] < 0.5 * changes
+    assert moved[0] > moved[1], "the older frame must be moved by itself, as it is after an analysis"
     for k in (2, 3):
         torch.testing.assert_close(frames[k], batch[:, k])

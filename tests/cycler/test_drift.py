@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dacycle.cycler import drift
 from dacycle.cycler.archive import Archive, ArchiveError
 from dacycle.cycler.drift import KINDS, due, forecasts, make_forecasts, read_scores
 from dacycle.cycler.verification import verify
@@ -52,6 +53,20 @@ def done(cycled, tmp_path_factory, tiny, model):
     branch = Archive(folder).branch(cycled.name)
     assert list(make_forecasts(branch, tiny, model)) == STARTS
     return branch
+
+
+def test_cycles_committed_meanwhile_do_no_harm(tmp_path, tiny, model, monkeypatch):
+    """Forecasts run beside the chain: between one look at its records and the next it may have gone on."""
+    folder, options = tmp_path / "archive", {"model_digest": model.digest}
+    run = make_run(folder, tiny, cycles=3, **options)
+    asked = drift.due
+
+    def and_then_more(*arguments):
+        make_run(folder, tiny, cycles=CYCLES, **options)
+        return asked(*arguments)
+
+    monkeypatch.setattr(drift, "due", and_then_more)
+    assert list(make_forecasts(run, tiny, model)) == STARTS
 
 
 def files(branch):

@@ -1,5 +1,7 @@
 """Experiment files: what is refused, where the complaint points, what counts as the same experiment."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from dacycle.cycler.experiment import (
     parse_experiment,
     write_experiment,
 )
+from dacycle.cycler.inputs import load_inputs
 
 GOOD = """\
 name: demo
@@ -114,3 +117,8 @@ def test_durations_have_units(count, unit):
 def test_durations_without_a_known_unit_are_refused(value):
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(value)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "deploy/experiments").glob("*.yaml")), ids=str)
+def test_the_packaged_experiments_are_sound(path: Path) -> None:
+    load_inputs(load_experiment(path))

@@ -6,12 +6,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from prefect.artifacts import Artifact
+from typer.testing import CliRunner
 
 from dacycle.cycler import flows, replay
 from dacycle.cycler.archive import Archive, ArchiveError, open_experiment
+from dacycle.cycler.cli import app
 from dacycle.cycler.drift import read_scores
 from dacycle.cycler.experiment import load_experiment
 from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
+from tests.worlds import register_doubles
 
 pytestmark = pytest.mark.prefect
 
@@ -35,6 +38,21 @@ def test_a_hindcast_goes_on_and_gives_what_it_gives_without_prefect(world, tmp_p
     assert set(read_scores(branch)["start"]) == {pd.Timestamp("2024-01-03T00")}
     assert (branch.folder / "report/index.html").stat().st_size > 10_000
     assert (home / "prefect.db").exists(), "the embedded server's records belong into the folder it was given"
+
+
+def test_the_command_line_runs_experiment_and_free_run_with_forecasts_and_report(world, tmp_path: Path) -> None:
+    register_doubles()
+    drift = {"starts": [0], "lead": "24h", "free_run": True}
+    experiment = write_experiment(tmp_path, world, assimilator="nudge", drift=drift)
+    options = ["hindcast", str(experiment), "--archive", str(tmp_path / "archive"), "--prefect"]
+    assert CliRunner().invoke(app, [*options, "--limit", "2"]).exit_code == 2, "a flow runs the whole experiment"
+    ran = CliRunner().invoke(app, options)
+    assert ran.exit_code == 0, ran.output
+    for name in ("tiny", "tiny-free"):
+        branch = open_experiment(tmp_path / "archive", name)
+        assert len(branch.records) == 2 + CYCLES
+        assert set(read_scores(branch)["start"]) == {pd.Timestamp("2024-01-03T00")}
+    assert (tmp_path / "archive/branches/tiny/report/index.html").stat().st_size > 10_000
 
 
 def test_a_woken_flow_runs_all_that_is_due_in_order_and_nothing_more(world, tmp_path: Path) -> None:

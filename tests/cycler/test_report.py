@@ -241,6 +241,14 @@ def test_commands_work_from_the_shell(run, world, tmp_path):
     report = shell.invoke(app, ["report", "run", *archive, "--output", str(tmp_path / "r.html")])
     assert report.exit_code == 0, report.output
     assert (tmp_path / "r.html").stat().st_size > 1e5
+    picture = tmp_path / "errors.svg"
+    stretch = ["--since", "20240102T06", "--until", "20240102T12", "--picture", str(picture)]
+    scored = shell.invoke(app, ["scores", "run", *archive, *stretch])
+    assert scored.exit_code == 0, scored.output
+    assert "20240102T06 to 20240102T12" in scored.output
+    assert picture.read_text().startswith("<svg")
+    nothing = shell.invoke(app, ["scores", "run", *archive, "--since", "20310101T00"])
+    assert "no cycle from 20310101T00 to its last" in str(nothing.exception)
     compared = shell.invoke(app, ["compare", "run", "better", *archive])
     assert compared.exit_code == 0, compared.output
     assert "run too short" in compared.output

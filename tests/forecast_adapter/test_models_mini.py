@@ -20,15 +20,20 @@ from tests.worlds import GRID, profile
 SIZE = MiniSize(fine=8, coarse=16, depth=2)
 
 
-def network(orography: float = 500.0, seed: int = 0) -> MiniNetwork:
+def network(orography: float = 500.0, seed: int = 0, relaxation: float = 0.0125) -> MiniNetwork:
     """Small, with random weights; `orography` 0 removes everything that tells longitudes apart."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     mean, std = profile()
     land = rng.random(GRID.shape) if orography else np.zeros(GRID.shape)
-    static = static_planes(GRID.latitude, orography * rng.random(GRID.shape), land, np.zeros((3, *GRID.shape)))
+    static = static_planes(GRID.latitude, orography * rng.random(GRID.shape), land)
     floor = np.where([c.variable == "q" for c in CHANNELS], 0, -np.inf).astype(np.float32)
-    return MiniNetwork(MiniConstants(mean, std, 0.2 * std, floor, static), SIZE).eval()
+    # A climate that is the same everywhere, and a season that lengthens with the temperature of the top levels.
+    climate = np.zeros((5, 69, *GRID.shape), np.float32)
+    climate[1:] = 0.1
+    season = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
+    season[0, :40], season[1, 40:80] = 1, 1
+    return MiniNetwork(MiniConstants(mean, std, 0.2 * std, floor, static, climate, season, relaxation), SIZE).eval()
 
 
 def states(batch: int, seed: int = 1) -> torch.Tensor:
@@ -83,9 +88,24 @@ def test_humidity_is_never_negative_and_the_undefined_channels_are_nan() -> None
 
 def test_a_grid_that_cannot_be_halved_is_refused() -> None:
     mean, std = profile()
-    constants = MiniConstants(mean, std, std, 0 * std, np.zeros((4, 121, 240), np.float32))
+    static, climate = np.zeros((4, 121, 240), np.float32), np.zeros((5, 69, 121, 240), np.float32)
+    constants = MiniConstants(mean, std, std, 0 * std, static, climate, np.zeros((2, 13 * 121 + 1), np.float32), 0.0)
     with pytest.raises(ValueError, match="121x240"):
         MiniNetwork(constants, SIZE)
+
+
+def test_a_step_is_drawn_towards_the_climate_of_the_season_that_the_state_shows() -> None:
+    """By its share of the departure, whatever else the network does."""
+    x, share = states(1), 0.25
+    with torch.no_grad():
+        free, drawn = (network(relaxation=r).step(x[:, :69], x[:, 69:]) for r in (0.0, share))
+    net = network()
+    zonal = ((x[:, 69:] - net.mean) / net.std)[0, -13:].mean(-1).flatten().numpy()
+    angle = np.arctan2(zonal[40:80].sum(), zonal[:40].sum())
+    usual = 0.1 * (np.cos(angle) + np.sin(angle) + np.cos(2 * angle) + np.sin(2 * angle))
+    dry = [c.variable != "q" for c in CHANNELS]
+    expected = free + share * (net.mean + float(usual) * net.std - free)
+    torch.testing.assert_close((drawn / net.std)[:, dry], (expected / net.std)[:, dry], atol=1e-3, rtol=0)
 
 
 def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 import yaml
 
-from dacycle.forecast_adapter.channels import NAMES, index
+from dacycle.forecast_adapter.channels import index
 from dacycle.forecast_adapter.reference import Reference, ReferenceError, write_times
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds import WorldError, build_world, load_world
@@ -115,4 +115,3 @@ def test_statistics_without_spread_are_refused() -> None:
     std[index("q700")] = 0
     with pytest.raises(ValueError, match="q700"):
         Statistics(np.zeros(69, np.float32), std, "w", "")
-    assert len(NAMES) == 69

@@ -57,6 +57,16 @@ def test_there_is_no_operator_for_means_sums_dewpoint_and_levels_outside():
     assert np.isnan(h(table, state(t50=200, t1000=290))).all()
 
 
+def test_there_is_no_operator_between_the_last_row_of_cells_and_the_pole():
+    """There interpolation gives the mean of the row, which is no cell's value."""
+    table = observations(
+        ["t2m", "msl", "z", "t2m"], 0.0, latitude=[-90.0, 88.0, -89.0, -87.0], pressure=[np.nan, np.nan, 5e4, np.nan]
+    )
+    found = h(table, state(t2m=250, msl=100000, z500=50000))
+    assert np.isnan(found[:3]).all()
+    assert found[3] == pytest.approx(250, abs=1e-3)
+
+
 def test_station_pressure_follows_sea_level_pressure_below_750_metres_only():
     table = observations("ps", np.zeros(4), elevation=[0.0, 500.0, 751.0, np.nan])
     value = h(table, state(msl=101325))
