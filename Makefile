@@ -54,8 +54,8 @@ test: $(VENV)/dev.stamp  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## style and types
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this machine

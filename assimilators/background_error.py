@@ -114,7 +114,7 @@ class BackgroundError:
         dims = ("member", "channel", "latitude", "longitude")
         packed, unit = _pack(self.members)
         variables: dict[str, Any] = {"members": (dims, packed), "unit": ("channel", unit), "std": ("channel", self.std)}
-        attributes = {
+        attributes: dict[str, Any] = {
             "format": _FORMAT,
             "grid": self.grid.name,
             "world": self.world,

@@ -68,6 +68,8 @@ class OptimalInterpolation:
         self._observed = np.ascontiguousarray(observed.reshape(*observed.shape[:2], -1).transpose(2, 1, 0))
         self._members = self._observed[:, :_CHANNELS]
         self._localisation = _localisation_table(self.grid, self.settings.distance_km)
+        # Y^T R^-1 Y is symmetric: only its upper triangle is summed over cells.
+        self._upper, self._both = _triangle(len(members))
         self._spread = spread
         self._prior_spread = members.reshape(len(members), _CHANNELS, -1).std(axis=0, ddof=1)
         self._threads = threads
@@ -165,13 +167,13 @@ class OptimalInterpolation:
         width, members = self.grid.shape[1], self._members.shape[2]
         prior = (members - 1) * np.eye(members)
         reached, weights, covariance = [np.zeros(0, int)], [np.zeros((0, members))], [np.zeros((0, members, members))]
-        information = information.reshape(len(cells), members**2)
+        information = np.take(information.reshape(len(cells), members**2), self._upper, axis=1)
         for row in range(self.grid.shape[0]):
             near, localisation = self._reach(row, cells)
             columns = np.flatnonzero(localisation.any(axis=1))
             localisation = localisation[columns]
             # Solved in double precision: with many precise observations the matrix is badly conditioned for single.
-            matrix = (localisation @ information[near]).reshape(-1, members, members) + prior
+            matrix = np.take(localisation @ information[near], self._both, axis=1).reshape(-1, members, members) + prior
             right = (localisation @ projected[near]).astype(np.float64)
             reached.append(row * width + columns)
             weights.append(np.linalg.solve(matrix, right[:, :, None])[:, :, 0])
@@ -204,6 +206,14 @@ def gaspari_cohn(distance: NDArray, reach: float) -> NDArray:
     far = np.maximum(r, 1)
     outer = 4 - 2 / (3 * far) + far * (-5 + far * (5 / 3 + far * (5 / 8 + far * (-1 / 2 + far / 12))))
     return np.where(r <= 1, inner, np.where(r < 2, np.maximum(outer, 0), 0))
+
+
+def _triangle(size: int) -> tuple[NDArray, NDArray]:
+    """Where the upper triangle lies in a flat (size, size) matrix, and where each of its entries lies in the former."""
+    rows, columns = np.triu_indices(size)
+    place = np.empty((size, size), int)
+    place[rows, columns] = place[columns, rows] = np.arange(len(rows))
+    return rows * size + columns, place.ravel()
 
 
 def _localisation_table(grid: Grid, reach_km: float) -> NDArray:

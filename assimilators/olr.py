@@ -5,7 +5,6 @@ two, on relative humidity and on its square (which stands for cloud) is an obser
 leaves unexplained is its representativeness error.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +41,7 @@ class OlrSamples:
     members: NDArray
 
 
-def fit_olr(reference: Reference, times: Sequence[np.datetime64], members: NDArray) -> OlrSamples:
+def fit_olr(reference: Reference, times: NDArray[np.datetime64], members: NDArray) -> OlrSamples:
     """Fit the operator to states and mean OLR of a reference, and apply it to members of background error.
 
     Args:
@@ -60,7 +59,9 @@ def fit_olr(reference: Reference, times: Sequence[np.datetime64], members: NDArr
     base = np.resize(np.arange(len(times)), len(members))
     step = np.float32(0.3)  # about the size that errors have in a cycle
     pairs = zip(members, states[base], strict=True)
-    slopes = [(operator(state + step * member) - operator(state - step * member)) / (2 * step) for member, state in pairs]
+    slopes = [
+        (operator(state + step * member) - operator(state - step * member)) / (2 * step) for member, state in pairs
+    ]
     return OlrSamples(operator, np.stack(slopes) - np.mean(slopes, axis=0))
 
 

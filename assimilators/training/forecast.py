@@ -27,8 +27,7 @@ ASTRAY = 0.3
 """Part of the recipe's `noise` by which both frames are moved towards another sample's state."""
 JUMP = 5.0
 """The same for the older frame alone. In a cycle the newer frame holds an increment that the older one lacks. A network
-that has only seen seamless pairs takes it for a tendency and goes on with it: trained without this, 1.7 times the
-increment was left after 6 h and 3 times after 24 h."""
+that has only seen seamless pairs takes it for a tendency and goes on with it, and cycles with it go astray."""
 POLAR_FLOOR = 0.5
 """Least weight of a cell in the loss, as a share of the mean cell's. By area alone the rows at the poles hardly count,
 the network learns them badly, and a long forecast or a cycle goes astray from there."""
@@ -94,8 +93,9 @@ class ForecastTraining(lightning.LightningModule):
 
         What a model meets in a cycle or a long forecast is no state of the reference, and it must find its way back:
         from analysis errors, which differ between the frames (shares of other samples' 6-h changes: their scales and
-        balance are the atmosphere's); from a climate gone astray (of their distance, in both frames alike); from noise
-        of the grid's own scale, of which the reference has none.
+        balance are the atmosphere's); from an increment that only the newer frame holds (shares of the distance to
+        other samples, in the older frame); from a climate gone astray (the same in both frames alike); from noise of
+        the grid's own scale, of which the reference has none.
         """
         frames = [frame.contiguous(memory_format=torch.channels_last) for frame in batch.unbind(1)]
         if self.recipe.noise == 0:

@@ -19,7 +19,7 @@ from dacycle.cycler.drift import due, make_forecasts, read_scores
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import write_report
 from dacycle.cycler.report_parts import figures, style, tables
-from dacycle.cycler.verification import verify, verify_free_run
+from dacycle.cycler.verification import trends, verify, verify_free_run
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import load_world
@@ -90,7 +90,7 @@ def scores(
     until: Annotated[str | None, typer.Option(help="Last cycle; default: the last.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the errors of each cycle here, as SVG.")] = None,
 ) -> None:
-    """Print the errors of a stretch of cycles beside the free run's, and their fit to withheld sites.
+    """Print the errors of a stretch of cycles and their trend, the free run's, and the fit to withheld sites.
 
     Example: dacycle scores demo --since 20240108T06 --picture demo.svg
     """
@@ -106,24 +106,27 @@ def scores(
     if free is not None:
         errors = free.within(times).errors
         runs["free run"] = errors[errors["kind"] == "analysis"]
-    console.print(_errors(experiment, runs))
+    console.print(_errors(experiment, runs, trends(own, HEADLINE)))
     console.print(_withheld(own.fits))
     if picture is not None:
         picture.write_text(figures.errors_over_time(runs))
 
 
-def _errors(experiment: str, runs: Mapping[str, pd.DataFrame]) -> Table:
-    """Global RMSE of the headline channels, one column per run and the analysis as a share of the free run."""
+def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], drifts: pd.DataFrame) -> Table:
+    """Global RMSE of the headline channels, one column per run; the analysis's trend, and its share of the free run."""
     shown = runs["analysis"]["time"]
     title = f"{experiment}: RMSE, {cycle_id(shown.min())} to {cycle_id(shown.max())}"
-    table = Table("channel", *runs, title=title, title_justify="left")
+    table = Table("channel", *runs, "analysis, trend a day (95 %)", title=title, title_justify="left")
+    drifts = drifts[drifts["kind"] == "analysis"].set_index("of").reindex([f"{channel} error" for channel in HEADLINE])
     if "free run" in runs:
         table.add_column("analysis / free run")
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
         values = [factor * tables.rmse_of(errors.assign(kind="any"), "any", channel) for errors in runs.values()]
         share = [f"{values[0] / values[-1]:.2f}"] if "free run" in runs else []
-        table.add_row(f"{channel} ({unit})", *map(tables.number, values), *share)
+        change, low, high = (factor * drifts.loc[f"{channel} error", name] for name in ("estimate", "low", "high"))
+        trend = f"{change:+.2g} ({low:+.2g} to {high:+.2g})" if np.isfinite(low) else "run too short"
+        table.add_row(f"{channel} ({unit})", *map(tables.number, values), trend, *share)
     return table
 
 

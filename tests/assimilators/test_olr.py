@@ -52,7 +52,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def test_finds_what_radiation_depends_on_and_how_well(reference: Reference) -> None:
     members = np.random.default_rng(2).normal(size=(6, len(NAMES), 1, 1)) * profile()[1][:, None, None]
     members = np.broadcast_to(members, (6, len(NAMES), *GRID.shape)).astype(np.float32)
-    found = fit_olr(reference, list(reference.times), members)
+    found = fit_olr(reference, reference.times, members)
     assert found.operator.error == pytest.approx(NOISE, rel=0.05)
     new = states(3, seed=5)
     difference = found.operator(new) - radiation(new)

@@ -246,6 +246,7 @@ def test_commands_work_from_the_shell(run, world, tmp_path):
     scored = shell.invoke(app, ["scores", "run", *archive, *stretch])
     assert scored.exit_code == 0, scored.output
     assert "20240102T06 to 20240102T12" in scored.output
+    assert shell.invoke(app, ["scores", "run", *archive, "--until", "20240102T06"]).exit_code == 0, "a single cycle"
     assert picture.read_text().startswith("<svg")
     nothing = shell.invoke(app, ["scores", "run", *archive, "--since", "20310101T00"])
     assert "no cycle from 20310101T00 to its last" in str(nothing.exception)

@@ -103,7 +103,8 @@ def test_damage_is_reported_with_status_1(place):
 
 def test_an_interrupted_hindcast_leaves_the_archive_whole(place):
     text = (place / "demo.yaml").read_text().replace("assimilator: nudge", "assimilator: none")
-    (place / "demo.yaml").write_text(text)
+    assert "2024-01-04T00" in text
+    (place / "demo.yaml").write_text(text.replace("2024-01-04T00", "2024-01-07T00"))  # long enough to be interrupted
     command = [sys.executable, "-c", "from dacycle.cycler.cli import app; app()", "hindcast", "demo.yaml"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     first = place / "archive/branches/demo/departures/20240103T12.parquet"
@@ -114,8 +115,8 @@ def test_an_interrupted_hindcast_leaves_the_archive_whole(place):
     assert "Traceback" not in said
     assert run.returncode == 130, said
     assert "the archive is whole" in " ".join(said.split())
-    assert "demo: " in dacycle("hindcast", "demo.yaml")
-    assert "3" in dacycle("status", "--check")
+    assert "it stands at 20240107T00" in dacycle("hindcast", "demo.yaml")
+    assert "15" in dacycle("status", "--check")
 
 
 @pytest.mark.parametrize("command", ["plan", "hindcast", "cycle", "status", "log", "fork", "rewind"])
