@@ -24,7 +24,17 @@ from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.worlds import World
 
-__all__ = ["BLOCK_DAYS", "LAYERS", "QUANTITIES", "Verification", "fingerprint", "layer_of", "trends", "verify"]
+__all__ = [
+    "BLOCK_DAYS",
+    "LAYERS",
+    "QUANTITIES",
+    "Verification",
+    "fingerprint",
+    "layer_of",
+    "trends",
+    "verify",
+    "verify_free_run",
+]
 
 BLOCK_DAYS = 2
 """Errors of a cycling run remember one another for about this long: the block of every bootstrap."""

@@ -82,6 +82,10 @@ def _print_drift(scored: pd.DataFrame) -> None:
     console.print(table)
 
 
+TREND_DAYS = 30
+"""Stretches shorter than this are given no trend: too few weathers for an honest interval."""
+
+
 @app.command()
 def scores(
     experiment: Name,
@@ -90,7 +94,7 @@ def scores(
     until: Annotated[str | None, typer.Option(help="Last cycle; default: the last.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the errors of each cycle here, as SVG.")] = None,
 ) -> None:
-    """Print the errors of a stretch of cycles and their trend, the free run's, and the fit to withheld sites.
+    """Print the errors of a stretch of cycles, the free run's, and the fit to withheld sites; over a month, the trend.
 
     Example: dacycle scores demo --since 20240108T06 --picture demo.svg
     """
@@ -113,20 +117,26 @@ def scores(
 
 
 def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], drifts: pd.DataFrame) -> Table:
-    """Global RMSE of the headline channels, one column per run; the analysis's trend, and its share of the free run."""
-    shown = runs["analysis"]["time"]
-    title = f"{experiment}: RMSE, {cycle_id(shown.min())} to {cycle_id(shown.max())}"
-    table = Table("channel", *runs, "analysis, trend a day (95 %)", title=title, title_justify="left")
-    drifts = drifts[drifts["kind"] == "analysis"].set_index("of").reindex([f"{channel} error" for channel in HEADLINE])
+    """Global RMSE of the headline channels, one column per run; the analysis's share of the free run, and its trend."""
+    first, last = runs["analysis"]["time"].min(), runs["analysis"]["time"].max()
+    title = f"{experiment}: RMSE, {cycle_id(first)} to {cycle_id(last)}"
+    table = Table("channel", *runs, title=title, title_justify="left")
+    long = last - first >= TREND_DAYS * pd.Timedelta(days=1)
     if "free run" in runs:
         table.add_column("analysis / free run")
+    if long:
+        table.add_column("analysis, trend a day (95 %)")
+    drifts = drifts[drifts["kind"] == "analysis"].set_index("of")
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
         values = [factor * tables.rmse_of(errors.assign(kind="any"), "any", channel) for errors in runs.values()]
-        share = [f"{values[0] / values[-1]:.2f}"] if "free run" in runs else []
-        change, low, high = (factor * drifts.loc[f"{channel} error", name] for name in ("estimate", "low", "high"))
-        trend = f"{change:+.2g} ({low:+.2g} to {high:+.2g})" if np.isfinite(low) else "run too short"
-        table.add_row(f"{channel} ({unit})", *map(tables.number, values), trend, *share)
+        cells = [tables.number(value) for value in values]
+        if "free run" in runs:
+            cells.append(f"{values[0] / values[-1]:.2f}")
+        if long:
+            change, low, high = (factor * drifts.loc[f"{channel} error", name] for name in ("estimate", "low", "high"))
+            cells.append(f"{change:+.2g} ({low:+.2g} to {high:+.2g})")
+        table.add_row(f"{channel} ({unit})", *cells)
     return table
 
 

@@ -106,7 +106,11 @@ def test_an_interrupted_hindcast_leaves_the_archive_whole(place):
     assert "2024-01-04T00" in text
     (place / "demo.yaml").write_text(text.replace("2024-01-04T00", "2024-01-07T00"))  # long enough to be interrupted
     command = [sys.executable, "-c", "from dacycle.cycler.cli import app; app()", "hindcast", "demo.yaml"]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # Tests started in a shell's background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     first = place / "archive/branches/demo/departures/20240103T12.parquet"
     while run.poll() is None and not first.exists():
         time.sleep(0.02)
