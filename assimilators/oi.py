@@ -100,10 +100,10 @@ class OptimalInterpolation:
         chains, shape = len(background), self.grid.shape
         if background.shape != (chains, _CHANNELS, *shape):
             raise AssimilatorError(f"oi: background is {background.shape}, not {(chains, _CHANNELS, *shape)}")
-        planes = self._observed.shape[1]
-        if values.shape != errors.shape or values[:, :planes].shape != (chains, planes, *shape):
+        used = self._observed.shape[1]
+        if values.shape != errors.shape or values[:, :used].shape != (chains, used, *shape):
             raise AssimilatorError(
-                f"oi: values {values.shape} and errors {errors.shape} must both be {(chains, f'{planes} + M', *shape)}"
+                f"oi: values {values.shape} and errors {errors.shape} must both be {(chains, f'{used} + M', *shape)}"
             )
         wrong = ~(np.isfinite(errors) & (errors >= 0)) | ((errors > 0) & ~np.isfinite(values))
         if wrong.any():
