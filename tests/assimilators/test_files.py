@@ -194,6 +194,12 @@ def test_a_model_of_another_world_is_refused(reference: Reference) -> None:
         )  # fmt: skip
 
 
+def test_the_packaged_ensemble_is_the_one_of_its_card() -> None:
+    path = ROOT / "assimilators/weights/oi.nc"
+    assert BackgroundError.load(path).digest in path.with_suffix(".md").read_text()
+    assert path.stat().st_size < 10e6
+
+
 def test_the_packaged_recipe_is_readable_and_a_wrong_one_names_its_faults(tmp_path: Path) -> None:
     packaged = ROOT / "deploy/recipes/oi.yaml"
     recipe = read_recipe(packaged)
