@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -74,7 +74,7 @@ def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], N
 
 def to_onnx(network: MiniNetwork, path: Path) -> None:
     """Write the network as a plain ONNX file: `input` and `output` (batch, 138, H, W), the batch free."""
-    network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network = cast(Any, network.eval()).to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, 2 * len(NAMES), *network.static.shape[1:])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own innards

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -52,7 +52,7 @@ class ForecastTraining(lightning.LightningModule):
 
     def __init__(self, network: MiniNetwork, recipe: Recipe, area: NDArray[np.floating]) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: MiniNetwork = cast(Any, network).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.recipe = recipe
         weights = channel_weights(recipe.top_weight)
