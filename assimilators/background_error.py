@@ -198,8 +198,8 @@ def forecast_errors(
     used = np.resize(np.asarray(leads), members)
     generator.shuffle(used)
     held = set(reference.times)
-    inside = np.isin(reference.times.astype("datetime64[Y]").astype(int) + 1970, years)
-    starts = {lead: [t for t in reference.times[inside] if _usable(t, lead, held)] for lead in leads}
+    inside = reference.times_of(years)
+    starts = {lead: [t for t in inside if _usable(t, lead, held)] for lead in leads}
     for lead in leads:
         if not starts[lead]:
             raise AssimilatorError(
@@ -265,7 +265,7 @@ def estimate_background_error(
 
 def _spread_over(reference: Reference, years: Sequence[int]) -> NDArray[np.datetime64]:
     """Times for the operator of OLR, evenly over the years."""
-    inside = reference.times[np.isin(reference.times.astype("datetime64[Y]").astype(int) + 1970, years)]
+    inside = reference.times_of(years)
     return inside[np.linspace(0, len(inside) - 1, min(_OLR_STATES * len(years), len(inside))).astype(int)]
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS
 from dacycle.forecast_adapter.reference import Reference
+from dacycle.obs_ingest.operators import specific_humidity
 
 __all__ = ["OlrOperator", "OlrSamples", "fit_olr"]
 
@@ -82,6 +83,7 @@ def _predictors(states: NDArray) -> NDArray[np.float64]:
     humidity = states[..., GROUPS["q"], :, :].astype(np.float64)[..., _MOIST, :, :]
     moist = temperature[..., _MOIST, :, :]
     pressure = 100.0 * np.array(LEVELS, float)[_MOIST, None, None]
-    vapour = 611.2 * np.exp(17.67 * (moist - 273.15) / (moist - 29.65))  # Bolton 1980, equation 10
-    relative = np.clip(humidity * (pressure - 0.378 * vapour) / (0.622 * vapour), 0, 1.5)
+    relative = np.clip(
+        humidity / specific_humidity(moist, pressure), 0, 1.5
+    )  # the dewpoint of saturated air is its own
     return np.concatenate([temperature, humidity, relative, relative**2], axis=-3)

@@ -70,6 +70,10 @@ class Reference:
         """Those of `times` that the reference does not hold."""
         return [time for time in times if time not in self]
 
+    def times_of(self, years: Iterable[int]) -> NDArray[np.datetime64]:
+        """The times that lie in these calendar years."""
+        return self.times[np.isin(self.times.astype("datetime64[Y]").astype(int) + 1970, list(years))]
+
     def state(self, time: np.datetime64) -> xr.DataArray:
         """The state at `time`; ReferenceError where there is none."""
         return make_state(self.array(as_hour(time)), self.grid, time)

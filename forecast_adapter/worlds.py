@@ -120,8 +120,7 @@ def build_world(
             into files of a week.
     """
     reference = Reference(nature)
-    years = reference.times.astype("datetime64[Y]").astype(int) + 1970
-    training = reference.times[np.isin(years, training_years)]
+    training = reference.times_of(training_years)
     if np.isin(times, training).any():
         raise WorldError(f"{name}: the sample holds times of the training years {training_years}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,8 @@ def shared() -> Path:
     """The folder of real sample files; a test that needs them is skipped where they are not."""
     place = os.environ.get("DACYCLE_SAMPLES")
     folder = Path(place) if place else Path(__file__).resolve().parents[2] / "shared/data"
+    if place and not folder.is_dir():
+        raise FileNotFoundError(f"DACYCLE_SAMPLES is {place}, which is no folder")
     if not folder.is_dir():
         pytest.skip("the real sample files are not on this machine (set DACYCLE_SAMPLES to their folder)")
     return folder

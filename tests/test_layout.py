@@ -11,6 +11,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,8 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{name}.{alias.name}" for alias in node.names)
 
 
-def python(code: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)  # type: ignore[call-overload]
+def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -96,7 +97,7 @@ def test_every_imported_package_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     requirements = project["dependencies"] + extras["train"] + extras["nature"]
-    declared = {normal(re.match(r"[\w.-]+", line)[0]) for line in requirements}  # type: ignore[index]
+    declared = {normal(re.split(r"[^\w.-]", line)[0]) for line in requirements}
     distributions = importlib.metadata.packages_distributions()
     undeclared = {
         f"{path.relative_to(ROOT)} imports {top}"

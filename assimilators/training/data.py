@@ -87,7 +87,7 @@ def step_deviation(years: list[Year], weights: NDArray[np.floating]) -> NDArray[
 def season_weights(years: list[Year]) -> NDArray[np.float32]:
     """(2, 13 H + 1): cos and sin of the day of the year from normalised zonal mean temperatures, and a constant.
 
-    Ridge regression; on a year it was not fitted to, the estimate is off by two or three days.
+    Ridge regression: neighbouring latitudes and levels say nearly the same.
     """
     zonal = np.concatenate([year.states[:, GROUPS["t"]].mean(-1).flatten(1).numpy() for year in years]).astype(float)
     annual = np.concatenate([annual_basis(year.times)[:, 1:3] for year in years]).astype(float)

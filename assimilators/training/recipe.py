@@ -41,7 +41,8 @@ class Recipe:
         batch: samples per update.
         learning_rate, weight_decay: AdamW's; the rate rises for `warm_up` updates and then falls along a cosine.
         average: decay per update of the running average of the weights, which is what is validated and exported.
-        noise: largest share of other samples' 6-h changes that perturbs the input frames.
+        noise: largest share of other samples' 6-h changes that perturbs the input frames; what else perturbs them grows
+            with it (`ForecastTraining`).
         relaxation_days: time scale on which every step is drawn towards the climate; no part of training, in which the
             network would learn to undo it.
         top_weight: weight of the levels above 200 hPa in the loss, against 1 below.

@@ -19,7 +19,7 @@ from dacycle.cycler.drift import due, make_forecasts, read_scores
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import write_report
 from dacycle.cycler.report_parts import figures, style, tables
-from dacycle.cycler.verification import trends, verify, verify_free_run
+from dacycle.cycler.verification import Verification, trends, verify, verify_free_run
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import load_world
@@ -110,13 +110,13 @@ def scores(
     if free is not None:
         errors = free.within(times).errors
         runs["free run"] = errors[errors["kind"] == "analysis"]
-    console.print(_errors(experiment, runs, trends(own, HEADLINE)))
+    console.print(_errors(experiment, runs, own))
     console.print(_withheld(own.fits))
     if picture is not None:
         picture.write_text(figures.errors_over_time(runs))
 
 
-def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], drifts: pd.DataFrame) -> Table:
+def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], own: Verification) -> Table:
     """Global RMSE of the headline channels, one column per run; the analysis's share of the free run, and its trend."""
     first, last = runs["analysis"]["time"].min(), runs["analysis"]["time"].max()
     title = f"{experiment}: RMSE, {cycle_id(first)} to {cycle_id(last)}"
@@ -126,7 +126,7 @@ def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], drifts: pd.DataFr
         table.add_column("analysis / free run")
     if long:
         table.add_column("analysis, trend a day (95 %)")
-    drifts = drifts[drifts["kind"] == "analysis"].set_index("of")
+        drifts = trends(own, HEADLINE).query("kind == 'analysis'").set_index("of")
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
         values = [factor * tables.rmse_of(errors.assign(kind="any"), "any", channel) for errors in runs.values()]

@@ -233,7 +233,7 @@ def test_the_comparison_page_stands_alone_and_names_what_differs(run, tiny, tmp_
     assert "−50 %" in parsed.words
 
 
-def test_commands_work_from_the_shell(run, world, tmp_path):
+def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
     shell, archive = CliRunner(), ["--archive", str(run.archive.folder)]
     drift = shell.invoke(app, ["drift", "run", *archive])
     assert drift.exit_code == 0, drift.output
@@ -248,6 +248,10 @@ def test_commands_work_from_the_shell(run, world, tmp_path):
     assert "20240102T06 to 20240102T12" in scored.output
     assert shell.invoke(app, ["scores", "run", *archive, "--until", "20240102T06"]).exit_code == 0, "a single cycle"
     assert picture.read_text().startswith("<svg")
+    monkeypatch.setattr("dacycle.cycler.cli.verify.TREND_DAYS", 0)
+    long = shell.invoke(app, ["scores", "run", *archive])
+    assert "trend" in long.output, "a long stretch has its trend"
+    assert "trend" not in scored.output
     nothing = shell.invoke(app, ["scores", "run", *archive, "--since", "20310101T00"])
     assert "no cycle from 20310101T00 to its last" in str(nothing.exception)
     compared = shell.invoke(app, ["compare", "run", "better", *archive])
