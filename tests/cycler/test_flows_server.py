@@ -66,6 +66,11 @@ class Api:
 
     def post(self, path: str, content: Any) -> Any:
         answer = self.client.post(path, json=content)
+        for _ in range(30):
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)  # the server's database is locked: nothing was done, ask again, as Prefect's own client does
+            answer = self.client.post(path, json=content)
         answer.raise_for_status()
         return answer.json()
 
