@@ -25,6 +25,7 @@ __all__ = [
     "check_fits",
     "known_assimilators",
     "load_assimilator",
+    "packaged_assimilators",
     "register",
     "register_suffix",
 ]
@@ -118,14 +119,15 @@ def register_suffix(suffix: str, load: FileLoader) -> None:
 register("none", lambda world, threads: FreeRun(world.grid, world.name))
 
 
-def _packaged() -> dict[str, Path]:
+def packaged_assimilators() -> dict[str, Path]:
+    """The files of the packaged methods by name."""
     files = sorted(WEIGHTS.glob("*")) if WEIGHTS.is_dir() else []
     return {path.stem: path for path in files if path.suffix in _SUFFIXES}
 
 
 def known_assimilators() -> list[str]:
     """Names that `load_assimilator` understands, sorted."""
-    return sorted({*_METHODS, *_packaged()})
+    return sorted({*_METHODS, *packaged_assimilators()})
 
 
 def load_assimilator(name_or_file: str | Path, world: "World", threads: int = 1) -> Assimilator:
@@ -138,7 +140,7 @@ def load_assimilator(name_or_file: str | Path, world: "World", threads: int = 1)
     name = str(name_or_file)
     if name in _METHODS:
         return _METHODS[name](world, threads)
-    path = _packaged().get(name, Path(name_or_file))
+    path = packaged_assimilators().get(name, Path(name_or_file))
     if not path.is_file():
         known = ", ".join(known_assimilators())
         raise AssimilatorError(f"there is no assimilator {name!r}: neither a file nor one of the known names ({known})")

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from dacycle.assimilators.training.errors import ExportError
-from dacycle.assimilators.training.recipe import Recipe
+from dacycle.assimilators.training.recipe import ForecastRecipe
 from dacycle.assimilators.training.run import read_run
 from dacycle.assimilators.training.score import ForecastScores, FreeRun, increment_growth, run_freely, score_forecasts
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES
@@ -52,7 +52,8 @@ def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], N
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         part = Path(folder) / out.name
-        to_onnx(network, part)
+        network = cast(Any, network).to(memory_format=torch.contiguous_format)
+        to_onnx(network, part, {"input": 2 * len(NAMES)}, ["output"])
         differences = parity(network, part, _samples(reference, times))
         worst = int(differences.argmax())
         say(f"largest difference from torch: {differences[worst]:.1e} standard deviations, in {NAMES[worst]}")
@@ -72,20 +73,26 @@ def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], N
     return out
 
 
-def to_onnx(network: MiniNetwork, path: Path) -> None:
-    """Write the network as a plain ONNX file: `input` and `output` (batch, 138, H, W), the batch free."""
-    network = cast(Any, network.eval()).to(memory_format=torch.contiguous_format)
-    example = torch.zeros(2, 2 * len(NAMES), *network.static.shape[1:])
+def to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list[str]) -> None:
+    """Write a network as a plain ONNX file.
+
+    Args:
+        inputs: names of its inputs, (batch, channels, H, W) each with the batch free, and their channels.
+        outputs: names of its outputs.
+    """
+    network = network.eval()
+    shape = network.static.shape[1:]
+    batch = torch.export.Dim("batch", min=1, max=1024)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own innards
         program = torch.onnx.export(
             network,
-            (example,),
+            tuple(torch.zeros(2, channels, *shape) for channels in inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["input"],
-            output_names=["output"],
-            dynamic_shapes={"input": {0: torch.export.Dim("batch", min=1, max=1024)}},
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
             verbose=False,
         )
     assert program is not None
@@ -124,7 +131,7 @@ def _samples(reference: Reference, times: NDArray[np.datetime64]) -> NDArray[np.
     return np.concatenate([real, odd.astype(np.float32), np.zeros_like(real[:1])])
 
 
-def _metadata(recipe: Recipe, record: dict[str, Any], difference: float, channel: str) -> dict[str, Any]:
+def _metadata(recipe: ForecastRecipe, record: dict[str, Any], difference: float, channel: str) -> dict[str, Any]:
     return forecast_metadata(
         recipe.name,
         recipe.version,
@@ -148,7 +155,7 @@ def _metadata(recipe: Recipe, record: dict[str, Any], difference: float, channel
 
 
 def _card(
-    recipe: Recipe,
+    recipe: ForecastRecipe,
     record: dict[str, Any],
     model: OnnxForecastModel,
     scores: ForecastScores,

@@ -39,13 +39,17 @@ class ReferenceError(LookupError):
 class Reference:
     """States by time from a folder of netCDF files (searched recursively for names that start with a digit).
 
+    Args:
+        folder: where the files are.
+        kept: how many states stay in memory once read; None: all of them.
+
     Attributes:
         folder: where the files are.
         grid: the grid they are on, latitude descending, longitude from 0.
         times: (n,) datetime64[h], ascending, unique.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, kept: int | None = 64) -> None:
         self.folder = Path(folder)
         files = sorted(self.folder.rglob("[0-9]*.nc"))
         if not files:
@@ -60,8 +64,8 @@ class Reference:
                     raise ReferenceError(f"{path}: {time} is also in {self._where[time][0].name}")
                 self._where[time] = (path, i)
         self.times: NDArray[np.datetime64] = np.array(sorted(self._where), "datetime64[h]")
-        self.array = lru_cache(maxsize=64)(self._array)
-        self.surface = lru_cache(maxsize=64)(self._surface)
+        self.array = lru_cache(maxsize=kept)(self._array)
+        self.surface = lru_cache(maxsize=kept)(self._surface)
 
     def __contains__(self, time: object) -> bool:
         return as_hour(time) in self._where
@@ -79,7 +83,7 @@ class Reference:
         return make_state(self.array(as_hour(time)), self.grid, time)
 
     def _array(self, time: np.datetime64) -> NDArray[np.float32]:
-        """The state at `time` as (69, H, W) float32, read-only (the last 64 are kept in memory)."""
+        """The state at `time` as (69, H, W) float32, read-only (the last `kept` stay in memory)."""
         file, i = self._open(time)
         out = np.empty((len(CHANNELS), *self.grid.shape), np.float32)
         for k, short in enumerate(SURFACE):

@@ -15,11 +15,11 @@ from torch.utils.data import Dataset
 from dacycle.assimilators.training.errors import DataError
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.reference import Reference, ReferenceError
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds import annual_basis
 
-__all__ = ["Windows", "Year", "data_digest", "load_states", "season_weights", "step_deviation", "year_times"]
+__all__ = ["Windows", "Year", "data_digest", "load_states", "preload", "season_weights", "step_deviation", "year_times"]
 
 STEP = np.timedelta64(6, "h")
 RIDGE = 0.01
@@ -44,6 +44,34 @@ def load_states(reference: Reference, times: NDArray[np.datetime64], grid: Grid,
     Raises:
         DataError: another grid, missing times, or values that are not finite.
     """
+    _check_complete(reference, times, grid)
+    states = torch.empty((len(times), len(NAMES), *grid.shape), dtype=torch.float32)
+    for i, time in enumerate(times):
+        state = statistics.normalise(reference.array(time))
+        _check_finite(state, reference.folder, time)
+        states[i] = torch.from_numpy(state)
+    return Year(times, states)
+
+
+def preload(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> None:
+    """Bring states and surface fields into the reference's memory, which has to be large enough (`kept`).
+
+    Raises:
+        DataError: as `load_states`, and where a surface field is missing or not finite.
+    """
+    _check_complete(reference, times, grid)
+    for time in times:
+        _check_finite(reference.array(time), reference.folder, time)
+        try:
+            surface = reference.surface(time)
+        except ReferenceError as error:
+            raise DataError(f"{error}: observations cannot be drawn from these data") from error
+        bad = [str(name) for name, field in surface.items() if not np.isfinite(field.values).all()]
+        if bad:
+            raise DataError(f"{reference.folder}: values at {time} are not finite in {', '.join(bad)}; make it anew")
+
+
+def _check_complete(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> None:
     if not reference.grid.matches(grid):
         raise DataError(f"{reference.folder}: the data are on a {reference.grid.shape} grid, not on {grid.name}")
     missing = reference.missing(times)
@@ -52,12 +80,6 @@ def load_states(reference: Reference, times: NDArray[np.datetime64], grid: Grid,
             f"{reference.folder}: {len(missing)} of the {len(times)} times from {times[0]} to {times[-1]} are missing, "
             f"first {missing[0]}; make them with `dacycle nature-run`, or leave the year out of the recipe"
         )
-    states = torch.empty((len(times), len(NAMES), *grid.shape), dtype=torch.float32)
-    for i, time in enumerate(times):
-        state = statistics.normalise(reference.array(time))
-        _check_finite(state, reference.folder, time)
-        states[i] = torch.from_numpy(state)
-    return Year(times, states)
 
 
 def _check_finite(state: NDArray[np.float32], folder: Path, time: np.datetime64) -> None:

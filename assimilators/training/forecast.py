@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from typing import Any, cast
 
-import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dacycle.assimilators.training.data import Windows, Year
-from dacycle.assimilators.training.errors import TrainingError
-from dacycle.assimilators.training.recipe import Recipe
+from dacycle.assimilators.training.module import Training
+from dacycle.assimilators.training.recipe import ForecastRecipe
 from dacycle.forecast_adapter.channels import CHANNELS, index
 from dacycle.forecast_adapter.mini import MiniNetwork
 
@@ -39,8 +36,8 @@ def channel_weights(top_weight: float) -> NDArray[np.float32]:
     return np.where(above, top_weight, 1.0).astype(np.float32)
 
 
-class ForecastTraining(lightning.LightningModule):
-    """Trains ``network`` and keeps ``average``, the running average of its weights, which is what is exported.
+class ForecastTraining(Training):
+    """Trains ``mini``.
 
     A batch is (B, 2 + steps, 69, H, W) of consecutive normalised states. The loss is the squared error of each
     state of the rollout in units of the channel's 6-h standard deviation, weighted by channel and by cell
@@ -50,11 +47,8 @@ class ForecastTraining(lightning.LightningModule):
     loss_weights: Tensor
     area: Tensor
 
-    def __init__(self, network: MiniNetwork, recipe: Recipe, area: NDArray[np.floating]) -> None:
-        super().__init__()
-        self.network: MiniNetwork = cast(Any, network).to(memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
-        self.recipe = recipe
+    def __init__(self, network: MiniNetwork, recipe: ForecastRecipe, area: NDArray[np.floating]) -> None:
+        super().__init__(cast(Any, network).to(memory_format=torch.channels_last), recipe)
         weights = channel_weights(recipe.top_weight)
         cells = np.maximum(area, POLAR_FLOOR).astype(np.float32)
         loss_weights = (weights / weights.mean())[:, None, None] * (cells / cells.mean())
@@ -70,23 +64,27 @@ class ForecastTraining(lightning.LightningModule):
         change = increment(previous, current).float() * (network.step_std / network.std)
         return torch.maximum(current + change, (network.floor - network.mean) / network.std)
 
+    @property
+    def updates(self) -> int:
+        return sum(
+            stage.epochs * (len(Windows(self.years[0], 2 + stage.steps)) // self.recipe.batch)
+            for stage in self.recipe.stages
+        )
+
+    def describe(self, epoch: int) -> dict[str, Any]:
+        """The length of its rollouts."""
+        return {"steps": self.recipe.steps_at(epoch)}
+
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         previous, current, *targets = self._perturbed(batch)
         scale = self.network.std / self.network.step_std
         errors = []
         for target in targets:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            with self.mixed():
                 following = self.advance(self.network, previous, current, self._increment)
             errors.append((((following - target) * scale).square() * self.loss_weights).mean())
             previous, current = current, following
-        loss = torch.stack(errors).mean()
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_index}; the checkpoint of "
-                "the last whole epoch is kept. Lower learning_rate, or look at the data, and train into a new folder"
-            )
-        self.log("loss", loss, on_step=False, on_epoch=True)
-        return loss
+        return self.checked(torch.stack(errors).mean(), batch_index)
 
     def _perturbed(self, batch: Tensor) -> list[Tensor]:
         """The frames of a batch, the two of the input perturbed, each sample by shares of at most `noise`.
@@ -120,13 +118,6 @@ class ForecastTraining(lightning.LightningModule):
     def _order(self, like: Tensor) -> Tensor:
         return torch.randperm(len(like), generator=self._noise).to(like.device)
 
-    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_index: int) -> None:
-        # The average follows faster at first: the early weights say nothing about the late ones.
-        decay = min(self.recipe.average, (1 + self.global_step) / (10 + self.global_step))
-        with torch.no_grad():
-            for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(weight, 1 - decay)
-
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         previous, current, *targets = (f.contiguous(memory_format=torch.channels_last) for f in batch.unbind(1))
         scale = self.average.std / self.average.step_std
@@ -153,26 +144,3 @@ class ForecastTraining(lightning.LightningModule):
         available = sum(len(year.times) - frames + 1 for year in self.years[1])
         windows = Windows(self.years[1], frames, stride=max(available // VALIDATION_STARTS, 1))
         return DataLoader(windows, self.recipe.batch)
-
-    def configure_optimizers(self) -> Any:
-        # Weight decay is for matrices: biases, norms and layer scales are left alone.
-        def is_matrix(weights: Tensor) -> bool:
-            return weights.ndim > 1 and weights.numel() > weights.shape[1]
-
-        weights = list(self.network.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": [w for w in weights if is_matrix(w)], "weight_decay": self.recipe.weight_decay},
-            {"params": [w for w in weights if not is_matrix(w)], "weight_decay": 0.0},
-        ]
-        optimiser = torch.optim.AdamW(groups, self.recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-        updates = sum(
-            stage.epochs * (len(Windows(self.years[0], 2 + stage.steps)) // self.recipe.batch)
-            for stage in self.recipe.stages
-        )
-
-        def rate(update: int) -> float:
-            rise = min((update + 1) / self.recipe.warm_up, 1.0)
-            return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(update / max(updates, 1), 1.0))))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

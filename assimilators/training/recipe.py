@@ -12,10 +12,20 @@ import yaml
 
 from dacycle.assimilators.training.errors import RecipeError
 
-__all__ = ["KINDS", "Recipe", "Stage", "load_recipe", "parse_recipe", "recipe_kind"]
+__all__ = [
+    "KINDS",
+    "AssimilatorRecipe",
+    "ForecastRecipe",
+    "Recipe",
+    "Stage",
+    "load_recipe",
+    "parse_recipe",
+    "recipe_kind",
+]
 
-KINDS = ("forecast", "oi")
-"""`forecast`: a network, by this package. `oi`: the ensemble of optimal interpolation, by `background_error`."""
+KINDS = ("forecast", "assimilator", "oi")
+"""`forecast`, `assimilator`: networks, by this package. `oi`: the ensemble of optimal interpolation, by
+`background_error`."""
 
 
 @dataclass(frozen=True)
@@ -26,30 +36,25 @@ class Stage:
     epochs: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run.
+    """What every training run has.
 
     Attributes:
-        kind: what is trained; `forecast` is a network with the contract of a forecast model.
+        kind: what is trained; decides the other entries.
         name, version, licence: recorded in the exported file.
         world: whose statistics, static fields and climatology are used, by name or folder.
         data: folder with the years (`data/2021/*.nc`, WeatherBench2 schema), relative to the working folder.
         training_years, validation_years: no year may be in both.
-        stages: the rollouts, in order; the learning rate falls through all of them together.
-        network: widths and depths (`MiniSize`).
+        network: widths and depths (`MiniSize`, `FnpSize`).
         batch: samples per update.
         learning_rate, weight_decay: AdamW's; the rate rises for `warm_up` updates and then falls along a cosine.
         average: decay per update of the running average of the weights, which is what is validated and exported.
-        noise: largest share of other samples' 6-h changes that perturbs the input frames; what else perturbs them grows
-            with it (`ForecastTraining`).
-        relaxation_days: time scale on which every step is drawn towards the climate; no part of training, in which the
-            network would learn to undo it.
         top_weight: weight of the levels above 200 hPa in the loss, against 1 below.
         precision: `float32`, or `bfloat16` for mixed precision.
         compile: compile the network with `torch.compile` (needs a C++ compiler on a CPU).
         threads: torch's threads on a CPU.
-        seed: of the weights, the order of the samples and the noise.
+        seed: of the weights, the order of the samples, the noise and the observations.
     """
 
     kind: str
@@ -59,7 +64,6 @@ class Recipe:
     data: str
     training_years: list[int]
     validation_years: list[int]
-    stages: list[Stage]
     seed: int
     licence: str = "Apache-2.0"
     network: dict[str, int] = field(default_factory=dict)
@@ -68,12 +72,36 @@ class Recipe:
     weight_decay: float = 0.05
     warm_up: int = 300
     average: float = 0.998
-    noise: float = 0.1
-    relaxation_days: float = 10.0
     top_weight: float = 0.3
     precision: str = "float32"
     compile: bool = False
     threads: int = 2
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the result; where the data lies does not."""
+        places = ("data", "backgrounds")
+        content = {key: value for key, value in self.as_dict().items() if key not in places}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastRecipe(Recipe):
+    """A network with the contract of a forecast model.
+
+    Attributes:
+        stages: the rollouts, in order; the learning rate falls through all of them together.
+        noise: largest share of other samples' 6-h changes that perturbs the input frames; what else perturbs them grows
+            with it (`ForecastTraining`).
+        relaxation_days: time scale on which every step is drawn towards the climate; no part of training, in which the
+            network would learn to undo it.
+    """
+
+    stages: list[Stage]
+    noise: float = 0.1
+    relaxation_days: float = 10.0
 
     @property
     def epochs(self) -> int:
@@ -87,13 +115,34 @@ class Recipe:
             epoch -= stage.epochs
         return self.stages[-1].steps
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
-    def digest(self) -> str:
-        """SHA-256 of everything that decides the result; where the data lies does not."""
-        content = {key: value for key, value in self.as_dict().items() if key != "data"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+@dataclass(frozen=True, kw_only=True)
+class AssimilatorRecipe(Recipe):
+    """A trained assimilator: first on forecasts' errors, then in rounds on those of its own cycles.
+
+    Attributes:
+        method: the network, one of `assimilators.networks.METHODS`.
+        model: the forecast model whose backgrounds are corrected, by name or file.
+        backgrounds: folder of the store that `dacycle dataset` makes.
+        observations: sources as in an experiment; what is drawn from the reference.
+        epochs, epoch_samples: passes, and samples in each, every one with observations of its own.
+        workers: processes that draw observations beside the training.
+        rounds: closed-loop rounds; each cycles through the training years and goes on training on what it met there.
+        round_epochs, round_learning_rate: of each round.
+        validation_days: length of the cycles that a round is judged by.
+    """
+
+    method: str
+    model: str
+    backgrounds: str
+    observations: list[dict[str, Any]]
+    epochs: int
+    epoch_samples: int
+    workers: int = 1
+    rounds: int = 1
+    round_epochs: int = 4
+    round_learning_rate: float = 5e-4
+    validation_days: int = 12
 
 
 # What YAML may hold for each annotation of Recipe; whole numbers count as floats too.
@@ -104,6 +153,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "list[int]": (list,),
     "list[Stage]": (list,),
+    "list[dict[str, Any]]": (list,),
     "dict[str, int]": (dict,),
 }
 
@@ -116,7 +166,7 @@ def recipe_kind(path: Path | str) -> str:
     return kind
 
 
-def load_recipe(path: Path | str, data: str | None = None) -> Recipe:
+def load_recipe(path: Path | str, data: str | None = None) -> ForecastRecipe | AssimilatorRecipe:
     """Read and check a recipe of a network; `data` replaces the folder it names. Raises RecipeError."""
     content = _read(Path(path))
     if data is not None:
@@ -136,9 +186,16 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
+def parse_recipe(content: dict[str, Any], source: str) -> ForecastRecipe | AssimilatorRecipe:
     """A recipe from its entries; `source` is named in errors."""
-    known = {f.name: f for f in fields(Recipe)}
+    kinds: dict[Any, type[ForecastRecipe | AssimilatorRecipe]] = {
+        "forecast": ForecastRecipe,
+        "assimilator": AssimilatorRecipe,
+    }
+    if content.get("kind") not in kinds:
+        raise RecipeError(f"{source}: kind is {content.get('kind')!r}, but must be {' or '.join(kinds)} here")
+    recipe_type = kinds[content["kind"]]
+    known = {f.name: f for f in fields(recipe_type)}
     unknown = sorted(set(content) - set(known))
     if unknown:
         raise RecipeError(f"{source}: unknown entry {', '.join(unknown)}; the entries are {', '.join(known)}")
@@ -150,7 +207,9 @@ def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
         allowed = _TYPES[str(known[name].type)]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise RecipeError(f"{source}: {name} is {value!r}, but must be of type {known[name].type}")
-    recipe = Recipe(**{**content, "stages": [_stage(item, source) for item in content["stages"]]})
+    if recipe_type is ForecastRecipe:
+        content = {**content, "stages": [_stage(item, source) for item in content["stages"]]}
+    recipe = recipe_type(**content)
     _check(recipe, source)
     return recipe
 
@@ -162,25 +221,38 @@ def _stage(item: Any, source: str) -> Stage:
     return Stage(**item)
 
 
-def _check(recipe: Recipe, source: str) -> None:
+def _check(recipe: ForecastRecipe | AssimilatorRecipe, source: str) -> None:
     years = [*recipe.training_years, *recipe.validation_years]
     rules = {
-        f"kind must be forecast here, of {', '.join(KINDS)}": recipe.kind == "forecast",
-        "stages must not be empty": bool(recipe.stages),
         "years must be whole numbers": all(type(year) is int for year in years),
         "training_years and validation_years must not be empty": bool(
             recipe.training_years and recipe.validation_years
         ),
         "a year may be in training_years or validation_years once, not in both": len(set(years)) == len(years),
         "batch, threads and warm_up must be above 0": min(recipe.batch, recipe.threads, recipe.warm_up) > 0,
-        "learning_rate and relaxation_days must be above 0": min(recipe.learning_rate, recipe.relaxation_days) > 0,
+        "learning_rate must be above 0": recipe.learning_rate > 0,
         "average must be in [0, 1)": 0 <= recipe.average < 1,
-        "noise, top_weight and weight_decay must not be negative": min(
-            recipe.noise, recipe.top_weight, recipe.weight_decay
-        )
-        >= 0,
+        "top_weight and weight_decay must not be negative": min(recipe.top_weight, recipe.weight_decay) >= 0,
         "precision must be float32 or bfloat16": recipe.precision in ("float32", "bfloat16"),
     }
+    if isinstance(recipe, ForecastRecipe):
+        rules |= {
+            "stages must not be empty": bool(recipe.stages),
+            "relaxation_days must be above 0": recipe.relaxation_days > 0,
+            "noise must not be negative": recipe.noise >= 0,
+        }
+    else:
+        rules |= {
+            "epochs, round_epochs and workers must be above 0": min(recipe.epochs, recipe.round_epochs, recipe.workers)
+            > 0,
+            "epoch_samples must be at least a batch": recipe.epoch_samples >= recipe.batch,
+            "rounds must not be negative": recipe.rounds >= 0,
+            "round_learning_rate must be above 0": recipe.round_learning_rate > 0,
+            "observations must not be empty": bool(recipe.observations),
+            "every entry of observations is a mapping with a source": all(
+                isinstance(entry, dict) and "source" in entry for entry in recipe.observations
+            ),
+        }
     broken = [rule for rule, holds in rules.items() if not holds]
     if broken:
         raise RecipeError(f"{source}: {'; '.join(broken)}")

@@ -1,26 +1,70 @@
-"""Commands for networks: train them, export them, look at the packaged ones."""
+"""Commands for networks: make samples, train, export, judge, look at the packaged ones."""
 
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
 from dacycle.assimilators.background_error import estimate_from_recipe
-from dacycle.assimilators.training.recipe import load_recipe, recipe_kind
-from dacycle.forecast_adapter.models import ModelFileError, OnnxForecastModel, model_files
-from dacycle.forecast_adapter.onnxfile import digest
+from dacycle.assimilators.base import AssimilatorError, known_assimilators, load_assimilator, packaged_assimilators
+from dacycle.assimilators.evaluation import evaluate as evaluate_assimilator
+from dacycle.assimilators.evaluation import held_out, observing_of
+from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, recipe_kind
+from dacycle.cycler.cli.world import parse_years
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
+from dacycle.forecast_adapter.models import ModelFileError, load_model, model_files
+from dacycle.forecast_adapter.onnxfile import digest, read_metadata
+from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.worlds import load_world
 
 __all__ = ["app"]
 
 app = typer.Typer()
+console = Console()
+SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
+"""What is observed where no recipe says it: the demonstration's network."""
+
+
+@app.command()
+def dataset(
+    nature: Annotated[Path, typer.Argument(help="folder of a nature run")],
+    folder: Annotated[Path, typer.Argument(help="where to write; months that exist are kept")],
+    years: Annotated[str, typer.Option(help="training years, e.g. 2020,2021")],
+    cycles: Annotated[str, typer.Option(help="assimilator to cycle with")] = "oi",
+    world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
+    model: Annotated[str, typer.Option(help="forecast model whose backgrounds are made")] = "mini",
+    workers: Annotated[int, typer.Option(help="months made side by side")] = 2,
+    seed: Annotated[int, typer.Option(help="of the cycles' observations")] = 1,
+) -> None:
+    """Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, and of cycles.
+
+    Observations are no part of it: training draws them afresh for every sample. Run it again to go on after an
+    interruption.
+
+    Example: dacycle dataset nature backgrounds --years 2020,2021
+    """
+    from functools import partial
+
+    from dacycle.assimilators.training.backgrounds import STORES, make_forecasts
+    from dacycle.assimilators.training.cycles import make_cycles, months_of
+
+    chosen, (forecasts, cycled) = parse_years(years), STORES
+    if cycles not in known_assimilators():
+        raise AssimilatorError(f"there is no assimilator {cycles!r}; known are {', '.join(known_assimilators())}")
+    make_forecasts(nature, folder / forecasts, chosen, world, model, workers=workers, say=typer.echo)
+    load = partial(load_assimilator, cycles)
+    make_cycles(load, nature, folder / cycled, months_of(chosen), world, model, SOURCES, seed, workers, say=typer.echo)
+    size = sum(path.stat().st_size for path in folder.rglob("*.nc")) / 1e9
+    typer.echo(f"{folder}: {size:.1f} GB; a recipe's `backgrounds:` takes this path")
 
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. deploy/recipes/mini.yaml")],
+    recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. deploy/recipes/fnp-cpu.yaml")],
     out: Annotated[Path | None, typer.Option(help="folder of the run (default: runs/ and the recipe's name)")] = None,
     data: Annotated[str | None, typer.Option(help="folder with the years, instead of the recipe's")] = None,
 ) -> None:
@@ -38,9 +82,15 @@ def train(
         typer.echo(f"estimated: {path}; an experiment's `assimilator:` takes this path")
         return
     _need_torch()
-    from dacycle.assimilators.training.run import train as run
+    read = load_recipe(recipe, data)
+    if isinstance(read, AssimilatorRecipe):
+        from dacycle.assimilators.training.assimilator_run import train_assimilator
 
-    run(load_recipe(recipe, data), folder, say=typer.echo)
+        train_assimilator(read, folder, say=typer.echo)
+    else:
+        from dacycle.assimilators.training.run import train as train_forecast
+
+        train_forecast(read, folder, say=typer.echo)
     typer.echo(f"trained: {folder}; next: dacycle export {folder}")
 
 
@@ -50,52 +100,168 @@ def export(
     out: Annotated[Path | None, typer.Option(help="the file to write (default: NAME.onnx in the run)")] = None,
     data: Annotated[str | None, typer.Option(help="folder with the validation year, instead of the recipe's")] = None,
 ) -> None:
-    """Write a run's network as ONNX with its metadata, check it against torch, score it and write its card.
+    """Write a run's network as ONNX with its metadata and check it against torch.
+
+    A forecast model is scored, and gets its card; an assimilator gets its own from `dacycle gate`.
 
     Example: dacycle export runs/mini-cpu --out mini.onnx
     """
     _need_torch()
-    from dacycle.assimilators.export import export as write
-    from dacycle.assimilators.training.run import read_run
+    from dacycle.assimilators.training.folder import read_record
 
-    recipe, _, _ = read_run(run)
-    path = write(run, out or run / f"{recipe.name}.onnx", data, say=typer.echo)
+    recipe, _ = read_record(run)
+    path = out or run / f"{recipe.name}.onnx"
+    if isinstance(recipe, AssimilatorRecipe):
+        from dacycle.assimilators.export_assimilator import export_assimilator
+
+        export_assimilator(run, path, data, say=typer.echo)
+        typer.echo(f"{path}; next: dacycle gate {path} --data {data or recipe.data}")
+        return
+    from dacycle.assimilators.export import export as export_forecast
+
+    export_forecast(run, path, data, say=typer.echo)
     typer.echo(f"{path}, and its card {path.with_suffix('.md').name}; an experiment's `model:` takes this path")
 
 
 @app.command()
+def gate(
+    file: Annotated[Path, typer.Argument(help="an exported assimilator; it is rewritten with its scores")],
+    data: Annotated[Path, typer.Option(help="folder with the years")],
+    years: Annotated[str, typer.Option(help="held out from training; cycles are of the first")] = "2023,2024",
+    world: Annotated[str, typer.Option(help="that the file was made for")] = "demonstration",
+    against: Annotated[str, typer.Option(help="another method, shown beside it")] = "oi",
+    enter: Annotated[bool, typer.Option("--register", help="put it among the packaged methods, if it passes")] = False,
+) -> None:
+    """Judge a trained assimilator and write its card: parity, single observations, single analyses, cycles.
+
+    Exit status 2 if it does not pass. Needs the package `onnx`, of the extra `train`.
+
+    Example: dacycle gate runs/fnp-cpu/fnp.onnx --data nature --register
+    """
+    from dacycle.assimilators.gate import judge, register
+
+    verdict = judge(file, data, parse_years(years), world, against, say=typer.echo)
+    table = Table("demand", "found", "allowed", "")
+    for check in verdict.checks:
+        table.add_row(check.name, check.found, check.allowed, "met" if check.passed else "[red]not met")
+    console.print(table)
+    typer.echo(f"card: {file.with_suffix('.md')}")
+    if enter:
+        typer.echo(f"registered: {register(file, verdict)}")
+    elif not verdict.passed:
+        raise AssimilatorError(f"{file} has not passed")
+
+
+@app.command()
+def evaluate(
+    assimilator: Annotated[str, typer.Argument(help="a packaged method or a file")],
+    data: Annotated[Path, typer.Option(help="folder of the years, or a world's reference")],
+    year: Annotated[int, typer.Option(help="held out from its training")],
+    against: Annotated[str, typer.Option(help="another method, shown beside it")] = "oi",
+    starts: Annotated[int, typer.Option(help="forecasts, each a background of 6, 24 and 48 h")] = 32,
+    deny: Annotated[list[str] | None, typer.Option(help="source or variable not to observe; may be repeated")] = None,
+    world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
+    model: Annotated[str, typer.Option(help="forecast model whose backgrounds are corrected")] = "mini",
+    seed: Annotated[int, typer.Option(help="of the observations")] = 1,
+) -> None:
+    """Score single analyses of held-out backgrounds: errors over the globe, against the background and another method.
+
+    Example: dacycle evaluate fnp --data nature --year 2024
+    """
+    from dacycle.assimilators.training.observing import WITHHELD, Network
+
+    home, forecaster = load_world(world), load_model(model)
+    reference = Reference(data / str(year))
+    observing = observing_of(home, reference, SOURCES)
+    backgrounds = held_out(forecaster, reference, home, starts)
+    network = Network(1 - WITHHELD, tuple(deny or ()))
+    names = list(dict.fromkeys([assimilator, against]))
+    scores = {
+        name: evaluate_assimilator(load_assimilator(name, home), observing, backgrounds, seed, network)
+        for name in names
+    }
+    table = Table(
+        "channel", "lead", "background", *names, *(f"spread of {n}" for n in names if scores[n].spread is not None)
+    )
+    first = scores[assimilator]
+    for channel in HEADLINE:
+        for lead in (*np.unique(first.leads).tolist(), None):
+            own = [f"{s.rmse('analysis', channel, lead):.4g}" for s in scores.values()]
+            spreads = [f"{s.rmse('spread', channel, lead):.4g}" for s in scores.values() if s.spread is not None]
+            unit = CHANNELS[index(channel)].unit
+            label = f"{channel} ({unit})" if lead == first.leads[0] else ""
+            table.add_row(
+                label,
+                "all" if lead is None else f"{lead} h",
+                f"{first.rmse('background', channel, lead):.4g}",
+                *own,
+                *spreads,
+            )
+    console.print(table)
+    for name, found in scores.items():
+        ratio = found.spread_to_skill()
+        spread = "" if ratio is None else f"; spread over error {ratio:.2f}"
+        typer.echo(f"{name}: {1000 * found.seconds:.0f} ms an analysis{spread}")
+
+
+@app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="a packaged model or a file: show its card")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="a packaged model or assimilator, or a file: show its card")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="check every packaged file against its card")] = False,
 ) -> None:
-    """List the forecast models, show one's card, or check the files.
+    """List the forecast models and assimilators, show one's card, or check the files.
 
-    Example: dacycle models mini
+    Example: dacycle models fnp
     """
-    packaged = model_files()
+    packaged = {**model_files(), **packaged_assimilators()}
     if name is not None:
         path = packaged.get(name, Path(name))
-        OnnxForecastModel(path)
+        if not path.is_file():
+            raise ModelFileError(f"no model {name!r}: not a file, and the packaged ones are {', '.join(packaged)}")
+        if path.suffix == ".onnx":
+            read_metadata(path)  # and with it the whole file's checksum
         card = path.with_suffix(".md")
         if not card.exists():
             raise ModelFileError(f"{path}: the model is sound, but its card {card.name} is missing")
-        Console().print(Markdown(card.read_text()))
+        console.print(Markdown(card.read_text()))
         return
-    table = Table("name", "version", "grid", "world", "sha256", "card" if verify else "size")
+    table = Table("name", "kind", "grid", "world", "sha256", "card" if verify else "size")
     wrong = []
-    for path in packaged.values():
-        model = OnnxForecastModel(path)  # reads the whole file and its checksum
+    for known, path in packaged.items():
+        kind, grid, home = _described(path)
         found = f"{path.stat().st_size / 1e6:.1f} MB"
         if verify:
-            card = path.with_suffix(".md")
-            agrees = card.exists() and digest(path) in card.read_text()
-            found = "agrees" if agrees else "another file's"
-            wrong += [] if agrees else [path.name]
-        about = (model.name, str(model.metadata["version"]), model.grid.name, model.world, model.digest[:12])
-        table.add_row(*about, found)
-    Console().print(table)
+            complaint = _complaint(path)
+            found = complaint or "agrees"
+            wrong += [f"{path.name}: {complaint}"] if complaint else []
+        table.add_row(known, kind, grid, home, digest(path)[:12], found)
+    console.print(table)
     if wrong:
-        raise ModelFileError(f"{', '.join(wrong)}: not the file that its card describes; get both anew")
+        raise ModelFileError(f"{'; '.join(wrong)}; get file and card anew")
+
+
+def _complaint(path: Path) -> str:
+    """What is wrong with a packaged file's card; empty if it is the file's own."""
+    card = path.with_suffix(".md")
+    if not card.exists():
+        return "it has no card"
+    text = card.read_text()
+    if digest(path) not in text:
+        return "its card is another file's"
+    return "its card says that it has not passed the gate" if "**not passed**" in text else ""
+
+
+def _described(path: Path) -> tuple[str, str, str]:
+    """Kind, grid and world of a packaged file, which is read whole."""
+    if path.suffix == ".onnx":
+        about = read_metadata(path)
+        return about["kind"], about["grid"], about["world"]
+    from dacycle.assimilators.background_error import BackgroundError
+
+    found = BackgroundError.load(path)
+    return "assimilator", found.grid.name, found.world
 
 
 def _need_torch() -> None:

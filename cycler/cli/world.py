@@ -9,7 +9,7 @@ import typer
 
 from dacycle.forecast_adapter.worlds import build_world
 
-__all__ = ["app"]
+__all__ = ["app", "parse_years"]
 
 app = typer.Typer()
 
@@ -27,7 +27,7 @@ def nature_run(
     """
     from dacycle.forecast_adapter import nature
 
-    nature.run(folder, _years(years), seed, workers, progress=typer.echo)
+    nature.run(folder, parse_years(years), seed, workers, progress=typer.echo)
 
 
 @app.command()
@@ -44,12 +44,12 @@ def world(
     """
     times = pd.date_range(start, periods=4 * days, freq="6h").values.astype("datetime64[h]")
     description = f"SPEEDY T31 nature run; reference of {days} days from {start}"
-    build_world(nature, folder, folder.name, _years(training), np.asarray(times), description)
+    build_world(nature, folder, folder.name, parse_years(training), np.asarray(times), description)
     size = sum(path.stat().st_size for path in folder.rglob("*.nc")) / 1e6
     typer.echo(f"{folder}: {len(times)} states, {size:.1f} MB")
 
 
-def _years(text: str) -> list[int]:
+def parse_years(text: str) -> list[int]:
     """`2014-2016,2020` as [2014, 2015, 2016, 2020]."""
     years: list[int] = []
     for part in text.split(","):

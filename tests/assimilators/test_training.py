@@ -71,7 +71,7 @@ def quiet(_: str) -> None: ...
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "forcast"}, "kind must be forecast"),
+        ({"kind": "forcast"}, "kind is 'forcast'"),
         ({"learning_rat": 1e-3}, "unknown entry learning_rat"),
         ({"seed": "one"}, "seed is 'one'"),
         ({"seed": True}, "seed is True"),

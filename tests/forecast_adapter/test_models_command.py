@@ -38,5 +38,5 @@ def test_a_card_is_shown(packaged: Path) -> None:
 def test_verify_tells_a_file_that_is_not_its_cards(packaged: Path) -> None:
     assert "agrees" in CliRunner().invoke(app, ["models", "--verify"], catch_exceptions=False).stdout
     packaged.with_suffix(".md").write_text("# Another\n")
-    with pytest.raises(ModelFileError, match=r"double\.onnx: not the file that its card describes"):
+    with pytest.raises(ModelFileError, match=r"double\.onnx: its card is another file"):
         CliRunner().invoke(app, ["models", "--verify"], catch_exceptions=False)

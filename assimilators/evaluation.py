@@ -1,0 +1,182 @@
+"""How good an assimilator is: one-shot on held-out samples, and where little or nothing is observed.
+
+Needs no torch: it judges any `Assimilator`, classical ones and exported files alike, with the observations, quality
+control and superobs of a cycle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time as clock
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dacycle.assimilators.base import Assimilator
+from dacycle.assimilators.training.backgrounds import Backgrounds, forecast_errors
+from dacycle.assimilators.training.errors import DataError
+from dacycle.assimilators.training.observing import WITHHELD, Network, Observing
+from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
+from dacycle.forecast_adapter.grid import great_circle_km
+from dacycle.forecast_adapter.models import ForecastModel
+from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.worlds import World
+
+__all__ = [
+    "HELD_OUT_LEADS",
+    "OneShot",
+    "SingleObservation",
+    "evaluate",
+    "held_out",
+    "increment_alone",
+    "observing_of",
+    "single_observation",
+]
+
+HELD_OUT_LEADS = (6, 24, 48)
+SITES = ((52.0, 10.0), (0.0, -60.0), (-75.0, 100.0), (30.0, 179.0))
+"""Where single observations are tried: in mid-latitudes, the tropics, near a pole and at the date line."""
+
+
+@dataclass(frozen=True, eq=False)
+class OneShot:
+    """Errors over n held-out samples, from single analyses of forecasts' backgrounds.
+
+    Attributes:
+        leads: (n,) hours of the backgrounds.
+        background, analysis: (n, 69) area-weighted mean squared errors, SI.
+        spread: (n, 69) mean squared spread of the analysis, or None where the method has none.
+        seconds: median time of one analysis.
+    """
+
+    leads: NDArray[np.int64]
+    background: NDArray[np.float64]
+    analysis: NDArray[np.float64]
+    spread: NDArray[np.float64] | None
+    seconds: float
+
+    def rmse(self, which: str, channel: str, lead: int | None = None) -> float:
+        """Root mean squared error (or spread) of a channel, of all leads or of one."""
+        rows = slice(None) if lead is None else self.leads == lead
+        return float(np.sqrt(getattr(self, which)[rows, index(channel)].mean()))
+
+    def spread_to_skill(self) -> float | None:
+        """Spread over error, both as root mean squares over all channels in units of each one's error; 1 is honest."""
+        if self.spread is None:
+            return None
+        error = self.analysis.mean(axis=0)
+        return float(np.sqrt((self.spread.mean(axis=0) / error).mean()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """RMSE of background and analysis by headline channel, over all leads; spread over skill; seconds."""
+        both = {
+            name: {which: float(f"{self.rmse(which, name):.4g}") for which in ("background", "analysis")}
+            for name in HEADLINE
+        }
+        ratio = self.spread_to_skill()
+        return {**both, "spread_to_skill": None if ratio is None else round(ratio, 3), "samples": len(self.leads)}
+
+
+def held_out(
+    model: ForecastModel, reference: Reference, world: World, starts: int, leads: Sequence[int] = HELD_OUT_LEADS
+) -> Backgrounds:
+    """Backgrounds of forecasts from times spread evenly over a reference, `len(leads)` from each start.
+
+    Raises:
+        DataError: the reference has too few times.
+    """
+    times = reference.times
+    last = len(times) - 1 - max(leads) // 6
+    if last < starts:
+        raise DataError(f"{reference.folder}: {len(times)} times, too few for {starts} starts")
+    found = [
+        (start + np.timedelta64(lead, "h"), lead, error)
+        for start in times[np.linspace(1, last, starts).astype(int)]
+        for lead, error in forecast_errors(model, reference, world, start, leads)
+    ]
+    made, used, errors = zip(*found, strict=True)
+    return Backgrounds(np.array(made), np.array(used), np.stack(errors), model.digest)
+
+
+def evaluate(
+    assimilator: Assimilator, observing: Observing, backgrounds: Backgrounds, seed: int, network: Network | None = None
+) -> OneShot:
+    """Analyse every background once, with observations of its own, and compare with the truth.
+
+    The same seed gives every assimilator the same observations.
+
+    Args:
+        observing: draws them from its world's reference, which is the truth.
+        network: what is observed; None: all of it but a share of sites like the one that experiments withhold.
+    """
+    world, area = observing.world, observing.world.grid.weights
+    std = world.statistics.std[:, None, None]
+    rows: list[NDArray] = []
+    seconds = []
+    for sample, (time, error) in enumerate(zip(backgrounds.times, backgrounds.errors, strict=True)):
+        truth = world.reference.array(time)
+        background = (truth + error.astype(np.float32) * std)[None]
+        generator = np.random.default_rng([seed, sample])
+        drawn = observing.draw(time, background[0], network or Network(1 - WITHHELD), generator, assimilator.planes)
+        began = clock.perf_counter()
+        found = assimilator.analyse(background, drawn.values[None], drawn.errors[None])
+        seconds.append(clock.perf_counter() - began)
+        fields = [background[0] - truth, found.state[0] - truth]
+        if found.spread is not None:
+            fields.append(found.spread[0])
+        rows.append((np.stack(fields).astype(np.float64) ** 2 * area).mean(axis=(2, 3)))
+    squares = np.stack(rows, axis=1)
+    spread = squares[2] if len(squares) == 3 else None
+    return OneShot(backgrounds.leads, squares[0], squares[1], spread, float(np.median(seconds)))
+
+
+def increment_alone(assimilator: Assimilator, background: NDArray, std: NDArray) -> float:
+    """Largest increment where nothing at all is observed, in standard deviations. background: (69, H, W) SI."""
+    nothing = np.zeros((1, len(NAMES) + len(assimilator.planes), *background.shape[1:]), np.float32)
+    found = assimilator.analyse(background[None], nothing, nothing).state[0]
+    return float((np.abs(found - background).max(axis=(1, 2)) / std).max())
+
+
+@dataclass(frozen=True)
+class SingleObservation:
+    """What one observation does.
+
+    Attributes:
+        peak: largest increment, in standard deviations of its channel.
+        beyond: largest increment further away than `distance_km`, as a share of the peak.
+        distance_km: the distance.
+    """
+
+    peak: float
+    beyond: float
+    distance_km: float
+
+
+def single_observation(
+    assimilator: Assimilator, background: NDArray, std: NDArray, distance_km: float, channel: str = "z500"
+) -> SingleObservation:
+    """One observation at a time, one standard deviation above the background, at each of `SITES`: the worst of them."""
+    grid, k = assimilator.grid, index(channel)
+    worst = SingleObservation(0.0, 0.0, distance_km)
+    for latitude, longitude in SITES:
+        y, x = np.abs(grid.latitude - latitude).argmin(), np.abs(grid.longitude - longitude % 360).argmin()
+        values = np.zeros((1, len(NAMES) + len(assimilator.planes), *grid.shape), np.float32)
+        errors = np.zeros_like(values)
+        values[0, k, y, x], errors[0, k, y, x] = background[k, y, x] + std[k], 0.1 * std[k]
+        found = assimilator.analyse(background[None], values, errors).state[0]
+        size = (np.abs(found - background) / std[:, None, None]).max(axis=0)
+        lat, lon = np.meshgrid(grid.latitude, grid.longitude, indexing="ij")
+        far = great_circle_km(lat, lon, np.array(grid.latitude[y]), np.array(grid.longitude[x])) > distance_km
+        peak = float(size.max())
+        beyond = float(size[far].max(initial=0)) / peak if peak else 0.0
+        if beyond >= worst.beyond:
+            worst = SingleObservation(peak, beyond, distance_km)
+    return worst
+
+
+def observing_of(world: World, reference: Reference, sources: Sequence[Mapping[str, Any]]) -> Observing:
+    """The observing system of a world, drawn from another reference of it: a year held out."""
+    return Observing(dataclasses.replace(world, reference=reference), sources)

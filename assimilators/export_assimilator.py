@@ -1,0 +1,216 @@
+"""From an assimilator's training run to its file: an ONNX graph with metadata, checked against torch once and cycled.
+
+Weights are rounded to half precision and kept so in the file; the graph computes in single precision. What the rounding
+changes is measured and stated. The file is no method of the registry yet: `dacycle gate` judges it.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from dacycle.assimilators.evaluation import evaluate, held_out, observing_of
+from dacycle.assimilators.export import PARITY_LIMIT, to_onnx
+from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.trained import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
+from dacycle.assimilators.training.assimilation import TorchAssimilator
+from dacycle.assimilators.training.assimilator_run import accepted_round, read_assimilator_run
+from dacycle.assimilators.training.cycles import cycle
+from dacycle.assimilators.training.errors import ExportError
+from dacycle.assimilators.training.observing import Network, Observing, random_network
+from dacycle.assimilators.training.recipe import AssimilatorRecipe
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.models import load_model
+from dacycle.forecast_adapter.onnxfile import write_metadata
+from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.worlds import World, load_world
+
+__all__ = ["export_assimilator", "store_halves"]
+
+SAMPLES, CYCLES, STARTS = 24, 40, 16
+
+
+def export_assimilator(run: Path, out: Path, data: str | None = None, say: Callable[[str], None] = print) -> Path:
+    """Export the accepted network of a run to `out` (NAME.onnx).
+
+    Args:
+        run: folder of a training run.
+        out: the file to write.
+        data: folder with the years, where it is not the recipe's; the validation year is needed.
+
+    Raises:
+        ExportError: the graph differs from the network by more than 1e-4 standard deviations.
+    """
+    recipe, record, trained = read_assimilator_run(run)
+    world = load_world(recipe.world)
+    year = recipe.validation_years[0]
+    observing = observing_of(world, Reference(Path(data or recipe.data) / str(year)), recipe.observations)
+    network = copy.deepcopy(trained)
+    for weights in network.parameters():
+        weights.data = weights.data.half().float()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        part = Path(folder) / out.name
+        sizes = (len(NAMES), *2 * (len(NAMES) + len(network.planes),))
+        to_onnx(network, part, dict(zip(INPUTS, sizes, strict=True)), list(OUTPUTS))
+        store_halves(part)
+        about = _metadata(recipe, record, world, network, accepted_round(run))
+        write_metadata(part, about)
+        exported = TrainedAssimilator(part)
+        ours = TorchAssimilator(network, world.grid, world.name)
+        say(f"{SAMPLES} real inputs, and inputs that no atmosphere gives, in ONNX Runtime and in torch")
+        parity = _parity(exported, ours, observing, recipe)
+        say(f"{CYCLES} cycles with each")
+        parity["after_40_cycles"] = _cycled_parity(exported, ours, observing, recipe)
+        parity["half_precision"] = _cost_of_halves(
+            ours, TorchAssimilator(trained, world.grid, world.name), observing, recipe
+        )
+        for name, value in parity.items():
+            say(f"{name}: {value}")
+        write_metadata(part, {**about, "parity": parity})
+        part.replace(out)
+    return out
+
+
+def store_halves(path: Path) -> None:
+    """Keep in half precision every tensor of a graph that this loses nothing of; the graph casts them when loaded."""
+    model = onnx.load(str(path))
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):  # what is too large is kept as it is
+            halves = values.astype(np.float16)
+        if values.size < 64 or not np.array_equal(halves.astype(np.float32), values):
+            continue
+        name = tensor.name
+        stored = onnx.numpy_helper.from_array(halves, f"{name}.half")
+        tensor.CopyFrom(stored)
+        casts.append(onnx.helper.make_node("Cast", [stored.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+
+
+def _metadata(
+    recipe: AssimilatorRecipe, record: dict[str, Any], world: World, network: Any, number: int
+) -> dict[str, Any]:
+    return assimilator_metadata(
+        recipe.name,
+        recipe.version,
+        world.grid.name,
+        world.name,
+        tuple(network.planes),
+        recipe.method,
+        source=METHODS[recipe.method].source,
+        reach_km=network.size.reach_km,
+        licence=recipe.licence,
+        training={
+            "recipe": recipe.digest(),
+            "model": recipe.model,
+            "observations": recipe.observations,
+            "years": recipe.training_years,
+            "samples": record["samples"],
+            "data_sha256": record["data"],
+            "statistics": record["statistics"],
+            "weights": record["weights"],
+            "rounds": record["rounds"],
+            "accepted_round": number,
+            "minutes": record["minutes"],
+            "machine": record["machine"],
+            "versions": record["versions"],
+        },
+    )
+
+
+def _parity(
+    exported: TrainedAssimilator, ours: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe
+) -> dict[str, Any]:
+    """Largest differences of analysis and spread, in standard deviations. ExportError beyond the limit."""
+    world = observing.world
+    std = world.statistics.std[:, None, None]
+    worst = dict.fromkeys(OUTPUTS, (0.0, ""))
+    inputs = [*_real_inputs(observing, recipe), *_odd_inputs(world, len(ours.planes))]
+    for background, values, errors in inputs:
+        both = [method.analyse(background, values, errors) for method in (exported, ours)]
+        for name, attribute in zip(OUTPUTS, ("state", "spread"), strict=True):
+            found, expected = (getattr(analysis, attribute)[0].astype(np.float64) for analysis in both)
+            difference = (np.abs(found - expected) / std).max(axis=(1, 2))
+            k = int(difference.argmax())
+            worst[name] = max(worst[name], (float(difference[k]), NAMES[k]))
+    for name, (value, channel) in worst.items():
+        if not value <= PARITY_LIMIT:
+            raise ExportError(f"{name}: {channel} differs from torch by {value:.1e} standard deviations")
+    return {
+        "inputs": len(inputs),
+        **{name: {"largest": float(f"{v:.2g}"), "channel": channel} for name, (v, channel) in worst.items()},
+    }
+
+
+def _real_inputs(observing: Observing, recipe: AssimilatorRecipe) -> list[tuple[NDArray, ...]]:
+    """Held-out backgrounds with networks of all kinds."""
+    world = observing.world
+    backgrounds = held_out(load_model(recipe.model), world.reference, world, SAMPLES // 3)
+    inputs: list[tuple[NDArray, ...]] = []
+    for sample, (time, error) in enumerate(zip(backgrounds.times, backgrounds.errors, strict=True)):
+        generator = np.random.default_rng([recipe.seed, sample])
+        network = random_network(generator, observing.names)
+        background = world.reference.array(time) + error.astype(np.float32) * world.statistics.std[:, None, None]
+        drawn = observing.draw(time, background, network, generator)
+        inputs.append((background[None], drawn.values[None], drawn.errors[None]))
+    return inputs
+
+
+def _odd_inputs(world: World, planes: int) -> list[tuple[NDArray, ...]]:
+    """Nothing observed, one value, everything, and noise in place of an atmosphere."""
+    generator = np.random.default_rng(0)
+    mean, std = world.statistics.mean[:, None, None], world.statistics.std[:, None, None]
+    state = mean + std * generator.standard_normal((len(NAMES), *world.grid.shape)).astype(np.float32)
+    nothing = np.zeros((len(NAMES) + planes, *world.grid.shape), np.float32)
+    one, all_values = nothing.copy(), nothing.copy()
+    one[0, 0, 0], all_values[: len(NAMES)] = 10.0, state
+    one_error = np.where(one > 0, 1.0, 0.0).astype(np.float32)
+    all_errors = np.concatenate([np.broadcast_to(std, state.shape), nothing[len(NAMES) :]])
+    cases = [(nothing, nothing), (one, one_error), (all_values, all_errors)]
+    return [(state[None], values[None], errors.astype(np.float32)[None]) for values, errors in cases]
+
+
+def _cycled_parity(
+    exported: TrainedAssimilator, ours: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe
+) -> dict[str, Any]:
+    """How far two chains are apart that differ in nothing but the runtime, after 40 cycles, and how wrong they are."""
+    world, model = observing.world, load_model(recipe.model)
+    first = world.reference.times[len(world.reference.times) // 2]
+    chains = [cycle(method, model, observing, first, CYCLES, recipe.seed, Network()) for method in (exported, ours)]
+    ends = [next(islice(chain, CYCLES - 1, None)) for chain in chains]
+    std, area = world.statistics.std[:, None, None], world.grid.weights
+    apart = np.sqrt((((ends[0].analysis - ends[1].analysis) / std).astype(np.float64) ** 2 * area).mean())
+    error = np.sqrt((((ends[1].analysis - ends[1].truth) / std).astype(np.float64) ** 2 * area).mean())
+    return {"rms_difference": float(f"{apart:.2g}"), "rms_error": float(f"{error:.2g}")}
+
+
+def _cost_of_halves(
+    rounded: TorchAssimilator, exact: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe
+) -> dict[str, float]:
+    """Mean squared error of the analyses, over the channels' variances, with rounded and with exact weights."""
+    world = observing.world
+    backgrounds = held_out(load_model(recipe.model), world.reference, world, STARTS)
+    variance = world.statistics.std.astype(np.float64) ** 2
+    results = {"rounded": rounded, "exact": exact}
+    return {
+        f"overall_mse_{name}": float(
+            f"{(evaluate(method, observing, backgrounds, recipe.seed).analysis.mean(0) / variance).mean():.6g}"
+        )
+        for name, method in results.items()
+    }

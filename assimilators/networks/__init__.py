@@ -1,0 +1,39 @@
+"""Networks that are trained here and exported: one module a method, and the layers that they share. Needs torch.
+
+A method is a `Method`: its network, whose `estimate` is trained and whose `forward` is the exported contract, its size
+and its loss. One more method is one more module with one, and its line in `METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dacycle.assimilators.networks.fnp import FnpNetwork, FnpSize, gaussian_loss
+
+__all__ = ["METHODS", "Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A trained method.
+
+    Attributes:
+        network: built from (grid, constants, size); see `fnp.FnpNetwork`.
+        size: dataclass of whole numbers, which a recipe's `network` entries fill.
+        loss: of increment, spread and target, all in units of the background's usual error, at every point.
+        source: the paper.
+    """
+
+    network: Callable[..., Any]
+    size: type
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    source: str
+
+
+METHODS: dict[str, Method] = {
+    "fnp": Method(FnpNetwork, FnpSize, gaussian_loss, "Chen et al. 2024, arXiv 2406.01645"),
+}

@@ -1,0 +1,290 @@
+"""FNP: Fourier Neural Processes for assimilation (Chen et al. 2024, arXiv 2406.01645), on the sphere and for cycling.
+
+What makes it FNP: *set convolutions*, which turn scattered observations into a field with its density (section 3.2);
+*towers* for each group of variables and one for all of them, for observations and background apart; *neural Fourier
+layers*; *dynamic alignment and merging*, which adds to the fused features of each tower those of the source that is
+less like them; a Gaussian for each variable and point, whose mean is a *residual on the background*.
+
+Where it departs:
+- Observations enter as departures from the background in units of the background's usual error, weighted with their
+  errors: the paper's have none. Planes without a channel (OLR, precipitation, humidity at 2 m) are compared with what a
+  small perceptron makes of the background's column.
+- The set convolution's kernels are positive mixtures of functions of great-circle distance, in km, instead of 11 x 11
+  grid points; Fourier layers use the sphere's parity, convolutions go on around it and across the poles.
+- The background covers the grid: its set convolution, with a density of one everywhere, would only smooth it.
+- Some of the Fourier layers stand after the merging, where observations meet the flow.
+- The increment is gated by the density of observations: beyond `reach_km` from the nearest there is none at all.
+- The loss is a Gaussian likelihood weighted by the variance itself (`gaussian_loss`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dacycle.assimilators.networks.layers import FourierLayer, Pointwise, RadialConvolution
+from dacycle.forecast_adapter.channels import GROUPS, NAMES, PLANES
+from dacycle.forecast_adapter.grid import Grid
+
+__all__ = ["FnpConstants", "FnpNetwork", "FnpSize", "gaussian_loss"]
+
+CHANNELS = len(NAMES)
+NEAR, WIDE = (1500.0,), (3000.0, 6000.0)
+"""Supports in km of the set convolutions' kernels, on the grid and on its 2 x 2 blocks."""
+OPEN = 0.05
+"""Density of observations, in observations as good as the background, at which the gate is 63 % open."""
+FLOOR = 1e-4
+"""Density below which there is none: far above the rounding of the convolution, far below any observation's."""
+
+
+@dataclass(frozen=True)
+class FnpSize:
+    """How large the network is.
+
+    Attributes:
+        joint, group, fine: widths of the joint tower, of each group's, and of what refines them on the full grid.
+        layers, merged: Fourier layers before and after the merging.
+        kernel, modes, block: of each layer: its convolution, its modes along each axis, the channels that a mode mixes.
+        reach_km: distance beyond which an observation changes nothing.
+    """
+
+    joint: int = 96
+    group: int = 16
+    fine: int = 32
+    layers: int = 1
+    merged: int = 3
+    kernel: int = 5
+    modes: int = 8
+    block: int = 16
+    reach_km: int = 2500
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FnpConstants:
+    """What the network knows of its world.
+
+    ``mean``, ``std`` (69,): the world's statistics, SI. ``error`` (69,): the backgrounds' usual error in standard
+    deviations. ``plane_mean``, ``plane_std`` (M,): of the observation planes, that of precipitation after log(1 + x).
+    ``static`` (4, H, W): see `forecast_adapter.mini.static_planes`.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    error: NDArray[np.float32]
+    plane_mean: NDArray[np.float32]
+    plane_std: NDArray[np.float32]
+    static: NDArray[np.float32]
+
+
+class FnpNetwork(nn.Module):
+    """See the module's docstring. ``forward`` is the exported contract, ``estimate`` what is trained."""
+
+    mean: Tensor
+    std: Tensor
+    error: Tensor
+    plane_mean: Tensor
+    plane_std: Tensor
+    static: Tensor
+    is_rain: Tensor
+
+    def __init__(
+        self, grid: Grid, constants: FnpConstants, size: FnpSize, planes: tuple[str, ...] = tuple(PLANES)
+    ) -> None:
+        super().__init__()
+        self.size, self.planes = size, planes
+        for name, value in vars(constants).items():
+            shaped = value if name == "static" else value[:, None, None]
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(shaped, np.float32)))
+        is_rain = torch.tensor([plane == "tp6h" for plane in planes])[:, None, None]
+        self.register_buffer("is_rain", is_rain, persistent=False)
+
+        inputs = CHANNELS + len(planes)
+        self.usual = nn.Sequential(
+            nn.Conv2d(CHANNELS + len(constants.static), 64, 1), nn.SiLU(), nn.Conv2d(64, len(planes), 1)
+        )
+        self.near, self.wide = RadialConvolution(grid, NEAR), RadialConvolution(_halved(grid), WIDE)
+        self.reach = RadialConvolution(grid, (float(size.reach_km),))
+        fine, wide, statics = 2 * (1 + len(NEAR)), 2 * len(WIDE), len(constants.static)
+        towers, half = len(GROUPS), (grid.shape[0] // 2, grid.shape[1] // 2)
+        observed = [len(group) for group in GROUPS.values()]
+        observed[0] += len(planes)
+        self.encode_joint = nn.Conv2d(fine * inputs, size.joint, 2, stride=2)
+        self.encode_groups = nn.ModuleList(nn.Conv2d(fine * n, size.group, 2, stride=2) for n in observed)
+        self.wide_joint = Pointwise(1, wide * inputs, size.joint)
+        self.wide_groups = nn.ModuleList(Pointwise(1, wide * n, size.group) for n in observed)
+        self.background_joint = nn.Conv2d(CHANNELS + statics, size.joint, 2, stride=2)
+        self.background_groups = nn.ModuleList(
+            nn.Conv2d(len(group) + statics, size.group, 2, stride=2) for group in GROUPS.values()
+        )
+        self.observed = Towers(half, size, size.layers)
+        self.background = Towers(half, size, size.layers)
+        self.merge_joint, self.merge_groups = Merge(1, size.joint), Merge(towers, size.group)
+        self.merged = Towers(half, size, size.merged)
+        self.refine = nn.ModuleList(Pointwise(1, size.joint + size.group, 4 * size.fine) for _ in GROUPS)
+        self.local = nn.ModuleList(
+            Pointwise(1, fine * n + len(group) + statics, size.fine)
+            for n, group in zip(observed, GROUPS.values(), strict=True)
+        )
+        self.heads = nn.ModuleList(Pointwise(1, size.fine, 2 * len(group)) for group in GROUPS.values())
+        for head in self.heads:
+            nn.init.zeros_(head.weight)  # type: ignore[arg-type]
+
+    def _grouped(self, x: Tensor) -> list[Tensor]:
+        """The channels of each group, (..., C, H, W), with its planes where there are any."""
+        sizes = [len(group) for group in GROUPS.values()]
+        parts = list(x.split([*sizes, x.shape[-3] - CHANNELS], -3))
+        planes = parts.pop()
+        return [torch.cat([parts[0], planes], -3), *parts[1:]]
+
+    def estimate(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """Increment and spread, (B, 69, H, W), in units of ``error``.
+
+        Args:
+            state: (B, 69, H, W) the normalised background.
+            values, errors: (B, 69 + M, H, W) superobs, SI; an error above 0 exactly where there is one.
+        """
+        departure, weight = self.departures(state, values, errors)
+        static = self.static.expand(state.shape[0], -1, -1, -1)
+        fine, wide = self.set_convolutions(departure, weight)
+        own = [part.flatten(1, 2) for part in self._grouped(fine)]
+        around = [part.flatten(1, 2) for part in self._grouped(wide)]
+        base = [torch.cat([part, static], 1) for part in self._grouped(state)]
+        encoders = zip(self.encode_groups, own, self.wide_groups, around, strict=True)
+        towers_observed = self.observed(
+            self.encode_joint(fine.flatten(1, 2)) + self.wide_joint(wide.flatten(1, 2)),
+            torch.cat([encode(part) + spread(whole) for encode, part, spread, whole in encoders], 1),
+        )
+        towers_background = self.background(
+            self.background_joint(torch.cat([state, static], 1)),
+            torch.cat([encode(part) for encode, part in zip(self.background_groups, base, strict=True)], 1),
+        )
+        joint = self.merge_joint(towers_observed[0], towers_background[0])
+        groups = self.merge_groups(towers_observed[1], towers_background[1])
+        joint, groups = self.merged(joint, groups)
+        increments, spreads = [], []
+        parts = zip(groups.chunk(len(GROUPS), 1), own, base, self.refine, self.local, self.heads, strict=True)
+        for group, seen, state_of_group, refine, local, head in parts:
+            fine = functional.pixel_shuffle(refine(torch.cat([joint, group], 1)), 2)
+            fine = functional.silu(fine + local(torch.cat([seen, state_of_group], 1)))
+            increment, spread = head(fine).chunk(2, 1)
+            increments.append(increment)
+            spreads.append(spread)
+        increment = torch.cat(increments, 1).float() * self.gate(weight)
+        return increment, 0.01 + 0.99 * functional.softplus(torch.cat(spreads, 1).float())
+
+    def set_convolutions(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean departures, then densities: (B, 4, C, H, W) at the points and near them, (B, 4, C, H/2, W/2) far around.
+
+        The kernels have nothing to learn, and what they make of a departure is not differentiated.
+        """
+        sums = torch.stack([departure * weight, weight], 1)
+        flat = sums.detach().flatten(1, 2)
+        with torch.autocast(departure.device.type, enabled=False):
+            near = self.near(flat.float()).unflatten(2, (2, -1))
+            blocks = 4 * functional.avg_pool2d(flat.float(), 2)
+            wide = self.wide(blocks).unflatten(2, (2, -1))
+        fine = torch.cat([sums[:, None], near], 1)
+        return _mean_and_density(fine), _mean_and_density(wide)
+
+    def gate(self, weight: Tensor) -> Tensor:
+        """(B, 1, H, W) in [0, 1): exactly 0 beyond the reach of every observation."""
+        with torch.autocast(weight.device.type, enabled=False):
+            density = self.reach(weight.float().sum(1, keepdim=True))[:, 0]
+        return 1 - torch.exp(-(density - FLOOR).clamp(min=0) / OPEN)
+
+    def departures(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations as departures in units of the background's error, and their weights against it.
+
+        Args:
+            state: (B, 69, H, W) normalised. values, errors: (B, 69 + M, H, W), SI; nothing is read of values where the
+                error is 0.
+        """
+        seen = errors > 0
+        values = torch.where(seen, values, 0.0)
+        scale = self.std * self.error
+        departure = (values[:, :CHANNELS] - self.mean) / scale - state / self.error
+        error = errors[:, :CHANNELS] / scale
+        plane, plane_error = values[:, CHANNELS:], errors[:, CHANNELS:]
+        amount = plane.clamp(min=0)
+        plane = torch.where(self.is_rain, torch.log1p(amount), plane)
+        plane_error = torch.where(self.is_rain, plane_error / (1 + amount), plane_error)
+        usual = self.usual(torch.cat([state, self.static.expand(state.shape[0], -1, -1, -1)], 1)).float()
+        plane = (plane - self.plane_mean) / self.plane_std - usual
+        departure = torch.where(seen, torch.cat([departure, 2 * plane], 1), 0.0)
+        error = torch.cat([error, 2 * plane_error / self.plane_std], 1)
+        return departure, torch.where(seen, 1 / (1 + error.square()), 0.0)
+
+    def forward(self, background: Tensor, observations: Tensor, observation_errors: Tensor) -> tuple[Tensor, Tensor]:
+        state = (background - self.mean) / self.std
+        increment, spread = self.estimate(state, observations, observation_errors)
+        scale = self.std * self.error
+        return background + increment * scale, spread * scale
+
+
+def _mean_and_density(sums: Tensor) -> Tensor:
+    """(B, K, 2, C, H, W), weighted departures and weights, to (B, 2 K, C, H, W).
+
+    The mean fades where there is next to nothing to average: the background's own weight is in it.
+    """
+    total, density = sums.unbind(2)
+    density = density.clamp(min=0)
+    return torch.cat([total / (density + 0.2), density / (density + 1)], 1)
+
+
+def _halved(grid: Grid) -> Grid:
+    """The grid of the 2 x 2 blocks of cells."""
+    latitude, longitude = (np.asarray(c, float).reshape(-1, 2).mean(1) for c in (grid.latitude, grid.longitude))
+    return Grid(f"2x2 blocks of {grid.name}", latitude, longitude)
+
+
+class Towers(nn.Module):
+    """Fourier layers of the joint tower and of the groups' towers, which do not see each other here."""
+
+    def __init__(self, shape: tuple[int, int], size: FnpSize, layers: int) -> None:
+        super().__init__()
+        common = (size.kernel, size.modes, size.block)
+        self.joint = nn.Sequential(*(FourierLayer(shape, 1, size.joint, *common) for _ in range(layers)))
+        self.groups = nn.Sequential(*(FourierLayer(shape, len(GROUPS), size.group, *common) for _ in range(layers)))
+
+    def forward(self, joint: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+        return self.joint(joint), self.groups(groups)
+
+
+class Merge(nn.Module):
+    """Dynamic alignment and merging (section 3.4): fuse, find what the fusion is less like, and merge that in again."""
+
+    def __init__(self, towers: int, width: int) -> None:
+        super().__init__()
+        self.towers = towers
+        self.fuse = Pointwise(towers, 2 * width, width)
+        self.smooth = Pointwise(towers, 2 * width, width)
+
+    def forward(self, observed: Tensor, background: Tensor) -> Tensor:
+        fused = self.fuse(self._paired(observed, background))
+        apart = [
+            (fused - x).unflatten(1, (self.towers, -1)).square().sum(2, keepdim=True) for x in (observed, background)
+        ]
+        further = (apart[0] > apart[1]).expand(-1, -1, observed.shape[1] // self.towers, -1, -1).flatten(1, 2)
+        return self.smooth(self._paired(fused, torch.where(further, observed, background)))
+
+    def _paired(self, a: Tensor, b: Tensor) -> Tensor:
+        """Tower by tower, one after the other."""
+        return torch.cat([a.unflatten(1, (self.towers, -1)), b.unflatten(1, (self.towers, -1))], 2).flatten(1, 2)
+
+
+def gaussian_loss(increment: Tensor, spread: Tensor, target: Tensor) -> Tensor:
+    """Negative log likelihood times the detached variance: beta-NLL, beta = 1 (Seitzer et al. 2022, arXiv 2203.09168).
+
+    The mean then learns from plain squared errors: the likelihood itself would give most weight to where the error is
+    smallest, and a cycle lives by where it is largest.
+    """
+    variance = spread.square()
+    return 0.5 * variance.detach() * (variance.log() + (target - increment).square() / variance)

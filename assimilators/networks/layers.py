@@ -1,0 +1,182 @@
+"""Layers on a latitude-longitude grid of the sphere, as real matrices, so that what is trained is what is exported.
+
+Fields are (B, C, H, W), rows from north to south, no row at a pole. In longitude everything is periodic; beyond a pole
+the grid goes on along the opposite meridian.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dacycle.assimilators.oi import gaspari_cohn
+from dacycle.forecast_adapter.grid import Grid, great_circle_km
+from dacycle.forecast_adapter.mini import pad_sphere
+
+__all__ = ["FourierLayer", "Pointwise", "RadialConvolution", "SpectralMix"]
+
+
+def zonal_transform(width: int, modes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Real discrete Fourier transform along a circle of `width` points: (width, 2 modes) and its inverse.
+
+    The first half of the coefficients are cosines' (wavenumbers 0 to modes - 1), the second sines'. With
+    width / 2 + 1 modes, forward and inverse give the identity; with fewer, the truncated field.
+    """
+    angle = 2 * np.pi * np.outer(np.arange(width), np.arange(modes)) / width
+    forward = np.concatenate([np.cos(angle), -np.sin(angle)], axis=1)
+    twice = np.full(modes, 2.0)  # a wavenumber stands for its negative too
+    twice[0] = 1
+    if modes == width // 2 + 1 and width % 2 == 0:
+        twice[-1] = 1
+    inverse = forward * np.concatenate([twice, twice]) / width
+    return forward.astype(np.float32), inverse.T.astype(np.float32).copy()
+
+
+def meridional_transform(height: int, modes: int, zonal_modes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Transform along meridians by zonal wavenumber m: (m, modes, height), and its inverse (m, height, modes).
+
+    Going on across the poles, half a turn away, a field of even zonal wavenumber is even there and one of odd
+    wavenumber is odd: cosines for the former and sines for the latter, of which the first stands for n = 1.
+    """
+    angle = np.pi * (np.arange(height) + 0.5) / height
+    n = np.arange(modes)[:, None]
+    even, odd = np.cos(n * angle), np.sin((n + 1) * angle)
+    even_norm = np.where(n == 0, 1.0, 2.0) / height
+    odd_norm = np.where(n + 1 == height, 1.0, 2.0) / height
+    forward = np.stack([(odd * odd_norm if m % 2 else even * even_norm) for m in range(zonal_modes)])
+    inverse = np.stack([(odd if m % 2 else even).T for m in range(zonal_modes)])
+    return forward.astype(np.float32), inverse.astype(np.float32)
+
+
+def distances(grid: Grid) -> NDArray[np.floating]:
+    """(H, H, W) great-circle distances in km between the points of two rows, by their difference in longitude."""
+    rows = grid.latitude[:, None, None]
+    return great_circle_km(rows, grid.longitude[0], grid.latitude[None, :, None], grid.longitude)
+
+
+class RadialConvolution(nn.Module):
+    """Sums over what lies around each point, weighted by great-circle distance: the same in km at every latitude.
+
+    (B, C, H, W) -> (B, K, C, H, W), one for each of K supports in km, beyond which the weight is 0 (Gaspari-Cohn).
+    """
+
+    forward_zonal: Tensor
+    inverse_zonal: Tensor
+    spectrum: Tensor
+
+    def __init__(self, grid: Grid, supports: tuple[float, ...]) -> None:
+        super().__init__()
+        width = len(grid.longitude)
+        modes = width // 2 + 1
+        forward, inverse = zonal_transform(width, modes)
+        kernels = np.stack([gaspari_cohn(distances(grid), support) for support in supports])
+        # Even in longitude, so that its transform is real: (K, H, H, modes) -> (modes, K H, H).
+        spectrum = np.einsum("khjw,wm->mkhj", kernels, forward[:, :modes].astype(float))
+        self.supports, self.modes = supports, modes
+        self.register_buffer("forward_zonal", torch.from_numpy(forward), persistent=False)
+        self.register_buffer("inverse_zonal", torch.from_numpy(inverse), persistent=False)
+        spectrum = spectrum.reshape(modes, -1, len(grid.latitude)).astype(np.float32)
+        self.register_buffer("spectrum", torch.from_numpy(spectrum), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, height = x.shape[1:3]
+        waves = (x @ self.forward_zonal).unflatten(-1, (2, self.modes))  # (B, C, H, 2, m)
+        columns = waves.permute(4, 2, 0, 1, 3).reshape(self.modes, height, -1)  # (m, H, B C 2)
+        spread = (self.spectrum @ columns).reshape(self.modes, len(self.supports), height, -1, channels, 2)
+        back = spread.permute(3, 1, 4, 2, 5, 0).flatten(-2)  # (B, K, C, H, 2 m)
+        return back @ self.inverse_zonal
+
+
+class SpectralMix(nn.Module):
+    """A truncated transform over the sphere, a complex matrix for each mode and block of channels, and back.
+
+    The spectral convolution of Fourier neural operators (Li et al. 2021, arXiv 2010.08895), block-diagonal over
+    channels (Guibas et al. 2022, arXiv 2111.13587), on the sphere's own parity instead of a torus.
+    """
+
+    zonal: Tensor
+    zonal_back: Tensor
+    meridional: Tensor
+    meridional_back: Tensor
+
+    def __init__(self, shape: tuple[int, int], width: int, modes: int, block: int) -> None:
+        super().__init__()
+        height, length = shape
+        self.modes, self.block = modes, block
+        for name, value in zip(("zonal", "zonal_back"), zonal_transform(length, modes), strict=True):
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
+        for name, value in zip(
+            ("meridional", "meridional_back"), meridional_transform(height, modes, modes), strict=True
+        ):
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
+        blocks = width // block
+        scale = 1 / block**0.5
+        self.weights = nn.Parameter(scale * torch.randn(modes * modes * blocks, 2 * block, block))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, width, height, _ = x.shape
+        m, c = self.modes, self.block
+        waves = (x @ self.zonal).unflatten(-1, (2, m))  # (B, C, H, 2, m)
+        waves = self.meridional @ waves.permute(4, 2, 0, 1, 3).reshape(m, height, -1)  # (m, n, B C 2)
+        waves = waves.reshape(m, m, batch, width // c, c, 2).permute(0, 1, 3, 5, 2, 4)  # (m, n, blocks, 2, B, c)
+        real, imaginary = waves.flatten(0, 2).unbind(1)  # (m n blocks, B, c)
+        both = torch.cat([torch.cat([real, -imaginary], -1), torch.cat([imaginary, real], -1)], 1)
+        mixed = torch.bmm(both, self.weights)  # (m n blocks, 2 B, c): real parts, then imaginary ones
+        mixed = mixed.reshape(m, m, width // c, 2, batch, c).permute(0, 1, 4, 2, 5, 3)
+        back = self.meridional_back @ mixed.reshape(m, m, -1)  # (m, H, B C 2)
+        back = back.reshape(m, height, batch, width, 2).permute(2, 3, 1, 4, 0).flatten(-2)
+        return back @ self.zonal_back
+
+
+class Pointwise(nn.Module):
+    """A matrix for each tower, at every point: (B, towers x inputs, H, W) -> (B, towers x outputs, H, W)."""
+
+    def __init__(self, towers: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.towers = towers
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(towers, outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(towers, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.weight @ x.flatten(2).unflatten(1, (self.towers, -1)) + self.bias
+        return y.flatten(1, 2).unflatten(2, x.shape[2:])
+
+
+class TowerNorm(nn.Module):
+    """Layer norm over the channels of each tower of (B, towers x width, H, W)."""
+
+    def __init__(self, towers: int, width: int) -> None:
+        super().__init__()
+        self.towers = towers
+        self.weight = nn.Parameter(torch.ones(1, towers * width, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(1, towers * width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.unflatten(1, (self.towers, -1))
+        y = y - y.mean(2, keepdim=True)
+        y = y * torch.rsqrt(y.square().mean(2, keepdim=True) + 1e-5)
+        return y.flatten(1, 2) * self.weight + self.bias
+
+
+class FourierLayer(nn.Module):
+    """Neural Fourier layer: the input, plus a convolution block, plus a spectral mix, of towers side by side."""
+
+    def __init__(self, shape: tuple[int, int], towers: int, width: int, kernel: int, modes: int, block: int) -> None:
+        super().__init__()
+        channels = towers * width
+        self.margin = kernel // 2
+        self.norm = TowerNorm(towers, width)
+        self.around = nn.Conv2d(channels, channels, kernel, groups=channels)
+        self.widen = Pointwise(towers, width, 2 * width)
+        self.narrow = Pointwise(towers, 2 * width, width)
+        self.spectral = SpectralMix(shape, channels, modes, block)
+        self.scale = nn.Parameter(torch.full((2, 1, channels, 1, 1), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        local = self.narrow(functional.silu(self.widen(self.around(pad_sphere(y, self.margin)))))
+        return x + self.scale[0] * local + self.scale[1] * self.spectral(y)

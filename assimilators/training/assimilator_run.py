@@ -1,0 +1,284 @@
+"""The training run of an assimilator: on forecasts' errors, then in closed-loop rounds on those of its own cycles.
+
+Beside what every run's folder holds (`training.folder`):
+    round-0/        learning curve and checkpoint of the training on forecasts' errors
+    round-1/ ...    the same for each round, and backgrounds/, the errors of its cycles
+    rounds.csv      cycled error in the validation year of what each round made, and whether it was accepted
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+from dacycle.assimilators.evaluation import held_out, observing_of
+from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.networks.fnp import FnpConstants
+from dacycle.assimilators.training.assimilation import AssimilationTraining, Samples, TorchAssimilator, typical_errors
+from dacycle.assimilators.training.backgrounds import STORES, Backgrounds, read_store
+from dacycle.assimilators.training.cycles import cycled_errors, make_cycles, months_of
+from dacycle.assimilators.training.data import preload, year_times
+from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
+from dacycle.assimilators.training.folder import (
+    check_folder,
+    load_average,
+    read_constants,
+    read_record,
+    write_record,
+)
+from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
+from dacycle.assimilators.training.observing import Observing
+from dacycle.assimilators.training.recipe import AssimilatorRecipe
+from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.mini import static_planes
+from dacycle.forecast_adapter.models import load_model
+from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.worlds import World, load_world
+from dacycle.obs_ingest.operators import specific_humidity
+
+__all__ = [
+    "accepted_round",
+    "build_network",
+    "fit_assimilator",
+    "load_network",
+    "read_assimilator_run",
+    "train_assimilator",
+]
+
+HELD_OUT_STARTS = 32
+PLANE_STATES = 100  # over which the planes' means and standard deviations are taken
+
+
+def train_assimilator(recipe: AssimilatorRecipe, folder: Path, say: Callable[[str], None] = print) -> Path:
+    """Train what the recipe says in `folder`; resumes a run of the same recipe. Returns the accepted checkpoint.
+
+    Raises:
+        RecipeError: another recipe's run is in the folder, or method or size are unknown.
+        DataError: the years or the backgrounds are incomplete, not finite, on another grid or of another model.
+        TrainingError: the loss is no longer a number.
+    """
+    check_folder(recipe, folder)
+    world = load_world(recipe.world)
+    forecasts, cycles = (_checked_store(recipe, name, world) for name in STORES)
+    say(f"backgrounds of {len(forecasts.times)} forecasts and {len(cycles.times)} cycles; reading {recipe.data}")
+    reference = Reference(recipe.data, kept=None)
+    for year in recipe.training_years:
+        preload(reference, year_times(year), world.grid)
+    observing = observing_of(world, reference, recipe.observations)
+    return fit_assimilator(recipe, folder, observing, forecasts, cycles, _held_out(recipe, world), say)
+
+
+def fit_assimilator(
+    recipe: AssimilatorRecipe,
+    folder: Path,
+    observing: Observing,
+    forecasts: Backgrounds,
+    cycles: Backgrounds,
+    held: Samples,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """`train_assimilator` on data already in memory: the truth is the reference of `observing`'s world."""
+    check_folder(recipe, folder)
+    torch.set_num_threads(recipe.threads)
+    lightning.seed_everything(recipe.seed, verbose=False)
+    world = observing.world
+    constants = _constants(world, forecasts)
+    data = f"{forecasts.digest()} {cycles.digest()}"
+    samples = (recipe.epochs + recipe.rounds * recipe.round_epochs) * recipe.epoch_samples
+    write_record(recipe, folder, world, constants, build_network(recipe, world, constants), data, samples)
+    earlier, newest = forecasts, cycles
+    for number in range(recipe.rounds + 1):
+        if number:
+            earlier, newest = earlier + newest, _own_cycles(recipe, folder, number, world, say)
+        _fit(recipe, folder, number, earlier, newest, observing, held, say)
+        _judge(recipe, folder, number, held.observing, say)
+    return checkpoint_of(folder / f"round-{accepted_round(folder)}")
+
+
+def build_network(recipe: AssimilatorRecipe, world: World, constants: FnpConstants) -> Any:
+    """The network of a recipe, with fresh weights. RecipeError where method or size are unknown."""
+    if recipe.method not in METHODS:
+        raise RecipeError(f"method: {recipe.method!r} is unknown; the methods are {', '.join(METHODS)}")
+    method = METHODS[recipe.method]
+    try:
+        size = method.size(**recipe.network)
+    except TypeError:
+        known = ", ".join(field.name for field in dataclasses.fields(method.size))
+        raise RecipeError(f"network: {recipe.network} has an unknown entry; the entries are {known}") from None
+    return method.network(world.grid, constants, size)
+
+
+def load_network(folder: Path, number: int) -> Any:
+    """The network that a round of a run made, in evaluation mode."""
+    recipe, _ = read_record(folder)
+    if not isinstance(recipe, AssimilatorRecipe):
+        raise TrainingError(f"{folder}: a run of kind {recipe.kind}, not of an assimilator")
+    constants = FnpConstants(**read_constants(folder))
+    network = build_network(recipe, load_world(recipe.world), constants)
+    load_average(network, checkpoint_of(folder / f"round-{number}"))
+    return network.eval()
+
+
+def read_assimilator_run(folder: Path) -> tuple[AssimilatorRecipe, dict[str, Any], Any]:
+    """Recipe, record and accepted network of a run. TrainingError where no round is finished."""
+    recipe, record = read_record(folder)
+    network = load_network(folder, accepted_round(folder))  # refuses other kinds of runs
+    assert isinstance(recipe, AssimilatorRecipe)
+    record["rounds"] = _rounds(folder)
+    record["minutes"] = round(sum(minutes_of(path) for path in sorted(folder.glob("round-*")) if path.is_dir()))
+    return recipe, record, network
+
+
+def accepted_round(folder: Path) -> int:
+    """The round whose network has the least cycled error so far."""
+    return _best_before(folder, len(_rounds(folder)))
+
+
+def _best_before(folder: Path, number: int) -> int:
+    accepted = [int(row["round"]) for row in _rounds(folder)[:number] if row["accepted"] == "yes"]
+    if not accepted:
+        raise TrainingError(f"{folder}: no round is finished yet; see `dacycle train`")
+    return accepted[-1]
+
+
+def _held_out(recipe: AssimilatorRecipe, world: World) -> Samples:
+    """Samples of the validation year: forecasts from times spread over it, the whole network observed."""
+    reference = Reference(Path(recipe.data) / str(recipe.validation_years[0]))
+    backgrounds = held_out(load_model(recipe.model), reference, world, HELD_OUT_STARTS)
+    order = np.arange(len(backgrounds.times))
+    return Samples(backgrounds, observing_of(world, reference, recipe.observations), order, recipe.seed, whole=True)
+
+
+def _checked_store(recipe: AssimilatorRecipe, name: str, world: World) -> Backgrounds:
+    """The backgrounds of the training years: of the recipe's model, and of every month."""
+    folder = Path(recipe.backgrounds) / name
+    months = [f"{year}-{month:02d}" for year in recipe.training_years for month in range(1, 13)]
+    absent = [month for month in months if not (folder / f"{month}.nc").exists()]
+    if absent:
+        raise DataError(
+            f"{folder}: no backgrounds of {absent[0]} ({len(absent)} months missing); see `dacycle dataset`"
+        )
+    backgrounds = read_store(folder, world, recipe.training_years)
+    if backgrounds.model != load_model(recipe.model).digest:
+        raise DataError(f"{folder}: backgrounds of another model than {recipe.model}; see `dacycle dataset`")
+    return backgrounds
+
+
+def _constants(world: World, backgrounds: Backgrounds) -> FnpConstants:
+    """Statistics of the world, of the backgrounds' errors, and of the planes at times of theirs."""
+    times = np.unique(backgrounds.times)
+    surface = [world.reference.surface(time) for time in times[:: max(len(times) // PLANE_STATES, 1)]]
+    planes = {
+        "tp6h": [np.log1p(fields["tp6h"].values) for fields in surface],
+        "olr": [fields["olr"].values for fields in surface],
+        "q2m": [specific_humidity(fields["td2m"].values, fields["ps"].values) for fields in surface],
+    }
+    return FnpConstants(
+        mean=world.statistics.mean,
+        std=world.statistics.std,
+        error=typical_errors(backgrounds, world.grid.weights),
+        plane_mean=np.array([np.mean(plane) for plane in planes.values()], np.float32),
+        plane_std=np.array([np.std(plane) for plane in planes.values()], np.float32),
+        static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
+    )
+
+
+def _fit(
+    recipe: AssimilatorRecipe,
+    folder: Path,
+    number: int,
+    earlier: Backgrounds,
+    newest: Backgrounds,
+    observing: Observing,
+    held: Samples,
+    say: Callable[[str], None],
+) -> None:
+    """Train one round, from fresh weights or from the accepted ones; half of its samples are of the newest kind."""
+    constants = FnpConstants(**read_constants(folder))
+    lightning.seed_everything(recipe.seed, verbose=False)
+    network = build_network(recipe, observing.world, constants)
+    epochs, rate = recipe.epochs, recipe.learning_rate
+    if number:
+        epochs, rate = recipe.round_epochs, recipe.round_learning_rate
+        load_average(network, checkpoint_of(folder / f"round-{_best_before(folder, number)}"))
+    backgrounds = earlier + newest
+
+    def samples(epoch: int) -> Samples:
+        generator = np.random.default_rng([recipe.seed, number, epoch])
+        half = recipe.epoch_samples // 2
+        old = np.resize(generator.permutation(len(earlier.times)), recipe.epoch_samples - half)
+        new = np.resize(len(earlier.times) + generator.permutation(len(newest.times)), half)
+        order = generator.permutation(np.concatenate([old, new]))
+        return Samples(backgrounds, observing, order, 1000 * (1000 * recipe.seed + number) + epoch)
+
+    loss = METHODS[recipe.method].loss
+    module = AssimilationTraining(network, loss, recipe, observing.world.grid.weights, samples, held, epochs, rate)
+    run_epochs(module, folder / f"round-{number}", epochs, say)
+
+
+def _own_cycles(
+    recipe: AssimilatorRecipe, folder: Path, number: int, world: World, say: Callable[[str], None]
+) -> Backgrounds:
+    """Backgrounds of cycles with the best network so far, observations drawn anew in each round."""
+    store = folder / f"round-{number}" / "backgrounds"
+    load = partial(_assimilator, folder, _best_before(folder, number))
+    make_cycles(
+        load, recipe.data, store, months_of(recipe.training_years), recipe.world, recipe.model, recipe.observations,
+        1000 * recipe.seed + 100 * number, recipe.threads + recipe.workers, say=say,
+    )  # fmt: skip
+    return read_store(store, world)
+
+
+def _assimilator(folder: Path, number: int, world: World) -> TorchAssimilator:
+    """The network of a round as an assimilator, in a process of its own."""
+    torch.set_num_threads(1)
+    return TorchAssimilator(load_network(folder, number), world.grid, world.name)
+
+
+def _judge(
+    recipe: AssimilatorRecipe, folder: Path, number: int, observing: Observing, say: Callable[[str], None]
+) -> None:
+    """Cycle through parts of the validation year with what a round made, and accept it if nothing before was better."""
+    rows = _rounds(folder)
+    if len(rows) > number:
+        return
+    say(f"cycling with round {number}")
+    world = observing.world
+    assimilator = TorchAssimilator(load_network(folder, number), world.grid, world.name)
+    model = load_model(recipe.model, recipe.threads)
+    errors = cycled_errors(assimilator, model, observing, recipe.seed, recipe.validation_days)
+    typical = read_constants(folder)["error"] * world.statistics.std
+    overall = float(np.mean([errors.analysis[name] / typical[index(name)] for name in HEADLINE]))
+    best = min((float(row["cycled_error"]) for row in rows), default=np.inf)
+    row = {
+        "round": number,
+        "cycled_error": f"{overall:.4f}",
+        "accepted": "yes" if overall < best else "no",
+        **{name: f"{errors.analysis[name]:.4g}" for name in HEADLINE},
+        "checkpoint": hashlib.sha256(checkpoint_of(folder / f"round-{number}").read_bytes()).hexdigest()[:16],
+    }
+    part = folder / ".rounds.csv.part"
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows([*rows, row])
+    part.replace(folder / "rounds.csv")
+    say(", ".join(f"{name} {value}" for name, value in row.items()))
+
+
+def _rounds(folder: Path) -> list[dict[str, str]]:
+    """What is known of the rounds finished so far, in order."""
+    path = folder / "rounds.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

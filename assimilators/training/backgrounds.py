@@ -1,0 +1,200 @@
+"""Backgrounds to train an assimilator with: the errors of a model's forecasts, kept by the time they are valid at.
+
+A store is a folder of netCDF files, each whole or absent. Its samples are background minus truth in the world's
+standard deviations, as half-precision numbers: small next to one, they lose nothing that counts. Backgrounds of
+forecasts that start from the reference (`make_forecasts`) and of running cycles (`training.rounds`) are kept alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5netcdf
+import numpy as np
+from numpy.typing import NDArray
+
+from dacycle.assimilators.training.errors import DataError
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.models import ForecastModel, load_model
+from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.worlds import World, load_world
+
+__all__ = ["LEADS", "STORES", "Backgrounds", "forecast_errors", "make_forecasts", "read_store", "write_backgrounds"]
+
+LEADS = (6, 12, 24, 48)
+"""Hours: from the background of a cycle that has seen everything to that of one that has seen little."""
+STORES = ("forecasts", "cycles")
+"""Folders of a data set: backgrounds of forecasts from the reference, and of cycles with a first assimilator."""
+STEP = np.timedelta64(6, "h")
+
+
+@dataclass(frozen=True, eq=False)
+class Backgrounds:
+    """n backgrounds.
+
+    Attributes:
+        times: (n,) datetime64[h], when each is valid.
+        leads: (n,) hours since the forecast began; 0: the background of a running cycle.
+        errors: (n, 69, H, W) float16: background minus truth, in standard deviations.
+        model: digest of the model that made them.
+    """
+
+    times: NDArray[np.datetime64]
+    leads: NDArray[np.int64]
+    errors: NDArray[np.float16]
+    model: str
+
+    def digest(self) -> str:
+        """SHA-256 of times, leads and errors."""
+        content = hashlib.sha256(self.times.astype("datetime64[h]").astype(np.int64).tobytes())
+        content.update(self.leads.astype(np.int64).tobytes())
+        content.update(np.ascontiguousarray(self.errors).data)
+        return content.hexdigest()
+
+    def __add__(self, other: Backgrounds) -> Backgrounds:
+        """These, then the others."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("times", "leads", "errors"))
+        times, leads, errors = (np.concatenate(pair) for pair in pairs)
+        return Backgrounds(times, leads, errors, self.model)
+
+
+def make_forecasts(
+    nature: Path | str,
+    folder: Path,
+    years: Sequence[int],
+    world: str,
+    model: str,
+    leads: Sequence[int] = LEADS,
+    workers: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Write the forecast errors of whole years, a file a month; months that exist are kept.
+
+    Args:
+        nature: folder of the reference.
+        folder: of the store.
+        years: no forecast leaves its year: a nature run's years do not follow on each other.
+        world, model: their names or files.
+        leads: hours, multiples of 6.
+        workers: months made side by side.
+
+    Raises:
+        DataError: a year is incomplete, or on another grid; nothing has been written.
+    """
+    reference, home = Reference(nature), load_world(world)
+    if not reference.grid.matches(home.grid):
+        raise DataError(f"{nature}: the data are on a {reference.grid.shape} grid, the world's is {home.grid.name}")
+    jobs = []
+    for year in years:
+        missing = reference.missing(_times_of_year(year))
+        if missing:
+            raise DataError(f"{nature}: {len(missing)} times of {year} are missing, first {missing[0]}")
+        months = (np.datetime64(f"{year}-{month:02d}", "M") for month in range(1, 13))
+        jobs += [month for month in months if not (folder / f"{month}.nc").exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = {pool.submit(_make_month, nature, folder, month, world, model, tuple(leads)): month for month in jobs}
+        for done in as_completed(futures):
+            done.result()
+            say(f"backgrounds of {futures[done]}")
+
+
+def _times_of_year(year: int) -> NDArray[np.datetime64]:
+    return np.arange(np.datetime64(f"{year}-01-01T00", "h"), np.datetime64(f"{year + 1}-01-01T00", "h"), STEP)
+
+
+def _make_month(
+    nature: Path | str, folder: Path, month: np.datetime64, world: str, model: str, leads: tuple[int, ...]
+) -> None:
+    reference, home, forecaster = Reference(nature), load_world(world), load_model(model)
+    first, last = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
+    year = month.astype("datetime64[Y]").astype("datetime64[h]")
+    times, used, errors = [], [], []
+    for start in np.arange(max(first - np.timedelta64(max(leads), "h"), year + STEP), last - STEP, STEP):
+        for lead, error in forecast_errors(forecaster, reference, home, start, leads):
+            valid = start + np.timedelta64(lead, "h")
+            if first <= valid < last:
+                times.append(valid)
+                used.append(lead)
+                errors.append(error)
+    found = Backgrounds(np.array(times), np.array(used), np.stack(errors), forecaster.digest)
+    write_backgrounds(found, folder / f"{month}.nc", home)
+
+
+def forecast_errors(
+    model: ForecastModel, reference: Reference, world: World, start: np.datetime64, leads: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.float16]]]:
+    """Lead and error (69, H, W), in standard deviations, of one forecast, as far as the reference's year goes."""
+    end = (start.astype("datetime64[Y]") + 1).astype("datetime64[h]")
+    steps = min(max(leads) // 6, int((end - STEP - start) / STEP))
+    previous, current = (reference.array(time)[None] for time in (start - STEP, start))
+    for step, state in enumerate(model.forecast(previous, current, steps), 1):
+        if 6 * step in leads:
+            truth = reference.array(start + step * STEP)
+            yield 6 * step, ((state[0] - truth) / world.statistics.std[:, None, None]).astype(np.float16)
+
+
+def write_backgrounds(backgrounds: Backgrounds, path: Path, world: World) -> None:
+    """Write one file of a store; it appears under its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with h5netcdf.File(part, "w") as file:
+        file.attrs.update(world=world.name, grid=world.grid.name, channels=" ".join(NAMES), model=backgrounds.model)
+        file.dimensions = {"sample": len(backgrounds.times), "channel": len(NAMES)} | dict(
+            zip(("latitude", "longitude"), world.grid.shape, strict=True)
+        )
+        time = file.create_variable("time", ("sample",), "i8")
+        time[:] = backgrounds.times.astype("datetime64[h]").astype(np.int64)
+        time.attrs["units"] = "hours since 1970-01-01"
+        file.create_variable("lead", ("sample",), "i8")[:] = backgrounds.leads
+        error = file.create_variable("error", ("sample", "channel", "latitude", "longitude"), "f2")
+        error[:] = backgrounds.errors
+        error.attrs["units"] = "standard deviations of the channel"
+    part.replace(path)
+
+
+def read_store(folder: Path, world: World, years: Sequence[int] = ()) -> Backgrounds:
+    """All samples of a store, or those of some years, in order of their files.
+
+    Raises:
+        DataError: the folder holds none or lacks a month, a file is of another world, grid or model than the rest, or
+            a value is not finite; names the file and the time.
+    """
+    paths = sorted(folder.glob("[0-9]*.nc"))
+    if years:
+        paths = [path for path in paths if int(path.name[:4]) in years]
+    if not paths:
+        raise DataError(f"{folder}: no backgrounds{f' of {list(years)}' if years else ''}; see `dacycle dataset`")
+    parts = [_read_file(path, world) for path in paths]
+    models = {part.model for part in parts}
+    if len(models) > 1:
+        raise DataError(f"{folder}: backgrounds of {len(models)} different models; make them anew with one")
+    times, leads, errors = (np.concatenate([getattr(p, name) for p in parts]) for name in ("times", "leads", "errors"))
+    return Backgrounds(times, leads, errors, models.pop())
+
+
+def _read_file(path: Path, world: World) -> Backgrounds:
+    try:
+        with h5netcdf.File(path, "r") as file:
+            found = {name: str(file.attrs[name]) for name in ("world", "grid", "channels", "model")}
+            times = file["time"][:].astype("datetime64[h]")
+            leads, errors = file["lead"][:], file["error"][:]
+    except (OSError, KeyError) as error:
+        raise DataError(f"{path}: not a whole file of backgrounds ({error}); delete it and make it anew") from error
+    wanted = {"world": world.name, "grid": world.grid.name, "channels": " ".join(NAMES)}
+    differs = [name for name, value in wanted.items() if found[name] != value]
+    if differs:
+        raise DataError(f"{path}: its {', '.join(differs)} are not those of the world {world.name}; make it anew")
+    if errors.shape != (len(times), len(NAMES), *world.grid.shape):
+        raise DataError(f"{path}: errors are {errors.shape}, not on the grid {world.grid.name}")
+    bad = ~np.isfinite(errors.sum(axis=(2, 3), dtype=np.float32))
+    if bad.any():
+        sample, channel = np.argwhere(bad)[0]
+        raise DataError(f"{path}: {NAMES[channel]} at {times[sample]} is not finite; delete the file and make it anew")
+    return Backgrounds(times, leads, errors, found["model"])

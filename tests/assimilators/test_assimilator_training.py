@@ -1,0 +1,295 @@
+"""Training an assimilator: samples, a run with a closed-loop round, resuming, export with parity, and the gate."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
+pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
+
+from torch import Tensor
+
+from dacycle.assimilators.base import AssimilatorError, load_assimilator
+from dacycle.assimilators.evaluation import held_out, observing_of
+from dacycle.assimilators.export_assimilator import export_assimilator
+from dacycle.assimilators.gate import judge, register
+from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.networks.fnp import gaussian_loss
+from dacycle.assimilators.training import assimilator_run
+from dacycle.assimilators.training.assimilation import Samples
+from dacycle.assimilators.training.assimilator_run import accepted_round, fit_assimilator, train_assimilator
+from dacycle.assimilators.training.backgrounds import Backgrounds
+from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
+from dacycle.assimilators.training.observing import Network, Observing, random_network
+from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.models import load_model
+from dacycle.forecast_adapter.worlds import World, load_world
+from tests.conftest import TinyWorld
+from tests.worlds import register_doubles
+
+pytestmark = pytest.mark.slow
+SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
+
+
+def quiet(_: str) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def tiny(world: TinyWorld) -> World:
+    return load_world(world.folder)
+
+
+@pytest.fixture(scope="module")
+def data(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of years that holds the tiny world's reference as 2024."""
+    folder = tmp_path_factory.mktemp("nature")
+    (folder / "2024").mkdir()
+    for file in (world.folder / "reference").glob("*.nc"):
+        (folder / "2024" / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def entries(world: TinyWorld, data: Path) -> dict[str, Any]:
+    return {
+        "kind": "assimilator", "method": "fnp", "name": "small", "version": "1", "world": str(world.folder),
+        "model": str(world.model), "data": str(data), "backgrounds": "nowhere", "training_years": [2023],
+        "validation_years": [2024], "observations": SOURCES, "epochs": 2, "epoch_samples": 8, "rounds": 1,
+        "round_epochs": 1, "validation_days": 4, "batch": 4, "warm_up": 2, "average": 0.5, "threads": 1, "seed": 3,
+        "network": {"joint": 16, "group": 8, "fine": 8, "layers": 1, "merged": 1, "modes": 4, "block": 8},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def backgrounds(world: TinyWorld, tiny: World) -> Backgrounds:
+    return held_out(load_model(world.model), tiny.reference, tiny, 6, leads=(6, 24))
+
+
+@pytest.fixture(scope="module")
+def observing(tiny: World) -> Observing:
+    return observing_of(tiny, tiny.reference, SOURCES)
+
+
+def held(backgrounds: Backgrounds, observing: Observing) -> Samples:
+    return Samples(backgrounds, observing, np.arange(4), 1, whole=True)
+
+
+@pytest.fixture(scope="module")
+def run(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run of two epochs and one closed-loop round through January."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assimilator_run, "months_of", lambda years: [np.datetime64("2024-01", "M")])
+        recipe = recipe_of(entries)
+        fit_assimilator(recipe, folder, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+    return folder
+
+
+def recipe_of(entries: dict[str, Any], **changes: Any) -> AssimilatorRecipe:
+    recipe = parse_recipe({**entries, **changes}, "test")
+    assert isinstance(recipe, AssimilatorRecipe)
+    return recipe
+
+
+def rounds(folder: Path) -> list[dict[str, str]]:
+    with (folder / "rounds.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Samples
+
+
+def test_a_sample_is_background_observations_and_what_is_missing_to_the_truth(
+    backgrounds: Backgrounds, observing: Observing, tiny: World
+) -> None:
+    state, values, errors, target = (part.numpy() for part in held(backgrounds, observing)[1])
+    truth = tiny.statistics.normalise(tiny.reference.array(backgrounds.times[1]))
+    np.testing.assert_allclose(state + target, truth, atol=1e-5)
+    seen = errors[: len(NAMES)] > 0
+    observed = tiny.statistics.normalise(np.where(seen, values[: len(NAMES)], 0))
+    assert 500 < seen.sum() < 0.5 * seen.size
+    assert abs(observed - truth)[seen].mean() < abs(state - truth).mean() + 1
+    assert (values[errors == 0] == 0).all()
+
+
+def test_every_pass_draws_other_observations(backgrounds: Backgrounds, observing: Observing) -> None:
+    passes = [dataclasses.replace(held(backgrounds, observing), seed=seed)[0] for seed in (1, 1, 2)]
+    assert (passes[0][1] == passes[1][1]).all()
+    assert (passes[0][1] != passes[2][1]).any()
+
+
+def test_networks_are_of_all_densities_and_every_type_is_denied_at_times() -> None:
+    generator = np.random.default_rng(0)
+    drawn = [random_network(generator, ["stations", "sondes", "olr"]) for _ in range(2000)]
+    shares = np.array([network.share for network in drawn])
+    assert 0.4 < (shares == 0.9).mean() < 0.6
+    assert shares.min() < 0.07
+    denied = {name for network in drawn for name in network.deny}
+    assert denied >= {"stations", "sondes", "olr", "tp", "td2m", "t2m", "msl", "z", "q", "u", "v", "t"}
+
+
+def test_what_is_denied_is_not_observed(observing: Observing, tiny: World) -> None:
+    time = tiny.reference.times[8]  # 00 UTC, when sondes fly
+    background = tiny.reference.array(time)
+
+    def draw(network: Network) -> np.ndarray:
+        return observing.draw(time, background, network, np.random.default_rng(0)).errors > 0
+
+    whole, partly = draw(Network()), draw(Network(deny=("olr", "tp")))
+    planes = {"tp6h": 69, "olr": 70, "q2m": 71}
+    assert all(whole[k].any() for k in planes.values())
+    assert [partly[k].any() for k in planes.values()] == [False, False, True]
+    assert draw(Network(share=0.1)).sum() < 0.3 * whole.sum()
+
+
+# A run
+
+
+def test_the_recipe_in_the_repository_is_sound() -> None:
+    for path in sorted((Path(__file__).parents[2] / "deploy/recipes").glob("fnp*.yaml")):
+        recipe = load_recipe(path)
+        assert isinstance(recipe, AssimilatorRecipe)
+        assert not set(recipe.training_years) & {*recipe.validation_years, 2024}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "magic"}, "method: 'magic' is unknown; the methods are fnp"),
+        ({"network": {"joints": 3}}, "unknown entry; the entries are joint"),
+    ],
+)
+def test_an_unknown_method_or_size_is_refused(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path,
+    changes: dict[str, Any], message: str,
+) -> None:  # fmt: skip
+    recipe = recipe_of(entries, **changes)
+    with pytest.raises(RecipeError, match=message):
+        fit_assimilator(recipe, tmp_path, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"epochs": 0}, "epochs, round_epochs and workers must be above 0"), ({"observations": []}, "must not be empty")],
+)
+def test_a_recipe_with_a_mistake_says_which(entries: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe_of(entries, **changes)
+
+
+def test_a_store_that_lacks_months_stops_before_anything_is_written(entries: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no backgrounds of 2023-01 \(12 months missing\); see `dacycle dataset`"):
+        train_assimilator(recipe_of(entries, backgrounds=str(tmp_path)), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_both_cycled_errors_and_goes_on_with_the_better(run: Path) -> None:
+    found = rounds(run)
+    assert [row["round"] for row in found] == ["0", "1"]
+    assert found[0]["accepted"] == "yes"
+    better = float(found[1]["cycled_error"]) < float(found[0]["cycled_error"])
+    assert found[1]["accepted"] == ("yes" if better else "no")
+    assert accepted_round(run) == int(better)
+    assert (run / "round-1/backgrounds/2024-01.nc").exists()
+    record = json.loads((run / "run.json").read_text())
+    assert record["samples"] == 3 * 8
+
+
+def test_a_finished_run_is_left_as_it_is(
+    run: Path, entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assimilator_run, "months_of", lambda years: [np.datetime64("2024-01", "M")])
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.suffix in (".csv", ".ckpt", ".nc")}
+    fit_assimilator(recipe_of(entries), run, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path
+) -> None:
+    recipe = recipe_of(entries, rounds=0)
+    given = (observing, backgrounds, backgrounds, held(backgrounds, observing))
+    fit_assimilator(recipe, tmp_path / "straight", *given, quiet)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 0"):
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit_assimilator(recipe, tmp_path / "stopped", *given, stop)
+    fit_assimilator(recipe, tmp_path / "stopped", *given, quiet)
+    straight, stopped = (rounds(tmp_path / name)[0]["cycled_error"] for name in ("straight", "stopped"))
+    assert straight == stopped
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
+    entries: dict[str, Any],
+    backgrounds: Backgrounds,
+    observing: Observing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    updates = []
+
+    def spoiled(increment: Tensor, spread: Tensor, target: Tensor) -> Tensor:
+        updates.append(increment.requires_grad)
+        return gaussian_loss(increment, spread, target) * (np.nan if sum(updates) > 2 else 1)
+
+    monkeypatch.setitem(METHODS, "fnp", dataclasses.replace(METHODS["fnp"], loss=spoiled))
+    given = (observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 1"):
+        fit_assimilator(recipe_of(entries, rounds=0), tmp_path, *given)
+    assert (tmp_path / "round-0/last.ckpt").exists()
+    assert not (tmp_path / "rounds.csv").exists()
+
+
+# Export and gate
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, entries: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dacycle.assimilators.export_assimilator.CYCLES", 8)  # the tiny world is short
+        patch.setattr("dacycle.assimilators.export_assimilator.SAMPLES", 6)
+        patch.setattr("dacycle.assimilators.export_assimilator.STARTS", 2)
+        return export_assimilator(run, tmp_path_factory.mktemp("exported") / "small.onnx", say=quiet)
+
+
+def test_the_exported_file_is_the_network(exported: Path, tiny: World) -> None:
+    method = load_assimilator(exported, tiny)
+    parity = method.metadata["parity"]
+    assert parity["analysis"]["largest"] < 1e-4
+    assert parity["after_40_cycles"]["rms_difference"] < parity["after_40_cycles"]["rms_error"] / 10
+    assert method.metadata["training"]["rounds"][0]["round"] == "0"
+    assert exported.stat().st_size < 1.5 * 2 * method.metadata["training"]["weights"] + 2e6
+
+
+def test_the_gate_writes_a_card_and_lets_nothing_pass_that_is_no_better(
+    exported: Path, entries: dict[str, Any], data: Path
+) -> None:
+    """A network of a few updates: its tests of single observations hold by construction, its scores are poor."""
+    register_doubles()
+    verdict = judge(exported, data, [2024], entries["world"], "nudge", starts=2, days=4, say=quiet)
+    met = {check.name: check.passed for check in verdict.checks}
+    assert met["increment without observations"]
+    assert met["largest difference from torch"]
+    card = exported.with_suffix(".md").read_text()
+    assert load_assimilator(exported, load_world(entries["world"])).digest in card
+    assert ("not passed" in card) == (not verdict.passed)
+    if not verdict.passed:
+        with pytest.raises(AssimilatorError, match="has not passed"):
+            register(exported, verdict)
+
+
+def test_the_gate_refuses_years_of_the_training(exported: Path, entries: dict[str, Any], data: Path) -> None:
+    with pytest.raises(AssimilatorError, match="was trained on 2023"):
+        judge(exported, data, [2023], entries["world"], "nudge", say=quiet)

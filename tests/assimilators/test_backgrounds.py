@@ -1,0 +1,95 @@
+"""Stores of backgrounds: what is kept is what the model did, and a store that is not whole is refused."""
+
+from pathlib import Path
+
+import h5netcdf
+import numpy as np
+import pytest
+
+from dacycle.assimilators.training.backgrounds import (
+    Backgrounds,
+    forecast_errors,
+    make_forecasts,
+    read_store,
+    write_backgrounds,
+)
+from dacycle.assimilators.training.errors import DataError
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.models import load_model
+from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.worlds import World, load_world
+from tests.conftest import TinyWorld
+
+
+@pytest.fixture(scope="module")
+def tiny(world: TinyWorld) -> World:
+    return load_world(world.folder)
+
+
+@pytest.fixture
+def store(world: TinyWorld, tiny: World, tmp_path: Path) -> Path:
+    """The errors of one forecast, as a month."""
+    model = load_model(world.model)
+    start = tiny.reference.times[4]
+    found = list(forecast_errors(model, tiny.reference, tiny, start, (6, 24)))
+    times = np.array([start + np.timedelta64(lead, "h") for lead, _ in found])
+    backgrounds = Backgrounds(times, np.array([6, 24]), np.stack([e for _, e in found]), model.digest)
+    write_backgrounds(backgrounds, tmp_path / "2024-01.nc", tiny)
+    return tmp_path
+
+
+def test_errors_are_forecast_minus_truth_in_standard_deviations(world: TinyWorld, tiny: World, store: Path) -> None:
+    read = read_store(store, tiny)
+    reference, times = tiny.reference, tiny.reference.times
+    model = load_model(world.model)
+    states = list(model.forecast(reference.array(times[3])[None], reference.array(times[4])[None], 4))
+    for row, step in ((0, 1), (1, 4)):
+        assert read.times[row] == times[4 + step]
+        expected = (states[step - 1][0] - reference.array(times[4 + step])) / tiny.statistics.std[:, None, None]
+        np.testing.assert_allclose(read.errors[row], expected, atol=2e-3, rtol=1e-3)
+
+
+def test_a_value_that_is_not_finite_is_named(tiny: World, store: Path) -> None:
+    with h5netcdf.File(store / "2024-01.nc", "a") as file:
+        file["error"][1, NAMES.index("t850"), 3, 4] = np.nan
+    with pytest.raises(DataError, match=r"2024-01\.nc: t850 at 2024-01-03T00 is not finite"):
+        read_store(store, tiny)
+
+
+def test_a_damaged_file_is_named(tiny: World, store: Path) -> None:
+    whole = (store / "2024-01.nc").read_bytes()
+    (store / "2024-01.nc").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"2024-01\.nc: not a whole file"):
+        read_store(store, tiny)
+
+
+def test_another_world_is_refused(tiny: World, store: Path) -> None:
+    with h5netcdf.File(store / "2024-01.nc", "a") as file:
+        file.attrs["world"] = "elsewhere"
+    with pytest.raises(DataError, match="its world are not those of the world tiny"):
+        read_store(store, tiny)
+
+
+def test_an_empty_store_says_what_makes_one(tiny: World, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="dacycle dataset"):
+        read_store(tmp_path, tiny)
+
+
+def test_a_year_with_a_gap_stops_before_anything_is_written(world: TinyWorld, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1435 times of 2024 are missing, first 2024-01-08T06"):
+        make_forecasts(world.folder / "reference", tmp_path / "store", [2024], str(world.folder), str(world.model))
+    assert not (tmp_path / "store").exists()
+
+
+def test_forecasts_do_not_leave_their_year(world: TinyWorld, tiny: World) -> None:
+    """The tiny reference ends long before its year does; a fresh one of the last days of a year would hold a jump."""
+    model = load_model(world.model)
+    last = np.datetime64("2024-12-31T12", "h")
+    assert len(list(forecast_errors(model, _Endless(tiny.reference), tiny, last, (6, 12, 24)))) == 1
+
+
+class _Endless(Reference):
+    """The first state at every time."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.array = lambda time: reference.array(reference.times[0])  # type: ignore[assignment]

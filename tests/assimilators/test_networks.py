@@ -1,0 +1,135 @@
+"""Layers on the sphere against independent sums, and what FNP promises whatever its weights are."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dacycle.assimilators.networks.fnp import FnpConstants, FnpNetwork, FnpSize, gaussian_loss
+from dacycle.assimilators.networks.layers import RadialConvolution, SpectralMix, meridional_transform, zonal_transform
+from dacycle.assimilators.oi import gaspari_cohn
+from dacycle.forecast_adapter.grid import get_grid, great_circle_km
+
+GRID = get_grid("5.625deg")
+SMALL = FnpSize(joint=16, group=8, fine=8, layers=1, merged=1, modes=4, block=8, reach_km=2500)
+
+
+@pytest.fixture(scope="module")
+def network() -> FnpNetwork:
+    """FNP with random weights, the last layers' too, on a planet without geography."""
+    torch.manual_seed(0)
+    ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
+    static = np.zeros((4, *GRID.shape), np.float32)
+    made = FnpNetwork(GRID, FnpConstants(0 * ones, ones, ones, 0 * planes, planes, static), SMALL)
+    for head in made.heads:
+        torch.nn.init.normal_(head.weight, std=0.1)
+    return made.eval()
+
+
+def observations(seed: int, share: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A background, values and errors, of which a share is observed."""
+    generator = torch.Generator().manual_seed(seed)
+    background = torch.randn(1, 69, *GRID.shape, generator=generator)
+    seen = torch.rand(1, 72, *GRID.shape, generator=generator) < share
+    values = torch.where(seen, torch.randn(seen.shape, generator=generator), 0.0)
+    return background, values, torch.where(seen, 0.3, 0.0)
+
+
+@given(width=st.integers(2, 12), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_the_zonal_transform_with_all_modes_is_inverted(width: int, seed: int) -> None:
+    width *= 2
+    forward, inverse = zonal_transform(width, width // 2 + 1)
+    field = np.random.default_rng(seed).standard_normal(width)
+    np.testing.assert_allclose(field @ forward @ inverse, field, atol=1e-5)
+    numpy = np.fft.rfft(field)
+    np.testing.assert_allclose(field @ forward, np.concatenate([numpy.real, numpy.imag]), atol=1e-4)
+
+
+def test_the_meridional_transform_with_all_modes_is_inverted() -> None:
+    forward, inverse = meridional_transform(16, 16, 4)
+    for m in range(4):
+        np.testing.assert_allclose(inverse[m] @ forward[m], np.eye(16), atol=1e-5)
+
+
+def test_fields_that_go_on_across_the_poles_survive_truncation() -> None:
+    """Spherical harmonics are smooth across the poles: a few modes on a torus would not hold them, these do."""
+    layer = SpectralMix(GRID.shape, 2, 8, 2)
+    identity = torch.zeros_like(layer.weights)
+    identity[:, :2] = torch.eye(2)
+    layer.weights.data = identity
+    theta = np.deg2rad(90 - GRID.latitude)[:, None]
+    phi = np.deg2rad(GRID.longitude)[None]
+    odd, even = np.sin(theta) * np.cos(phi), np.sin(theta) ** 2 * np.cos(2 * phi)
+    field = torch.from_numpy(np.stack([odd, even])[None].astype(np.float32))
+    torch.testing.assert_close(layer(field), field, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("support", [1500.0, 4000.0])
+def test_a_radial_convolution_is_the_sum_over_great_circles(support: float) -> None:
+    field = np.random.default_rng(0).standard_normal(GRID.shape)
+    found = RadialConvolution(GRID, (support,))(torch.from_numpy(field[None, None].astype(np.float32)))[0, 0, 0]
+    latitude, longitude = np.meshgrid(GRID.latitude, GRID.longitude, indexing="ij")
+    for y, x in ((0, 0), (15, 63), (31, 20)):
+        distance = great_circle_km(latitude, longitude, np.array(GRID.latitude[y]), np.array(GRID.longitude[x]))
+        expected = (gaspari_cohn(distance, support) * field).sum()
+        assert found[y, x] == pytest.approx(expected, abs=1e-3)
+
+
+def test_without_observations_the_analysis_is_the_background(network: FnpNetwork) -> None:
+    background, _, _ = observations(0, 0.1)
+    nothing = torch.zeros(1, 72, *GRID.shape)
+    with torch.inference_mode():
+        analysis, spread = network(background, nothing, nothing)
+    assert torch.equal(analysis, background)
+    assert (spread > 0).all()
+
+
+@given(seed=st.integers(0, 99))
+@settings(max_examples=5, deadline=None)
+def test_what_stands_where_nothing_is_observed_changes_nothing(network: FnpNetwork, seed: int) -> None:
+    background, values, errors = observations(seed, 0.1)
+    noise = torch.where(errors > 0, values, 1e6 * torch.randn(values.shape))
+    with torch.inference_mode():
+        assert torch.equal(network(background, values, errors)[0], network(background, noise, errors)[0])
+
+
+def test_beyond_its_reach_an_observation_changes_nothing(network: FnpNetwork) -> None:
+    background, _, _ = observations(0, 0.1)
+    values, errors = torch.zeros(2, 1, 72, *GRID.shape)
+    y, x = 9, 0
+    values[0, 11, y, x], errors[0, 11, y, x] = background[0, 11, y, x] + 2.0, 0.3
+    with torch.inference_mode():
+        increment = (network(background, values, errors)[0] - background)[0].abs().amax(0).numpy()
+    latitude, longitude = np.meshgrid(GRID.latitude, GRID.longitude, indexing="ij")
+    distance = great_circle_km(latitude, longitude, np.array(GRID.latitude[y]), np.array(GRID.longitude[x]))
+    assert increment[distance > SMALL.reach_km].max() == 0
+    assert increment[y, x] > 0
+
+
+@given(turn=st.integers(1, 31), seed=st.integers(0, 9))
+@settings(max_examples=5, deadline=None)
+def test_on_a_planet_without_geography_turning_it_turns_the_analysis(network: FnpNetwork, turn: int, seed: int) -> None:
+    """By whole 2 x 2 blocks: no longitude is special, the date line least of all."""
+    inputs = observations(seed, 0.2)
+    with torch.inference_mode():
+        straight = network(*inputs)[0].roll(2 * turn, -1)
+        turned = network(*(x.roll(2 * turn, -1) for x in inputs))[0]
+    torch.testing.assert_close(turned, straight, atol=1e-3, rtol=0)
+
+
+def test_the_loss_is_least_at_the_true_mean_and_spread() -> None:
+    target = 2.0 * torch.randn(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1
+
+    def gradients(mean: float, spread: float) -> tuple[float, float]:
+        parameters = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (mean, spread)]
+        gaussian_loss(parameters[0], parameters[1].expand(target.shape), target).mean().backward()
+        return tuple(float(p.grad) for p in parameters)  # type: ignore[arg-type, return-value]
+
+    assert gradients(1.0, 2.0) == pytest.approx((0, 0), abs=0.05)
+    assert gradients(0.5, 2.0)[0] < 0 < gradients(1.5, 2.0)[0]
+    assert gradients(1.0, 1.5)[1] < 0 < gradients(1.0, 2.5)[1]
