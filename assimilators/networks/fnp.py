@@ -6,14 +6,18 @@ layers*; *dynamic alignment and merging*, which adds to the fused features of ea
 less like them; a Gaussian for each variable and point, whose mean is a *residual on the background*.
 
 Where it departs:
-- Observations enter as departures from the background in units of the background's usual error, weighted with their
-  errors: the paper's have none. Planes without a channel (OLR, precipitation, humidity at 2 m) are compared with what a
-  small perceptron makes of the background's column.
-- The set convolution's kernels are positive mixtures of functions of great-circle distance, in km, instead of 11 x 11
-  grid points; Fourier layers use the sphere's parity, convolutions go on around it and across the poles.
+- Observations enter as departures from the background in units of the background's error, weighted with their errors:
+  the paper's have none. How large the background's error is, the departures themselves say (`departures`). Planes
+  without a channel (OLR, precipitation, humidity at 2 m) are compared with what a small perceptron makes of the
+  background's column.
+- The set convolution's kernels are functions of great-circle distance, at three widths in km, instead of learned ones of
+  11 x 11 grid points; Fourier layers use the sphere's parity, convolutions go on around it and across the poles.
+- Towers stand on 2 x 2 blocks of cells, and a few layers refine what they say on the grid.
 - The background covers the grid: its set convolution, with a density of one everywhere, would only smooth it.
 - Some of the Fourier layers stand after the merging, where observations meet the flow.
 - The increment is gated by the density of observations: beyond `reach_km` from the nearest there is none at all.
+- It changes its sign with the departures (`estimate`). Free to do otherwise, a network learns what is usually wrong
+  with the backgrounds it was shown, and takes it away in every cycle, there or not: such cycles go astray.
 - The loss is a Gaussian likelihood weighted by the variance itself (`gaussian_loss`).
 """
 
@@ -38,6 +42,8 @@ NEAR, WIDE = (1500.0,), (3000.0, 6000.0)
 """Supports in km of the set convolutions' kernels, on the grid and on its 2 x 2 blocks."""
 OPEN = 0.05
 """Density of observations, in observations as good as the background, at which the gate is 63 % open."""
+LEAST, MOST, PRIOR = 0.1, 5.0, 50.0
+"""Bounds of the size of a background's error in units of the usual one, and how many observations 1 counts for."""
 FLOOR = 1e-4
 """Density below which there is none: far above the rounding of the convolution, far below any observation's."""
 
@@ -112,7 +118,7 @@ class FnpNetwork(nn.Module):
         )
         self.near, self.wide = RadialConvolution(grid, NEAR), RadialConvolution(_halved(grid), WIDE)
         self.reach = RadialConvolution(grid, (float(size.reach_km),))
-        fine, wide, statics = 2 * (1 + len(NEAR)), 2 * len(WIDE), len(constants.static)
+        fine, wide, known = 2 * (1 + len(NEAR)), 2 * len(WIDE), len(constants.static) + 1
         towers, half = len(GROUPS), (grid.shape[0] // 2, grid.shape[1] // 2)
         observed = [len(group) for group in GROUPS.values()]
         observed[0] += len(planes)
@@ -120,9 +126,9 @@ class FnpNetwork(nn.Module):
         self.encode_groups = nn.ModuleList(nn.Conv2d(fine * n, size.group, 2, stride=2) for n in observed)
         self.wide_joint = Pointwise(1, wide * inputs, size.joint)
         self.wide_groups = nn.ModuleList(Pointwise(1, wide * n, size.group) for n in observed)
-        self.background_joint = nn.Conv2d(CHANNELS + statics, size.joint, 2, stride=2)
+        self.background_joint = nn.Conv2d(CHANNELS + known, size.joint, 2, stride=2)
         self.background_groups = nn.ModuleList(
-            nn.Conv2d(len(group) + statics, size.group, 2, stride=2) for group in GROUPS.values()
+            nn.Conv2d(len(group) + known, size.group, 2, stride=2) for group in GROUPS.values()
         )
         self.observed = Towers(half, size, size.layers)
         self.background = Towers(half, size, size.layers)
@@ -130,7 +136,7 @@ class FnpNetwork(nn.Module):
         self.merged = Towers(half, size, size.merged)
         self.refine = nn.ModuleList(Pointwise(1, size.joint + size.group, 4 * size.fine) for _ in GROUPS)
         self.local = nn.ModuleList(
-            Pointwise(1, fine * n + len(group) + statics, size.fine)
+            Pointwise(1, fine * n + len(group) + known, size.fine)
             for n, group in zip(observed, GROUPS.values(), strict=True)
         )
         self.heads = nn.ModuleList(Pointwise(1, size.fine, 2 * len(group)) for group in GROUPS.values())
@@ -147,38 +153,71 @@ class FnpNetwork(nn.Module):
     def estimate(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         """Increment and spread, (B, 69, H, W), in units of ``error``.
 
+        The increment is half the difference of what departures and their opposites give: it changes its sign with them,
+        and is 0 where observations agree with the background.
+
         Args:
             state: (B, 69, H, W) the normalised background.
             values, errors: (B, 69 + M, H, W) superobs, SI; an error above 0 exactly where there is one.
         """
-        departure, weight = self.departures(state, values, errors)
-        static = self.static.expand(state.shape[0], -1, -1, -1)
-        fine, wide = self.set_convolutions(departure, weight)
+        fine, wide, gate, size = self._observations(state, values, errors)
+        fine, wide, known = _and_opposite(fine), _and_opposite(wide), self._known(size)
+        background = [tower.repeat(2, 1, 1, 1) for tower in self._background(state, known)]
+        increment, spread = self._decode(state.repeat(2, 1, 1, 1), fine, wide, known.repeat(2, 1, 1, 1), background)
+        there, back = increment.chunk(2)
+        return 0.5 * size * gate * (there - back), size * self._spread(spread.unflatten(0, (2, -1)).mean(0))
+
+    def estimate_one_way(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """`estimate` without the opposites, at half the cost: to begin the training with."""
+        fine, wide, gate, size = self._observations(state, values, errors)
+        known = self._known(size)
+        increment, spread = self._decode(state, fine, wide, known, self._background(state, known))
+        return size * gate * increment, size * self._spread(spread)
+
+    def _observations(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Set convolutions fine and wide, the gate, and the size of the background's error."""
+        departure, weight, size = self.departures(state, values, errors)
+        return *self.set_convolutions(departure, weight), self.gate(weight), size
+
+    def _known(self, size: Tensor) -> Tensor:
+        """What is known everywhere beside the state: (B, 5, H, W), static planes and the error's size."""
+        static = self.static.expand(size.shape[0], -1, -1, -1)
+        return torch.cat([static, size.log().expand(-1, -1, *self.static.shape[1:])], 1)
+
+    def _background(self, state: Tensor, known: Tensor) -> list[Tensor]:
+        """The background's towers: the joint one, the groups'."""
+        parts = zip(self.background_groups, self._grouped(state), strict=True)
+        return list(
+            self.background(
+                self.background_joint(torch.cat([state, known], 1)),
+                torch.cat([encode(torch.cat([part, known], 1)) for encode, part in parts], 1),
+            )
+        )
+
+    def _decode(
+        self, state: Tensor, fine: Tensor, wide: Tensor, known: Tensor, background: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """From the towers of observations and background to increment and spread, both raw, (B, 69, H, W)."""
         own = [part.flatten(1, 2) for part in self._grouped(fine)]
         around = [part.flatten(1, 2) for part in self._grouped(wide)]
-        base = [torch.cat([part, static], 1) for part in self._grouped(state)]
         encoders = zip(self.encode_groups, own, self.wide_groups, around, strict=True)
-        towers_observed = self.observed(
+        joint, groups = self.observed(
             self.encode_joint(fine.flatten(1, 2)) + self.wide_joint(wide.flatten(1, 2)),
             torch.cat([encode(part) + spread(whole) for encode, part, spread, whole in encoders], 1),
         )
-        towers_background = self.background(
-            self.background_joint(torch.cat([state, static], 1)),
-            torch.cat([encode(part) for encode, part in zip(self.background_groups, base, strict=True)], 1),
-        )
-        joint = self.merge_joint(towers_observed[0], towers_background[0])
-        groups = self.merge_groups(towers_observed[1], towers_background[1])
-        joint, groups = self.merged(joint, groups)
+        joint, groups = self.merged(self.merge_joint(joint, background[0]), self.merge_groups(groups, background[1]))
         increments, spreads = [], []
-        parts = zip(groups.chunk(len(GROUPS), 1), own, base, self.refine, self.local, self.heads, strict=True)
-        for group, seen, state_of_group, refine, local, head in parts:
-            fine = functional.pixel_shuffle(refine(torch.cat([joint, group], 1)), 2)
-            fine = functional.silu(fine + local(torch.cat([seen, state_of_group], 1)))
-            increment, spread = head(fine).chunk(2, 1)
+        towers = zip(groups.chunk(len(GROUPS), 1), own, self._grouped(state), strict=True)
+        layers = zip(self.refine, self.local, self.heads, strict=True)
+        for (group, seen, part), (refine, local, head) in zip(towers, layers, strict=True):
+            coarse = functional.pixel_shuffle(refine(torch.cat([joint, group], 1)), 2)
+            increment, spread = head(functional.silu(coarse + local(torch.cat([seen, part, known], 1)))).chunk(2, 1)
             increments.append(increment)
             spreads.append(spread)
-        increment = torch.cat(increments, 1).float() * self.gate(weight)
-        return increment, 0.01 + 0.99 * functional.softplus(torch.cat(spreads, 1).float())
+        return torch.cat(increments, 1).float(), torch.cat(spreads, 1).float()
+
+    def _spread(self, raw: Tensor) -> Tensor:
+        return 0.01 + 0.99 * functional.softplus(raw)
 
     def set_convolutions(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Mean departures, then densities: (B, 4, C, H, W) at the points and near them, (B, 4, C, H/2, W/2) far around.
@@ -200,18 +239,27 @@ class FnpNetwork(nn.Module):
             density = self.reach(weight.float().sum(1, keepdim=True))[:, 0]
         return 1 - torch.exp(-(density - FLOOR).clamp(min=0) / OPEN)
 
-    def departures(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations as departures in units of the background's error, and their weights against it.
+    def departures(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Observations as departures in units of the background's error, their weights against it, and its size.
+
+        The size (B, 1, 1, 1) is how large the error is in units of the usual one, as the departures themselves tell:
+        their mean square is the sum of the background's and the observations' own. Everything is in units of it, so
+        that small errors and large ones look alike.
 
         Args:
             state: (B, 69, H, W) normalised. values, errors: (B, 69 + M, H, W), SI; nothing is read of values where the
                 error is 0.
         """
         seen = errors > 0
+        channels = seen[:, :CHANNELS]
         values = torch.where(seen, values, 0.0)
         scale = self.std * self.error
         departure = (values[:, :CHANNELS] - self.mean) / scale - state / self.error
         error = errors[:, :CHANNELS] / scale
+        excess = torch.where(channels, departure.square() - error.square(), 0.0).sum((1, 2, 3), keepdim=True)
+        count = channels.sum((1, 2, 3), keepdim=True)
+        size = ((excess + PRIOR) / (count + PRIOR)).clamp(LEAST**2, MOST**2).sqrt()
+        departure, error = departure / size, error / size
         plane, plane_error = values[:, CHANNELS:], errors[:, CHANNELS:]
         amount = plane.clamp(min=0)
         plane = torch.where(self.is_rain, torch.log1p(amount), plane)
@@ -220,7 +268,7 @@ class FnpNetwork(nn.Module):
         plane = (plane - self.plane_mean) / self.plane_std - usual
         departure = torch.where(seen, torch.cat([departure, 2 * plane], 1), 0.0)
         error = torch.cat([error, 2 * plane_error / self.plane_std], 1)
-        return departure, torch.where(seen, 1 / (1 + error.square()), 0.0)
+        return departure, torch.where(seen, 1 / (1 + error.square()), 0.0), size
 
     def forward(self, background: Tensor, observations: Tensor, observation_errors: Tensor) -> tuple[Tensor, Tensor]:
         state = (background - self.mean) / self.std
@@ -237,6 +285,12 @@ def _mean_and_density(sums: Tensor) -> Tensor:
     total, density = sums.unbind(2)
     density = density.clamp(min=0)
     return torch.cat([total / (density + 0.2), density / (density + 1)], 1)
+
+
+def _and_opposite(features: Tensor) -> Tensor:
+    """Means and densities, (B, 2 K, C, H, W), and below them, (2 B, ...), the same with the means' signs changed."""
+    means, densities = features.chunk(2, 1)
+    return torch.cat([features, torch.cat([-means, densities], 1)])
 
 
 def _halved(grid: Grid) -> Grid:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,15 @@ from dacycle.assimilators.training.forecast import POLAR_FLOOR, channel_weights
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.observing import WITHHELD, Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
-from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
 
 __all__ = ["AssimilationTraining", "Samples", "TorchAssimilator", "typical_errors"]
 
+MIXED = 0.75
+"""Share of the samples whose error is put together from two."""
+SIZES = (0.6, 1.4)
+"""Range of the factor on the size of such an error."""
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -60,7 +65,7 @@ class Samples(Dataset[Batch]):
         observing: draws the observations; the truth is its world's reference.
         order: (n,) which backgrounds, in turn.
         seed: of the observations: one number a pass.
-        whole: whether all observe with the whole network.
+        whole: whether all observe with the whole network, and backgrounds stay as they are.
     """
 
     backgrounds: Backgrounds
@@ -77,13 +82,43 @@ class Samples(Dataset[Batch]):
         world = self.observing.world
         generator = np.random.default_rng([self.seed, item])
         network = Network(1 - WITHHELD) if self.whole else random_network(generator, self.observing.names)
-        error = self.backgrounds.errors[sample].astype(np.float32)
-        time = self.backgrounds.times[sample]
-        state = world.statistics.normalise(world.reference.array(time)) + error
-        background = world.statistics.denormalise(state)
+        time, error = self.backgrounds.times[sample], self.backgrounds.errors[sample].astype(np.float32)
+        if not self.whole and generator.random() < MIXED:
+            time, error = self._mixed(sample, generator)
+        truth = world.reference.array(time)
+        background = truth + error * world.statistics.std[:, None, None]
+        background[GROUPS["q"]] = np.maximum(background[GROUPS["q"]], 0)
         drawn = self.observing.draw(time, background, network, generator)
-        parts = (state, drawn.values, drawn.errors, -error)
+        state, true = (world.statistics.normalise(x) for x in (background, truth))
+        parts = (state, drawn.values, drawn.errors, true - state)
         return tuple(torch.from_numpy(part) for part in parts)  # type: ignore[return-value]
+
+    def _mixed(self, sample: int, generator: np.random.Generator) -> tuple[np.datetime64, NDArray[np.float32]]:
+        """A time, and an error put together from two of its season, of any sign and somewhat any size.
+
+        A network that meets the same background with the same error again and again learns it by heart, whatever is
+        observed. Put together anew, errors keep their scales, their balance and their places, and tell nothing else.
+        """
+        ring, place = self._seasons
+        mine = ring[int(self.backgrounds.leads[sample])]
+        month = len(mine) // 12
+        other, where = mine[(place[sample] + generator.integers(-month, month + 1, 2)) % len(mine)]
+        angle, size = generator.uniform(0, 2 * np.pi), generator.uniform(*SIZES)
+        shares = zip((size * np.cos(angle), size * np.sin(angle)), (sample, other), strict=True)
+        error = sum(np.float32(share) * self.backgrounds.errors[k].astype(np.float32) for share, k in shares)
+        return self.backgrounds.times[where], np.asarray(error, np.float32)
+
+    @cached_property
+    def _seasons(self) -> tuple[dict[int, NDArray[np.intp]], NDArray[np.intp]]:
+        """Of each lead the samples in order of their day of the year, and each sample's place in that order."""
+        times, leads = self.backgrounds.times, self.backgrounds.leads
+        day = (times - times.astype("datetime64[Y]")).astype("timedelta64[h]").astype(int)
+        ring, place = {}, np.zeros(len(times), int)
+        for lead in np.unique(leads).tolist():
+            mine = np.flatnonzero(leads == lead)
+            ring[lead] = mine[np.argsort(day[mine], kind="stable")]
+            place[ring[lead]] = np.arange(len(mine))
+        return ring, place
 
 
 def typical_errors(backgrounds: Backgrounds, weights: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -95,6 +130,8 @@ def typical_errors(backgrounds: Backgrounds, weights: NDArray[np.floating]) -> N
 class AssimilationTraining(Training):
     """Trains a network whose `estimate` gives increment and spread in units of its ``error``.
 
+    In the first round `estimate_one_way` is trained in its place, which costs half as much.
+
     Its loss is weighted by channel and by cell area, like the forecast model's.
 
     Args:
@@ -104,7 +141,7 @@ class AssimilationTraining(Training):
         area: (H, W) weights of the cells.
         samples: those of an epoch.
         held_out: to validate with.
-        epochs, learning_rate: of this training.
+        epochs, learning_rate, one_way: of this round.
     """
 
     loss_weights: Tensor
@@ -120,6 +157,7 @@ class AssimilationTraining(Training):
         held_out: Samples,
         epochs: int,
         learning_rate: float,
+        one_way: bool,
     ) -> None:
         super().__init__(network, recipe)
         self.loss, self.samples, self.held_out = loss, samples, held_out
@@ -130,7 +168,8 @@ class AssimilationTraining(Training):
         self.register_buffer("loss_weights", torch.from_numpy(loss_weights), persistent=False)
         self.register_buffer("area", torch.from_numpy(np.asarray(area, np.float32)), persistent=False)
         # Kept out of the module tree: it shares the network's weights.
-        self._estimate = torch.compile(network.estimate) if recipe.compile else network.estimate
+        estimate = network.estimate_one_way if one_way else network.estimate
+        self._estimate = torch.compile(estimate) if recipe.compile else estimate
 
     @property
     def updates(self) -> int:

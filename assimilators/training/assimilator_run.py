@@ -221,7 +221,8 @@ def _fit(
         return Samples(backgrounds, observing, order, 1000 * (1000 * recipe.seed + number) + epoch)
 
     loss = METHODS[recipe.method].loss
-    module = AssimilationTraining(network, loss, recipe, observing.world.grid.weights, samples, held, epochs, rate)
+    area, one_way = observing.world.grid.weights, number == 0
+    module = AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate, one_way)
     run_epochs(module, folder / f"round-{number}", epochs, say)
 
 

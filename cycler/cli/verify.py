@@ -92,6 +92,7 @@ def scores(
     archive: ArchiveFolder = DEFAULT_ARCHIVE,
     since: Annotated[str | None, typer.Option(help="First cycle, e.g. 20240108T06; default: the first.")] = None,
     until: Annotated[str | None, typer.Option(help="Last cycle; default: the last.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another experiment, whose analyses are shown beside.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the errors of each cycle here, as SVG.")] = None,
 ) -> None:
     """Print the errors of a stretch of cycles, the free run's, and the fit to withheld sites; over a month, the trend.
@@ -107,13 +108,19 @@ def scores(
         stretch = f"from {since or 'its first'} to {until or 'its last'}"
         raise ArchiveError(f"{experiment}: the archive and the reference share no cycle {stretch}")
     runs = {kind: own.errors[own.errors["kind"] == kind] for kind in ("analysis", "background")}
+    colours = {name: name for name in (*runs, "free run")}
+    if against is not None:
+        other = verify(Archive(archive).branch(against), world).within(times).errors
+        runs[against] = other[other["kind"] == "analysis"]
+        colours[against] = "background"  # whose colour is free then
     if free is not None:
         errors = free.within(times).errors
         runs["free run"] = errors[errors["kind"] == "analysis"]
     console.print(_errors(experiment, runs, own))
     console.print(_withheld(own.fits))
     if picture is not None:
-        picture.write_text(figures.errors_over_time(runs))
+        drawn = {name: errors for name, errors in runs.items() if against is None or name != "background"}
+        picture.write_text(figures.errors_over_time(drawn, colours))
 
 
 def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], own: Verification) -> Table:

@@ -111,6 +111,24 @@ def test_beyond_its_reach_an_observation_changes_nothing(network: FnpNetwork) ->
     assert increment[y, x] > 0
 
 
+@given(seed=st.integers(0, 99))
+@settings(max_examples=5, deadline=None)
+def test_the_increment_changes_its_sign_with_the_departures(network: FnpNetwork, seed: int) -> None:
+    """Whatever the network learnt is wrong with backgrounds, one that agrees with its observations is left alone."""
+    background, values, errors = observations(seed, 0.1)
+    values[:, 69:], errors[:, 69:] = 0, 0
+    mirrored = torch.where(errors[:, :69] > 0, 2 * background - values[:, :69], 0.0)
+    agreeing = torch.where(errors[:, :69] > 0, background, 0.0)
+    with torch.inference_mode():
+        found, opposite, none = (
+            network(background, torch.cat([v, values[:, 69:]], 1), errors)[0] - background
+            for v in (values[:, :69], mirrored, agreeing)
+        )
+    torch.testing.assert_close(found, -opposite, atol=1e-4, rtol=0)
+    assert found.abs().max() > 1e-2
+    assert none.abs().max() < 1e-4
+
+
 @given(turn=st.integers(1, 31), seed=st.integers(0, 9))
 @settings(max_examples=5, deadline=None)
 def test_on_a_planet_without_geography_turning_it_turns_the_analysis(network: FnpNetwork, turn: int, seed: int) -> None:

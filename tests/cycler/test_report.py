@@ -258,3 +258,25 @@ def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
     assert compared.exit_code == 0, compared.output
     assert "run too short" in compared.output
     assert len(read_scores(run)) > 0
+
+
+def test_scores_of_two_runs_stand_side_by_side(run, tmp_path):
+    picture = tmp_path / "picture.svg"
+    arguments = [
+        "scores",
+        "run",
+        "--archive",
+        str(run.archive.folder),
+        "--against",
+        "better",
+        "--picture",
+        str(picture),
+    ]
+    printed = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "160"}).stdout
+    names, values = (
+        [cell.strip() for cell in re.split("[┃│]", next(x for x in printed.splitlines() if word in x)) if cell.strip()]
+        for word in ("channel", "z500")
+    )
+    errors = dict(zip(names, values, strict=True))
+    assert float(errors["better"]) < float(errors["analysis"]) < float(errors["free run"])
+    assert "better" in picture.read_text()

@@ -1,0 +1,56 @@
+"""The commands for networks: their help, scores of single analyses, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dacycle.assimilators.base import AssimilatorError
+from dacycle.assimilators.training.errors import DataError
+from dacycle.cycler.cli.model import app
+from tests.conftest import TinyWorld
+from tests.worlds import register_doubles
+
+
+@pytest.fixture
+def data(world: TinyWorld, tmp_path: Path) -> Path:
+    """A folder of years that holds the tiny world's reference as 2024."""
+    (tmp_path / "nature").mkdir()
+    (tmp_path / "nature/2024").symlink_to(world.folder / "reference")
+    return tmp_path / "nature"
+
+
+@pytest.mark.parametrize("command", ["dataset", "train", "export", "gate", "evaluate", "models"])
+def test_help_has_an_example(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
+    assert f"Example: dacycle {command} " in shown.stdout
+
+
+def test_evaluate_shows_both_methods_by_lead(world: TinyWorld, data: Path) -> None:
+    register_doubles()
+    arguments = [
+        "evaluate", "nudge", "--data", str(data), "--year", "2024", "--against", "none", "--starts", "2",
+        "--world", str(world.folder), "--model", str(world.model),
+    ]  # fmt: skip
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "120"}).stdout
+    rows = [line.split("│") for line in shown.splitlines() if "│" in line]
+    assert len(rows) == 6 * 4  # six channels, three leads and all of them together
+    t2m = next(k for k, row in enumerate(rows) if "t2m (K)" in row[1])
+    background, nudge, none = (float(cell) for cell in rows[t2m + 3][3:6])
+    assert nudge < none == background
+    assert "nudge: " in shown
+    assert "ms an analysis" in shown
+
+
+def test_a_year_that_is_too_short_is_named(world: TinyWorld, data: Path) -> None:
+    arguments = ["evaluate", "none", "--data", str(data), "--year", "2024", "--against", "none", "--starts", "99"]
+    arguments += ["--world", str(world.folder), "--model", str(world.model)]
+    with pytest.raises(DataError, match="29 times, too few for 99 starts"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_data_set_needs_an_assimilator_that_there_is(data: Path, tmp_path: Path) -> None:
+    arguments = ["dataset", str(data), str(tmp_path / "out"), "--years", "2024", "--cycles", "magic"]
+    with pytest.raises(AssimilatorError, match=r"there is no assimilator 'magic'; known are .*oi"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
