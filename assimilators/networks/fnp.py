@@ -10,8 +10,8 @@ Where it departs:
   the paper's have none. How large the background's error is, the departures themselves say (`departures`). Planes
   without a channel (OLR, precipitation, humidity at 2 m) are compared with what a small perceptron makes of the
   background's column.
-- The set convolution's kernels are functions of great-circle distance, at three widths in km, instead of learned ones of
-  11 x 11 grid points; Fourier layers use the sphere's parity, convolutions go on around it and across the poles.
+- The set convolution's kernels are functions of great-circle distance, at three widths in km, instead of learned ones
+  of 11 x 11 points; Fourier layers use the sphere's parity, convolutions go on around it and across the poles.
 - Towers stand on 2 x 2 blocks of cells, and a few layers refine what they say on the grid.
 - The background covers the grid: its set convolution, with a density of one everywhere, would only smooth it.
 - Some of the Fourier layers stand after the merging, where observations meet the flow.
@@ -164,7 +164,7 @@ class FnpNetwork(nn.Module):
         fine, wide, known = _and_opposite(fine), _and_opposite(wide), self._known(size)
         background = [tower.repeat(2, 1, 1, 1) for tower in self._background(state, known)]
         increment, spread = self._decode(state.repeat(2, 1, 1, 1), fine, wide, known.repeat(2, 1, 1, 1), background)
-        there, back = increment.chunk(2)
+        there, back = increment.unflatten(0, (2, -1)).unbind(0)
         return 0.5 * size * gate * (there - back), size * self._spread(spread.unflatten(0, (2, -1)).mean(0))
 
     def estimate_one_way(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from dacycle.assimilators.training.backgrounds import Backgrounds
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.observing import Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import World, load_world
 from tests.conftest import TinyWorld
@@ -118,6 +118,20 @@ def test_a_sample_is_background_observations_and_what_is_missing_to_the_truth(
     assert 500 < seen.sum() < 0.5 * seen.size
     assert abs(observed - truth)[seen].mean() < abs(state - truth).mean() + 1
     assert (values[errors == 0] == 0).all()
+
+
+def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
+    backgrounds: Backgrounds, observing: Observing, tiny: World
+) -> None:
+    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5)
+    truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in np.unique(backgrounds.times)])
+    own = 0
+    for item in range(len(samples)):
+        state, _, _, target = (part.numpy() for part in samples[item])
+        assert np.abs(truths - (state + target)).max(axis=(1, 2, 3)).min() < 1e-4
+        assert (tiny.statistics.denormalise(state)[GROUPS["q"]] > -1e-9).all()
+        own += np.abs(-target - backgrounds.errors[samples.order[item]]).max() < 0.02
+    assert 0 < own < 8  # a quarter of the samples keep the error that they came with
 
 
 def test_every_pass_draws_other_observations(backgrounds: Backgrounds, observing: Observing) -> None:
