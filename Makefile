@@ -52,7 +52,7 @@ demo: $(VENV)/runtime.stamp  ## replay the demonstration through Prefect, offlin
 	    $(BIN)/dacycle hindcast deploy/experiments/demo.yaml --archive $(DEMO) --prefect
 	@echo "report: $(DEMO)/branches/demo/report/index.html"
 
-# glibc gives memory back after every update and has it zeroed again; keeping it makes training a third faster.
+# glibc gives memory back after every update and has it zeroed again; kept, training is faster.
 fnp: export MALLOC_MMAP_THRESHOLD_ := 4000000000
 fnp: export MALLOC_TRIM_THRESHOLD_ := 8000000000
 fnp: export OMP_NUM_THREADS := 1

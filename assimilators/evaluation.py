@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.training.backgrounds import Backgrounds, forecast_errors
 from dacycle.assimilators.training.errors import DataError
-from dacycle.assimilators.training.observing import WITHHELD, Network, Observing
+from dacycle.assimilators.training.observing import USUAL, Observing
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.grid import great_circle_km
 from dacycle.forecast_adapter.models import ForecastModel
@@ -71,7 +71,7 @@ class OneShot:
         return float(np.sqrt((self.spread.mean(axis=0) / error).mean()))
 
     def as_dict(self) -> dict[str, Any]:
-        """RMSE of background and analysis by headline channel, over all leads; spread over skill; seconds."""
+        """RMSE of background and analysis by headline channel, over all leads; spread over skill; how many."""
         both = {
             name: {which: float(f"{self.rmse(which, name):.4g}") for which in ("background", "analysis")}
             for name in HEADLINE
@@ -101,16 +101,13 @@ def held_out(
     return Backgrounds(np.array(made), np.array(used), np.stack(errors), model.digest)
 
 
-def evaluate(
-    assimilator: Assimilator, observing: Observing, backgrounds: Backgrounds, seed: int, network: Network | None = None
-) -> OneShot:
+def evaluate(assimilator: Assimilator, observing: Observing, backgrounds: Backgrounds, seed: int) -> OneShot:
     """Analyse every background once, with observations of its own, and compare with the truth.
 
     The same seed gives every assimilator the same observations.
 
     Args:
         observing: draws them from its world's reference, which is the truth.
-        network: what is observed; None: all of it but a share of sites like the one that experiments withhold.
     """
     world, area = observing.world, observing.world.grid.weights
     std = world.statistics.std[:, None, None]
@@ -120,7 +117,7 @@ def evaluate(
         truth = world.reference.array(time)
         background = (truth + error.astype(np.float32) * std)[None]
         generator = np.random.default_rng([seed, sample])
-        drawn = observing.draw(time, background[0], network or Network(1 - WITHHELD), generator, assimilator.planes)
+        drawn = observing.draw(time, background[0], USUAL, generator, assimilator.planes)
         began = clock.perf_counter()
         found = assimilator.analyse(background, drawn.values[None], drawn.errors[None])
         seconds.append(clock.perf_counter() - began)
@@ -145,8 +142,8 @@ class SingleObservation:
     """What one observation does.
 
     Attributes:
-        peak: largest increment, in standard deviations of its channel.
-        beyond: largest increment further away than `distance_km`, as a share of the peak.
+        peak: largest increment, in standard deviations of its channel; the least of all places.
+        beyond: largest increment further away than `distance_km`, as a share of the peak; the most of all places.
         distance_km: the distance.
     """
 
@@ -158,9 +155,9 @@ class SingleObservation:
 def single_observation(
     assimilator: Assimilator, background: NDArray, std: NDArray, distance_km: float, channel: str = "z500"
 ) -> SingleObservation:
-    """One observation at a time, one standard deviation above the background, at each of `SITES`: the worst of them."""
+    """One observation at a time, one standard deviation above the background, at each of `SITES`."""
     grid, k = assimilator.grid, index(channel)
-    worst = SingleObservation(0.0, 0.0, distance_km)
+    peaks, shares = [], []
     for latitude, longitude in SITES:
         y, x = np.abs(grid.latitude - latitude).argmin(), np.abs(grid.longitude - longitude % 360).argmin()
         values = np.zeros((1, len(NAMES) + len(assimilator.planes), *grid.shape), np.float32)
@@ -171,10 +168,9 @@ def single_observation(
         lat, lon = np.meshgrid(grid.latitude, grid.longitude, indexing="ij")
         far = great_circle_km(lat, lon, np.array(grid.latitude[y]), np.array(grid.longitude[x])) > distance_km
         peak = float(size.max())
-        beyond = float(size[far].max(initial=0)) / peak if peak else 0.0
-        if beyond >= worst.beyond:
-            worst = SingleObservation(peak, beyond, distance_km)
-    return worst
+        peaks.append(peak)
+        shares.append(float(size[far].max(initial=0)) / peak if peak else 0.0)
+    return SingleObservation(min(peaks), max(shares), distance_km)
 
 
 def observing_of(world: World, reference: Reference, sources: Sequence[Mapping[str, Any]]) -> Observing:

@@ -69,7 +69,7 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
         say(f"{SAMPLES} real inputs, and inputs that no atmosphere gives, in ONNX Runtime and in torch")
         parity = _parity(exported, ours, observing, recipe)
         say(f"{CYCLES} cycles with each")
-        parity["after_40_cycles"] = _cycled_parity(exported, ours, observing, recipe)
+        parity["cycled"] = _cycled_parity(exported, ours, observing, recipe)
         parity["half_precision"] = _cost_of_halves(
             ours, TorchAssimilator(trained, world.grid, world.name), observing, recipe
         )
@@ -113,8 +113,8 @@ def _metadata(
         world.name,
         tuple(network.planes),
         recipe.method,
+        network.size.reach_km,
         source=METHODS[recipe.method].source,
-        reach_km=network.size.reach_km,
         licence=recipe.licence,
         training={
             "recipe": recipe.digest(),
@@ -189,7 +189,7 @@ def _odd_inputs(world: World, planes: int) -> list[tuple[NDArray, ...]]:
 def _cycled_parity(
     exported: TrainedAssimilator, ours: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe
 ) -> dict[str, Any]:
-    """How far two chains are apart that differ in nothing but the runtime, after 40 cycles, and how wrong they are."""
+    """How far apart two chains are in the end that differ in nothing but the runtime, and how wrong they are."""
     world, model = observing.world, load_model(recipe.model)
     first = world.reference.times[len(world.reference.times) // 2]
     chains = [cycle(method, model, observing, first, CYCLES, recipe.seed, Network()) for method in (exported, ours)]
@@ -197,7 +197,7 @@ def _cycled_parity(
     std, area = world.statistics.std[:, None, None], world.grid.weights
     apart = np.sqrt((((ends[0].analysis - ends[1].analysis) / std).astype(np.float64) ** 2 * area).mean())
     error = np.sqrt((((ends[1].analysis - ends[1].truth) / std).astype(np.float64) ** 2 * area).mean())
-    return {"rms_difference": float(f"{apart:.2g}"), "rms_error": float(f"{error:.2g}")}
+    return {"cycles": CYCLES, "rms_difference": float(f"{apart:.2g}"), "rms_error": float(f"{error:.2g}")}
 
 
 def _cost_of_halves(

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dacycle.assimilators.base import WEIGHTS, Assimilator, AssimilatorError, FreeRun, load_assimilator
 from dacycle.assimilators.evaluation import (
     OneShot,
@@ -24,7 +22,7 @@ from dacycle.assimilators.evaluation import (
     observing_of,
     single_observation,
 )
-from dacycle.assimilators.trained import TrainedAssimilator
+from dacycle.assimilators.trained import OUTPUTS, TrainedAssimilator
 from dacycle.assimilators.training.cycles import CycledErrors, cycled_errors
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.models import load_model
@@ -91,11 +89,15 @@ def judge(
         days: length of the cycles' chains.
 
     Raises:
-        AssimilatorError: the file is damaged or made for another world, or a year is one it was trained on.
+        AssimilatorError: the file is damaged, made for another world or not exported here, or a year is one it was
+            trained on.
     """
     home = load_world(world)
     load_assimilator(path, home)  # refuses a file that does not fit
     mine = TrainedAssimilator(path)
+    lacking = [key for key in ("training", "parity") if key not in mine.metadata]
+    if lacking:
+        raise AssimilatorError(f"{path}: its metadata lack {', '.join(lacking)}; export it with `dacycle export`")
     trained_on = sorted(set(mine.metadata["training"]["years"]) & set(years))
     if trained_on:
         raise AssimilatorError(f"{path} was trained on {trained_on[0]}: it cannot be judged by that year")
@@ -136,9 +138,8 @@ def register(path: Path, verdict: Verdict) -> Path:
 
 
 def _checks_of_file(mine: TrainedAssimilator, state: Any, std: Any) -> list[Check]:
-    parity = mine.metadata.get("parity", {})
-    largest = max((parity[name]["largest"] for name in ("analysis", "spread") if name in parity), default=np.inf)
-    reach = float(mine.metadata.get("reach_km", 5000))
+    parity, reach = mine.metadata["parity"], float(mine.metadata["reach_km"])
+    largest = max(parity[name]["largest"] for name in OUTPUTS if name in parity)
     alone = increment_alone(mine, state, std)
     single = single_observation(mine, state, std, reach)
     return [
@@ -200,8 +201,8 @@ def _card(mine: TrainedAssimilator, verdict: Verdict) -> str:
         f"- sha256 of the backgrounds: `{training['data_sha256'][:16]}…`",
         f"- ONNX Runtime against torch, {parity['inputs']} inputs: at most "
         f"{parity['analysis']['largest']:.1e} standard deviations ({parity['analysis']['channel']}); two chains apart "
-        f"by {parity['after_40_cycles']['rms_difference']:.1e} after 40 cycles, at an error of "
-        f"{parity['after_40_cycles']['rms_error']:.2f}",
+        f"by {parity['cycled']['rms_difference']:.1e} after {parity['cycled']['cycles']} cycles, at an error of "
+        f"{parity['cycled']['rms_error']:.2f}",
         f"- weights in half precision: overall mean squared error {halves['overall_mse_rounded']:.5g}, with exact ones "
         f"{halves['overall_mse_exact']:.5g}",
         "",
@@ -247,8 +248,8 @@ def _one_shot_table(name: str, found: dict[str, OneShot], units: dict[str, str])
     leads = ", ".join(map(str, sorted(set(own.leads.tolist()))))
     spread = "" if ratio is None else f" Spread over error, all channels: {ratio:.2f}."
     return [
-        f"Root-mean-square error over the globe, {len(own.leads)} backgrounds of {leads} h, the same observations."
-        + spread,
+        f"Root-mean-square error over the globe, {len(own.leads)} backgrounds of {leads} h, the same observations; "
+        f"{1000 * own.seconds:.0f} ms an analysis." + spread,
         "",
         "| channel | background | " + " | ".join(found) + " | " + ("spread |" if ratio is not None else ""),
         "|---|" + "---|" * (len(found) + 1 + (ratio is not None)),

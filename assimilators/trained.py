@@ -27,9 +27,12 @@ KIND = "assimilator"
 
 
 def assimilator_metadata(
-    name: str, version: str, grid: str, world: str, planes: tuple[str, ...], method: str, **more: Any
+    name: str, version: str, grid: str, world: str, planes: tuple[str, ...], method: str, reach_km: float, **more: Any
 ) -> dict[str, Any]:
-    """The metadata that a trained assimilator's file needs, and any more that describe it."""
+    """The metadata that a trained assimilator's file needs, and any more that describe it.
+
+    reach_km: beyond this distance a single observation changes next to nothing.
+    """
     return {
         "kind": KIND,
         "name": name,
@@ -40,6 +43,7 @@ def assimilator_metadata(
         "channels": NAMES,
         "units": {channel.name: channel.unit for channel in CHANNELS},
         "planes": {plane: PLANES[plane] for plane in planes},
+        "reach_km": reach_km,
         **more,
     }
 
@@ -103,7 +107,7 @@ register_suffix(".onnx", load)
 
 
 def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    needed = assimilator_metadata("", "", "", "", (), "")
+    needed = assimilator_metadata("", "", "", "", (), "", 0)
     if metadata.get("kind") != KIND:
         raise AssimilatorError(f"{path}: its kind is {metadata.get('kind')!r}, not {KIND!r}")
     missing = [key for key in needed if key not in metadata]

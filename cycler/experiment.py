@@ -29,6 +29,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from dacycle.assimilators.step import Guards as StepGuards
+from dacycle.obs_ingest import quality
 
 __all__ = [
     "STEP",
@@ -179,7 +180,7 @@ class Guards(_Strict):
 
     increment_limit: float = Field(default=6.0, gt=0)
     """Largest increment, in the world's standard deviations of each channel."""
-    background_error: float = Field(default=0.3, gt=0)
+    background_error: float = Field(default=quality.BACKGROUND_ERROR, gt=0)
     """Error of the background that its check of observations assumes, in the same unit."""
     cold_factor: float = Field(default=2.0, ge=1)
     """By how much both are larger in the first cycles of a cold start."""
@@ -227,7 +228,7 @@ class Experiment(_Strict):
     observations: tuple[ObservationSource, ...]
     deny: tuple[str, ...] = ()
     """Sources or variables that are compared, never assimilated, as in an observing-system experiment."""
-    withhold: float = Field(default=0.1, ge=0, lt=1)
+    withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
     """Share of the sites that are compared, never assimilated."""
     guards: Guards = Guards()
     drift: Drift = Drift()

@@ -21,7 +21,17 @@ from dacycle.obs_ingest.operators import MSL_HEIGHT_LIMIT, station_pressure_rati
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, OTHER_UNITS, REASONS, USES, VARIABLES, ObservationError
 from dacycle.obs_ingest.window import HALF_WIDTH, Window
 
-__all__ = ["GROSS_LIMITS", "HEIGHT_LIMIT", "PLANE_VARIABLES", "SALT", "WITHHELD_KM", "check", "withhold"]
+__all__ = [
+    "BACKGROUND_ERROR",
+    "GROSS_LIMITS",
+    "HEIGHT_LIMIT",
+    "PLANE_VARIABLES",
+    "SALT",
+    "WITHHELD",
+    "WITHHELD_KM",
+    "check",
+    "withhold",
+]
 
 GROSS_LIMITS: dict[str, tuple[float, float]] = {
     "t2m": (180.0, 335.0),
@@ -46,6 +56,10 @@ PLANE_VARIABLES: dict[str, str] = {"tp6h": "tp", "olr": "olr", "q2m": "td2m"}
 HEIGHT_LIMIT = 500.0
 """Metres between station and model orography beyond which 2-metre temperature and dewpoint are not comparable."""
 
+BACKGROUND_ERROR = 0.3
+"""What the background check assumes unless told otherwise, in the world's standard deviations of each channel."""
+WITHHELD = 0.1
+"""Share of the sites that are withheld unless told otherwise."""
 WITHHELD_KM = 10.0
 SALT = "dacycle withheld sites 1"
 
@@ -80,7 +94,7 @@ def check(
     *,
     cutoffs: Mapping[str, pd.Timedelta | None] | None = None,
     deny: Collection[str] = (),
-    share: float = 0.1,
+    share: float = WITHHELD,
     salt: str = SALT,
     planes: Collection[str] = tuple(PLANE_VARIABLES),
     k: float = 4.0,
@@ -137,7 +151,7 @@ def check(
     )
 
 
-def withhold(table: pd.DataFrame, share: float = 0.1, salt: str = SALT) -> NDArray[np.bool_]:
+def withhold(table: pd.DataFrame, share: float = WITHHELD, salt: str = SALT) -> NDArray[np.bool_]:
     """(n,) rows that no experiment assimilates, so that each cycle is checked against data it has not seen.
 
     A position is chosen by the SHA-256 of the salt and the position rounded to 0.1 degree; with it goes every row

@@ -23,7 +23,7 @@ Where it departs:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -68,9 +68,6 @@ class FnpSize:
     modes: int = 8
     block: int = 16
     reach_km: int = 2500
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -139,9 +136,10 @@ class FnpNetwork(nn.Module):
             Pointwise(1, fine * n + len(group) + known, size.fine)
             for n, group in zip(observed, GROUPS.values(), strict=True)
         )
-        self.heads = nn.ModuleList(Pointwise(1, size.fine, 2 * len(group)) for group in GROUPS.values())
-        for head in self.heads:
-            nn.init.zeros_(head.weight)  # type: ignore[arg-type]
+        heads = [Pointwise(1, size.fine, 2 * len(group)) for group in GROUPS.values()]
+        for head in heads:
+            nn.init.zeros_(head.weight)  # the first analyses are the backgrounds
+        self.heads = nn.ModuleList(heads)
 
     def _grouped(self, x: Tensor) -> list[Tensor]:
         """The channels of each group, (..., C, H, W), with its planes where there are any."""
@@ -243,8 +241,8 @@ class FnpNetwork(nn.Module):
         """Observations as departures in units of the background's error, their weights against it, and its size.
 
         The size (B, 1, 1, 1) is how large the error is in units of the usual one, as the departures themselves tell:
-        their mean square is the sum of the background's and the observations' own. Everything is in units of it, so
-        that small errors and large ones look alike.
+        their mean square is the sum of the background's and the observations' own. The channels' departures and errors
+        are in units of it, so that small errors and large ones look alike.
 
         Args:
             state: (B, 69, H, W) normalised. values, errors: (B, 69 + M, H, W), SI; nothing is read of values where the

@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dacycle.assimilators.base import Analysis
 from dacycle.assimilators.training.backgrounds import Backgrounds
-from dacycle.assimilators.training.forecast import POLAR_FLOOR, channel_weights
 from dacycle.assimilators.training.module import Training
-from dacycle.assimilators.training.observing import WITHHELD, Network, Observing, random_network
+from dacycle.assimilators.training.observing import USUAL, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
@@ -81,7 +80,7 @@ class Samples(Dataset[Batch]):
         sample = int(self.order[item])
         world = self.observing.world
         generator = np.random.default_rng([self.seed, item])
-        network = Network(1 - WITHHELD) if self.whole else random_network(generator, self.observing.names)
+        network = USUAL if self.whole else random_network(generator, self.observing.names)
         time, error = self.backgrounds.times[sample], self.backgrounds.errors[sample].astype(np.float32)
         if not self.whole and generator.random() < MIXED:
             time, error = self._mixed(sample, generator)
@@ -90,8 +89,8 @@ class Samples(Dataset[Batch]):
         background[GROUPS["q"]] = np.maximum(background[GROUPS["q"]], 0)
         drawn = self.observing.draw(time, background, network, generator)
         state, true = (world.statistics.normalise(x) for x in (background, truth))
-        parts = (state, drawn.values, drawn.errors, true - state)
-        return tuple(torch.from_numpy(part) for part in parts)  # type: ignore[return-value]
+        values, errors = torch.from_numpy(drawn.values), torch.from_numpy(drawn.errors)
+        return torch.from_numpy(state), values, errors, torch.from_numpy(true - state)
 
     def _mixed(self, sample: int, generator: np.random.Generator) -> tuple[np.datetime64, NDArray[np.float32]]:
         """A time, and an error put together from two of its season, of any sign and somewhat any size.
@@ -144,9 +143,6 @@ class AssimilationTraining(Training):
         epochs, learning_rate, one_way: of this round.
     """
 
-    loss_weights: Tensor
-    area: Tensor
-
     def __init__(
         self,
         network: Any,
@@ -159,14 +155,8 @@ class AssimilationTraining(Training):
         learning_rate: float,
         one_way: bool,
     ) -> None:
-        super().__init__(network, recipe)
-        self.loss, self.samples, self.held_out = loss, samples, held_out
-        self.epochs, self.rate = epochs, learning_rate
-        weights = channel_weights(recipe.top_weight)
-        cells = np.maximum(area, POLAR_FLOOR).astype(np.float32)
-        loss_weights = (weights / weights.mean())[:, None, None] * (cells / cells.mean())
-        self.register_buffer("loss_weights", torch.from_numpy(loss_weights), persistent=False)
-        self.register_buffer("area", torch.from_numpy(np.asarray(area, np.float32)), persistent=False)
+        super().__init__(network, recipe, area, learning_rate)
+        self.loss, self.samples, self.held_out, self.epochs = loss, samples, held_out, epochs
         # Kept out of the module tree: it shares the network's weights.
         estimate = network.estimate_one_way if one_way else network.estimate
         self._estimate = torch.compile(estimate) if recipe.compile else estimate
@@ -174,11 +164,6 @@ class AssimilationTraining(Training):
     @property
     def updates(self) -> int:
         return self.epochs * (len(self.samples(0)) // self.recipe.batch)
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest."""
-        return self.rate
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         state, values, errors, target = batch

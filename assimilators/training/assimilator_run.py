@@ -24,9 +24,9 @@ from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.fnp import FnpConstants
 from dacycle.assimilators.training.assimilation import AssimilationTraining, Samples, TorchAssimilator, typical_errors
-from dacycle.assimilators.training.backgrounds import STORES, Backgrounds, read_store
-from dacycle.assimilators.training.cycles import cycled_errors, make_cycles, months_of
-from dacycle.assimilators.training.data import preload, year_times
+from dacycle.assimilators.training.backgrounds import STORES, Backgrounds, months_of, read_store, year_times
+from dacycle.assimilators.training.cycles import cycled_errors, make_cycles
+from dacycle.assimilators.training.data import preload
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.folder import (
     check_folder,
@@ -161,8 +161,7 @@ def _held_out(recipe: AssimilatorRecipe, world: World) -> Samples:
 def _checked_store(recipe: AssimilatorRecipe, name: str, world: World) -> Backgrounds:
     """The backgrounds of the training years: of the recipe's model, and of every month."""
     folder = Path(recipe.backgrounds) / name
-    months = [f"{year}-{month:02d}" for year in recipe.training_years for month in range(1, 13)]
-    absent = [month for month in months if not (folder / f"{month}.nc").exists()]
+    absent = [month for month in months_of(recipe.training_years) if not (folder / f"{month}.nc").exists()]
     if absent:
         raise DataError(
             f"{folder}: no backgrounds of {absent[0]} ({len(absent)} months missing); see `dacycle dataset`"

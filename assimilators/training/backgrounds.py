@@ -24,7 +24,17 @@ from dacycle.forecast_adapter.models import ForecastModel, load_model
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
 
-__all__ = ["LEADS", "STORES", "Backgrounds", "forecast_errors", "make_forecasts", "read_store", "write_backgrounds"]
+__all__ = [
+    "LEADS",
+    "STORES",
+    "Backgrounds",
+    "forecast_errors",
+    "make_forecasts",
+    "months_of",
+    "read_store",
+    "write_backgrounds",
+    "year_times",
+]
 
 LEADS = (6, 12, 24, 48)
 """Hours: from the background of a cycle that has seen everything to that of one that has seen little."""
@@ -63,6 +73,16 @@ class Backgrounds:
         return Backgrounds(times, leads, errors, self.model)
 
 
+def year_times(year: int) -> NDArray[np.datetime64]:
+    """Every 6 h of a year, from 1 January 00 UTC, datetime64[h]."""
+    return np.arange(np.datetime64(f"{year}-01-01T00", "h"), np.datetime64(f"{year + 1}-01-01T00", "h"), STEP)
+
+
+def months_of(years: Sequence[int]) -> list[np.datetime64]:
+    """All months of some years."""
+    return [np.datetime64(f"{year}-{month:02d}", "M") for year in years for month in range(1, 13)]
+
+
 def make_forecasts(
     nature: Path | str,
     folder: Path,
@@ -89,13 +109,11 @@ def make_forecasts(
     reference, home = Reference(nature), load_world(world)
     if not reference.grid.matches(home.grid):
         raise DataError(f"{nature}: the data are on a {reference.grid.shape} grid, the world's is {home.grid.name}")
-    jobs = []
     for year in years:
-        missing = reference.missing(_times_of_year(year))
+        missing = reference.missing(year_times(year))
         if missing:
             raise DataError(f"{nature}: {len(missing)} times of {year} are missing, first {missing[0]}")
-        months = (np.datetime64(f"{year}-{month:02d}", "M") for month in range(1, 13))
-        jobs += [month for month in months if not (folder / f"{month}.nc").exists()]
+    jobs = [month for month in months_of(years) if not (folder / f"{month}.nc").exists()]
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -103,10 +121,6 @@ def make_forecasts(
         for done in as_completed(futures):
             done.result()
             say(f"backgrounds of {futures[done]}")
-
-
-def _times_of_year(year: int) -> NDArray[np.datetime64]:
-    return np.arange(np.datetime64(f"{year}-01-01T00", "h"), np.datetime64(f"{year + 1}-01-01T00", "h"), STEP)
 
 
 def _make_month(
@@ -163,7 +177,7 @@ def read_store(folder: Path, world: World, years: Sequence[int] = ()) -> Backgro
     """All samples of a store, or those of some years, in order of their files.
 
     Raises:
-        DataError: the folder holds none or lacks a month, a file is of another world, grid or model than the rest, or
+        DataError: the folder holds none, a file is of another world, grid or model than the rest, or
             a value is not finite; names the file and the time.
     """
     paths = sorted(folder.glob("[0-9]*.nc"))

@@ -20,13 +20,13 @@ from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.step import Guards, Status, assimilate
 from dacycle.assimilators.training.backgrounds import STEP, Backgrounds, write_backgrounds
 from dacycle.assimilators.training.errors import DataError
-from dacycle.assimilators.training.observing import WITHHELD, Network, Observing
+from dacycle.assimilators.training.observing import USUAL, Network, Observing
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models import ForecastModel, load_model
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
 
-__all__ = ["Cycle", "CycledErrors", "cycle", "cycled_errors", "make_cycles", "months_of"]
+__all__ = ["Cycle", "CycledErrors", "cycle", "cycled_errors", "make_cycles"]
 
 LAG = 8
 """Steps of the forecast that a chain starts from: 48 hours."""
@@ -72,11 +72,11 @@ def cycle(
     first: np.datetime64,
     cycles: int,
     seed: int,
-    network: Network | None = None,
+    network: Network = USUAL,
 ) -> Iterator[Cycle]:
     """Cycle from `first` on, from a 48-hour forecast; the truth is the reference of `observing`'s world.
 
-    network: what is observed; None: the whole of it, without a share of its sites drawn anew in every cycle.
+    network: what is observed.
     """
     world = observing.world
     reference, generator = world.reference, np.random.default_rng(seed)
@@ -85,17 +85,12 @@ def cycle(
     previous, current = islice(model.forecast(before, at, LAG), LAG - 2, LAG)
     for time in first + STEP * np.arange(cycles):
         background = next(iter(model.forecast(previous, current, 1)))
-        drawn = observing.draw(time, background[0], network or Network(1 - WITHHELD), generator, assimilator.planes)
+        drawn = observing.draw(time, background[0], network, generator, assimilator.planes)
         step = assimilate(
             assimilator, background, drawn.values[None], drawn.errors[None], Guards(), world.statistics.std
         )
         previous, current = current, step.state
         yield Cycle(time, background[0], step.state[0], reference.array(time), step.status[0])
-
-
-def months_of(years: Sequence[int]) -> list[np.datetime64]:
-    """All months of some years."""
-    return [np.datetime64(f"{year}-{month:02d}", "M") for year in years for month in range(1, 13)]
 
 
 def make_cycles(
@@ -120,6 +115,9 @@ def make_cycles(
         days: length of the chains.
         workers: chains side by side.
         Others as in `backgrounds.make_forecasts`.
+
+    Raises:
+        DataError: the reference holds too little of a month.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -148,15 +146,11 @@ def _make_month(
     end = min((month + 1).astype("datetime64[h]"), first + np.timedelta64(days, "D"), home.reference.times[-1] + STEP)
     if month == month.astype("datetime64[Y]"):  # the frames before belong to another realisation
         first = first + (LAG + 2) * STEP
-    forecaster = load_model(model)
-    chain = cycle(
-        load(home),
-        forecaster,
-        Observing(home, sources),
-        first,
-        int((end - first) / STEP),
-        seed + int(month.astype(int)),
-    )
+    cycles = int((end - first) / STEP)
+    if cycles <= DROPPED:
+        raise DataError(f"{nature}: {max(cycles, 0)} cycles in {month}, of which the first {DROPPED} are dropped")
+    forecaster, month_seed = load_model(model), seed + int(month.astype(int))
+    chain = cycle(load(home), forecaster, Observing(home, sources), first, cycles, month_seed)
     kept = [(c.time, c.background - c.truth) for c in islice(chain, DROPPED, None)]
     scale = home.statistics.std[:, None, None]
     errors = np.stack([error / scale for _, error in kept]).astype(np.float16)
@@ -174,11 +168,8 @@ def cycled_errors(
     Raises:
         DataError: the reference is shorter than a chain, or a chain than what is left out of it.
     """
-    headline, area, times = (
-        [index(name) for name in HEADLINE],
-        observing.world.grid.weights,
-        observing.world.reference.times,
-    )
+    headline = [index(name) for name in HEADLINE]
+    area, times = observing.world.grid.weights, observing.world.reference.times
     first, last = LAG + 2, len(times) - 4 * days
     if last < first or 4 * days <= DROPPED:
         raise DataError(f"{observing.world.reference.folder}: {len(times)} times are too few for chains of {days} days")

@@ -19,9 +19,8 @@ from dacycle.forecast_adapter.reference import Reference, ReferenceError
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds import annual_basis
 
-__all__ = ["Windows", "Year", "data_digest", "load_states", "preload", "season_weights", "step_deviation", "year_times"]
+__all__ = ["Windows", "Year", "data_digest", "load_states", "preload", "season_weights", "step_deviation"]
 
-STEP = np.timedelta64(6, "h")
 RIDGE = 0.01
 
 
@@ -31,11 +30,6 @@ class Year:
 
     times: NDArray[np.datetime64]
     states: Tensor
-
-
-def year_times(year: int) -> NDArray[np.datetime64]:
-    """Every 6 h of a year, from 1 January 00 UTC, datetime64[h]."""
-    return np.arange(np.datetime64(f"{year}-01-01T00", "h"), np.datetime64(f"{year + 1}-01-01T00", "h"), STEP)
 
 
 def load_states(reference: Reference, times: NDArray[np.datetime64], grid: Grid, statistics: Statistics) -> Year:

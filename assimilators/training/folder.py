@@ -74,7 +74,7 @@ def read_record(folder: Path) -> tuple[ForecastRecipe | AssimilatorRecipe, dict[
     return recipe, json.loads((folder / "run.json").read_text())
 
 
-def read_constants(folder: Path) -> dict[str, np.ndarray]:
+def read_constants(folder: Path) -> dict[str, Any]:
     """The constants of a run's network by name."""
     with np.load(folder / "constants.npz") as stored:
         return {name: stored[name] for name in stored.files}

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 from dacycle.assimilators.training.data import Windows, Year
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import ForecastRecipe
-from dacycle.forecast_adapter.channels import CHANNELS, index
+from dacycle.forecast_adapter.channels import index
 from dacycle.forecast_adapter.mini import MiniNetwork
 
-__all__ = ["ForecastTraining", "channel_weights"]
+__all__ = ["ForecastTraining"]
 
 VALIDATION_STEPS = 4  # 24 hours
 VALIDATION_STARTS = 48
@@ -25,15 +25,6 @@ ASTRAY = 0.3
 JUMP = 5.0
 """The same for the older frame alone. In a cycle the newer frame holds an increment that the older one lacks. A network
 that has only seen seamless pairs takes it for a tendency and goes on with it, and cycles with it go astray."""
-POLAR_FLOOR = 0.5
-"""Least weight of a cell in the loss, as a share of the mean cell's. By area alone the rows at the poles hardly count,
-the network learns them badly, and a long forecast or a cycle goes astray from there."""
-
-
-def channel_weights(top_weight: float) -> NDArray[np.float32]:
-    """(69,) weights of the loss: `top_weight` above 200 hPa, where a coarse model has hardly any levels, else 1."""
-    above = [channel.level is not None and channel.level < 200 for channel in CHANNELS]
-    return np.where(above, top_weight, 1.0).astype(np.float32)
 
 
 class ForecastTraining(Training):
@@ -41,19 +32,11 @@ class ForecastTraining(Training):
 
     A batch is (B, 2 + steps, 69, H, W) of consecutive normalised states. The loss is the squared error of each
     state of the rollout in units of the channel's 6-h standard deviation, weighted by channel and by cell
-    area, of which no cell is given less than `POLAR_FLOOR`.
+    area.
     """
 
-    loss_weights: Tensor
-    area: Tensor
-
     def __init__(self, network: MiniNetwork, recipe: ForecastRecipe, area: NDArray[np.floating]) -> None:
-        super().__init__(cast(Any, network).to(memory_format=torch.channels_last), recipe)
-        weights = channel_weights(recipe.top_weight)
-        cells = np.maximum(area, POLAR_FLOOR).astype(np.float32)
-        loss_weights = (weights / weights.mean())[:, None, None] * (cells / cells.mean())
-        self.register_buffer("loss_weights", torch.from_numpy(loss_weights), persistent=False)
-        self.register_buffer("area", torch.from_numpy(np.asarray(area, np.float32)), persistent=False)
+        super().__init__(cast(Any, network).to(memory_format=torch.channels_last), recipe, area)
         # Kept out of the module tree: it shares the network's weights.
         self._increment = torch.compile(network.increment) if recipe.compile else network.increment
         self.years: tuple[list[Year], list[Year]] = ([], [])

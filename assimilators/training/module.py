@@ -4,38 +4,67 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import lightning
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dacycle.assimilators.training.errors import TrainingError
+from dacycle.assimilators.training.recipe import Recipe
+from dacycle.forecast_adapter.channels import CHANNELS
 
-__all__ = ["Training"]
+__all__ = ["Training", "channel_weights"]
 
 
-class Training(lightning.LightningModule):
+POLAR_FLOOR = 0.5
+"""Least weight of a cell in the loss, as a share of the mean cell's. By area alone the rows at the poles hardly count,
+the network learns them badly, and a long forecast or a cycle goes astray from there."""
+
+
+def channel_weights(top_weight: float) -> NDArray[np.float32]:
+    """(69,) weights of the loss: `top_weight` above 200 hPa, where a coarse model has hardly any levels, else 1."""
+    above = [channel.level is not None and channel.level < 200 for channel in CHANNELS]
+    return np.where(above, top_weight, 1.0).astype(np.float32)
+
+
+class Training(lightning.LightningModule, ABC):
     """Trains ``network`` and keeps ``average``, the running average of its weights, which is what is exported.
 
     A subclass has `training_step`, `validation_step` and the loaders of their data.
+
+    Args:
+        network: what is trained.
+        recipe: its settings.
+        area: (H, W) weights of the cells. ``loss_weights`` (69, H, W) are the channels' times these, of which none is
+            below `POLAR_FLOOR`.
+        learning_rate: the highest; None: the recipe's.
     """
 
-    def __init__(self, network: nn.Module, recipe: Any) -> None:
+    loss_weights: Tensor
+    area: Tensor
+
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, area: NDArray[np.floating], learning_rate: float | None = None
+    ) -> None:
         super().__init__()
         self.network = cast(Any, network)
         self.average = cast(Any, copy.deepcopy(network).requires_grad_(False).eval())
-        self.recipe = recipe
+        self.recipe = cast(Any, recipe)
+        self.learning_rate = recipe.learning_rate if learning_rate is None else learning_rate
+        weights = channel_weights(recipe.top_weight)
+        cells = np.maximum(area, POLAR_FLOOR).astype(np.float32)
+        loss_weights = (weights / weights.mean())[:, None, None] * (cells / cells.mean())
+        self.register_buffer("loss_weights", torch.from_numpy(loss_weights), persistent=False)
+        self.register_buffer("area", torch.from_numpy(np.asarray(area, np.float32)), persistent=False)
 
     @property
+    @abstractmethod
     def updates(self) -> int:
         """How many updates there will be, over which the learning rate falls."""
-        raise NotImplementedError
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest."""
-        return float(self.recipe.learning_rate)
 
     def checked(self, loss: Tensor, batch_index: int) -> Tensor:
         """The loss, logged. TrainingError where it is no longer a number."""

@@ -24,7 +24,7 @@ from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["WITHHELD", "Network", "Observing", "random_network"]
+__all__ = ["USUAL", "Network", "Observing", "random_network"]
 
 DENIABLE = ("t2m", "td2m", "msl", "u10", "v10", "tp", "z", "q", "u", "v", "t", "olr")
 WHOLE = 0.5
@@ -33,10 +33,6 @@ DENIED = 0.1
 """Probability that a variable, or a source, is left out of a network that is not whole."""
 LEAST = 0.05
 """Least share of the sites in a network that is not whole; its logarithm is uniform."""
-WITHHELD = 0.1
-"""Share of the sites that experiments withhold."""
-BACKGROUND_ERROR = 0.3
-"""In standard deviations: what a cycle's background check assumes unless its experiment says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +43,14 @@ class Network:
     deny: tuple[str, ...] = ()
 
 
+USUAL = Network(1 - quality.WITHHELD)
+"""As much as an experiment assimilates; its sites are drawn anew each time."""
+
+
 def random_network(generator: np.random.Generator, sources: Sequence[str]) -> Network:
     """As much as an experiment assimilates, half the time; else some of the sites, with each type denied at times."""
     if generator.random() < WHOLE:
-        return Network(1 - WITHHELD)
+        return USUAL
     share = LEAST ** generator.random()
     deny = [name for name in dict.fromkeys([*sources, *DENIABLE]) if generator.random() < DENIED]
     return Network(share, tuple(deny))
@@ -102,7 +102,7 @@ class Observing:
         table = table[(generator.random(len(site.categories)) < network.share)[site.codes]]
         first_guess = equivalents(table, background, background, world.grid, world.orography)
         table = quality.check(
-            table, window, first_guess, BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography,
+            table, window, first_guess, quality.BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography,
             deny=network.deny, share=0, planes=planes,
         )  # fmt: skip
         return grid_observations(table, first_guess, background, world.grid, planes, world.statistics.std)

@@ -10,13 +10,13 @@ import lightning
 import numpy as np
 import torch
 
+from dacycle.assimilators.training.backgrounds import year_times
 from dacycle.assimilators.training.data import (
     Year,
     data_digest,
     load_states,
     season_weights,
     step_deviation,
-    year_times,
 )
 from dacycle.assimilators.training.errors import RecipeError, TrainingError
 from dacycle.assimilators.training.folder import (
@@ -91,7 +91,7 @@ def read_run(folder: Path) -> tuple[ForecastRecipe, dict[str, Any], MiniNetwork]
     recipe, record = read_record(folder)
     if not isinstance(recipe, ForecastRecipe):
         raise TrainingError(f"{folder}: a run of kind {recipe.kind}, not of a forecast model")
-    network = build_network(recipe, MiniConstants(**read_constants(folder)))  # type: ignore[arg-type]
+    network = build_network(recipe, MiniConstants(**read_constants(folder)))
     record["epochs_done"] = load_average(network, checkpoint_of(folder))
     record["minutes"] = round(minutes_of(folder))
     return recipe, record, network.eval()

@@ -49,8 +49,8 @@ def dataset(
     """
     from functools import partial
 
-    from dacycle.assimilators.training.backgrounds import STORES, make_forecasts
-    from dacycle.assimilators.training.cycles import make_cycles, months_of
+    from dacycle.assimilators.training.backgrounds import STORES, make_forecasts, months_of
+    from dacycle.assimilators.training.cycles import make_cycles
 
     chosen, (forecasts, cycled) = parse_years(years), STORES
     if cycles not in known_assimilators():
@@ -155,11 +155,10 @@ def gate(
 @app.command()
 def evaluate(
     assimilator: Annotated[str, typer.Argument(help="a packaged method or a file")],
-    data: Annotated[Path, typer.Option(help="folder of the years, or a world's reference")],
+    data: Annotated[Path, typer.Option(help="folder with the years")],
     year: Annotated[int, typer.Option(help="held out from its training")],
     against: Annotated[str, typer.Option(help="another method, shown beside it")] = "oi",
     starts: Annotated[int, typer.Option(help="forecasts, each a background of 6, 24 and 48 h")] = 32,
-    deny: Annotated[list[str] | None, typer.Option(help="source or variable not to observe; may be repeated")] = None,
     world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
     model: Annotated[str, typer.Option(help="forecast model whose backgrounds are corrected")] = "mini",
     seed: Annotated[int, typer.Option(help="of the observations")] = 1,
@@ -168,18 +167,12 @@ def evaluate(
 
     Example: dacycle evaluate fnp --data nature --year 2024
     """
-    from dacycle.assimilators.training.observing import WITHHELD, Network
-
     home, forecaster = load_world(world), load_model(model)
     reference = Reference(data / str(year))
     observing = observing_of(home, reference, SOURCES)
     backgrounds = held_out(forecaster, reference, home, starts)
-    network = Network(1 - WITHHELD, tuple(deny or ()))
     names = list(dict.fromkeys([assimilator, against]))
-    scores = {
-        name: evaluate_assimilator(load_assimilator(name, home), observing, backgrounds, seed, network)
-        for name in names
-    }
+    scores = {name: evaluate_assimilator(load_assimilator(name, home), observing, backgrounds, seed) for name in names}
     table = Table(
         "channel", "lead", "background", *names, *(f"spread of {n}" for n in names if scores[n].spread is not None)
     )
@@ -243,14 +236,18 @@ def models(
 
 
 def _complaint(path: Path) -> str:
-    """What is wrong with a packaged file's card; empty if it is the file's own."""
+    """What is wrong with a packaged file or its card; empty if the card is its own and it has passed the gate."""
     card = path.with_suffix(".md")
     if not card.exists():
         return "it has no card"
-    text = card.read_text()
-    if digest(path) not in text:
+    if digest(path) not in card.read_text():
         return "its card is another file's"
-    return "its card says that it has not passed the gate" if "**not passed**" in text else ""
+    if path.suffix != ".onnx":
+        return ""  # estimated, not trained
+    about = read_metadata(path)
+    if about["kind"] == "assimilator" and not about.get("scores", {}).get("passed"):
+        return "it has not passed the gate"
+    return ""
 
 
 def _described(path: Path) -> tuple[str, str, str]:

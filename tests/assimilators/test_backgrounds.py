@@ -5,6 +5,7 @@ from pathlib import Path
 import h5netcdf
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dacycle.assimilators.training.backgrounds import (
     Backgrounds,
@@ -89,7 +90,10 @@ def test_forecasts_do_not_leave_their_year(world: TinyWorld, tiny: World) -> Non
 
 
 class _Endless(Reference):
-    """The first state at every time."""
+    """The first state of a reference at every time."""
 
     def __init__(self, reference: Reference) -> None:
-        self.array = lambda time: reference.array(reference.times[0])  # type: ignore[assignment]
+        self.first = reference.array(reference.times[0])
+
+    def array(self, time: np.datetime64) -> NDArray[np.float32]:
+        return self.first

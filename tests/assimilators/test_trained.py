@@ -8,13 +8,16 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
+from dacycle.assimilators import base
 from dacycle.assimilators.base import AssimilatorError, load_assimilator
 from dacycle.assimilators.evaluation import evaluate, held_out, increment_alone, observing_of, single_observation
 from dacycle.assimilators.trained import TrainedAssimilator, assimilator_metadata
+from dacycle.cycler.cli.model import app
 from dacycle.forecast_adapter.channels import HEADLINE
-from dacycle.forecast_adapter.models import load_model
-from dacycle.forecast_adapter.onnxfile import write_metadata
+from dacycle.forecast_adapter.models import ModelFileError, load_model
+from dacycle.forecast_adapter.onnxfile import digest, write_metadata
 from dacycle.forecast_adapter.worlds import World, load_world
 from tests.conftest import TinyWorld
 from tests.worlds import GRID, Nudge
@@ -55,7 +58,7 @@ def make_file(
         [numpy_helper.from_array(value, key) for key, value in constants.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    about = assimilator_metadata("double", "1", GRID.name, "tiny", planes, "nudge")
+    about = assimilator_metadata("double", "1", GRID.name, "tiny", planes, "nudge", 500)
     write_metadata(path, {**about, **(changes or {})})
     return path
 
@@ -159,3 +162,14 @@ def test_every_method_meets_the_same_observations(world: TinyWorld, tiny: World)
     again = evaluate(Nudge("tiny", weight=1.0), observing, backgrounds, seed=1)
     assert (again.analysis == strong.analysis).all()
     assert (strong.analysis < weak.analysis).all()
+
+
+def test_a_packaged_file_that_has_not_passed_the_gate_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "WEIGHTS", tmp_path)
+    path = make_file(tmp_path / "double.onnx")
+    path.with_suffix(".md").write_text(f"sha256: `{digest(path)}`\n")
+    with pytest.raises(ModelFileError, match=r"double\.onnx: it has not passed the gate"):
+        CliRunner().invoke(app, ["models", "--verify"], catch_exceptions=False)
+    make_file(path, changes={"scores": {"passed": True}})
+    path.with_suffix(".md").write_text(f"sha256: `{digest(path)}`\n")
+    assert CliRunner().invoke(app, ["models", "--verify"], catch_exceptions=False).exit_code == 0

@@ -14,9 +14,10 @@ pytest.importorskip("lightning", reason="the extra `train` is not installed: lig
 
 import torch
 
-from dacycle.assimilators.training.data import Windows, Year, load_states, season_weights, step_deviation, year_times
+from dacycle.assimilators.training.backgrounds import year_times
+from dacycle.assimilators.training.data import Windows, Year, load_states, season_weights, step_deviation
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
-from dacycle.assimilators.training.forecast import channel_weights
+from dacycle.assimilators.training.module import channel_weights
 from dacycle.assimilators.training.recipe import Recipe, load_recipe, parse_recipe
 from dacycle.assimilators.training.run import fit, read_run, train
 from dacycle.forecast_adapter.channels import GROUPS, index
