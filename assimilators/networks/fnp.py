@@ -166,11 +166,15 @@ class FnpNetwork(nn.Module):
         return 0.5 * size * gate * (there - back), size * self._spread(spread.unflatten(0, (2, -1)).mean(0))
 
     def estimate_one_way(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-        """`estimate` without the opposites, at half the cost: to begin the training with."""
+        """`estimate` at half the cost, to train with: every second sample is seen with the opposite departures.
+
+        What is best for both signs then changes its sign with them, as `estimate` does by construction.
+        """
         fine, wide, gate, size = self._observations(state, values, errors)
-        known = self._known(size)
+        sign = 1.0 - 2.0 * (torch.arange(state.shape[0], device=state.device)[:, None, None, None] % 2)
+        fine, wide, known = _signed(fine, sign), _signed(wide, sign), self._known(size)
         increment, spread = self._decode(state, fine, wide, known, self._background(state, known))
-        return size * gate * increment, size * self._spread(spread)
+        return sign * size * gate * increment, size * self._spread(spread)
 
     def _observations(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Set convolutions fine and wide, the gate, and the size of the background's error."""
@@ -283,6 +287,12 @@ def _mean_and_density(sums: Tensor) -> Tensor:
     total, density = sums.unbind(2)
     density = density.clamp(min=0)
     return torch.cat([total / (density + 0.2), density / (density + 1)], 1)
+
+
+def _signed(features: Tensor, sign: Tensor) -> Tensor:
+    """Means and densities, (B, 2 K, C, H, W), the means times (B, 1, 1, 1) signs."""
+    means, densities = features.chunk(2, 1)
+    return torch.cat([means * sign[..., None], densities], 1)
 
 
 def _and_opposite(features: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The training run of an assimilator: on forecasts' errors, then in closed-loop rounds on those of its own cycles.
+"""The training run of an assimilator: on errors of forecasts and of a first cycle, then in closed-loop rounds.
 
 Beside what every run's folder holds (`training.folder`):
-    round-0/        learning curve and checkpoint of the training on forecasts' errors
-    round-1/ ...    the same for each round, and backgrounds/, the errors of its cycles
+    round-0/        learning curve and checkpoint of the training on the first data
+    round-1/ ...    the same for each round
     rounds.csv      cycled error in the validation year of what each round made, and whether it was accepted
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,15 @@ import torch
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.fnp import FnpConstants
-from dacycle.assimilators.training.assimilation import AssimilationTraining, Samples, TorchAssimilator, typical_errors
+from dacycle.assimilators.training.assimilation import (
+    PREFETCH,
+    AssimilationTraining,
+    TorchAssimilator,
+    typical_errors,
+)
 from dacycle.assimilators.training.backgrounds import STORES, Backgrounds, months_of, read_store, year_times
-from dacycle.assimilators.training.cycles import cycled_errors, make_cycles
+from dacycle.assimilators.training.closed_loop import ClosedLoop
+from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.data import preload
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.folder import (
@@ -38,6 +42,7 @@ from dacycle.assimilators.training.folder import (
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
 from dacycle.assimilators.training.observing import Observing
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
+from dacycle.assimilators.training.samples import Samples
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.mini import static_planes
 from dacycle.forecast_adapter.models import load_model
@@ -95,11 +100,8 @@ def fit_assimilator(
     data = f"{forecasts.digest()} {cycles.digest()}"
     samples = (recipe.epochs + recipe.rounds * recipe.round_epochs) * recipe.epoch_samples
     write_record(recipe, folder, world, constants, build_network(recipe, world, constants), data, samples)
-    earlier, newest = forecasts, cycles
     for number in range(recipe.rounds + 1):
-        if number:
-            earlier, newest = earlier + newest, _own_cycles(recipe, folder, number, world, say)
-        _fit(recipe, folder, number, earlier, newest, observing, held, say)
+        _fit(recipe, folder, number, forecasts, cycles, observing, held, say)
         _judge(recipe, folder, number, held.observing, say)
     return checkpoint_of(folder / f"round-{accepted_round(folder)}")
 
@@ -195,13 +197,13 @@ def _fit(
     recipe: AssimilatorRecipe,
     folder: Path,
     number: int,
-    earlier: Backgrounds,
-    newest: Backgrounds,
+    forecasts: Backgrounds,
+    cycles: Backgrounds,
     observing: Observing,
     held: Samples,
     say: Callable[[str], None],
 ) -> None:
-    """Train one round, from fresh weights or from the accepted ones; half of its samples are of the newest kind."""
+    """Train one round: the first from fresh weights, the others in the closed loop from the accepted ones."""
     constants = FnpConstants(**read_constants(folder))
     lightning.seed_everything(recipe.seed, verbose=False)
     network = build_network(recipe, observing.world, constants)
@@ -209,39 +211,20 @@ def _fit(
     if number:
         epochs, rate = recipe.round_epochs, recipe.round_learning_rate
         load_average(network, checkpoint_of(folder / f"round-{_best_before(folder, number)}"))
-    backgrounds = earlier + newest
+    backgrounds = forecasts + cycles
 
-    def samples(epoch: int) -> Samples:
+    def samples(epoch: int) -> Samples | ClosedLoop:
         generator = np.random.default_rng([recipe.seed, number, epoch])
         half = recipe.epoch_samples // 2
-        old = np.resize(generator.permutation(len(earlier.times)), recipe.epoch_samples - half)
-        new = np.resize(len(earlier.times) + generator.permutation(len(newest.times)), half)
-        order = generator.permutation(np.concatenate([old, new]))
-        return Samples(backgrounds, observing, order, 1000 * (1000 * recipe.seed + number) + epoch)
+        some = np.resize(generator.permutation(len(forecasts.times)), recipe.epoch_samples - half)
+        others = np.resize(len(forecasts.times) + generator.permutation(len(cycles.times)), half)
+        order = generator.permutation(np.concatenate([some, others]))
+        first = Samples(backgrounds, observing, order, 1000 * (1000 * recipe.seed + number) + epoch)
+        return ClosedLoop(first, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else first
 
-    loss = METHODS[recipe.method].loss
-    area, one_way = observing.world.grid.weights, number == 0
-    module = AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate, one_way)
+    loss, area = METHODS[recipe.method].loss, observing.world.grid.weights
+    module = AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate)
     run_epochs(module, folder / f"round-{number}", epochs, say)
-
-
-def _own_cycles(
-    recipe: AssimilatorRecipe, folder: Path, number: int, world: World, say: Callable[[str], None]
-) -> Backgrounds:
-    """Backgrounds of cycles with the best network so far, observations drawn anew in each round."""
-    store = folder / f"round-{number}" / "backgrounds"
-    load = partial(_assimilator, folder, _best_before(folder, number))
-    make_cycles(
-        load, recipe.data, store, months_of(recipe.training_years), recipe.world, recipe.model, recipe.observations,
-        1000 * recipe.seed + 100 * number, recipe.threads + recipe.workers, say=say,
-    )  # fmt: skip
-    return read_store(store, world)
-
-
-def _assimilator(folder: Path, number: int, world: World) -> TorchAssimilator:
-    """The network of a round as an assimilator, in a process of its own."""
-    torch.set_num_threads(1)
-    return TorchAssimilator(load_network(folder, number), world.grid, world.name)
 
 
 def _judge(
@@ -264,7 +247,6 @@ def _judge(
         "cycled_error": f"{overall:.4f}",
         "accepted": "yes" if overall < best else "no",
         **{name: f"{errors.analysis[name]:.4g}" for name in HEADLINE},
-        "checkpoint": hashlib.sha256(checkpoint_of(folder / f"round-{number}").read_bytes()).hexdigest()[:16],
     }
     part = folder / ".rounds.csv.part"
     with part.open("w", newline="") as file:

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
 
+import torch
 from torch import Tensor
 
 from dacycle.assimilators.base import AssimilatorError, load_assimilator
@@ -20,13 +21,13 @@ from dacycle.assimilators.export_assimilator import export_assimilator
 from dacycle.assimilators.gate import Check, Verdict, judge, register
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.fnp import gaussian_loss
-from dacycle.assimilators.training import assimilator_run
-from dacycle.assimilators.training.assimilation import Samples
 from dacycle.assimilators.training.assimilator_run import accepted_round, fit_assimilator, train_assimilator
 from dacycle.assimilators.training.backgrounds import Backgrounds
+from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.observing import Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe
+from dacycle.assimilators.training.samples import Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import World, load_world
@@ -85,12 +86,10 @@ def held(backgrounds: Backgrounds, observing: Observing) -> Samples:
 def run(
     entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A finished run of two epochs and one closed-loop round through January."""
+    """A finished run of two epochs and one closed-loop round."""
     folder = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assimilator_run, "months_of", lambda years: [np.datetime64("2024-01", "M")])
-        recipe = recipe_of(entries)
-        fit_assimilator(recipe, folder, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+    recipe = recipe_of(entries)
+    fit_assimilator(recipe, folder, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
     return folder
 
 
@@ -111,7 +110,7 @@ def rounds(folder: Path) -> list[dict[str, str]]:
 def test_a_sample_is_background_observations_and_what_is_missing_to_the_truth(
     backgrounds: Backgrounds, observing: Observing, tiny: World
 ) -> None:
-    state, values, errors, target = (part.numpy() for part in held(backgrounds, observing)[1])
+    state, values, errors, target, _ = (part.numpy() for part in held(backgrounds, observing)[1])
     truth = tiny.statistics.normalise(tiny.reference.array(backgrounds.times[1]))
     np.testing.assert_allclose(state + target, truth, atol=1e-5)
     seen = errors[: len(NAMES)] > 0
@@ -128,7 +127,7 @@ def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in np.unique(backgrounds.times)])
     own = 0
     for item in range(len(samples)):
-        state, _, _, target = (part.numpy() for part in samples[item])
+        state, _, _, target, _ = (part.numpy() for part in samples[item])
         assert np.abs(truths - (state + target)).max(axis=(1, 2, 3)).min() < 1e-4
         assert (tiny.statistics.denormalise(state)[GROUPS["q"]] > -1e-9).all()
         own += np.abs(-target - backgrounds.errors[samples.order[item]]).max() < 0.02
@@ -163,6 +162,36 @@ def test_what_is_denied_is_not_observed(observing: Observing, tiny: World) -> No
     assert all(whole[k].any() for k in planes.values())
     assert [partly[k].any() for k in planes.values()] == [False, False, True]
     assert draw(Network(share=0.1)).sum() < 0.3 * whole.sum()
+
+
+# The closed loop
+
+
+@pytest.mark.parametrize("off", [0.0, 2.0])
+def test_a_chain_goes_on_from_its_analyses(
+    backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World, off: float
+) -> None:
+    """Analyses `off` standard deviations away from the truth give backgrounds about as far from it."""
+    first = Samples(backgrounds, observing, np.zeros(12, int), 1)
+    chains = ClosedLoop(first, str(world.model), ahead=4)  # a ring of four, of which three are chains of three cycles
+    truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
+    times, errors = [], []
+    for item in (1, 5, 9):
+        state, _, _, target, slot = chains[item]
+        times.append(int(np.abs(truths - (state + target).numpy()).max(axis=(1, 2, 3)).argmin()))
+        errors.append(-target[GROUPS["t"]].mean().item())
+        chains.analysed(slot[None], (state + target)[None] + off)
+        chains.analysed(chains[item - 1][-1][None], torch.full_like(state, np.nan)[None])  # one of the first data
+    assert times == [times[0], times[0] + 1, times[0] + 2]
+    np.testing.assert_allclose(errors[1:], off, atol=0.3)
+
+
+def test_chains_longer_than_the_reference_are_refused(
+    backgrounds: Backgrounds, observing: Observing, world: TinyWorld
+) -> None:
+    first = Samples(backgrounds, observing, np.zeros(4000, int), 1)
+    with pytest.raises(DataError, match="too short for chains of 48 cycles"):
+        ClosedLoop(first, str(world.model), ahead=4)
 
 
 # A run
@@ -214,16 +243,14 @@ def test_a_run_keeps_both_cycled_errors_and_goes_on_with_the_better(run: Path) -
     better = float(found[1]["cycled_error"]) < float(found[0]["cycled_error"])
     assert found[1]["accepted"] == ("yes" if better else "no")
     assert accepted_round(run) == int(better)
-    assert (run / "round-1/backgrounds/2024-01.nc").exists()
     record = json.loads((run / "run.json").read_text())
     assert record["samples"] == 3 * 8
 
 
 def test_a_finished_run_is_left_as_it_is(
-    run: Path, entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, monkeypatch: pytest.MonkeyPatch
+    run: Path, entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing
 ) -> None:
-    monkeypatch.setattr(assimilator_run, "months_of", lambda years: [np.datetime64("2024-01", "M")])
-    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.suffix in (".csv", ".ckpt", ".nc")}
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.suffix in (".csv", ".ckpt")}
     fit_assimilator(recipe_of(entries), run, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
     assert {path: path.read_bytes() for path in before} == before
 

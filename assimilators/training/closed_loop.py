@@ -1,0 +1,111 @@
+"""The closed loop: cycles that run along with the training, so that a network is trained on what it makes itself.
+
+A chain is a cycle as everywhere: six hours of the forecast model from the last analysis, observations drawn, checked
+and gridded, an analysis. Its samples are its cycles, and the analysis is what the network makes of the sample while it
+is trained on it. Backgrounds are then always those of the network as it is, and none is met twice.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dacycle.assimilators.training.backgrounds import STEP
+from dacycle.assimilators.training.errors import DataError
+from dacycle.assimilators.training.observing import random_network
+from dacycle.assimilators.training.samples import Batch, Samples
+from dacycle.forecast_adapter.channels import GROUPS, NAMES
+from dacycle.forecast_adapter.models import ForecastModel, load_model
+
+__all__ = ["ClosedLoop"]
+
+CYCLES = 48
+"""Most cycles of a chain: 12 days."""
+EVERY = 4
+"""One in so many samples is of the first data: what is met there should not be forgotten."""
+
+
+class ClosedLoop(Dataset[Batch]):
+    """Samples of chains, and of the first data between them. A chain begins with one of the errors of the first data.
+
+    Samples must be taken in order, by workers or without: each chain has its turn once in a round of all, and at most
+    `ahead` samples may be taken before the first of them has been analysed.
+
+    Args:
+        first: the first data; its length is that of the whole.
+        model: the forecast model, by name or file.
+        ahead: how many samples may be under way.
+
+    Raises:
+        DataError: the reference is too short for a chain.
+    """
+
+    def __init__(self, first: Samples, model: str, ahead: int) -> None:
+        self.first, self.model = first, model
+        slots = EVERY * -(-max(len(first) // CYCLES, ahead) // EVERY)
+        self._starts, errors = self._begin(slots, -(-len(first) // slots))
+        world = first.observing.world
+        shape = (slots, len(NAMES), *world.grid.shape)
+        self._previous, self._current = _shared(shape, torch.float32), _shared(shape, torch.float32)
+        self._cycles = _shared((slots,), torch.int64)
+        for slot, (start, error) in enumerate(zip(self._starts, errors, strict=True)):
+            error = error.astype(np.float32) * world.statistics.std[:, None, None]
+            for frame, time in ((self._previous, start - STEP), (self._current, start)):
+                frame[slot] = _moist(world.reference.array(time) + error)
+
+    def _begin(self, slots: int, cycles: int) -> tuple[NDArray[np.datetime64], NDArray[np.float16]]:
+        """When each chain begins, and with which error: a year must hold it whole."""
+        backgrounds, reference = self.first.backgrounds, self.first.observing.world.reference
+        first, last = backgrounds.times - STEP, backgrounds.times + cycles * STEP
+        whole = first.astype("datetime64[Y]") == last.astype("datetime64[Y]")
+        whole &= np.isin(first, reference.times) & np.isin(last, reference.times)
+        if not whole.any():
+            raise DataError(f"{reference.folder}: too short for chains of {cycles} cycles")
+        generator = np.random.default_rng(self.first.seed)
+        chosen = np.sort(generator.choice(np.flatnonzero(whole), slots))
+        return backgrounds.times[generator.permutation(chosen)], backgrounds.errors[chosen]
+
+    @cached_property
+    def _forecaster(self) -> ForecastModel:
+        """Loaded where it is used: in a worker."""
+        return load_model(self.model)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, item: int) -> Batch:
+        slot = item % len(self._starts)
+        if slot % EVERY == 0:
+            return self.first[item]
+        previous, current = (frame[slot].numpy()[None] for frame in (self._previous, self._current))
+        background = next(self._forecaster.forecast(previous, current, 1))[0]
+        time = self._starts[slot] + (int(self._cycles[slot]) + 1) * STEP
+        network = random_network(np.random.default_rng([self.first.seed, slot]), self.first.observing.names)
+        generator = np.random.default_rng([self.first.seed, item])
+        return *self.first.observed(time, background, network, generator), torch.tensor(slot)
+
+    def analysed(self, slots: Tensor, analyses: Tensor) -> None:
+        """Go on from the normalised analyses (B, 69, H, W) of the samples of a batch."""
+        states = self.first.observing.world.statistics.denormalise(analyses.float().cpu().numpy())
+        for slot, state in zip(slots.tolist(), states, strict=True):
+            if slot >= 0:
+                self._previous[slot] = self._current[slot]
+                self._current[slot] = _moist(state)
+                self._cycles[slot] += 1
+
+
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that workers and the training see alike."""
+    return torch.zeros(shape, dtype=dtype).share_memory_()
+
+
+def _moist(state: NDArray[np.float32]) -> Tensor:
+    """A state (69, H, W) in SI units, without negative humidity."""
+    state = np.array(state, np.float32)
+    state[GROUPS["q"]] = np.maximum(state[GROUPS["q"]], 0)
+    return torch.from_numpy(state)

@@ -1,0 +1,100 @@
+"""Samples to train an assimilator with: backgrounds, observations drawn afresh, the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dacycle.assimilators.training.backgrounds import Backgrounds
+from dacycle.assimilators.training.observing import USUAL, Network, Observing, random_network
+from dacycle.forecast_adapter.channels import GROUPS
+
+__all__ = ["Batch", "Fields", "Samples"]
+
+MIXED = 0.75
+"""Share of the samples whose error is put together from two."""
+SIZES = (0.6, 1.4)
+"""Range of the factor on the size of such an error."""
+Fields = tuple[Tensor, Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Dataset[Batch]):
+    """Samples (state, values, errors, target, slot), each with observations of its own.
+
+    state (69, H, W): the background, normalised. values, errors (69 + M, H, W): superobs in SI units. target
+    (69, H, W): truth minus background in standard deviations. slot: -1; those of running cycles have one.
+
+    Attributes:
+        backgrounds: their errors.
+        observing: draws the observations; the truth is its world's reference.
+        order: (n,) which backgrounds, in turn.
+        seed: of the observations: one number a pass.
+        whole: whether all observe with the whole network, and backgrounds stay as they are.
+    """
+
+    backgrounds: Backgrounds
+    observing: Observing
+    order: NDArray[np.int64]
+    seed: int
+    whole: bool = False
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, item: int) -> Batch:
+        sample = int(self.order[item])
+        world = self.observing.world
+        generator = np.random.default_rng([self.seed, item])
+        network = USUAL if self.whole else random_network(generator, self.observing.names)
+        time, error = self.backgrounds.times[sample], self.backgrounds.errors[sample].astype(np.float32)
+        if not self.whole and generator.random() < MIXED:
+            time, error = self._mixed(sample, generator)
+        truth = world.reference.array(time)
+        background = truth + error * world.statistics.std[:, None, None]
+        background[GROUPS["q"]] = np.maximum(background[GROUPS["q"]], 0)
+        return *self.observed(time, background, network, generator), torch.tensor(-1)
+
+    def observed(
+        self, time: np.datetime64, background: NDArray[np.float32], network: Network, generator: np.random.Generator
+    ) -> Fields:
+        """State, values, errors and target of a background (69, H, W) in SI units."""
+        world = self.observing.world
+        drawn = self.observing.draw(time, background, network, generator)
+        state, true = (world.statistics.normalise(x) for x in (background, world.reference.array(time)))
+        values, errors = torch.from_numpy(drawn.values), torch.from_numpy(drawn.errors)
+        return torch.from_numpy(state), values, errors, torch.from_numpy(true - state)
+
+    def _mixed(self, sample: int, generator: np.random.Generator) -> tuple[np.datetime64, NDArray[np.float32]]:
+        """A time, and an error put together from two of its season, of any sign and somewhat any size.
+
+        A network that meets the same background with the same error again and again learns it by heart, whatever is
+        observed. Put together anew, errors keep their scales, their balance and their places, and tell nothing else.
+        """
+        ring, place = self._seasons
+        mine = ring[int(self.backgrounds.leads[sample])]
+        month = len(mine) // 12
+        other, where = mine[(place[sample] + generator.integers(-month, month + 1, 2)) % len(mine)]
+        angle, size = generator.uniform(0, 2 * np.pi), generator.uniform(*SIZES)
+        shares = zip((size * np.cos(angle), size * np.sin(angle)), (sample, other), strict=True)
+        error = sum(np.float32(share) * self.backgrounds.errors[k].astype(np.float32) for share, k in shares)
+        return self.backgrounds.times[where], np.asarray(error, np.float32)
+
+    @cached_property
+    def _seasons(self) -> tuple[dict[int, NDArray[np.intp]], NDArray[np.intp]]:
+        """Of each lead the samples in order of their day of the year, and each sample's place in that order."""
+        times, leads = self.backgrounds.times, self.backgrounds.leads
+        day = (times - times.astype("datetime64[Y]")).astype("timedelta64[h]").astype(int)
+        ring, place = {}, np.zeros(len(times), int)
+        for lead in np.unique(leads).tolist():
+            mine = np.flatnonzero(leads == lead)
+            ring[lead] = mine[np.argsort(day[mine], kind="stable")]
+            place[ring[lead]] = np.arange(len(mine))
+        return ring, place
