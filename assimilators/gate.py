@@ -1,8 +1,9 @@
 """The gate: what a trained file has to show before it becomes a method of the registry, and the card that says so.
 
 Parity with torch, from its export. Nothing observed: nothing changed. One observation: nothing changed far away. Single
-analyses of held-out backgrounds that are better than those. Cycles that are better than a forecast without
-observations, and in which no analysis is refused. How it compares with optimal interpolation is shown beside it.
+analyses of held-out backgrounds that are better than those, and know how good they are. Cycles that are better than a
+forecast without observations, and in which no analysis is refused. How it compares with optimal interpolation is shown
+beside it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ __all__ = ["Check", "Verdict", "judge", "register"]
 PARITY = 1e-4
 ALONE = 1e-6
 BEYOND = 0.05
+HONEST = (0.7, 1.3)
+"""Bounds of spread over error."""
 SEED = 20
 
 
@@ -162,10 +165,18 @@ def _checks_of_scores(
         for year, found in one_shot.items()
         for channel in HEADLINE
     )
+    ratios = [found[name].spread_to_skill() for found in one_shot.values()]
+    spreads = [ratio for ratio in ratios if ratio is not None]
     kept, free = cycled[name], cycled["none"]
     ratio, channel = max((kept.analysis[channel] / free.analysis[channel], channel) for channel in HEADLINE)
     return [
         Check("single analyses, error over the background's", f"{worst:.2f} ({worst_name})", "below 1", worst < 1),
+        Check(
+            "spread over error",
+            " and ".join(f"{ratio:.2f}" for ratio in spreads) or "no spread",
+            f"{HONEST[0]} to {HONEST[1]}",
+            all(HONEST[0] <= ratio <= HONEST[1] for ratio in spreads),
+        ),
         Check("cycles, error over that of no assimilation", f"{ratio:.2f} ({channel})", "below 1", ratio < 1),
         Check("analyses refused in cycles", str(kept.fallbacks), "0", kept.fallbacks == 0),
     ]

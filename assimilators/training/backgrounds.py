@@ -2,7 +2,7 @@
 
 A store is a folder of netCDF files, each whole or absent. Its samples are background minus truth in the world's
 standard deviations, as half-precision numbers: small next to one, they lose nothing that counts. Backgrounds of
-forecasts that start from the reference (`make_forecasts`) and of running cycles (`training.rounds`) are kept alike.
+forecasts that start from the reference (`make_forecasts`) and of running cycles (`training.cycles`) are kept alike.
 """
 
 from __future__ import annotations

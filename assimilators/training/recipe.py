@@ -118,7 +118,7 @@ class ForecastRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class AssimilatorRecipe(Recipe):
-    """A trained assimilator: first on forecasts' errors, then in rounds on those of its own cycles.
+    """A trained assimilator: first on errors of forecasts and of a first cycle, then in rounds in its own cycles.
 
     Attributes:
         method: the network, one of `assimilators.networks.METHODS`.
@@ -127,7 +127,7 @@ class AssimilatorRecipe(Recipe):
         observations: sources as in an experiment; what is drawn from the reference.
         epochs, epoch_samples: passes, and samples in each, every one with observations of its own.
         workers: processes that draw observations beside the training.
-        rounds: closed-loop rounds; each cycles through the training years and goes on training on what it met there.
+        rounds: closed-loop rounds, trained on cycles of the network in training.
         round_epochs, round_learning_rate: of each round.
         validation_days: length of the cycles that a round is judged by.
     """
