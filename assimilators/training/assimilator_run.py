@@ -43,7 +43,7 @@ from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_ep
 from dacycle.assimilators.training.observing import Observing
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.assimilators.training.samples import Samples
-from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.mini import static_planes
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.reference import Reference
@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 HELD_OUT_STARTS = 32
+EXACT = 0.5  # error of idealised observations, in units of the backgrounds'
 PLANE_STATES = 100  # over which the planes' means and standard deviations are taken
 
 
@@ -156,8 +157,9 @@ def _held_out(recipe: AssimilatorRecipe, world: World) -> Samples:
     """Samples of the validation year: forecasts from times spread over it, the whole network observed."""
     reference = Reference(Path(recipe.data) / str(recipe.validation_years[0]))
     backgrounds = held_out(load_model(recipe.model), reference, world, HELD_OUT_STARTS)
-    order = np.arange(len(backgrounds.times))
-    return Samples(backgrounds, observing_of(world, reference, recipe.observations), order, recipe.seed, whole=True)
+    order, nothing = np.arange(len(backgrounds.times)), np.zeros(len(NAMES), np.float32)
+    observing = observing_of(world, reference, recipe.observations)
+    return Samples(backgrounds, observing, order, recipe.seed, nothing, whole=True)
 
 
 def _checked_store(recipe: AssimilatorRecipe, name: str, world: World) -> Backgrounds:
@@ -219,7 +221,9 @@ def _fit(
         some = np.resize(generator.permutation(len(forecasts.times)), recipe.epoch_samples - half)
         others = np.resize(len(forecasts.times) + generator.permutation(len(cycles.times)), half)
         order = generator.permutation(np.concatenate([some, others]))
-        first = Samples(backgrounds, observing, order, 1000 * (1000 * recipe.seed + number) + epoch)
+        first = Samples(
+            backgrounds, observing, order, 1000 * (1000 * recipe.seed + number) + epoch, EXACT * constants.error
+        )
         return ClosedLoop(first, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else first
 
     loss, area = METHODS[recipe.method].loss, observing.world.grid.weights

@@ -15,12 +15,16 @@ from dacycle.assimilators.training.backgrounds import Backgrounds
 from dacycle.assimilators.training.observing import USUAL, Network, Observing, random_network
 from dacycle.forecast_adapter.channels import GROUPS
 
-__all__ = ["Batch", "Fields", "Samples"]
+__all__ = ["Batch", "Fields", "Samples", "idealised"]
 
 MIXED = 0.75
 """Share of the samples whose error is put together from two."""
 SIZES = (0.6, 1.4)
 """Range of the factor on the size of such an error."""
+IDEALISED = 0.6
+"""Share of the samples that are observed in cells all over the globe as well (`idealised`)."""
+CELLS = (0.02, 0.6)
+"""Range of the share of the cells, whose logarithm is uniform."""
 Fields = tuple[Tensor, Tensor, Tensor, Tensor]
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -37,13 +41,15 @@ class Samples(Dataset[Batch]):
         observing: draws the observations; the truth is its world's reference.
         order: (n,) which backgrounds, in turn.
         seed: of the observations: one number a pass.
-        whole: whether all observe with the whole network, and backgrounds stay as they are.
+        exact: (69,) the error, in standard deviations, of idealised observations.
+        whole: whether all observe with the whole network and nothing else, and backgrounds stay as they are.
     """
 
     backgrounds: Backgrounds
     observing: Observing
     order: NDArray[np.int64]
     seed: int
+    exact: NDArray[np.float32]
     whole: bool = False
 
     def __len__(self) -> int:
@@ -60,7 +66,11 @@ class Samples(Dataset[Batch]):
         truth = world.reference.array(time)
         background = truth + error * world.statistics.std[:, None, None]
         background[GROUPS["q"]] = np.maximum(background[GROUPS["q"]], 0)
-        return *self.observed(time, background, network, generator), torch.tensor(-1)
+        state, values, errors, target = self.observed(time, background, network, generator)
+        if not self.whole and generator.random() < IDEALISED:
+            error = (self.exact * world.statistics.std)[:, None, None]
+            values, errors = map(torch.from_numpy, idealised(values.numpy(), errors.numpy(), truth, error, generator))
+        return state, values, errors, target, torch.tensor(-1)
 
     def observed(
         self, time: np.datetime64, background: NDArray[np.float32], network: Network, generator: np.random.Generator
@@ -98,3 +108,30 @@ class Samples(Dataset[Batch]):
             ring[lead] = mine[np.argsort(day[mine], kind="stable")]
             place[ring[lead]] = np.arange(len(mine))
         return ring, place
+
+
+def idealised(
+    values: NDArray, errors: NDArray, truth: NDArray, error: NDArray, generator: np.random.Generator
+) -> tuple[NDArray, NDArray]:
+    """Superobs, and beside them observations of the truth in cells of a random share of the globe.
+
+    What real networks see takes away a few per cent of the error of a cycle's background. From such samples alone it is
+    learnt slowly how errors belong together; where much is seen, much can be learnt.
+
+    Args:
+        values, errors: (69 + M, H, W) superobs, SI; they stay.
+        truth: (69, H, W).
+        error: (69, 1, 1) standard deviation of the others, SI.
+    """
+    seen = np.zeros(truth.shape, bool)
+    cells = generator.random(truth.shape[1:]) < np.exp(generator.uniform(*np.log(CELLS)))
+    for group in GROUPS.values():
+        share = generator.choice([0.0, 0.5, 1.0], p=[0.3, 0.2, 0.5])
+        seen[group] = cells & (generator.random(cells.shape) < share)
+    seen &= errors[: len(truth)] == 0
+    drawn = truth + error * generator.standard_normal(truth.shape).astype(np.float32)
+    drawn[GROUPS["q"]] = np.maximum(drawn[GROUPS["q"]], 0)
+    values, errors = values.copy(), errors.copy()
+    values[: len(truth)] = np.where(seen, drawn, values[: len(truth)])
+    errors[: len(truth)] = np.where(seen, error, errors[: len(truth)])
+    return values, errors

@@ -27,7 +27,7 @@ from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.observing import Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe
-from dacycle.assimilators.training.samples import Samples
+from dacycle.assimilators.training.samples import Samples, idealised
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import World, load_world
@@ -78,8 +78,11 @@ def observing(tiny: World) -> Observing:
     return observing_of(tiny, tiny.reference, SOURCES)
 
 
+EXACT = np.full(len(NAMES), 0.05, np.float32)
+
+
 def held(backgrounds: Backgrounds, observing: Observing) -> Samples:
-    return Samples(backgrounds, observing, np.arange(4), 1, whole=True)
+    return Samples(backgrounds, observing, np.arange(4), 1, EXACT, whole=True)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,7 @@ def test_a_sample_is_background_observations_and_what_is_missing_to_the_truth(
 def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
     backgrounds: Backgrounds, observing: Observing, tiny: World
 ) -> None:
-    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5)
+    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5, EXACT)
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in np.unique(backgrounds.times)])
     own = 0
     for item in range(len(samples)):
@@ -132,6 +135,24 @@ def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
         assert (tiny.statistics.denormalise(state)[GROUPS["q"]] > -1e-9).all()
         own += np.abs(-target - backgrounds.errors[samples.order[item]]).max() < 0.02
     assert 0 < own < 8  # a quarter of the samples keep the error that they came with
+
+
+def test_idealised_observations_stand_beside_the_others(observing: Observing, tiny: World) -> None:
+    time, error = tiny.reference.times[8], EXACT[:, None, None] * tiny.statistics.std[:, None, None]
+    truth = tiny.reference.array(time)
+    drawn = observing.draw(time, truth, Network(), np.random.default_rng(0))
+    shares = []
+    for seed in range(20):
+        values, errors = idealised(drawn.values, drawn.errors, truth, error, np.random.default_rng(seed))
+        real, more = drawn.errors > 0, (errors > 0) & (drawn.errors == 0)
+        assert (values[real] == drawn.values[real]).all()
+        assert (errors[real] == drawn.errors[real]).all()
+        assert (values[errors == 0] == 0).all()
+        assert not more[len(NAMES) :].any()
+        shares.append(more[: len(NAMES)].mean())
+        off = ((values[: len(NAMES)] - truth) / error)[more[: len(NAMES)]]
+        assert abs(off.std() - 1) < 0.2  # humidity is clipped
+    assert min(shares) < 0.03 < 0.2 < max(shares)
 
 
 def test_every_pass_draws_other_observations(backgrounds: Backgrounds, observing: Observing) -> None:
@@ -172,7 +193,7 @@ def test_a_chain_goes_on_from_its_analyses(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World, off: float
 ) -> None:
     """Analyses `off` standard deviations away from the truth give backgrounds about as far from it."""
-    first = Samples(backgrounds, observing, np.zeros(12, int), 1)
+    first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
     chains = ClosedLoop(first, str(world.model), ahead=4)  # a ring of four, of which three are chains of three cycles
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
     times, errors = [], []
@@ -189,7 +210,7 @@ def test_a_chain_goes_on_from_its_analyses(
 def test_chains_longer_than_the_reference_are_refused(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld
 ) -> None:
-    first = Samples(backgrounds, observing, np.zeros(4000, int), 1)
+    first = Samples(backgrounds, observing, np.zeros(4000, int), 1, EXACT)
     with pytest.raises(DataError, match="too short for chains of 48 cycles"):
         ClosedLoop(first, str(world.model), ahead=4)
 
