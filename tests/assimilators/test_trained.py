@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from dacycle.assimilators import base
-from dacycle.assimilators.base import AssimilatorError, load_assimilator
+from dacycle.assimilators.base import AssimilatorError, load_assimilator, packaged_assimilators
 from dacycle.assimilators.evaluation import evaluate, held_out, increment_alone, observing_of, single_observation
 from dacycle.assimilators.trained import TrainedAssimilator, assimilator_metadata
 from dacycle.cycler.cli.model import app
@@ -173,3 +173,31 @@ def test_a_packaged_file_that_has_not_passed_the_gate_is_told(tmp_path: Path, mo
     make_file(path, changes={"scores": {"passed": True}})
     path.with_suffix(".md").write_text(f"sha256: `{digest(path)}`\n")
     assert CliRunner().invoke(app, ["models", "--verify"], catch_exceptions=False).exit_code == 0
+
+
+TRAINED = sorted(path for path in packaged_assimilators().values() if path.suffix == ".onnx")
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=[path.stem for path in TRAINED])
+def test_a_packaged_file_is_what_its_card_describes(path: Path) -> None:
+    """In the packaged world: what was promised of single observations, of single analyses, and of their spread."""
+    world = load_world("demonstration")
+    method = TrainedAssimilator(path)
+    assert method.name == path.stem
+    assert method.digest in path.with_suffix(".md").read_text()
+    assert method.metadata["scores"]["passed"]
+    assert path.stat().st_size < 10e6
+    state, std = world.reference.array(world.reference.times[40]), world.statistics.std
+    reach = method.metadata["reach_km"]
+    assert increment_alone(method, state, std) == 0
+    single = single_observation(method, state, std, reach)
+    assert single.peak > 0.01
+    assert single.beyond < 1e-4
+    backgrounds = held_out(load_model("mini"), world.reference, world, 8)
+    observing = observing_of(world, world.reference, method.metadata["training"]["observations"])
+    found = evaluate(method, observing, backgrounds, seed=1)
+    for name in HEADLINE:
+        assert found.rmse("analysis", name) < found.rmse("background", name)
+    ratio = found.spread_to_skill()
+    assert ratio is not None
+    assert 0.7 < ratio < 1.3
