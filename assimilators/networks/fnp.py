@@ -166,12 +166,13 @@ class FnpNetwork(nn.Module):
         return 0.5 * size * gate * (there - back), size * self._spread(spread.unflatten(0, (2, -1)).mean(0))
 
     def estimate_one_way(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-        """`estimate` at half the cost, to train with: every second sample is seen with the opposite departures.
+        """`estimate` at half the cost, to train with: half of the samples are seen with the opposite departures.
 
-        What is best for both signs then changes its sign with them, as `estimate` does by construction.
+        What is best for both signs then changes its sign with them, as `estimate` does by construction. Two and two,
+        because every second sample may be of another kind.
         """
         fine, wide, gate, size = self._observations(state, values, errors)
-        sign = 1.0 - 2.0 * (torch.arange(state.shape[0], device=state.device)[:, None, None, None] % 2)
+        sign = 1.0 - 2.0 * (torch.arange(state.shape[0], device=state.device)[:, None, None, None] // 2 % 2)
         fine, wide, known = _signed(fine, sign), _signed(wide, sign), self._known(size)
         increment, spread = self._decode(state, fine, wide, known, self._background(state, known))
         return sign * size * gate * increment, size * self._spread(spread)

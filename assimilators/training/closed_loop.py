@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from dacycle.assimilators.training.backgrounds import STEP
 from dacycle.assimilators.training.errors import DataError
-from dacycle.assimilators.training.observing import random_network
+from dacycle.assimilators.training.observing import USUAL
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models import ForecastModel, load_model
@@ -26,12 +26,12 @@ __all__ = ["ClosedLoop"]
 
 CYCLES = 48
 """Most cycles of a chain: 12 days."""
-EVERY = 4
+EVERY = 2
 """One in so many samples is of the first data: what is met there should not be forgotten."""
 
 
 class ClosedLoop(Dataset[Batch]):
-    """Samples of chains, and of the first data between them. A chain begins with one of the errors of the first data.
+    """Samples of chains, and between them of the first data, with whose errors the chains begin.
 
     Samples must be taken in order, by workers or without: each chain has its turn once in a round of all, and at most
     `ahead` samples may be taken before the first of them has been analysed.
@@ -85,9 +85,9 @@ class ClosedLoop(Dataset[Batch]):
         previous, current = (frame[slot].numpy()[None] for frame in (self._previous, self._current))
         background = next(self._forecaster.forecast(previous, current, 1))[0]
         time = self._starts[slot] + (int(self._cycles[slot]) + 1) * STEP
-        network = random_network(np.random.default_rng([self.first.seed, slot]), self.first.observing.names)
-        generator = np.random.default_rng([self.first.seed, item])
-        return *self.first.observed(time, background, network, generator), torch.tensor(slot)
+        # Chains that see little have errors many times as large, and nothing else would be learnt beside them.
+        fields = self.first.observed(time, background, USUAL, np.random.default_rng([self.first.seed, item]))
+        return *fields, torch.tensor(slot)
 
     def analysed(self, slots: Tensor, analyses: Tensor) -> None:
         """Go on from the normalised analyses (B, 69, H, W) of the samples of a batch."""

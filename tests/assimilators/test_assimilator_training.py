@@ -194,7 +194,7 @@ def test_a_chain_goes_on_from_its_analyses(
 ) -> None:
     """Analyses `off` standard deviations away from the truth give backgrounds about as far from it."""
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
-    chains = ClosedLoop(first, str(world.model), ahead=4)  # a ring of four, of which three are chains of three cycles
+    chains = ClosedLoop(first, str(world.model), ahead=4)  # a ring of four, of which two are chains of three cycles
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
     times, errors = [], []
     for item in (1, 5, 9):
