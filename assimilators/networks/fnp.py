@@ -344,10 +344,12 @@ class Merge(nn.Module):
 
 
 def gaussian_loss(increment: Tensor, spread: Tensor, target: Tensor) -> Tensor:
-    """Negative log likelihood times the detached variance: beta-NLL, beta = 1 (Seitzer et al. 2022, arXiv 2203.09168).
+    """Negative log likelihood, each value weighted by its share of its sample's variance. All are (B, 69, H, W).
 
-    The mean then learns from plain squared errors: the likelihood itself would give most weight to where the error is
-    smallest, and a cycle lives by where it is largest.
+    The mean then learns from plain squared errors, as in beta-NLL with beta = 1 (Seitzer et al. 2022, arXiv 2203.09168):
+    the likelihood itself would give most weight to where the error is smallest, and a cycle lives by where it is
+    largest. From sample to sample it is the share of the error that counts: a background of 6 h as much as a bad one.
     """
     variance = spread.square()
-    return 0.5 * variance.detach() * (variance.log() + (target - increment).square() / variance)
+    share = variance.detach() / variance.detach().mean((1, 2, 3), keepdim=True)
+    return 0.5 * share * (variance.log() + (target - increment).square() / variance)

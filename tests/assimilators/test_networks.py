@@ -141,7 +141,8 @@ def test_on_a_planet_without_geography_turning_it_turns_the_analysis(network: Fn
 
 
 def test_the_loss_is_least_at_the_true_mean_and_spread() -> None:
-    target = 2.0 * torch.randn(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1
+    noise = torch.randn((2, 10, 20, 50), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = 2.0 * noise + 1
 
     def gradients(mean: float, spread: float) -> tuple[float, float]:
         m, s = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (mean, spread))
@@ -151,3 +152,15 @@ def test_the_loss_is_least_at_the_true_mean_and_spread() -> None:
     assert gradients(1.0, 2.0) == pytest.approx((0, 0), abs=0.05)
     assert gradients(0.5, 2.0)[0] < 0 < gradients(1.5, 2.0)[0]
     assert gradients(1.0, 1.5)[1] < 0 < gradients(1.0, 2.5)[1]
+
+
+def test_in_the_loss_small_errors_count_as_much_as_large_ones() -> None:
+    """Samples ten times apart in size pull as hard at increments in units of it."""
+    target = (
+        torch.randn((1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 10.0])[:, None, None, None]
+    )
+    size = torch.tensor([1.0, 10.0])[:, None, None, None]
+    share = torch.zeros((2, 3, 8, 8), requires_grad=True)
+    (pull,) = torch.autograd.grad(gaussian_loss(share * size, size.expand(target.shape), target).sum(), share)
+    torch.testing.assert_close(pull[0], pull[1])
