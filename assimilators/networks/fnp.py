@@ -7,9 +7,10 @@ less like them; a Gaussian for each variable and point, whose mean is a *residua
 
 Where it departs:
 - Observations enter as departures from the background in units of the background's error, weighted with their errors:
-  the paper's have none. How large the background's error is, the departures themselves say (`departures`). Planes
-  without a channel (OLR, precipitation, humidity at 2 m) are compared with what a small perceptron makes of the
-  background's column.
+  the paper's have none. How large the background's error is, the departures themselves say (`departures`), in all and
+  in each group of variables: a forecast's errors and a cycle's, of which observations have taken their part, differ in
+  how they are shared out. Planes without a channel (OLR, precipitation, humidity at 2 m) are compared with what a small
+  perceptron makes of the background's column.
 - The set convolution's kernels are functions of great-circle distance, at three widths in km, instead of learned ones
   of 11 x 11 points; Fourier layers use the sphere's parity, convolutions go on around it and across the poles.
 - Towers stand on 2 x 2 blocks of cells, and a few layers refine what they say on the grid.
@@ -97,6 +98,7 @@ class FnpNetwork(nn.Module):
     plane_std: Tensor
     static: Tensor
     is_rain: Tensor
+    members: Tensor
 
     def __init__(
         self, grid: Grid, constants: FnpConstants, size: FnpSize, planes: tuple[str, ...] = tuple(PLANES)
@@ -108,6 +110,10 @@ class FnpNetwork(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(shaped, np.float32)))
         is_rain = torch.tensor([plane == "tp6h" for plane in planes])[:, None, None]
         self.register_buffer("is_rain", is_rain, persistent=False)
+        members = torch.zeros(CHANNELS, len(GROUPS))
+        for number, group in enumerate(GROUPS.values()):
+            members[group, number] = 1
+        self.register_buffer("members", members, persistent=False)
 
         inputs = CHANNELS + len(planes)
         self.usual = nn.Sequential(
@@ -115,7 +121,7 @@ class FnpNetwork(nn.Module):
         )
         self.near, self.wide = RadialConvolution(grid, NEAR), RadialConvolution(_halved(grid), WIDE)
         self.reach = RadialConvolution(grid, (float(size.reach_km),))
-        fine, wide, known = 2 * (1 + len(NEAR)), 2 * len(WIDE), len(constants.static) + 1
+        fine, wide, known = 2 * (1 + len(NEAR)), 2 * len(WIDE), len(constants.static) + 1 + len(GROUPS)
         towers, half = len(GROUPS), (grid.shape[0] // 2, grid.shape[1] // 2)
         observed = [len(group) for group in GROUPS.values()]
         observed[0] += len(planes)
@@ -158,8 +164,9 @@ class FnpNetwork(nn.Module):
             state: (B, 69, H, W) the normalised background.
             values, errors: (B, 69 + M, H, W) superobs, SI; an error above 0 exactly where there is one.
         """
-        fine, wide, gate, size = self._observations(state, values, errors)
-        fine, wide, known = _and_opposite(fine), _and_opposite(wide), self._known(size)
+        fine, wide, gate, sizes = self._observations(state, values, errors)
+        size = sizes[:, :1]
+        fine, wide, known = _and_opposite(fine), _and_opposite(wide), self._known(sizes)
         background = [tower.repeat(2, 1, 1, 1) for tower in self._background(state, known)]
         increment, spread = self._decode(state.repeat(2, 1, 1, 1), fine, wide, known.repeat(2, 1, 1, 1), background)
         there, back = increment.unflatten(0, (2, -1)).unbind(0)
@@ -171,21 +178,22 @@ class FnpNetwork(nn.Module):
         What is best for both signs then changes its sign with them, as `estimate` does by construction. Two and two,
         because every second sample may be of another kind.
         """
-        fine, wide, gate, size = self._observations(state, values, errors)
+        fine, wide, gate, sizes = self._observations(state, values, errors)
+        size = sizes[:, :1]
         sign = 1.0 - 2.0 * (torch.arange(state.shape[0], device=state.device)[:, None, None, None] // 2 % 2)
-        fine, wide, known = _signed(fine, sign), _signed(wide, sign), self._known(size)
+        fine, wide, known = _signed(fine, sign), _signed(wide, sign), self._known(sizes)
         increment, spread = self._decode(state, fine, wide, known, self._background(state, known))
         return sign * size * gate * increment, size * self._spread(spread)
 
     def _observations(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Set convolutions fine and wide, the gate, and the size of the background's error."""
-        departure, weight, size = self.departures(state, values, errors)
-        return *self.set_convolutions(departure, weight), self.gate(weight), size
+        """Set convolutions fine and wide, the gate, and the sizes of the background's error."""
+        departure, weight, sizes = self.departures(state, values, errors)
+        return *self.set_convolutions(departure, weight), self.gate(weight), sizes
 
-    def _known(self, size: Tensor) -> Tensor:
-        """What is known everywhere beside the state: (B, 5, H, W), static planes and the error's size."""
-        static = self.static.expand(size.shape[0], -1, -1, -1)
-        return torch.cat([static, size.log().expand(-1, -1, *self.static.shape[1:])], 1)
+    def _known(self, sizes: Tensor) -> Tensor:
+        """What is known everywhere beside the state: (B, 11, H, W), static planes and the error's sizes."""
+        static = self.static.expand(sizes.shape[0], -1, -1, -1)
+        return torch.cat([static, sizes.log().expand(-1, -1, *self.static.shape[1:])], 1)
 
     def _background(self, state: Tensor, known: Tensor) -> list[Tensor]:
         """The background's towers: the joint one, the groups'."""
@@ -243,11 +251,12 @@ class FnpNetwork(nn.Module):
         return 1 - torch.exp(-(density - FLOOR).clamp(min=0) / OPEN)
 
     def departures(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Observations as departures in units of the background's error, their weights against it, and its size.
+        """Observations as departures in units of the background's error, their weights against it, and its sizes.
 
-        The size (B, 1, 1, 1) is how large the error is in units of the usual one, as the departures themselves tell:
-        their mean square is the sum of the background's and the observations' own. The channels' departures and errors
-        are in units of it, so that small errors and large ones look alike.
+        The sizes (B, 1 + 6, 1, 1) are how large the error is in units of the usual one, and how much larger that of
+        each group, as the departures themselves tell: their mean square is the sum of the background's and the
+        observations' own. The channels' departures and errors are in units of the first, so that small errors and large
+        ones look alike.
 
         Args:
             state: (B, 69, H, W) normalised. values, errors: (B, 69 + M, H, W), SI; nothing is read of values where the
@@ -259,9 +268,14 @@ class FnpNetwork(nn.Module):
         scale = self.std * self.error
         departure = (values[:, :CHANNELS] - self.mean) / scale - state / self.error
         error = errors[:, :CHANNELS] / scale
-        excess = torch.where(channels, departure.square() - error.square(), 0.0).sum((1, 2, 3), keepdim=True)
-        count = channels.sum((1, 2, 3), keepdim=True)
-        size = ((excess + PRIOR) / (count + PRIOR)).clamp(LEAST**2, MOST**2).sqrt()
+        with torch.autocast(state.device.type, enabled=False):
+            excess = torch.where(channels, departure.square() - error.square(), 0.0).sum((2, 3)) @ self.members
+            count = channels.float().sum((2, 3)) @ self.members
+        whole = (excess.sum(1, keepdim=True) + PRIOR) / (count.sum(1, keepdim=True) + PRIOR)
+        whole = whole.clamp(LEAST**2, MOST**2)
+        groups = (excess / whole + PRIOR) / (count + PRIOR)
+        sizes = torch.cat([whole, groups.clamp(LEAST**2, MOST**2)], 1).sqrt()[..., None, None]
+        size = sizes[:, :1]
         departure, error = departure / size, error / size
         plane, plane_error = values[:, CHANNELS:], errors[:, CHANNELS:]
         amount = plane.clamp(min=0)
@@ -271,7 +285,7 @@ class FnpNetwork(nn.Module):
         plane = (plane - self.plane_mean) / self.plane_std - usual
         departure = torch.where(seen, torch.cat([departure, 2 * plane], 1), 0.0)
         error = torch.cat([error, 2 * plane_error / self.plane_std], 1)
-        return departure, torch.where(seen, 1 / (1 + error.square()), 0.0), size
+        return departure, torch.where(seen, 1 / (1 + error.square()), 0.0), sizes
 
     def forward(self, background: Tensor, observations: Tensor, observation_errors: Tensor) -> tuple[Tensor, Tensor]:
         state = (background - self.mean) / self.std
@@ -344,12 +358,13 @@ class Merge(nn.Module):
 
 
 def gaussian_loss(increment: Tensor, spread: Tensor, target: Tensor) -> Tensor:
-    """Negative log likelihood, each value weighted by its share of its sample's variance. All are (B, 69, H, W).
+    """Negative log likelihood, weighted by the variance within a sample. All are (B, 69, H, W).
 
-    The mean then learns from plain squared errors, as in beta-NLL with beta = 1 (Seitzer et al. 2022, arXiv 2203.09168):
-    the likelihood itself would give most weight to where the error is smallest, and a cycle lives by where it is
-    largest. From sample to sample it is the share of the error that counts: a background of 6 h as much as a bad one.
+    The mean then learns from plain squared errors, as in beta-NLL with beta = 1 (Seitzer et al. 2022, arXiv
+    2203.09168): the likelihood itself would give most weight to where the error is smallest, and a cycle lives by where
+    it is largest. From sample to sample the weight is the root: a background twice as wrong counts twice, not four
+    times, or those of 6 h would hardly be learnt, their spread least of all.
     """
     variance = spread.square()
-    share = variance.detach() / variance.detach().mean((1, 2, 3), keepdim=True)
-    return 0.5 * share * (variance.log() + (target - increment).square() / variance)
+    weight = variance.detach() / variance.detach().mean((1, 2, 3), keepdim=True).sqrt()
+    return 0.5 * weight * (variance.log() + (target - increment).square() / variance)
