@@ -217,14 +217,14 @@ def _fit(
 
     def samples(epoch: int) -> Samples | ClosedLoop:
         generator = np.random.default_rng([recipe.seed, number, epoch])
-        half = recipe.epoch_samples // 2
+        # In a closed loop the network's own cycles take the place of the first assimilator's.
+        half = 0 if number else recipe.epoch_samples // 2
         some = np.resize(generator.permutation(len(forecasts.times)), recipe.epoch_samples - half)
         others = np.resize(len(forecasts.times) + generator.permutation(len(cycles.times)), half)
         order = generator.permutation(np.concatenate([some, others]))
-        first = Samples(
-            backgrounds, observing, order, 1000 * (1000 * recipe.seed + number) + epoch, EXACT * constants.error
-        )
-        return ClosedLoop(first, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else first
+        seed = 1000 * (1000 * recipe.seed + number) + epoch
+        drawn = Samples(backgrounds, observing, order, seed, EXACT * constants.error)
+        return ClosedLoop(drawn, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else drawn
 
     loss, area = METHODS[recipe.method].loss, observing.world.grid.weights
     module = AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate)

@@ -27,17 +27,17 @@ __all__ = ["ClosedLoop"]
 CYCLES = 48
 """Most cycles of a chain: 12 days."""
 EVERY = 2
-"""One in so many samples is of the first data: what is met there should not be forgotten."""
+"""One in so many samples is another one: what is met there should not be forgotten."""
 
 
 class ClosedLoop(Dataset[Batch]):
-    """Samples of chains, and between them of the first data, with whose errors the chains begin.
+    """Samples of chains, and others between them. A chain begins with the error of one of the others' backgrounds.
 
     Samples must be taken in order, by workers or without: each chain has its turn once in a round of all, and at most
     `ahead` samples may be taken before the first of them has been analysed.
 
     Args:
-        first: the first data; its length is that of the whole.
+        others: as many as the whole is long.
         model: the forecast model, by name or file.
         ahead: how many samples may be under way.
 
@@ -45,11 +45,11 @@ class ClosedLoop(Dataset[Batch]):
         DataError: the reference is too short for a chain.
     """
 
-    def __init__(self, first: Samples, model: str, ahead: int) -> None:
-        self.first, self.model = first, model
-        slots = EVERY * -(-max(len(first) // CYCLES, ahead) // EVERY)
-        self._starts, errors = self._begin(slots, -(-len(first) // slots))
-        world = first.observing.world
+    def __init__(self, others: Samples, model: str, ahead: int) -> None:
+        self.others, self.model = others, model
+        slots = EVERY * -(-max(len(others) // CYCLES, ahead) // EVERY)
+        self._starts, errors = self._begin(slots, -(-len(others) // slots))
+        world = others.observing.world
         shape = (slots, len(NAMES), *world.grid.shape)
         self._previous, self._current = _shared(shape, torch.float32), _shared(shape, torch.float32)
         self._cycles = _shared((slots,), torch.int64)
@@ -60,13 +60,13 @@ class ClosedLoop(Dataset[Batch]):
 
     def _begin(self, slots: int, cycles: int) -> tuple[NDArray[np.datetime64], NDArray[np.float16]]:
         """When each chain begins, and with which error: a year must hold it whole."""
-        backgrounds, reference = self.first.backgrounds, self.first.observing.world.reference
+        backgrounds, reference = self.others.backgrounds, self.others.observing.world.reference
         first, last = backgrounds.times - STEP, backgrounds.times + cycles * STEP
         whole = first.astype("datetime64[Y]") == last.astype("datetime64[Y]")
         whole &= np.isin(first, reference.times) & np.isin(last, reference.times)
         if not whole.any():
             raise DataError(f"{reference.folder}: too short for chains of {cycles} cycles")
-        generator = np.random.default_rng(self.first.seed)
+        generator = np.random.default_rng(self.others.seed)
         chosen = np.sort(generator.choice(np.flatnonzero(whole), slots))
         return backgrounds.times[generator.permutation(chosen)], backgrounds.errors[chosen]
 
@@ -76,22 +76,22 @@ class ClosedLoop(Dataset[Batch]):
         return load_model(self.model)
 
     def __len__(self) -> int:
-        return len(self.first)
+        return len(self.others)
 
     def __getitem__(self, item: int) -> Batch:
         slot = item % len(self._starts)
         if slot % EVERY == 0:
-            return self.first[item]
+            return self.others[item]
         previous, current = (frame[slot].numpy()[None] for frame in (self._previous, self._current))
         background = next(self._forecaster.forecast(previous, current, 1))[0]
         time = self._starts[slot] + (int(self._cycles[slot]) + 1) * STEP
         # Chains that see little have errors many times as large, and nothing else would be learnt beside them.
-        fields = self.first.observed(time, background, USUAL, np.random.default_rng([self.first.seed, item]))
+        fields = self.others.observed(time, background, USUAL, np.random.default_rng([self.others.seed, item]))
         return *fields, torch.tensor(slot)
 
     def analysed(self, slots: Tensor, analyses: Tensor) -> None:
         """Go on from the normalised analyses (B, 69, H, W) of the samples of a batch."""
-        states = self.first.observing.world.statistics.denormalise(analyses.float().cpu().numpy())
+        states = self.others.observing.world.statistics.denormalise(analyses.float().cpu().numpy())
         for slot, state in zip(slots.tolist(), states, strict=True):
             if slot >= 0:
                 self._previous[slot] = self._current[slot]
