@@ -19,7 +19,8 @@ Where it departs:
 - The increment is gated by the density of observations: beyond `reach_km` from the nearest there is none at all.
 - It changes its sign with the departures (`estimate`). Free to do otherwise, a network learns what is usually wrong
   with the backgrounds it was shown, and takes it away in every cycle, there or not: such cycles go astray.
-- The loss is a Gaussian likelihood weighted by the variance itself (`gaussian_loss`).
+- The loss is a Gaussian likelihood weighted by the variance within a sample, by its root from sample to sample
+  (`gaussian_loss`).
 """
 
 from __future__ import annotations
