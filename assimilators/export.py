@@ -83,7 +83,7 @@ def to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list[str]
     network = network.eval()
     shape = network.static.shape[1:]
     batch = torch.export.Dim("batch", min=1, max=1024)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns of its own innards
         program = torch.onnx.export(
             network,

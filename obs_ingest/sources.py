@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dacycle.forecast_adapter.worlds import World
-from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.table import VARIABLES, ObservationError
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["DEFAULT_CUTOFF", "SOURCES", "Inventory", "Source", "build_source", "duration", "take_inventory"]
@@ -87,9 +87,8 @@ class Source(Protocol):
 
 def take_inventory(inventory: Inventory, table: pd.DataFrame, window: Window) -> Inventory:
     """Fill in what the finished table says: rows by variable, late values, latency."""
-    counts = np.bincount(table["variable"].array.codes, minlength=len(table["variable"].cat.categories))
-    pairs = zip(table["variable"].cat.categories, counts, strict=True)
-    inventory.values = {str(name): int(count) for name, count in pairs if count}
+    counts = np.bincount(table["variable"].array.codes, minlength=len(VARIABLES))
+    inventory.values = {name: int(count) for name, count in zip(VARIABLES, counts, strict=True) if count}
     received = table["received"].to_numpy()
     inventory.late = int(window.late(received).sum())
     known = ~np.isnat(received)

@@ -5,6 +5,7 @@ plain strings on disk. Times are UTC without a zone.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -158,14 +159,19 @@ def make_table(
         "longitude": np.asarray(longitude, float),
         "elevation": np.broadcast_to(np.asarray(elevation, float), n).copy(),
         "pressure": np.broadcast_to(np.asarray(pressure, float), n).copy(),
-        "variable": pd.Categorical.from_codes(variable, dtype=_DTYPES["variable"]),
+        "variable": pd.Categorical.from_codes(variable.astype(np.int8), dtype=_DTYPES["variable"]),
         "value": np.asarray(value, float),
         "error": np.asarray(error, float),
-        "source": pd.Categorical.from_codes(zeros, [source]),
+        "source": pd.Categorical.from_codes(zeros, dtype=_only(source)),
         "use": pd.Categorical.from_codes(zeros, dtype=_DTYPES["use"]),
         "reason": pd.Categorical.from_codes(zeros, dtype=_DTYPES["reason"]),
     }
     return pd.DataFrame(columns, copy=False)
+
+
+@lru_cache(maxsize=256)
+def _only(name: str) -> pd.CategoricalDtype:
+    return pd.CategoricalDtype([name])
 
 
 def empty_table() -> pd.DataFrame:
@@ -190,13 +196,37 @@ def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     for name in filled[0].columns:
         parts = [table[name].array for table in filled]
         if name in _NAMES:
-            columns[name] = union_categoricals(parts)
+            columns[name] = _union(parts)
         elif name in _DTYPES:
             codes = np.concatenate([part.codes for part in parts])
             columns[name] = pd.Categorical.from_codes(codes, dtype=_DTYPES[name])
         else:
             columns[name] = np.concatenate([table[name].to_numpy() for table in filled])
     return pd.DataFrame(columns, copy=False)
+
+
+_UNIONS: dict[tuple[int, ...], tuple[list[pd.Index], pd.Categorical, NDArray]] = {}
+
+
+def _union(parts: Sequence[pd.Categorical]) -> pd.Categorical:
+    """One below the other, with the categories of all.
+
+    A source has the same names in every cycle, and comparing thousands of them takes longer than all the rest: how they
+    go together is remembered, by which lists they are.
+    """
+    lists = [part.categories for part in parts]
+    key = tuple(map(id, lists))
+    if key not in _UNIONS:
+        if len(_UNIONS) >= 64:
+            _UNIONS.clear()
+        each = [pd.Categorical.from_codes(np.arange(len(names)), names) for names in lists]
+        # The lists are kept as well, so that no other can have the identity of one of them.
+        union = union_categoricals(each)
+        _UNIONS[key] = (lists, union, union.codes)
+    _, union, places = _UNIONS[key]
+    first = np.cumsum([0, *map(len, lists)])
+    codes = np.concatenate([places[part.codes + start] for part, start in zip(parts, first, strict=False)])
+    return pd.Categorical.from_codes(codes, dtype=union.dtype)
 
 
 def add_departures(table: pd.DataFrame, background: NDArray, analysis: NDArray) -> pd.DataFrame:

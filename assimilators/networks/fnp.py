@@ -9,8 +9,8 @@ Where it departs:
 - Observations enter as departures from the background in units of the background's error, weighted with their errors:
   the paper's have none. How large the background's error is, the departures themselves say (`departures`), in all and
   in each group of variables: a forecast's errors and a cycle's, of which observations have taken their part, differ in
-  how they are shared out. Planes without a channel (OLR, precipitation, humidity at 2 m) are compared with what a small
-  perceptron makes of the background's column.
+  how they are shared out. Planes without a channel (OLR, precipitation, humidity at 2 m) are compared with what an
+  operator makes of the background's column (`networks.planes`).
 - The set convolution's kernels are functions of great-circle distance, at three widths in km, instead of learned ones
   of 11 x 11 points; Fourier layers use the sphere's parity, convolutions go on around it and across the poles.
 - Towers stand on 2 x 2 blocks of cells, and a few layers refine what they say on the grid.
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.layers import FourierLayer, Pointwise, RadialConvolution
+from dacycle.assimilators.networks.planes import PlaneOperator
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
@@ -117,9 +118,7 @@ class FnpNetwork(nn.Module):
         self.register_buffer("members", members, persistent=False)
 
         inputs = CHANNELS + len(planes)
-        self.usual = nn.Sequential(
-            nn.Conv2d(CHANNELS + len(constants.static), 64, 1), nn.SiLU(), nn.Conv2d(64, len(planes), 1)
-        )
+        self.operator = PlaneOperator(CHANNELS + len(constants.static), len(planes))
         self.near, self.wide = RadialConvolution(grid, NEAR), RadialConvolution(_halved(grid), WIDE)
         self.reach = RadialConvolution(grid, (float(size.reach_km),))
         fine, wide, known = 2 * (1 + len(NEAR)), 2 * len(WIDE), len(constants.static) + 1 + len(GROUPS)
@@ -187,7 +186,7 @@ class FnpNetwork(nn.Module):
         return sign * size * gate * increment, size * self._spread(spread)
 
     def _observations(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Set convolutions fine and wide, the gate, and the sizes of the background's error."""
+        """Set convolutions fine and wide, the gate, and the sizes of the background's error: nothing here is learnt."""
         departure, weight, sizes = self.departures(state, values, errors)
         return *self.set_convolutions(departure, weight), self.gate(weight), sizes
 
@@ -232,12 +231,9 @@ class FnpNetwork(nn.Module):
         return 0.01 + 0.99 * functional.softplus(raw)
 
     def set_convolutions(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean departures, then densities: (B, 4, C, H, W) at the points and near them, (B, 4, C, H/2, W/2) far around.
-
-        The kernels have nothing to learn, and what they make of a departure is not differentiated.
-        """
+        """Mean departures, then densities: (B, 4, C, H, W) at and near the points, (B, 4, C, H/2, W/2) far around."""
         sums = torch.stack([departure * weight, weight], 1)
-        flat = sums.detach().flatten(1, 2)
+        flat = sums.flatten(1, 2)
         with torch.autocast(departure.device.type, enabled=False):
             near = self.near(flat.float()).unflatten(2, (2, -1))
             blocks = 4 * functional.avg_pool2d(flat.float(), 2)
@@ -279,14 +275,25 @@ class FnpNetwork(nn.Module):
         size = sizes[:, :1]
         departure, error = departure / size, error / size
         plane, plane_error = values[:, CHANNELS:], errors[:, CHANNELS:]
-        amount = plane.clamp(min=0)
-        plane = torch.where(self.is_rain, torch.log1p(amount), plane)
-        plane_error = torch.where(self.is_rain, plane_error / (1 + amount), plane_error)
-        usual = self.usual(torch.cat([state, self.static.expand(state.shape[0], -1, -1, -1)], 1)).float()
-        plane = (plane - self.plane_mean) / self.plane_std - usual
+        plane_error = torch.where(self.is_rain, plane_error / (1 + plane.clamp(min=0)), plane_error)
+        plane = self._normalised(plane) - self.operator(self._columns(state)).float()
         departure = torch.where(seen, torch.cat([departure, 2 * plane], 1), 0.0)
         error = torch.cat([error, 2 * plane_error / self.plane_std], 1)
         return departure, torch.where(seen, 1 / (1 + error.square()), 0.0), sizes
+
+    def fit_planes(self, states: Tensor, planes: Tensor, seed: int) -> Tensor:
+        """Fit the operator of the planes to (n, 69, H, W) normalised states and (n, M, H, W) planes, SI.
+
+        Returns (M,) the share of each plane's standard deviation that it leaves unexplained.
+        """
+        return self.operator.fit(self._columns(states), self._normalised(planes), seed)
+
+    def _columns(self, state: Tensor) -> Tensor:
+        return torch.cat([state, self.static.expand(state.shape[0], -1, -1, -1)], 1)
+
+    def _normalised(self, planes: Tensor) -> Tensor:
+        planes = torch.where(self.is_rain, torch.log1p(planes.clamp(min=0)), planes)
+        return (planes - self.plane_mean) / self.plane_std
 
     def forward(self, background: Tensor, observations: Tensor, observation_errors: Tensor) -> tuple[Tensor, Tensor]:
         state = (background - self.mean) / self.std

@@ -1,4 +1,4 @@
-"""The training run of an assimilator: on errors of forecasts and of a first cycle, then in closed-loop rounds.
+"""The training run of an assimilator: on errors of forecasts, then in closed-loop rounds.
 
 Beside what every run's folder holds (`training.folder`):
     round-0/        learning curve and checkpoint of the training on the first data
@@ -17,6 +17,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
@@ -27,7 +28,7 @@ from dacycle.assimilators.training.assimilation import (
     TorchAssimilator,
     typical_errors,
 )
-from dacycle.assimilators.training.backgrounds import STORES, Backgrounds, months_of, read_store, year_times
+from dacycle.assimilators.training.backgrounds import Backgrounds, months_of, read_store, year_times
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.data import preload
@@ -59,9 +60,9 @@ __all__ = [
     "train_assimilator",
 ]
 
-HELD_OUT_STARTS = 32
+HELD_OUT_STARTS = 12
 EXACT = 0.5  # error of idealised observations, in units of the backgrounds'
-PLANE_STATES = 100  # over which the planes' means and standard deviations are taken
+PLANE_STATES = 100  # by which planes are normalised, and their operator is fitted
 
 
 def train_assimilator(recipe: AssimilatorRecipe, folder: Path, say: Callable[[str], None] = print) -> Path:
@@ -74,21 +75,20 @@ def train_assimilator(recipe: AssimilatorRecipe, folder: Path, say: Callable[[st
     """
     check_folder(recipe, folder)
     world = load_world(recipe.world)
-    forecasts, cycles = (_checked_store(recipe, name, world) for name in STORES)
-    say(f"backgrounds of {len(forecasts.times)} forecasts and {len(cycles.times)} cycles; reading {recipe.data}")
+    backgrounds = _checked_store(recipe, world)
+    say(f"{len(backgrounds.times)} backgrounds; reading {recipe.data}")
     reference = Reference(recipe.data, kept=None)
     for year in recipe.training_years:
         preload(reference, year_times(year), world.grid)
     observing = observing_of(world, reference, recipe.observations)
-    return fit_assimilator(recipe, folder, observing, forecasts, cycles, _held_out(recipe, world), say)
+    return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world), say)
 
 
 def fit_assimilator(
     recipe: AssimilatorRecipe,
     folder: Path,
     observing: Observing,
-    forecasts: Backgrounds,
-    cycles: Backgrounds,
+    backgrounds: Backgrounds,
     held: Samples,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -97,12 +97,13 @@ def fit_assimilator(
     torch.set_num_threads(recipe.threads)
     lightning.seed_everything(recipe.seed, verbose=False)
     world = observing.world
-    constants = _constants(world, forecasts)
-    data = f"{forecasts.digest()} {cycles.digest()}"
+    constants = _constants(world, backgrounds)
     samples = (recipe.epochs + recipe.rounds * recipe.round_epochs) * recipe.epoch_samples
-    write_record(recipe, folder, world, constants, build_network(recipe, world, constants), data, samples)
+    write_record(
+        recipe, folder, world, constants, build_network(recipe, world, constants), backgrounds.digest(), samples
+    )
     for number in range(recipe.rounds + 1):
-        _fit(recipe, folder, number, forecasts, cycles, observing, held, say)
+        _fit(recipe, folder, number, backgrounds, observing, held, say)
         _judge(recipe, folder, number, held.observing, say)
     return checkpoint_of(folder / f"round-{accepted_round(folder)}")
 
@@ -162,9 +163,9 @@ def _held_out(recipe: AssimilatorRecipe, world: World) -> Samples:
     return Samples(backgrounds, observing, order, recipe.seed, nothing, whole=True)
 
 
-def _checked_store(recipe: AssimilatorRecipe, name: str, world: World) -> Backgrounds:
+def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
     """The backgrounds of the training years: of the recipe's model, and of every month."""
-    folder = Path(recipe.backgrounds) / name
+    folder = Path(recipe.backgrounds)
     absent = [month for month in months_of(recipe.training_years) if not (folder / f"{month}.nc").exists()]
     if absent:
         raise DataError(
@@ -177,30 +178,48 @@ def _checked_store(recipe: AssimilatorRecipe, name: str, world: World) -> Backgr
 
 
 def _constants(world: World, backgrounds: Backgrounds) -> FnpConstants:
-    """Statistics of the world, of the backgrounds' errors, and of the planes at times of theirs."""
-    times = np.unique(backgrounds.times)
-    surface = [world.reference.surface(time) for time in times[:: max(len(times) // PLANE_STATES, 1)]]
-    planes = {
-        "tp6h": [np.log1p(fields["tp6h"].values) for fields in surface],
-        "olr": [fields["olr"].values for fields in surface],
-        "q2m": [specific_humidity(fields["td2m"].values, fields["ps"].values) for fields in surface],
-    }
+    """Statistics of the world, of the backgrounds' errors, and of the planes."""
+    planes = _planes(world.reference, _some_times(backgrounds))
+    planes[:, 0] = np.log1p(planes[:, 0])
     return FnpConstants(
         mean=world.statistics.mean,
         std=world.statistics.std,
         error=typical_errors(backgrounds, world.grid.weights),
-        plane_mean=np.array([np.mean(plane) for plane in planes.values()], np.float32),
-        plane_std=np.array([np.std(plane) for plane in planes.values()], np.float32),
+        plane_mean=planes.mean((0, 2, 3)),
+        plane_std=planes.std((0, 2, 3)),
         static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
     )
+
+
+def _some_times(backgrounds: Backgrounds) -> NDArray[np.datetime64]:
+    """About `PLANE_STATES` times of the training years, in all seasons."""
+    times = np.unique(backgrounds.times)
+    return times[:: max(len(times) // PLANE_STATES, 1)]
+
+
+def _planes(reference: Reference, times: NDArray[np.datetime64]) -> NDArray[np.float32]:
+    """(n, 3, H, W) the true tp6h, olr and q2m."""
+    surface = [reference.surface(time) for time in times]
+    humidity = [specific_humidity(fields["td2m"].values, fields["ps"].values) for fields in surface]
+    planes = zip(surface, humidity, strict=True)
+    return np.stack([np.stack([f["tp6h"].values, f["olr"].values, q]) for f, q in planes]).astype(np.float32)
+
+
+def _fit_planes(network: Any, world: World, backgrounds: Backgrounds, seed: int, say: Callable[[str], None]) -> None:
+    """Fit what the network compares planes with to the truth."""
+    times = _some_times(backgrounds)
+    states = np.stack([world.statistics.normalise(world.reference.array(time)) for time in times])
+    planes = torch.from_numpy(_planes(world.reference, times))
+    left = network.fit_planes(torch.from_numpy(states), planes, seed)
+    pairs = zip(network.planes, left.tolist(), strict=True)
+    say("of the planes' standard deviations unexplained: " + ", ".join(f"{name} {share:.2f}" for name, share in pairs))
 
 
 def _fit(
     recipe: AssimilatorRecipe,
     folder: Path,
     number: int,
-    forecasts: Backgrounds,
-    cycles: Backgrounds,
+    backgrounds: Backgrounds,
     observing: Observing,
     held: Samples,
     say: Callable[[str], None],
@@ -210,18 +229,15 @@ def _fit(
     lightning.seed_everything(recipe.seed, verbose=False)
     network = build_network(recipe, observing.world, constants)
     epochs, rate = recipe.epochs, recipe.learning_rate
-    if number:
+    if not number:
+        _fit_planes(network, observing.world, backgrounds, recipe.seed, say)
+    else:
         epochs, rate = recipe.round_epochs, recipe.round_learning_rate
         load_average(network, checkpoint_of(folder / f"round-{_best_before(folder, number)}"))
-    backgrounds = forecasts + cycles
 
     def samples(epoch: int) -> Samples | ClosedLoop:
         generator = np.random.default_rng([recipe.seed, number, epoch])
-        # In a closed loop the network's own cycles take the place of the first assimilator's.
-        half = 0 if number else recipe.epoch_samples // 2
-        some = np.resize(generator.permutation(len(forecasts.times)), recipe.epoch_samples - half)
-        others = np.resize(len(forecasts.times) + generator.permutation(len(cycles.times)), half)
-        order = generator.permutation(np.concatenate([some, others]))
+        order = np.resize(generator.permutation(len(backgrounds.times)), recipe.epoch_samples)
         seed = 1000 * (1000 * recipe.seed + number) + epoch
         drawn = Samples(backgrounds, observing, order, seed, EXACT * constants.error)
         return ClosedLoop(drawn, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else drawn

@@ -1,8 +1,7 @@
 """Backgrounds to train an assimilator with: the errors of a model's forecasts, kept by the time they are valid at.
 
 A store is a folder of netCDF files, each whole or absent. Its samples are background minus truth in the world's
-standard deviations, as half-precision numbers: small next to one, they lose nothing that counts. Backgrounds of
-forecasts that start from the reference (`make_forecasts`) and of running cycles (`training.cycles`) are kept alike.
+standard deviations, as half-precision numbers: small next to one, they lose nothing that counts.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from dacycle.forecast_adapter.worlds import World, load_world
 
 __all__ = [
     "LEADS",
-    "STORES",
     "Backgrounds",
     "forecast_errors",
     "make_forecasts",
@@ -38,8 +36,6 @@ __all__ = [
 
 LEADS = (6, 12, 24, 48)
 """Hours: from the background of a cycle that has seen everything to that of one that has seen little."""
-STORES = ("forecasts", "cycles")
-"""Folders of a data set: backgrounds of forecasts from the reference, and of cycles with a first assimilator."""
 STEP = np.timedelta64(6, "h")
 
 
@@ -49,7 +45,7 @@ class Backgrounds:
 
     Attributes:
         times: (n,) datetime64[h], when each is valid.
-        leads: (n,) hours since the forecast began; 0: the background of a running cycle.
+        leads: (n,) hours since the forecast began.
         errors: (n, 69, H, W) float16: background minus truth, in standard deviations.
         model: digest of the model that made them.
     """
@@ -65,12 +61,6 @@ class Backgrounds:
         content.update(self.leads.astype(np.int64).tobytes())
         content.update(np.ascontiguousarray(self.errors).data)
         return content.hexdigest()
-
-    def __add__(self, other: Backgrounds) -> Backgrounds:
-        """These, then the others."""
-        pairs = ((getattr(self, name), getattr(other, name)) for name in ("times", "leads", "errors"))
-        times, leads, errors = (np.concatenate(pair) for pair in pairs)
-        return Backgrounds(times, leads, errors, self.model)
 
 
 def year_times(year: int) -> NDArray[np.datetime64]:

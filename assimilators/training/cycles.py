@@ -1,39 +1,31 @@
-"""Cycles in memory through years of a reference, to train on what an assimilator meets there and to judge it.
+"""Cycles in memory through a year of a reference, to judge an assimilator by.
 
-The step, the quality control and the superobs are those of a real cycle; nothing is written but the backgrounds.
+The step, the quality control and the superobs are those of a real cycle; nothing is written.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.step import Guards, Status, assimilate
-from dacycle.assimilators.training.backgrounds import STEP, Backgrounds, write_backgrounds
+from dacycle.assimilators.training.backgrounds import STEP
 from dacycle.assimilators.training.errors import DataError
 from dacycle.assimilators.training.observing import USUAL, Network, Observing
 from dacycle.forecast_adapter.channels import HEADLINE, index
-from dacycle.forecast_adapter.models import ForecastModel, load_model
-from dacycle.forecast_adapter.reference import Reference
-from dacycle.forecast_adapter.worlds import World, load_world
+from dacycle.forecast_adapter.models import ForecastModel
 
-__all__ = ["Cycle", "CycledErrors", "cycle", "cycled_errors", "make_cycles"]
+__all__ = ["Cycle", "CycledErrors", "cycle", "cycled_errors"]
 
 LAG = 8
 """Steps of the forecast that a chain starts from: 48 hours."""
 DROPPED = 12
 """Cycles at the beginning of a chain that are not looked at: three days."""
-DAYS = 20
-"""Length of the chains to train on: by then most of what the start was wrong about is forgotten."""
 VALIDATION_DAYS = 12
 VALIDATION_CHAINS = 4
 
@@ -91,73 +83,6 @@ def cycle(
         )
         previous, current = current, step.state
         yield Cycle(time, background[0], step.state[0], reference.array(time), step.status[0])
-
-
-def make_cycles(
-    load: Callable[[World], Assimilator],
-    nature: Path | str,
-    folder: Path,
-    months: Sequence[np.datetime64],
-    world: str,
-    model: str,
-    sources: Sequence[dict[str, Any]],
-    seed: int,
-    workers: int,
-    days: int = DAYS,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Write the background errors of chains, one a month; months that exist are kept.
-
-    Args:
-        load: gives the assimilator for a world; called in each process.
-        months: in which the chains begin.
-        seed: of the observations.
-        days: length of the chains.
-        workers: chains side by side.
-        Others as in `backgrounds.make_forecasts`.
-
-    Raises:
-        DataError: the reference holds too little of a month.
-    """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = {
-            pool.submit(_make_month, load, nature, folder, month, world, model, list(sources), seed, days): month
-            for month in months
-            if not (folder / f"{month}.nc").exists()
-        }
-        for done in as_completed(futures):
-            say(f"cycled through {futures[done]}: {done.result()}")
-
-
-def _make_month(
-    load: Callable[[World], Assimilator],
-    nature: Path | str,
-    folder: Path,
-    month: np.datetime64,
-    world: str,
-    model: str,
-    sources: list[dict[str, Any]],
-    seed: int,
-    days: int,
-) -> str:
-    home = replace(load_world(world), reference=Reference(nature))
-    first = month.astype("datetime64[h]")
-    end = min((month + 1).astype("datetime64[h]"), first + np.timedelta64(days, "D"), home.reference.times[-1] + STEP)
-    if month == month.astype("datetime64[Y]"):  # the frames before belong to another realisation
-        first = first + (LAG + 2) * STEP
-    cycles = int((end - first) / STEP)
-    if cycles <= DROPPED:
-        raise DataError(f"{nature}: {max(cycles, 0)} cycles in {month}, of which the first {DROPPED} are dropped")
-    forecaster, month_seed = load_model(model), seed + int(month.astype(int))
-    chain = cycle(load(home), forecaster, Observing(home, sources), first, cycles, month_seed)
-    kept = [(c.time, c.background - c.truth) for c in islice(chain, DROPPED, None)]
-    scale = home.statistics.std[:, None, None]
-    errors = np.stack([error / scale for _, error in kept]).astype(np.float16)
-    found = Backgrounds(np.array([time for time, _ in kept]), np.zeros(len(kept), int), errors, forecaster.digest)
-    write_backgrounds(found, folder / f"{month}.nc", home)
-    size = np.sqrt((errors[:, index("z500")].astype(float) ** 2 * home.grid.weights).mean())
-    return f"z500 background error {size * home.statistics.std[index('z500')]:.0f} m2 s-2"
 
 
 def cycled_errors(

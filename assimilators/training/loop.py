@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import lightning
 
-from dacycle.assimilators.training.module import Training
+from dacycle.assimilators.training.module import Training, has_bfloat16
 
 __all__ = ["checkpoint_of", "minutes_of", "run_epochs"]
 
@@ -52,6 +52,8 @@ def run_epochs(module: Training, folder: Path, epochs: int, say: Callable[[str],
         reload_dataloaders_every_n_epochs=1,
         callbacks=[_EveryEpoch(folder, say)],
     )
+    if module.recipe.precision == "bfloat16" and not has_bfloat16(trainer.strategy.root_device):
+        say("this processor has no instructions for bfloat16: training in float32")
     resumed = str(checkpoint) if checkpoint.exists() else None
     trainer.fit(module, ckpt_path=resumed, weights_only=False if resumed else None)
     if trainer.interrupted:

@@ -17,7 +17,7 @@ from dacycle.assimilators.training.errors import TrainingError
 from dacycle.assimilators.training.recipe import Recipe
 from dacycle.forecast_adapter.channels import CHANNELS
 
-__all__ = ["Training", "channel_weights"]
+__all__ = ["Training", "channel_weights", "has_bfloat16"]
 
 
 POLAR_FLOOR = 0.5
@@ -29,6 +29,11 @@ def channel_weights(top_weight: float) -> NDArray[np.float32]:
     """(69,) weights of the loss: `top_weight` above 200 hPa, where a coarse model has hardly any levels, else 1."""
     above = [channel.level is not None and channel.level < 200 for channel in CHANNELS]
     return np.where(above, top_weight, 1.0).astype(np.float32)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether mixed precision is faster there: a processor without instructions for it is a hundred times slower."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Training(lightning.LightningModule, ABC):
@@ -81,8 +86,9 @@ class Training(lightning.LightningModule, ABC):
         return {}
 
     def mixed(self) -> Any:
-        """The context of mixed precision, where the recipe asks for it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+        """The context of mixed precision, where the recipe asks for it and the processor has it."""
+        asked = self.recipe.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=asked and has_bfloat16(self.device))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         # The average follows faster at first: the early weights say nothing about the late ones.

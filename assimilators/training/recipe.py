@@ -51,7 +51,7 @@ class Recipe:
         learning_rate, weight_decay: AdamW's; the rate rises for `warm_up` updates and then falls along a cosine.
         average: decay per update of the running average of the weights, which is what is validated and exported.
         top_weight: weight of the levels above 200 hPa in the loss, against 1 below.
-        precision: `float32`, or `bfloat16` for mixed precision.
+        precision: `float32`, or `bfloat16` for mixed precision where the processor has it.
         compile: compile the network with `torch.compile` (needs a C++ compiler on a CPU).
         threads: torch's threads on a CPU.
         seed: of the weights, the order of the samples, the noise and the observations.

@@ -10,7 +10,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from dacycle.assimilators.background_error import estimate_from_recipe
-from dacycle.assimilators.base import AssimilatorError, known_assimilators, load_assimilator, packaged_assimilators
+from dacycle.assimilators.base import AssimilatorError, load_assimilator, packaged_assimilators
 from dacycle.assimilators.evaluation import evaluate as evaluate_assimilator
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, recipe_kind
@@ -34,31 +34,21 @@ def dataset(
     nature: Annotated[Path, typer.Argument(help="folder of a nature run")],
     folder: Annotated[Path, typer.Argument(help="where to write; months that exist are kept")],
     years: Annotated[str, typer.Option(help="training years, e.g. 2020,2021")],
-    cycles: Annotated[str, typer.Option(help="assimilator to cycle with")] = "oi",
     world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
     model: Annotated[str, typer.Option(help="forecast model whose backgrounds are made")] = "mini",
     workers: Annotated[int, typer.Option(help="months made side by side")] = 2,
-    seed: Annotated[int, typer.Option(help="of the cycles' observations")] = 1,
 ) -> None:
-    """Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, and of cycles.
+    """Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts.
 
     Observations are no part of it: training draws them afresh for every sample. Run it again to go on after an
     interruption.
 
     Example: dacycle dataset nature backgrounds --years 2020,2021
     """
-    from functools import partial
+    from dacycle.assimilators.training.backgrounds import make_forecasts
 
-    from dacycle.assimilators.training.backgrounds import STORES, make_forecasts, months_of
-    from dacycle.assimilators.training.cycles import make_cycles
-
-    chosen, (forecasts, cycled) = parse_years(years), STORES
-    if cycles not in known_assimilators():
-        raise AssimilatorError(f"there is no assimilator {cycles!r}; known are {', '.join(known_assimilators())}")
-    make_forecasts(nature, folder / forecasts, chosen, world, model, workers=workers, say=typer.echo)
-    load = partial(load_assimilator, cycles)
-    make_cycles(load, nature, folder / cycled, months_of(chosen), world, model, SOURCES, seed, workers, say=typer.echo)
-    size = sum(path.stat().st_size for path in folder.rglob("*.nc")) / 1e9
+    make_forecasts(nature, folder, parse_years(years), world, model, workers=workers, say=typer.echo)
+    size = sum(path.stat().st_size for path in folder.glob("*.nc")) / 1e9
     typer.echo(f"{folder}: {size:.1f} GB; a recipe's `backgrounds:` takes this path")
 
 

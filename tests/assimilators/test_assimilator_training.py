@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
 
 
 def quiet(_: str) -> None: ...
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hasty() -> Iterator[None]:
+    """The operator of the planes is fitted a little only: nothing here asks how well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dacycle.assimilators.networks.planes.UPDATES", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,7 @@ def run(
     """A finished run of two epochs and one closed-loop round."""
     folder = tmp_path_factory.mktemp("run")
     recipe = recipe_of(entries)
-    fit_assimilator(recipe, folder, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+    fit_assimilator(recipe, folder, observing, backgrounds, held(backgrounds, observing), quiet)
     return folder
 
 
@@ -238,7 +247,7 @@ def test_an_unknown_method_or_size_is_refused(
 ) -> None:  # fmt: skip
     recipe = recipe_of(entries, **changes)
     with pytest.raises(RecipeError, match=message):
-        fit_assimilator(recipe, tmp_path, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+        fit_assimilator(recipe, tmp_path, observing, backgrounds, held(backgrounds, observing), quiet)
     assert not (tmp_path / "run.json").exists()
 
 
@@ -272,7 +281,7 @@ def test_a_finished_run_is_left_as_it_is(
     run: Path, entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing
 ) -> None:
     before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.suffix in (".csv", ".ckpt")}
-    fit_assimilator(recipe_of(entries), run, observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+    fit_assimilator(recipe_of(entries), run, observing, backgrounds, held(backgrounds, observing), quiet)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -280,7 +289,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path
 ) -> None:
     recipe = recipe_of(entries, rounds=0)
-    given = (observing, backgrounds, backgrounds, held(backgrounds, observing))
+    given = (observing, backgrounds, held(backgrounds, observing))
     fit_assimilator(recipe, tmp_path / "straight", *given, quiet)
 
     def stop(line: str) -> None:
@@ -308,7 +317,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
         return gaussian_loss(increment, spread, target) * (np.nan if sum(updates) > 2 else 1)
 
     monkeypatch.setitem(METHODS, "fnp", dataclasses.replace(METHODS["fnp"], loss=spoiled))
-    given = (observing, backgrounds, backgrounds, held(backgrounds, observing), quiet)
+    given = (observing, backgrounds, held(backgrounds, observing), quiet)
     with pytest.raises(TrainingError, match="the loss is nan in epoch 1"):
         fit_assimilator(recipe_of(entries, rounds=0), tmp_path, *given)
     assert (tmp_path / "round-0/last.ckpt").exists()

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacycle.assimilators.networks.fnp import FnpConstants, FnpNetwork, FnpSize, gaussian_loss
-from dacycle.assimilators.networks.layers import RadialConvolution, SpectralMix, meridional_transform, zonal_transform
+from dacycle.assimilators.networks.layers import (
+    Depthwise,
+    RadialConvolution,
+    SpectralMix,
+    meridional_transform,
+    zonal_transform,
+)
+from dacycle.assimilators.networks.planes import PlaneOperator
 from dacycle.assimilators.oi import gaspari_cohn
 from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 
@@ -78,6 +85,39 @@ def test_a_radial_convolution_is_the_sum_over_great_circles(support: float) -> N
         distance = great_circle_km(latitude, longitude, np.array(GRID.latitude[y]), np.array(GRID.longitude[x]))
         expected = (gaspari_cohn(distance, support) * field).sum()
         assert found[y, x] == pytest.approx(expected, abs=1e-3)
+
+
+@given(kernel=st.sampled_from([1, 3, 5]), batch=st.integers(1, 3), seed=st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_a_depthwise_convolution_and_its_gradients_are_torchs(kernel: int, batch: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    mine = Depthwise(4, kernel)
+    theirs = torch.nn.Conv2d(4, 4, kernel, groups=4)
+    theirs.load_state_dict(mine.state_dict())
+    x, weight = torch.randn(batch, 4, 9, 11), torch.randn(batch, 4, 10 - kernel, 12 - kernel)
+    found = []
+    for layer in (mine, theirs):
+        inputs = x.clone().requires_grad_()
+        outputs = layer(inputs)
+        (outputs * weight).sum().backward()
+        found.append((outputs, inputs.grad, layer.weight.grad, layer.bias.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        assert torch.equal(mine(x), theirs(x))
+
+
+def test_an_operator_of_planes_learns_what_a_column_says() -> None:
+    """One plane follows from the column, one does not: the unexplained shares are near 0 and near 1."""
+    generator = torch.Generator().manual_seed(0)
+    columns = torch.randn(10, 5, 16, 32, generator=generator)
+    noise = torch.randn(10, 16, 32, generator=generator)
+    planes = torch.stack([torch.tanh(columns[:, 0] - columns[:, 1]), noise], 1)
+    operator = PlaneOperator(5, 2)
+    left = operator.fit(columns, planes, seed=1)
+    assert left[0] < 0.1
+    assert 0.9 < left[1] < 1.3
+    assert not any(weights.requires_grad for weights in operator.parameters())
 
 
 def test_without_observations_the_analysis_is_the_background(network: FnpNetwork) -> None:

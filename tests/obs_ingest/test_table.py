@@ -129,6 +129,23 @@ def test_concatenation_keeps_names_apart():
     assert len(concatenate([])) == 0
 
 
+def test_concatenating_again_and_again_gives_each_row_its_own_names():
+    """How names go together is remembered between calls: other rows of the same lists, and other lists, must not mix."""
+    generator = np.random.default_rng(0)
+    pools = [pd.Categorical(list(names)) for names in ("abcdef", "defgh", "xyz", "abcdef")]
+    for _ in range(200):
+        chosen = [pools[k] for k in generator.integers(0, len(pools), 2)]
+        if generator.random() < 0.3:
+            chosen[0] = pd.Categorical(generator.permutation(list("klmnopq")))
+        tables = []
+        for pool in chosen:
+            table = mixed()
+            tables.append(table.assign(site=pool[generator.integers(0, len(pool), len(table))]))
+        both = concatenate(tables)
+        assert both["site"].tolist() == [site for table in tables for site in table["site"]]
+        assert both["site"].array.categories.is_unique
+
+
 def test_a_site_is_the_same_place_in_any_longitude_convention():
     names = site_names(np.array([10.0, 10.0, -0.001, 0.001, 10.0]), np.array([-0.5, 359.5, 180.0, -180.0, 0.5]))
     assert names[0] == names[1] == "+10.00-000.50"
