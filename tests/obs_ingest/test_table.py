@@ -130,7 +130,7 @@ def test_concatenation_keeps_names_apart():
 
 
 def test_concatenating_again_and_again_gives_each_row_its_own_names():
-    """How names go together is remembered between calls: other rows of the same lists, and other lists, must not mix."""
+    """How names go together is remembered between calls: other rows, and other lists, must not mix with them."""
     generator = np.random.default_rng(0)
     pools = [pd.Categorical(list(names)) for names in ("abcdef", "defgh", "xyz", "abcdef")]
     for _ in range(200):
