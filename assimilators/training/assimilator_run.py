@@ -229,9 +229,9 @@ def _fit(
     lightning.seed_everything(recipe.seed, verbose=False)
     network = build_network(recipe, observing.world, constants)
     epochs, rate = recipe.epochs, recipe.learning_rate
-    if not number:
+    if not number and not checkpoint_of(folder / "round-0").exists():
         _fit_planes(network, observing.world, backgrounds, recipe.seed, say)
-    else:
+    if number:
         epochs, rate = recipe.round_epochs, recipe.round_learning_rate
         load_average(network, checkpoint_of(folder / f"round-{_best_before(folder, number)}"))
 

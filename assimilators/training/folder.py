@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ __all__ = ["check_folder", "load_average", "read_constants", "read_record", "wri
 
 
 def check_folder(recipe: Recipe, folder: Path) -> None:
-    """RecipeError where the folder holds a run of another recipe."""
-    record = folder / "run.json"
-    if record.exists() and json.loads(record.read_text())["recipe"] != recipe.digest():
+    """RecipeError where the folder holds a run of another recipe. More rounds than it asked for may still be added."""
+    if not (folder / "run.json").exists():
+        return
+    before, _ = read_record(folder)
+    if isinstance(recipe, AssimilatorRecipe) and isinstance(before, AssimilatorRecipe):
+        before = replace(before, rounds=max(before.rounds, recipe.rounds))
+    if before.digest() != recipe.digest():
         raise RecipeError(
             f"{folder} holds a run of another recipe ({folder}/recipe.yaml); train into another folder with --out"
         )
@@ -56,9 +61,11 @@ def write_record(
     }
     path = folder / "run.json"
     if path.exists():
-        if json.loads(path.read_text())["data"] != data:
+        before = json.loads(path.read_text())
+        if before["data"] != data:
             raise RecipeError(f"{folder}: the training data have changed since this run began; use another folder")
-        return
+        if before["recipe"] == record["recipe"]:
+            return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))
     np.savez(folder / "constants.npz", **vars(constants))

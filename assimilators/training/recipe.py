@@ -127,7 +127,8 @@ class AssimilatorRecipe(Recipe):
         observations: sources as in an experiment; what is drawn from the reference.
         epochs, epoch_samples: passes, and samples in each, every one with observations of its own.
         workers: processes that draw observations beside the training.
-        rounds: closed-loop rounds, trained on cycles of the network in training.
+        rounds: closed-loop rounds, trained on cycles of the network in training. A finished run goes on if there are
+            more of them.
         round_epochs, round_learning_rate: of each round.
         validation_days: length of the cycles that a round is judged by.
     """

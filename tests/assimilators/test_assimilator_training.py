@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,22 @@ def test_a_finished_run_is_left_as_it_is(
     before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.suffix in (".csv", ".ckpt")}
     fit_assimilator(recipe_of(entries), run, observing, backgrounds, held(backgrounds, observing), quiet)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_run_goes_on_with_one_more_round_and_with_nothing_else_changed(
+    run: Path, entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    given = (observing, backgrounds, held(backgrounds, observing), quiet)
+    with pytest.raises(RecipeError, match="holds a run of another recipe"):
+        fit_assimilator(recipe_of(entries, rounds=2, seed=4), folder, *given)
+    fit_assimilator(recipe_of(entries, rounds=2), folder, *given)
+    assert rounds(folder)[:2] == rounds(run)
+    assert len(rounds(folder)) == 3
+    assert json.loads((folder / "run.json").read_text())["samples"] == 4 * 8
+    with pytest.raises(RecipeError, match="holds a run of another recipe"):
+        fit_assimilator(recipe_of(entries), folder, *given)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(
