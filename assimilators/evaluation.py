@@ -65,10 +65,13 @@ class OneShot:
 
     def spread_to_skill(self) -> float | None:
         """Spread over error, both as root mean squares over all channels in units of each one's error; 1 is honest."""
-        if self.spread is None:
-            return None
-        error = self.analysis.mean(axis=0)
-        return float(np.sqrt((self.spread.mean(axis=0) / error).mean()))
+        ratio = self.spread_ratio
+        return None if ratio is None else float(np.sqrt(np.square(ratio).mean()))
+
+    @property
+    def spread_ratio(self) -> NDArray[np.float64] | None:
+        """(69,) spread over error, both as root mean squares."""
+        return None if self.spread is None else np.sqrt(self.spread.mean(axis=0) / self.analysis.mean(axis=0))
 
     def as_dict(self) -> dict[str, Any]:
         """RMSE of background and analysis by headline channel, over all leads; spread over skill; how many."""

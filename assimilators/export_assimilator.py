@@ -1,7 +1,8 @@
 """From an assimilator's training run to its file: an ONNX graph with metadata, checked against torch once and cycled.
 
 Weights are rounded to half precision and kept so in the file; the graph computes in single precision. What the rounding
-changes is measured and stated. The file is no method of the registry yet: `dacycle gate` judges it.
+changes is measured and stated. The spread is calibrated on the validation year (`_calibration`). The file is no method
+of the registry yet: `dacycle gate` judges it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from dacycle.assimilators.evaluation import evaluate, held_out, observing_of
@@ -23,7 +25,7 @@ from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.trained import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
 from dacycle.assimilators.training.assimilation import TorchAssimilator
 from dacycle.assimilators.training.assimilator_run import accepted_round, read_assimilator_run
-from dacycle.assimilators.training.cycles import cycle
+from dacycle.assimilators.training.cycles import cycle, cycled_errors
 from dacycle.assimilators.training.errors import ExportError
 from dacycle.assimilators.training.observing import Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
@@ -56,13 +58,15 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
     network = copy.deepcopy(trained)
     for weights in network.parameters():
         weights.data = weights.data.half().float()
+    say(f"calibrating the spread on {year}")
+    calibration = _calibration(network, world, observing, recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         part = Path(folder) / out.name
         sizes = (len(NAMES), *2 * (len(NAMES) + len(network.planes),))
         to_onnx(network, part, dict(zip(INPUTS, sizes, strict=True)), list(OUTPUTS))
         store_halves(part)
-        about = _metadata(recipe, record, world, network, accepted_round(run))
+        about = _metadata(recipe, record, world, network, accepted_round(run)) | {"calibration": calibration}
         write_metadata(part, about)
         exported = TrainedAssimilator(part)
         ours = TorchAssimilator(network, world.grid, world.name)
@@ -78,6 +82,27 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
         write_metadata(part, {**about, "parity": parity})
         part.replace(out)
     return out
+
+
+def _calibration(network: Any, world: World, observing: Observing, recipe: AssimilatorRecipe) -> dict[str, float]:
+    """Multiply each channel's spread so that it is as much too large in single analyses as too small in cycles.
+
+    At the same departures a cycle's errors are larger than a forecast's where nothing is observed, and the network
+    cannot tell the two apart by what it is given.
+
+    Returns:
+        Spread over error, before, over all channels: of single analyses, and of cycles.
+    """
+    model, method = load_model(recipe.model), TorchAssimilator(network, world.grid, world.name)
+    backgrounds = held_out(model, observing.world.reference, world, STARTS)
+    single = evaluate(method, observing, backgrounds, recipe.seed)
+    cycled = cycled_errors(method, model, observing, recipe.seed, recipe.validation_days)
+    if single.spread_ratio is None or cycled.spread_ratio is None:
+        return {}
+    factor = 1 / np.sqrt(single.spread_ratio * cycled.spread_ratio)
+    network.calibration.copy_(torch.from_numpy(factor.astype(np.float32))[:, None, None])
+    ratios = {"single": single.spread_to_skill(), "cycled": cycled.spread_to_skill()}
+    return {name: round(float(ratio), 3) for name, ratio in ratios.items() if ratio is not None}
 
 
 def store_halves(path: Path) -> None:

@@ -165,15 +165,15 @@ def _checks_of_scores(
         for year, found in one_shot.items()
         for channel in HEADLINE
     )
-    ratios = [found[name].spread_to_skill() for found in one_shot.values()]
-    spreads = [ratio for ratio in ratios if ratio is not None]
     kept, free = cycled[name], cycled["none"]
+    ratios = [*(found[name].spread_to_skill() for found in one_shot.values()), kept.spread_to_skill()]
+    spreads = [ratio for ratio in ratios if ratio is not None]
     ratio, channel = max((kept.analysis[channel] / free.analysis[channel], channel) for channel in HEADLINE)
     return [
         Check("single analyses, error over the background's", f"{worst:.2f} ({worst_name})", "below 1", worst < 1),
         Check(
-            "spread over error",
-            " and ".join(f"{ratio:.2f}" for ratio in spreads) or "no spread",
+            f"spread over error, single analyses of {', '.join(map(str, one_shot))}, and cycles",
+            ", ".join(f"{ratio:.2f}" for ratio in spreads) or "no spread",
             f"{HONEST[0]} to {HONEST[1]}",
             all(HONEST[0] <= ratio <= HONEST[1] for ratio in spreads),
         ),
@@ -197,7 +197,7 @@ def _card(mine: TrainedAssimilator, verdict: Verdict) -> str:
     about = mine.metadata
     training, parity = about["training"], about["parity"]
     units = {name: CHANNELS[index(name)].unit for name in HEADLINE}
-    halves = parity["half_precision"]
+    halves, calibration = parity["half_precision"], about.get("calibration")
     lines = [
         f"# {mine.name} {about['version']}",
         "",
@@ -216,6 +216,14 @@ def _card(mine: TrainedAssimilator, verdict: Verdict) -> str:
         f"{parity['cycled']['rms_error']:.2f}",
         f"- weights in half precision: overall mean squared error {halves['overall_mse_rounded']:.5g}, with exact ones "
         f"{halves['overall_mse_exact']:.5g}",
+        *(
+            [
+                "- the spread of each channel is calibrated on the validation year; before, spread over error was "
+                f"{calibration['single']:.2f} in single analyses and {calibration['cycled']:.2f} in cycles"
+            ]
+            if calibration
+            else []
+        ),
         "",
         "## Closed-loop rounds",
         "",

@@ -100,6 +100,7 @@ class FnpNetwork(nn.Module):
     plane_std: Tensor
     static: Tensor
     is_rain: Tensor
+    calibration: Tensor
     members: Tensor
 
     def __init__(
@@ -112,6 +113,8 @@ class FnpNetwork(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(shaped, np.float32)))
         is_rain = torch.tensor([plane == "tp6h" for plane in planes])[:, None, None]
         self.register_buffer("is_rain", is_rain, persistent=False)
+        # What an export multiplies the spread of each channel with (`export_assimilator`).
+        self.register_buffer("calibration", torch.ones(CHANNELS, 1, 1), persistent=False)
         members = torch.zeros(CHANNELS, len(GROUPS))
         for number, group in enumerate(GROUPS.values()):
             members[group, number] = 1
@@ -299,7 +302,7 @@ class FnpNetwork(nn.Module):
         state = (background - self.mean) / self.std
         increment, spread = self.estimate(state, observations, observation_errors)
         scale = self.std * self.error
-        return background + increment * scale, spread * scale
+        return background + increment * scale, spread * scale * self.calibration
 
 
 def _mean_and_density(sums: Tensor) -> Tensor:

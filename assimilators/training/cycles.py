@@ -32,11 +32,15 @@ VALIDATION_CHAINS = 4
 
 @dataclass(frozen=True, eq=False)
 class Cycle:
-    """One cycle of a chain: fields (69, H, W), SI, and what the guards said of the analysis."""
+    """One cycle of a chain: fields (69, H, W), SI, and what the guards said of the analysis.
+
+    The spread is None where the method has none, or the analysis is the background.
+    """
 
     time: np.datetime64
     background: NDArray
     analysis: NDArray
+    spread: NDArray | None
     truth: NDArray
     status: Status
 
@@ -49,12 +53,18 @@ class CycledErrors:
         background, analysis: errors.
         cycles: how many.
         fallbacks: how many of all kept their background because the analysis could not be used.
+        spread_ratio: (69,) spread over error, both as root mean squares; None where the method has no spread.
     """
 
     background: dict[str, float]
     analysis: dict[str, float]
     cycles: int
     fallbacks: int
+    spread_ratio: NDArray[np.float64] | None
+
+    def spread_to_skill(self) -> float | None:
+        """As `OneShot.spread_to_skill`."""
+        return None if self.spread_ratio is None else float(np.sqrt(np.square(self.spread_ratio).mean()))
 
 
 def cycle(
@@ -82,7 +92,8 @@ def cycle(
             assimilator, background, drawn.values[None], drawn.errors[None], Guards(), world.statistics.std
         )
         previous, current = current, step.state
-        yield Cycle(time, background[0], step.state[0], reference.array(time), step.status[0])
+        certain = None if step.spread is None or step.status[0] == "fallback" else step.spread[0]
+        yield Cycle(time, background[0], step.state[0], certain, reference.array(time), step.status[0])
 
 
 def cycled_errors(
@@ -93,22 +104,24 @@ def cycled_errors(
     Raises:
         DataError: the reference is shorter than a chain, or a chain than what is left out of it.
     """
-    headline = [index(name) for name in HEADLINE]
     area, times = observing.world.grid.weights, observing.world.reference.times
     first, last = LAG + 2, len(times) - 4 * days
     if last < first or 4 * days <= DROPPED:
         raise DataError(f"{observing.world.reference.folder}: {len(times)} times are too few for chains of {days} days")
-    squares, fallbacks = [], 0
+    squares, spreads, fallbacks = [], [], 0
     for k, start in enumerate(times[np.linspace(first, last, VALIDATION_CHAINS).astype(int)]):
         for number, c in enumerate(cycle(assimilator, model, observing, start, 4 * days, seed + k)):
             fallbacks += c.status == "fallback"
             if number >= DROPPED:
-                both = np.stack([c.background, c.analysis])[:, headline] - c.truth[headline]
+                both = np.stack([c.background, c.analysis]) - c.truth
                 squares.append((both.astype(float) ** 2 * area).mean(axis=(2, 3)))
+                if c.spread is not None:
+                    spreads.append((c.spread.astype(float) ** 2 * area).mean(axis=(1, 2)))
     before, after = np.sqrt(np.mean(squares, axis=0))
     return CycledErrors(
-        dict(zip(HEADLINE, before.tolist(), strict=True)),
-        dict(zip(HEADLINE, after.tolist(), strict=True)),
+        {name: float(before[index(name)]) for name in HEADLINE},
+        {name: float(after[index(name)]) for name in HEADLINE},
         len(squares),
         fallbacks,
+        np.sqrt(np.mean(spreads, axis=0)) / after if spreads else None,
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dacycle.assimilators.base import AssimilatorError, load_assimilator
-from dacycle.assimilators.evaluation import held_out, observing_of
+from dacycle.assimilators.evaluation import evaluate, held_out, observing_of
 from dacycle.assimilators.export_assimilator import export_assimilator
 from dacycle.assimilators.gate import Check, Verdict, judge, register
 from dacycle.assimilators.networks import METHODS
@@ -26,6 +26,7 @@ from dacycle.assimilators.networks.fnp import gaussian_loss
 from dacycle.assimilators.training.assimilator_run import accepted_round, fit_assimilator, train_assimilator
 from dacycle.assimilators.training.backgrounds import Backgrounds
 from dacycle.assimilators.training.closed_loop import ClosedLoop
+from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.observing import Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe
@@ -360,6 +361,17 @@ def test_the_exported_file_is_the_network(exported: Path, tiny: World) -> None:
     assert parity["cycled"]["rms_difference"] < parity["cycled"]["rms_error"] / 10
     assert method.metadata["training"]["rounds"][0]["round"] == "0"
     assert exported.stat().st_size < 1.5 * 2 * method.metadata["training"]["weights"] + 2e6
+
+
+def test_the_spread_is_as_much_too_large_in_single_analyses_as_it_is_too_small_in_cycles(
+    exported: Path, world: TinyWorld, tiny: World, observing: Observing
+) -> None:
+    method, model = load_assimilator(exported, tiny), load_model(world.model)
+    single = evaluate(method, observing, held_out(model, tiny.reference, tiny, 2), seed=3)
+    cycled = cycled_errors(method, model, observing, seed=3, days=4)
+    assert single.spread_ratio is not None
+    assert cycled.spread_ratio is not None
+    np.testing.assert_allclose(single.spread_ratio * cycled.spread_ratio, 1, rtol=0.2)
 
 
 def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str, Any], data: Path) -> None:
