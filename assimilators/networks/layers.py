@@ -165,7 +165,7 @@ class TowerNorm(nn.Module):
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution whose gradients are forward convolutions: on a CPU those are faster than backward ones."""
+    """A depthwise convolution whose gradients are forward convolutions: on a CPU they are faster than backward ones."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
