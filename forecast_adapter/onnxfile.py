@@ -93,7 +93,7 @@ def write_metadata(path: Path | str, metadata: dict[str, Any]) -> None:
     del model.metadata_props[:]
     model.metadata_props.extend(others)
     graph = model.SerializeToString(deterministic=True)
-    document = json.dumps(metadata, sort_keys=True)
+    document = json.dumps(metadata)  # in the order given: that of `planes` is the order of the tensors
     check = hashlib.sha256(graph + document.encode()).hexdigest()
     tail = onnx.ModelProto()
     for key, value in ((_DOCUMENT, document), (_CHECK, check), (_LENGTH, str(len(graph)))):

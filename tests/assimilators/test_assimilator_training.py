@@ -356,6 +356,7 @@ def exported(run: Path, entries: dict[str, Any], tmp_path_factory: pytest.TempPa
 
 def test_the_exported_file_is_the_network(exported: Path, tiny: World) -> None:
     method = load_assimilator(exported, tiny)
+    assert method.planes == ("tp6h", "olr", "q2m")  # as the network takes them: no other order gives its analyses
     parity = method.metadata["parity"]
     assert parity["analysis"]["largest"] < 1e-4
     assert parity["cycled"]["rms_difference"] < parity["cycled"]["rms_error"] / 10
