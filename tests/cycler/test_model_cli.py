@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.training.errors import DataError
 from dacycle.cycler.cli.model import app
 from tests.conftest import TinyWorld
@@ -47,10 +46,3 @@ def test_a_year_that_is_too_short_is_named(world: TinyWorld, data: Path) -> None
     arguments += ["--world", str(world.folder), "--model", str(world.model)]
     with pytest.raises(DataError, match="29 times, too few for 99 starts"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
-
-
-def test_a_data_set_needs_an_assimilator_that_there_is(data: Path, tmp_path: Path) -> None:
-    arguments = ["dataset", str(data), str(tmp_path / "out"), "--years", "2024", "--cycles", "magic"]
-    with pytest.raises(AssimilatorError, match=r"there is no assimilator 'magic'; known are .*oi"):
-        CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert not (tmp_path / "out").exists()
