@@ -159,7 +159,7 @@ def make_table(
         "longitude": np.asarray(longitude, float),
         "elevation": np.broadcast_to(np.asarray(elevation, float), n).copy(),
         "pressure": np.broadcast_to(np.asarray(pressure, float), n).copy(),
-        "variable": pd.Categorical.from_codes(variable.astype(np.int8), dtype=_DTYPES["variable"]),
+        "variable": pd.Categorical.from_codes(variable, dtype=_DTYPES["variable"]),
         "value": np.asarray(value, float),
         "error": np.asarray(error, float),
         "source": pd.Categorical.from_codes(zeros, dtype=_only(source)),
@@ -171,6 +171,7 @@ def make_table(
 
 @lru_cache(maxsize=256)
 def _only(name: str) -> pd.CategoricalDtype:
+    """The type of a column that holds one name: one object, so that `_union` knows it again."""
     return pd.CategoricalDtype([name])
 
 
@@ -205,7 +206,7 @@ def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(columns, copy=False)
 
 
-_UNIONS: dict[tuple[int, ...], tuple[list[pd.Index], pd.Categorical, NDArray]] = {}
+_UNIONS: dict[tuple[int, ...], tuple[list[pd.Index], pd.CategoricalDtype, list[NDArray]]] = {}
 
 
 def _union(parts: Sequence[pd.Categorical]) -> pd.Categorical:
@@ -219,14 +220,13 @@ def _union(parts: Sequence[pd.Categorical]) -> pd.Categorical:
     if key not in _UNIONS:
         if len(_UNIONS) >= 64:
             _UNIONS.clear()
-        each = [pd.Categorical.from_codes(np.arange(len(names)), names) for names in lists]
+        union = union_categoricals([pd.Categorical.from_codes(np.arange(len(names)), names) for names in lists])
+        places = np.split(union.codes, np.cumsum([len(names) for names in lists[:-1]]))
         # The lists are kept as well, so that no other can have the identity of one of them.
-        union = union_categoricals(each)
-        _UNIONS[key] = (lists, union, union.codes)
-    _, union, places = _UNIONS[key]
-    first = np.cumsum([0, *map(len, lists)])
-    codes = np.concatenate([places[part.codes + start] for part, start in zip(parts, first, strict=False)])
-    return pd.Categorical.from_codes(codes, dtype=union.dtype)
+        _UNIONS[key] = (lists, union.dtype, places)
+    _, dtype, places = _UNIONS[key]
+    codes = np.concatenate([place[part.codes] for place, part in zip(places, parts, strict=True)])
+    return pd.Categorical.from_codes(codes, dtype=dtype)
 
 
 def add_departures(table: pd.DataFrame, background: NDArray, analysis: NDArray) -> pd.DataFrame:

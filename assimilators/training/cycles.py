@@ -92,8 +92,8 @@ def cycle(
             assimilator, background, drawn.values[None], drawn.errors[None], Guards(), world.statistics.std
         )
         previous, current = current, step.state
-        certain = None if step.spread is None or step.status[0] == "fallback" else step.spread[0]
-        yield Cycle(time, background[0], step.state[0], certain, reference.array(time), step.status[0])
+        spread = None if step.spread is None or step.status[0] == "fallback" else step.spread[0]
+        yield Cycle(time, background[0], step.state[0], spread, reference.array(time), step.status[0])
 
 
 def cycled_errors(

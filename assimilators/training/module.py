@@ -32,8 +32,10 @@ def channel_weights(top_weight: float) -> NDArray[np.float32]:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether mixed precision is faster there: a processor without instructions for it is a hundred times slower."""
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether mixed precision pays there: a processor without instructions for it is slower with it than without."""
+    if device.type != "cpu":
+        return True
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Training(lightning.LightningModule, ABC):

@@ -372,7 +372,7 @@ def test_the_spread_is_as_much_too_large_in_single_analyses_as_it_is_too_small_i
     cycled = cycled_errors(method, model, observing, seed=3, days=4)
     assert single.spread_ratio is not None
     assert cycled.spread_ratio is not None
-    np.testing.assert_allclose(single.spread_ratio * cycled.spread_ratio, 1, rtol=0.2)
+    np.testing.assert_allclose(single.spread_ratio * cycled.spread_ratio, 1, rtol=0.01)
 
 
 def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str, Any], data: Path) -> None:
