@@ -82,6 +82,17 @@ def static_planes(
     return np.stack([orography / 1000.0, land_fraction, np.sin(phi), np.cos(phi)]).astype(np.float32)
 
 
+def annual_cycle(state: Tensor, season: Tensor) -> Tensor:
+    """(B, 5): 1, cos, sin, cos 2, sin 2 of the day of the year that a normalised state (B, 69, H, W) looks like.
+
+    season: (2, 13 H + 1), see `MiniConstants`.
+    """
+    zonal = state[:, GROUPS["t"]].mean(-1).flatten(1)
+    estimate = functional.linear(zonal, season[:, :-1], season[:, -1])
+    cos, sin = functional.normalize(estimate, dim=1).unbind(1)
+    return torch.stack([torch.ones_like(cos), cos, sin, cos**2 - sin**2, 2 * cos * sin], dim=1)
+
+
 def pad_sphere(x: Tensor, margin: int) -> Tensor:
     """(B, C, H, W) -> (B, C, H + 2 margin, W + 2 margin): periodic in longitude, across the pole in latitude."""
     half = x.shape[-1] // 2
@@ -158,18 +169,11 @@ class MiniNetwork(nn.Module):
     def _constant(self, name: str, value: NDArray[np.float32]) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
 
-    def annual(self, current: Tensor) -> Tensor:
-        """(B, 5): 1, cos, sin, cos 2, sin 2 of the day of the year that the normalised state looks like."""
-        zonal = current[:, GROUPS["t"]].mean(-1).flatten(1)
-        estimate = functional.linear(zonal, self.season[:, :-1], self.season[:, -1])
-        cos, sin = functional.normalize(estimate, dim=1).unbind(1)
-        return torch.stack([torch.ones_like(cos), cos, sin, cos**2 - sin**2, 2 * cos * sin], dim=1)
-
     def increment(self, previous: Tensor, current: Tensor) -> Tensor:
         """(B, 69, H, W): the 6-h change of the state in units of ``step_std``, from normalised states."""
         # The frames' difference in its own units: as a difference of normalised fields it would be tiny.
         change = (current - previous) * (self.std / self.step_std)
-        annual = self.annual(current)
+        annual = annual_cycle(current, self.season)
         warmth = torch.einsum("bs,shw->bhw", annual, self.climate[:, T2M])[:, None]
         season = annual[:, 1:3, None, None].expand(-1, -1, *self.static.shape[1:])
         static = self.static.expand(current.shape[0], -1, -1, -1)
@@ -182,7 +186,7 @@ class MiniNetwork(nn.Module):
         """x(t+6h) from the physical states x(t-6h) and x(t), each (B, 69, H, W), SI."""
         previous, current = (previous - self.mean) / self.std, (current - self.mean) / self.std
         following = current + self.increment(previous, current) * (self.step_std / self.std)
-        climate = torch.einsum("bs,schw->bchw", self.annual(current), self.climate)
+        climate = torch.einsum("bs,schw->bchw", annual_cycle(current, self.season), self.climate)
         following = following + self.relaxation * (climate - following)
         return torch.maximum(following * self.std + self.mean, self.floor)
 

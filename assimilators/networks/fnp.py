@@ -17,8 +17,10 @@ Where it departs:
 - The background covers the grid: its set convolution, with a density of one everywhere, would only smooth it.
 - Some of the Fourier layers stand after the merging, where observations meet the flow.
 - The increment is gated by the density of observations: beyond `reach_km` from the nearest there is none at all.
-- It changes its sign with the departures (`estimate`). Free to do otherwise, a network learns what is usually wrong
-  with the backgrounds it was shown, and takes it away in every cycle, there or not: such cycles go astray.
+- What the forecast model does wrong on average is taken off first (`unbiased`), for observations are too few to find it
+  anew in every cycle.
+- The rest changes its sign with the departures (`estimate`). Free to do otherwise, a network learns what is usually
+  wrong with the backgrounds it was shown, and takes it away in every cycle, there or not: such cycles go astray.
 - The loss is a Gaussian likelihood weighted by the variance within a sample, by its root from sample to sample
   (`gaussian_loss`).
 """
@@ -37,6 +39,7 @@ from dacycle.assimilators.networks.layers import FourierLayer, Pointwise, Radial
 from dacycle.assimilators.networks.planes import PlaneOperator
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, PLANES
 from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.mini import annual_cycle
 
 __all__ = ["FnpConstants", "FnpNetwork", "FnpSize", "gaussian_loss"]
 
@@ -79,7 +82,9 @@ class FnpConstants:
 
     ``mean``, ``std`` (69,): the world's statistics, SI. ``error`` (69,): the backgrounds' usual error in standard
     deviations. ``plane_mean``, ``plane_std`` (M,): of the observation planes, that of precipitation after log(1 + x).
-    ``static`` (4, H, W): see `forecast_adapter.mini.static_planes`.
+    ``static`` (4, H, W): see `forecast_adapter.mini.static_planes`. ``season`` (2, 13 H + 1): what tells the day of the
+    year, see `forecast_adapter.mini.annual_cycle`. ``bias`` (5, 69, H, W): the forecast model's systematic error, see
+    `training.backgrounds.systematic_error`.
     """
 
     mean: NDArray[np.float32]
@@ -88,6 +93,8 @@ class FnpConstants:
     plane_mean: NDArray[np.float32]
     plane_std: NDArray[np.float32]
     static: NDArray[np.float32]
+    season: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
 
 class FnpNetwork(nn.Module):
@@ -99,6 +106,8 @@ class FnpNetwork(nn.Module):
     plane_mean: Tensor
     plane_std: Tensor
     static: Tensor
+    season: Tensor
+    bias: Tensor
     is_rain: Tensor
     calibration: Tensor
     members: Tensor
@@ -109,7 +118,7 @@ class FnpNetwork(nn.Module):
         super().__init__()
         self.size, self.planes = size, planes
         for name, value in vars(constants).items():
-            shaped = value if name == "static" else value[:, None, None]
+            shaped = value[:, None, None] if value.ndim == 1 else value
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(shaped, np.float32)))
         is_rain = torch.tensor([plane == "tp6h" for plane in planes])[:, None, None]
         self.register_buffer("is_rain", is_rain, persistent=False)
@@ -160,20 +169,22 @@ class FnpNetwork(nn.Module):
     def estimate(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         """Increment and spread, (B, 69, H, W), in units of ``error``.
 
-        The increment is half the difference of what departures and their opposites give: it changes its sign with them,
-        and is 0 where observations agree with the background.
+        Half the difference of what departures and their opposites give changes its sign with them, and is 0 where
+        observations agree with the background without its bias. The bias is taken off where the gate is open.
 
         Args:
             state: (B, 69, H, W) the normalised background.
             values, errors: (B, 69 + M, H, W) superobs, SI; an error above 0 exactly where there is one.
         """
+        state, bias = self.unbiased(state)
         fine, wide, gate, sizes = self._observations(state, values, errors)
         size = sizes[:, :1]
         fine, wide, known = _and_opposite(fine), _and_opposite(wide), self._known(sizes)
         background = [tower.repeat(2, 1, 1, 1) for tower in self._background(state, known)]
         increment, spread = self._decode(state.repeat(2, 1, 1, 1), fine, wide, known.repeat(2, 1, 1, 1), background)
         there, back = increment.unflatten(0, (2, -1)).unbind(0)
-        return 0.5 * size * gate * (there - back), size * self._spread(spread.unflatten(0, (2, -1)).mean(0))
+        increment = gate * (0.5 * size * (there - back) - bias)
+        return increment, size * self._spread(spread.unflatten(0, (2, -1)).mean(0))
 
     def estimate_one_way(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         """`estimate` at half the cost, to train with: half of the samples are seen with the opposite departures.
@@ -181,12 +192,18 @@ class FnpNetwork(nn.Module):
         What is best for both signs then changes its sign with them, as `estimate` does by construction. Two and two,
         because every second sample may be of another kind.
         """
+        state, bias = self.unbiased(state)
         fine, wide, gate, sizes = self._observations(state, values, errors)
         size = sizes[:, :1]
         sign = 1.0 - 2.0 * (torch.arange(state.shape[0], device=state.device)[:, None, None, None] // 2 % 2)
         fine, wide, known = _signed(fine, sign), _signed(wide, sign), self._known(sizes)
         increment, spread = self._decode(state, fine, wide, known, self._background(state, known))
-        return sign * size * gate * increment, size * self._spread(spread)
+        return gate * (sign * size * increment - bias), size * self._spread(spread)
+
+    def unbiased(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised background without the model's systematic error, and this in units of ``error``."""
+        bias = torch.einsum("bs,schw->bchw", annual_cycle(state, self.season), self.bias)
+        return state - bias, bias / self.error
 
     def _observations(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Set convolutions fine and wide, the gate, and the sizes of the background's error: nothing here is learnt."""

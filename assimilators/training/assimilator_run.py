@@ -28,10 +28,16 @@ from dacycle.assimilators.training.assimilation import (
     TorchAssimilator,
     typical_errors,
 )
-from dacycle.assimilators.training.backgrounds import Backgrounds, months_of, read_store, year_times
+from dacycle.assimilators.training.backgrounds import (
+    Backgrounds,
+    months_of,
+    read_store,
+    systematic_error,
+    year_times,
+)
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
-from dacycle.assimilators.training.data import preload
+from dacycle.assimilators.training.data import load_states, preload, season_weights
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.folder import (
     check_folder,
@@ -179,7 +185,8 @@ def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
 
 def _constants(world: World, backgrounds: Backgrounds) -> FnpConstants:
     """Statistics of the world, of the backgrounds' errors, and of the planes."""
-    planes = _planes(world.reference, _some_times(backgrounds))
+    times = _some_times(backgrounds)
+    planes = _planes(world.reference, times)
     planes[:, 0] = np.log1p(planes[:, 0])
     return FnpConstants(
         mean=world.statistics.mean,
@@ -188,6 +195,8 @@ def _constants(world: World, backgrounds: Backgrounds) -> FnpConstants:
         plane_mean=planes.mean((0, 2, 3)),
         plane_std=planes.std((0, 2, 3)),
         static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
+        season=season_weights([load_states(world.reference, times, world.grid, world.statistics)]),
+        bias=systematic_error(backgrounds).astype(np.float32),
     )
 
 

@@ -12,13 +12,15 @@ from dacycle.assimilators.training.backgrounds import (
     forecast_errors,
     make_forecasts,
     read_store,
+    systematic_error,
     write_backgrounds,
+    year_times,
 )
 from dacycle.assimilators.training.errors import DataError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.reference import Reference
-from dacycle.forecast_adapter.worlds import World, load_world
+from dacycle.forecast_adapter.worlds import World, annual_basis, load_world
 from tests.conftest import TinyWorld
 
 
@@ -97,3 +99,31 @@ class _Endless(Reference):
 
     def array(self, time: np.datetime64) -> NDArray[np.float32]:
         return self.first
+
+
+def test_the_systematic_error_is_found_by_place_and_season() -> None:
+    """In noise five times as large, from two years of forecasts; the next lead's errors are not looked at."""
+    generator = np.random.default_rng(0)
+    times = np.concatenate([year_times(year) for year in (2020, 2021)])
+    season = annual_basis(times)[:, 1]
+    errors = 0.25 * generator.standard_normal((len(times), 3, 4, 6))
+    errors[:, 1, 2, 3] += 4 * (0.01 + 0.02 * season)
+    found = systematic_error(backgrounds_of(times, errors))
+    assert found.shape == (5, 3, 4, 6)
+    assert found[0, 1, 2, 3] == pytest.approx(0.01, abs=0.004)
+    assert found[1, 1, 2, 3] == pytest.approx(0.02, abs=0.006)
+    assert np.sqrt(np.square(found[:, 0]).mean()) < 0.003
+
+
+def test_few_forecasts_say_little_of_a_systematic_error() -> None:
+    times = year_times(2020)[:20]
+    found = systematic_error(backgrounds_of(times, np.ones((len(times), 1, 2, 2))))
+    step = np.einsum("ns,schw->nchw", annual_basis(times), found)
+    assert step.min() > 0
+    assert step.max() < 0.08  # of 0.25
+
+
+def backgrounds_of(times: np.ndarray, errors: np.ndarray) -> Backgrounds:
+    """Errors of 24 h, and beside each one of 48 h that is 100."""
+    both = np.concatenate([errors, np.full_like(errors, 100)]).astype(np.float16)
+    return Backgrounds(np.tile(times, 2), np.repeat([24, 48], len(times)), both, "model")

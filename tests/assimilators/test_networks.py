@@ -1,5 +1,7 @@
 """Layers on the sphere against independent sums, and what FNP promises whatever its weights are."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,8 @@ def network() -> FnpNetwork:
     torch.manual_seed(0)
     ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
     static = np.zeros((4, *GRID.shape), np.float32)
-    made = FnpNetwork(GRID, FnpConstants(0 * ones, ones, ones, 0 * planes, planes, static), SMALL)
+    season, bias = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32), np.zeros((5, 69, *GRID.shape), np.float32)
+    made = FnpNetwork(GRID, FnpConstants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias), SMALL)
     for head in made.heads:
         torch.nn.init.normal_(head.weight, std=0.1)
     return made.eval()
@@ -154,7 +157,7 @@ def test_beyond_its_reach_an_observation_changes_nothing(network: FnpNetwork) ->
 @given(seed=st.integers(0, 99))
 @settings(max_examples=5, deadline=None)
 def test_the_increment_changes_its_sign_with_the_departures(network: FnpNetwork, seed: int) -> None:
-    """Whatever the network learnt is wrong with backgrounds, one that agrees with its observations is left alone."""
+    """Without a bias of the model: a background that agrees with its observations is left alone."""
     background, values, errors = observations(seed, 0.1)
     values[:, 69:], errors[:, 69:] = 0, 0
     mirrored = torch.where(errors[:, :69] > 0, 2 * background - values[:, :69], 0.0)
@@ -167,6 +170,22 @@ def test_the_increment_changes_its_sign_with_the_departures(network: FnpNetwork,
     torch.testing.assert_close(found, -opposite, atol=1e-4, rtol=0)
     assert found.abs().max() > 1e-2
     assert none.abs().max() < 1e-4
+
+
+def test_the_models_bias_is_taken_off_where_something_is_observed(network: FnpNetwork) -> None:
+    """Observations that agree with the background without its bias leave just that; out of reach nothing changes."""
+    background, _, _ = observations(0, 0.1)
+    biased = copy.deepcopy(network)
+    biased.bias[0, 11] = 0.5
+    truth = background.clone()
+    truth[:, 11] -= 0.5
+    values, errors = torch.zeros(2, 1, 72, *GRID.shape)
+    values[0, :69, 8:11, :4], errors[0, :69, 8:11, :4] = truth[0, :, 8:11, :4], 0.3
+    with torch.inference_mode():
+        increment = (biased(background, values, errors)[0] - background)[0]
+    torch.testing.assert_close(increment[11, 8:11, :4], torch.full((3, 4), -0.5), atol=1e-3, rtol=0)
+    assert increment[:11].abs().max() < 1e-4
+    assert (increment[11, 24:] == 0).all()
 
 
 @given(turn=st.integers(1, 31), seed=st.integers(0, 9))
