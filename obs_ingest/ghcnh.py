@@ -3,13 +3,14 @@
 Files of one station, by year or of its whole period, as pipe-separated text or Parquet. Columns are found by name: one
 layout has `Station_ID`, `Year` to `Minute`, `Latitude`, the other `STATION`, `DATE`, `LATITUDE`; each element is
 followed by its codes, of which measurement, quality and source are used. Units are degrees Celsius, hPa, m/s and mm
-(NCEI, GHCNh documentation, sections IV to VI).
+(NCEI, GHCNh documentation).
 """
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest.surface import Parsed, ReportFiles, new_reports, put, put_wind
@@ -54,7 +55,7 @@ class Ghcnh(ReportFiles):
         required = ("station", "latitude", "longitude", "elevation", *_ELEMENTS)
         codes = [f"{element}_{code}" for element in _ELEMENTS for code in _CODES]
         amount = [_AMOUNT, *(f"{_AMOUNT}_{code}" for code in (*_CODES, "measurement_code"))]
-        frame, damaged = read_table(
+        table, damaged = read_table(
             path,
             data,
             [*required, *codes],
@@ -62,37 +63,39 @@ class Ghcnh(ReportFiles):
             delimiter="|",
             aliases={"station_id": "station"},
         )
-        reports = new_reports(len(frame))
-        reports["time"] = _times(frame, path)
-        reports["station"] = by_text(frame["station"], str, object)
+        reports = new_reports(table.num_rows)
+        reports["time"] = _times(table, path)
+        reports["station"] = by_text(table["station"], str, object)
         for name in ("latitude", "longitude", "elevation"):
-            reports[name] = numbers(frame[name])[0]
+            reports[name] = numbers(table[name])[0]
         for element, (name, scale, offset) in _MEASURED.items():
-            value, readable = numbers(frame[element])
-            put(reports, name, value * scale + offset, _passed(frame, element), readable)
-        direction, _ = numbers(frame["wind_direction"])
-        speed, readable = numbers(frame["wind_speed"])
-        passed = _passed(frame, "wind_direction") & _passed(frame, "wind_speed")
+            value, readable = numbers(table[element])
+            put(reports, name, value * scale + offset, _passed(table, element), readable)
+        direction, _ = numbers(table["wind_direction"])
+        speed, readable = numbers(table["wind_speed"])
+        passed = _passed(table, "wind_direction") & _passed(table, "wind_speed")
         put_wind(reports, direction, speed, passed, readable)
-        if _AMOUNT in frame:
-            _put_amount(reports, frame, path)
+        if _AMOUNT in table.column_names:
+            _put_amount(reports, table, path)
         return Parsed(reports, [*problems, *damaged])
 
 
-def _put_amount(reports: NDArray, frame: pd.DataFrame, path: Path) -> None:
-    absent = [f"{_AMOUNT}_{code}" for code in (*_CODES, "measurement_code") if f"{_AMOUNT}_{code}" not in frame]
+def _put_amount(reports: NDArray, table: pa.Table, path: Path) -> None:
+    absent = [
+        f"{_AMOUNT}_{code}" for code in (*_CODES, "measurement_code") if f"{_AMOUNT}_{code}" not in table.column_names
+    ]
     if absent:
         raise ObservationError(f"{path}: {_AMOUNT} without a column {', '.join(absent)}")
-    codes = frame[f"{_AMOUNT}_measurement_code"]
+    codes = table[f"{_AMOUNT}_measurement_code"]
     trace = by_text(codes, lambda text: _code(text) in TRACES)
     measured = by_text(codes, lambda text: _code(text) in MEASURED)
-    amount, readable = numbers(frame[_AMOUNT])
-    put(reports, "tp", np.where(trace, 0.0, amount), measured & _passed(frame, _AMOUNT), readable)
+    amount, readable = numbers(table[_AMOUNT])
+    put(reports, "tp", np.where(trace, 0.0, amount), measured & _passed(table, _AMOUNT), readable)
 
 
-def _passed(frame: pd.DataFrame, element: str) -> NDArray[np.bool_]:
+def _passed(table: pa.Table, element: str) -> NDArray[np.bool_]:
     """(n,) whether quality control, in the sense of the element's source, lets the value pass."""
-    quality, source = frame[f"{element}_quality_code"], frame[f"{element}_source_code"]
+    quality, source = table[f"{element}_quality_code"], table[f"{element}_source_code"]
     passed = by_text(quality, lambda text: _code(text) in ACCEPTED)
     removed = by_text(quality, lambda text: _code(text) == REMOVED) & by_text(source, lambda s: _code(s) in OWN_SCALE)
     return passed & ~removed
@@ -103,11 +106,11 @@ def _code(text: str) -> str:
     return text.partition("-")[0].removesuffix(".0")
 
 
-def _times(frame: pd.DataFrame, path: Path) -> NDArray[np.datetime64]:
-    if "date" in frame:
-        return times(frame["date"])
-    absent = [name for name in _CLOCK if name not in frame]
+def _times(table: pa.Table, path: Path) -> NDArray[np.datetime64]:
+    if "date" in table.column_names:
+        return times(table["date"])
+    absent = [name for name in _CLOCK if name not in table.column_names]
     if absent:
         raise ObservationError(f"{path}: neither a column date nor {', '.join(absent)}")
-    clock = pd.DataFrame({name: numbers(frame[name])[0] for name in _CLOCK})
+    clock = pd.DataFrame({name: numbers(table[name])[0] for name in _CLOCK})
     return pd.to_datetime(clock, errors="coerce").to_numpy().astype("M8[s]")

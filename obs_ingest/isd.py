@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest.surface import Parsed, ReportFiles, new_reports, put, put_wind
@@ -60,32 +60,32 @@ class Isd(ReportFiles):
 
 def _global_hourly(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
     required = ("station", "date", "latitude", "longitude", "elevation", "wnd", "tmp", "dew", "slp")
-    frame, problems = read_table(path, data, required, ("ma1", *_AMOUNTS))
-    reports = new_reports(len(frame))
-    reports["time"] = times(frame["date"])
-    reports["station"] = by_text(frame["station"], str, object)
+    table, problems = read_table(path, data, required, ("ma1", *_AMOUNTS))
+    reports = new_reports(table.num_rows)
+    reports["time"] = times(table["date"])
+    reports["station"] = by_text(table["station"], str, object)
     for name in ("latitude", "longitude", "elevation"):
-        reports[name] = numbers(frame[name])[0]
-    fields = {name: _cells(frame, name, absent) for name, absent in _ABSENT.items()}
-    amount = _cells(frame, "", _AMOUNT)
+        reports[name] = numbers(table[name])[0]
+    fields = {name: _cells(table, name, absent) for name, absent in _ABSENT.items()}
+    amount = _cells(table, "", _AMOUNT)
     for name in _AMOUNTS:
-        cells = _cells(frame, name, b"99999999")
+        cells = _cells(table, name, b"99999999")
         six_hours = (cells[:, :2] == np.frombuffer(b"06", np.uint8)).all(axis=1)
         amount = np.where((six_hours | (cells[:, 0] == 0))[:, None], cells, amount)
     _decode(reports, fields, amount)
     return reports, problems
 
 
-def _cells(frame: pd.DataFrame, name: str, absent: bytes) -> Characters:
+def _cells(table: pa.Table, name: str, absent: bytes) -> Characters:
     """A column's cells without commas; `absent` where there is none, zeros where one has not its width."""
 
     def characters(text: str) -> bytes:
         plain = text.replace(",", "").encode()
         return absent if not plain else plain if len(plain) == len(absent) else b""
 
-    if name not in frame:
-        return np.broadcast_to(np.frombuffer(absent, np.uint8), (len(frame), len(absent)))
-    return _characters(by_text(frame[name], characters, f"S{len(absent)}"))
+    if name not in table.column_names:
+        return np.broadcast_to(np.frombuffer(absent, np.uint8), (table.num_rows, len(absent)))
+    return _characters(by_text(table[name], characters, f"S{len(absent)}"))
 
 
 def _native(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
@@ -96,7 +96,9 @@ def _native(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
     problems = [f"{path}, record {i + 1}: not of the length it states" for i in np.nonzero(~whole)[0]]
     lines, fixed = [line for line, good in zip(lines, whole, strict=True) if good], fixed[whole]
     reports = new_reports(len(fixed))
-    reports["time"] = times(pd.Series([line[15:27].decode("latin-1") for line in lines]), "%Y%m%d%H%M")
+    reports["time"] = times(
+        pa.chunked_array([[line[15:27].decode("latin-1") for line in lines]], pa.string()), "%Y%m%d%H%M"
+    )
     reports["station"] = [line[4:15].decode("latin-1") for line in lines]
     for name, columns, scale in (
         ("latitude", (28, 34), 1000),

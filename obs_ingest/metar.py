@@ -8,7 +8,7 @@ either is not used: reduced with the standard atmosphere, it is neither pressure
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest.surface import Parsed, ReportFiles, new_reports, put, put_wind
@@ -40,18 +40,18 @@ class Metar(ReportFiles):
 def _bulletins(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
     """Degrees Celsius, knots, mm. Its QcFlag says what remarks a bulletin has (AUTO, $, ...), nothing about values."""
     required = ("unix_time", "icao", "latitude", "longitude", "elev", "temp", "dewp", "wdir", "wspd", "pcp6h")
-    frame, problems = read_table(path, data, required)
-    reports = _placed(frame, "icao", "elev")
-    seconds = numbers(frame["unix_time"])[0]
+    table, problems = read_table(path, data, required)
+    reports = _placed(table, "icao", "elev")
+    seconds = numbers(table["unix_time"])[0]
     known = np.isfinite(seconds)
     reports["time"][known] = seconds[known].astype("M8[s]")
     for name, column in (("t2m", "temp"), ("td2m", "dewp")):
-        value, readable = numbers(frame[column])
+        value, readable = numbers(table[column])
         put(reports, name, value + 273.15, readable=readable)
-    direction, _ = numbers(frame["wdir"])
-    speed, readable = numbers(frame["wspd"])
+    direction, _ = numbers(table["wdir"])
+    speed, readable = numbers(table["wspd"])
     put_wind(reports, direction, speed * KNOT, readable=readable)
-    amount, readable = numbers(frame["pcp6h"])
+    amount, readable = numbers(table["pcp6h"])
     put(reports, "tp", np.where(amount == TRACE, 0.0, amount), readable=readable)
     return reports, problems
 
@@ -61,29 +61,29 @@ def _madis(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
     elements = ("temperature", "dewpoint", "sealevelpress", "winddir", "windspeed", "precip6hour")
     flags = [f"{element}dd" for element in elements]
     required = ("stationname", "latitude", "longitude", "elevation", "timeobs", "timereceived", *elements, *flags)
-    frame, problems = read_table(path, data, required)
-    reports = _placed(frame, "stationname", "elevation")
-    reports["time"], reports["received"] = times(frame["timeobs"]), times(frame["timereceived"])
-    passed = {element: by_text(frame[f"{element}dd"], ACCEPTED.__contains__) for element in elements}
+    table, problems = read_table(path, data, required)
+    reports = _placed(table, "stationname", "elevation")
+    reports["time"], reports["received"] = times(table["timeobs"]), times(table["timereceived"])
+    passed = {element: by_text(table[f"{element}dd"], ACCEPTED.__contains__) for element in elements}
     for name, element, scale in (
         ("t2m", "temperature", 1),
         ("td2m", "dewpoint", 1),
         ("msl", "sealevelpress", 1),
         ("tp", "precip6hour", 1000),
     ):
-        value, readable = numbers(frame[element])
+        value, readable = numbers(table[element])
         put(reports, name, value * scale, passed[element], readable)
-    direction, _ = numbers(frame["winddir"])
-    speed, readable = numbers(frame["windspeed"])
+    direction, _ = numbers(table["winddir"])
+    speed, readable = numbers(table["windspeed"])
     put_wind(reports, direction, speed, passed["winddir"] & passed["windspeed"], readable)
     return reports, problems
 
 
-def _placed(frame: pd.DataFrame, station: str, elevation: str) -> NDArray:
+def _placed(table: pa.Table, station: str, elevation: str) -> NDArray:
     """Records with their stations and positions."""
-    reports = new_reports(len(frame))
-    reports["station"] = by_text(frame[station], str, object)
+    reports = new_reports(table.num_rows)
+    reports["station"] = by_text(table[station], str, object)
     for name, column in (("latitude", "latitude"), ("longitude", "longitude"), ("elevation", elevation)):
         # Archives keep positions in single precision; at 0.00001 degrees they are as they were given.
-        reports[name] = numbers(frame[column])[0].round(5)
+        reports[name] = numbers(table[column])[0].round(5)
     return reports

@@ -207,14 +207,14 @@ class ReportFiles(ABC):
             parsed = self._parsed(path)
             times = parsed.reports["time"]
             first, last = np.searchsorted(times, np.array([window.start, window.end], "M8[s]"), side="right")
-            timed = len(times) - np.isnat(times).sum() if last == first else last
-            if last == first and timed:
+            timed = np.searchsorted(times, np.datetime64("NaT"))
+            if first == last and timed:
                 continue
             inventory.files.append(str(path))
             inventory.found += len(parsed.problems)
             inventory.skip("damaged", len(parsed.problems))
             inventory.problems += parsed.problems[: _MOST_PROBLEMS - len(inventory.problems)]
-            parts += [parsed.reports[first:last], parsed.reports[np.isnat(times)]]
+            parts += [parsed.reports[first:last], parsed.reports[timed:]]
         reports = self._usable(np.concatenate(parts), inventory)
         inventory.decoded = len(reports)
         table = surface_table(reports, self.name, inventory, self._latency)

@@ -1,6 +1,6 @@
 """Tables of reports in delimited text or Parquet: chosen columns, whatever their order and the case of their names.
 
-Text stays text, as pandas categoricals: an archive repeats a few thousand different texts, and each is worked out once.
+Text is dictionary-encoded: an archive repeats a few thousand different texts, and each is worked out once.
 """
 
 import gzip
@@ -21,6 +21,7 @@ from dacycle.obs_ingest.table import ObservationError
 __all__ = ["by_text", "numbers", "read_bytes", "read_table", "times"]
 
 _NO_NAMES: Mapping[str, str] = {}
+_ASCII = bytes(code if code < 128 else ord("?") for code in range(256))
 
 
 def read_bytes(path: Path) -> tuple[bytes, list[str]]:
@@ -52,7 +53,7 @@ def read_table(
     *,
     delimiter: str = ",",
     aliases: Mapping[str, str] = _NO_NAMES,
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pa.Table, list[str]]:
     """Columns of a Parquet or delimited file.
 
     Args:
@@ -63,7 +64,7 @@ def read_table(
         aliases: other lower-case names that columns have had, and the one that is asked for.
 
     Returns:
-        A frame of n rows, text as categoricals; and the damaged rows, by file and number.
+        A table of n rows under the names asked for; and the damaged rows, by file and number.
 
     Raises:
         ObservationError: a required column is missing, or the file is damaged throughout.
@@ -82,14 +83,11 @@ def read_table(
     try:
         if parquet:
             table = parquet.read(columns=list(chosen))
-            for i, field in enumerate(table.schema):
-                if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-                    table = table.set_column(i, field.name, table[i].dictionary_encode())
         else:
             table = _read_delimited(path, data, delimiter, list(chosen), problems)
     except (OSError, pa.ArrowException) as error:
         raise ObservationError(f"{path}: cannot be read: {error}") from None
-    return table.to_pandas(ignore_metadata=True).rename(columns=chosen), problems
+    return table.rename_columns(chosen), problems
 
 
 def _header(data: bytes, delimiter: str) -> list[str]:
@@ -102,6 +100,8 @@ def _read_delimited(path: Path, data: bytes, delimiter: str, columns: list[str],
         problems.append(f"{path}, row {row.number}: {row.actual_columns} fields instead of {row.expected_columns}")
         return "skip"
 
+    if not data.isascii():
+        data = data.translate(_ASCII)  # names of stations come in any encoding; what is read here is ASCII
     end = data.rfind(b"\n") + 1
     if data[end:].strip() and data[end:].count(b'"') % 2:
         # A quote left open would take the whole block for one field.
@@ -116,30 +116,42 @@ def _read_delimited(path: Path, data: bytes, delimiter: str, columns: list[str],
     )
 
 
-def by_text(column: pd.Series, function: Callable[[str], Any], dtype: Any = None) -> NDArray:
+def by_text(column: pa.ChunkedArray, function: Callable[[str], Any], dtype: Any = None) -> NDArray:
     """(n,) what the function makes of each row's text, which is empty where there is none."""
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype("string").astype("category")
-    made = [function(text.strip()) for text in column.cat.categories]
-    return np.array([*made, function("")], dtype)[column.cat.codes.to_numpy()]
+    texts, codes = _texts(column)
+    return np.array([*(function(text.strip()) for text in texts), function("")], dtype)[codes]
 
 
-def numbers(column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def numbers(column: pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(n,) values, NaN where there is none; and whether each is a number or empty."""
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        values, empty = column.to_numpy(float, na_value=np.nan), column.isna().to_numpy()
-        return np.where(np.isfinite(values), values, np.nan), np.isfinite(values) | empty
-    texts = column.cat.categories.str.strip()
-    values = np.append(pd.to_numeric(texts, errors="coerce").to_numpy(float), np.nan)
+    if _is_number(column.type):
+        values = column.to_numpy().astype(float)
+        return np.where(np.isfinite(values), values, np.nan), ~np.isinf(values)
+    texts, codes = _texts(column)
+    stripped = [text.strip() for text in texts]
+    values = np.append(pd.to_numeric(np.array(stripped, object), errors="coerce").astype(float), np.nan)
     values[np.isinf(values)] = np.nan
-    empty = np.append(texts.to_numpy() == "", True)
-    codes = column.cat.codes.to_numpy()
+    empty = np.array([*(not text for text in stripped), True])
     return values[codes], (np.isfinite(values) | empty)[codes]
 
 
-def times(column: pd.Series, layout: str = "ISO8601") -> NDArray[np.datetime64]:
+def times(column: pa.ChunkedArray, layout: str = "ISO8601") -> NDArray[np.datetime64]:
     """(n,) UTC, NaT for what is no time."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype("str")
-    parsed = pd.to_datetime(column, format=layout, errors="coerce", utc=True)
-    return parsed.dt.tz_localize(None).to_numpy().astype("M8[s]")
+    if pa.types.is_timestamp(column.type):
+        return column.to_numpy().astype("M8[s]")
+    texts, codes = _texts(column)
+    parsed = pd.to_datetime(np.array([*texts, ""], object), format=layout, errors="coerce", utc=True)
+    return parsed.tz_localize(None).to_numpy().astype("M8[s]")[codes]
+
+
+def _texts(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.intp]]:
+    """The different texts of a column, and each row's place among them: the one past the end where it has none."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    whole = column.combine_chunks()
+    texts = whole.dictionary.to_pylist()
+    return texts, whole.indices.cast(pa.int32()).fill_null(len(texts)).to_numpy(zero_copy_only=False)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

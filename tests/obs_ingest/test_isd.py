@@ -249,6 +249,21 @@ def test_damaged_records_never_stop_the_others(tmp_path):
     assert inventory.problems == [f"{path}, row 3: 3 fields instead of 11"]
 
 
+def test_a_file_with_noise_is_accounted_for(shared, tmp_path):
+    text = (shared / AFGHANISTAN).read_bytes()[:60000].replace(b'"0.0","0.0"', b'"34.5","69.2"')
+    text = text[: text.rfind(b"\n") + 1]
+    rng = np.random.default_rng(0)
+    noise = bytearray(text)
+    for place in rng.integers(300, len(text), 150):
+        if noise[place] != 10:
+            noise[place] = rng.choice([0, 34, 44, 200, 255])
+    (tmp_path / "noise.csv").write_bytes(noise)
+    parsed = Isd(None, 0, tmp_path).parse(tmp_path / "noise.csv")
+    assert len(parsed.reports) + len(parsed.problems) == text.count(b"\n") - 1
+    assert len(parsed.reports) > 50
+    assert len(parsed.problems) > 20
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
