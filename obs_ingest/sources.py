@@ -25,6 +25,9 @@ SOURCES: dict[str, str] = {
     "olr": "simulated_fields:Olr",
     "mask": "simulated_fields:Mask",
     "synop_bufr": "synop_bufr:SynopBufr",
+    "isd": "isd:Isd",
+    "ghcnh": "ghcnh:Ghcnh",
+    "metar": "metar:Metar",
 }
 """Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
 
@@ -42,7 +45,7 @@ class Inventory:
         missing: values or reports expected and absent.
         late: values received after the window's cutoff.
         latency: median minutes from a value's time to its receipt; None where unknown.
-        skipped: reports left out, by reason.
+        skipped: reports, or values of reports, left out, by reason.
         values: rows by variable.
         files: files read.
         problems: the first damaged messages, by file and number.

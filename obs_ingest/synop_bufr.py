@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.worlds import World
-from dacycle.obs_ingest.errors import standard_error
 from dacycle.obs_ingest.sources import Inventory, duration, take_inventory
+from dacycle.obs_ingest.surface import new_reports, put, put_wind, surface_table
 from dacycle.obs_ingest.synop_decoder import Decoder, DecodingError, Receipt, Report
-from dacycle.obs_ingest.table import VARIABLES, ObservationError, empty_table, make_table, site_names
+from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["SynopBufr"]
@@ -26,8 +26,6 @@ __all__ = ["SynopBufr"]
 ECMWF = 98
 COMPANIONS = (2, 4)
 """ECMWF's sub-categories of additional data (extremes, snow, cloud) that go with the SYNOPs of 1 and 3."""
-
-WANTED = ("t2m", "td2m", "msl", "ps", "u10", "v10", "tp")
 
 _MARGIN = np.timedelta64(3, "h")  # a bulletin's header time may differ from its reports' times by this much
 _MOST_PROBLEMS = 20
@@ -112,39 +110,10 @@ class SynopBufr:
         return not (last < window.start - _MARGIN or first > window.end + _MARGIN)
 
     def _table(self, decoded: _Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
-        if not decoded.reports:
-            return empty_table()
-        times = np.array([_time(report) for report in decoded.reports])
-        held = np.nonzero(window.holds(times))[0]
-        inventory.skip("report outside the window", len(times) - len(held))
-        reports = [decoded.reports[i] for i in held]
-        times, received = times[held], np.array(decoded.received, "datetime64[s]")[held]
-        if self._latency is not None:
-            received = np.where(np.isnat(received), times + self._latency, received)
-        columns = {name: _column(reports, name) for name in ("latitude", "longitude", "elevation", *WANTED)}
-        columns |= _wind(_column(reports, "direction"), _column(reports, "speed"))
-        columns["tp"] = np.where(columns["tp"] < 0, 0.0, columns["tp"])  # -0.1 is BUFR's trace
-        values = np.stack([columns[name] for name in WANTED])
-        errors = np.stack([standard_error(name, columns[name]) for name in WANTED])
-        which, who = np.nonzero(np.isfinite(values))
-        inventory.missing = values.size - len(who)
-        station = pd.Categorical([_station(report) for report in reports])
-        site = site_names(columns["latitude"], columns["longitude"])
-        return make_table(
-            time=times[who],
-            period=np.where(which == WANTED.index("tp"), 6.0, 0.0),
-            received=received[who],
-            site=site[who],
-            station=station[who],
-            latitude=columns["latitude"][who],
-            longitude=columns["longitude"][who],
-            elevation=columns["elevation"][who],
-            pressure=np.nan,
-            variable=np.array([VARIABLES.index(name) for name in WANTED])[which],
-            value=values[which, who],
-            error=errors[which, who],
-            source=self.name,
-        )
+        reports = _reports(decoded)
+        held = window.holds(reports["time"])
+        inventory.skip("report outside the window", int((~held).sum()))
+        return surface_table(reports[held], self.name, inventory, self._latency)
 
 
 def _read_file(path: Path, window: Window, decoder: Decoder, decoded: _Decoded, inventory: Inventory) -> None:
@@ -269,11 +238,20 @@ def _station(report: Report) -> str:
     return f"{report['latitude']:+.2f}{report['longitude']:+.2f}"
 
 
-def _column(reports: list[Report], name: str) -> NDArray[np.float64]:
-    return np.array([report.get(name, np.nan) for report in reports], float)
-
-
-def _wind(direction: NDArray, speed: NDArray) -> dict[str, NDArray]:
-    """u10 and v10 from the direction (degrees) the wind blows from; calm needs no direction."""
-    angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
-    return {"u10": -speed * np.sin(angle), "v10": -speed * np.cos(angle)}
+def _reports(decoded: _Decoded) -> NDArray:
+    """Records of the decoded reports."""
+    reports = new_reports(len(decoded.reports))
+    reports["time"] = [_time(report) for report in decoded.reports]
+    reports["received"] = decoded.received
+    reports["station"] = [_station(report) for report in decoded.reports]
+    columns = {
+        name: np.array([report.get(name, np.nan) for report in decoded.reports], float)
+        for name in ("latitude", "longitude", "elevation", "t2m", "td2m", "msl", "ps", "tp", "direction", "speed")
+    }
+    for name in ("latitude", "longitude", "elevation"):
+        reports[name] = columns[name]
+    for name in ("t2m", "td2m", "msl", "ps"):
+        put(reports, name, columns[name])
+    put(reports, "tp", np.where(columns["tp"] < 0, 0.0, columns["tp"]))  # -0.1 is BUFR's trace
+    put_wind(reports, columns["direction"], columns["speed"])
+    return reports

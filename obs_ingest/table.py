@@ -26,6 +26,7 @@ __all__ = [
     "ObservationError",
     "add_departures",
     "check_table",
+    "check_unit",
     "concatenate",
     "empty_table",
     "from_arrow",
@@ -335,12 +336,27 @@ def _refuse(bad: NDArray, table: pd.DataFrame, source: str, what: str) -> None:
 
 
 def _check_units(table: pd.DataFrame, source: str) -> None:
-    """Refuse a variable whose median lies where the usual wrong unit would put it; single values are left to QC."""
     codes, values = table["variable"].array.codes, table["value"].to_numpy()
-    for name, (low, high, remedy) in OTHER_UNITS.items():
-        mine = values[codes == VARIABLES.index(name)]
-        mine = mine[np.isfinite(mine)]
-        if len(mine) and low < (middle := float(np.median(mine))) < high:
-            raise ObservationError(
-                f"{source}: {name} has a median of {middle:.6g}, not plausible in {UNITS[name]}: it looks like {remedy}"
-            )
+    for name in OTHER_UNITS:
+        check_unit(name, values[codes == VARIABLES.index(name)], source)
+
+
+def check_unit(name: str, values: NDArray, source: str) -> None:
+    """Refuse values (n,) of a variable whose median lies where the usual wrong unit would put it.
+
+    Single values are left to quality control.
+
+    Args:
+        name: of the variable.
+        values: NaN where missing.
+        source: where they came from, for the message.
+
+    Raises:
+        ObservationError: naming the source, the variable and the remedy.
+    """
+    low, high, remedy = OTHER_UNITS.get(name, (np.inf, -np.inf, ""))
+    values = values[np.isfinite(values)]
+    if len(values) and low < (middle := float(np.median(values))) < high:
+        raise ObservationError(
+            f"{source}: {name} has a median of {middle:.6g}, not plausible in {UNITS[name]}: it looks like {remedy}"
+        )

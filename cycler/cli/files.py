@@ -175,7 +175,9 @@ def _time(text: str) -> np.datetime64:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A source that reads files: synop_bufr.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A source that reads files: synop_bufr, isd, ghcnh, metar.")
+    ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Its files or folders.")],
     out: Annotated[Path, typer.Option(help="The Parquet table to write.")],
     time: Annotated[str, typer.Option(help="The analysis time whose window to read, e.g. 2018-11-20T12.")],
