@@ -25,6 +25,7 @@ SOURCES: dict[str, str] = {
     "olr": "simulated_fields:Olr",
     "mask": "simulated_fields:Mask",
     "synop_bufr": "synop_bufr:SynopBufr",
+    "temp_bufr": "temp_bufr:TempBufr",
 }
 """Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
 
