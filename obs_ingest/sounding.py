@@ -1,10 +1,9 @@
 """From the levels of a sounding to the 13 standard ones: checks of the levels, and interpolation in the vertical.
 
 A standard level that is reported is taken as it is. Between reported levels temperature, dewpoint and the components of
-the wind are linear in ln p: this is how TEMP chooses its significant levels, such that no level departs from the line
-between them by more than 1 K or 5 m/s (WMO Manual on Codes, FM 35). Geopotential is far from linear; it follows from
-the reported one below and above by hydrostatic integration of the temperatures between. Nothing is extrapolated, and
-nothing is given below the station.
+the wind are linear in ln p: TEMP's significant levels are chosen so that this comes near (WMO Manual on Codes, FM 35).
+Geopotential is far from linear; it follows from the reported one below and above by hydrostatic integration of the
+temperatures between. Nothing is extrapolated, and nothing is given below the station.
 
 Two checks reject levels (their z, t and q), with limits set on 420 genuine soundings. Temperature that falls with
 height faster than dry air can, by more than `SUPERADIABATIC`, is wrong at one of the two levels. And the thickness
@@ -40,8 +39,8 @@ SUPERADIABATIC = 2.0
 """K; three standard deviations of the difference of two sensor temperatures (`errors.py`: 0.4 to 0.5 K each)."""
 
 THICKNESS_ERROR = (200.0, 2.0)
-"""m2/s2 and K of the layer's mean temperature: what a reported thickness may be off. Heights above 500 hPa are reported
-in tens of metres, which alone makes up to 98 m2/s2: the first is twice that."""
+"""m2/s2 and K of the layer's mean temperature: what a reported thickness may be off. Heights from 500 hPa up are
+reported in tens of metres, which alone makes up to 98 m2/s2: the first is twice that."""
 
 _COARSE, _THICK = 0.5, np.log(2.01)
 """ln p: not integrated are layers whose temperatures are further apart, or that are thicker than 100 to 50 hPa."""

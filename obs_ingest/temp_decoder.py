@@ -43,7 +43,7 @@ class Reader:
         self._codes = eccodes
 
     def reports(self, handle: Any, message: bytes) -> list[Report]:
-        """The soundings of a message; none if it has no temperatures, as a wind report (PILOT)."""
+        """The soundings of a message; none if it has no temperatures (a wind report, PILOT) or is of a descent."""
         subsets = self._codes.codes_get(handle, "numberOfSubsets")
         if subsets == 1:
             soundings = [self._sounding(handle)]
@@ -64,11 +64,11 @@ class Reader:
             codes.codes_release(part)
 
     def _sounding(self, handle: Any) -> Report:
-        """The sounding of a message with one subset, empty if it has no temperatures."""
-        self._codes.codes_set(handle, "skipExtraKeyAttributes", 1)  # units and quality: half of the time to unpack
+        """The sounding of a message with one subset; empty if it has no temperatures or is of a descent."""
+        self._codes.codes_set(handle, "skipExtraKeyAttributes", 1)  # units and quality: a third of the time to unpack
         self._codes.codes_set(handle, "unpack", 1)
         n = len(self._array(handle, "airTemperature"))
-        if not n:
+        if not n or len(self._array(handle, "coordinatesSignificance")):  # which 309056, the descent, alone has
             return {}
         levels = {name: np.full(n, np.nan) for name, _ in _LEVELS.values()} | {"surface": np.zeros(n, bool)}
         for key, (name, factor) in _LEVELS.items():
