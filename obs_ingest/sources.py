@@ -28,6 +28,7 @@ SOURCES: dict[str, str] = {
     "isd": "isd:Isd",
     "ghcnh": "ghcnh:Ghcnh",
     "metar": "metar:Metar",
+    "temp_bufr": "temp_bufr:TempBufr",
 }
 """Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
 

@@ -1,27 +1,14 @@
-"""Decode BUFR messages with ecCodes, in a process of their own: a damaged message can bring ecCodes down.
-
-`Decoder` starts this file as a script, hands it messages through a pipe, and starts another when it dies, so that a
-crash costs one message. The script needs ecCodes and numpy only.
+"""What a SYNOP in BUFR says: a reader for `bufr_decoder`.
 
 Fixed templates, such as ECMWF's, are read as one array of values; templates with delayed replication (307080 to 307096
 and national ones) are walked key by key, because an amount of precipitation means nothing without the period, nor a
 temperature without the sensor height, that stands before it.
 """
 
-import pickle
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 Report = dict[str, float | str]
 """Elements by short name (see `_KEYS`), those present only; winds as direction and speed, `tp` over 6 hours."""
-
-PATIENCE = 10  # seconds for one message, after which the process is killed
 
 # Elements of fixed templates by descriptor (FXXYYY as ecCodes writes it, an integer).
 _DESCRIPTORS = {
@@ -46,104 +33,10 @@ _KEYS = {
     "heightOfSensorAboveLocalGroundOrDeckOfMarinePlatform": "sensor",
 }  # fmt: skip
 _HOURS = {"h": 1.0, "min": 1 / 60, "d": 24.0, "s": 1 / 3600}
-_RECEIPT = ("rdbtimeDay", "rdbtimeHour", "rdbtimeMinute", "rdbtimeSecond")
-
-Receipt = tuple[int, ...]
-"""Day of the month, hour, minute and second at which a report was received."""
-
-Request = tuple[bytes, bool]
-"""A message, and whether its local section keeps the receipt."""
-
-_BATCH = 200
 Event = tuple[str, list[Any], float]
 
 
-class DecodingError(ValueError):
-    """A message cannot be decoded; says why."""
-
-
-class Decoder:
-    """A process that decodes; use it as a context manager."""
-
-    def __enter__(self) -> "Decoder":
-        self._process: subprocess.Popen[bytes] | None = None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
-
-    def decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | DecodingError]:
-        """For each message its reports and receipt, or what is wrong with it.
-
-        Raises:
-            RuntimeError: the decoding process does not start; says why.
-        """
-        done = 0
-        while done < len(requests):
-            for answer in self._answers(requests[done : done + _BATCH]):
-                done += 1
-                yield DecodingError(answer) if isinstance(answer, str) else answer
-
-    def _answers(self, requests: Sequence[Request]) -> Iterator[Any]:
-        """The process's answers to one batch, up to the message that brings it down, if one does."""
-        if self._process is None:
-            self._process = self._start()
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            pickle.dump(list(requests), stdin)
-            stdin.flush()
-            for _ in requests:
-                yield pickle.load(stdout)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            self._stop()
-            yield "it brings ecCodes down"
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        with tempfile.TemporaryFile() as log:
-            command = [sys.executable, "-P", str(Path(__file__).resolve())]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
-            assert process.stdout is not None
-            if not process.stdout.readline():
-                process.wait()
-                log.seek(0)
-                raise RuntimeError(f"the BUFR decoder does not start: {log.read().decode(errors='replace').strip()}")
-        return process
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.kill()
-            process.communicate()
-
-
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer requests until there are no more: reports and receipt, or a text that says what is wrong."""
-    import eccodes
-
-    answers.write(b"ready\n")
-    answers.flush()
-    reader = _Reader(eccodes)
-    while True:
-        try:
-            batch: list[Request] = pickle.load(requests)
-        except EOFError:
-            return
-        for message, keeps_receipt in batch:
-            signal.alarm(PATIENCE)
-            try:
-                answer: Any = reader.decode(message, keeps_receipt)
-            except (eccodes.CodesInternalError, ValueError) as error:
-                answer = str(error)
-            signal.alarm(0)
-            pickle.dump(answer, answers)
-            answers.flush()  # before the next message, which may bring this process down
-
-
-class _Reader:
+class Reader:
     """Decodes messages with ecCodes, remembering the templates it has seen."""
 
     def __init__(self, eccodes: Any) -> None:
@@ -151,24 +44,16 @@ class _Reader:
         self._missing = (eccodes.CODES_MISSING_DOUBLE, eccodes.CODES_MISSING_LONG)
         self._templates: dict[bytes, tuple[int, dict[str, int]]] = {}
 
-    def decode(self, message: bytes, keeps_receipt: bool) -> tuple[list[Report], Receipt | None]:
+    def reports(self, handle: Any, message: bytes) -> list[Report]:
+        """The SYNOPs of a message."""
         codes = self._codes
-        handle = codes.codes_new_from_message(message)
-        try:
-            subsets = codes.codes_get(handle, "numberOfSubsets")
-            template = _template(message)
-            if subsets == 1 and self._templates.get(template, (0, {}))[0]:
-                codes.codes_set(handle, "skipExtraKeyAttributes", 1)  # units: a walk needs them, an array does not
-            codes.codes_set(handle, "unpack", 1)
-            report = self._fixed(handle, template) if subsets == 1 else None
-            reports = [report] if report is not None else self._walk(handle, subsets)
-            for report in reports:
-                for name in {"latitude", "longitude"} & report.keys():
-                    report[name] = round(float(report[name]), 5)  # BUFR's resolution; the pole comes as -90.00..01
-            receipt = tuple(int(codes.codes_get(handle, key)) for key in _RECEIPT) if keeps_receipt else None
-            return reports, receipt
-        finally:
-            codes.codes_release(handle)
+        subsets = codes.codes_get(handle, "numberOfSubsets")
+        template = _template(message)
+        if subsets == 1 and self._templates.get(template, (0, {}))[0]:
+            codes.codes_set(handle, "skipExtraKeyAttributes", 1)  # units: a walk needs them, an array does not
+        codes.codes_set(handle, "unpack", 1)
+        report = self._fixed(handle, template) if subsets == 1 else None
+        return [report] if report is not None else self._walk(handle, subsets)
 
     def _fixed(self, handle: int, template: bytes) -> Report | None:
         """The report of a message whose template has no delayed replication, else None."""
@@ -244,7 +129,3 @@ def _template(message: bytes) -> bytes:
     if message[17 if message[7] == 4 else 15] & 0x80:
         start += int.from_bytes(message[start : start + 3], "big")
     return message[start + 7 : start + int.from_bytes(message[start : start + 3], "big")]
-
-
-if __name__ == "__main__":
-    serve(sys.stdin.buffer, sys.stdout.buffer)

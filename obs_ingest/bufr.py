@@ -1,0 +1,241 @@
+"""Reports in files of WMO BUFR, whatever their kind: the messages, what their headers say, and their decoding.
+
+Messages are found and filtered by their raw headers (WMO Manual on Codes, FM 94, sections 0 and 1); only those that can
+hold a wanted report near the window are decoded, in a process of their own (`bufr_decoder`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+
+from dacycle.obs_ingest.bufr_decoder import Decoder, DecodingError, Receipt, Report
+from dacycle.obs_ingest.sources import Inventory
+from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["ECMWF", "BufrFiles", "Decoded", "Header", "report_time", "station_name"]
+
+ECMWF = 98
+
+_MARGIN = np.timedelta64(3, "h")  # a bulletin's header time may differ from its reports' times by this much
+_MOST_PROBLEMS = 20
+_NEEDED = ("year", "month", "day", "hour", "latitude", "longitude")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What sections 0 and 1 of a message say."""
+
+    centre: int
+    category: int
+    subcategory: int
+    time: np.datetime64
+    local_section: bool
+
+
+@dataclass(frozen=True)
+class _Message:
+    """Where a message lies in its file; no header where it is cut off or damaged."""
+
+    number: int
+    start: int
+    end: int
+    header: Header | None
+
+
+@dataclass
+class Decoded:
+    """Reports of a read, and when they were received."""
+
+    reports: list[Report] = field(default_factory=list)
+    received: list[np.datetime64] = field(default_factory=list)
+
+
+class BufrFiles:
+    """The BUFR files of a source, each scanned for messages once.
+
+    Args:
+        path: a file, a folder (its `*.bufr` and `*.bfr` files) or a pattern.
+        source: the source's name, for messages.
+        reader: the script whose `Reader` makes reports of a message; see `bufr_decoder`.
+        unwanted: why a message with this header cannot hold a wanted report, or nothing.
+    """
+
+    def __init__(self, path: Path | str, source: str, reader: str, unwanted: Callable[[Header], str]) -> None:
+        self._path, self._source = Path(path), source
+        self._reader, self._unwanted = Path(__file__).with_name(reader), unwanted
+        self._scans: dict[tuple[Path, int, float], list[_Message]] = {}
+
+    def read(self, window: Window, inventory: Inventory) -> Decoded:
+        """The reports of messages near the window, each with a time and a position; the inventory says what was left.
+
+        Raises:
+            ObservationError: no file is there, or one holds no BUFR message at all.
+        """
+        decoded = Decoded()
+        with Decoder(self._reader) as decoder:
+            for path in self._files():
+                messages = self._scan(path)
+                if _may_hold(messages, window):
+                    self._read_file(path, messages, window, decoder, decoded, inventory)
+        return decoded
+
+    def _files(self) -> list[Path]:
+        if self._path.is_dir():
+            files = [f for pattern in ("*.bufr", "*.bfr") for f in self._path.glob(pattern)]
+        else:
+            files = [Path(f) for f in glob(str(self._path), recursive=True)]
+        if not files:
+            raise ObservationError(f"source {self._source}: no BUFR file at {self._path}")
+        return sorted(files)
+
+    def _scan(self, path: Path) -> list[_Message]:
+        """The messages of a file."""
+        status = path.stat()
+        key = (path, status.st_size, status.st_mtime)
+        if key not in self._scans:
+            self._scans[key] = list(_messages(path))
+        return self._scans[key]
+
+    def _read_file(
+        self,
+        path: Path,
+        messages: list[_Message],
+        window: Window,
+        decoder: Decoder,
+        decoded: Decoded,
+        inventory: Inventory,
+    ) -> None:
+        """Add a file's reports to `decoded`, and what became of its messages to the inventory."""
+        inventory.files.append(str(path))
+        inventory.found += len(messages)
+        wanted: list[tuple[int, Header]] = []
+        requests: list[tuple[bytes, bool]] = []
+        with path.open("rb") as file:
+            for message in messages:
+                if message.header is None:
+                    _problem(inventory, f"{path}, message {message.number}: truncated or damaged")
+                elif reason := self._unwanted(message.header) or _far(message.header, window):
+                    inventory.skip(reason)
+                else:
+                    file.seek(message.start)
+                    keeps_receipt = message.header.centre == ECMWF and message.header.local_section
+                    requests.append((file.read(message.end - message.start), keeps_receipt))
+                    wanted.append((message.number, message.header))
+        for (number, header), answer in zip(wanted, decoder.decode(requests), strict=True):
+            if isinstance(answer, DecodingError):
+                _problem(inventory, f"{path}, message {number}: {answer}")
+                continue
+            reports, receipt = answer
+            placed = [report for report in reports if _is_placed(report)]
+            inventory.skip("no time or position", len(reports) - len(placed))
+            inventory.skip("no report of this kind", int(not reports))
+            inventory.decoded += bool(placed)
+            decoded.reports += placed
+            decoded.received += [_received(receipt, header)] * len(placed)
+
+
+def _messages(path: Path) -> Iterator[_Message]:
+    """The messages of a file, numbered from 1; no header for one that is cut off or does not end in 7777."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ObservationError(f"{path}: cannot be read: {error}") from None
+    start, number = data.find(b"BUFR"), 0
+    if start < 0:
+        raise ObservationError(f"{path}: no BUFR message in this file of {len(data)} bytes")
+    while start >= 0:
+        number += 1
+        end = start + int.from_bytes(data[start + 4 : start + 7], "big")
+        whole = end - start >= 30 and data[end - 4 : end] == b"7777" and end <= len(data)
+        yield _Message(number, start, end, _header(data[start : start + 30]) if whole else None)
+        start = data.find(b"BUFR", end if whole else start + 4)
+
+
+def _header(message: bytes) -> Header | None:
+    """Sections 0 and 1 of editions 2 to 4; None where they make no sense."""
+    edition = message[7]
+    if edition == 4:
+        centre, flag, category, subcategory = (
+            int.from_bytes(message[12:14], "big"),
+            message[17],
+            message[18],
+            message[20],
+        )
+        year, clock = int.from_bytes(message[23:25], "big"), message[25:29]
+    elif edition in (2, 3):
+        centre, flag, category, subcategory = message[13], message[15], message[16], message[17]
+        year, clock = message[20] % 100 + (1900 if message[20] % 100 >= 70 else 2000), message[21:25]
+    else:
+        return None
+    time = _instant(year, *clock)
+    return None if time is None else Header(centre, category, subcategory, time, bool(flag & 0x80))
+
+
+def _instant(year: int, month: int, day: int, hour: int, minute: int) -> np.datetime64 | None:
+    """The time, or None where these numbers are none."""
+    try:
+        return np.datetime64(datetime(year, month, day, hour, minute), "s")
+    except ValueError:
+        return None
+
+
+def _may_hold(messages: list[_Message], window: Window) -> bool:
+    """Whether the header times of a file reach into the window."""
+    times = [message.header.time for message in messages if message.header is not None]
+    # A file without one whole message is opened, so that its damage is counted in every inventory.
+    return not times or not (max(times) < window.start - _MARGIN or min(times) > window.end + _MARGIN)
+
+
+def _far(header: Header, window: Window) -> str:
+    """Why a message cannot hold a report of the window, or nothing."""
+    if header.time <= window.start - _MARGIN or header.time > window.end + _MARGIN:
+        return "header time far from the window"
+    return ""
+
+
+def _problem(inventory: Inventory, what: str) -> None:
+    inventory.skip("damaged")
+    if len(inventory.problems) < _MOST_PROBLEMS:
+        inventory.problems.append(what)
+
+
+def _received(receipt: Receipt | None, header: Header) -> np.datetime64:
+    """When a report was received, whose message keeps the day of the month only; NaT where unknown."""
+    if receipt is not None:
+        day, hour, minute, second = receipt
+        for offset in (0, 1, -1, 2, 3, 4, 5):
+            date = header.time.astype("datetime64[D]") + offset
+            if date.astype(object).day == day:
+                return date.astype("datetime64[s]") + np.timedelta64(hour * 3600 + minute * 60 + second, "s")
+    return np.datetime64("NaT", "s")
+
+
+def _is_placed(report: Report) -> bool:
+    """Whether a report has a time and a possible position."""
+    if not all(name in report for name in _NEEDED) or np.isnat(report_time(report)):
+        return False
+    return abs(float(report["latitude"])) <= 90 and -180 <= float(report["longitude"]) <= 360
+
+
+def report_time(report: Report) -> np.datetime64:
+    """The time of a report; NaT where its numbers are none."""
+    year, month, day, hour, minute = (int(report.get(part, 0)) for part in ("year", "month", "day", "hour", "minute"))
+    time = _instant(year, month, day, hour, minute)
+    return np.datetime64("NaT", "s") if time is None else time
+
+
+def station_name(report: Report) -> str:
+    """WMO block and station number, else the WIGOS identifier or the call sign, else the position."""
+    if "block" in report and "number" in report:
+        return f"{int(report['block']):02d}{int(report['number']):03d}"
+    if "wigos" in report:
+        series, issuer, issue = (int(report.get(f"wigos_{part}", 0)) for part in ("series", "issuer", "issue"))
+        return f"{series}-{issuer}-{issue}-{report['wigos']}"
+    if "ship" in report:
+        return str(report["ship"])
+    return f"{report['latitude']:+.2f}{report['longitude']:+.2f}"

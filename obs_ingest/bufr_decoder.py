@@ -1,0 +1,149 @@
+"""Decode BUFR messages with ecCodes, in a process of their own: a damaged message can bring ecCodes down.
+
+`Decoder` starts this file as a script, hands it messages through a pipe, and starts another when it dies, so that a
+crash costs one message. What is in a message of some kind is the business of a reader: a file whose class `Reader`
+makes reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers need ecCodes and numpy only.
+"""
+
+import pickle
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol
+
+Report = dict[str, Any]
+"""Elements by short name, those present only; the reader of its kind says which."""
+
+PATIENCE = 10  # seconds for one message, after which the process is killed
+
+_RECEIPT = ("rdbtimeDay", "rdbtimeHour", "rdbtimeMinute", "rdbtimeSecond")
+
+Receipt = tuple[int, ...]
+"""Day of the month, hour, minute and second at which a report was received."""
+
+Request = tuple[bytes, bool]
+"""A message, and whether its local section keeps the receipt."""
+
+_BATCH = 200
+
+
+class Reader(Protocol):
+    """What a reader's class does; it is made with the ecCodes module."""
+
+    def reports(self, handle: Any, message: bytes) -> list[Report]:
+        """The reports of a message, whose data section this unpacks; none if it holds none of this kind.
+
+        Raises:
+            ValueError: they cannot be read; says why.
+        """
+        ...
+
+
+class DecodingError(ValueError):
+    """A message cannot be decoded; says why."""
+
+
+class Decoder:
+    """A process that decodes with the reader in a file; use it as a context manager."""
+
+    def __init__(self, reader: Path) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> "Decoder":
+        self._process: subprocess.Popen[bytes] | None = None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | DecodingError]:
+        """For each message its reports and receipt, or what is wrong with it.
+
+        Raises:
+            RuntimeError: the decoding process does not start; says why.
+        """
+        done = 0
+        while done < len(requests):
+            for answer in self._answers(requests[done : done + _BATCH]):
+                done += 1
+                yield DecodingError(answer) if isinstance(answer, str) else answer
+
+    def _answers(self, requests: Sequence[Request]) -> Iterator[Any]:
+        """The process's answers to one batch, up to the message that brings it down, if one does."""
+        if self._process is None:
+            self._process = self._start()
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            pickle.dump(list(requests), stdin)
+            stdin.flush()
+            for _ in requests:
+                yield pickle.load(stdout)
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+            self._stop()
+            yield "it brings ecCodes down"
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with tempfile.TemporaryFile() as log:
+            command = [sys.executable, "-P", str(Path(__file__).resolve()), str(self._reader)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                process.wait()
+                log.seek(0)
+                raise RuntimeError(f"the BUFR decoder does not start: {log.read().decode(errors='replace').strip()}")
+        return process
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            process.communicate()
+
+
+def serve(reader: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until there are no more: reports and receipt, or a text that says what is wrong."""
+    import eccodes
+
+    worker: Reader = runpy.run_path(str(reader))["Reader"](eccodes)
+    answers.write(b"ready\n")
+    answers.flush()
+    while True:
+        try:
+            batch: list[Request] = pickle.load(requests)
+        except EOFError:
+            return
+        for message, keeps_receipt in batch:
+            signal.alarm(PATIENCE)
+            try:
+                answer: Any = _decode(eccodes, worker, message, keeps_receipt)
+            except (eccodes.CodesInternalError, ValueError) as error:
+                answer = str(error)
+            signal.alarm(0)
+            pickle.dump(answer, answers)
+            answers.flush()  # before the next message, which may bring this process down
+
+
+def _decode(codes: Any, reader: Reader, message: bytes, keeps_receipt: bool) -> tuple[list[Report], Receipt | None]:
+    handle = codes.codes_new_from_message(message)
+    try:
+        reports = reader.reports(handle, message)
+        for report in reports:
+            for name in {"latitude", "longitude"} & report.keys():
+                report[name] = round(float(report[name]), 5)  # BUFR's resolution; the pole comes as -90.00..01
+        receipt = tuple(int(codes.codes_get(handle, key)) for key in _RECEIPT) if keeps_receipt else None
+        return reports, receipt
+    finally:
+        codes.codes_release(handle)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,103 @@
+"""Radiosondes in WMO BUFR: the source `temp_bufr`."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dacycle.forecast_adapter.worlds import World
+from dacycle.obs_ingest.bufr import BufrFiles, Decoded, Header, report_time, station_name
+from dacycle.obs_ingest.errors import standard_error
+from dacycle.obs_ingest.sounding import STANDARD, above_ground, standard_levels
+from dacycle.obs_ingest.sources import Inventory, duration, take_inventory
+from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, empty_table, make_table, site_names
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["TempBufr"]
+
+_VERTICAL_SOUNDINGS = 2  # BUFR table A
+
+
+class TempBufr:
+    """Radiosondes from BUFR files (TEMP, any template): z, q, u, v, t on the standard levels, q up to 200 hPa.
+
+    Values have the place of the station, whatever the sonde's drift (tens of km in the troposphere, up to 200 above),
+    and the time of the message: the launch in current templates, the nominal time in older ones. Levels that `sounding`
+    rejects are counted in the inventory, beside the messages left out; `missing` are the values of standard levels
+    above each station that its sounding does not give.
+
+    Args:
+        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
+        path: a file, a folder (its `*.bufr` and `*.bfr` files) or a pattern.
+        latency: how long after their time soundings are taken to have been received, where the message does not say
+            (only ECMWF's do); by default that stays unknown, and such soundings are never late.
+    """
+
+    def __init__(
+        self,
+        world: World | None,
+        seed: int,
+        path: Path | str,
+        name: str = "temp_bufr",
+        cutoff: pd.Timedelta | None = None,
+        latency: str | None = None,
+    ) -> None:
+        self.name, self.cutoff = name, cutoff
+        self._files = BufrFiles(path, name, "temp_decoder.py", _unwanted)
+        self._latency = None if latency is None else duration(latency, f"source {name}: latency").to_timedelta64()
+
+    def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
+        """The window's soundings. Damaged messages are counted and named in the inventory.
+
+        Raises:
+            ObservationError: no file is there, or one holds no BUFR message at all.
+        """
+        inventory = Inventory(self.name)
+        decoded = self._files.read(window, inventory)
+        table = self._table(decoded, window, inventory)
+        return table, take_inventory(inventory, table, window)
+
+    def _table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
+        times = np.array([report_time(report) for report in decoded.reports], "datetime64[s]")
+        held = np.nonzero(window.holds(times))[0]
+        inventory.skip("report outside the window", len(times) - len(held))
+        if not len(held):
+            return empty_table()
+        reports = [decoded.reports[i] for i in held]
+        times, received = times[held], np.array(decoded.received, "datetime64[s]")[held]
+        if self._latency is not None:
+            received = np.where(np.isnat(received), times + self._latency, received)
+        latitude, longitude, elevation = (
+            np.array([report.get(name, np.nan) for report in reports], float)
+            for name in ("latitude", "longitude", "elevation")
+        )
+        rejected: Counter[str] = Counter()
+        values = np.stack([standard_levels(r["levels"], e, rejected) for r, e in zip(reports, elevation, strict=True)])
+        for reason, count in rejected.items():
+            inventory.skip(reason, count)
+        who, which, level = np.nonzero(np.isfinite(values))
+        inventory.missing = sum(int(above_ground(report["levels"]).sum()) for report in reports) - len(who)
+        errors = np.stack([standard_error(v, values[:, i], STANDARD) for i, v in enumerate(LEVEL_VARIABLES)], axis=1)
+        return make_table(
+            time=times[who],
+            period=0.0,
+            received=received[who],
+            site=site_names(latitude, longitude)[who],
+            station=pd.Categorical([station_name(report) for report in reports])[who],
+            latitude=latitude[who],
+            longitude=longitude[who],
+            elevation=elevation[who],
+            pressure=STANDARD[level],
+            variable=np.array([VARIABLES.index(name) for name in LEVEL_VARIABLES])[which],
+            value=values[who, which, level],
+            error=np.broadcast_to(errors, values.shape)[who, which, level],
+            source=self.name,
+        )
+
+
+def _unwanted(header: Header) -> str:
+    """Why a message cannot hold a sounding, or nothing."""
+    if header.category != _VERTICAL_SOUNDINGS:
+        return f"data category {header.category}, not vertical soundings"
+    return ""
