@@ -25,6 +25,8 @@ SOURCES: dict[str, str] = {
     "olr": "simulated_fields:Olr",
     "mask": "simulated_fields:Mask",
     "synop_bufr": "synop_bufr:SynopBufr",
+    "olr_netcdf": "gridded:OlrNetcdf",
+    "precipitation_netcdf": "gridded:PrecipitationNetcdf",
 }
 """Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
 
