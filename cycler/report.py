@@ -60,6 +60,7 @@ def page(branch: Branch, world: World) -> str:
         "world": world,
         "overview": _overview(records, verification),
         "not_causal": [source.source for source in branch.experiment.observations if source.cutoff is None],
+        "centred": [source.source for source in branch.experiment.observations if getattr(source, "centred", False)],
         "strip": status_strip(records),
         "incidents": [r for r in records if r["status"] != "ok"],
         "free_name": f"{branch.name}-free" if free is not None else None,

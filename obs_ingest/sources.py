@@ -29,6 +29,8 @@ SOURCES: dict[str, str] = {
     "ghcnh": "ghcnh:Ghcnh",
     "metar": "metar:Metar",
     "temp_bufr": "temp_bufr:TempBufr",
+    "olr_netcdf": "gridded:OlrNetcdf",
+    "precipitation_netcdf": "gridded:PrecipitationNetcdf",
 }
 """Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, PLANES, index
 from dacycle.forecast_adapter.grid import Grid, cells, interpolate_to_points
-from dacycle.obs_ingest.errors import instrument_share
+from dacycle.obs_ingest.errors import instrument_share, period_variance
 from dacycle.obs_ingest.operators import specific_humidity, station_pressure_ratio
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, USES, VARIABLES, ObservationError
 
@@ -53,8 +53,10 @@ def grid_observations(
     """Superobs of the rows whose use is `assimilated`.
 
     A superob's squared error is the mean representativeness variance plus the mean instrument variance over n: a row's
-    `error` is divided between the two as in `errors.ERRORS`. Values between the standard levels go to the nearest one
-    in log p. Station pressure becomes a departure in msl, unless its site reports msl itself.
+    `error` is divided between the two as in `errors.ERRORS`. The OLR plane is a mean over six hours: to the
+    representativeness variance of a mean over any other period, `errors.period_variance` is added. Values between the
+    standard levels go to the nearest one in log p. Station pressure becomes a departure in msl, unless its site reports
+    msl itself.
 
     Args:
         table: after quality control, n rows.
@@ -126,7 +128,8 @@ def _variances(table: pd.DataFrame, used: NDArray[np.intp]) -> tuple[_Rows, NDAr
         mine = rows.variable == code
         share[mine] = instrument_share(VARIABLES[code], rows.value[mine], rows.pressure[mine])
     total = np.square(table["error"].to_numpy()[used])
-    return rows, total * share, total * (1 - share)
+    other_period = np.where(rows.are("olr"), period_variance(rows.period), 0.0)
+    return rows, total * share, total * (1 - share) + other_period
 
 
 def _channels(rows: _Rows, equivalents: NDArray) -> tuple[NDArray[np.int64], NDArray]:

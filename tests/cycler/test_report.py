@@ -143,6 +143,13 @@ def test_a_fallback_says_why_and_cannot_inject_markup():
     assert "increment &lt;b&gt;of&lt;/b&gt; t850 &amp; more" in strip
 
 
+def test_means_used_at_the_middle_of_their_period_are_marked_as_not_causal(html, tiny, tmp_path):
+    daily = {"source": "olr_netcdf", "path": "olr.nc", "cutoff": "60h", "centred": True, "latency": "48h"}
+    branch = make_run(tmp_path / "archive", tiny, cycles=2, observations=[daily])
+    assert re.search(r"Not causal: values of olr_netcdf are used at the middle of the period", page(branch, tiny))
+    assert "at the middle of the period" not in html
+
+
 def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations_still_speak(run, tiny, tmp_path):
     make_world(tmp_path / "other", days=0)
     other = replace(tiny, reference=Reference(tmp_path / "other" / "reference"))

@@ -120,6 +120,17 @@ def test_planes_are_plain_means_in_the_order_asked_for():
     assert gridded(rain, planes=()).values.shape[0] == 69
 
 
+def test_a_daily_mean_of_olr_says_less_about_six_hours_however_many_there_are():
+    error = float(standard_error("olr", 230.0))
+    for n in (1, 400):
+        six, day = (gridded(observations("olr", np.full(n, 230.0), period=p, error=error)) for p in (6.0, 24.0))
+        assert day.values.max() == pytest.approx(230.0)
+        extra = np.sqrt(day.errors.max() ** 2 - six.errors.max() ** 2)
+        assert extra == pytest.approx(13, abs=1)
+    one, two = (gridded(observations("olr", [230.0], period=p, error=error)).errors.max() for p in (12.0, 24.0))
+    assert error < one < two
+
+
 def test_dewpoint_becomes_humidity_at_the_stations_pressure():
     table = observations("td2m", [283.15], elevation=1000.0, error=1.5)
     result = gridded(table, planes=("q2m",))

@@ -1,0 +1,255 @@
+"""Fields of observations in netCDF: which variable, on which points, and which hours each field covers.
+
+Everything is found by name (CF standard names, or the usual short ones), never by position. What a file does not say
+about itself is asked for, not guessed: a mean stamped 00 UTC may be that of the day before or of the day after.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.obs_ingest.table import ObservationError, site_names
+
+__all__ = ["STAMPS", "Fields", "Points", "Wanted", "describe"]
+
+STAMPS: dict[str, float] = {"start": 0.0, "middle": 0.5, "end": 1.0}
+"""Where in its period a time stamp may stand, as a fraction of the period."""
+
+LONGEST = np.timedelta64(24, "h")
+
+_MAGIC = {b"CDF": "scipy", b"\x89HD": "h5netcdf"}  # netCDF-3 and netCDF-4, by their first three bytes
+_LATITUDE, _LONGITUDE, _TIME = ("latitude", "lat"), ("longitude", "lon"), ("time", "valid_time")
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, EOFError)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to look for, and what the experiment says about it; what it says goes before what the file says.
+
+    Attributes:
+        names: short names of the variable, lower case.
+        standard_names: its CF standard names.
+        methods: what may have been done with the period: `mean`, `sum`.
+        variable: its name in these files.
+        units: its units.
+        stamp: what a time is of its period, one of `STAMPS`.
+        period: what each value is a mean or a sum over.
+    """
+
+    names: tuple[str, ...]
+    standard_names: tuple[str, ...]
+    methods: tuple[str, ...]
+    variable: str | None = None
+    units: str | None = None
+    stamp: str | None = None
+    period: np.timedelta64 | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """The n points of a grid, row by row: latitude and longitude (n,) as in the file, and the names of the sites."""
+
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+    site: pd.Categorical
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """The k fields of a file.
+
+    Attributes:
+        path, variable, units: the file, and its variable.
+        start, end: (k,) datetime64[s], the period that each field covers.
+        dims: names of the time, latitude and longitude dimensions.
+        latitude, longitude: of the rows and columns, degrees, in the file's order.
+    """
+
+    path: Path
+    variable: str
+    units: str | None
+    start: NDArray[np.datetime64]
+    end: NDArray[np.datetime64]
+    dims: tuple[str, str, str]
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+
+    @property
+    def points(self) -> Points:
+        """Where the values of `read` stand."""
+        return _points(self.latitude.tobytes(), self.longitude.tobytes())
+
+    def read(self, which: NDArray[np.intp]) -> NDArray[np.float64]:
+        """(len(which), n) values of these fields in the file's units, unpacked; NaN where the file has none.
+
+        Raises:
+            ObservationError: they cannot be read; names the file, the variable and the time.
+        """
+        time, *place = self.dims
+        with _opened(self.path) as dataset:
+            data = dataset[self.variable]
+            data = data.isel({time: which}) if time in data.dims else data.expand_dims(time)
+            try:
+                values = data.squeeze(_idle(data, self.dims)).transpose(time, *place).to_numpy()
+            except _DAMAGE as error:
+                when = f"{self.start[which[0]]} to {self.end[which[-1]]}"
+                raise ObservationError(f"{self.path}: {self.variable} of {when} cannot be read: {error}") from None
+        return values.reshape(len(which), -1).astype(float)
+
+
+def describe(path: Path, wanted: Wanted) -> Fields:
+    """What a file holds; remembered for as long as the file stays as it is.
+
+    Raises:
+        ObservationError: it is no netCDF file or a damaged one, has no such variable, or does not say where its points
+            are or which hours its values cover; names the file, the variable and the remedy.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ObservationError(f"{path}: cannot be read: {error}") from None
+    return _describe(path, status.st_size, status.st_mtime_ns, wanted)
+
+
+@lru_cache(maxsize=4096)
+def _describe(path: Path, size: int, modified: int, wanted: Wanted) -> Fields:
+    with _opened(path) as dataset:
+        name = _variable(dataset, wanted, path)
+        data = dataset[name]
+        latitude, longitude = _axis(dataset, name, _LATITUDE, path), _axis(dataset, name, _LONGITUDE, path)
+        time = next((t for t in _TIME if t in dataset.variables), None)
+        if time is None:
+            raise ObservationError(f"{path}: {name} has no time")
+        dims = (time, latitude, longitude)
+        for dim in _idle(data, dims):
+            if data.sizes[dim] != 1:
+                raise ObservationError(f"{path}: {name} has a dimension {dim} beside time, latitude and longitude")
+        rows, columns = (dataset[axis].to_numpy().astype(float) for axis in (latitude, longitude))
+        if not ((abs(rows) <= 90).all() and ((columns >= -180) & (columns <= 360)).all()):
+            raise ObservationError(f"{path}: latitude or longitude of {name} is not in degrees, or missing")
+        _check_method(data, time, wanted, path)
+        start, end = _periods(dataset, data, time, wanted, path)
+        units = wanted.units or data.attrs.get("units")
+        return Fields(path, name, units, start, end, dims, rows, columns)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[xr.Dataset]:
+    try:
+        with path.open("rb") as file:
+            engine = _MAGIC.get(file.read(3))
+        if engine is None:
+            raise ObservationError(f"{path}: is not a netCDF file")
+        dataset = xr.open_dataset(path, engine=engine, decode_timedelta=False)
+    except ObservationError:
+        raise
+    except _DAMAGE as error:
+        raise ObservationError(f"{path}: cannot be opened as netCDF: {error}") from None
+    with dataset:
+        try:
+            yield dataset
+        except OSError as error:
+            raise ObservationError(f"{path}: cannot be read: {error}") from None
+
+
+def _variable(dataset: xr.Dataset, wanted: Wanted, path: Path) -> str:
+    """The name of the wanted variable: the one the experiment names, else by short or standard name."""
+    if wanted.variable is not None:
+        found = [wanted.variable] if wanted.variable in dataset else []
+    else:
+        found = [
+            str(name)
+            for name, data in dataset.data_vars.items()
+            if str(name).lower() in wanted.names or data.attrs.get("standard_name") in wanted.standard_names
+        ]
+    if len(found) != 1:
+        what = wanted.variable or " or ".join((*wanted.names, *wanted.standard_names))
+        here = ", ".join(map(str, dataset.data_vars)) or "none"
+        raise ObservationError(
+            f"{path}: {len(found) or 'no'} variable{'s' if found else ''} {what}; name one with the option `variable`. "
+            f"Its variables: {here}"
+        )
+    return found[0]
+
+
+def _axis(dataset: xr.Dataset, name: str, names: tuple[str, str], path: Path) -> str:
+    """The dimension of a variable that is its latitude or longitude, with a coordinate of the same name."""
+    for dim in map(str, dataset[name].dims):
+        if dim in dataset.coords and (dim in names or dataset[dim].attrs.get("standard_name") == names[0]):
+            return dim
+    raise ObservationError(f"{path}: {name} has no dimension {' or '.join(names)} with a coordinate")
+
+
+def _idle(data: xr.DataArray, dims: tuple[str, ...]) -> list[str]:
+    return [str(dim) for dim in data.dims if dim not in dims]
+
+
+def _check_method(data: xr.DataArray, time: str, wanted: Wanted, path: Path) -> None:
+    """Refuse maxima, values at a moment and the like, where the file says that it has such."""
+    for method in re.findall(rf"\b{time}\s*:\s*(\w+)", str(data.attrs.get("cell_methods", ""))):
+        if method not in wanted.methods:
+            known = " or ".join(wanted.methods)
+            raise ObservationError(f"{path}: {data.name} is a {method} over time (cell_methods), not a {known}")
+
+
+def _periods(
+    dataset: xr.Dataset, data: xr.DataArray, time: str, wanted: Wanted, path: Path
+) -> tuple[NDArray[np.datetime64], NDArray[np.datetime64]]:
+    """(k,) start and end of each field: from time bounds, or from what a time is of its period and how long that is."""
+    attrs, stamps = dataset[time].attrs, np.atleast_1d(dataset[time].to_numpy())
+    if not stamps.size or not np.issubdtype(stamps.dtype, np.datetime64) or np.isnat(stamps).any():
+        raise ObservationError(f"{path}: {time} of {data.name} does not hold dates of the standard calendar")
+    bounds = dataset.get(attrs.get("bounds"))
+    if bounds is not None and wanted.stamp is None and wanted.period is None:
+        ends = np.atleast_2d(bounds.to_numpy()).T
+    else:
+        # The attributes are a convention of NOAA's Physical Sciences Laboratory, whose files have no bounds.
+        stamp = wanted.stamp or attrs.get("coordinate_defines")
+        period = wanted.period or _averaging(attrs) or _averaging(data.attrs)
+        if stamp not in STAMPS or period is None:
+            raise ObservationError(
+                f"{path}: nothing says which hours {data.name} of {stamps[0].astype('datetime64[m]')} covers; give the "
+                "options `stamp` (that time is the start, middle or end of its period) and `period` (such as 24h)"
+            )
+        length = period.astype("timedelta64[ms]")
+        begin = stamps.astype("datetime64[ms]") - (length * STAMPS[stamp]).astype("timedelta64[ms]")
+        ends = np.stack([begin, begin + length])
+    if ends.shape != (2, len(stamps)) or not np.issubdtype(ends.dtype, np.datetime64) or np.isnat(ends).any():
+        raise ObservationError(f"{path}: the time bounds of {data.name} are not two dates for each time")
+    # To the nearest minute: times are often fractions of a day, and a day may end at 23:59:59.
+    minutes = (ends.astype("datetime64[s]") + np.timedelta64(30, "s")).astype("datetime64[m]")
+    start, end = minutes.astype("datetime64[s]")
+    longest, shortest = (end - start).max(), (end - start).min()
+    if shortest <= np.timedelta64(0, "s"):
+        raise ObservationError(f"{path}: the time bounds of {data.name} end before they start")
+    if longest > LONGEST:
+        hours = longest / np.timedelta64(1, "h")
+        raise ObservationError(
+            f"{path}: {data.name} covers {hours:g} hours at a time; no more than a day is of use here"
+        )
+    return start, end
+
+
+def _averaging(attrs: dict[str, object]) -> np.timedelta64 | None:
+    """`avg_period` ("0000-00-01 00:00:00" is a day), or None."""
+    parts = re.fullmatch(r"(\d+)-(\d+)-(\d+) (\d+):(\d+):(\d+)\S*", str(attrs.get("avg_period", "")).strip())
+    if parts is None:
+        return None
+    years, months, days, hours, minutes, seconds = map(int, parts.groups())
+    days += 365 * years + 30 * months  # any such is too long, and refused
+    return np.timedelta64(((days * 24 + hours) * 60 + minutes) * 60 + seconds, "s")
+
+
+@lru_cache(maxsize=16)
+def _points(latitude: bytes, longitude: bytes) -> Points:
+    """Made once for all files of a grid: naming 65,000 sites takes longer than reading them."""
+    rows, columns = np.meshgrid(np.frombuffer(latitude), np.frombuffer(longitude), indexing="ij")
+    return Points(rows.ravel(), columns.ravel(), site_names(rows.ravel(), columns.ravel()))
