@@ -24,12 +24,16 @@ from dacycle.forecast_adapter.state import StateError, check_values, make_state,
 
 __all__ = [
     "GRAVITY",
+    "SURFACE_FIELDS",
     "HumidityWarning",
+    "messages",
     "regrid",
     "saturation_vapour_pressure",
     "specific_humidity",
     "state_from_grib",
     "times_in_grib",
+    "valid_time",
+    "values_of",
 ]
 
 GRAVITY = 9.80665
@@ -46,7 +50,7 @@ DOUBTFUL_HUMIDITY = 150
 the rounding to a whole per cent, and each centre's way with the stratosphere, are as large as the signal."""
 
 # ecCodes' names of the fields that a variable can be taken from, the best first, each with its unit.
-_SURFACE = {
+SURFACE_FIELDS = {
     "u10": {"10u": "m s**-1"},
     "v10": {"10v": "m s**-1"},
     "t2m": {"2t": "K"},
@@ -59,9 +63,9 @@ _UPPER = {
     "v": {"v": "m s**-1"},
     "t": {"t": "K"},
 }
-_SURFACE_NAMES = {name for choices in _SURFACE.values() for name in choices}
+_SURFACE_NAMES = {name for choices in SURFACE_FIELDS.values() for name in choices}
 _UPPER_NAMES = {name for choices in _UPPER.values() for name in choices}
-_UNITS = {name: unit for choices in (_SURFACE | _UPPER).values() for name, unit in choices.items()}
+_UNITS = {name: unit for choices in (SURFACE_FIELDS | _UPPER).values() for name, unit in choices.items()}
 
 # Relative humidity refers to water above the triple point, to ice below a temperature T_ice (K), and in
 # between to a mix whose water share is ((T - T_ice) / (T_0 - T_ice)) ** power: (T_ice, power) by the GRIB
@@ -134,7 +138,7 @@ def times_in_grib(path: str | Path) -> NDArray[np.datetime64]:
     Raises:
         StateError: the file is truncated or not GRIB, or holds no such field.
     """
-    times = {_valid_time(message) for message in _messages(Path(path)) if _wanted(message)}
+    times = {valid_time(message) for message in messages(Path(path)) if _wanted(message)}
     if not times:
         raise StateError(f"{path}: it holds no field of a state")
     return np.array(sorted(times), "datetime64[h]")
@@ -189,7 +193,7 @@ def specific_humidity(
 
 def _channel(fields: _Fields, channel: Channel, notes: dict[str, None]) -> NDArray[np.float32]:
     """One channel in SI units; adds a note on whatever had to be derived."""
-    names = (_UPPER if channel.level else _SURFACE)[channel.variable]
+    names = (_UPPER if channel.level else SURFACE_FIELDS)[channel.variable]
     found = next((name for name in names if (name, channel.level) in fields.values), None)
     if found is None:
         level = f" at {channel.level} hPa" if channel.level else ""
@@ -230,11 +234,11 @@ def _read(path: Path, time: np.datetime64 | None) -> _Fields:
     fields: _Fields | None = None
     points, section, taken = np.empty(0, np.intp), "", time
     times: set[np.datetime64] = set()
-    for message in _messages(path):
+    for message in messages(path):
         key = _wanted(message)
         if key is None:
             continue
-        valid = _valid_time(message)
+        valid = valid_time(message)
         times.add(valid)
         taken = valid if taken is None else taken
         if valid != taken:
@@ -248,7 +252,7 @@ def _read(path: Path, time: np.datetime64 | None) -> _Fields:
             raise StateError(f"{label} is on another grid than the fields before it; split the file by grid")
         if key in fields.values:
             raise StateError(f"{label} is there twice (ensemble members, or two runs); leave one in the file")
-        fields.values[key] = _values(message, label)[points].reshape(fields.grid.shape)
+        fields.values[key] = values_of(message, label, _UNITS[key[0]])[points].reshape(fields.grid.shape)
     if time is None and len(times) > 1:
         raise StateError(f"{path}: holds {len(times)} times ({_spell(times)}); say which one to take")
     if fields is None:
@@ -273,7 +277,7 @@ def _multi_field_support(file: IO[bytes]) -> Iterator[None]:
         eccodes.codes_grib_multi_support_off()
 
 
-def _messages(path: Path) -> Iterator[int]:
+def messages(path: Path) -> Iterator[int]:
     """The handles of a file's fields, one at a time, each released after use."""
     count = 0
     with path.open("rb") as file, _multi_field_support(file):
@@ -304,7 +308,8 @@ def _wanted(message: int) -> Key | None:
     return name, level
 
 
-def _valid_time(message: int) -> np.datetime64:
+def valid_time(message: int) -> np.datetime64:
+    """The valid time of a field, datetime64[m]."""
     date, clock = (
         str(eccodes.codes_get(message, "validityDate")),
         int(eccodes.codes_get(message, "validityTime")),
@@ -312,10 +317,11 @@ def _valid_time(message: int) -> np.datetime64:
     return np.datetime64(f"{date[:4]}-{date[4:6]}-{date[6:]}T{clock // 100:02}:{clock % 100:02}", "m")
 
 
-def _values(message: int, label: str) -> NDArray[np.float32]:
-    name, unit = eccodes.codes_get(message, "shortName"), eccodes.codes_get(message, "units")
-    if unit != _UNITS[name]:
-        raise StateError(f"{label} is in {unit!r}, not in {_UNITS[name]!r}")
+def values_of(message: int, label: str, unit: str) -> NDArray[np.float32]:
+    """The values (n,) of a field in the file's order; StateError, named by `label`, if it lacks any or the unit."""
+    stated = eccodes.codes_get(message, "units")
+    if stated != unit:
+        raise StateError(f"{label} is in {stated!r}, not in {unit!r}")
     try:
         values = eccodes.codes_get_values(message)
         missing = eccodes.codes_get(message, "numberOfMissing")

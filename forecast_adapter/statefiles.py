@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.grib import regrid, state_from_grib, times_in_grib
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.state import StateError, as_hour, from_dataset, grid_of, make_state, to_dataset
+from dacycle.forecast_adapter.state import StateError, from_dataset, grid_of, make_state, to_dataset
 
-__all__ = ["read_state", "times_in", "write_states"]
+__all__ = ["is_grib", "native_state", "read_state", "times_in", "write_states"]
 
 _MAGIC = {b"CDF": "scipy", b"\x89HD": "h5netcdf"}  # netCDF-3 and netCDF-4, by their first three bytes
 _HOURS = "hours since 1970-01-01"
@@ -26,7 +26,7 @@ _HOURS = "hours since 1970-01-01"
 
 def times_in(path: Path) -> NDArray[np.datetime64]:
     """The valid times (n,) datetime64[h] of the states in a file, ascending. StateError where there are none."""
-    if _engine(path) is None:
+    if is_grib(path):
         return times_in_grib(path)
     with _opened(path) as dataset:
         times = _times(dataset, path)
@@ -44,21 +44,26 @@ def read_state(path: Path, grid: Grid, time: np.datetime64 | str | None = None) 
     Raises:
         StateError: the file cannot be read, or is not a whole and plausible state; names file, field and time.
     """
-    if _engine(path) is None:
+    if is_grib(path):
         return state_from_grib(path, grid, time)
+    state = native_state(path, time)
+    own = grid_of(state)
+    if own.matches(grid):
+        return make_state(state.values, grid, state.time.values).assign_attrs(source=path.name, notes="")
+    array = regrid(state.values, own, grid)
+    notes = f"brought from a {own.shape[0]} x {own.shape[1]} grid to {grid.name}"
+    return make_state(array, grid, state.time.values).assign_attrs(source=path.name, notes=notes)
+
+
+def native_state(path: Path, time: np.datetime64 | str | None = None) -> xr.DataArray:
+    """A validated state of a netCDF file or Zarr folder on the grid it is on; arguments and errors of `read_state`."""
     with _opened(path) as dataset:
         if time is None:
             times = _times(dataset, path)
             if len(times) != 1:
                 raise StateError(f"{path}: holds {len(times)} times ({times[0]} to {times[-1]}); say which one to take")
             time = times[0]
-        state = from_dataset(dataset, time, str(path))
-    own = grid_of(state)
-    if own.matches(grid):
-        return make_state(state.values, grid, as_hour(time)).assign_attrs(source=path.name, notes="")
-    array = regrid(state.values, own, grid)
-    notes = f"brought from a {own.shape[0]} x {own.shape[1]} grid to {grid.name}"
-    return make_state(array, grid, as_hour(time)).assign_attrs(source=path.name, notes=notes)
+        return from_dataset(dataset, time, str(path))
 
 
 def write_states(path: Path, states: Iterable[xr.DataArray], attrs: Mapping[str, str]) -> None:
@@ -104,6 +109,11 @@ def _append(file: Any, dataset: xr.Dataset, i: int) -> None:
     file["time"][i] = dataset.time.values[0].astype("datetime64[h]").astype(np.int64)
     for name, variable in dataset.data_vars.items():
         file[str(name)][i] = variable.values[0]
+
+
+def is_grib(path: Path) -> bool:
+    """Whether a file is taken for GRIB: whatever is neither netCDF nor Zarr. StateError where there is no file."""
+    return _engine(path) is None
 
 
 def _engine(path: Path) -> str | None:

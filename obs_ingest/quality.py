@@ -30,6 +30,7 @@ __all__ = [
     "WITHHELD",
     "WITHHELD_KM",
     "check",
+    "judge",
     "withhold",
 ]
 
@@ -65,6 +66,7 @@ SALT = "dacycle withheld sites 1"
 
 _KEPT, _WITHHELD, _REJECTED, _LATE = range(len(USES))
 _LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
+_SCREEN_LEVEL = [VARIABLES.index(name) for name in ("t2m", "td2m")]
 
 
 class _Verdicts:
@@ -121,6 +123,43 @@ def check(
     Raises:
         ObservationError: `deny` or `planes` name what cannot exist, or `equivalents` do not fit the table.
     """
+    codes = table["variable"].array.codes
+    return judge(
+        table,
+        window,
+        equivalents,
+        _background_error(table, codes, background_error),
+        _ground(table, codes, grid, orography),
+        cutoffs=cutoffs,
+        deny=deny,
+        share=share,
+        salt=salt,
+        planes=planes,
+        k=k,
+    )
+
+
+def judge(
+    table: pd.DataFrame,
+    window: Window,
+    equivalents: NDArray,
+    background_error: NDArray,
+    ground: NDArray,
+    *,
+    cutoffs: Mapping[str, pd.Timedelta | None] | None = None,
+    deny: Collection[str] = (),
+    share: float = WITHHELD,
+    salt: str = SALT,
+    planes: Collection[str] = (),
+    k: float = 4.0,
+) -> pd.DataFrame:
+    """`check` for backgrounds of any form: what it takes from channels and a grid is given for each of the n rows.
+
+    Args:
+        table, window, equivalents, cutoffs, deny, share, salt, planes, k: as in `check`.
+        background_error: (n,) standard deviation of the background's error, SI; NaN lets every departure pass.
+        ground: (n,) height of the background's ground at each row in m; t2m and td2m are rejected where it is NaN.
+    """
     if len(equivalents) != len(table):
         raise ObservationError(f"{len(equivalents)} background equivalents for {len(table)} observations")
     _check_names(planes, PLANE_VARIABLES, "observation plane")
@@ -137,10 +176,9 @@ def check(
     verdicts.mark(~window.holds(time), "outside_window")
     verdicts.mark(_late(table, window, received, cutoffs or {}), "after_cutoff", _LATE)
     verdicts.mark(_duplicates(table, distance, verdicts.open), "duplicate")
-    verdicts.mark(_height_mismatch(table, codes, grid, orography), "station_height")
-    spread = _background_error(table, codes, background_error)
+    verdicts.mark(_height_mismatch(table, codes, ground), "station_height")
     with np.errstate(invalid="ignore"):
-        verdicts.mark(abs(value - equivalents) > k * np.sqrt(error**2 + spread**2), "background_check")
+        verdicts.mark(abs(value - equivalents) > k * np.sqrt(error**2 + background_error**2), "background_check")
     verdicts.mark(np.isnan(equivalents) & ~_on_plane(table, codes, planes), "no_operator")
     verdicts.mark(withhold(table, share, salt), "withheld_site", _WITHHELD)
     verdicts.mark(_denied(table, codes, deny), "denied")
@@ -236,15 +274,20 @@ def _duplicates(table: pd.DataFrame, distance: NDArray, candidates: NDArray[np.b
     return out
 
 
-def _height_mismatch(table: pd.DataFrame, codes: NDArray, grid: Grid, orography: NDArray) -> NDArray[np.bool_]:
+def _ground(table: pd.DataFrame, codes: NDArray, grid: Grid, orography: NDArray) -> NDArray:
+    """(n,) the model's ground below screen-level values; NaN for the others, whose height is not judged by it."""
+    out = np.full(len(table), np.nan)
+    rows = np.nonzero(np.isin(codes, _SCREEN_LEVEL))[0]
+    latitude, longitude = table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows]
+    out[rows] = interpolate_to_points(orography, grid, latitude, longitude)
+    return out
+
+
+def _height_mismatch(table: pd.DataFrame, codes: NDArray, ground: NDArray) -> NDArray[np.bool_]:
     """Screen-level values from an unknown height or too far from the model's ground; msl reduced from too high up."""
     elevation = table["elevation"].to_numpy()
     out = (codes == VARIABLES.index("msl")) & (elevation > MSL_HEIGHT_LIMIT)
-    rows = np.nonzero(np.isin(codes, [VARIABLES.index("t2m"), VARIABLES.index("td2m")]))[0]
-    latitude, longitude = table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows]
-    ground = interpolate_to_points(orography, grid, latitude, longitude)
-    out[rows] = ~(abs(elevation[rows] - ground) <= HEIGHT_LIMIT)
-    return out
+    return out | (np.isin(codes, _SCREEN_LEVEL) & ~(abs(elevation - ground) <= HEIGHT_LIMIT))
 
 
 def _background_error(table: pd.DataFrame, codes: NDArray, background_error: NDArray) -> NDArray:

@@ -58,7 +58,7 @@ def forecast(
     Example: dacycle forecast gfs.grib2 --model mini --lead 120h --out forecast.nc
     """
     steps = _steps(lead)
-    start = None if time is None else _time(time)
+    start = None if time is None else parse_time(time)
     network = load_model(model, threads)
     earlier, current, notes = read_frames(file, previous, start, network.grid)
     for note in notes:
@@ -161,7 +161,8 @@ def _steps(lead: str) -> int:
     return hours // 6
 
 
-def _time(text: str) -> np.datetime64:
+def parse_time(text: str) -> np.datetime64:
+    """The hour that an option `--time` names, in UTC."""
     try:
         time = pd.Timestamp(text)
     except ValueError:
@@ -188,7 +189,7 @@ def ingest(
 
     Example: dacycle ingest synop_bufr synop.bufr --time 2018-11-20T12 --out synop.parquet
     """
-    window = Window(_time(time))
+    window = Window(parse_time(time))
     tables, inventories = [], []
     for file in files:
         if not file.exists():
@@ -207,12 +208,17 @@ def ingest(
         raise ObservationError(
             f"{', '.join(map(str, files))}: no value in the window ({window.start}, {window.end}]; nothing was written"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    pq.write_table(to_arrow(whole), part)
-    part.replace(out)
+    write_table(out, whole)
     stations = whole["station"].nunique()
     console.print(f"{out}: {len(whole)} values of {stations} stations", soft_wrap=True)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write observations or departures as Parquet; the file appears under its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(to_arrow(table), part)
+    part.replace(path)
 
 
 def _inventory_table(source: str, window: Window, files: list[Path], inventories: list[Inventory]) -> Table:
