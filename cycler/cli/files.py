@@ -4,13 +4,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import typer
 import xarray as xr
+import yaml
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -177,11 +178,19 @@ def parse_time(text: str) -> np.datetime64:
 @app.command()
 def ingest(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A source that reads files: synop_bufr, isd, ghcnh, metar.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A source that reads files: synop_bufr, temp_bufr, isd, ghcnh, metar, olr_netcdf, "
+            "precipitation_netcdf.",
+        ),
     ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Its files or folders.")],
     out: Annotated[Path, typer.Option(help="The Parquet table to write.")],
     time: Annotated[str, typer.Option(help="The analysis time whose window to read, e.g. 2018-11-20T12.")],
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the source, e.g. stamp=start; may be repeated.")
+    ] = None,
 ) -> None:
     """Read observations of one window, (time - 3 h, time + 3 h], into a table; print what was found.
 
@@ -189,12 +198,12 @@ def ingest(
 
     Example: dacycle ingest synop_bufr synop.bufr --time 2018-11-20T12 --out synop.parquet
     """
-    window = Window(parse_time(time))
+    window, options = Window(parse_time(time)), _options(option or [])
     tables, inventories = [], []
     for file in files:
         if not file.exists():
             raise ObservationError(f"{file}: no such file")
-        reader = build_source({"source": source, "path": str(file), "cutoff": "none"}, None, 0)
+        reader = build_source({"cutoff": "none", **options, "source": source, "path": str(file)}, None, 0)
         with console.status(f"reading {file.name}"):
             table, inventory = reader.read(window)
         tables.append(table)
@@ -213,6 +222,20 @@ def ingest(
     console.print(f"{out}: {len(whole)} values of {stations} stations", soft_wrap=True)
 
 
+def _options(texts: list[str]) -> dict[str, Any]:
+    """Options of a source from KEY=VALUE, the values as in an experiment's file."""
+    options = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"{text}: {value!r} is not a YAML value: {error}", param_hint="--option") from None
+        if options[key] is None:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--option")
+    return options
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write observations or departures as Parquet; the file appears under its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +250,7 @@ def _inventory_table(source: str, window: Window, files: list[Path], inventories
     for file in files:
         table.add_column(file.name, justify="right")
     rows: dict[str, list[str]] = {
-        "messages found": [str(i.found) for i in inventories],
+        "found": [str(i.found) for i in inventories],
         "decoded": [str(i.decoded) for i in inventories],
     }
     for reason in dict.fromkeys(reason for i in inventories for reason in i.skipped):

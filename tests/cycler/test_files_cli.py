@@ -261,6 +261,19 @@ class TestIngest:
         assert set(table["time"].dt.year) == {2021}  # the other file's are in another window
         assert all(file.name in result.output for file in files)
 
+    def test_a_source_that_needs_options(self, shared: Path, tmp_path: Path) -> None:
+        """The file says neither which hours its day covers, nor its units."""
+        out = tmp_path / "olr.parquet"
+        command = ["ingest", "olr_netcdf", shared / "olr/noaa_olr_2p5deg_20080125_with_uvh.nc", "--out", out]
+        command += ["--time", "2008-01-26T00", "--option", "variable=o", "--option", "units=W m-2"]
+        failed(run(*command), "stamp", "period")
+        result = run(*command, "--option", "stamp=start", "--option", "period=24h")
+        assert result.exit_code == 0, result.output
+        table = from_arrow(pq.read_table(out), str(out))
+        assert set(table["period"]) == {24.0}
+        assert 101 < table["value"].min() < table["value"].max() < 329
+        failed(run(*command, "--option", "stamp"), "stamp", "KEY=VALUE")
+
     def test_refusals(self, shared: Path, tmp_path: Path) -> None:
         bufr, out = shared / "obs/synop_europe_2018112012.bufr", tmp_path / "t.parquet"
         when = ["--time", "2018-11-20T12", "--out", out]
