@@ -111,7 +111,7 @@ def test_a_step_is_drawn_towards_the_climate_of_the_season_that_the_state_shows(
 def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
     """One step for batches of 1 and 3, and twelve steps rolled out."""
     net, path = network(), tmp_path / "small.onnx"
-    to_onnx(net, path)
+    to_onnx(net, path, {"input": 138}, ["output"])
     for batch in (1, 3):
         # One unit in the last place of z50 is 6e-5 standard deviations of this world.
         assert parity(net, path, states(batch).numpy()).max() < 1e-4
