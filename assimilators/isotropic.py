@@ -29,7 +29,7 @@ from dacycle.assimilators.oi import gaspari_cohn
 __all__ = ["MOST_OBSERVATIONS", "Statistics", "covariance", "estimate", "increment", "weights"]
 
 MOST_OBSERVATIONS = 10_000
-"""One solution for all takes n^2 x 8 bytes and n^3 / 3 multiplications: of 8000, ten seconds and 1.3 GB."""
+"""One solution for all takes n^3 / 3 multiplications, and n^2 x 8 bytes for the matrix alone."""
 
 LEAST_DEPARTURES, MOST_DEPARTURES = 100, 1000
 """Fewer do not tell two kinds of error apart; more only take longer."""

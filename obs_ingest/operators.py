@@ -19,6 +19,7 @@ __all__ = [
     "equivalents",
     "specific_humidity",
     "station_pressure_ratio",
+    "wind_components",
 ]
 
 LAPSE_RATE = 0.0065
@@ -44,6 +45,12 @@ def specific_humidity(dewpoint: ArrayLike, pressure: ArrayLike) -> NDArray:
     celsius = np.asarray(dewpoint, float) - 273.15
     vapour = 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
     return 0.622 * vapour / (np.asarray(pressure, float) - 0.378 * vapour)
+
+
+def wind_components(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:
+    """Eastward and northward wind (m/s) from the direction (degrees) it blows from; calm needs no direction."""
+    angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
+    return -speed * np.sin(angle), -speed * np.cos(angle)
 
 
 def equivalents(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 
 from dacycle.forecast_adapter.channels import LEVELS
-from dacycle.obs_ingest.operators import specific_humidity
+from dacycle.obs_ingest.operators import specific_humidity, wind_components
 from dacycle.obs_ingest.simulated import HUMIDITY_TOP
 
 __all__ = ["GAP", "POSSIBLE", "STANDARD", "SUPERADIABATIC", "THICKNESS_ERROR", "above_ground", "standard_levels"]
@@ -95,7 +95,7 @@ def standard_levels(sounding: Mapping[str, NDArray], elevation: float, rejected:
     z, broken = _geopotential(profile, np.where(unstable, np.nan, level["z"]), elevation, rejected)
     profile = profile.without(broken)
 
-    u, v = _wind(level["direction"], level["speed"])
+    u, v = wind_components(level["direction"], level["speed"])
     t, td, u, v = (_interpolate(pressure, field) for field in (profile.t, profile.td, u, v))
     # What was rejected is not made up for by its neighbours.
     lost = np.isin(STANDARD, pressure[impossible | unstable | broken])
@@ -229,9 +229,3 @@ def _distinct(pressure: NDArray, values: NDArray) -> NDArray[np.intp]:
     """The levels that have a value, of several at one pressure the first; pressures are in ascending order."""
     rows = np.nonzero(np.isfinite(values))[0]
     return rows[np.diff(pressure[rows], prepend=-1.0) > 0]
-
-
-def _wind(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:
-    """u and v from the direction (degrees) the wind blows from; calm needs no direction."""
-    angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
-    return -speed * np.sin(angle), -speed * np.cos(angle)

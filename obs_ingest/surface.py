@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.errors import standard_error
+from dacycle.obs_ingest.operators import wind_components
 from dacycle.obs_ingest.sources import Inventory, duration, take_inventory
 from dacycle.obs_ingest.table import (
     VARIABLES,
@@ -97,10 +98,9 @@ def put_wind(
     usable = np.isfinite(speed) & readable
     rejected = usable & ~np.asarray(accepted)
     undirected = usable & ~rejected & (speed > 0) & ~((direction > 0) & (direction <= 360))
-    angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
     taken = usable & ~rejected & ~undirected
-    reports["u10"] = np.where(taken, -speed * np.sin(angle), np.nan)
-    reports["v10"] = np.where(taken, -speed * np.cos(angle), np.nan)
+    for name, component in zip(("u10", "v10"), wind_components(direction, speed), strict=True):
+        reports[name] = np.where(taken, component, np.nan)
     for name, lost in (("flagged", rejected), ("unreadable", ~readable), ("undirected", undirected)):
         reports[name] += 2 * lost.astype(np.uint8)
 

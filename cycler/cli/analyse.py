@@ -15,12 +15,12 @@ from rich.progress import track
 from rich.table import Table
 
 from dacycle.assimilators.isotropic import Statistics
-from dacycle.cycler.cli.files import parse_time, write_table
+from dacycle.cycler.cli.files import join, parse_time, write_table
 from dacycle.cycler.single import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.points import PointFields, read_orography, read_points, write_points
 from dacycle.forecast_adapter.state import StateError
 from dacycle.obs_ingest.sources import build_source
-from dacycle.obs_ingest.table import UNITS, ObservationError, concatenate, from_arrow
+from dacycle.obs_ingest.table import UNITS, ObservationError, from_arrow
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["app"]
@@ -136,12 +136,7 @@ def _read(files: list[Path], window: Window) -> pd.DataFrame:
         console.print(f"{file}: {inventory.decoded} of {inventory.found} messages decoded{left_out}", soft_wrap=True)
         for problem in inventory.problems:
             console.print(f"damaged: {problem}", soft_wrap=True)
-    whole = concatenate(tables)
-    if whole.empty:
-        raise ObservationError(
-            f"{', '.join(map(str, files))}: no value in the window ({window.start}, {window.end}]; nothing was written"
-        )
-    return whole
+    return join(tables, files, window)
 
 
 def _read_table(file: Path) -> pd.DataFrame:

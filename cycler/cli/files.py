@@ -212,14 +212,20 @@ def ingest(
     for inventory in inventories:
         for problem in inventory.problems:
             console.print(f"damaged: {problem}", soft_wrap=True)
+    whole = join(tables, files, window)
+    write_table(out, whole)
+    stations = whole["station"].nunique()
+    console.print(f"{out}: {len(whole)} values of {stations} stations", soft_wrap=True)
+
+
+def join(tables: list[pd.DataFrame], files: list[Path], window: Window) -> pd.DataFrame:
+    """One table of all files; ObservationError where the window holds nothing of any."""
     whole = concatenate(tables)
     if whole.empty:
         raise ObservationError(
             f"{', '.join(map(str, files))}: no value in the window ({window.start}, {window.end}]; nothing was written"
         )
-    write_table(out, whole)
-    stations = whole["station"].nunique()
-    console.print(f"{out}: {len(whole)} values of {stations} stations", soft_wrap=True)
+    return whole
 
 
 def _options(texts: list[str]) -> dict[str, Any]:
