@@ -22,7 +22,7 @@ from dacycle.assimilators.evaluation import evaluate, held_out, observing_of
 from dacycle.assimilators.export_assimilator import export_assimilator
 from dacycle.assimilators.gate import Check, Verdict, judge, register
 from dacycle.assimilators.networks import METHODS
-from dacycle.assimilators.networks.fnp import gaussian_loss
+from dacycle.assimilators.networks.departures import gaussian_loss
 from dacycle.assimilators.training.assimilator_run import accepted_round, fit_assimilator, train_assimilator
 from dacycle.assimilators.training.backgrounds import Backgrounds
 from dacycle.assimilators.training.closed_loop import ClosedLoop

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dacycle.assimilators.networks.fnp import FnpConstants, FnpNetwork, FnpSize, gaussian_loss
+from dacycle.assimilators.networks.departures import Constants, gaussian_loss
+from dacycle.assimilators.networks.fnp import FnpNetwork, FnpSize
 from dacycle.assimilators.networks.layers import (
     Depthwise,
     RadialConvolution,
@@ -34,7 +35,7 @@ def network() -> FnpNetwork:
     ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
     static = np.zeros((4, *GRID.shape), np.float32)
     season, bias = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32), np.zeros((5, 69, *GRID.shape), np.float32)
-    made = FnpNetwork(GRID, FnpConstants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias), SMALL)
+    made = FnpNetwork(GRID, Constants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias), SMALL)
     for head in made.heads:
         torch.nn.init.normal_(head.weight, std=0.1)
     return made.eval()
