@@ -108,10 +108,11 @@ def collect(
             inventories[source.name] = inventory.as_dict()
         table = concatenate(tables)
         digest = _digest(table)
+    assumed = experiment.error_table()
     with watch("quality"):
         first_guess = equivalents(table, previous, background, world.grid, world.orography)
         table = quality.check(
-            table,
+            assumed.restate(table),
             Window(when),
             first_guess,
             background_error,
@@ -124,7 +125,7 @@ def collect(
         )
     with watch("superobs"):
         gridded = grid_observations(
-            table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std
+            table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std, assumed
         )
     return Observed(table, first_guess, gridded, inventories, failures, digest)
 

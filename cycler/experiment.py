@@ -29,7 +29,10 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from dacycle.assimilators.step import Guards as StepGuards
+from dacycle.forecast_adapter.grid import get_grid
 from dacycle.obs_ingest import quality
+from dacycle.obs_ingest.error_table import ErrorSettings, ErrorTable, read_errors
+from dacycle.obs_ingest.sources import DRAWN
 
 __all__ = [
     "STEP",
@@ -113,6 +116,7 @@ def _write_cutoff(value: pd.Timedelta | None) -> str:
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_time), PlainSerializer(_write_time)]
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
+Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -174,6 +178,11 @@ class ObservationSource(BaseModel):
     cutoff: Cutoff
     """Only what was received by the analysis time plus this is used; `none` uses everything."""
 
+    @property
+    def name(self) -> str:
+        """What the table's `source` column says."""
+        return str((self.model_extra or {}).get("name", self.source))
+
 
 class Guards(_Strict):
     """When a cycle keeps its background as the analysis, when it is marked, and when the run stops."""
@@ -230,6 +239,8 @@ class Experiment(_Strict):
     """Sources or variables that are compared, never assimilated, as in an observing-system experiment."""
     withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
     """Share of the sites that are compared, never assimilated."""
+    errors: Errors = None
+    """Observation errors in place of the built-in ones, by VARIABLE or SOURCE:VARIABLE: a mapping, or a file of one."""
     guards: Guards = Guards()
     drift: Drift = Drift()
     seed: int = Field(ge=0)
@@ -251,7 +262,8 @@ class Experiment(_Strict):
         """The experiment as plain values, as YAML or JSON would hold it."""
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
-        return content
+        # A key that is not used is not there: experiments from before it existed keep their digest.
+        return {key: value for key, value in content.items() if value is not None or key == "end"}
 
     @property
     def digest(self) -> str:
@@ -259,6 +271,11 @@ class Experiment(_Strict):
         content = self.as_dict()
         del content["end"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def error_table(self) -> ErrorTable:
+        """The errors that it assumes of its observations."""
+        drawn = frozenset(source.name for source in self.observations if source.source in DRAWN)
+        return ErrorTable(self.errors or {}, get_grid(self.grid).spacing, drawn)
 
     def free_run(self) -> "Experiment":
         """The control of this experiment: the same run on branch NAME-free, without assimilation."""
