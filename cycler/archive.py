@@ -210,6 +210,19 @@ class Branch:
         tables = [self._departures_of(name, digests[name]) for name in wanted]
         return concatenate(tables)
 
+    def iter_departures(
+        self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None
+    ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
+        """Time and departures of each committed cycle from `first` to `last`, one after the other, in order.
+
+        Raises:
+            ArchiveError: a file is not the one that was committed.
+        """
+        times = self.times
+        for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
+            if "departures" in record:
+                yield pd.Timestamp(record["time"]), self._departures_of(record["time"], record["departures"])
+
     def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
         path = self.folder / "departures" / f"{name}.parquet"
         content = path.read_bytes() if path.is_file() else b""

@@ -128,9 +128,10 @@ def test_errors_from_a_file_are_frozen_with_the_experiment(tmp_path):
 
 def test_unknown_errors_are_refused():
     assert "demo.yaml:17: errors: t2n is no VARIABLE" in complaint("seed: 1", "errors: {t2n: {instrument: 1}}\nseed: 1")
+    text = GOOD.replace(", network: list.csv", "") + "errors: {'synop:t2m': {instrument: 1}}\n"
+    experiment = parse_experiment(text, "demo.yaml")
     with pytest.raises(ExperimentError, match="errors: 'synop:t2m' is of no source of this experiment"):
-        text = GOOD.replace(", network: list.csv", "")
-        load_inputs(parse_experiment(f"{text}errors: {{'synop:t2m': {{instrument: 1}}}}\n", "demo.yaml"))
+        load_inputs(experiment)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([("min", 1), ("h", 60), ("d", 1440)]))
