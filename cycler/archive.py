@@ -39,7 +39,7 @@ from dacycle.cycler.store import ArchiveError, Store
 from dacycle.forecast_adapter.channels import WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import make_state, to_dataset, validate
-from dacycle.obs_ingest.table import concatenate, from_arrow, to_arrow
+from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
 
 __all__ = ["Archive", "ArchiveError", "Branch", "Record", "Writer", "open_experiment", "write_whole"]
 
@@ -208,6 +208,8 @@ class Branch:
         if absent:
             raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {', '.join(absent)}")
         tables = [self._departures_of(name, digests[name]) for name in wanted]
+        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases that its past did not
+            tables = [table if BIAS_COLUMN in table else table.assign(**{BIAS_COLUMN: 0.0}) for table in tables]
         return concatenate(tables)
 
     def iter_departures(

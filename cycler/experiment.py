@@ -36,6 +36,7 @@ from dacycle.obs_ingest.sources import DRAWN
 
 __all__ = [
     "STEP",
+    "Bias",
     "ColdStart",
     "Drift",
     "Experiment",
@@ -212,6 +213,18 @@ class Guards(_Strict):
         )
 
 
+class Bias(_Strict):
+    """Biases of single stations, estimated from past cycles and taken off; see `obs_ingest.station_bias`."""
+
+    variables: tuple[Literal["t2m", "msl", "ps", "u10", "v10"], ...] = ("t2m", "msl", "ps")
+    memory: Duration = pd.Timedelta(days=30)
+    """Cycles this long before the analysis count."""
+    n0: float = Field(default=20.0, gt=0)
+    """Number of departures at which half of a station's deviation from its neighbours is removed."""
+    radius_km: float = Field(default=300.0, gt=0)
+    """Stations nearer than this are neighbours."""
+
+
 class Drift(_Strict):
     """Forecasts started from the analyses, to be scored against the reference."""
 
@@ -241,6 +254,8 @@ class Experiment(_Strict):
     """Share of the sites that are compared, never assimilated."""
     errors: Errors = None
     """Observation errors in place of the built-in ones, by VARIABLE or SOURCE:VARIABLE: a mapping, or a file of one."""
+    bias: Bias | None = None
+    """How biases of stations are removed; by default they are not."""
     guards: Guards = Guards()
     drift: Drift = Drift()
     seed: int = Field(ge=0)
@@ -278,9 +293,14 @@ class Experiment(_Strict):
         return ErrorTable(self.errors or {}, get_grid(self.grid).spacing, drawn)
 
     def free_run(self) -> "Experiment":
-        """The control of this experiment: the same run on branch NAME-free, without assimilation."""
+        """The control of this experiment: the same run on branch NAME-free, without assimilation.
+
+        Nothing is taken off its observations: departures from a free run are no measure of a station.
+        """
         drift = self.drift.model_copy(update={"free_run": False})
-        return self.model_copy(update={"name": f"{self.name}-free", "assimilator": "none", "drift": drift})
+        return self.model_copy(
+            update={"name": f"{self.name}-free", "assimilator": "none", "bias": None, "drift": drift}
+        )
 
     def runs(self) -> list["Experiment"]:
         """This experiment, and its free run where it keeps one."""
@@ -376,7 +396,7 @@ def _line_of(node: Any, location: tuple[str | int, ...]) -> int:
     return line
 
 
-_MODELS: dict[str, type[BaseModel]] = {"cold_start": ColdStart, "guards": Guards, "drift": Drift}
+_MODELS: dict[str, type[BaseModel]] = {"cold_start": ColdStart, "bias": Bias, "guards": Guards, "drift": Drift}
 
 
 def _explain(node: CommentedMap, problem: Any) -> tuple[int, str]:
