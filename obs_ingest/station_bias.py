@@ -63,7 +63,8 @@ class StationBias:
         bias = np.zeros(len(table))
         mine = np.nonzero(self._mine(table))[0]
         # As float32, which the archive keeps: value and bias are then those that it holds.
-        bias[mine] = np.append(self._biases(), 0.0).astype(np.float32)[self._of(table.iloc[mine])]
+        numbers = [self._numbers.get(key, -1) for key in _keys(table.iloc[mine])]  # -1: nothing is known of it
+        bias[mine] = np.append(self._biases(), 0.0).astype(np.float32)[numbers]
         return table.assign(value=table["value"].to_numpy() - bias, bias=bias)
 
     def _learn(self, cycle: pd.Timestamp, departures: pd.DataFrame) -> None:
@@ -72,17 +73,13 @@ class StationBias:
         kept = self._mine(departures) & (departures["use"] == "assimilated").to_numpy() & np.isfinite(o_b)
         rows = departures[kept]
         removed = rows["bias"].to_numpy(float) if "bias" in rows else 0.0
-        places = zip(rows["latitude"], rows["longitude"], strict=True)
-        for key, place in zip(_keys(rows), places, strict=True):
-            self._places[self._numbers.setdefault(key, len(self._numbers))] = place
-        self._past.append((cycle, self._of(rows), o_b[kept] + removed))
+        numbers = [self._numbers.setdefault(key, len(self._numbers)) for key in _keys(rows)]
+        places = zip(rows["latitude"].tolist(), rows["longitude"].tolist(), strict=True)
+        self._places.update(zip(numbers, places, strict=True))
+        self._past.append((cycle, np.array(numbers, np.intp), o_b[kept] + removed))
 
     def _mine(self, table: pd.DataFrame) -> NDArray[np.bool_]:
         return table["variable"].isin(self._variables).to_numpy()
-
-    def _of(self, rows: pd.DataFrame) -> NDArray[np.intp]:
-        """(n,) each row's number, -1 where nothing is known of its station."""
-        return np.array([self._numbers.get(key, -1) for key in _keys(rows)], np.intp)
 
     def _biases(self) -> NDArray[np.float64]:
         """(keys,) to remove."""
@@ -119,4 +116,6 @@ class StationBias:
 
 
 def _keys(rows: pd.DataFrame) -> list[Key]:
-    return list(zip(*(rows[name].astype(str) for name in ("source", "site", "variable")), strict=True))
+    columns = (rows[name].array for name in ("source", "site", "variable"))
+    names = (np.asarray(column.categories, object)[column.codes].tolist() for column in columns)
+    return list(zip(*names, strict=True))
