@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from dacycle.forecast_adapter.points import positions
+from dacycle.obs_ingest.table import BIAS_COLUMN
 
-__all__ = ["FEWEST_NEIGHBOURS", "StationBias"]
+__all__ = ["StationBias"]
 
-FEWEST_NEIGHBOURS, _MOST_NEIGHBOURS = 3, 20
+_FEWEST, _MOST = 3, 20  # neighbours
 
 Key = tuple[str, str, str]
 Departures = Callable[[pd.Timestamp, pd.Timestamp], Iterable[tuple[pd.Timestamp, pd.DataFrame]]]
@@ -65,14 +66,14 @@ class StationBias:
         # As float32, which the archive keeps: value and bias are then those that it holds.
         numbers = [self._numbers.get(key, -1) for key in _keys(table.iloc[mine])]  # -1: nothing is known of it
         bias[mine] = np.append(self._biases(), 0.0).astype(np.float32)[numbers]
-        return table.assign(value=table["value"].to_numpy() - bias, bias=bias)
+        return table.assign(**{"value": table["value"].to_numpy() - bias, BIAS_COLUMN: bias})
 
     def _learn(self, cycle: pd.Timestamp, departures: pd.DataFrame) -> None:
         """Take in the departures of one cycle: of values as observed, where they were assimilated."""
         o_b = departures["o_b"].to_numpy(float)
         kept = self._mine(departures) & (departures["use"] == "assimilated").to_numpy() & np.isfinite(o_b)
         rows = departures[kept]
-        removed = rows["bias"].to_numpy(float) if "bias" in rows else 0.0
+        removed = rows[BIAS_COLUMN].to_numpy(float) if BIAS_COLUMN in rows else 0.0
         numbers = [self._numbers.setdefault(key, len(self._numbers)) for key in _keys(rows)]
         places = zip(rows["latitude"].tolist(), rows["longitude"].tolist(), strict=True)
         self._places.update(zip(numbers, places, strict=True))
@@ -93,7 +94,7 @@ class StationBias:
             # Sorted by name: the numbers follow the order in which stations came, which begins anew with a process.
             known = sorted(key for key, i in self._numbers.items() if key[2] == variable and count[i])
             mine = np.array([self._numbers[key] for key in known], np.intp)
-            if len(mine) > FEWEST_NEIGHBOURS:
+            if len(mine) > _FEWEST:
                 sites = np.unique([key[1] for key in known], return_inverse=True)[1]
                 anchor = self._anchors(mine, sites, mean[mine])
                 weight = count[mine] / (count[mine] + self._n0)
@@ -103,13 +104,13 @@ class StationBias:
     def _anchors(self, mine: NDArray[np.intp], sites: NDArray[np.intp], mean: NDArray) -> NDArray[np.float64]:
         """(m,) the median of the means of the neighbours, other sites within the radius; NaN where they are too few."""
         points = positions(*np.array([self._places[i] for i in mine]).T)
-        k = min(_MOST_NEIGHBOURS + 1, len(mine))
+        k = min(_MOST + 1, len(mine))
         distance, near = cKDTree(points).query(points, k=k, distance_upper_bound=self._radius_km)
         there = np.isfinite(distance)
         near[~there] = 0
         there &= sites[near] != sites[:, None]
         values = np.where(there, mean[near], np.nan)
-        enough = there.sum(axis=1) >= FEWEST_NEIGHBOURS
+        enough = there.sum(axis=1) >= _FEWEST
         out = np.full(len(mine), np.nan)
         out[enough] = np.nanmedian(values[enough], axis=1)
         return out

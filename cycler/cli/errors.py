@@ -58,28 +58,19 @@ def errors(
         console.print(f"- {sentence}")
     proposed = propose(found, branch.experiment.error_table())
     if not proposed:
-        console.print("Nothing is proposed: intervals need eight days of cycles.")
-    elif out is not None:
+        console.print("Nothing is proposed: no estimate has an interval above 0 (that takes eight days of cycles).")
+    elif out is None:
+        console.print("--out FILE writes the table that these estimates propose.")
+    else:
         out.write_text(write_experiment(proposed))
         console.print(f"{out}: {len(proposed)} variables; an experiment takes it as `errors: {out}`", soft_wrap=True)
 
 
 def _table(found: pd.DataFrame, title: str) -> Table:
-    names = (
-        "source",
-        "variable",
-        "hPa",
-        "values",
-        "assumed",
-        "estimated (95 %)",
-        "background",
-        "O-B",
-        "withheld O-B",
-        "O-A",
-    )
-    table = Table(title=title, title_justify="left")
-    for name in names:
-        table.add_column(name, justify="left" if name in ("source", "variable") else "right")
+    table = Table("source", "variable", title=title, title_justify="left")
+    numbers = ("hPa", "values", "assumed", "estimated (95 %)", "background", "O-B", "withheld O-B", "withheld O-A")
+    for name in numbers:
+        table.add_column(name, justify="right")
     for row in found.to_dict("records"):
         factor, unit = readable_variable(str(row["variable"]))
         shown = {name: number(factor * float(row[name])) for name in found.columns[4:]}

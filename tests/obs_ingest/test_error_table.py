@@ -1,5 +1,7 @@
 """The errors an experiment assumes: by grid, by its own numbers, by source."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,8 @@ from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.obs_ingest.error_table import ErrorTable, read_errors
 from dacycle.obs_ingest.errors import ERRORS, representativeness_factor, standard_error
+from dacycle.obs_ingest.simulated import Simulated
+from dacycle.obs_ingest.sources import DRAWN, SOURCES
 from dacycle.obs_ingest.superobs import grid_observations
 from dacycle.obs_ingest.table import UNITS, ObservationError, concatenate
 from tests.obs_ingest.helpers import observations
@@ -39,6 +43,12 @@ def test_a_finer_grid_takes_representativeness_from_real_values_only():
     real, simulated = drawn.restate(table)["error"]
     assert real == pytest.approx(np.hypot(30, 80 * (1.5 / 5.625) ** (1 / 3)))
     assert simulated == stated
+
+
+def test_whatever_is_drawn_from_a_reference_is_known_as_such():
+    places = {kind: where.split(":") for kind, where in SOURCES.items()}
+    classes = {kind: getattr(import_module(f"dacycle.obs_ingest.{m}"), name) for kind, (m, name) in places.items()}
+    assert {kind for kind, source in classes.items() if issubclass(source, Simulated)} == DRAWN
 
 
 def test_own_numbers_hold_on_any_grid_and_those_of_a_source_go_first():
