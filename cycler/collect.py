@@ -15,6 +15,7 @@ from dacycle.cycler.inputs import Inputs
 from dacycle.obs_ingest import quality
 from dacycle.obs_ingest.operators import equivalents
 from dacycle.obs_ingest.sources import Inventory
+from dacycle.obs_ingest.station_bias import StationBias
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
 from dacycle.obs_ingest.table import (
     REASONS,
@@ -79,6 +80,7 @@ def collect(
     background: NDArray,
     background_error: NDArray,
     watch: Watch,
+    bias: StationBias | None = None,
 ) -> Observed:
     """Everything that the sources have for a cycle, decided on against its background.
 
@@ -90,6 +92,7 @@ def collect(
         previous, background: (69, H, W) the analysis 6 h before, and x_b.
         background_error: (69,) standard deviation that the background check assumes, SI.
         watch: takes the time of the stages.
+        bias: of the stations, taken off their values before anything is judged.
 
     Raises:
         ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
@@ -108,10 +111,13 @@ def collect(
             inventories[source.name] = inventory.as_dict()
         table = concatenate(tables)
         digest = _digest(table)
+    if bias is not None:
+        table = bias.remove(table)
+    assumed = experiment.error_table()
     with watch("quality"):
         first_guess = equivalents(table, previous, background, world.grid, world.orography)
         table = quality.check(
-            table,
+            assumed.restate(table),
             Window(when),
             first_guess,
             background_error,
@@ -124,7 +130,7 @@ def collect(
         )
     with watch("superobs"):
         gridded = grid_observations(
-            table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std
+            table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std, assumed
         )
     return Observed(table, first_guess, gridded, inventories, failures, digest)
 

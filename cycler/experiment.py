@@ -29,10 +29,14 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from dacycle.assimilators.step import Guards as StepGuards
+from dacycle.forecast_adapter.grid import get_grid
 from dacycle.obs_ingest import quality
+from dacycle.obs_ingest.error_table import ErrorSettings, ErrorTable, read_errors
+from dacycle.obs_ingest.sources import DRAWN
 
 __all__ = [
     "STEP",
+    "Bias",
     "ColdStart",
     "Drift",
     "Experiment",
@@ -113,6 +117,7 @@ def _write_cutoff(value: pd.Timedelta | None) -> str:
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_time), PlainSerializer(_write_time)]
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
+Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -174,6 +179,11 @@ class ObservationSource(BaseModel):
     cutoff: Cutoff
     """Only what was received by the analysis time plus this is used; `none` uses everything."""
 
+    @property
+    def name(self) -> str:
+        """What the table's `source` column says."""
+        return str((self.model_extra or {}).get("name", self.source))
+
 
 class Guards(_Strict):
     """When a cycle keeps its background as the analysis, when it is marked, and when the run stops."""
@@ -203,6 +213,18 @@ class Guards(_Strict):
         )
 
 
+class Bias(_Strict):
+    """Biases of single stations, estimated from past cycles and taken off; see `obs_ingest.station_bias`."""
+
+    variables: tuple[Literal["t2m", "msl", "ps", "u10", "v10"], ...] = ("t2m", "msl", "ps")
+    memory: Duration = pd.Timedelta(days=30)
+    """Cycles this long before the analysis count."""
+    n0: float = Field(default=20.0, gt=0)
+    """Number of departures at which half of a station's deviation from its neighbours is removed."""
+    radius_km: float = Field(default=300.0, gt=0)
+    """Stations nearer than this are neighbours."""
+
+
 class Drift(_Strict):
     """Forecasts started from the analyses, to be scored against the reference."""
 
@@ -230,6 +252,10 @@ class Experiment(_Strict):
     """Sources or variables that are compared, never assimilated, as in an observing-system experiment."""
     withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
     """Share of the sites that are compared, never assimilated."""
+    errors: Errors = None
+    """Observation errors in place of the built-in ones, by VARIABLE or SOURCE:VARIABLE: a mapping, or a file of one."""
+    bias: Bias | None = None
+    """How biases of stations are removed; by default they are not."""
     guards: Guards = Guards()
     drift: Drift = Drift()
     seed: int = Field(ge=0)
@@ -251,7 +277,8 @@ class Experiment(_Strict):
         """The experiment as plain values, as YAML or JSON would hold it."""
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
-        return content
+        # A key that is not used is not there: experiments from before it existed keep their digest.
+        return {key: value for key, value in content.items() if value is not None or key == "end"}
 
     @property
     def digest(self) -> str:
@@ -260,10 +287,20 @@ class Experiment(_Strict):
         del content["end"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def error_table(self) -> ErrorTable:
+        """The errors that it assumes of its observations."""
+        drawn = frozenset(source.name for source in self.observations if source.source in DRAWN)
+        return ErrorTable(self.errors or {}, get_grid(self.grid).spacing, drawn)
+
     def free_run(self) -> "Experiment":
-        """The control of this experiment: the same run on branch NAME-free, without assimilation."""
+        """The control of this experiment: the same run on branch NAME-free, without assimilation.
+
+        Nothing is taken off its observations: departures from a free run are no measure of a station.
+        """
         drift = self.drift.model_copy(update={"free_run": False})
-        return self.model_copy(update={"name": f"{self.name}-free", "assimilator": "none", "drift": drift})
+        return self.model_copy(
+            update={"name": f"{self.name}-free", "assimilator": "none", "bias": None, "drift": drift}
+        )
 
     def runs(self) -> list["Experiment"]:
         """This experiment, and its free run where it keeps one."""
@@ -359,7 +396,7 @@ def _line_of(node: Any, location: tuple[str | int, ...]) -> int:
     return line
 
 
-_MODELS: dict[str, type[BaseModel]] = {"cold_start": ColdStart, "guards": Guards, "drift": Drift}
+_MODELS: dict[str, type[BaseModel]] = {"cold_start": ColdStart, "bias": Bias, "guards": Guards, "drift": Drift}
 
 
 def _explain(node: CommentedMap, problem: Any) -> tuple[int, str]:

@@ -60,7 +60,7 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     except (WorldError, ModelFileError, AssimilatorError, ObservationError) as error:
         raise ExperimentError(f"experiment {name}: {error}") from error
     inputs = Inputs(experiment, world, model, assimilator, sources)
-    problems = [*_mixed(inputs), *_unknown_denials(inputs), *_uncovered(inputs)]
+    problems = [*_mixed(inputs), *_unknown_denials(inputs), *_unknown_errors(inputs), *_uncovered(inputs)]
     if problems:
         raise ExperimentError("\n".join(f"experiment {name}: {problem}" for problem in problems))
     return inputs
@@ -94,6 +94,16 @@ def _unknown_denials(inputs: Inputs) -> list[str]:
         f"deny: {name!r} is no source ({', '.join(names)}), variable ({', '.join(VARIABLES)}) or SOURCE:VARIABLE"
         for name in inputs.experiment.deny
         if name not in known
+    ]
+
+
+def _unknown_errors(inputs: Inputs) -> list[str]:
+    """Errors of sources that are not there."""
+    names = [source.name for source in inputs.sources]
+    return [
+        f"errors: {key!r} is of no source of this experiment ({', '.join(names)})"
+        for key in inputs.experiment.errors or {}
+        if ":" in key and key.rpartition(":")[0] not in names
     ]
 
 

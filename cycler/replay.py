@@ -22,6 +22,7 @@ from dacycle.cycler.inputs import Inputs, cold_start, cold_start_times, load_inp
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models import ForecastError
 from dacycle.forecast_adapter.state import StateError
+from dacycle.obs_ingest.station_bias import StationBias
 
 __all__ = ["Cycle", "Run", "RunStoppedError", "due", "hindcast", "open_run", "run_cycle"]
 
@@ -61,6 +62,7 @@ class Run:
 
     inputs: Inputs
     writer: Writer
+    bias: StationBias | None = None
     _frames: dict[pd.Timestamp, NDArray[np.float32]] = field(default_factory=dict)
 
     def frame(self, time: pd.Timestamp) -> NDArray[np.float32]:
@@ -86,7 +88,12 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
             frames = cold_start(inputs)
             writer.commit_start(frames, cold_start_times(experiment), {"digests": inputs.digests})
         _refuse_changed_files(writer, inputs)
-        yield Run(inputs, writer)
+        yield Run(inputs, writer, _station_bias(experiment))
+
+
+def _station_bias(experiment: Experiment) -> StationBias | None:
+    asked = experiment.bias
+    return None if asked is None else StationBias(asked.variables, asked.memory, asked.n0, asked.radius_km)
 
 
 def _refuse_changed_files(writer: Writer, inputs: Inputs) -> None:
@@ -180,7 +187,10 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
         background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
     guards, std, cold = inputs.experiment.guards, inputs.world.statistics.std, _is_cold(inputs.experiment, time)
     background_error = guards.background_error * (guards.cold_factor if cold else 1.0) * std
-    observed = collect(inputs, time, previous, background, background_error, watch)
+    if run.bias is not None:
+        with watch("bias"):
+            run.bias.catch_up(time, run.writer.iter_departures)
+    observed = collect(inputs, time, previous, background, background_error, watch, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     with watch("analysis"):
         step = assimilate(inputs.assimilator, background[None], values, errors, guards.of_step(), std, cold)

@@ -17,7 +17,7 @@ from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.table import VARIABLES, ObservationError
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["DEFAULT_CUTOFF", "SOURCES", "Inventory", "Source", "build_source", "duration", "take_inventory"]
+__all__ = ["DEFAULT_CUTOFF", "DRAWN", "SOURCES", "Inventory", "Source", "build_source", "duration", "take_inventory"]
 
 SOURCES: dict[str, str] = {
     "stations": "simulated:Stations",
@@ -33,6 +33,9 @@ SOURCES: dict[str, str] = {
     "precipitation_netcdf": "gridded:PrecipitationNetcdf",
 }
 """Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
+
+DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
+"""Those whose values are drawn from the world's reference, with known errors."""
 
 DEFAULT_CUTOFF = "3h"
 

@@ -108,6 +108,32 @@ def test_the_free_run_differs_only_in_what_makes_it_one():
     assert (free.name, free.assimilator) == ("demo-free", "none")
 
 
+def test_a_key_that_is_not_used_leaves_the_digest_as_it_was_before_the_key_existed():
+    digest = "19bc9815b9e1e0abadaeab7ffb870fcafb1e6e6364a7aa160f0016d72ee86f58"
+    assert load_experiment(Path(__file__).parents[2] / "deploy/experiments/demo.yaml").digest == digest
+
+
+def test_errors_from_a_file_are_frozen_with_the_experiment(tmp_path):
+    path = tmp_path / "errors.yaml"
+    path.write_text("t2m: {representativeness: 1}\nstations:u10: {instrument: 0.5}\n")
+    experiment = parse_experiment(f"{GOOD}errors: {path}\n", "demo.yaml")
+    path.write_text("t2m: {representativeness: 2}\n")
+    again = parse_experiment(write_experiment(experiment.as_dict()), "copy.yaml")
+    assert again == experiment
+    changed = differences(experiment, parse_experiment(f"{GOOD}errors: {path}\n", "demo.yaml"))
+    assert set(changed) == {"errors.t2m.representativeness", "errors.stations:u10.instrument"}
+    assert again.error_table().model("stations", "u10").instrument == 0.5
+    assert again.error_table().model("other", "u10").instrument == 0.7
+
+
+def test_unknown_errors_are_refused():
+    assert "demo.yaml:17: errors: t2n is no VARIABLE" in complaint("seed: 1", "errors: {t2n: {instrument: 1}}\nseed: 1")
+    text = GOOD.replace(", network: list.csv", "") + "errors: {'synop:t2m': {instrument: 1}}\n"
+    experiment = parse_experiment(text, "demo.yaml")
+    with pytest.raises(ExperimentError, match="errors: 'synop:t2m' is of no source of this experiment"):
+        load_inputs(experiment)
+
+
 @given(st.integers(0, 10_000), st.sampled_from([("min", 1), ("h", 60), ("d", 1440)]))
 def test_durations_have_units(count, unit):
     assert parse_duration(f"{count}{unit[0]}").total_seconds() == count * unit[1] * 60
