@@ -24,6 +24,15 @@ was late is late still, and nothing else is."""
 
 _SURFACE = ("t2m", "td2m", "msl", "u10", "v10", "tp")
 _ALOFT = ("z", "q", "u", "v", "t")
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("t2m", "td2m", "t"), (0.0, 655.0)),
+    **dict.fromkeys(("u10", "v10", "u", "v"), (-289.0, 289.0)),
+    "msl": (0.0, 163000.0),
+    "tp": (0.0, 1638.0),
+    "z": (-9800.0, 1275000.0),
+    "q": (-np.inf, 0.2),
+}
+"""What the elements of the templates can hold, in SI units."""
 _GRAVITY = 9.80665
 _DRIEST = 1e-12  # kg/kg; a dewpoint cannot tell of less
 _STANDARD_LEVEL = 1 << 16  # in the extended vertical sounding significance
@@ -38,7 +47,7 @@ def encode_synops(table: pd.DataFrame) -> bytes:
         table: t2m, td2m, msl, u10, v10 and 6-h tp of stations, with the times of receipt.
 
     Raises:
-        ObservationError: another variable is in it, a wind lacks a component, or a value is out of the format's range.
+        ObservationError: another variable is in it, a wind lacks a component, or a value is beyond what BUFR can hold.
     """
     first, values = _reports(table, _SURFACE, table["station"].array.codes)
     stations = table.iloc[first]
@@ -79,21 +88,29 @@ def encode_temps(table: pd.DataFrame) -> bytes:
 
 def _reports(table: pd.DataFrame, names: tuple[str, ...], key: NDArray) -> tuple[NDArray[np.intp], NDArray]:
     """The first row of each of the n reports (or levels), and its values (len(names), n), NaN where it has none."""
-    place = np.full(len(VARIABLES), -1)
-    place[[VARIABLES.index(name) for name in names]] = np.arange(len(names))
-    which = place[table["variable"].array.codes]
-    if (which < 0).any():
-        raise ObservationError(
-            f"{table['variable'].iloc[int((which < 0).argmax())]} has no place in this BUFR template"
-        )
+    _check(table, names)
+    place = np.array([names.index(name) if name in names else -1 for name in VARIABLES])
     _, first, who = np.unique(key, return_index=True, return_inverse=True)
     values = np.full((len(names), len(first)), np.nan)
-    values[which, who] = table["value"].to_numpy()
+    values[place[table["variable"].array.codes], who] = table["value"].to_numpy()
     halved = np.isnan(values[[names.index(name) for name in names if name[0] in "uv"]]).sum(axis=0) == 1
     if halved.any():
         station = table["station"].iloc[first[int(halved.argmax())]]
         raise ObservationError(f"station {station}: BUFR has no place for one component of a wind without the other")
     return first, values
+
+
+def _check(table: pd.DataFrame, names: tuple[str, ...]) -> None:
+    """Refuse values of other variables, and those beyond `_RANGES`."""
+    low, high = np.array([_RANGES[name] if name in names else (np.inf, -np.inf) for name in VARIABLES]).T
+    codes, value = table["variable"].array.codes, table["value"].to_numpy()
+    bad = (value < low[codes]) | (value > high[codes])
+    if bad.any():
+        row = table.iloc[int(bad.argmax())]
+        raise ObservationError(
+            f"station {row['station']}, {row['time']}: {row['variable']} of {row['value']:g} does not fit into this "
+            "BUFR template"
+        )
 
 
 def _place(stations: pd.DataFrame) -> dict[str, NDArray]:
@@ -187,8 +204,6 @@ def _message(
             _set(handle, key, value)
         eccodes.codes_set(handle, "pack", 1)
         return bytes(eccodes.codes_get_message(handle))
-    except eccodes.CodesInternalError as error:
-        raise ObservationError(f"a report does not fit into BUFR: {key}: {error}") from None
     finally:
         eccodes.codes_release(handle)
 
