@@ -1,6 +1,7 @@
 """What an experiment runs with, loaded once and checked to belong together before anything runs."""
 
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dacycle.forecast_adapter.worlds import World, WorldError, load_world
 from dacycle.obs_ingest.sources import Source, build_source
 from dacycle.obs_ingest.table import VARIABLES, ObservationError
 
-__all__ = ["Inputs", "cold_start", "cold_start_times", "load_inputs"]
+__all__ = ["Inputs", "absent_files", "cold_start", "cold_start_times", "load_inputs"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,21 @@ def _uncovered(inputs: Inputs) -> list[str]:
     span = f"{inputs.world.reference.times[0]} to {inputs.world.reference.times[-1]}"
     listed = ", ".join(str(time) for time in missing)
     return [f"cold_start needs the reference at {listed}; {inputs.world.folder} holds {span}"]
+
+
+def absent_files(experiment: Experiment) -> dict[str, str]:
+    """Sources none of whose files is there, and a sentence on each: a run would go on without, cycle after cycle."""
+    absent = {}
+    for source in experiment.observations:
+        options = source.model_extra or {}
+        path = options.get("path")
+        if isinstance(path, str) and "://" not in path and not Path(path).is_dir() and not glob(path, recursive=True):
+            name = options.get("name", source.source)
+            absent[name] = (
+                f"source {name}: there is no {Path(path).absolute()}; "
+                "if it is to hold simulated observations, `dacycle simulate EXPERIMENT.yaml` makes them"
+            )
+    return absent
 
 
 def cold_start_times(experiment: Experiment) -> tuple[pd.Timestamp, pd.Timestamp]:

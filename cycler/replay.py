@@ -18,7 +18,7 @@ from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.cycler.archive import Archive, Record, Writer
 from dacycle.cycler.collect import Observed, collect, with_departures
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
-from dacycle.cycler.inputs import Inputs, cold_start, cold_start_times, load_inputs
+from dacycle.cycler.inputs import Inputs, absent_files, cold_start, cold_start_times, load_inputs
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models import ForecastError
 from dacycle.forecast_adapter.state import StateError
@@ -143,8 +143,10 @@ def hindcast(
 
     Raises:
         RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
-        ExperimentError, ArchiveError: as `open_run`.
+        ExperimentError, ArchiveError: as `open_run`; also a replay whose sources lack all their files.
     """
+    if now is None and (absent := absent_files(experiment)):
+        raise ExperimentError("\n".join(f"experiment {experiment.name}: {sentence}" for sentence in absent.values()))
     done: list[Cycle] = []
     with open_run(experiment, archive, threads) as run:
         records = run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1)

@@ -16,10 +16,12 @@ from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 __all__ = [
     "LAPSE_RATE",
     "MSL_HEIGHT_LIMIT",
+    "dewpoint",
     "equivalents",
     "specific_humidity",
     "station_pressure_ratio",
     "wind_components",
+    "wind_direction",
 ]
 
 LAPSE_RATE = 0.0065
@@ -47,10 +49,22 @@ def specific_humidity(dewpoint: ArrayLike, pressure: ArrayLike) -> NDArray:
     return 0.622 * vapour / (np.asarray(pressure, float) - 0.378 * vapour)
 
 
+def dewpoint(humidity: ArrayLike, pressure: ArrayLike) -> NDArray:
+    """Dewpoint (K) of air with a specific humidity (kg/kg, above 0) at a pressure (Pa): inverts `specific_humidity`."""
+    q = np.asarray(humidity, float)
+    ratio = np.log(q * np.asarray(pressure, float) / (0.622 + 0.378 * q) / 611.2)
+    return 273.15 + 243.5 * ratio / (17.67 - ratio)
+
+
 def wind_components(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:
     """Eastward and northward wind (m/s) from the direction (degrees) it blows from; calm needs no direction."""
     angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
     return -speed * np.sin(angle), -speed * np.cos(angle)
+
+
+def wind_direction(u: ArrayLike, v: ArrayLike) -> NDArray:
+    """Degrees from north, in [0, 360), that a wind with these components (m/s) blows from; of a calm any."""
+    return np.rad2deg(np.arctan2(-np.asarray(u, float), -np.asarray(v, float))) % 360
 
 
 def equivalents(
