@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 from dacycle.obs_ingest.operators import equivalents
-from dacycle.obs_ingest.quality import check, withhold
+from dacycle.obs_ingest.quality import Checks, check, withhold
 from dacycle.obs_ingest.sources import build_source
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
@@ -57,7 +57,7 @@ def test_a_single_value_in_another_unit_is_called_that(variable, value):
 
 def test_missing_values_positions_and_times():
     assert reasons(observations("t2m", [np.nan])) == ["missing_value"]
-    assert reasons(observations("t2m", [280.0], latitude=0.0, longitude=0.0)) == ["not_listed"]
+    assert reasons(observations("t2m", [280.0], latitude=0.0, longitude=0.0)) == ["position"]
     table = observations("t2m", [280.0] * 3, minutes=[-180, -179, 180], longitude=[1.0, 2.0, 3.0], delay=0)
     assert reasons(table) == ["outside_window", "", ""]
 
@@ -102,7 +102,7 @@ def test_the_background_check_weighs_both_errors():
     expected = ["", "background_check", "", "background_check"]
     assert reasons(table, 280.0, spread=0.75) == expected  # 4 sqrt(1 + 0.5625) = 5
     assert reasons(table, 280.0, spread=3.0) == [""] * 4
-    assert reasons(table, 280.0, spread=0.75, k=5.0) == [""] * 4
+    assert reasons(table, 280.0, spread=0.75, checks=Checks(background_check=5.0)) == [""] * 4
 
 
 def test_background_error_aloft_belongs_to_the_level():
