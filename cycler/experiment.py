@@ -30,6 +30,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from dacycle.assimilators.step import Guards as StepGuards
 from dacycle.obs_ingest import quality
+from dacycle.obs_ingest.station_lists import read_station_list
 
 __all__ = [
     "STEP",
@@ -39,6 +40,7 @@ __all__ = [
     "ExperimentError",
     "Guards",
     "ObservationSource",
+    "Quality",
     "cycle_id",
     "differences",
     "load_experiment",
@@ -203,6 +205,32 @@ class Guards(_Strict):
         )
 
 
+Threshold = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+
+
+class Quality(_Strict):
+    """Checks of observations that are stricter, or others, than the usual ones; see `obs_ingest.quality.Checks`."""
+
+    background_check: Threshold = quality.Checks.background_check
+    """Largest departure from the background, in standard deviations of both their errors."""
+    buddy_check: Threshold | None = None
+    """Largest departure from the neighbours' departures, in standard deviations of these; 4 is usual."""
+    spatial_consistency: Threshold | None = None
+    """Threshold of the spatial consistency test; 9 is mild."""
+    blacklist: Path | None = None
+    """A station list whose values are not used."""
+    whitelist: Path | None = None
+    """A station list; no other station's values are used."""
+
+    def checks(self) -> quality.Checks:
+        """The same with the lists read; raises ObservationError for a bad one."""
+        lists = {
+            name: None if path is None else read_station_list(path)
+            for name, path in (("blacklist", self.blacklist), ("whitelist", self.whitelist))
+        }
+        return quality.Checks(self.background_check, self.buddy_check, self.spatial_consistency, **lists)
+
+
 class Drift(_Strict):
     """Forecasts started from the analyses, to be scored against the reference."""
 
@@ -231,6 +259,7 @@ class Experiment(_Strict):
     withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
     """Share of the sites that are compared, never assimilated."""
     guards: Guards = Guards()
+    quality: Quality = Quality()
     drift: Drift = Drift()
     seed: int = Field(ge=0)
 
@@ -251,6 +280,9 @@ class Experiment(_Strict):
         """The experiment as plain values, as YAML or JSON would hold it."""
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
+        content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True)
+        if not content["quality"]:  # experiments from before it could be said have the same digest
+            del content["quality"]
         return content
 
     @property
@@ -359,7 +391,7 @@ def _line_of(node: Any, location: tuple[str | int, ...]) -> int:
     return line
 
 
-_MODELS: dict[str, type[BaseModel]] = {"cold_start": ColdStart, "guards": Guards, "drift": Drift}
+_MODELS: dict[str, type[BaseModel]] = {"cold_start": ColdStart, "guards": Guards, "quality": Quality, "drift": Drift}
 
 
 def _explain(node: CommentedMap, problem: Any) -> tuple[int, str]:

@@ -29,6 +29,7 @@ __all__ = [
     "HEIGHT_LIMIT",
     "PLANE_VARIABLES",
     "SALT",
+    "USUAL_CHECKS",
     "WITHHELD",
     "Checks",
     "check",
@@ -64,6 +65,15 @@ class Checks:
     blacklist: StationList | None = None
     whitelist: StationList | None = None
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the station lists that there are."""
+        lists = {"blacklist": self.blacklist, "whitelist": self.whitelist}
+        return {name: found.digest for name, found in lists.items() if found is not None}
+
+
+USUAL_CHECKS = Checks()
+"""What is made unless told otherwise."""
 
 _KEPT, _WITHHELD, _REJECTED, _LATE = range(len(USES))
 _LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
@@ -100,7 +110,7 @@ def check(
     share: float = WITHHELD,
     salt: str = SALT,
     planes: Collection[str] = tuple(PLANE_VARIABLES),
-    checks: Checks = Checks(),
+    checks: Checks = USUAL_CHECKS,
 ) -> pd.DataFrame:
     """The table with `use` and `reason` decided, and `error` grown with the distance from the analysis time.
 
@@ -152,7 +162,7 @@ def judge(
     share: float = WITHHELD,
     salt: str = SALT,
     planes: Collection[str] = (),
-    checks: Checks = Checks(),
+    checks: Checks = USUAL_CHECKS,
 ) -> pd.DataFrame:
     """`check` for backgrounds of any form: what it takes from channels and a grid is given for each of the n rows.
 

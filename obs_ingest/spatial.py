@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 
 from dacycle.obs_ingest.table import VARIABLES
 
-__all__ = ["BUDDY_CHECK", "CHECKED", "LEAST_BUDDIES", "RADIUS_KM", "buddy_check", "spatial_consistency"]
+__all__ = ["CHECKED", "LEAST_BUDDIES", "RADIUS_KM", "buddy_check", "spatial_consistency"]
 
 CHECKED: tuple[str, ...] = ("t2m", "msl", "ps", "u10", "v10")
 """Variables whose departures are compared with those of the neighbours."""
-
-BUDDY_CHECK = 4.0
-"""The usual threshold of the buddy check, in standard deviations of the neighbours' departures."""
 
 RADIUS_KM = 300.0
 """Stations nearer than this are buddies."""
@@ -48,7 +45,7 @@ def buddy_check(
     departures: NDArray,
     checked: NDArray[np.bool_],
     buddies: NDArray[np.bool_],
-    threshold: float = BUDDY_CHECK,
+    threshold: float,
 ) -> NDArray[np.bool_]:
     """(n,) rows whose departure is far from the mean of at least 5 buddies within 300 km.
 
@@ -61,7 +58,7 @@ def buddy_check(
         checked: (n,) the rows to judge.
         buddies: (n,) those of them that judge. Others never decide over a buddy: values that are withheld or denied
             must not change what is assimilated. They are judged by the buddies that passed, and by one another.
-        threshold: in standard deviations.
+        threshold: in standard deviations; 4 lets a normal distribution's tail pass, as the background check does.
     """
 
     def test(points: "titanlib.Points", values: NDArray, wanted: NDArray) -> NDArray:
