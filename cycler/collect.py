@@ -127,6 +127,7 @@ def collect(
             deny=experiment.deny,
             share=experiment.withhold,
             planes=inputs.assimilator.planes,
+            checks=inputs.checks,
         )
     with watch("superobs"):
         gridded = grid_observations(
@@ -149,7 +150,7 @@ def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analy
 
 
 def _digest(table: pd.DataFrame) -> str:
-    content = to_arrow(table)
+    content = to_arrow(table).drop_columns(["use", "reason"])  # nothing is decided yet
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, content.schema) as writer:
         writer.write_table(content)

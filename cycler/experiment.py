@@ -33,6 +33,7 @@ from dacycle.forecast_adapter.grid import get_grid
 from dacycle.obs_ingest import quality
 from dacycle.obs_ingest.error_table import ErrorSettings, ErrorTable, read_errors
 from dacycle.obs_ingest.sources import DRAWN
+from dacycle.obs_ingest.station_lists import read_station_list
 
 __all__ = [
     "STEP",
@@ -43,6 +44,7 @@ __all__ = [
     "ExperimentError",
     "Guards",
     "ObservationSource",
+    "Quality",
     "cycle_id",
     "differences",
     "load_experiment",
@@ -225,6 +227,32 @@ class Bias(_Strict):
     """Stations nearer than this are neighbours."""
 
 
+Threshold = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+
+
+class Quality(_Strict):
+    """Checks of observations that are stricter, or others, than the usual ones; see `obs_ingest.quality.Checks`."""
+
+    background_check: Threshold = quality.Checks.background_check
+    """Largest departure from the background, in standard deviations of both their errors."""
+    buddy_check: Threshold | None = None
+    """Largest departure from the neighbours' departures, in standard deviations of these; 4 is usual."""
+    spatial_consistency: Threshold | None = None
+    """Threshold of the spatial consistency test; 9 is mild."""
+    blacklist: Path | None = None
+    """A station list whose values are not used."""
+    whitelist: Path | None = None
+    """A station list; no other station's values are used."""
+
+    def checks(self) -> quality.Checks:
+        """The same with the lists read; raises ObservationError for a bad one."""
+        lists = {
+            name: None if path is None else read_station_list(path)
+            for name, path in (("blacklist", self.blacklist), ("whitelist", self.whitelist))
+        }
+        return quality.Checks(self.background_check, self.buddy_check, self.spatial_consistency, **lists)
+
+
 class Drift(_Strict):
     """Forecasts started from the analyses, to be scored against the reference."""
 
@@ -257,6 +285,7 @@ class Experiment(_Strict):
     bias: Bias | None = None
     """How biases of stations are removed; by default they are not."""
     guards: Guards = Guards()
+    quality: Quality = Quality()
     drift: Drift = Drift()
     seed: int = Field(ge=0)
 
@@ -277,6 +306,7 @@ class Experiment(_Strict):
         """The experiment as plain values, as YAML or JSON would hold it."""
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
+        content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True) or None
         # A key that is not used is not there: experiments from before it existed keep their digest.
         return {key: value for key, value in content.items() if value is not None or key == "end"}
 
@@ -396,7 +426,13 @@ def _line_of(node: Any, location: tuple[str | int, ...]) -> int:
     return line
 
 
-_MODELS: dict[str, type[BaseModel]] = {"cold_start": ColdStart, "bias": Bias, "guards": Guards, "drift": Drift}
+_MODELS: dict[str, type[BaseModel]] = {
+    "cold_start": ColdStart,
+    "bias": Bias,
+    "guards": Guards,
+    "quality": Quality,
+    "drift": Drift,
+}
 
 
 def _explain(node: CommentedMap, problem: Any) -> tuple[int, str]:

@@ -233,7 +233,7 @@ def _record(inputs: Inputs, observed: Observed, step: StepResult) -> Record:
         **observed.counts(),
         "sources": observed.inventories,
         "gridded": int(step.observations[0]),
-        "digests": {**inputs.digests, "observations": observed.digest},
+        "digests": {**inputs.digests, **inputs.checks.digests, "observations": observed.digest},
         "clipped_water": _short(step.clipped_water[0]),
         "increment_rms": {name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
         "increment_max": {name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},

@@ -70,6 +70,10 @@ REASONS: tuple[str, ...] = (
     "denied",
     "after_cutoff",
     "missing_value",
+    "position",
+    "blacklisted",
+    "buddy_check",
+    "spatial_consistency",
 )
 
 OTHER_UNITS: dict[str, tuple[float, float, str]] = {
@@ -105,8 +109,9 @@ SCHEMA: pa.Schema = pa.schema(
 """The table on disk: period in hours, elevation in metres, pressure in Pa, null at the surface."""
 
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
-DEPARTURE_COLUMNS: tuple[str, ...] = ("background", "analysis", "o_b", "o_a")
-"""What a departure table adds, NaN where there is no operator: H(x_b), H(x_a), O-B, O-A."""
+DEPARTURE_COLUMNS: tuple[str, ...] = ("background", "analysis", "o_b", "o_a", "height_difference")
+"""What a departure table adds, NaN where there is no operator: H(x_b), H(x_a), O-B, O-A; and the metres from the
+model's ground up to the station, over which H moves t2m and by which t2m and td2m are rejected; NaN for the others."""
 BIAS_COLUMN = "bias"
 """The bias of the station that was taken off `value`, in a departure table of an experiment that asks for it."""
 
@@ -266,8 +271,8 @@ def check_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
     A value may be NaN: quality control rejects that row as `missing_value`. Nothing else may be.
 
     Args:
-        table: any frame with the columns of `COLUMNS`, and none, or all, of `DEPARTURE_COLUMNS`;
-            `BIAS_COLUMN` as well or not.
+        table: any frame with the columns of `COLUMNS`, and none, or all, of `DEPARTURE_COLUMNS`, with or without
+            `BIAS_COLUMN`; a table of departures from before `height_difference` was kept gets it, as NaN.
         source: where it came from, for the message.
 
     Raises:
@@ -279,6 +284,8 @@ def check_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
     unknown = [str(name) for name in table if name not in (*COLUMNS, *_EXTRA)]
     if unknown:
         raise ObservationError(f"{source}: unknown columns {', '.join(unknown)}; the columns are {', '.join(COLUMNS)}")
+    if "o_b" in table and "height_difference" not in table:
+        table = table.assign(height_difference=np.nan)
     order = [*COLUMNS, *(name for name in _EXTRA if name in table)]
     checked = pd.DataFrame({name: _column(table[name], name, source) for name in order}, copy=False)
     _check_numbers(checked, source)

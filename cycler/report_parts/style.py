@@ -36,6 +36,10 @@ STATUSES = {"ok": "#2b8a6b", "degraded": "#d9b44a", "fallback": "#b8473f"}
 REASONS = {
     "withheld_site": "#2b8a6b",
     "background_check": "#b8473f",
+    "buddy_check": "#d07a52",
+    "spatial_consistency": "#d9a05f",
+    "blacklisted": "#4c4f57",
+    "not_listed": "#6f7480",
     "after_cutoff": "#d9b44a",
     "denied": "#7a6aa8",
     "duplicate": "#8b9098",

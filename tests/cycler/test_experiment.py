@@ -50,6 +50,17 @@ def complaint(old: str, new: str) -> str:
         ("world:", "wolrd:", "demo.yaml:2: wolrd: unknown key; did you mean world?"),
         ("world: demonstration\n", "", "world: this key is required"),
         ("increment_limit", "increment_limits", "demo.yaml:13: guards.increment_limits: unknown key; did you mean"),
+        (
+            "seed: 1",
+            "quality: {budy_check: 4}\nseed: 1",
+            "demo.yaml:17: quality.budy_check: unknown key; did you mean buddy",
+        ),
+        ("seed: 1", "quality: {buddy_check: true}\nseed: 1", "quality.buddy_check: Input should be a valid number"),
+        (
+            "seed: 1",
+            "quality: {background_check: 0}\nseed: 1",
+            "quality.background_check: Input should be greater than",
+        ),
         ("  lead: 10d", "  leads: 10d", "demo.yaml:16: drift.leads: unknown key; did you mean lead?"),
         ("lead: 10d", "lead: 240", "demo.yaml:16: drift.lead: 240 is not a duration; write it as 90min, 48h or 10d"),
         ("cutoff: none", "name: x", "demo.yaml:11: observations.1.cutoff: this key is required"),
@@ -99,6 +110,20 @@ def test_only_the_end_may_change_without_being_another_experiment():
     assert experiment.digest == longer.digest == live.digest != other.digest
     assert differences(experiment, longer) == {}
     assert set(differences(experiment, other)) == {"guards.increment_limit", "observations"}
+
+
+def test_checks_that_nobody_asked_for_are_not_part_of_an_experiment():
+    """So archives from before there were any hold the same experiments."""
+    plain = parse_experiment(GOOD, "demo.yaml")
+    usual = parse_experiment(GOOD + "quality: {background_check: 4, buddy_check: null}\n", "demo.yaml")
+    strict = parse_experiment(GOOD + "quality: {buddy_check: 4, blacklist: bad.csv}\n", "demo.yaml")
+    assert "quality" not in plain.as_dict()
+    assert plain.digest == usual.digest != strict.digest
+    assert differences(plain, strict) == {
+        "quality.blacklist": (None, "bad.csv"),
+        "quality.buddy_check": (None, 4.0),
+    }
+    assert parse_experiment(write_experiment(strict.as_dict()), "copy.yaml") == strict
 
 
 def test_the_free_run_differs_only_in_what_makes_it_one():
