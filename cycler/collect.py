@@ -77,7 +77,7 @@ def collect(
     time: pd.Timestamp,
     previous: NDArray,
     background: NDArray,
-    background_error: NDArray,
+    background_error: float,
     watch: Watch,
 ) -> Observed:
     """Everything that the sources have for a cycle, decided on against its background.
@@ -88,13 +88,13 @@ def collect(
         inputs: of the experiment.
         time: the analysis time.
         previous, background: (69, H, W) the analysis 6 h before, and x_b.
-        background_error: (69,) standard deviation that the background check assumes, SI.
+        background_error: standard deviation that the background check assumes, in the world's of each channel.
         watch: takes the time of the stages.
 
     Raises:
         ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
     """
-    world, experiment = inputs.world, inputs.experiment
+    world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
     tables, inventories, failures = [], {}, []
     with watch("observations"):
@@ -109,18 +109,22 @@ def collect(
         table = concatenate(tables)
         digest = _digest(table)
     with watch("quality"):
-        first_guess = equivalents(table, previous, background, world.grid, world.orography)
+        first_guess = equivalents(table, previous, background, world.grid, world.orography, operator)
+        learned_error = None
+        if operator is not None:
+            learned_error = operator.background_error(table, previous, background, background_error)
         table = quality.check(
             table,
             Window(when),
             first_guess,
-            background_error,
+            background_error * world.statistics.std,
             world.grid,
             world.orography,
             cutoffs={source.name: source.cutoff for source in inputs.sources},
             deny=experiment.deny,
             share=experiment.withhold,
             planes=inputs.assimilator.planes,
+            learned_error=learned_error,
         )
     with watch("superobs"):
         gridded = grid_observations(
@@ -138,7 +142,7 @@ def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analy
         previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
     """
     world = inputs.world
-    after = equivalents(observed.table, previous, analysis, world.grid, world.orography)
+    after = equivalents(observed.table, previous, analysis, world.grid, world.orography, inputs.operator)
     return add_departures(observed.table, observed.background, after)
 
 

@@ -225,6 +225,8 @@ class Experiment(_Strict):
     cold_start: ColdStart
     model: str
     assimilator: str
+    operator: str | None = None
+    """Observation operator of OLR and precipitation: a packaged name, a file, or `none`; without it the world's own."""
     observations: tuple[ObservationSource, ...]
     deny: tuple[str, ...] = ()
     """Sources or variables that are compared, never assimilated, as in an observing-system experiment."""
@@ -251,6 +253,8 @@ class Experiment(_Strict):
         """The experiment as plain values, as YAML or JSON would hold it."""
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
+        if self.operator is None:  # a key that nobody gave changes no digest
+            del content["operator"]
         return content
 
     @property

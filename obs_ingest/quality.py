@@ -99,6 +99,7 @@ def check(
     share: float = WITHHELD,
     salt: str = SALT,
     planes: Collection[str] = tuple(PLANE_VARIABLES),
+    learned_error: NDArray | None = None,
     k: float = 4.0,
 ) -> pd.DataFrame:
     """The table with `use` and `reason` decided, and `error` grown with the distance from the analysis time.
@@ -114,6 +115,8 @@ def check(
             (`stations:tp`).
         share, salt: of `withhold`.
         planes: observation planes that the assimilator takes; variables of the others are rejected as `no_operator`.
+        learned_error: (n,) standard deviation of the error of H(x_b) where a learned operator gave it, else NaN; see
+            `learned.LearnedOperator.background_error`.
         k: the background check rejects |O-B| > k sqrt(error^2 + background_error^2).
 
     Returns:
@@ -124,11 +127,14 @@ def check(
         ObservationError: `deny` or `planes` name what cannot exist, or `equivalents` do not fit the table.
     """
     codes = table["variable"].array.codes
+    errors = _background_error(table, codes, background_error)
+    if learned_error is not None:
+        errors = np.where(np.isnan(learned_error), errors, learned_error)
     return judge(
         table,
         window,
         equivalents,
-        _background_error(table, codes, background_error),
+        errors,
         _ground(table, codes, grid, orography),
         cutoffs=cutoffs,
         deny=deny,
@@ -179,7 +185,8 @@ def judge(
     verdicts.mark(_height_mismatch(table, codes, ground), "station_height")
     with np.errstate(invalid="ignore"):
         verdicts.mark(abs(value - equivalents) > k * np.sqrt(error**2 + background_error**2), "background_check")
-    verdicts.mark(np.isnan(equivalents) & ~_on_plane(table, codes, planes), "no_operator")
+    on_channel = ~(np.isnan(equivalents) | _of_plane(codes))
+    verdicts.mark(~on_channel & ~_on_plane(table, codes, planes), "no_operator")
     verdicts.mark(withhold(table, share, salt), "withheld_site", _WITHHELD)
     verdicts.mark(_denied(table, codes, deny), "denied")
     return table.assign(
@@ -306,10 +313,14 @@ def _background_error(table: pd.DataFrame, codes: NDArray, background_error: NDA
     return out
 
 
+def _of_plane(codes: NDArray, planes: Collection[str] = tuple(PLANE_VARIABLES)) -> NDArray[np.bool_]:
+    """Rows of variables that no channel holds, whatever they are compared with."""
+    return np.isin(codes, [VARIABLES.index(PLANE_VARIABLES[plane]) for plane in planes])
+
+
 def _on_plane(table: pd.DataFrame, codes: NDArray, planes: Collection[str]) -> NDArray[np.bool_]:
     """Rows that an observation plane takes as they are: precipitation over 6 h, OLR over any period, dewpoint."""
-    taken = np.isin(codes, [VARIABLES.index(PLANE_VARIABLES[plane]) for plane in planes])
-    return taken & ((codes != VARIABLES.index("tp")) | (table["period"].to_numpy() == 6))
+    return _of_plane(codes, planes) & ((codes != VARIABLES.index("tp")) | (table["period"].to_numpy() == 6))
 
 
 def _denied(table: pd.DataFrame, codes: NDArray, deny: Collection[str]) -> NDArray[np.bool_]:
