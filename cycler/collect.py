@@ -78,7 +78,7 @@ def collect(
     time: pd.Timestamp,
     previous: NDArray,
     background: NDArray,
-    background_error: NDArray,
+    background_error: float,
     watch: Watch,
     bias: StationBias | None = None,
 ) -> Observed:
@@ -90,14 +90,14 @@ def collect(
         inputs: of the experiment.
         time: the analysis time.
         previous, background: (69, H, W) the analysis 6 h before, and x_b.
-        background_error: (69,) standard deviation that the background check assumes, SI.
+        background_error: standard deviation that the background check assumes, in the world's of each channel.
         watch: takes the time of the stages.
         bias: of the stations, taken off their values before anything is judged.
 
     Raises:
         ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
     """
-    world, experiment = inputs.world, inputs.experiment
+    world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
     tables, inventories, failures = [], {}, []
     with watch("observations"):
@@ -115,12 +115,15 @@ def collect(
         table = bias.remove(table)
     assumed = experiment.error_table()
     with watch("quality"):
-        first_guess = equivalents(table, previous, background, world.grid, world.orography)
+        first_guess = equivalents(table, previous, background, world.grid, world.orography, operator)
+        learned_error = None
+        if operator is not None:
+            learned_error = operator.background_error(table, previous, background, background_error)
         table = quality.check(
             assumed.restate(table),
             Window(when),
             first_guess,
-            background_error,
+            background_error * world.statistics.std,
             world.grid,
             world.orography,
             cutoffs={source.name: source.cutoff for source in inputs.sources},
@@ -128,6 +131,7 @@ def collect(
             share=experiment.withhold,
             planes=inputs.assimilator.planes,
             checks=inputs.checks,
+            learned_error=learned_error,
         )
     with watch("superobs"):
         gridded = grid_observations(
@@ -145,7 +149,7 @@ def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analy
         previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
     """
     world = inputs.world
-    after = equivalents(observed.table, previous, analysis, world.grid, world.orography)
+    after = equivalents(observed.table, previous, analysis, world.grid, world.orography, inputs.operator)
     return add_departures(observed.table, observed.background, after)
 
 

@@ -275,6 +275,8 @@ class Experiment(_Strict):
     cold_start: ColdStart
     model: str
     assimilator: str
+    operator: str | None = None
+    """Observation operator of OLR and precipitation: a packaged name, a file, or `none`; without it the world's own."""
     observations: tuple[ObservationSource, ...]
     deny: tuple[str, ...] = ()
     """Sources or variables that are compared, never assimilated, as in an observing-system experiment."""

@@ -15,6 +15,7 @@ from dacycle.forecast_adapter.models import ForecastModel, ModelFileError, load_
 from dacycle.forecast_adapter.reference import ReferenceError
 from dacycle.forecast_adapter.state import from_dataset, validate
 from dacycle.forecast_adapter.worlds import World, WorldError, load_world
+from dacycle.obs_ingest.learned import LearnedOperator, load_operator
 from dacycle.obs_ingest.quality import Checks
 from dacycle.obs_ingest.sources import Source, build_source
 from dacycle.obs_ingest.table import VARIABLES, ObservationError
@@ -24,23 +25,24 @@ __all__ = ["Inputs", "absent_files", "cold_start", "cold_start_times", "load_inp
 
 @dataclass(frozen=True)
 class Inputs:
-    """An experiment with its world, forecast model, assimilator, sources of observations and how they are checked."""
+    """An experiment with its world, forecast model, assimilator, learned operator, sources and their checks."""
 
     experiment: Experiment
     world: World
     model: ForecastModel
     assimilator: Assimilator
     sources: tuple[Source, ...]
+    operator: LearnedOperator | None
     checks: Checks
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the experiment, the model's file and the assimilator's."""
+        """SHA-256 of the experiment, and of the files of the model, the assimilator and the learned operator."""
         return {
             "experiment": self.experiment.digest,
             "model": self.model.digest,
             "assimilator": self.assimilator.digest,
-        }
+        } | ({} if self.operator is None else {"operator": self.operator.digest})
 
 
 def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
@@ -58,12 +60,13 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
         world = load_world(experiment.world)
         model = load_model(experiment.model, threads)
         assimilator = load_assimilator(experiment.assimilator, world, threads)
+        operator = load_operator(experiment.operator, world, threads)
         specs = [source.model_dump(mode="json") for source in experiment.observations]
         sources = tuple(build_source(spec, world, experiment.seed) for spec in specs)
         checks = experiment.quality.checks()
     except (WorldError, ModelFileError, AssimilatorError, ObservationError) as error:
         raise ExperimentError(f"experiment {name}: {error}") from error
-    inputs = Inputs(experiment, world, model, assimilator, sources, checks)
+    inputs = Inputs(experiment, world, model, assimilator, sources, operator, checks)
     problems = [*_mixed(inputs), *_unknown_denials(inputs), *_unknown_errors(inputs), *_uncovered(inputs)]
     if problems:
         raise ExperimentError("\n".join(f"experiment {name}: {problem}" for problem in problems))

@@ -22,6 +22,7 @@ from dacycle.cycler.inputs import Inputs, absent_files, cold_start, cold_start_t
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models import ForecastError
 from dacycle.forecast_adapter.state import StateError
+from dacycle.obs_ingest.learned import NO_OPERATOR
 from dacycle.obs_ingest.station_bias import StationBias
 
 __all__ = ["Cycle", "Run", "RunStoppedError", "due", "hindcast", "open_run", "run_cycle"]
@@ -101,9 +102,12 @@ def _refuse_changed_files(writer: Writer, inputs: Inputs) -> None:
     last = writer.records[-1]
     if last["digests"]["experiment"] != inputs.digests["experiment"]:
         return  # the last cycle is that of the experiment that this one was forked from
-    changed = [key for key in ("model", "assimilator") if last["digests"][key] != inputs.digests[key]]
+    # Records of before there were learned operators name none: such a branch goes on with one.
+    named = [key for key in ("model", "assimilator", "operator") if key in last["digests"]]
+    changed = [key for key in named if last["digests"][key] != inputs.digests.get(key)]
     if changed:
-        keys = " and ".join(f"{key} {getattr(inputs, key).name}" for key in changed)
+        parts = {key: getattr(inputs, key) for key in changed}
+        keys = " and ".join(f"{key} {part.name if part else NO_OPERATOR}" for key, part in parts.items())
         raise ExperimentError(
             f"experiment {writer.name}: {keys} is another file than at cycle {last['time']}; "
             "put the old one back, or fork the experiment with `dacycle fork`"
@@ -188,7 +192,7 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     with watch("background"), _stopping(run, time):
         background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
     guards, std, cold = inputs.experiment.guards, inputs.world.statistics.std, _is_cold(inputs.experiment, time)
-    background_error = guards.background_error * (guards.cold_factor if cold else 1.0) * std
+    background_error = guards.background_error * (guards.cold_factor if cold else 1.0)
     if run.bias is not None:
         with watch("bias"):
             run.bias.catch_up(time, run.writer.iter_departures)

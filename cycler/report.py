@@ -227,9 +227,10 @@ def _mean_trends(verification: Verification) -> list[dict[str, Any]]:
 def _digests(branch: Branch, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """What, SHA-256, and of which cycles."""
     rows = []
-    for key in ("experiment", "model", "assimilator"):
-        for digest in dict.fromkeys(record["digests"][key] for record in records):
-            times = [record["time"] for record in records if record["digests"][key] == digest]
+    for key in ("experiment", "model", "assimilator", "operator"):
+        named = [record for record in records if key in record["digests"]]
+        for digest in dict.fromkeys(record["digests"][key] for record in named):
+            times = [record["time"] for record in named if record["digests"][key] == digest]
             rows.append((key, digest, f"{times[0]} to {times[-1]}"))
     rows.append(("records of all cycles", fingerprint(records), f"{records[0]['time']} to {records[-1]['time']}"))
     return rows

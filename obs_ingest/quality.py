@@ -111,6 +111,7 @@ def check(
     salt: str = SALT,
     planes: Collection[str] = tuple(PLANE_VARIABLES),
     checks: Checks = USUAL_CHECKS,
+    learned_error: NDArray | None = None,
 ) -> pd.DataFrame:
     """The table with `use` and `reason` decided, and `error` grown with the distance from the analysis time.
 
@@ -126,6 +127,8 @@ def check(
         share, salt: of `withhold`.
         planes: observation planes that the assimilator takes; variables of the others are rejected as `no_operator`.
         checks: how strict.
+        learned_error: (n,) standard deviation of the error of H(x_b) where a learned operator gave it, else NaN; see
+            `learned.LearnedOperator.background_error`.
 
     Returns:
         A new table, with `height_difference` (see `table.DEPARTURE_COLUMNS`). The error of a value d hours from t is
@@ -135,11 +138,14 @@ def check(
         ObservationError: `deny` or `planes` name what cannot exist, or `equivalents` do not fit the table.
     """
     codes = table["variable"].array.codes
+    errors = _background_error(table, codes, background_error)
+    if learned_error is not None:
+        errors = np.where(np.isnan(learned_error), errors, learned_error)
     return judge(
         table,
         window,
         equivalents,
-        _background_error(table, codes, background_error),
+        errors,
         _ground(table, codes, grid, orography),
         cutoffs=cutoffs,
         deny=deny,
@@ -197,7 +203,8 @@ def judge(
     with np.errstate(invalid="ignore"):
         limit = checks.background_check * np.sqrt(error**2 + background_error**2)
         verdicts.mark(abs(departure) > limit, "background_check")
-    verdicts.mark(np.isnan(equivalents) & ~_on_plane(table, codes, planes), "no_operator")
+    on_channel = ~(np.isnan(equivalents) | _of_plane(codes))
+    verdicts.mark(~on_channel & ~_on_plane(table, codes, planes), "no_operator")
     withheld, denied = withhold(table, share, salt), _denied(table, codes, deny)
     for name, test, threshold in (
         ("buddy_check", buddy_check, checks.buddy_check),
@@ -282,10 +289,14 @@ def _background_error(table: pd.DataFrame, codes: NDArray, background_error: NDA
     return out
 
 
+def _of_plane(codes: NDArray, planes: Collection[str] = tuple(PLANE_VARIABLES)) -> NDArray[np.bool_]:
+    """Rows of variables that no channel holds, whatever they are compared with."""
+    return np.isin(codes, [VARIABLES.index(PLANE_VARIABLES[plane]) for plane in planes])
+
+
 def _on_plane(table: pd.DataFrame, codes: NDArray, planes: Collection[str]) -> NDArray[np.bool_]:
     """Rows that an observation plane takes as they are: precipitation over 6 h, OLR over any period, dewpoint."""
-    taken = np.isin(codes, [VARIABLES.index(PLANE_VARIABLES[plane]) for plane in planes])
-    return taken & ((codes != VARIABLES.index("tp")) | (table["period"].to_numpy() == 6))
+    return _of_plane(codes, planes) & ((codes != VARIABLES.index("tp")) | (table["period"].to_numpy() == 6))
 
 
 def _denied(table: pd.DataFrame, codes: NDArray, deny: Collection[str]) -> NDArray[np.bool_]:
