@@ -202,13 +202,19 @@ class Branch:
         Raises:
             ArchiveError: a cycle that is not committed, or a file that is not the one that was committed.
         """
+        return concatenate([table for _, table in self.each_departures(times)])
+
+    def each_departures(
+        self, times: Sequence[pd.Timestamp] | None = None
+    ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
+        """The same cycle by cycle, in memory one at a time: time and table; raises as `departures`."""
         digests = {r["time"]: r["departures"] for r in self.records if "departures" in r}
         wanted = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
         absent = [name for name in wanted if name not in digests]
         if absent:
             raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {', '.join(absent)}")
-        tables = [self._departures_of(name, digests[name]) for name in wanted]
-        return concatenate(tables)
+        for name in wanted:
+            yield pd.Timestamp(name), self._departures_of(name, digests[name])
 
     def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
         path = self.folder / "departures" / f"{name}.parquet"

@@ -44,6 +44,12 @@ REASONS = {
     "no_operator": "#5c8f97",
 }
 
+
+def reason_colour(reason: str) -> str:
+    """The colour of a reason; grey for the rarer ones."""
+    return REASONS.get(reason, "#b9bec5")
+
+
 _RASTER_DPI = 190
 _LEFT = 0.5  # inches left of the first column of panels
 _INK, _FAINT = "#22272e", "#d9dde2"
@@ -182,6 +188,6 @@ def line(axes: Axes, x: Any, y: Any, name: str, label: str | None = None, **opti
     axes.plot(x, y, label=label or name, **style)
 
 
-def thin(series: pd.Series) -> pd.Series:
+def thin(series: pd.Series, most: int = 400) -> pd.Series:
     """A series in time as it is, or as daily means where it has more points than a page can show."""
-    return series if len(series) <= 400 else series.resample("1D").mean()
+    return series if len(series) <= most else series.resample("1D").mean()
