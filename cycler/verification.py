@@ -95,7 +95,7 @@ def verify(branch: Branch, world: World) -> Verification:
         for name in tables:
             kept = tables[name][tables[name]["time"].isin([pd.Timestamp(c) for c in current])]
             parts = [part for part in (kept, *(getattr(cycle, name) for cycle in new)) if len(part)]
-            joined = pd.concat(parts, ignore_index=True) if parts else kept
+            joined = pd.concat(parts, ignore_index=True) if parts else getattr(new[0], name) if new else kept
             tables[name] = joined.sort_values("time", kind="stable", ignore_index=True)
         write_tables(branch.folder / "verification", tables, wanted)
     return Verification(**tables)

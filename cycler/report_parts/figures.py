@@ -128,8 +128,7 @@ def _counts(fits: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _stack(axes: Axes, counts: pd.DataFrame, colours: list[str]) -> None:
     if not counts.empty:
-        # Sources that report twice a day would make a comb of it.
-        steps = counts if len(counts) <= 120 else counts.resample("1D").mean()
+        steps = style.thin(counts, style.COMB)
         names = [str(name).replace("_", " ") for name in steps]
         axes.stackplot(steps.index, steps.T.to_numpy(), labels=names, colors=colours, linewidth=0, step="mid")
         axes.margins(x=0)

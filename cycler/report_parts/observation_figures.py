@@ -45,7 +45,11 @@ def site_maps(places: pd.DataFrame) -> Markup:
             columnspacing=1.2, markerscale=1.6, borderpad=0.1,
         )  # fmt: skip
 
-    return style.svg(draw, "Maps of the sites used, withheld and not used", height=0.5 + 1.85 * -(-len(kinds) // 3))
+    return (
+        style.svg(draw, "Maps of the sites used, withheld and not used", height=0.5 + 1.85 * -(-len(kinds) // 3))
+        if kinds
+        else Markup()
+    )
 
 
 def _dots(axes: Axes, places: pd.DataFrame) -> dict[str, Any]:
@@ -97,6 +101,7 @@ def _density(counts: pd.DataFrame, width: float) -> NDArray:
 def sources_over_time(fits: pd.DataFrame, found: pd.DataFrame) -> Markup:
     """A row per source: reports, values by use, RMS of O-B and O-A in stated errors, latency, cycle by cycle."""
     sources = sorted(set(fits["source"]) | set(found["source"]))
+    times = pd.DatetimeIndex(fits["time"].unique())
     titles = ("reports", "values by use", "RMS departure / error", "latency (minutes)")
 
     def draw(figure: Figure) -> None:
@@ -104,7 +109,7 @@ def sources_over_time(fits: pd.DataFrame, found: pd.DataFrame) -> Markup:
         for source, row in zip(sources, np.array(axes_list).reshape(-1, 4), strict=True):
             own, reports = fits[fits["source"] == source], found[found["source"] == source].set_index("time")
             _reports(row[0], reports)
-            _uses(row[1], own)
+            _uses(row[1], own, times)
             _fits(row[2], own[own["use"] == "assimilated"])
             row[3].plot(*_series(reports["latency"].dropna()), color=style.COLOURS["background"])
             for axes, title in zip(row, titles, strict=True):
@@ -117,7 +122,7 @@ def sources_over_time(fits: pd.DataFrame, found: pd.DataFrame) -> Markup:
 
 
 def _series(series: pd.Series) -> tuple[Any, Any]:
-    thinned = style.thin(series, most=120)
+    thinned = style.thin(series, style.COMB)
     return thinned.index, thinned.to_numpy()
 
 
@@ -126,8 +131,9 @@ def _reports(axes: Axes, reports: pd.DataFrame) -> None:
         axes.plot(*_series(reports[name]), color=colour, label=name)
 
 
-def _uses(axes: Axes, fits: pd.DataFrame) -> None:
+def _uses(axes: Axes, fits: pd.DataFrame, times: pd.DatetimeIndex) -> None:
     counts = fits.pivot_table(index="time", columns="use", values="count", aggfunc="sum", fill_value=0)
+    counts = counts.reindex(times, fill_value=0)
     for name, colour in style.USES.items():
         if name in counts:
             axes.plot(*_series(counts[name]), color=colour, label=name)

@@ -42,7 +42,7 @@ def inventories(records: Sequence[Record]) -> pd.DataFrame:
     rows = [
         {"time": pd.Timestamp(record["time"]), "source": name, **{key: entry[key] for key in (*_NUMBERS, "latency")}}
         for record in records
-        for name, entry in record.get("sources", {}).items()
+        for name, entry in record["sources"].items()
     ]
     return pd.DataFrame(rows, columns=["time", "source", *_NUMBERS, "latency"]).astype({"latency": float})
 
@@ -53,7 +53,7 @@ def inventory_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     for name, own in inventories(records).groupby("source", sort=False):
         skipped: dict[str, int] = {}
         for record in records:
-            for reason, count in record.get("sources", {}).get(name, {}).get("skipped", {}).items():
+            for reason, count in record["sources"].get(name, {"skipped": {}})["skipped"].items():
                 skipped[reason] = skipped.get(reason, 0) + count
         sums = {key: int(own[key].sum()) for key in _NUMBERS}
         rows.append(
@@ -73,7 +73,7 @@ def problem_rows(records: Sequence[Record]) -> tuple[list[dict[str, Any]], int]:
     """What could not be read: source, text, in how many cycles, the first of them; and how many more rows there are."""
     found: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        for name, entry in record.get("sources", {}).items():
+        for name, entry in record["sources"].items():
             for problem in entry["problems"]:
                 found.setdefault((name, problem), []).append(record["time"])
     rows = [
@@ -116,13 +116,13 @@ def places(sites: pd.DataFrame) -> pd.DataFrame:
     """
     key = ["source", "kind", "site"]
     table = sites.assign(unused=sites["cycles"].where(~sites["outcome"].isin(_HELD), 0))
-    sums = table.groupby(key)[["cycles", "unused"]].sum()
-    table["often"] = table.join(sums.eval("unused / cycles").rename("share"), on=key)["share"] >= OFTEN
+    table[["cycles_in_all", "unused"]] = table.groupby(key)[["cycles", "unused"]].transform("sum")
+    table["unused"] /= table["cycles_in_all"]
     # First comes what the site is shown by: the more frequent of the reasons, or else of the uses.
-    fitting = table["often"] == ~table["outcome"].isin(_HELD)
-    ordered = table.assign(fitting=fitting).sort_values(["fitting", "cycles"], ascending=False, kind="stable")
-    found = ordered.drop_duplicates(key)[[*key, "station", "latitude", "longitude", "outcome"]].set_index(key)
-    return found.join(sums.assign(unused=sums["unused"] / sums["cycles"])).reset_index()
+    table["fitting"] = (table["unused"] >= OFTEN) != table["outcome"].isin(_HELD)
+    ordered = table.sort_values(["fitting", "cycles"], ascending=False, kind="stable").drop_duplicates(key)
+    kept = [*key, "station", "latitude", "longitude", "outcome", "cycles_in_all", "unused"]
+    return ordered.sort_values(key)[kept].rename(columns={"cycles_in_all": "cycles"}).reset_index(drop=True)
 
 
 def outcome_rows(shown: pd.DataFrame) -> tuple[list[str], list[dict[str, Any]]]:
