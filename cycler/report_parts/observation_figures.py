@@ -26,9 +26,9 @@ def site_maps(places: pd.DataFrame) -> Markup:
         places: of `observations.places`.
     """
     kinds = [kind for kind in KINDS if (places["kind"] == kind).any()]
+    rows = -(-len(kinds) // 3)
 
     def draw(figure: Figure) -> None:
-        rows = -(-len(kinds) // 3)
         height = figure.get_size_inches()[1]
         place = {"left": 0, "right": 1, "top": 1 - 0.5 / height, "bottom": 0, "wspace": 0.03, "hspace": 0.12}
         axes_list = list(figure.subplots(rows, 3, squeeze=False, gridspec_kw=place).ravel())
@@ -45,11 +45,7 @@ def site_maps(places: pd.DataFrame) -> Markup:
             columnspacing=1.2, markerscale=1.6, borderpad=0.1,
         )  # fmt: skip
 
-    return (
-        style.svg(draw, "Maps of the sites used, withheld and not used", height=0.5 + 1.85 * -(-len(kinds) // 3))
-        if kinds
-        else Markup()
-    )
+    return style.svg(draw, "Maps of the sites used, withheld and not used", 0.5 + 1.85 * rows) if kinds else Markup()
 
 
 def _dots(axes: Axes, places: pd.DataFrame) -> dict[str, Any]:
