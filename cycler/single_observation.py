@@ -39,9 +39,7 @@ _FACTORS: dict[str, dict[str, float]] = {
 def unit_of(variable: str) -> str:
     """The SI unit of a variable that has a departure; ObservationError where it has none."""
     if variable not in _COMPARED:
-        raise ObservationError(
-            f"there is no observation operator for {variable!r}; there is for {', '.join(_COMPARED)}"
-        )
+        raise ObservationError(f"{variable!r} has no observation operator; {', '.join(_COMPARED)} have one")
     return UNITS[variable]
 
 
@@ -261,6 +259,4 @@ def _why_not(observation: Observation) -> str:
     if pressure is not None and not LEVELS[0] <= pressure / 100 <= LEVELS[-1]:
         return f"pressure {pressure / 100:g} hPa is outside {LEVELS[0]} to {LEVELS[-1]} hPa"
     place = f"{observation.latitude:g} {observation.longitude:g}"
-    return (
-        f"{observation.variable} is not compared at {place}: nearer to a pole than the last row of cells, or too high"
-    )
+    return f"{observation.variable} is not compared at {place}: beyond the last row of cells before a pole, or too high"
