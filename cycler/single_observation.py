@@ -87,8 +87,8 @@ class Observation:
             (-180 <= self.longitude <= 360, f"longitude {self.longitude:g} is outside [-180, 360]"),
             (not aloft or self.pressure is not None, f"{self.variable} is aloft and needs a pressure"),
             (aloft or self.pressure is None, f"{self.variable} is at the surface and takes no pressure"),
-            (self.error is None or self.error > 0, f"its error is {self.error}, not above 0"),
-            (self.departure != 0, "its departure is 0"),
+            (self.error is None or 0 < self.error < np.inf, f"its error is {self.error}, not above 0"),
+            (0 < abs(self.departure) < np.inf, f"its departure is {self.departure:g}"),
         ]
         for fulfilled, problem in checks:
             if not fulfilled:
