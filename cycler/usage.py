@@ -125,6 +125,6 @@ def departure_counts(departures: pd.DataFrame) -> pd.DataFrame:
     for i, of in enumerate(_OF):
         place = np.searchsorted(BINS, own[of].to_numpy() / own["error"].to_numpy(), side="right") - 1
         np.add.at(counts, (source.codes, variable.codes, i, np.clip(place, 0, len(BINS) - 2)), 1)
-    sources, variables, of, bins = np.nonzero(counts)
+    sources, variables, kinds, bins = np.nonzero(counts)
     names = {"source": source.categories.to_numpy(str)[sources], "variable": np.array(VARIABLES)[variables]}
-    return pd.DataFrame({**names, "of": np.array(_OF)[of], "bin": bins, "count": counts[counts > 0]})
+    return pd.DataFrame({**names, "of": np.array(_OF)[kinds], "bin": bins, "count": counts[counts > 0]})

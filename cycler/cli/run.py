@@ -174,7 +174,8 @@ def status(
     table = Table("experiment", "cycles", "last", "end", "degraded", "fallback", "method", title=str(archive))
     for column in table.columns[:-1]:
         column.no_wrap = True
-    complaints, latest = [], []
+    complaints: list[str] = []
+    latest: list[tuple[str, Record]] = []
     for name in place.branches():
         branch = place.branch(name)
         table.add_row(*_row(branch))

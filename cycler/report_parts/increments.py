@@ -83,7 +83,7 @@ def _map(axes: Axes, response: Response, channel: str, grid: Grid, radius: float
                (slice(1, None), slice(-1))]  # fmt: skip
     shapes = np.stack([np.stack([x[c], y[c]], axis=-1)[drawn] for c in corners], axis=1)
     field = factor * response.increment[index(channel)][drawn]
-    shade = PolyCollection(shapes, array=field, cmap="RdBu_r", edgecolors="face", linewidths=0.2, rasterized=True)
+    shade = PolyCollection(list(shapes), array=field, cmap="RdBu_r", edgecolors="face", linewidths=0.2, rasterized=True)
     limit = factor * response.influences[channel].peak or 1.0
     shade.set_clim(-limit, limit)
     axes.add_collection(shade)
@@ -129,7 +129,7 @@ def _section(axes: Axes, response: Response, variable: str, grid: Grid, radius: 
     x = np.deg2rad(east[order]) * EARTH_RADIUS_KM * np.cos(np.deg2rad(grid.latitude[response.row]))
     field = factor * response.increment[GROUPS[variable], response.row][:, order]
     limit = float(np.abs(field).max()) or 1.0
-    colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    colours: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     shade = axes.pcolormesh(x, LEVELS, field, **colours, shading="nearest", rasterized=True)
     axes.set_xlim(-min(radius, float(-x[0])), min(radius, float(x[-1])))
     _pressure_axis(axes)

@@ -97,7 +97,7 @@ def _density(counts: pd.DataFrame, width: float) -> NDArray:
 def sources_over_time(fits: pd.DataFrame, found: pd.DataFrame) -> Markup:
     """A row per source: reports, values by use, RMS of O-B and O-A in stated errors, latency, cycle by cycle."""
     sources = sorted(set(fits["source"]) | set(found["source"]))
-    times = pd.DatetimeIndex(fits["time"].unique())
+    times = pd.DatetimeIndex(found["time"].unique())
     titles = ("reports", "values by use", "RMS departure / error", "latency (minutes)")
 
     def draw(figure: Figure) -> None:
@@ -152,6 +152,6 @@ def _legends(figure: Figure, rows: NDArray) -> None:
     for column in rows.T:
         drawn = [axes.get_legend_handles_labels() for axes in column]
         found = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
-        place = {"loc": "upper left", "bbox_to_anchor": (column[0].get_position().x0, 1)}
+        place = (column[0].get_position().x0, 1.0)
         ncols = 2 if len(found) == 4 else 3
-        figure.legend(list(found.values()), list(found), ncols=ncols, **place, **options)
+        figure.legend(list(found.values()), list(found), loc="upper left", bbox_to_anchor=place, ncols=ncols, **options)
