@@ -202,24 +202,27 @@ class Branch:
         Raises:
             ArchiveError: a cycle that is not committed, or a file that is not the one that was committed.
         """
+        tables = [table for _, table in self.each_departures(times)]
+        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases that its past did not
+            tables = [table if BIAS_COLUMN in table else table.assign(**{BIAS_COLUMN: 0.0}) for table in tables]
+        return concatenate(tables)
+
+    def each_departures(
+        self, times: Sequence[pd.Timestamp] | None = None
+    ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
+        """The same cycle by cycle, in memory one at a time: time and table; raises as `departures`."""
         digests = {r["time"]: r["departures"] for r in self.records if "departures" in r}
         wanted = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
         absent = [name for name in wanted if name not in digests]
         if absent:
             raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {', '.join(absent)}")
-        tables = [self._departures_of(name, digests[name]) for name in wanted]
-        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases that its past did not
-            tables = [table if BIAS_COLUMN in table else table.assign(**{BIAS_COLUMN: 0.0}) for table in tables]
-        return concatenate(tables)
+        for name in wanted:
+            yield pd.Timestamp(name), self._departures_of(name, digests[name])
 
-    def iter_departures(
+    def departures_between(
         self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
-        """Time and departures of each committed cycle from `first` to `last`, one after the other, in order.
-
-        Raises:
-            ArchiveError: a file is not the one that was committed.
-        """
+        """The same of the committed cycles from `first` to `last`; no other record is read."""
         times = self.times
         for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
             if "departures" in record:

@@ -106,7 +106,7 @@ def collect(
                 table, inventory = source.read(Window(when, source.cutoff))
                 tables.append(table)
             except ObservationError as error:
-                inventory = Inventory(source.name)
+                inventory = Inventory(source.name, problems=[str(error)])
                 failures.append(f"source {source.name} could not be read: {error}")
             inventories[source.name] = inventory.as_dict()
         table = concatenate(tables)

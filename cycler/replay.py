@@ -195,7 +195,7 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     background_error = guards.background_error * (guards.cold_factor if cold else 1.0)
     if run.bias is not None:
         with watch("bias"):
-            run.bias.catch_up(time, run.writer.iter_departures)
+            run.bias.catch_up(time, run.writer.departures_between)
     observed = collect(inputs, time, previous, background, background_error, watch, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     with watch("analysis"):

@@ -46,7 +46,7 @@ def errors(
         raise ArchiveError(f"{experiment} assimilates nothing: O-A is O-B, and says nothing of errors")
     first, last = cycle_time(since), cycle_time(until)
     total = len(branch.times.to_series()[first:last])
-    read = track(branch.iter_departures(first, last), "departures", total, console=console, transient=True)
+    read = track(branch.departures_between(first, last), "departures", total, console=console, transient=True)
     cycles = [(time, cycle_sums(departures)) for time, departures in read]
     found = estimate(cycles)
     if found.empty:
