@@ -100,9 +100,7 @@ class BufrFiles:
             )
         return decoded
 
-    def _read_file(
-        self, path: Path, window: Window, decoder: Decoder, decoded: Decoded, inventory: Inventory
-    ) -> None:
+    def _read_file(self, path: Path, window: Window, decoder: Decoder, decoded: Decoded, inventory: Inventory) -> None:
         """Add a file's reports to `decoded`, and what became of its messages to the inventory."""
         messages = self._scan(path)
         reports: list[Report] = []
@@ -111,7 +109,9 @@ class BufrFiles:
             inventory.found += len(messages)
             for begin in range(0, len(messages), _BATCH):
                 batch = messages[begin : begin + _BATCH]
-                wanted = [(message, header) for message in batch if (header := self._wanted(path, message, window, inventory))]
+                wanted = [
+                    (message, header) for message in batch if (header := self._wanted(path, message, window, inventory))
+                ]
                 requests = [(_content(file, message), _keeps_receipt(header)) for message, header in wanted]
                 for (message, header), answer in zip(wanted, decoder.decode(requests), strict=True):
                     if isinstance(answer, DecodingError):

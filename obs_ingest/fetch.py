@@ -1,5 +1,4 @@
-"""Files from a network: web servers by HTTP, buckets through fsspec. Each is kept in a folder and asked for again only
-when it may have changed.
+"""Files from a network, kept in a folder: from web servers by HTTP, from buckets through fsspec.
 
 A file is renamed into place when it is whole. What is asked of a server is little: one file at a time, only if it
 differs from the one that is here, and no file again within `FRESH` seconds of one process.

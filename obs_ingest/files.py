@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest import fetch
-from dacycle.obs_ingest.sources import Inventory, duration
+from dacycle.obs_ingest.sources import MOST_PROBLEMS, Inventory, duration
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["Files", "Paths", "Remembered", "digest"]
@@ -153,8 +153,7 @@ class Files:
             others = f" (nor can the {len(paths) - 1} other files be read)" if len(paths) > 1 else ""
             raise ObservationError(complaints[0] + others)
         inventory.unreadable = len(complaints)
-        for complaint in complaints:
-            inventory.problem(complaint)
+        inventory.problems = [*complaints, *inventory.problems][:MOST_PROBLEMS]
 
     def inputs(self, holds: Callable[[Path], bool]) -> dict[str, str]:
         """Digests of the files that `each` would read, or fail to, by path."""

@@ -36,8 +36,8 @@ class _Gridded(ABC):
 
     Args:
         world, seed, name, cutoff: see `build_source`; nothing here is drawn.
-        path: a file, a folder (its `*.nc` files), a pattern, a URL, or several of them. Of a day that is there twice the
-            final file counts before one whose name says `preliminary`.
+        path: a file, a folder (its `*.nc` files), a pattern, a URL, or several of them. Of a day that is there twice
+            the final file counts before one whose name says `preliminary`.
         variable, units: its name and units in the files, where the files do not say.
         stamp: what a time is of its period (`start`, `middle`, `end`), and
         period: how long that is (such as `24h`); both needed where the files neither have time bounds nor say it in

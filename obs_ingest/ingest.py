@@ -7,7 +7,8 @@ the digests of the files. What is there and made of the same is not made again.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dacycle.obs_ingest.sources import FileSource, Inventory, build_source, take
 from dacycle.obs_ingest.table import ObservationError, from_arrow, to_arrow
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["IngestedWindow", "TableFolder", "ingest", "window_file", "write_table"]
+__all__ = ["IngestedWindow", "TableFolder", "ingest", "total", "window_file", "write_table"]
 
 _NOTES = b"dacycle"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
@@ -73,6 +74,29 @@ def ingest(spec: Mapping[str, Any], times: NDArray[np.datetime64], folder: Path)
         table, inventory = source.read(window)
         write_table(path, table, {"made_of": made_of, "inventory": inventory.as_dict()})
         yield IngestedWindow(window.time, inventory, made=True)
+
+
+def total(inventories: Sequence[Inventory]) -> Inventory:
+    """The inventory of several windows: what belongs to none, such as a damaged row, counts with each that read it."""
+    whole = Inventory(inventories[0].source)
+    for name in ("found", "decoded", "missing", "late"):
+        setattr(whole, name, sum(getattr(each, name) for each in inventories))
+    whole.skipped = _sum(each.skipped for each in inventories)
+    whole.values = _sum(each.values for each in inventories)
+    whole.digests = {file: content for each in inventories for file, content in each.digests.items()}
+    whole.files = list(whole.digests)
+    whole.unreadable = max(each.unreadable for each in inventories)
+    whole.problems = list(dict.fromkeys(problem for each in inventories for problem in each.problems))
+    known = [each.latency for each in inventories if each.latency is not None]
+    whole.latency = round(float(np.median(known)), 1) if known else None
+    return whole
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    whole: Counter[str] = Counter()
+    for each in counts:
+        whole.update(each)
+    return dict(whole)
 
 
 def _fingerprint(spec: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from metar.Metar import Metar as Parsed
@@ -94,7 +95,7 @@ class TextReader:
 
     def _decode(self, whole: list[tuple[np.datetime64, str]]) -> NDArray:
         reports = new_reports(len(whole))
-        values = np.array([_values(text) for _, text in whole])
+        said = _Said(*np.array([_said(text) for _, text in whole]).T)
         matches = [match for _, text in whole if (match := _REPORT.match(text))]
         reports["time"] = [_time(date, match) for (date, _), match in zip(whole, matches, strict=True)]
         reports["station"] = [match[1] for match in matches]
@@ -102,13 +103,11 @@ class TextReader:
         places = np.array([self._stations.get(match[1], nowhere) for match in matches])
         for name, column in zip(("latitude", "longitude", "elevation"), places.T, strict=True):
             reports[name] = column
-        temperature, dewpoint, direction, speed, pressure, amount = values[:, :6].T
-        readable = values[:, 6:].astype(bool).T
-        put(reports, "t2m", temperature + 273.15, readable=readable[0])
-        put(reports, "td2m", dewpoint + 273.15, readable=readable[1])
-        put_wind(reports, direction, speed, readable=readable[2])
-        put(reports, "msl", pressure, readable=readable[3])
-        put(reports, "tp", amount)
+        put(reports, "t2m", said.temperature + 273.15, readable=said.temperature_read == 1)
+        put(reports, "td2m", said.dewpoint + 273.15, readable=said.dewpoint_read == 1)
+        put_wind(reports, said.direction, said.speed, readable=said.wind_read == 1)
+        put(reports, "msl", said.pressure, readable=said.pressure_read == 1)
+        put(reports, "tp", said.amount)
         return reports
 
 
@@ -164,11 +163,22 @@ def _time(date: np.datetime64, report: re.Match[str]) -> np.datetime64:
     return same[0].astype("M8[s]") + np.timedelta64(hour * 60 + minute, "m")
 
 
-def _values(report: str) -> tuple[float, ...]:
-    """Temperature and dewpoint (degrees Celsius), wind direction (degrees) and speed (m/s), pressure at sea level (Pa)
-    and precipitation of six hours (mm), NaN where there is none; and whether temperature, dewpoint, wind and pressure
-    are what is there.
-    """
+class _Said(NamedTuple):
+    """What a report says, NaN where nothing; and 1 where that is what stands there, 0 where it could not be read."""
+
+    temperature: Any = np.nan  # degrees Celsius
+    dewpoint: Any = np.nan
+    direction: Any = np.nan  # degrees
+    speed: Any = np.nan  # m/s
+    pressure: Any = np.nan  # Pa, at sea level
+    amount: Any = np.nan  # mm in six hours
+    temperature_read: Any = 0.0
+    dewpoint_read: Any = 0.0
+    wind_read: Any = 0.0
+    pressure_read: Any = 0.0
+
+
+def _said(report: str) -> _Said:
     groups = report.split()
     end = next((i for i, group in enumerate(groups) if group in _REMARKS), len(groups))
     body = [group for group in groups[:end] if len(group) <= _LONGEST_GROUP][:_MOST_GROUPS]
@@ -178,22 +188,25 @@ def _values(report: str) -> tuple[float, ...]:
             warnings.simplefilter("ignore")  # what it does not understand, which `decode_completed` says
             parsed = Parsed(" ".join([*body, "RMK", *remarks]), month=1, year=2000, strict=False)
     except Exception:  # noqa: BLE001 - the library promises none, but anything may stand in a text
-        return (*[np.nan] * 6, 0, 0, 0, 0)
+        return _Said()
     complete = parsed.decode_completed and len(body) == end
-    temperature, dewpoint = (
-        np.nan if value is None else value.value("C") for value in (parsed.temp, parsed.dewpt)
-    )
-    direction = np.nan if parsed.wind_dir is None else parsed.wind_dir.value()
+    temperature, dewpoint = (np.nan if value is None else value.value("C") for value in (parsed.temp, parsed.dewpt))
     speed = np.nan if parsed.wind_speed is None else parsed.wind_speed.value("MPS")
     has_unit = any(_WIND_UNIT.match(group) for group in body)  # without one the library supposes one
     pressure, likely = _pressure(parsed)
     synoptic = parsed.cycle is not None and parsed.cycle % 6 == 0
-    amount = parsed.precip_6hr.value("CM") * 10 if parsed.precip_6hr is not None and synoptic else np.nan
-    return (
-        temperature, dewpoint, direction, speed if has_unit else np.nan, pressure if likely else np.nan, amount,
-        complete or np.isfinite(temperature), complete or np.isfinite(dewpoint),
-        has_unit if np.isfinite(speed) else complete, likely,
-    )  # fmt: skip
+    return _Said(
+        temperature,
+        dewpoint,
+        np.nan if parsed.wind_dir is None else parsed.wind_dir.value(),
+        speed if has_unit else np.nan,
+        pressure if likely else np.nan,
+        parsed.precip_6hr.value("CM") * 10 if parsed.precip_6hr is not None and synoptic else np.nan,
+        float(complete or np.isfinite(temperature)),
+        float(complete or np.isfinite(dewpoint)),
+        float(complete if np.isnan(speed) else has_unit),
+        float(likely),
+    )
 
 
 def _pressure(parsed: Parsed) -> tuple[float, bool]:

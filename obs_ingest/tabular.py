@@ -62,9 +62,9 @@ def _pieces(path: Path, size: int, problems: list[str]) -> Iterator[bytes]:
         with path.open("rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
-            file = gzip.open(plain) if packed else plain
-            while piece := file.read1(size):
-                yield piece
+            with gzip.open(plain) if packed else plain as file:
+                while piece := file.read1(size):
+                    yield piece
     except EOFError:
         problems.append(f"{path}: the compressed file is cut off")
     except (OSError, zlib.error) as error:

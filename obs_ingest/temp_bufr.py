@@ -1,14 +1,15 @@
 """Radiosondes in WMO BUFR: the source `temp_bufr`."""
 
 from collections import Counter
+
 import numpy as np
 import pandas as pd
 
 from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.bufr import BufrFiles, Decoded, Header, report_time, station_name
 from dacycle.obs_ingest.errors import standard_error
-from dacycle.obs_ingest.sounding import STANDARD, above_ground, standard_levels
 from dacycle.obs_ingest.files import Paths
+from dacycle.obs_ingest.sounding import STANDARD, above_ground, standard_levels
 from dacycle.obs_ingest.sources import Inventory, take_inventory
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window

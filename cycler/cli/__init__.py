@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.training.errors import DataError, ExportError, RecipeError, TrainingError
-from dacycle.cycler.cli import analyse, files, model, operate, run, verify, world
+from dacycle.cycler.cli import analyse, files, ingest, model, operate, run, verify, world
 from dacycle.cycler.experiment import ExperimentError
 from dacycle.cycler.replay import RunStoppedError
 from dacycle.cycler.store import ArchiveError
@@ -61,5 +61,5 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Cycling data assimilation with AI weather models.",
 )
-for part in (run, verify, model, files, analyse, operate, world):
+for part in (run, verify, model, files, ingest, analyse, operate, world):
     app.add_typer(part.app)

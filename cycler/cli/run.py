@@ -11,7 +11,8 @@ from rich.table import Table
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from dacycle.cycler.archive import Archive, Branch
+from dacycle.cycler.archive import Archive, Branch, Record
+from dacycle.cycler.arrivals import came_after
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,
@@ -205,6 +206,9 @@ def log(
     name: Annotated[str, typer.Argument(help="The experiment's name.")],
     archive: ArchiveFolder = DEFAULT_ARCHIVE,
     last: Annotated[int, typer.Option(min=1, help="How many cycles.")] = 20,
+    late: Annotated[
+        bool, typer.Option("--late", help="Read their files again, and show what has come since they ran.")
+    ] = False,
 ) -> None:
     """Show the latest cycles of an experiment: how they went, and when they were written.
 
@@ -225,6 +229,20 @@ def log(
         written = str(notes.get("written", ""))[5:16].replace("T", " ")
         table.add_row(record["time"], record["status"], *counts, seconds, written, record.get("reason", ""))
     console.print(table)
+    if late:
+        _show_arrivals(branch, branch.recent_records(last))
+
+
+def _show_arrivals(branch: Branch, records: list[Record]) -> None:
+    """A line for each source and cycle with what the cycle did not have."""
+    sources = load_inputs(branch.experiment).sources
+    table = Table("cycle", "source", "values", "gone", "files, new or changed", title="come since")
+    for record in records:
+        for source in sources:
+            if arrival := came_after(branch, source, record):
+                files = ", ".join(Path(file).name for file in arrival.files)
+                table.add_row(record["time"], arrival.source, str(arrival.values), str(arrival.gone), files)
+    console.print(table if table.row_count else "nothing has come since these cycles ran")
 
 
 @app.command()
