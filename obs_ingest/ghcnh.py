@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.surface import Parsed, ReportFiles, new_reports, put, put_wind
+from dacycle.obs_ingest.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.tabular import by_text, numbers, read_tables, times
 
@@ -63,8 +63,7 @@ class Ghcnh(ReportFiles):
             delimiter="|",
             aliases={"station_id": "station"},
         )
-        parts = [_reports(table, path) for table in tables]
-        return Parsed(np.concatenate([new_reports(0), *parts]), problems)
+        return Parsed(joined(_reports(table, path) for table in tables), problems)
 
 
 def _reports(table: pa.Table, path: Path) -> NDArray:

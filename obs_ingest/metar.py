@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.files import Paths
 from dacycle.obs_ingest.metar_text import TextReader
-from dacycle.obs_ingest.surface import Parsed, ReportFiles, new_reports, put, put_wind
+from dacycle.obs_ingest.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
 from dacycle.obs_ingest.tabular import by_text, lines, numbers, read_tables, start, times
 
 __all__ = ["Metar"]
@@ -67,13 +67,13 @@ class Metar(ReportFiles):
         problems: list[str] = []
         if start(path)[:4] == b"PAR1":
             flags = [f"{element}dd" for element in _ELEMENTS]
-            parts = [_madis(table) for table in read_tables(path, [*_FIELDS, *flags], problems=problems)]
+            parts = map(_madis, read_tables(path, [*_FIELDS, *flags], problems=problems))
         elif path.name.lower().endswith((".csv", ".csv.gz")):
-            parts = [_bulletins(table) for table in read_tables(path, _BULLETINS, problems=problems)]
+            parts = map(_bulletins, read_tables(path, _BULLETINS, problems=problems))
         else:
             text = b"".join(lines(path, problems)).decode("ascii", "replace")
-            parts = [self._text.reports(path, text, problems)]
-        return Parsed(np.concatenate([new_reports(0), *parts]), problems)
+            parts = iter([self._text.reports(path, text, problems)])
+        return Parsed(joined(parts), problems)
 
 
 def _bulletins(table: pa.Table) -> NDArray:

@@ -5,6 +5,7 @@ window's inventory can say what became of every value. `ReportFiles` is a source
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +22,7 @@ from dacycle.obs_ingest.sources import MOST_PROBLEMS, Inventory, take_inventory
 from dacycle.obs_ingest.table import VARIABLES, check_unit, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["REPORT", "VALUES", "Parsed", "ReportFiles", "new_reports", "put", "put_wind", "surface_table"]
+__all__ = ["REPORT", "VALUES", "Parsed", "ReportFiles", "joined", "new_reports", "put", "put_wind", "surface_table"]
 
 VALUES = ("t2m", "td2m", "msl", "ps", "u10", "v10", "tp")
 """What a report can hold; `tp` over the six hours before its time."""
@@ -51,6 +52,18 @@ def new_reports(n: int) -> NDArray:
         if kind != "u":
             reports[name] = {"M": np.datetime64("NaT"), "O": "", "f": np.nan}[kind]
     return reports
+
+
+def joined(parts: Iterable[NDArray]) -> NDArray:
+    """Records one below the other, in hardly more memory than they take: each part is given back once it is copied."""
+    kept = list(parts)
+    whole = np.empty(sum(map(len, kept)), REPORT)
+    end = len(whole)
+    while kept:
+        part = kept.pop()
+        whole[end - len(part) : end] = part
+        end -= len(part)
+    return whole
 
 
 def put(
@@ -237,6 +250,8 @@ class ReportFiles(ABC):
         for name in VALUES:
             check_unit(name, parsed.reports[name], str(path))
         order = np.argsort(parsed.reports["time"], kind="stable")
+        if (order[1:] > order[:-1]).all():
+            return parsed
         return Parsed(parsed.reports[order], parsed.problems)
 
     def _usable(self, reports: NDArray, inventory: Inventory) -> NDArray:

@@ -20,7 +20,7 @@ from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["by_text", "lines", "numbers", "read_tables", "start", "times"]
 
-CHUNK = 8 << 20
+CHUNK = 4 << 20
 """Bytes of a file that are in memory at a time."""
 
 _NO_NAMES: Mapping[str, str] = {}
