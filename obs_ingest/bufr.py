@@ -168,8 +168,22 @@ def _messages(path: Path) -> Iterator[_Message]:
             end = start + int.from_bytes(head[4:7], "big")
             file.seek(max(end - 4, 0))
             whole = end - start >= 30 and file.read(4) == b"7777"
-            yield _Message(number, start, end, _header(head) if whole else None)
+            header = _header(head) if whole and _adds_up(file, start, end, head) else None
+            yield _Message(number, start, end, header)
             start = _find(file, end if whole else start + 4)
+
+
+def _adds_up(file: BinaryIO, start: int, end: int, head: bytes) -> bool:
+    """Whether the lengths that the sections state are that of the message: ecCodes reads on where they are not."""
+    has_second = head[17 if head[7] == 4 else 15] & 0x80
+    place = start + 8
+    for _ in range(4 if has_second else 3):
+        file.seek(place)
+        length = int.from_bytes(file.read(3), "big")
+        if length < 4:
+            return False
+        place += length
+    return place == end - 4
 
 
 def _find(file: BinaryIO, start: int) -> int:

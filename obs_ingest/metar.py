@@ -39,8 +39,8 @@ class Metar(ReportFiles):
     """Aerodrome reports: t2m, td2m, u10, v10 and 6-h precipitation (traces are 0); from MADIS and text also msl.
 
     Args (beside those of `ReportFiles`):
-        network: a list of the stations in texts, with their positions (default: the packaged list). Reports of others
-            are counted and left out.
+        network: a list of the stations in texts, with their positions, or NOAA's isd-history.csv (default: the packaged
+            list, which is thinned to 60 km). Reports of others are counted and left out, as `no position`.
         date: a day such as 2020-10-01 near which all texts are from; needed where neither they nor the names of their
             files say it.
     """

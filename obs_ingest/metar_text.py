@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from metar.Metar import Metar as Parsed
 from numpy.typing import NDArray
 
@@ -44,7 +45,7 @@ class TextReader:
 
     Args:
         source: the source's name, for messages.
-        network: the station list; None: the packaged one.
+        network: the station list, one of one's own or NOAA's isd-history.csv; None: the packaged one.
         date: a day near which all are from, as YYYY-MM-DD.
 
     Raises:
@@ -60,7 +61,9 @@ class TextReader:
 
     @cached_property
     def _stations(self) -> dict[str, tuple[float, float, float]]:
-        network = load_network(self._network, "stations")
+        network = _history(self._network)
+        if network is None:
+            network = load_network(self._network, "stations")
         places = zip(network["latitude"], network["longitude"], network["elevation"], strict=True)
         return dict(zip(network["station"].astype(str), places, strict=True))
 
@@ -109,6 +112,25 @@ class TextReader:
         put(reports, "msl", said.pressure, readable=said.pressure_read == 1)
         put(reports, "tp", said.amount)
         return reports
+
+
+def _history(path: str | None) -> pd.DataFrame | None:
+    """The aerodromes of NOAA's isd-history.csv, each where it was last; None: the file is another."""
+    if path is None:
+        return None
+    try:
+        history = pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise ObservationError(f"{path}: cannot be read as a station list: {error}") from None
+    if not {"ICAO", "LAT", "LON", "ELEV(M)", "END"} <= set(history):
+        return None
+    names = {"ICAO": "station", "LAT": "latitude", "LON": "longitude", "ELEV(M)": "elevation"}
+    last = (
+        history.dropna(subset=list(names)).sort_values("END").drop_duplicates("ICAO", keep="last").rename(columns=names)
+    )
+    numbers = ["latitude", "longitude", "elevation"]
+    last[numbers] = last[numbers].apply(pd.to_numeric, errors="coerce")
+    return last.dropna(subset=numbers)
 
 
 def _split(text: str, date: np.datetime64 | None) -> Iterator[tuple[int, np.datetime64 | None, str]]:
