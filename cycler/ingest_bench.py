@@ -26,7 +26,7 @@ from dacycle.obs_ingest.synop_bufr import SynopBufr
 from dacycle.obs_ingest.tabular import CHUNK
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["IngestBench", "bench_ingest"]
+__all__ = ["IngestBench", "bench_ingest", "bufr_message"]
 
 SYNOP, SYNOP_TIME = "obs/synop_global_2018110212.bufr", "2018-11-02T12"
 ISD = "obs/isd_global_hourly_00702699999.csv"
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 REPORTS = 200_000
 STATIONS = 10_000
+MESSAGES = 7912
+CHUNKS = (1, 4, 16)
 
 _HEADER = "STATION,DATE,LATITUDE,LONGITUDE,ELEVATION,REPORT_TYPE,WND,TMP,DEW,SLP,MA1,AA1,REM"
 # station, date, time, place, height, pressures, wind, temperatures: a template without replications, as ECMWF's are
@@ -92,7 +94,7 @@ def bench_ingest(samples: Path | None) -> IngestBench:
         parsed, isd_seconds = _timed(lambda: Isd(None, 0, table).parse(table))
         row_reports, row_seconds = _timed(lambda: _row_by_row(table, REPORTS // 10))
         day = _day(load_world("demonstration"))
-        memory = [_memory(folder / "chunks.csv", header, rows, chunks) for chunks in (1, 4, 16)]
+        memory = [_memory(folder / "chunks.csv", header, rows, chunks) for chunks in CHUNKS]
     return IngestBench(
         samples is not None,
         inventory.found,
@@ -159,18 +161,19 @@ def _made_bufr(path: Path) -> Path:
     """As many messages as the sample has: half SYNOPs, half of a sub-category that is left out unread."""
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
-        for category in (1, 2):
-            made = [_message(category, i, rng) for i in range(400)]
-            file.writelines(islice(cycle(made), 7912))
+        for subcategory in (1, 2):
+            made = [bufr_message(subcategory, i, rng) for i in range(min(400, MESSAGES))]
+            file.writelines(islice(cycle(made), MESSAGES))
     return path
 
 
-def _message(category: int, number: int, rng: np.random.Generator) -> bytes:
+def bufr_message(subcategory: int, number: int, rng: np.random.Generator) -> bytes:
+    """A SYNOP of `SYNOP_TIME` with a temperature, of ECMWF's sub-category."""
     time = np.datetime64(SYNOP_TIME).astype(object)
     handle = eccodes.codes_bufr_new_from_samples("BUFR4")
     try:
         header = {"edition": 4, "masterTablesVersionNumber": 24, "bufrHeaderCentre": 98, "dataCategory": 0}
-        header |= {"dataSubCategory": category, "numberOfSubsets": 1, "observedData": 1, "compressedData": 0}
+        header |= {"dataSubCategory": subcategory, "numberOfSubsets": 1, "observedData": 1, "compressedData": 0}
         for key in ("Year", "Month", "Day", "Hour", "Minute"):
             header[f"typical{key}"] = getattr(time, key.lower())
         body = {key: getattr(time, key) for key in ("year", "month", "day", "hour", "minute")}

@@ -96,7 +96,8 @@ def _look_at_sources(inputs: Inputs, times: list[pd.Timestamp], outlook: Plan) -
                     outlook.missing.append(f"source {source.name} has nothing for {cycle_id(time)}")
             except (ReferenceError, ObservationError) as error:
                 found.append(f"{cycle_id(time)}: not there")
-                outlook.missing.append(f"source {source.name}: {error}")
+                said = f"source {source.name}: {error}"
+                outlook.missing += [said] if said not in outlook.missing else []
         outlook.sources[source.name] = found
 
 

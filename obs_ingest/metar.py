@@ -6,6 +6,7 @@ temperature, temperatureDD, ...`). The altimeter setting is not used: reduced wi
 neither pressure at sea level nor at the station.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ class Metar(ReportFiles):
     def parse(self, path: Path) -> Parsed:
         """All reports of a file of any kind."""
         problems: list[str] = []
+        parts: Iterable[NDArray]
         if start(path)[:4] == b"PAR1":
             flags = [f"{element}dd" for element in _ELEMENTS]
             parts = map(_madis, read_tables(path, [*_FIELDS, *flags], problems=problems))
@@ -72,7 +74,7 @@ class Metar(ReportFiles):
             parts = map(_bulletins, read_tables(path, _BULLETINS, problems=problems))
         else:
             text = b"".join(lines(path, problems)).decode("ascii", "replace")
-            parts = iter([self._text.reports(path, text, problems)])
+            parts = [self._text.reports(path, text, problems)]
         return Parsed(joined(parts), problems)
 
 

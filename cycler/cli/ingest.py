@@ -160,7 +160,7 @@ def _inventory_table(title: str, columns: list[str], inventories: list[Inventory
         table.add_column(name, justify="right")
     rows: dict[str, list[str]] = {
         "files": [str(len(i.files)) for i in inventories],
-        "unreadable files": [str(i.unreadable) for i in inventories],
+        "unreadable": [str(i.unreadable) for i in inventories],
         "found": [str(i.found) for i in inventories],
         "decoded": [str(i.decoded) for i in inventories],
     }

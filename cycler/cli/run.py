@@ -7,7 +7,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -58,7 +58,7 @@ def plan(experiment: ExperimentFile, archive: ArchiveFolder = DEFAULT_ARCHIVE, t
     exists = (archive / "states.icechunk").is_dir()
     outlook = plan_run(described, Archive(archive) if exists else None, threads)
     last = "no end, live" if outlook.last is None else cycle_id(outlook.last)
-    table = Table(title=f"{described.name} in {archive}", show_header=False)
+    table = Table("", Column("", overflow="fold"), title=f"{described.name} in {archive}", show_header=False)
     if outlook.first is None:
         table.add_row("to run", f"nothing: all {outlook.done} cycles are in the archive")
     else:
