@@ -43,6 +43,7 @@ class Observed:
         gridded: superobs of the assimilated rows.
         inventories: what each source found, by its name.
         failures: sentences about sources that could not be read.
+        remarks: sentences about sources of which some files could not be read.
         digest: SHA-256 of the table as read, before quality control.
     """
 
@@ -51,6 +52,7 @@ class Observed:
     gridded: GriddedObservations
     inventories: dict[str, dict[str, Any]]
     failures: list[str]
+    remarks: list[str]
     digest: str
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -84,7 +86,8 @@ def collect(
 ) -> Observed:
     """Everything that the sources have for a cycle, decided on against its background.
 
-    A source that cannot be read costs the cycle that source, not the cycle: its complaint is in `failures`.
+    A source that cannot be read costs the cycle that source, not the cycle: its complaint is in `failures`. A file that
+    cannot be read costs it that file, which `remarks` says and the inventory names.
 
     Args:
         inputs: of the experiment.
@@ -99,7 +102,7 @@ def collect(
     """
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
-    tables, inventories, failures = [], {}, []
+    tables, inventories, failures, remarks = [], {}, [], []
     with watch("observations"):
         for source in inputs.sources:
             try:
@@ -108,6 +111,8 @@ def collect(
             except ObservationError as error:
                 inventory = Inventory(source.name, problems=[str(error)])
                 failures.append(f"source {source.name} could not be read: {error}")
+            if inventory.unreadable:
+                remarks.append(f"source {source.name}: unreadable files: {inventory.unreadable}")
             inventories[source.name] = inventory.as_dict()
         table = concatenate(tables)
         digest = _digest(table)
@@ -137,7 +142,7 @@ def collect(
         gridded = grid_observations(
             table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std, assumed
         )
-    return Observed(table, first_guess, gridded, inventories, failures, digest)
+    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest)
 
 
 def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:

@@ -19,8 +19,11 @@ from packaging.requirements import Requirement
 
 from dacycle.cycler.archive import Archive, ArchiveError
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, load_experiment
-from dacycle.cycler.inputs import load_inputs
+from dacycle.cycler.inputs import Inputs, load_inputs
 from dacycle.forecast_adapter.onnxfile import CPU, ModelFileError, digest, open_session
+from dacycle.obs_ingest.sources import FileSource
+from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.window import Window
 
 __all__ = ["Finding", "check_experiment", "check_installation"]
 
@@ -71,6 +74,7 @@ def check_experiment(path: Path, archive: Path, threads: int = 1) -> Iterator[Fi
     for key, part in (("model", inputs.model), ("assimilator", inputs.assimilator)):
         yield Finding(key, "ok", f"{part.name}, digest {part.digest[:12]}")
     yield _ledger(experiment, archive, inputs.digests)
+    yield from _sources(inputs)
     frames = 2 * 69 * int(np.prod(inputs.world.grid.shape)) * 4
     # Packed states take about nine tenths of a byte per value; departures and forecasts about as much again.
     yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * frames // 2)
@@ -153,6 +157,26 @@ def _world(experiment: Experiment, folder: Path, times: np.ndarray) -> Finding:
         remedy = "later cycles are not verified, and nothing can be drawn from it for them"
         return Finding("world", "warning", f"{found}; the experiment ends {cycle_id(experiment.end)}", remedy)
     return Finding("world", "ok", found)
+
+
+def _sources(inputs: Inputs) -> Iterator[Finding]:
+    """Whether the files of each source can be read, for the first cycle."""
+    window = np.datetime64(inputs.experiment.start, "h")
+    for source in inputs.sources:
+        if not isinstance(source, FileSource):
+            continue
+        what = f"source {source.name}"
+        try:
+            table, inventory = source.read(Window(window, source.cutoff))
+        except ObservationError as error:
+            yield Finding(what, "wrong", str(error), "mend its path, or get its files")
+            continue
+        found = f"{len(table)} values from {len(inventory.files)} files for {cycle_id(inputs.experiment.start)}"
+        if inventory.unreadable:
+            remedy = "remove or mend them: " + "; ".join(inventory.problems[: inventory.unreadable])
+            yield Finding(what, "warning", f"{found}; unreadable files: {inventory.unreadable}", remedy)
+        else:
+            yield Finding(what, "ok", found)
 
 
 def _ledger(experiment: Experiment, folder: Path, digests: dict[str, str]) -> Finding:

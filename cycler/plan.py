@@ -93,13 +93,15 @@ def _look_at_sources(inputs: Inputs, times: list[pd.Timestamp], outlook: Plan) -
         found = []
         for time in times:
             try:
-                table, _ = source.read(Window(np.datetime64(time, "h"), source.cutoff))
-                found.append(f"{cycle_id(time)}: {len(table)} values")
+                table, inventory = source.read(Window(np.datetime64(time, "h"), source.cutoff))
+                unreadable = f", unreadable files: {inventory.unreadable}" if inventory.unreadable else ""
+                found.append(f"{cycle_id(time)}: {len(table)} values{unreadable}")
                 if not len(table):
                     outlook.missing.append(f"source {source.name} has nothing for {cycle_id(time)}")
             except (ReferenceError, ObservationError) as error:
                 found.append(f"{cycle_id(time)}: not there")
-                outlook.missing.append(f"source {source.name}: {error}")
+                said = f"source {source.name}: {error}"
+                outlook.missing += [said] if said not in outlook.missing else []
         outlook.sources[source.name] = found
 
 

@@ -229,7 +229,7 @@ def _is_cold(experiment: Experiment, time: pd.Timestamp) -> bool:
 
 def _record(inputs: Inputs, observed: Observed, step: StepResult) -> Record:
     """What is kept of a cycle beside arrays and departures: nothing that another run of it would not repeat."""
-    status, reasons = step.status[0], [step.reason[0], *observed.failures]
+    status, reasons = step.status[0], [step.reason[0], *observed.failures, *observed.remarks]
     return {
         "experiment": inputs.experiment.name,
         "status": "degraded" if status == "ok" and observed.failures else status,

@@ -7,12 +7,13 @@ hold a wanted report near the window are decoded, in a process of their own (`bu
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from glob import glob
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from dacycle.obs_ingest.bufr_decoder import Decoder, DecodingError, Receipt, Report
+from dacycle.obs_ingest.files import Files, Paths, Remembered
 from dacycle.obs_ingest.sources import Inventory
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
@@ -22,7 +23,8 @@ __all__ = ["ECMWF", "BufrFiles", "Decoded", "Header", "report_time", "station_na
 ECMWF = 98
 
 _MARGIN = np.timedelta64(3, "h")  # a bulletin's header time may differ from its reports' times by this much
-_MOST_PROBLEMS = 20
+_BATCH = 1000  # messages in memory at a time
+_BLOCK = 1 << 16
 _NEEDED = ("year", "month", "day", "hour", "latitude", "longitude")
 
 
@@ -59,101 +61,142 @@ class BufrFiles:
     """The BUFR files of a source, each scanned for messages once.
 
     Args:
-        path: a file, a folder (its `*.bufr` and `*.bfr` files) or a pattern.
+        path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
         source: the source's name, for messages.
         reader: the script whose `Reader` makes reports of a message; see `bufr_decoder`.
         unwanted: why a message with this header cannot hold a wanted report, or nothing.
+        latency, received: when reports are taken to have been received that do not say; see `Files`.
     """
 
-    def __init__(self, path: Path | str, source: str, reader: str, unwanted: Callable[[Header], str]) -> None:
-        self._path, self._source = Path(path), source
+    def __init__(
+        self,
+        path: Paths,
+        source: str,
+        reader: str,
+        unwanted: Callable[[Header], str],
+        latency: str | None = None,
+        received: str | None = None,
+    ) -> None:
+        self._files = Files(source, path, ("*.bufr", "*.bfr"), latency, received)
         self._reader, self._unwanted = Path(__file__).with_name(reader), unwanted
-        self._scans: dict[tuple[Path, int, float], list[_Message]] = {}
+        self._scan = Remembered(lambda path: list(_messages(path)))
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files with messages near the window, by path."""
+        return self._files.inputs(lambda path: _may_hold(self._scan(path), window))
 
     def read(self, window: Window, inventory: Inventory) -> Decoded:
         """The reports of messages near the window, each with a time and a position; the inventory says what was left.
 
         Raises:
-            ObservationError: no file is there, or one holds no BUFR message at all.
+            ObservationError: no file is there, or none holds a BUFR message.
         """
         decoded = Decoded()
         with Decoder(self._reader) as decoder:
-            for path in self._files():
-                messages = self._scan(path)
-                if _may_hold(messages, window):
-                    self._read_file(path, messages, window, decoder, decoded, inventory)
+            self._files.each(
+                inventory,
+                lambda path: _may_hold(self._scan(path), window),
+                lambda path: self._read_file(path, window, decoder, decoded, inventory),
+            )
         return decoded
 
-    def _files(self) -> list[Path]:
-        if self._path.is_dir():
-            files = [f for pattern in ("*.bufr", "*.bfr") for f in self._path.glob(pattern)]
-        else:
-            files = [Path(f) for f in glob(str(self._path), recursive=True)]
-        if not files:
-            raise ObservationError(f"source {self._source}: no BUFR file at {self._path}")
-        return sorted(files)
-
-    def _scan(self, path: Path) -> list[_Message]:
-        """The messages of a file."""
-        status = path.stat()
-        key = (path, status.st_size, status.st_mtime)
-        if key not in self._scans:
-            self._scans[key] = list(_messages(path))
-        return self._scans[key]
-
-    def _read_file(
-        self,
-        path: Path,
-        messages: list[_Message],
-        window: Window,
-        decoder: Decoder,
-        decoded: Decoded,
-        inventory: Inventory,
-    ) -> None:
+    def _read_file(self, path: Path, window: Window, decoder: Decoder, decoded: Decoded, inventory: Inventory) -> None:
         """Add a file's reports to `decoded`, and what became of its messages to the inventory."""
-        inventory.files.append(str(path))
-        inventory.found += len(messages)
-        wanted: list[tuple[int, Header]] = []
-        requests: list[tuple[bytes, bool]] = []
-        with path.open("rb") as file:
-            for message in messages:
-                if message.header is None:
-                    _problem(inventory, f"{path}, message {message.number}: truncated or damaged")
-                elif reason := self._unwanted(message.header) or _far(message.header, window):
-                    inventory.skip(reason)
-                else:
-                    file.seek(message.start)
-                    keeps_receipt = message.header.centre == ECMWF and message.header.local_section
-                    requests.append((file.read(message.end - message.start), keeps_receipt))
-                    wanted.append((message.number, message.header))
-        for (number, header), answer in zip(wanted, decoder.decode(requests), strict=True):
-            if isinstance(answer, DecodingError):
-                _problem(inventory, f"{path}, message {number}: {answer}")
-                continue
-            reports, receipt = answer
-            placed = [report for report in reports if _is_placed(report)]
-            inventory.skip("no time or position", len(reports) - len(placed))
-            inventory.skip("no report of this kind", int(not reports))
-            inventory.decoded += bool(placed)
-            decoded.reports += placed
-            decoded.received += [_received(receipt, header)] * len(placed)
+        messages = self._scan(path)
+        reports: list[Report] = []
+        known: list[np.datetime64] = []
+        with _opened(path) as file:
+            inventory.found += len(messages)
+            for begin in range(0, len(messages), _BATCH):
+                batch = messages[begin : begin + _BATCH]
+                wanted = [
+                    (message, header) for message in batch if (header := self._wanted(path, message, window, inventory))
+                ]
+                requests = [(_content(file, message), _keeps_receipt(header)) for message, header in wanted]
+                for (message, header), answer in zip(wanted, decoder.decode(requests), strict=True):
+                    if isinstance(answer, DecodingError):
+                        _damaged(inventory, f"{path}, message {message.number}: {answer}")
+                        continue
+                    found, receipt = answer
+                    placed = [report for report in found if _is_placed(report)]
+                    inventory.skip("no time or position", len(found) - len(placed))
+                    inventory.skip("no report of this kind", int(not found))
+                    inventory.decoded += bool(placed)
+                    reports += placed
+                    known += [_received(receipt, header)] * len(placed)
+        times = np.array([report_time(report) for report in reports], "M8[s]")
+        decoded.reports += reports
+        decoded.received += list(self._files.received(path, times, np.array(known, "M8[s]")))
+
+    def _wanted(self, path: Path, message: _Message, window: Window, inventory: Inventory) -> Header | None:
+        """The header of a message that can hold a wanted report; of another, the inventory says why it cannot."""
+        if message.header is None:
+            _damaged(inventory, f"{path}, message {message.number}: truncated or damaged")
+        elif reason := self._unwanted(message.header) or _far(message.header, window):
+            inventory.skip(reason)
+        else:
+            return message.header
+        return None
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ObservationError(f"{path}: cannot be read: {error}") from None
+
+
+def _content(file: BinaryIO, message: _Message) -> bytes:
+    file.seek(message.start)
+    return file.read(message.end - message.start)
+
+
+def _keeps_receipt(header: Header) -> bool:
+    return header.centre == ECMWF and header.local_section
 
 
 def _messages(path: Path) -> Iterator[_Message]:
     """The messages of a file, numbered from 1; no header for one that is cut off or does not end in 7777."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ObservationError(f"{path}: cannot be read: {error}") from None
-    start, number = data.find(b"BUFR"), 0
-    if start < 0:
-        raise ObservationError(f"{path}: no BUFR message in this file of {len(data)} bytes")
-    while start >= 0:
-        number += 1
-        end = start + int.from_bytes(data[start + 4 : start + 7], "big")
-        whole = end - start >= 30 and data[end - 4 : end] == b"7777" and end <= len(data)
-        yield _Message(number, start, end, _header(data[start : start + 30]) if whole else None)
-        start = data.find(b"BUFR", end if whole else start + 4)
+    with _opened(path) as file:
+        start, number = _find(file, 0), 0
+        if start < 0:
+            raise ObservationError(f"{path}: no BUFR message in this file of {path.stat().st_size} bytes")
+        while start >= 0:
+            number += 1
+            file.seek(start)
+            head = file.read(30)
+            end = start + int.from_bytes(head[4:7], "big")
+            file.seek(max(end - 4, 0))
+            whole = end - start >= 30 and file.read(4) == b"7777"
+            header = _header(head) if whole and _adds_up(file, start, end, head) else None
+            yield _Message(number, start, end, header)
+            start = _find(file, end if whole else start + 4)
+
+
+def _adds_up(file: BinaryIO, start: int, end: int, head: bytes) -> bool:
+    """Whether the lengths that the sections state are that of the message: ecCodes reads on where they are not."""
+    has_second = head[17 if head[7] == 4 else 15] & 0x80
+    place = start + 8
+    for _ in range(4 if has_second else 3):
+        file.seek(place)
+        length = int.from_bytes(file.read(3), "big")
+        if length < 4:
+            return False
+        place += length
+    return place == end - 4
+
+
+def _find(file: BinaryIO, start: int) -> int:
+    """Where the next message begins at or after `start`; -1 if there is none."""
+    file.seek(start)
+    block = file.read(_BLOCK)
+    while len(block) > 3:
+        found = block.find(b"BUFR")
+        if found >= 0:
+            return start + found
+        start += len(block) - 3
+        block = block[-3:] + file.read(_BLOCK)
+    return -1
 
 
 def _header(message: bytes) -> Header | None:
@@ -198,10 +241,9 @@ def _far(header: Header, window: Window) -> str:
     return ""
 
 
-def _problem(inventory: Inventory, what: str) -> None:
+def _damaged(inventory: Inventory, what: str) -> None:
     inventory.skip("damaged")
-    if len(inventory.problems) < _MOST_PROBLEMS:
-        inventory.problems.append(what)
+    inventory.problem(what)
 
 
 def _received(receipt: Receipt | None, header: Header) -> np.datetime64:

@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.surface import Parsed, ReportFiles, new_reports, put, put_wind
+from dacycle.obs_ingest.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
 from dacycle.obs_ingest.table import ObservationError
-from dacycle.obs_ingest.tabular import by_text, numbers, read_bytes, read_table, times
+from dacycle.obs_ingest.tabular import by_text, numbers, read_tables, times
 
 __all__ = ["Ghcnh"]
 
@@ -51,33 +51,37 @@ class Ghcnh(ReportFiles):
 
     def parse(self, path: Path) -> Parsed:
         """All reports of a file of either layout and either kind."""
-        data, problems = read_bytes(path)
+        problems: list[str] = []
         required = ("station", "latitude", "longitude", "elevation", *_ELEMENTS)
         codes = [f"{element}_{code}" for element in _ELEMENTS for code in _CODES]
         amount = [_AMOUNT, *(f"{_AMOUNT}_{code}" for code in (*_CODES, "measurement_code"))]
-        table, damaged = read_table(
+        tables = read_tables(
             path,
-            data,
             [*required, *codes],
             ["date", *_CLOCK, *amount],
+            problems=problems,
             delimiter="|",
             aliases={"station_id": "station"},
         )
-        reports = new_reports(table.num_rows)
-        reports["time"] = _times(table, path)
-        reports["station"] = by_text(table["station"], str, object)
-        for name in ("latitude", "longitude", "elevation"):
-            reports[name] = numbers(table[name])[0]
-        for element, (name, scale, offset) in _MEASURED.items():
-            value, readable = numbers(table[element])
-            put(reports, name, value * scale + offset, _passed(table, element), readable)
-        direction, _ = numbers(table["wind_direction"])
-        speed, readable = numbers(table["wind_speed"])
-        passed = _passed(table, "wind_direction") & _passed(table, "wind_speed")
-        put_wind(reports, direction, speed, passed, readable)
-        if _AMOUNT in table.column_names:
-            _put_amount(reports, table, path)
-        return Parsed(reports, [*problems, *damaged])
+        return Parsed(joined(_reports(table, path) for table in tables), problems)
+
+
+def _reports(table: pa.Table, path: Path) -> NDArray:
+    reports = new_reports(table.num_rows)
+    reports["time"] = _times(table, path)
+    reports["station"] = by_text(table["station"], str, object)
+    for name in ("latitude", "longitude", "elevation"):
+        reports[name] = numbers(table[name])[0]
+    for element, (name, scale, offset) in _MEASURED.items():
+        value, readable = numbers(table[element])
+        put(reports, name, value * scale + offset, _passed(table, element), readable)
+    direction, _ = numbers(table["wind_direction"])
+    speed, readable = numbers(table["wind_speed"])
+    passed = _passed(table, "wind_direction") & _passed(table, "wind_speed")
+    put_wind(reports, direction, speed, passed, readable)
+    if _AMOUNT in table.column_names:
+        _put_amount(reports, table, path)
+    return reports
 
 
 def _put_amount(reports: NDArray, table: pa.Table, path: Path) -> None:

@@ -6,7 +6,6 @@ precipitation takes sums over six hours only, and others stay in the table as `n
 """
 
 from abc import ABC, abstractmethod
-from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.errors import standard_error
+from dacycle.obs_ingest.files import Files, Paths
 from dacycle.obs_ingest.netcdf import STAMPS, Fields, Wanted, describe
 from dacycle.obs_ingest.sources import Inventory, duration, take_inventory
 from dacycle.obs_ingest.table import VARIABLES, ObservationError, concatenate, make_table
@@ -36,14 +36,15 @@ class _Gridded(ABC):
 
     Args:
         world, seed, name, cutoff: see `build_source`; nothing here is drawn.
-        path: a file, a folder (its `*.nc` files) or a pattern. Of a day that is there twice the final file counts
-            before one whose name says `preliminary`.
+        path: a file, a folder (its `*.nc` files), a pattern, a URL, or several of them. Of a day that is there twice
+            the final file counts before one whose name says `preliminary`.
         variable, units: its name and units in the files, where the files do not say.
         stamp: what a time is of its period (`start`, `middle`, `end`), and
         period: how long that is (such as `24h`); both needed where the files neither have time bounds nor say it in
             the attributes `coordinate_defines` and `avg_period`.
         latency: how long after the end of the period values are taken to have been received; by default that stays
             unknown, and no value is ever late.
+        received: `mtime` takes them to have been received when their file was last written, instead.
     """
 
     _variable: str
@@ -54,7 +55,7 @@ class _Gridded(ABC):
         self,
         world: World | None,
         seed: int,
-        path: Path | str,
+        path: Paths,
         name: str,
         cutoff: pd.Timedelta | None = None,
         variable: str | None = None,
@@ -62,11 +63,12 @@ class _Gridded(ABC):
         stamp: str | None = None,
         period: str | None = None,
         latency: str | None = None,
+        received: str | None = None,
     ) -> None:
         if stamp is not None and stamp not in STAMPS:
             raise ObservationError(f"source {name}: stamp is {stamp!r}; it is {', '.join(STAMPS)}")
-        self.name, self.cutoff, self._path = name, cutoff, Path(path)
-        self._latency = None if latency is None else duration(latency, f"source {name}: latency").to_timedelta64()
+        self.name, self.cutoff = name, cutoff
+        self._files = Files(name, path, ("*.nc",), latency, received)
         hours = None if period is None else duration(period, f"source {name}: period").to_timedelta64()
         wanted = self._wanted
         self._wanted = Wanted(wanted.names, wanted.standard_names, wanted.methods, variable, units, stamp, hours)
@@ -77,36 +79,39 @@ class _Gridded(ABC):
         Raises:
             ObservationError: no file is there, or one cannot be read or is not what it should be.
         """
-        inventory, tables = Inventory(self.name), []
-        for path in self._files():
-            fields = describe(path, self._wanted)
-            times = fields.start + (fields.end - fields.start) // 2 if self._at_middle else fields.end
-            held = np.nonzero(window.holds(times))[0]
-            if len(held):
-                inventory.files.append(str(path))
-                tables.append(self._table(fields, held, times[held], inventory))
-        table = concatenate(tables)
+        inventory = Inventory(self.name)
+        tables: dict[Path, pd.DataFrame] = {}
+
+        def read(path: Path) -> None:
+            tables[path] = self._table(describe(path, self._wanted), window, inventory)
+
+        self._files.each(inventory, lambda path: self._holds(path, window), read)
+        table = concatenate([tables[path] for path in sorted(tables, key=lambda p: ("preliminary" in p.name, p))])
         return table, take_inventory(inventory, table, window)
 
-    def _files(self) -> list[Path]:
-        files = self._path.glob("*.nc") if self._path.is_dir() else map(Path, glob(str(self._path), recursive=True))
-        found = sorted(files, key=lambda file: ("preliminary" in file.name, file))
-        if not found:
-            raise ObservationError(f"source {self.name}: no netCDF file at {self._path}")
-        return found
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files with fields of the window, by path."""
+        return self._files.inputs(lambda path: self._holds(path, window))
 
-    def _table(self, fields: Fields, held: NDArray[np.intp], times: NDArray, inventory: Inventory) -> pd.DataFrame:
+    def _holds(self, path: Path, window: Window) -> bool:
+        return bool(window.holds(self._times(describe(path, self._wanted))).any())
+
+    def _times(self, fields: Fields) -> NDArray[np.datetime64]:
+        return fields.start + (fields.end - fields.start) // 2 if self._at_middle else fields.end
+
+    def _table(self, fields: Fields, window: Window, inventory: Inventory) -> pd.DataFrame:
+        times = self._times(fields)
+        held = np.nonzero(window.holds(times))[0]
         hours = (fields.end - fields.start)[held] / np.timedelta64(1, "h")
+        received = self._files.received(fields.path, fields.end[held])
         values = self._si(fields, fields.read(held), hours[:, None])
         which, who = np.nonzero(np.isfinite(values))
         inventory.found += values.size
         inventory.decoded += len(who)
         inventory.missing += values.size - len(who)
         points, value = fields.points, values[which, who]
-        unknown = np.full(len(times), np.datetime64("NaT", "s"))
-        received = unknown if self._latency is None else fields.end[held] + self._latency
         return make_table(
-            time=times[which],
+            time=times[held][which],
             period=hours[which],
             received=received[which],
             site=points.site[who],
@@ -143,7 +148,7 @@ class OlrNetcdf(_Gridded):
         self,
         world: World | None,
         seed: int,
-        path: Path | str,
+        path: Paths,
         name: str = "olr_netcdf",
         cutoff: pd.Timedelta | None = None,
         variable: str | None = None,
@@ -151,10 +156,11 @@ class OlrNetcdf(_Gridded):
         stamp: str | None = None,
         period: str | None = None,
         latency: str | None = None,
+        received: str | None = None,
         centred: bool = False,
     ) -> None:
-        super().__init__(world, seed, path, name, cutoff, variable, units, stamp, period, latency)
-        if centred and cutoff is not None and latency is None:
+        super().__init__(world, seed, path, name, cutoff, variable, units, stamp, period, latency, received)
+        if centred and cutoff is not None and latency is None and received is None:
             raise ObservationError(
                 f"source {name}: centred values end after the analysis time, and when they are received is unknown; "
                 "give `cutoff: none`, or a `latency` and a cutoff that waits for it"

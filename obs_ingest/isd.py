@@ -6,14 +6,15 @@ scales: NOAA, "Federal Climate Complex data documentation for Integrated Surface
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.surface import Parsed, ReportFiles, new_reports, put, put_wind
-from dacycle.obs_ingest.tabular import by_text, numbers, read_bytes, read_table, times
+from dacycle.obs_ingest.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
+from dacycle.obs_ingest.tabular import by_text, lines, numbers, read_tables, start, times
 
 __all__ = ["Isd"]
 
@@ -50,17 +51,18 @@ class Isd(ReportFiles):
 
     def parse(self, path: Path) -> Parsed:
         """All reports of a file of either layout."""
-        data, problems = read_bytes(path)
-        if _NATIVE_RECORD.match(data):
-            reports, damaged = _native(path, data)
-        else:
-            reports, damaged = _global_hourly(path, data)
-        return Parsed(reports, [*problems, *damaged])
+        problems: list[str] = []
+        parts = _native(path, problems) if _NATIVE_RECORD.match(start(path)) else _global_hourly(path, problems)
+        return Parsed(joined(parts), problems)
 
 
-def _global_hourly(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
+def _global_hourly(path: Path, problems: list[str]) -> Iterator[NDArray]:
     required = ("station", "date", "latitude", "longitude", "elevation", "wnd", "tmp", "dew", "slp")
-    table, problems = read_table(path, data, required, ("ma1", *_AMOUNTS))
+    for table in read_tables(path, required, ("ma1", *_AMOUNTS), problems=problems):
+        yield _of_table(table)
+
+
+def _of_table(table: pa.Table) -> NDArray:
     reports = new_reports(table.num_rows)
     reports["time"] = times(table["date"])
     reports["station"] = by_text(table["station"], str, object)
@@ -73,7 +75,7 @@ def _global_hourly(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
         six_hours = (cells[:, :2] == np.frombuffer(b"06", np.uint8)).all(axis=1)
         amount = np.where((six_hours | (cells[:, 0] == 0))[:, None], cells, amount)
     _decode(reports, fields, amount)
-    return reports, problems
+    return reports
 
 
 def _cells(table: pa.Table, name: str, absent: bytes) -> Characters:
@@ -88,18 +90,24 @@ def _cells(table: pa.Table, name: str, absent: bytes) -> Characters:
     return _characters(by_text(table[name], characters, f"S{len(absent)}"))
 
 
-def _native(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
-    lines = data.splitlines()
-    length = np.array([len(line) for line in lines])
-    fixed = _characters(np.array([line[:_MANDATORY] for line in lines], f"S{_MANDATORY}"))
-    whole = length == _MANDATORY + _digits(fixed[:, :4])
-    problems = [f"{path}, record {i + 1}: not of the length it states" for i in np.nonzero(~whole)[0]]
-    lines, fixed = [line for line, good in zip(lines, whole, strict=True) if good], fixed[whole]
+def _native(path: Path, problems: list[str]) -> Iterator[NDArray]:
+    number = 1
+    for piece in lines(path, problems):
+        records = piece.splitlines()
+        length = np.array([len(record) for record in records])
+        fixed = _characters(np.array([record[:_MANDATORY] for record in records], f"S{_MANDATORY}"))
+        whole = length == _MANDATORY + _digits(fixed[:, :4])
+        problems += [f"{path}, record {number + i}: not of the length it states" for i in np.nonzero(~whole)[0]]
+        yield _of_records([record for record, good in zip(records, whole, strict=True) if good], fixed[whole])
+        number += len(records)
+
+
+def _of_records(records: list[bytes], fixed: Characters) -> NDArray:
     reports = new_reports(len(fixed))
     reports["time"] = times(
-        pa.chunked_array([[line[15:27].decode("latin-1") for line in lines]], pa.string()), "%Y%m%d%H%M"
+        pa.chunked_array([[line[15:27].decode("latin-1") for line in records]], pa.string()), "%Y%m%d%H%M"
     )
-    reports["station"] = [line[4:15].decode("latin-1") for line in lines]
+    reports["station"] = [line[4:15].decode("latin-1") for line in records]
     for name, columns, scale in (
         ("latitude", (28, 34), 1000),
         ("longitude", (34, 41), 1000),
@@ -107,10 +115,10 @@ def _native(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
     ):
         reports[name] = _signed(fixed[:, slice(*columns)])[0] / scale
     fields = {name: fixed[:, slice(*columns)] for name, columns in _NATIVE.items()}
-    added = [line[_MANDATORY:].partition(b"REM")[0] for line in lines]
+    added = [line[_MANDATORY:].partition(b"REM")[0] for line in records]
     fields["ma1"] = _groups(added, _PRESSURES, _ABSENT["ma1"])
     _decode(reports, fields, _groups(added, _SIX_HOURS, _AMOUNT))
-    return reports, problems
+    return reports
 
 
 def _groups(added: list[bytes], group: re.Pattern[bytes], absent: bytes) -> Characters:

@@ -1,18 +1,24 @@
-"""METARs that others have decoded: the source `metar`.
+"""METARs: the source `metar`.
 
-Two tables: CSV of decoded bulletins (`Unix_time, ICAO, Latitude, ...`, as JCSDA's ioda-converters read them), and
-Parquet with the fields of MADIS (`stationName, timeObs, temperature, temperatureDD, ...`). The altimeter setting of
-either is not used: reduced with the standard atmosphere, it is neither pressure at sea level nor at the station.
+Their text (`metar_text`), or what others have decoded of it in two tables: CSV of decoded bulletins (`Unix_time, ICAO,
+Latitude, ...`, as JCSDA's ioda-converters read them), and Parquet with the fields of MADIS (`stationName, timeObs,
+temperature, temperatureDD, ...`). The altimeter setting is not used: reduced with the standard atmosphere, it is
+neither pressure at sea level nor at the station.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.surface import Parsed, ReportFiles, new_reports, put, put_wind
-from dacycle.obs_ingest.tabular import by_text, numbers, read_bytes, read_table, times
+from dacycle.forecast_adapter.worlds import World
+from dacycle.obs_ingest.files import Paths
+from dacycle.obs_ingest.metar_text import TextReader
+from dacycle.obs_ingest.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
+from dacycle.obs_ingest.tabular import by_text, lines, numbers, read_tables, start, times
 
 __all__ = ["Metar"]
 
@@ -25,22 +31,55 @@ ACCEPTED = ("", "Z", "C", "S", "V", "G")
 bad), nor I, W, T (replaced by an estimate); see MADIS, "QC information"."""
 
 
-class Metar(ReportFiles):
-    """Aerodrome reports: t2m, td2m, u10, v10 and 6-h precipitation (traces are 0); with MADIS's fields also msl."""
+_BULLETINS = ("unix_time", "icao", "latitude", "longitude", "elev", "temp", "dewp", "wdir", "wspd", "pcp6h")
+_ELEMENTS = ("temperature", "dewpoint", "sealevelpress", "winddir", "windspeed", "precip6hour")
+_FIELDS = ("stationname", "latitude", "longitude", "elevation", "timeobs", "timereceived", *_ELEMENTS)
 
-    patterns = ("*.csv", "*.csv.gz", "*.parquet")
+
+class Metar(ReportFiles):
+    """Aerodrome reports: t2m, td2m, u10, v10 and 6-h precipitation (traces are 0); from MADIS and text also msl.
+
+    Args (beside those of `ReportFiles`):
+        network: a list of the stations in texts, with their positions, or NOAA's isd-history.csv (default: the packaged
+            list, which is thinned to 60 km). Reports of others are counted and left out, as `no position`.
+        date: a day such as 2020-10-01 near which all texts are from; needed where neither they nor the names of their
+            files say it.
+    """
+
+    patterns = ("*.csv", "*.csv.gz", "*.parquet", "*.txt", "*.TXT", "*.txt.gz")
+
+    def __init__(
+        self,
+        world: World | None,
+        seed: int,
+        path: Paths,
+        name: str = "metar",
+        cutoff: pd.Timedelta | None = None,
+        latency: str | None = None,
+        received: str | None = None,
+        network: str | None = None,
+        date: str | None = None,
+    ) -> None:
+        super().__init__(world, seed, path, name, cutoff, latency, received)
+        self._text = TextReader(name, network, date)
 
     def parse(self, path: Path) -> Parsed:
-        """All reports of a file of either kind."""
-        data, problems = read_bytes(path)
-        reports, damaged = _madis(path, data) if data[:4] == b"PAR1" else _bulletins(path, data)
-        return Parsed(reports, [*problems, *damaged])
+        """All reports of a file of any kind."""
+        problems: list[str] = []
+        parts: Iterable[NDArray]
+        if start(path)[:4] == b"PAR1":
+            flags = [f"{element}dd" for element in _ELEMENTS]
+            parts = map(_madis, read_tables(path, [*_FIELDS, *flags], problems=problems))
+        elif path.name.lower().endswith((".csv", ".csv.gz")):
+            parts = map(_bulletins, read_tables(path, _BULLETINS, problems=problems))
+        else:
+            text = b"".join(lines(path, problems)).decode("ascii", "replace")
+            parts = [self._text.reports(path, text, problems)]
+        return Parsed(joined(parts), problems)
 
 
-def _bulletins(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
+def _bulletins(table: pa.Table) -> NDArray:
     """Degrees Celsius, knots, mm. Its QcFlag says what remarks a bulletin has (AUTO, $, ...), nothing about values."""
-    required = ("unix_time", "icao", "latitude", "longitude", "elev", "temp", "dewp", "wdir", "wspd", "pcp6h")
-    table, problems = read_table(path, data, required)
     reports = _placed(table, "icao", "elev")
     seconds = numbers(table["unix_time"])[0]
     known = np.isfinite(seconds)
@@ -53,18 +92,14 @@ def _bulletins(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
     put_wind(reports, direction, speed * KNOT, readable=readable)
     amount, readable = numbers(table["pcp6h"])
     put(reports, "tp", np.where(amount == TRACE, 0.0, amount), readable=readable)
-    return reports, problems
+    return reports
 
 
-def _madis(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
+def _madis(table: pa.Table) -> NDArray:
     """K, Pa, m/s, and precipitation in m."""
-    elements = ("temperature", "dewpoint", "sealevelpress", "winddir", "windspeed", "precip6hour")
-    flags = [f"{element}dd" for element in elements]
-    required = ("stationname", "latitude", "longitude", "elevation", "timeobs", "timereceived", *elements, *flags)
-    table, problems = read_table(path, data, required)
     reports = _placed(table, "stationname", "elevation")
     reports["time"], reports["received"] = times(table["timeobs"]), times(table["timereceived"])
-    passed = {element: by_text(table[f"{element}dd"], ACCEPTED.__contains__) for element in elements}
+    passed = {element: by_text(table[f"{element}dd"], ACCEPTED.__contains__) for element in _ELEMENTS}
     for name, element, scale in (
         ("t2m", "temperature", 1),
         ("td2m", "dewpoint", 1),
@@ -76,7 +111,7 @@ def _madis(path: Path, data: bytes) -> tuple[NDArray, list[str]]:
     direction, _ = numbers(table["winddir"])
     speed, readable = numbers(table["windspeed"])
     put_wind(reports, direction, speed, passed["winddir"] & passed["windspeed"], readable)
-    return reports, problems
+    return reports
 
 
 def _placed(table: pa.Table, station: str, elevation: str) -> NDArray:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,17 @@ from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.table import VARIABLES, ObservationError
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["DEFAULT_CUTOFF", "DRAWN", "SOURCES", "Inventory", "Source", "build_source", "duration", "take_inventory"]
+__all__ = [
+    "DEFAULT_CUTOFF",
+    "DRAWN",
+    "SOURCES",
+    "FileSource",
+    "Inventory",
+    "Source",
+    "build_source",
+    "duration",
+    "take_inventory",
+]
 
 SOURCES: dict[str, str] = {
     "stations": "simulated:Stations",
@@ -31,6 +41,7 @@ SOURCES: dict[str, str] = {
     "temp_bufr": "temp_bufr:TempBufr",
     "olr_netcdf": "gridded:OlrNetcdf",
     "precipitation_netcdf": "gridded:PrecipitationNetcdf",
+    "table": "ingest:TableFolder",
 }
 """Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
 
@@ -38,6 +49,9 @@ DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
 """Those whose values are drawn from the world's reference, with known errors."""
 
 DEFAULT_CUTOFF = "3h"
+
+MOST_PROBLEMS = 20
+"""How many problems an inventory names; all are counted."""
 
 
 @dataclass
@@ -54,7 +68,9 @@ class Inventory:
         skipped: reports, or values of reports, left out, by reason.
         values: rows by variable.
         files: files read.
-        problems: the first damaged messages, by file and number.
+        digests: the first digits of the SHA-256 of their content, by file.
+        unreadable: files that could not be read.
+        problems: those files and the first damaged messages, by file and number.
     """
 
     source: str
@@ -66,6 +82,8 @@ class Inventory:
     skipped: dict[str, int] = field(default_factory=dict)
     values: dict[str, int] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    unreadable: int = 0
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,6 +94,11 @@ class Inventory:
         """Count reports left out, if any."""
         if count:
             self.skipped[reason] = self.skipped.get(reason, 0) + count
+
+    def problem(self, what: str) -> None:
+        """Name something that could not be read, if not too many have been named."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(what)
 
 
 class Source(Protocol):
@@ -91,6 +114,19 @@ class Source(Protocol):
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
         """The checked table of what falls into the window, and the inventory."""
+        ...
+
+
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """A source that reads files."""
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files that hold something of the window, by path: the same digests, the same table.
+
+        Raises:
+            ObservationError: there is no file.
+        """
         ...
 
 

@@ -5,8 +5,8 @@ window's inventory can say what became of every value. `ReportFiles` is a source
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,19 +16,13 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.errors import standard_error
+from dacycle.obs_ingest.files import Files, Paths, Remembered
 from dacycle.obs_ingest.operators import wind_components
-from dacycle.obs_ingest.sources import Inventory, duration, take_inventory
-from dacycle.obs_ingest.table import (
-    VARIABLES,
-    ObservationError,
-    check_unit,
-    empty_table,
-    make_table,
-    site_names,
-)
+from dacycle.obs_ingest.sources import MOST_PROBLEMS, Inventory, take_inventory
+from dacycle.obs_ingest.table import VARIABLES, check_unit, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["REPORT", "VALUES", "Parsed", "ReportFiles", "new_reports", "put", "put_wind", "surface_table"]
+__all__ = ["REPORT", "VALUES", "Parsed", "ReportFiles", "joined", "new_reports", "put", "put_wind", "surface_table"]
 
 VALUES = ("t2m", "td2m", "msl", "ps", "u10", "v10", "tp")
 """What a report can hold; `tp` over the six hours before its time."""
@@ -47,7 +41,6 @@ REPORT = np.dtype(
 )
 """A report: UTC, degrees, m, and `VALUES` in SI; NaN and NaT where unknown."""
 
-_MOST_PROBLEMS = 20
 _ELEVATIONS = (-500.0, 9000.0)  # m; nothing stands lower or higher, but codes for "unknown" do
 
 
@@ -59,6 +52,18 @@ def new_reports(n: int) -> NDArray:
         if kind != "u":
             reports[name] = {"M": np.datetime64("NaT"), "O": "", "f": np.nan}[kind]
     return reports
+
+
+def joined(parts: Iterable[NDArray]) -> NDArray:
+    """Records one below the other, in hardly more memory than they take: each part is given back once it is copied."""
+    kept = list(parts)
+    whole = np.empty(sum(map(len, kept)), REPORT)
+    end = len(whole)
+    while kept:
+        part = kept.pop()
+        whole[end - len(part) : end] = part
+        end -= len(part)
+    return whole
 
 
 def put(
@@ -105,16 +110,13 @@ def put_wind(
         reports[name] += 2 * lost.astype(np.uint8)
 
 
-def surface_table(
-    reports: NDArray, source: str, inventory: Inventory, latency: np.timedelta64 | None = None
-) -> pd.DataFrame:
+def surface_table(reports: NDArray, source: str, inventory: Inventory) -> pd.DataFrame:
     """The observation table of (n,) records with a time and a position; counts what is absent in the inventory.
 
     Args:
         reports: records of `REPORT`.
         source: the source's name.
         inventory: gets `missing` and what was lost.
-        latency: from a report's time to its receipt, where the report does not say.
     """
     values = np.stack([reports[name] for name in VALUES]).astype(float)
     which, who = np.nonzero(np.isfinite(values))
@@ -124,14 +126,11 @@ def surface_table(
     inventory.missing = values.size - len(who) - sum(lost.values())
     if not len(who):
         return empty_table()
-    received = reports["received"]
-    if latency is not None:
-        received = np.where(np.isnat(received), reports["time"] + latency, received)
     errors = np.stack([standard_error(name, value) for name, value in zip(VALUES, values, strict=True)])
     return make_table(
         time=reports["time"][who],
         period=np.where(which == VALUES.index("tp"), 6.0, 0.0),
-        received=received[who],
+        received=reports["received"][who],
         site=site_names(reports["latitude"], reports["longitude"])[who],
         station=pd.Categorical(reports["station"])[who],
         latitude=reports["latitude"][who],
@@ -161,13 +160,15 @@ class Parsed:
 class ReportFiles(ABC):
     """A source of surface reports in files, each parsed once and again only when it has changed.
 
-    A parsed file stays in memory, about 75 bytes per report: a year of hourly reports of 2000 stations takes 1.3 GB.
+    A parsed file that reaches into the window stays in memory, about 75 bytes per report: a year of hourly reports of
+    2000 stations takes 1.3 GB. Of the others only the times of their first and last report are kept.
 
     Args:
         world, seed, name, cutoff: see `build_source`; nothing here is drawn.
-        path: a file, a folder or a pattern.
+        path: a file, a folder, a pattern, a URL, or several of them.
         latency: how long after their time reports are taken to have been received, where they do not say; by default
             that stays unknown, and such reports are never late.
+        received: `mtime` takes such reports to have been received when their file was last written, instead.
     """
 
     patterns: ClassVar[tuple[str, ...]]
@@ -177,15 +178,16 @@ class ReportFiles(ABC):
         self,
         world: World | None,
         seed: int,
-        path: Path | str,
+        path: Paths,
         name: str = "",
         cutoff: pd.Timedelta | None = None,
         latency: str | None = None,
+        received: str | None = None,
     ) -> None:
-        self.name = name or type(self).__name__.lower()
-        self.cutoff, self._path = cutoff, Path(path)
-        self._latency = None if latency is None else duration(latency, f"source {self.name}: latency").to_timedelta64()
-        self._cache: dict[Path, tuple[tuple[int, int], Parsed]] = {}
+        self.name, self.cutoff = name or type(self).__name__.lower(), cutoff
+        self._files = Files(self.name, path, self.patterns, latency, received)
+        self._parsed = Remembered(self._sorted)
+        self._spans = Remembered(self._span)
 
     @abstractmethod
     def parse(self, path: Path) -> Parsed:
@@ -195,51 +197,62 @@ class ReportFiles(ABC):
             ObservationError: it is no file of this kind; names it.
         """
 
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files with reports of the window, or with none that has a time, by path."""
+        return self._files.inputs(lambda path: self._holds(path, window))
+
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
         """The window's reports. Damaged ones, and those without a time, are counted with every window of their file.
 
         Raises:
-            ObservationError: no file is there, or one cannot be read.
+            ObservationError: no file is there, or none can be read.
         """
         inventory = Inventory(self.name)
         parts = [new_reports(0)]
-        for path in self._files():
+
+        def read(path: Path) -> None:
             parsed = self._parsed(path)
-            times = parsed.reports["time"]
-            first, last = np.searchsorted(times, np.array([window.start, window.end], "M8[s]"), side="right")
-            timed = np.searchsorted(times, np.datetime64("NaT"))
-            if first == last and timed:
-                continue
-            inventory.files.append(str(path))
+            first, last, timed = _places(parsed.reports["time"], window)
+            held = parsed.reports[first:last].copy()
+            held["received"] = self._files.received(path, held["time"], held["received"])
+            parts.extend([held, parsed.reports[timed:]])
             inventory.found += len(parsed.problems)
             inventory.skip("damaged", len(parsed.problems))
-            inventory.problems += parsed.problems[: _MOST_PROBLEMS - len(inventory.problems)]
-            parts += [parsed.reports[first:last], parsed.reports[timed:]]
+            for problem in parsed.problems[:MOST_PROBLEMS]:
+                inventory.problem(problem)
+
+        self._files.each(inventory, lambda path: self._holds(path, window), read)
         reports = self._usable(np.concatenate(parts), inventory)
         inventory.decoded = len(reports)
-        table = surface_table(reports, self.name, inventory, self._latency)
+        table = surface_table(reports, self.name, inventory)
         return table, take_inventory(inventory, table, window)
 
-    def _files(self) -> list[Path]:
-        if self._path.is_dir():
-            files = {f for pattern in self.patterns for f in self._path.glob(pattern)}
-        else:
-            files = {Path(f) for f in glob(str(self._path), recursive=True)}
-        if not files:
-            raise ObservationError(f"source {self.name}: no file ({', '.join(self.patterns)}) at {self._path}")
-        return sorted(files)
+    def _holds(self, path: Path, window: Window) -> bool:
+        """Whether a file has reports of the window, or none with a time: its damage is then counted in every window."""
+        first, last = self._spans(path)
+        if np.isnat(first):
+            return True
+        if first <= window.end and last > window.start:
+            begin, end, _ = _places(self._parsed(path).reports["time"], window)
+            return begin < end
+        self._parsed.forget(path)
+        return False
 
-    def _parsed(self, path: Path) -> Parsed:
+    def _span(self, path: Path) -> tuple[np.datetime64, np.datetime64]:
+        """The times of a file's first and last report, NaT where none has one."""
+        times = self._parsed(path).reports["time"]
+        timed = times[~np.isnat(times)]
+        return (timed[0], timed[-1]) if len(timed) else (np.datetime64("NaT"), np.datetime64("NaT"))
+
+    def _sorted(self, path: Path) -> Parsed:
         """The file's reports by time, those without one last."""
-        status = path.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
-        if path not in self._cache or self._cache[path][0] != stamp:
-            parsed = self.parse(path)
-            for name in VALUES:
-                check_unit(name, parsed.reports[name], str(path))
-            order = np.argsort(parsed.reports["time"], kind="stable")
-            self._cache[path] = (stamp, Parsed(parsed.reports[order], parsed.problems))
-        return self._cache[path][1]
+        parsed = self.parse(path)
+        for name in VALUES:
+            check_unit(name, parsed.reports[name], str(path))
+        order = np.argsort(parsed.reports["time"], kind="stable")
+        if (order[1:] > order[:-1]).all():
+            return parsed
+        return Parsed(parsed.reports[order], parsed.problems)
 
     def _usable(self, reports: NDArray, inventory: Inventory) -> NDArray:
         """Reports with a time and a position, each once."""
@@ -256,6 +269,12 @@ class ReportFiles(ABC):
         unknown = (reports["elevation"] < low) | (reports["elevation"] > high)
         reports["elevation"][unknown] = np.nan
         return reports
+
+
+def _places(times: NDArray, window: Window) -> tuple[int, int, int]:
+    """Where in sorted times the window begins and ends, and where those that are no times begin."""
+    first, last = np.searchsorted(times, np.array([window.start, window.end], "M8[s]"), side="right")
+    return int(first), int(last), int(np.searchsorted(times, np.datetime64("NaT")))
 
 
 def _keep(reports: NDArray, good: NDArray[np.bool_], otherwise: str, inventory: Inventory) -> NDArray:

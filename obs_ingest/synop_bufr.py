@@ -1,14 +1,13 @@
 """SYNOP reports in WMO BUFR: the source `synop_bufr`."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.bufr import ECMWF, BufrFiles, Decoded, Header, report_time, station_name
-from dacycle.obs_ingest.sources import Inventory, duration, take_inventory
+from dacycle.obs_ingest.files import Paths
+from dacycle.obs_ingest.sources import Inventory, take_inventory
 from dacycle.obs_ingest.surface import new_reports, put, put_wind, surface_table
 from dacycle.obs_ingest.window import Window
 
@@ -23,35 +22,40 @@ class SynopBufr:
 
     Args:
         world, seed, name, cutoff: see `build_source`; nothing here is drawn.
-        path: a file, a folder (its `*.bufr` and `*.bfr` files) or a pattern.
+        path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
         latency: how long after their time reports are taken to have been received, where the message does not say (only
             ECMWF's do); by default that stays unknown, and such reports are never late.
+        received: `mtime` takes them to have been received when their file was last written, instead.
     """
 
     def __init__(
         self,
         world: World | None,
         seed: int,
-        path: Path | str,
+        path: Paths,
         name: str = "synop_bufr",
         cutoff: pd.Timedelta | None = None,
         latency: str | None = None,
+        received: str | None = None,
     ) -> None:
         self.name, self.cutoff = name, cutoff
-        self._files = BufrFiles(path, name, "synop_decoder.py", _unwanted)
-        self._latency = None if latency is None else duration(latency, f"source {name}: latency").to_timedelta64()
+        self._files = BufrFiles(path, name, "synop_decoder.py", _unwanted, latency, received)
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files with messages near the window, by path."""
+        return self._files.inputs(window)
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
         """The window's SYNOPs. Damaged messages are counted and named in the inventory.
 
         Raises:
-            ObservationError: no file is there, or one holds no BUFR message at all.
+            ObservationError: no file is there, or none holds a BUFR message.
         """
         inventory = Inventory(self.name)
         reports = _reports(self._files.read(window, inventory))
         held = window.holds(reports["time"])
         inventory.skip("report outside the window", int((~held).sum()))
-        table = surface_table(reports[held], self.name, inventory, self._latency)
+        table = surface_table(reports[held], self.name, inventory)
         return table, take_inventory(inventory, table, window)
 
 

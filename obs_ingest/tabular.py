@@ -5,7 +5,7 @@ Text is dictionary-encoded: an archive repeats a few thousand different texts, a
 
 import gzip
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,102 +18,154 @@ from numpy.typing import NDArray
 
 from dacycle.obs_ingest.table import ObservationError
 
-__all__ = ["by_text", "numbers", "read_bytes", "read_table", "times"]
+__all__ = ["by_text", "lines", "numbers", "read_tables", "start", "times"]
+
+CHUNK = 4 << 20
+"""Bytes of a file that are in memory at a time."""
 
 _NO_NAMES: Mapping[str, str] = {}
 _ASCII = bytes(code if code < 128 else ord("?") for code in range(256))
 
 
-def read_bytes(path: Path) -> tuple[bytes, list[str]]:
-    """A file's content, unpacked if it is gzip; problems: a gzip file that was cut off, of which the rest is given.
+def start(path: Path) -> bytes:
+    """The first bytes of a file, unpacked if it is gzip.
 
     Raises:
         ObservationError: it cannot be read or unpacked.
     """
-    pieces: list[bytes] = []
+    return next(_pieces(path, 256, []), b"")
+
+
+def lines(path: Path, problems: list[str]) -> Iterator[bytes]:
+    """A file's content, unpacked if it is gzip, in pieces of about `CHUNK` bytes that end with a line.
+
+    Args:
+        path: the file.
+        problems: gets a line where a gzip file was cut off, of which the rest is given.
+
+    Raises:
+        ObservationError: it cannot be read or unpacked.
+    """
+    rest = bytearray()
+    for piece in _pieces(path, CHUNK, problems):
+        rest += piece
+        if len(rest) >= CHUNK:
+            end = rest.rfind(b"\n") + 1 or len(rest)  # no text has a line as long as this
+            yield bytes(rest[:end])
+            del rest[:end]
+    if rest:
+        yield bytes(rest)
+
+
+def _pieces(path: Path, size: int, problems: list[str]) -> Iterator[bytes]:
     try:
-        data = path.read_bytes()
-        if data[:2] != b"\x1f\x8b":
-            return data, []
-        with gzip.open(path) as file:
-            while piece := file.read1(1 << 20):
-                pieces.append(piece)
+        with path.open("rb") as plain:
+            packed = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            with gzip.open(plain) if packed else plain as file:
+                while piece := file.read1(size):
+                    yield piece
     except EOFError:
-        return b"".join(pieces), [f"{path}: the compressed file is cut off"]
+        problems.append(f"{path}: the compressed file is cut off")
     except (OSError, zlib.error) as error:
         raise ObservationError(f"{path}: cannot be read: {error}") from None
-    return b"".join(pieces), []
 
 
-def read_table(
+def read_tables(
     path: Path,
-    data: bytes,
     required: Sequence[str],
     optional: Sequence[str] = (),
     *,
+    problems: list[str],
     delimiter: str = ",",
     aliases: Mapping[str, str] = _NO_NAMES,
-) -> tuple[pa.Table, list[str]]:
-    """Columns of a Parquet or delimited file.
+) -> Iterator[pa.Table]:
+    """Columns of a Parquet or delimited file, some rows at a time.
 
     Args:
-        path: for messages.
-        data: the file's content.
+        path: the file.
         required, optional: names of columns, in lower case as in the result; optional ones may be absent.
+        problems: gets the damaged rows, by file and number.
         delimiter: of a file that is not Parquet.
         aliases: other lower-case names that columns have had, and the one that is asked for.
 
-    Returns:
-        A table of n rows under the names asked for; and the damaged rows, by file and number.
+    Yields:
+        Tables under the names asked for; together they are the file.
 
     Raises:
         ObservationError: a required column is missing, or the file is damaged throughout.
     """
+
+    def chosen(names: list[str], begins: bytes) -> dict[str, str]:
+        found = {aliases.get(name.lower(), name.lower()): name for name in reversed(names)}
+        missing = [name for name in required if name not in found]
+        if missing:
+            raise ObservationError(f"{path}: no column {', '.join(missing)}; the file begins with {begins[:40]!r}")
+        return {found[name]: name for name in (*required, *optional) if name in found}
+
+    begins = start(path)
+    if not begins:
+        chosen([], begins)
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(data)) if data[:4] == b"PAR1" else None
-    except (OSError, pa.ArrowException) as error:
-        raise ObservationError(f"{path}: cannot be read as Parquet: {error}") from None
-    names = parquet.schema_arrow.names if parquet else _header(data, delimiter)
-    found = {aliases.get(name.lower(), name.lower()): name for name in reversed(names)}
-    missing = [name for name in required if name not in found]
-    if missing:
-        raise ObservationError(f"{path}: no column {', '.join(missing)}; the file begins with {data[:40]!r}")
-    chosen = {found[name]: name for name in (*required, *optional) if name in found}
-    problems: list[str] = []
-    try:
-        if parquet:
-            table = parquet.read(columns=list(chosen))
+        if begins[:4] == b"PAR1":
+            yield from _read_parquet(path, chosen, begins)
         else:
-            table = _read_delimited(path, data, delimiter, list(chosen), problems)
+            yield from _read_delimited(path, delimiter, chosen, problems)
     except (OSError, pa.ArrowException) as error:
         raise ObservationError(f"{path}: cannot be read: {error}") from None
-    return table.rename_columns(chosen), problems
 
 
-def _header(data: bytes, delimiter: str) -> list[str]:
-    line = data[: data.find(b"\n")].decode(errors="replace").lstrip("\ufeff").strip()
-    return [name.strip().strip('"') for name in line.split(delimiter)]
+Choose = Callable[[list[str], bytes], dict[str, str]]
 
 
-def _read_delimited(path: Path, data: bytes, delimiter: str, columns: list[str], problems: list[str]) -> pa.Table:
+def _read_parquet(path: Path, chosen: Choose, begins: bytes) -> Iterator[pa.Table]:
+    try:
+        parquet = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ObservationError(f"{path}: cannot be read as Parquet: {error}") from None
+    with parquet:
+        names = chosen(parquet.schema_arrow.names, begins)
+        for batch in parquet.iter_batches(columns=list(names)):
+            yield pa.Table.from_batches([batch]).select(list(names)).rename_columns(names)
+
+
+def _read_delimited(path: Path, delimiter: str, chosen: Choose, problems: list[str]) -> Iterator[pa.Table]:
+    text = pa.dictionary(pa.int32(), pa.string())
+    header, names, rows = b"", {}, 0
+
     def skip(row: Any) -> str:
-        problems.append(f"{path}, row {row.number}: {row.actual_columns} fields instead of {row.expected_columns}")
+        where = f"row {rows + row.number}"
+        problems.append(f"{path}, {where}: {row.actual_columns} fields instead of {row.expected_columns}")
         return "skip"
 
-    if not data.isascii():
-        data = data.translate(_ASCII)  # names of stations come in any encoding; what is read here is ASCII
-    end = data.rfind(b"\n") + 1
-    if data[end:].strip() and data[end:].count(b'"') % 2:
-        # A quote left open would take the whole block for one field.
-        problems.append(f"{path}: the last row is cut off")
-        data = data[:end]
-    text = pa.dictionary(pa.int32(), pa.string())
-    return pa.csv.read_csv(
-        pa.BufferReader(data),
-        pa.csv.ReadOptions(use_threads=False),
-        pa.csv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
-        pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, text)),
-    )
+    pieces = lines(path, problems)
+    piece = next(pieces, b"")
+    while piece:
+        following = next(pieces, b"")
+        if not piece.isascii():
+            piece = piece.translate(_ASCII)  # names of stations come in any encoding; what is read here is ASCII
+        if not header:
+            header = piece[: piece.find(b"\n") + 1] or piece
+            names = chosen(_header(header, delimiter), piece)
+        else:
+            piece = header + piece
+        end = piece.rfind(b"\n") + 1
+        if not following and piece[end:].strip() and piece[end:].count(b'"') % 2:
+            # A quote left open would take the whole block for one field.
+            problems.append(f"{path}: the last row is cut off")
+            piece = piece[:end]
+        yield pa.csv.read_csv(
+            pa.BufferReader(piece),
+            pa.csv.ReadOptions(use_threads=False),
+            pa.csv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
+            pa.csv.ConvertOptions(include_columns=list(names), column_types=dict.fromkeys(names, text)),
+        ).rename_columns(names)
+        rows += piece.count(b"\n") - 1
+        piece = following
+
+
+def _header(line: bytes, delimiter: str) -> list[str]:
+    return [name.strip().strip('"') for name in line.decode(errors="replace").lstrip("\ufeff").strip().split(delimiter)]
 
 
 def by_text(column: pa.ChunkedArray, function: Callable[[str], Any], dtype: Any = None) -> NDArray:

@@ -1,7 +1,6 @@
 """Radiosondes in WMO BUFR: the source `temp_bufr`."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,9 +8,10 @@ import pandas as pd
 from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.bufr import BufrFiles, Decoded, Header, report_time, station_name
 from dacycle.obs_ingest.errors import standard_error
+from dacycle.obs_ingest.files import Paths
 from dacycle.obs_ingest.simulated import level_errors
 from dacycle.obs_ingest.sounding import STANDARD, above_ground, standard_levels
-from dacycle.obs_ingest.sources import Inventory, duration, take_inventory
+from dacycle.obs_ingest.sources import Inventory, take_inventory
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window
 
@@ -32,9 +32,10 @@ class TempBufr:
 
     Args:
         world, seed, name, cutoff: see `build_source`; nothing here is drawn.
-        path: a file, a folder (its `*.bufr` and `*.bfr` files) or a pattern.
+        path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
         latency: how long after their time soundings are taken to have been received, where the message does not say
             (only ECMWF's do); by default that stays unknown, and such soundings are never late.
+        received: `mtime` takes them to have been received when their file was last written, instead.
         tolerance: the limits of `sounding`'s checks, which are those of sensors, are multiplied by it. Simulated
             soundings need 3: their errors hold what a place differs from a grid cell by, at each level for itself.
     """
@@ -43,23 +44,27 @@ class TempBufr:
         self,
         world: World | None,
         seed: int,
-        path: Path | str,
+        path: Paths,
         name: str = "temp_bufr",
         cutoff: pd.Timedelta | None = None,
         latency: str | None = None,
+        received: str | None = None,
         tolerance: float = 1.0,
     ) -> None:
         if not tolerance > 0:
             raise ObservationError(f"source {name}: tolerance is {tolerance!r}, not above 0")
         self.name, self.cutoff, self._world, self._tolerance = name, cutoff, world, tolerance
-        self._files = BufrFiles(path, name, "temp_decoder.py", _unwanted)
-        self._latency = None if latency is None else duration(latency, f"source {name}: latency").to_timedelta64()
+        self._files = BufrFiles(path, name, "temp_decoder.py", _unwanted, latency, received)
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files with messages near the window, by path."""
+        return self._files.inputs(window)
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
         """The window's soundings. Damaged messages are counted and named in the inventory.
 
         Raises:
-            ObservationError: no file is there, or one holds no BUFR message at all.
+            ObservationError: no file is there, or none holds a BUFR message.
         """
         inventory = Inventory(self.name)
         decoded = self._files.read(window, inventory)
@@ -74,8 +79,6 @@ class TempBufr:
             return empty_table()
         reports = [decoded.reports[i] for i in held]
         times, received = times[held], np.array(decoded.received, "datetime64[s]")[held]
-        if self._latency is not None:
-            received = np.where(np.isnat(received), times + self._latency, received)
         latitude, longitude, elevation = (
             np.array([report.get(name, np.nan) for report in reports], float)
             for name in ("latitude", "longitude", "elevation")

@@ -15,10 +15,12 @@ from rich.progress import track
 from rich.table import Table
 
 from dacycle.assimilators.isotropic import Statistics
-from dacycle.cycler.cli.files import join, parse_time, write_table
+from dacycle.cycler.cli.files import parse_time
+from dacycle.cycler.cli.ingest import join
 from dacycle.cycler.single import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.points import PointFields, read_orography, read_points, write_points
 from dacycle.forecast_adapter.state import StateError
+from dacycle.obs_ingest.ingest import write_table
 from dacycle.obs_ingest.quality import Checks
 from dacycle.obs_ingest.sources import build_source
 from dacycle.obs_ingest.station_lists import StationList, read_station_list

@@ -1,17 +1,15 @@
-"""Commands that start from files: a forecast from a state, a table from observations."""
+"""A forecast from a state in a file."""
 
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import typer
 import xarray as xr
-import yaml
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,9 +22,6 @@ from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models import ForecastError, ForecastModel, load_model
 from dacycle.forecast_adapter.state import StateError, make_state
 from dacycle.forecast_adapter.statefiles import read_state, times_in, write_states
-from dacycle.obs_ingest.sources import Inventory, build_source
-from dacycle.obs_ingest.table import ObservationError, concatenate, to_arrow
-from dacycle.obs_ingest.window import Window
 
 app = typer.Typer()
 console = Console()
@@ -173,98 +168,3 @@ def parse_time(text: str) -> np.datetime64:
     if time != time.floor("h"):
         raise typer.BadParameter(f"{text!r} is not on the hour", param_hint="--time")
     return np.datetime64(time, "h")
-
-
-@app.command()
-def ingest(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A source that reads files: synop_bufr, temp_bufr, isd, ghcnh, metar, olr_netcdf, "
-            "precipitation_netcdf.",
-        ),
-    ],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Its files or folders.")],
-    out: Annotated[Path, typer.Option(help="The Parquet table to write.")],
-    time: Annotated[str, typer.Option(help="The analysis time whose window to read, e.g. 2018-11-20T12.")],
-    option: Annotated[
-        list[str] | None, typer.Option(help="An option of the source, e.g. stamp=start; may be repeated.")
-    ] = None,
-) -> None:
-    """Read observations of one window, (time - 3 h, time + 3 h], into a table; print what was found.
-
-    Values are decoded, in SI units, with an error each; quality control is the cycle's, which has a background.
-
-    Example: dacycle ingest synop_bufr synop.bufr --time 2018-11-20T12 --out synop.parquet
-    """
-    window, options = Window(parse_time(time)), _options(option or [])
-    tables, inventories = [], []
-    for file in files:
-        if not file.exists():
-            raise ObservationError(f"{file}: no such file")
-        reader = build_source({"cutoff": "none", **options, "source": source, "path": str(file)}, None, 0)
-        with console.status(f"reading {file.name}"):
-            table, inventory = reader.read(window)
-        tables.append(table)
-        inventories.append(inventory)
-    console.print(_inventory_table(source, window, files, inventories))
-    for inventory in inventories:
-        for problem in inventory.problems:
-            console.print(f"damaged: {problem}", soft_wrap=True)
-    whole = join(tables, files, window)
-    write_table(out, whole)
-    stations = whole["station"].nunique()
-    console.print(f"{out}: {len(whole)} values of {stations} stations", soft_wrap=True)
-
-
-def join(tables: list[pd.DataFrame], files: list[Path], window: Window) -> pd.DataFrame:
-    """One table of all files; ObservationError where the window holds nothing of any."""
-    whole = concatenate(tables)
-    if whole.empty:
-        raise ObservationError(
-            f"{', '.join(map(str, files))}: no value in the window ({window.start}, {window.end}]; nothing was written"
-        )
-    return whole
-
-
-def _options(texts: list[str]) -> dict[str, Any]:
-    """Options of a source from KEY=VALUE, the values as in an experiment's file."""
-    options = {}
-    for text in texts:
-        key, _, value = text.partition("=")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise typer.BadParameter(f"{text}: {value!r} is not a YAML value: {error}", param_hint="--option") from None
-        if options[key] is None:
-            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--option")
-    return options
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write observations or departures as Parquet; the file appears under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(to_arrow(table), part)
-    part.replace(path)
-
-
-def _inventory_table(source: str, window: Window, files: list[Path], inventories: list[Inventory]) -> Table:
-    """One column a file, one row for each thing counted in any of them."""
-    table = Table("", title=f"{source}, window of {np.datetime_as_string(window.time, 'h')}")
-    for file in files:
-        table.add_column(file.name, justify="right")
-    rows: dict[str, list[str]] = {
-        "found": [str(i.found) for i in inventories],
-        "decoded": [str(i.decoded) for i in inventories],
-    }
-    for reason in dict.fromkeys(reason for i in inventories for reason in i.skipped):
-        rows[f"left out: {reason}"] = [str(i.skipped.get(reason, 0)) for i in inventories]
-    rows["values missing"] = [str(i.missing) for i in inventories]
-    rows["median latency"] = ["unknown" if i.latency is None else f"{i.latency:g} min" for i in inventories]
-    for variable in dict.fromkeys(variable for i in inventories for variable in i.values):
-        rows[f"values of {variable}"] = [str(i.values.get(variable, 0)) for i in inventories]
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
-    return table

@@ -76,17 +76,30 @@ def doctor(
 
 @app.command()
 def bench(
-    experiment: ExperimentFile = Path("deploy/experiments/demo.yaml"),
+    experiment: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[EXPERIMENT.yaml|ingest]", help="Whose cycles to run, or `ingest`: reading observations."
+        ),
+    ] = Path("deploy/experiments/demo.yaml"),
     cycles: Annotated[int, typer.Option(min=2, help="How many cycles to run.")] = 12,
     forecasts: Annotated[bool, typer.Option(help="Run the forecasts from them, too.")] = True,
     prefect: Annotated[bool, typer.Option(help="Run the cycles through Prefect, too.")] = False,
     threads: Threads = 1,
+    samples: Annotated[
+        Path | None, typer.Option(help="For `ingest`: a folder of genuine files; without it files are made.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print numbers for a program.")] = False,
 ) -> None:
-    """Measure where the time of a run goes, with real cycles in a temporary archive.
+    """Measure where the time of a run goes, with real cycles in a temporary archive; or how fast observations come in.
 
     Example: dacycle bench --cycles 20 --prefect
+
+    Example: dacycle bench ingest --samples shared/data
     """
+    if experiment == Path("ingest"):
+        _bench_ingest(samples, as_json)
+        return
     from dacycle.cycler.bench import bench as measure
 
     found = measure(load_experiment(experiment), cycles, forecasts, prefect, threads)
@@ -112,3 +125,27 @@ def bench(
         console.print(f"Prefect: first flow run {found.prefect_start:.1f} s with its server's start, then ", end="")
         console.print(f"{found.prefect:+.1f} s for a flow run of {found.cycles} cycles")
     console.print(f"peak memory {found.peak_megabytes:.0f} MB")
+
+
+def _bench_ingest(samples: Path | None, as_json: bool) -> None:
+    from dacycle.cycler.ingest_bench import STATIONS, bench_ingest
+
+    found = bench_ingest(samples)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    table = Table("what", "how much", "processor s", "a second", title="real samples" if found.real else "made files")
+    day = f"a day of {STATIONS} stations"
+    for what, count, unit, seconds in (
+        ("SYNOP in BUFR", found.synop_messages, f"messages, {found.synop_wanted} wanted", found.synop_seconds),
+        ("ISD CSV", found.isd_reports, "reports", found.isd_seconds),
+        ("the same row by row", found.row_reports, "reports", found.row_seconds),
+        (f"{day}, checked", found.day_values, "values", found.check_seconds),
+        (f"{day}, superobbed", found.day_values, "values", found.superob_seconds),
+    ):
+        table.add_row(what, f"{count} {unit}", f"{seconds:.2f}", f"{count / seconds:.0f}")
+    console.print(table)
+    for chunks, size, peak, stays in found.memory:
+        console.print(
+            f"a CSV file of {size:.0f} MB ({chunks} chunks): peak {peak:.0f} MB, of which {stays:.0f} MB stay"
+        )

@@ -7,11 +7,12 @@ import pandas as pd
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dacycle.cycler.archive import Archive, Branch, Record
+from dacycle.cycler.arrivals import came_after
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,
@@ -57,7 +58,7 @@ def plan(experiment: ExperimentFile, archive: ArchiveFolder = DEFAULT_ARCHIVE, t
     exists = (archive / "states.icechunk").is_dir()
     outlook = plan_run(described, Archive(archive) if exists else None, threads)
     last = "no end, live" if outlook.last is None else cycle_id(outlook.last)
-    table = Table(title=f"{described.name} in {archive}", show_header=False)
+    table = Table("", Column("", overflow="fold"), title=f"{described.name} in {archive}", show_header=False)
     if outlook.first is None:
         table.add_row("to run", f"nothing: all {outlook.done} cycles are in the archive")
     else:
@@ -218,6 +219,9 @@ def log(
     name: Annotated[str, typer.Argument(help="The experiment's name.")],
     archive: ArchiveFolder = DEFAULT_ARCHIVE,
     last: Annotated[int, typer.Option(min=1, help="How many cycles.")] = 20,
+    late: Annotated[
+        bool, typer.Option("--late", help="Read their files again, and show what has come since they ran.")
+    ] = False,
 ) -> None:
     """Show the latest cycles of an experiment: how they went, and when they were written.
 
@@ -242,6 +246,20 @@ def log(
     console.print(table)
     for record in shown:
         _print_problems(record["time"], record)
+    if late:
+        _show_arrivals(branch, shown)
+
+
+def _show_arrivals(branch: Branch, records: list[Record]) -> None:
+    """A line for each source and cycle with what the cycle did not have."""
+    sources = load_inputs(branch.experiment).sources
+    table = Table("cycle", "source", "values", "gone", "files, new or changed", title="come since")
+    for record in records:
+        for source in sources:
+            if arrival := came_after(branch, source, record):
+                files = ", ".join(Path(file).name for file in arrival.files)
+                table.add_row(record["time"], arrival.source, str(arrival.values), str(arrival.gone), files)
+    console.print(table if table.row_count else "nothing has come since these cycles ran")
 
 
 @app.command()

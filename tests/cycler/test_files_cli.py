@@ -1,5 +1,6 @@
 """`dacycle forecast` and `dacycle ingest`: from files to files, and one clear line where that cannot be."""
 
+import json
 import re
 from pathlib import Path
 
@@ -287,7 +288,44 @@ class TestIngest:
         assert not out.exists()
 
 
-@pytest.mark.parametrize("command", ["forecast", "ingest"])
+class TestPeriod:
+    def test_a_period_becomes_a_folder_and_is_kept(self, shared: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        command = ["ingest", "isd", shared / "obs/isd_014160-99999-2016.gz", "--out", out]
+        command += ["--start", "2016-02-01T00", "--end", "2016-02-02T18"]
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        assert "8 windows made, 0 kept" in " ".join(result.output.split())
+        inventory = json.loads((out / "inventory.json").read_text())
+        tables = sorted(path.stem for path in out.glob("*.parquet"))
+        assert (
+            tables == sorted(inventory["windows"]) == [f"201602{d:02}T{h:02}" for d in (1, 2) for h in (0, 6, 12, 18)]
+        )
+        rows = sum(pq.read_metadata(out / f"{name}.parquet").num_rows for name in tables)
+        total = inventory["total"]
+        assert total["found"] == total["decoded"] == sum(each["found"] for each in inventory["windows"].values())
+        assert rows == sum(total["values"].values())
+        assert f"{total['values']['t2m']}" in result.output
+        assert len(total["files"]) == 1
+        again = run(*command)
+        assert "0 windows made, 8 kept" in " ".join(again.output.split())
+        assert json.loads((out / "inventory.json").read_text()) == inventory
+
+    def test_refusals(self, shared: Path, tmp_path: Path) -> None:
+        command = ["ingest", "isd", shared / "obs/isd_014160-99999-2016.gz", "--out", tmp_path / "out"]
+        failed(run(*command), "--time", "--start")
+        failed(run(*command, "--start", "2016-02-01T00"), "--end")
+        failed(run(*command, "--start", "2016-02-02T00", "--end", "2016-02-01T00"), "after")
+        (tmp_path / "out").write_text("a file")
+        failed(run(*command, "--start", "2016-02-01T00", "--end", "2016-02-01T00"), "is a file", "folder")
+
+
+def test_fetch_says_what_is_missing(tmp_path: Path) -> None:
+    failed(run("fetch", "isd", "--years", "2016", "--out", tmp_path), "name stations")
+    failed(run("fetch", "radar", "--years", "2016", "--out", tmp_path), "no archive", "isd")
+
+
+@pytest.mark.parametrize("command", ["forecast", "ingest", "fetch"])
 def test_help_has_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0

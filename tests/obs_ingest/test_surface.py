@@ -79,10 +79,9 @@ def test_precipitation_has_its_period_and_the_rest_none():
     reports = placed(1)
     put(reports, "tp", np.array([2.5]))
     put(reports, "ps", np.array([98000.0]))
-    table = surface_table(reports, "test", Inventory("test"), np.timedelta64(40, "m")).set_index("variable")
+    table = surface_table(reports, "test", Inventory("test")).set_index("variable")
     assert table.loc["tp", ["period", "value"]].tolist() == [6.0, 2.5]
     assert table.loc["ps", ["period", "value"]].tolist() == [0.0, 98000.0]
-    assert table.loc["ps", "received"] == pd.Timestamp("2024-01-02T12:40")
     assert table.loc["ps", "site"] == "+50.00+010.00"
 
 

@@ -199,5 +199,5 @@ def test_what_is_not_bufr_is_refused_by_name(tmp_path):
     path.write_text("<html>503 Service Unavailable</html>")
     with pytest.raises(ObservationError, match=r"page\.bufr: no BUFR message"):
         read(path, "2024-01-01T00")
-    with pytest.raises(ObservationError, match=r"no BUFR file at .*nowhere"):
+    with pytest.raises(ObservationError, match=r"no file .* at .*nowhere"):
         read(tmp_path / "nowhere", "2024-01-01T00")
