@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest.operators import dewpoint, wind_direction
-from dacycle.obs_ingest.table import VARIABLES, ObservationError
+from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError
 
 __all__ = ["BULLETIN", "encode_synops", "encode_temps"]
 
@@ -23,7 +23,6 @@ BULLETIN = np.timedelta64(300, "s")
 was late is late still, and nothing else is."""
 
 _SURFACE = ("t2m", "td2m", "msl", "u10", "v10", "tp")
-_ALOFT = ("z", "q", "u", "v", "t")
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("t2m", "td2m", "t"), (0.0, 655.0)),
     **dict.fromkeys(("u10", "v10", "u", "v"), (-289.0, 289.0)),
@@ -74,7 +73,9 @@ def encode_temps(table: pd.DataFrame) -> bytes:
     """
     pressure = table["pressure"].to_numpy()
     levels, level = np.unique(-pressure, return_inverse=True)  # from the ground up
-    first, values = _reports(table, _ALOFT, table["station"].array.codes.astype(np.int64) * len(levels) + level)
+    first, values = _reports(
+        table, LEVEL_VARIABLES, table["station"].array.codes.astype(np.int64) * len(levels) + level
+    )
     lowest = np.nonzero(np.diff(table["station"].array.codes[first], prepend=-1))[0]
     stations = table.iloc[first[lowest]]
     place = _place(stations)

@@ -51,8 +51,11 @@ def simulate(spec: Mapping[str, Any], world: World, seed: int, times: Sequence[n
     Raises:
         ObservationError: the folder holds something else, or a value does not fit into the format.
     """
-    folder, kind = Path(spec["path"]), spec["source"]
+    kind, path = spec["source"], spec.get("path")
     name = spec.get("name", kind)
+    if not isinstance(path, str):
+        raise ObservationError(f"source {name}: path is {path!r}, not a folder to write simulated observations into")
+    folder = Path(path)
     source = build_source({"source": SIMULATED[kind], "name": name, "cutoff": "none"}, world, seed)
     note = {
         "source": name,

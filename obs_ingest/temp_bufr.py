@@ -23,12 +23,11 @@ _VERTICAL_SOUNDINGS = 2  # BUFR table A
 class TempBufr:
     """Radiosondes from BUFR files (TEMP, any template): z, q, u, v, t on the standard levels, q up to 200 hPa.
 
-    The error of humidity is in proportion to the season's mean where a world is given, else to the observed value.
-
     Values have the place of the station, whatever the sonde's drift (tens of km in the troposphere, up to 200 above),
     and the time of the message: the launch in current templates, the nominal time in older ones. Levels that `sounding`
     rejects are counted in the inventory, beside the messages left out; `missing` are the values of standard levels
-    above each station that its sounding does not give.
+    above each station that its sounding does not give. Errors of humidity are in proportion to the season's mean where
+    a world is given, else to the observed value.
 
     Args:
         world, seed, name, cutoff: see `build_source`; nothing here is drawn.

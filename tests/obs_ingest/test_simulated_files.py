@@ -92,6 +92,8 @@ def test_nothing_is_added_to_files_that_are_real(tiny, tmp_path):
     for path in (folder / "20240102.nc", folder / "*.nc"):
         with pytest.raises(ObservationError, match="simulated into a folder"):
             simulate(spec(path), tiny, 1, TIMES)
+    with pytest.raises(ObservationError, match="source olr: path is None, not a folder"):
+        simulate({"source": "olr_netcdf", "name": "olr"}, tiny, 1, TIMES)
 
 
 def test_an_unreadable_note_is_named(tiny, tmp_path):
