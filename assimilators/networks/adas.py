@@ -152,20 +152,23 @@ class Attention(nn.Module):
         x = x + self.scale[0] * self.out(found)
         return x + self.scale[1] * self.narrow(functional.silu(self.widen(self.norm(x))))
 
+    # The batch is left to `reshape`, so that the exported graph computes no shapes.
     def _windows(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B windows, heads, points, C / heads)."""
         rows, columns = self.window
         if self.shifted:
             x = pad_sphere(x, rows // 2)[..., rows // 2 : -(rows // 2)].roll(columns // 2, -1)
-        x = x.unflatten(-1, (-1, columns)).unflatten(2, (-1, rows)).unflatten(1, (self.heads, -1))
-        return x.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).flatten(0, 2)  # (B, h, w, heads, rows, columns, c)
+        width, height, length = x.shape[1:]
+        x = x.reshape(-1, self.heads, width // self.heads, height // rows, rows, length // columns, columns)
+        return x.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, self.heads, rows * columns, width // self.heads)
 
     def _grid(self, x: Tensor, like: Tensor) -> Tensor:
         """The opposite of `_windows`, to the shape of `like`."""
         rows, columns = self.window
-        height = like.shape[2] + (rows if self.shifted else 0)
-        x = x.unflatten(0, (like.shape[0], height // rows, like.shape[3] // columns)).unflatten(4, (rows, columns))
-        x = x.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        width, height, length = like.shape[1:]
+        height += rows if self.shifted else 0
+        x = x.reshape(-1, height // rows, length // columns, self.heads, rows, columns, width // self.heads)
+        x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(-1, width, height, length)
         return x[:, :, rows // 2 : -(rows // 2)].roll(-(columns // 2), -1) if self.shifted else x
 
 

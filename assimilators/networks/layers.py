@@ -152,8 +152,10 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(towers, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.weight @ x.flatten(2).unflatten(1, (self.towers, -1)) + self.bias
-        return y.flatten(1, 2).unflatten(2, x.shape[2:])
+        # The batch is left to `reshape`, so that the exported graph computes no shapes.
+        width, height, length = x.shape[1:]
+        y = self.weight @ x.reshape(-1, self.towers, width // self.towers, height * length) + self.bias
+        return y.reshape(-1, self.towers * y.shape[2], height, length)
 
 
 class TowerNorm(nn.Module):
@@ -166,10 +168,11 @@ class TowerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, towers * width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.unflatten(1, (self.towers, -1))
+        width, height, length = x.shape[1:]
+        y = x.reshape(-1, self.towers, width // self.towers, height, length)
         y = y - y.mean(2, keepdim=True)
         y = y * torch.rsqrt(y.square().mean(2, keepdim=True) + 1e-5)
-        return y.flatten(1, 2) * self.weight + self.bias
+        return y.reshape(-1, width, height, length) * self.weight + self.bias
 
 
 class _Depthwise(torch.autograd.Function):

@@ -28,7 +28,7 @@ MOST = 20
 """Lists of sites and of problems end after so many; the rest is counted."""
 
 _HELD = ("assimilated", "withheld_site")
-_BY_DESIGN = {*_HELD, "denied", "not_listed", "station_height", "no_operator"}
+_BY_DESIGN = {*_HELD, "denied", "blacklisted", "not_listed", "station_height", "no_operator"}
 """Outcomes that say nothing of whether a station measures well."""
 
 _NUMBERS = ("found", "decoded", "missing", "late")

@@ -134,8 +134,8 @@ def test_the_free_run_differs_only_in_what_makes_it_one():
 
 
 def test_a_key_that_is_not_used_leaves_the_digest_as_it_was_before_the_key_existed():
-    digest = "19bc9815b9e1e0abadaeab7ffb870fcafb1e6e6364a7aa160f0016d72ee86f58"
-    assert load_experiment(Path(__file__).parents[2] / "deploy/experiments/demo.yaml").digest == digest
+    digest = "54aff98eb8ed6c33d30340162fa5436e96517ae8e418cb41a868832264ec89d6"
+    assert load_experiment(Path(__file__).parents[2] / "deploy/experiments/three-months.yaml").digest == digest
 
 
 def test_errors_from_a_file_are_frozen_with_the_experiment(tmp_path):
