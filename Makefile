@@ -47,6 +47,7 @@ train: $(VENV)/train.stamp  ## .venv with PyTorch and the nature run's model as 
 
 # A Prefect of its own, whatever the user's is set to.
 demo: $(VENV)/runtime.stamp  ## replay the demonstration through Prefect, offline, and write its report
+	$(BIN)/dacycle simulate deploy/experiments/demo.yaml
 	mkdir -p $(DEMO)/prefect
 	env -u PREFECT_API_URL -u PREFECT_PROFILE PREFECT_HOME=$(abspath $(DEMO))/prefect OMP_NUM_THREADS=1 \
 	    $(BIN)/dacycle hindcast deploy/experiments/demo.yaml --archive $(DEMO) --prefect
@@ -72,6 +73,7 @@ lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/mypy
 
 bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this machine
+	$(BIN)/dacycle simulate deploy/experiments/demo.yaml
 	$(BIN)/dacycle bench $(ARGS)
 
 clean:  ## remove .venv and what tools left behind; archives stay

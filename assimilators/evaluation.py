@@ -20,18 +20,20 @@ from dacycle.assimilators.training.backgrounds import Backgrounds, forecast_erro
 from dacycle.assimilators.training.errors import DataError
 from dacycle.assimilators.training.observing import USUAL, Observing
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
-from dacycle.forecast_adapter.grid import great_circle_km
+from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM, Grid, great_circle_km
 from dacycle.forecast_adapter.models import ForecastModel
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World
 
 __all__ = [
     "HELD_OUT_LEADS",
+    "Influence",
     "OneShot",
     "SingleObservation",
     "evaluate",
     "held_out",
     "increment_alone",
+    "influence",
     "observing_of",
     "single_observation",
 ]
@@ -141,6 +143,41 @@ def increment_alone(assimilator: Assimilator, background: NDArray, std: NDArray)
 
 
 @dataclass(frozen=True)
+class Influence:
+    """How large an increment is, and how far it reaches.
+
+    Attributes:
+        peak: its largest magnitude.
+        row, column: the cell in which it is.
+        away_km: how far that is from the observation.
+        half_km: radius of a circle as large as the area in which the increment is at least half its peak.
+        beyond: largest magnitude further than a distance from the observation, as a share of the peak.
+    """
+
+    peak: float
+    row: int
+    column: int
+    away_km: float
+    half_km: float
+    beyond: float
+
+
+def influence(increment: NDArray, grid: Grid, row: int, column: int, distance_km: float) -> Influence:
+    """Of an increment (H, W), signed or a magnitude, that an observation in a cell (row, column) made."""
+    size = np.abs(increment)
+    lat, lon = np.meshgrid(grid.latitude, grid.longitude, indexing="ij")
+    away = great_circle_km(lat, lon, np.array(grid.latitude[row]), np.array(grid.longitude[column]))
+    y, x = np.unravel_index(int(size.argmax()), size.shape)
+    peak = float(size[y, x])
+    if not peak:
+        return Influence(0.0, row, column, 0.0, 0.0, 0.0)
+    # The weights have a mean of 1 over the sphere, whose area is 4 pi R^2.
+    share = float(grid.weights[size >= peak / 2].sum()) / size.size
+    beyond = float(size[away > distance_km].max(initial=0)) / peak
+    return Influence(peak, int(y), int(x), float(away[y, x]), 2 * EARTH_RADIUS_KM * np.sqrt(share), beyond)
+
+
+@dataclass(frozen=True)
 class SingleObservation:
     """What one observation does.
 
@@ -168,11 +205,9 @@ def single_observation(
         values[0, k, y, x], errors[0, k, y, x] = background[k, y, x] + std[k], 0.1 * std[k]
         found = assimilator.analyse(background[None], values, errors).state[0]
         size = (np.abs(found - background) / std[:, None, None]).max(axis=0)
-        lat, lon = np.meshgrid(grid.latitude, grid.longitude, indexing="ij")
-        far = great_circle_km(lat, lon, np.array(grid.latitude[y]), np.array(grid.longitude[x])) > distance_km
-        peak = float(size.max())
-        peaks.append(peak)
-        shares.append(float(size[far].max(initial=0)) / peak if peak else 0.0)
+        made = influence(size, grid, int(y), int(x), distance_km)
+        peaks.append(made.peak)
+        shares.append(made.beyond)
     return SingleObservation(min(peaks), max(shares), distance_km)
 
 

@@ -141,7 +141,7 @@ def register(path: Path, verdict: Verdict) -> Path:
 
 
 def _checks_of_file(mine: TrainedAssimilator, state: Any, std: Any) -> list[Check]:
-    parity, reach = mine.metadata["parity"], float(mine.metadata["reach_km"])
+    parity, reach = mine.metadata["parity"], mine.reach_km
     largest = max(parity[name]["largest"] for name in OUTPUTS if name in parity)
     alone = increment_alone(mine, state, std)
     single = single_observation(mine, state, std, reach)

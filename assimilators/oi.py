@@ -53,6 +53,7 @@ class OptimalInterpolation:
         self.world = error.world
         self.digest = error.digest
         self.settings = settings or error.settings
+        self.reach_km: float = self.settings.distance_km
         inflation = self.settings.inflation_by_channel()
         self.background_error_std: NDArray = error.std * inflation
         """(69,) SI: standard deviation of the background error, as quality control needs it."""

@@ -71,6 +71,7 @@ class TrainedAssimilator:
         except GridError as error:
             raise AssimilatorError(f"{self.path}: {error}") from error
         self.planes: tuple[str, ...] = tuple(self.metadata["planes"])
+        self.reach_km = float(self.metadata["reach_km"])
         self.digest = digest(self.path)
         self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, len(self.planes))
 

@@ -39,7 +39,7 @@ from dacycle.cycler.store import ArchiveError, Store
 from dacycle.forecast_adapter.channels import WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import make_state, to_dataset, validate
-from dacycle.obs_ingest.table import concatenate, from_arrow, to_arrow
+from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
 
 __all__ = ["Archive", "ArchiveError", "Branch", "Record", "Writer", "open_experiment", "write_whole"]
 
@@ -202,13 +202,31 @@ class Branch:
         Raises:
             ArchiveError: a cycle that is not committed, or a file that is not the one that was committed.
         """
+        tables = [table for _, table in self.each_departures(times)]
+        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases that its past did not
+            tables = [table if BIAS_COLUMN in table else table.assign(**{BIAS_COLUMN: 0.0}) for table in tables]
+        return concatenate(tables)
+
+    def each_departures(
+        self, times: Sequence[pd.Timestamp] | None = None
+    ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
+        """The same cycle by cycle, in memory one at a time: time and table; raises as `departures`."""
         digests = {r["time"]: r["departures"] for r in self.records if "departures" in r}
         wanted = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
         absent = [name for name in wanted if name not in digests]
         if absent:
             raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {', '.join(absent)}")
-        tables = [self._departures_of(name, digests[name]) for name in wanted]
-        return concatenate(tables)
+        for name in wanted:
+            yield pd.Timestamp(name), self._departures_of(name, digests[name])
+
+    def departures_between(
+        self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None
+    ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
+        """The same of the committed cycles from `first` to `last`; no other record is read."""
+        times = self.times
+        for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
+            if "departures" in record:
+                yield pd.Timestamp(record["time"]), self._departures_of(record["time"], record["departures"])
 
     def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
         path = self.folder / "departures" / f"{name}.parquet"

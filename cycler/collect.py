@@ -15,6 +15,7 @@ from dacycle.cycler.inputs import Inputs
 from dacycle.obs_ingest import quality
 from dacycle.obs_ingest.operators import equivalents
 from dacycle.obs_ingest.sources import Inventory
+from dacycle.obs_ingest.station_bias import StationBias
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
 from dacycle.obs_ingest.table import (
     REASONS,
@@ -79,8 +80,9 @@ def collect(
     time: pd.Timestamp,
     previous: NDArray,
     background: NDArray,
-    background_error: NDArray,
+    background_error: float,
     watch: Watch,
+    bias: StationBias | None = None,
 ) -> Observed:
     """Everything that the sources have for a cycle, decided on against its background.
 
@@ -91,13 +93,14 @@ def collect(
         inputs: of the experiment.
         time: the analysis time.
         previous, background: (69, H, W) the analysis 6 h before, and x_b.
-        background_error: (69,) standard deviation that the background check assumes, SI.
+        background_error: standard deviation that the background check assumes, in the world's of each channel.
         watch: takes the time of the stages.
+        bias: of the stations, taken off their values before anything is judged.
 
     Raises:
         ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
     """
-    world, experiment = inputs.world, inputs.experiment
+    world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
     tables, inventories, failures, remarks = [], {}, [], []
     with watch("observations"):
@@ -106,30 +109,38 @@ def collect(
                 table, inventory = source.read(Window(when, source.cutoff))
                 tables.append(table)
             except ObservationError as error:
-                inventory = Inventory(source.name)
+                inventory = Inventory(source.name, problems=[str(error)])
                 failures.append(f"source {source.name} could not be read: {error}")
             if inventory.unreadable:
                 remarks.append(f"source {source.name}: unreadable files: {inventory.unreadable}")
             inventories[source.name] = inventory.as_dict()
         table = concatenate(tables)
         digest = _digest(table)
+    if bias is not None:
+        table = bias.remove(table)
+    assumed = experiment.error_table()
     with watch("quality"):
-        first_guess = equivalents(table, previous, background, world.grid, world.orography)
+        first_guess = equivalents(table, previous, background, world.grid, world.orography, operator)
+        learned_error = None
+        if operator is not None:
+            learned_error = operator.background_error(table, previous, background, background_error)
         table = quality.check(
-            table,
+            assumed.restate(table),
             Window(when),
             first_guess,
-            background_error,
+            background_error * world.statistics.std,
             world.grid,
             world.orography,
             cutoffs={source.name: source.cutoff for source in inputs.sources},
             deny=experiment.deny,
             share=experiment.withhold,
             planes=inputs.assimilator.planes,
+            checks=inputs.checks,
+            learned_error=learned_error,
         )
     with watch("superobs"):
         gridded = grid_observations(
-            table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std
+            table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std, assumed
         )
     return Observed(table, first_guess, gridded, inventories, failures, remarks, digest)
 
@@ -143,12 +154,12 @@ def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analy
         previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
     """
     world = inputs.world
-    after = equivalents(observed.table, previous, analysis, world.grid, world.orography)
+    after = equivalents(observed.table, previous, analysis, world.grid, world.orography, inputs.operator)
     return add_departures(observed.table, observed.background, after)
 
 
 def _digest(table: pd.DataFrame) -> str:
-    content = to_arrow(table)
+    content = to_arrow(table).drop_columns(["use", "reason"])  # nothing is decided yet
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, content.schema) as writer:
         writer.write_table(content)

@@ -29,16 +29,22 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from dacycle.assimilators.step import Guards as StepGuards
+from dacycle.forecast_adapter.grid import get_grid
 from dacycle.obs_ingest import quality
+from dacycle.obs_ingest.error_table import ErrorSettings, ErrorTable, read_errors
+from dacycle.obs_ingest.sources import DRAWN
+from dacycle.obs_ingest.station_lists import read_station_list
 
 __all__ = [
     "STEP",
+    "Bias",
     "ColdStart",
     "Drift",
     "Experiment",
     "ExperimentError",
     "Guards",
     "ObservationSource",
+    "Quality",
     "cycle_id",
     "differences",
     "load_experiment",
@@ -113,6 +119,7 @@ def _write_cutoff(value: pd.Timedelta | None) -> str:
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_time), PlainSerializer(_write_time)]
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
+Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -174,6 +181,11 @@ class ObservationSource(BaseModel):
     cutoff: Cutoff
     """Only what was received by the analysis time plus this is used; `none` uses everything."""
 
+    @property
+    def name(self) -> str:
+        """What the table's `source` column says."""
+        return str((self.model_extra or {}).get("name", self.source))
+
 
 class Guards(_Strict):
     """When a cycle keeps its background as the analysis, when it is marked, and when the run stops."""
@@ -203,6 +215,44 @@ class Guards(_Strict):
         )
 
 
+class Bias(_Strict):
+    """Biases of single stations, estimated from past cycles and taken off; see `obs_ingest.station_bias`."""
+
+    variables: tuple[Literal["t2m", "msl", "ps", "u10", "v10"], ...] = ("t2m", "msl", "ps")
+    memory: Duration = pd.Timedelta(days=30)
+    """Cycles this long before the analysis count."""
+    n0: float = Field(default=20.0, gt=0)
+    """Number of departures at which half of a station's deviation from its neighbours is removed."""
+    radius_km: float = Field(default=300.0, gt=0)
+    """Stations nearer than this are neighbours."""
+
+
+Threshold = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+
+
+class Quality(_Strict):
+    """Checks of observations that are stricter, or others, than the usual ones; see `obs_ingest.quality.Checks`."""
+
+    background_check: Threshold = quality.Checks.background_check
+    """Largest departure from the background, in standard deviations of both their errors."""
+    buddy_check: Threshold | None = None
+    """Largest departure from the neighbours' departures, in standard deviations of these; 4 is usual."""
+    spatial_consistency: Threshold | None = None
+    """Threshold of the spatial consistency test; 9 is mild."""
+    blacklist: Path | None = None
+    """A station list whose values are not used."""
+    whitelist: Path | None = None
+    """A station list; no other station's values are used."""
+
+    def checks(self) -> quality.Checks:
+        """The same with the lists read; raises ObservationError for a bad one."""
+        lists = {
+            name: None if path is None else read_station_list(path)
+            for name, path in (("blacklist", self.blacklist), ("whitelist", self.whitelist))
+        }
+        return quality.Checks(self.background_check, self.buddy_check, self.spatial_consistency, **lists)
+
+
 class Drift(_Strict):
     """Forecasts started from the analyses, to be scored against the reference."""
 
@@ -225,12 +275,19 @@ class Experiment(_Strict):
     cold_start: ColdStart
     model: str
     assimilator: str
+    operator: str | None = None
+    """Observation operator of OLR and precipitation: a packaged name, a file, or `none`; without it the world's own."""
     observations: tuple[ObservationSource, ...]
     deny: tuple[str, ...] = ()
     """Sources or variables that are compared, never assimilated, as in an observing-system experiment."""
     withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
     """Share of the sites that are compared, never assimilated."""
+    errors: Errors = None
+    """Observation errors in place of the built-in ones, by VARIABLE or SOURCE:VARIABLE: a mapping, or a file of one."""
+    bias: Bias | None = None
+    """How biases of stations are removed; by default they are not."""
     guards: Guards = Guards()
+    quality: Quality = Quality()
     drift: Drift = Drift()
     seed: int = Field(ge=0)
 
@@ -251,7 +308,9 @@ class Experiment(_Strict):
         """The experiment as plain values, as YAML or JSON would hold it."""
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
-        return content
+        content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True) or None
+        # A key that is not used is not there: experiments from before it existed keep their digest.
+        return {key: value for key, value in content.items() if value is not None or key == "end"}
 
     @property
     def digest(self) -> str:
@@ -260,10 +319,20 @@ class Experiment(_Strict):
         del content["end"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def error_table(self) -> ErrorTable:
+        """The errors that it assumes of its observations."""
+        drawn = frozenset(source.name for source in self.observations if source.source in DRAWN)
+        return ErrorTable(self.errors or {}, get_grid(self.grid).spacing, drawn)
+
     def free_run(self) -> "Experiment":
-        """The control of this experiment: the same run on branch NAME-free, without assimilation."""
+        """The control of this experiment: the same run on branch NAME-free, without assimilation.
+
+        Nothing is taken off its observations: departures from a free run are no measure of a station.
+        """
         drift = self.drift.model_copy(update={"free_run": False})
-        return self.model_copy(update={"name": f"{self.name}-free", "assimilator": "none", "drift": drift})
+        return self.model_copy(
+            update={"name": f"{self.name}-free", "assimilator": "none", "bias": None, "drift": drift}
+        )
 
     def runs(self) -> list["Experiment"]:
         """This experiment, and its free run where it keeps one."""
@@ -359,7 +428,13 @@ def _line_of(node: Any, location: tuple[str | int, ...]) -> int:
     return line
 
 
-_MODELS: dict[str, type[BaseModel]] = {"cold_start": ColdStart, "guards": Guards, "drift": Drift}
+_MODELS: dict[str, type[BaseModel]] = {
+    "cold_start": ColdStart,
+    "bias": Bias,
+    "guards": Guards,
+    "quality": Quality,
+    "drift": Drift,
+}
 
 
 def _explain(node: CommentedMap, problem: Any) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """What an experiment runs with, loaded once and checked to belong together before anything runs."""
 
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +15,34 @@ from dacycle.forecast_adapter.models import ForecastModel, ModelFileError, load_
 from dacycle.forecast_adapter.reference import ReferenceError
 from dacycle.forecast_adapter.state import from_dataset, validate
 from dacycle.forecast_adapter.worlds import World, WorldError, load_world
+from dacycle.obs_ingest.learned import LearnedOperator, load_operator
+from dacycle.obs_ingest.quality import Checks
 from dacycle.obs_ingest.sources import Source, build_source
 from dacycle.obs_ingest.table import VARIABLES, ObservationError
 
-__all__ = ["Inputs", "cold_start", "cold_start_times", "load_inputs"]
+__all__ = ["Inputs", "absent_files", "cold_start", "cold_start_times", "load_inputs"]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """An experiment with its world, forecast model, assimilator and sources of observations."""
+    """An experiment with its world, forecast model, assimilator, learned operator, sources and their checks."""
 
     experiment: Experiment
     world: World
     model: ForecastModel
     assimilator: Assimilator
     sources: tuple[Source, ...]
+    operator: LearnedOperator | None
+    checks: Checks
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the experiment, the model's file and the assimilator's."""
+        """SHA-256 of the experiment, and of the files of the model, the assimilator and the learned operator."""
         return {
             "experiment": self.experiment.digest,
             "model": self.model.digest,
             "assimilator": self.assimilator.digest,
-        }
+        } | ({} if self.operator is None else {"operator": self.operator.digest})
 
 
 def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
@@ -55,12 +60,14 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
         world = load_world(experiment.world)
         model = load_model(experiment.model, threads)
         assimilator = load_assimilator(experiment.assimilator, world, threads)
+        operator = load_operator(experiment.operator, world, threads)
         specs = [source.model_dump(mode="json") for source in experiment.observations]
         sources = tuple(build_source(spec, world, experiment.seed) for spec in specs)
+        checks = experiment.quality.checks()
     except (WorldError, ModelFileError, AssimilatorError, ObservationError) as error:
         raise ExperimentError(f"experiment {name}: {error}") from error
-    inputs = Inputs(experiment, world, model, assimilator, sources)
-    problems = [*_mixed(inputs), *_unknown_denials(inputs), *_uncovered(inputs)]
+    inputs = Inputs(experiment, world, model, assimilator, sources, operator, checks)
+    problems = [*_mixed(inputs), *_unknown_denials(inputs), *_unknown_errors(inputs), *_uncovered(inputs)]
     if problems:
         raise ExperimentError("\n".join(f"experiment {name}: {problem}" for problem in problems))
     return inputs
@@ -97,6 +104,16 @@ def _unknown_denials(inputs: Inputs) -> list[str]:
     ]
 
 
+def _unknown_errors(inputs: Inputs) -> list[str]:
+    """Errors of sources that are not there."""
+    names = [source.name for source in inputs.sources]
+    return [
+        f"errors: {key!r} is of no source of this experiment ({', '.join(names)})"
+        for key in inputs.experiment.errors or {}
+        if ":" in key and key.rpartition(":")[0] not in names
+    ]
+
+
 def _uncovered(inputs: Inputs) -> list[str]:
     """Times that the cold start needs and the reference does not hold."""
     needed = _reference_times(inputs.experiment)
@@ -106,6 +123,21 @@ def _uncovered(inputs: Inputs) -> list[str]:
     span = f"{inputs.world.reference.times[0]} to {inputs.world.reference.times[-1]}"
     listed = ", ".join(str(time) for time in missing)
     return [f"cold_start needs the reference at {listed}; {inputs.world.folder} holds {span}"]
+
+
+def absent_files(experiment: Experiment) -> dict[str, str]:
+    """Sources none of whose files is there, and a sentence on each: a run would go on without, cycle after cycle."""
+    absent = {}
+    for source in experiment.observations:
+        options = source.model_extra or {}
+        path = options.get("path")
+        if isinstance(path, str) and "://" not in path and not Path(path).is_dir() and not glob(path, recursive=True):
+            name = options.get("name", source.source)
+            absent[name] = (
+                f"source {name}: there is no {Path(path).absolute()}; "
+                "if it is to hold simulated observations, `dacycle simulate EXPERIMENT.yaml` makes them"
+            )
+    return absent
 
 
 def cold_start_times(experiment: Experiment) -> tuple[pd.Timestamp, pd.Timestamp]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dacycle.cycler.archive import Archive
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_donor
-from dacycle.cycler.inputs import Inputs, load_inputs
+from dacycle.cycler.inputs import Inputs, absent_files, load_inputs
 from dacycle.forecast_adapter.channels import CHANNELS
 from dacycle.forecast_adapter.reference import ReferenceError
 from dacycle.obs_ingest.table import ObservationError
@@ -85,7 +85,11 @@ def _missing_donor(experiment: Experiment, archive: Archive | None) -> list[str]
 
 
 def _look_at_sources(inputs: Inputs, times: list[pd.Timestamp], outlook: Plan) -> None:
+    absent = absent_files(inputs.experiment)
+    outlook.missing += absent.values()
     for source in inputs.sources:
+        if source.name in absent:
+            continue
         found = []
         for time in times:
             try:

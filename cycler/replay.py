@@ -18,10 +18,12 @@ from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.cycler.archive import Archive, Record, Writer
 from dacycle.cycler.collect import Observed, collect, with_departures
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
-from dacycle.cycler.inputs import Inputs, cold_start, cold_start_times, load_inputs
+from dacycle.cycler.inputs import Inputs, absent_files, cold_start, cold_start_times, load_inputs
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models import ForecastError
 from dacycle.forecast_adapter.state import StateError
+from dacycle.obs_ingest.learned import NO_OPERATOR
+from dacycle.obs_ingest.station_bias import StationBias
 
 __all__ = ["Cycle", "Run", "RunStoppedError", "due", "hindcast", "open_run", "run_cycle"]
 
@@ -61,6 +63,7 @@ class Run:
 
     inputs: Inputs
     writer: Writer
+    bias: StationBias | None = None
     _frames: dict[pd.Timestamp, NDArray[np.float32]] = field(default_factory=dict)
 
     def frame(self, time: pd.Timestamp) -> NDArray[np.float32]:
@@ -86,7 +89,12 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
             frames = cold_start(inputs)
             writer.commit_start(frames, cold_start_times(experiment), {"digests": inputs.digests})
         _refuse_changed_files(writer, inputs)
-        yield Run(inputs, writer)
+        yield Run(inputs, writer, _station_bias(experiment))
+
+
+def _station_bias(experiment: Experiment) -> StationBias | None:
+    asked = experiment.bias
+    return None if asked is None else StationBias(asked.variables, asked.memory, asked.n0, asked.radius_km)
 
 
 def _refuse_changed_files(writer: Writer, inputs: Inputs) -> None:
@@ -94,9 +102,12 @@ def _refuse_changed_files(writer: Writer, inputs: Inputs) -> None:
     last = writer.records[-1]
     if last["digests"]["experiment"] != inputs.digests["experiment"]:
         return  # the last cycle is that of the experiment that this one was forked from
-    changed = [key for key in ("model", "assimilator") if last["digests"][key] != inputs.digests[key]]
+    # Records of before there were learned operators name none: such a branch goes on with one.
+    named = [key for key in ("model", "assimilator", "operator") if key in last["digests"]]
+    changed = [key for key in named if last["digests"][key] != inputs.digests.get(key)]
     if changed:
-        keys = " and ".join(f"{key} {getattr(inputs, key).name}" for key in changed)
+        parts = {key: getattr(inputs, key) for key in changed}
+        keys = " and ".join(f"{key} {part.name if part else NO_OPERATOR}" for key, part in parts.items())
         raise ExperimentError(
             f"experiment {writer.name}: {keys} is another file than at cycle {last['time']}; "
             "put the old one back, or fork the experiment with `dacycle fork`"
@@ -136,8 +147,10 @@ def hindcast(
 
     Raises:
         RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
-        ExperimentError, ArchiveError: as `open_run`.
+        ExperimentError, ArchiveError: as `open_run`; also a replay whose sources lack all their files.
     """
+    if now is None and (absent := absent_files(experiment)):
+        raise ExperimentError("\n".join(f"experiment {experiment.name}: {sentence}" for sentence in absent.values()))
     done: list[Cycle] = []
     with open_run(experiment, archive, threads) as run:
         records = run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1)
@@ -179,8 +192,11 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     with watch("background"), _stopping(run, time):
         background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
     guards, std, cold = inputs.experiment.guards, inputs.world.statistics.std, _is_cold(inputs.experiment, time)
-    background_error = guards.background_error * (guards.cold_factor if cold else 1.0) * std
-    observed = collect(inputs, time, previous, background, background_error, watch)
+    background_error = guards.background_error * (guards.cold_factor if cold else 1.0)
+    if run.bias is not None:
+        with watch("bias"):
+            run.bias.catch_up(time, run.writer.departures_between)
+    observed = collect(inputs, time, previous, background, background_error, watch, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     with watch("analysis"):
         step = assimilate(inputs.assimilator, background[None], values, errors, guards.of_step(), std, cold)
@@ -221,7 +237,7 @@ def _record(inputs: Inputs, observed: Observed, step: StepResult) -> Record:
         **observed.counts(),
         "sources": observed.inventories,
         "gridded": int(step.observations[0]),
-        "digests": {**inputs.digests, "observations": observed.digest},
+        "digests": {**inputs.digests, **inputs.checks.digests, "observations": observed.digest},
         "clipped_water": _short(step.clipped_water[0]),
         "increment_rms": {name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
         "increment_max": {name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from dacycle.cycler.archive import ArchiveError, Branch, write_whole
 from dacycle.cycler.drift import LEAD_STEP, read_scores
-from dacycle.cycler.report_parts import figures, maps, style, tables
+from dacycle.cycler.report_parts import figures, maps, observation_figures, observations, style, tables
+from dacycle.cycler.usage import usage
 from dacycle.cycler.verification import (
     BLOCK_DAYS,
     QUANTITIES,
@@ -64,9 +65,7 @@ def page(branch: Branch, world: World) -> str:
         "strip": status_strip(records),
         "incidents": [r for r in records if r["status"] != "ok"],
         "free_name": f"{branch.name}-free" if free is not None else None,
-        "departures": tables.departure_rows(verification.fits),
         "withheld": tables.withheld_rows(verification.fits),
-        "counts": figures.counts_over_time(verification.fits),
         "fits": figures.fits_over_time(verification.fits),
         "means": figures.means_over_time(verification.means, None if free is None else free.means),
         "yaml": (branch.folder / "experiment.yaml").read_text(),
@@ -74,6 +73,7 @@ def page(branch: Branch, world: World) -> str:
         "block_days": BLOCK_DAYS,
         "lead_step": LEAD_STEP,
     }
+    context |= _observations(branch, records, verification.fits)
     context |= _errors(verification, free, world)
     context |= _drift(drift, free)
     context |= _fields(branch, world, records)
@@ -168,6 +168,34 @@ def _errors(verification: Verification, free: Verification | None, world: World)
     }
 
 
+def _observations(branch: Branch, records: list[dict[str, Any]], fits: pd.DataFrame) -> dict[str, Any]:
+    """What sources found, what became of it, and how departures are distributed."""
+    summed = usage(branch)
+    places = observations.places(summed.sites)
+    problems, more_problems = observations.problem_rows(records)
+    suspects, more_suspects = observations.suspect_rows(places)
+    reasons, reason_rows = observations.reason_rows(fits)
+    outcomes, outcome_rows = observations.outcome_rows(places)
+    found = observations.inventories(records)
+    return {
+        "counts": figures.counts_over_time(fits),
+        "departures": tables.departure_rows(fits),
+        "inventories": observations.inventory_rows(records),
+        "problems": problems,
+        "more_problems": more_problems,
+        "sources_over_time": observation_figures.sources_over_time(fits, found),
+        "reasons": reasons,
+        "reason_rows": reason_rows,
+        "site_maps": observation_figures.site_maps(places),
+        "often": observations.OFTEN,
+        "outcomes": outcomes,
+        "outcome_rows": outcome_rows,
+        "suspects": suspects,
+        "more_suspects": more_suspects,
+        "histograms": observation_figures.histograms(summed.departures),
+    }
+
+
 def _region_rows(errors: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for channel in HEADLINE:
@@ -227,9 +255,10 @@ def _mean_trends(verification: Verification) -> list[dict[str, Any]]:
 def _digests(branch: Branch, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """What, SHA-256, and of which cycles."""
     rows = []
-    for key in ("experiment", "model", "assimilator"):
-        for digest in dict.fromkeys(record["digests"][key] for record in records):
-            times = [record["time"] for record in records if record["digests"][key] == digest]
+    for key in ("experiment", "model", "assimilator", "operator"):
+        named = [record for record in records if key in record["digests"]]
+        for digest in dict.fromkeys(record["digests"][key] for record in named):
+            times = [record["time"] for record in named if record["digests"][key] == digest]
             rows.append((key, digest, f"{times[0]} to {times[-1]}"))
     rows.append(("records of all cycles", fingerprint(records), f"{records[0]['time']} to {records[-1]['time']}"))
     return rows

@@ -14,7 +14,7 @@ from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.isotropic import Statistics, estimate, increment, weights
 from dacycle.forecast_adapter.points import PointFields, positions
 from dacycle.obs_ingest.point_operators import PointOperator, lapse_rate
-from dacycle.obs_ingest.quality import judge, withhold
+from dacycle.obs_ingest.quality import USUAL_CHECKS, Checks, judge, withhold
 from dacycle.obs_ingest.table import ObservationError, add_departures
 from dacycle.obs_ingest.window import Window
 
@@ -74,6 +74,7 @@ class Analyser:
         orography: the model's ground, on any points; None: from the stations' own heights.
         lapse_rate: K per m; None: the one of the departures.
         statistics: of the errors; None: those of the departures, for each channel.
+        checks: of the observations.
         reach_km: beyond which an observation changes nothing, where statistics are estimated.
 
     Raises:
@@ -88,11 +89,13 @@ class Analyser:
         orography: PointFields | None = None,
         lapse_rate: float | None = None,
         statistics: Statistics | None = None,
+        checks: Checks = USUAL_CHECKS,
         reach_km: float = 1000.0,
     ) -> None:
         if table.empty:
             raise ObservationError(f"no observation in the window of {background.time}")
         self._background, self._table, self._window = background, table, Window(background.time)
+        self._checks = checks
         self._given_lapse_rate, self._given_statistics, self._reach_km = lapse_rate, statistics, reach_km
         self._operator = PointOperator(background, table, orography)
         self._points = positions(background.latitude, background.longitude)
@@ -146,7 +149,9 @@ class Analyser:
         for channel, error in BACKGROUND_ERROR.items():
             assumed[self._operator.of(channel)] = error
         ground = self._table["elevation"].to_numpy() - self._operator.height
-        return judge(self._table, self._window, equivalents, assumed, ground, share=share, salt=salt)
+        return judge(
+            self._table, self._window, equivalents, assumed, ground, share=share, salt=salt, checks=self._checks
+        )
 
     def _statistics_of(self, channel: str, rows: NDArray, departures: NDArray) -> Statistics:
         if self._given_statistics is not None:

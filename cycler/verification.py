@@ -6,19 +6,16 @@ since.
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dacycle.assimilators.step import water_column
-from dacycle.cycler.archive import Branch, Record, write_whole
+from dacycle.cycler.archive import Branch, Record
+from dacycle.cycler.derived import read_tables, write_tables
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid
@@ -35,6 +32,8 @@ __all__ = [
     "verify",
     "verify_free_run",
 ]
+
+_TABLES = ("errors", "means", "fits")
 
 BLOCK_DAYS = 2
 """Errors of a cycling run remember one another for about this long: the block of every bootstrap."""
@@ -68,7 +67,7 @@ class Verification:
         errors: time, kind (background, analysis), channel, region -> mse, mae, bias; where there is a
         reference. means: time, kind (background, analysis, reference), quantity -> value. fits: time, source,
         variable, layer, use, reason -> count of values, count of departures (`compared`) and the sums
-            over them of o_b, o_b squared, o_a, o_a squared, and of (o_b/error) and (o_a/error) squared.
+            over them of error squared, o_b, o_b squared, o_a, o_a squared, (o_b/error) and (o_a/error) squared.
     """
 
     errors: pd.DataFrame
@@ -88,16 +87,17 @@ def verify(branch: Branch, world: World) -> Verification:
     """
     records = [r for r in branch.records if r["status"] != "cold_start"]
     wanted = {r["time"]: _key(r, world) for r in records}
-    tables, known = _read_cache(branch)
+    tables, known = read_tables(branch.folder / "verification", _TABLES)
     current = {name for name, key in wanted.items() if known.get(name) == key}
-    new = [_verify_cycle(branch, world, pd.Timestamp(name)) for name in wanted if name not in current]
+    due = [pd.Timestamp(name) for name in wanted if name not in current]
+    new = [_verify_cycle(branch, world, time, table) for time, table in branch.each_departures(due)]
     if new or known.keys() != wanted.keys():
         for name in tables:
             kept = tables[name][tables[name]["time"].isin([pd.Timestamp(c) for c in current])]
             parts = [part for part in (kept, *(getattr(cycle, name) for cycle in new)) if len(part)]
-            joined = pd.concat(parts, ignore_index=True) if parts else kept
+            joined = pd.concat(parts, ignore_index=True) if parts else getattr(new[0], name) if new else kept
             tables[name] = joined.sort_values("time", kind="stable", ignore_index=True)
-        _write_cache(branch, tables, wanted)
+        write_tables(branch.folder / "verification", tables, wanted)
     return Verification(**tables)
 
 
@@ -122,7 +122,7 @@ def _key(record: Record, world: World) -> str:
 # --- one cycle --------------------------------------------------------------------------------------------------------
 
 
-def _verify_cycle(branch: Branch, world: World, time: pd.Timestamp) -> Verification:
+def _verify_cycle(branch: Branch, world: World, time: pd.Timestamp, departures: pd.DataFrame) -> Verification:
     when = np.datetime64(time, "h")
     states = {kind: branch.state(kind, time).values for kind in ("background", "analysis")}
     errors = []
@@ -138,7 +138,7 @@ def _verify_cycle(branch: Branch, world: World, time: pd.Timestamp) -> Verificat
     return Verification(
         pd.concat(errors, ignore_index=True) if errors else pd.DataFrame(columns=_ERROR_COLUMNS),
         pd.DataFrame(means),
-        fit_table(time, branch.departures([time])),
+        fit_table(time, departures),
     )
 
 
@@ -195,6 +195,7 @@ def fit_table(time: pd.Timestamp, departures: pd.DataFrame) -> pd.DataFrame:
             "reason": departures["reason"].astype(str),
             "count": 1,
             "compared": compared.astype(int),
+            "error_squared": error.where(compared, 0.0) ** 2,
             "o_b": o_b,
             "o_b_squared": o_b**2,
             "o_a": o_a,
@@ -238,33 +239,3 @@ def _trend(series: pd.Series) -> dict[str, float]:
     block = max(1, round(BLOCK_DAYS / float(np.median(np.diff(days)))))
     found = scores.trend_interval(days.to_numpy(float), series.to_numpy(float), block)
     return {"estimate": found.estimate, "low": found.low, "high": found.high}
-
-
-# --- what was computed before -----------------------------------------------------------------------------------------
-
-_TABLES = ("errors", "means", "fits")
-_KEYS = b"dacycle.cycles"
-
-
-def _read_cache(branch: Branch) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The tables of earlier calls and the key of each cycle in them; empty where the files do not agree."""
-    tables, keys = {}, []
-    for name in _TABLES:
-        path = branch.folder / "verification" / f"{name}.parquet"
-        if not path.is_file():
-            return {name: pd.DataFrame(columns=["time"]) for name in _TABLES}, {}
-        table = pq.read_table(path)
-        tables[name] = table.to_pandas()
-        keys.append((table.schema.metadata or {}).get(_KEYS, b"{}"))
-    if len(set(keys)) != 1:
-        return {name: pd.DataFrame(columns=["time"]) for name in _TABLES}, {}
-    return tables, json.loads(keys[0])
-
-
-def _write_cache(branch: Branch, tables: Mapping[str, pd.DataFrame], keys: Mapping[str, str]) -> None:
-    for name, frame in tables.items():
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEYS: json.dumps(keys).encode()})
-        content = io.BytesIO()
-        pq.write_table(table, content, compression="zstd")
-        write_whole(branch.folder / "verification" / f"{name}.parquet", content.getvalue())

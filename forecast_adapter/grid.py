@@ -57,6 +57,11 @@ class Grid:
         """(H, W): rows and columns."""
         return len(self.latitude), len(self.longitude)
 
+    @property
+    def spacing(self) -> float:
+        """Degrees between neighbouring rows, the largest where they differ."""
+        return float(-np.diff(self.latitude).min())
+
     @cached_property
     def latitude_bounds(self) -> Array:
         """(H + 1,) degrees: cell edges, half-way between centres, the outermost at the poles."""

@@ -3,14 +3,18 @@
 `Decoder` starts this file as a script, hands it messages through a pipe, and starts another when it dies, so that a
 crash costs one message. What is in a message of some kind is the business of a reader: a file whose class `Reader`
 makes reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers need ecCodes and numpy only.
+
+A file is in reach of two windows and is read again by every run of a process; what a message said is remembered.
 """
 
+import hashlib
 import pickle
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +34,7 @@ Request = tuple[bytes, bool]
 """A message, and whether its local section keeps the receipt."""
 
 _BATCH = 200
+_MEMORY = 64 << 20  # bytes of answers
 
 
 class Reader(Protocol):
@@ -46,6 +51,31 @@ class Reader(Protocol):
 
 class DecodingError(ValueError):
     """A message cannot be decoded; says why."""
+
+
+class _Memory:
+    """The latest answers, pickled, by reader and message: as many as fit into `_MEMORY`."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[bytes, bytes] = OrderedDict()
+        self._size = 0
+
+    def recall(self, key: bytes) -> bytes | None:
+        """An answer, if it is still known."""
+        if key in self._answers:
+            self._answers.move_to_end(key)
+        return self._answers.get(key)
+
+    def keep(self, key: bytes, answer: bytes) -> None:
+        """Remember an answer, and forget the oldest for it."""
+        if key not in self._answers:
+            self._answers[key] = answer
+            self._size += len(answer)
+        while self._size > _MEMORY:
+            self._size -= len(self._answers.popitem(last=False)[1])
+
+
+_memory = _Memory()
 
 
 class Decoder:
@@ -69,6 +99,24 @@ class Decoder:
         Raises:
             RuntimeError: the decoding process does not start; says why.
         """
+        keys = [self._key(request) for request in requests]
+        known = [_memory.recall(key) for key in keys]
+        fresh = self._decode([request for request, answer in zip(requests, known, strict=True) if answer is None])
+        for key, remembered in zip(keys, known, strict=True):
+            if remembered is not None:
+                yield pickle.loads(remembered)
+                continue
+            answer = next(fresh)
+            if not isinstance(answer, DecodingError):  # which may be the machine's doing, as when time runs out
+                _memory.keep(key, pickle.dumps(answer))
+            yield answer
+
+    def _key(self, request: Request) -> bytes:
+        message, keeps_receipt = request
+        return hashlib.sha256(f"{self._reader}|{keeps_receipt}|".encode() + message).digest()
+
+    def _decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | DecodingError]:
+        """`decode` of messages that are not remembered."""
         done = 0
         while done < len(requests):
             for answer in self._answers(requests[done : done + _BATCH]):

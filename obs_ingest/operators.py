@@ -1,9 +1,13 @@
 """Observation operators: what the background says an observation should have been, H(x).
 
 Bilinear in the horizontal; 2-metre temperature moved from the model's orography to the station's height; levels between
-the standard ones linear in log p. Dewpoint, precipitation and OLR have no operator here: their rows become observation
-planes of their own, which trained assimilators learn to read.
+the standard ones linear in log p. Precipitation and OLR over six hours are interpolated from what a learned operator
+(`learned.py`) makes of the two frames, where a world has one. Dewpoint has no operator. The rows of these three become
+observation planes of their own, which trained assimilators learn to read.
 """
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,13 +17,19 @@ from dacycle.forecast_adapter.channels import LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 
+if TYPE_CHECKING:
+    from dacycle.obs_ingest.learned import LearnedOperator
+
 __all__ = [
     "LAPSE_RATE",
     "MSL_HEIGHT_LIMIT",
+    "dewpoint",
     "equivalents",
+    "six_hourly",
     "specific_humidity",
     "station_pressure_ratio",
     "wind_components",
+    "wind_direction",
 ]
 
 LAPSE_RATE = 0.0065
@@ -47,29 +57,46 @@ def specific_humidity(dewpoint: ArrayLike, pressure: ArrayLike) -> NDArray:
     return 0.622 * vapour / (np.asarray(pressure, float) - 0.378 * vapour)
 
 
+def dewpoint(humidity: ArrayLike, pressure: ArrayLike) -> NDArray:
+    """Dewpoint (K) of air with a specific humidity (kg/kg, above 0) at a pressure (Pa): inverts `specific_humidity`."""
+    q = np.asarray(humidity, float)
+    ratio = np.log(q * np.asarray(pressure, float) / (0.622 + 0.378 * q) / 611.2)
+    return 273.15 + 243.5 * ratio / (17.67 - ratio)
+
+
 def wind_components(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:
     """Eastward and northward wind (m/s) from the direction (degrees) it blows from; calm needs no direction."""
     angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
     return -speed * np.sin(angle), -speed * np.cos(angle)
 
 
+def wind_direction(u: ArrayLike, v: ArrayLike) -> NDArray:
+    """Degrees from north, in [0, 360), that a wind with these components (m/s) blows from; of a calm any."""
+    return np.rad2deg(np.arctan2(-np.asarray(u, float), -np.asarray(v, float))) % 360
+
+
 def equivalents(
-    table: pd.DataFrame, previous: NDArray, current: NDArray, grid: Grid, orography: NDArray
+    table: pd.DataFrame,
+    previous: NDArray,
+    current: NDArray,
+    grid: Grid,
+    orography: NDArray,
+    operator: "LearnedOperator | None" = None,
 ) -> NDArray[np.float64]:
     """H(x) of every row of a table.
 
     Args:
         table: observations, n rows.
-        previous, current: (69, H, W) the states 6 h before the analysis time and at it. Every operator here is
-            instantaneous and takes `current`; an operator for a 6-h sum or mean takes both.
+        previous, current: (69, H, W) the states 6 h before the analysis time and at it. Operators are instantaneous
+            and take `current`; the learned one takes both.
         grid: of the states.
         orography: (H, W) m, the model's.
+        operator: for 6-h precipitation and 6-h mean OLR; None: they have none.
 
     Returns:
-        (n,) in each row's unit; NaN where a variable has no operator (td2m, tp, olr), the pressure is outside 50 to
-        1000 hPa, the elevation that t2m or ps need is missing, ps is from above 750 m, or the site is nearer to a
-        pole than the last
-        row of cells is.
+        (n,) in each row's unit; NaN where a variable has no operator (td2m; tp and olr over another period than 6 h),
+        the pressure is outside 50 to 1000 hPa, the elevation that t2m or ps need is missing, ps is from above 750 m,
+        or the site is nearer to a pole than the last row of cells is.
     """
     codes = table["variable"].array.codes
     out = np.full(len(table), np.nan)
@@ -87,7 +114,21 @@ def equivalents(
     mine = (codes[rows] == VARIABLES.index("ps")) & (elevation[rows] <= MSL_HEIGHT_LIMIT)
     out[rows[mine]] = at[_SURFACE.index("msl"), back[mine]] * station_pressure_ratio(elevation[rows[mine]])
     _upper_air(out, table, current, grid)
+    if operator is not None:
+        learned = six_hourly(table, operator(previous, current).values, grid)
+        out = np.where(np.isnan(learned), out, learned)
     out[np.abs(latitude) > _polar_circle(grid)] = np.nan
+    return out
+
+
+def six_hourly(table: pd.DataFrame, fields: Mapping[str, NDArray], grid: Grid) -> NDArray[np.float64]:
+    """(n,) fields (H, W) of variables over six hours at their rows; NaN for other variables and other periods."""
+    out = np.full(len(table), np.nan)
+    codes, six = table["variable"].array.codes, table["period"].to_numpy() == 6
+    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
+    for variable, field in fields.items():
+        rows = np.nonzero(six & (codes == VARIABLES.index(variable)))[0]
+        out[rows] = interpolate_to_points(field, grid, latitude[rows], longitude[rows])
     return out
 
 

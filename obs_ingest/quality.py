@@ -1,55 +1,41 @@
 """Quality control: which values a cycle assimilates, and why not the others. No row ever disappears.
 
 The checks run in this order, and the first that objects gives the reason: missing value, unit, gross limits, position,
-window, cutoff, duplicates, station height, background check, no operator, withheld site, denied. A late value is set
-aside before duplicates are sought, so that it cannot displace one that had arrived; a site is withheld before anything
-is denied, so that experiments which deny an observation type are compared against the same withheld values.
+station lists, window, cutoff, duplicates, station height, background check, no operator, buddy check, spatial
+consistency, withheld site, denied. A late value is set aside before duplicates are sought, so that it cannot displace
+one that had arrived; a site is withheld before anything is denied, so that experiments which deny an observation type
+are compared against the same withheld values.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, index
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM, Grid, interpolate_to_points
+from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
+from dacycle.obs_ingest.limits import beyond_limits, other_unit
 from dacycle.obs_ingest.operators import MSL_HEIGHT_LIMIT, station_pressure_ratio
-from dacycle.obs_ingest.table import LEVEL_VARIABLES, OTHER_UNITS, REASONS, USES, VARIABLES, ObservationError
+from dacycle.obs_ingest.spatial import buddy_check, spatial_consistency
+from dacycle.obs_ingest.station_lists import StationList, has_station
+from dacycle.obs_ingest.table import LEVEL_VARIABLES, REASONS, USES, VARIABLES, ObservationError
 from dacycle.obs_ingest.window import HALF_WIDTH, Window
+from dacycle.obs_ingest.withheld import SALT, WITHHELD, withhold
 
 __all__ = [
     "BACKGROUND_ERROR",
-    "GROSS_LIMITS",
     "HEIGHT_LIMIT",
     "PLANE_VARIABLES",
     "SALT",
+    "USUAL_CHECKS",
     "WITHHELD",
-    "WITHHELD_KM",
+    "Checks",
     "check",
     "judge",
     "withhold",
 ]
-
-GROSS_LIMITS: dict[str, tuple[float, float]] = {
-    "t2m": (180.0, 335.0),
-    "td2m": (170.0, 310.0),
-    "msl": (86000.0, 109000.0),
-    "ps": (45000.0, 109000.0),
-    "u10": (-75.0, 75.0),
-    "v10": (-75.0, 75.0),
-    "tp": (0.0, 1000.0),
-    "olr": (50.0, 400.0),
-    "z": (-8000.0, 240000.0),
-    "q": (0.0, 0.05),
-    "u": (-150.0, 150.0),
-    "v": (-150.0, 150.0),
-    "t": (150.0, 335.0),
-}
-"""What each variable has never exceeded on Earth, or hardly, in SI units."""
 
 PLANE_VARIABLES: dict[str, str] = {"tp6h": "tp", "olr": "olr", "q2m": "td2m"}
 """Observation planes beside the channels, and the variable that fills each."""
@@ -59,10 +45,35 @@ HEIGHT_LIMIT = 500.0
 
 BACKGROUND_ERROR = 0.3
 """What the background check assumes unless told otherwise, in the world's standard deviations of each channel."""
-WITHHELD = 0.1
-"""Share of the sites that are withheld unless told otherwise."""
-WITHHELD_KM = 10.0
-SALT = "dacycle withheld sites 1"
+
+
+@dataclass(frozen=True)
+class Checks:
+    """How strict quality control is, and what it is told of stations.
+
+    Attributes:
+        background_check: rejects |O-B| > this x sqrt(error^2 + background_error^2).
+        buddy_check: the threshold of `spatial.buddy_check`; None: not made.
+        spatial_consistency: the threshold of `spatial.spatial_consistency`; None: not made.
+        blacklist: what it names is rejected; None: nothing.
+        whitelist: stations' values that it does not name are rejected; None: nothing.
+    """
+
+    background_check: float = 4.0
+    buddy_check: float | None = None
+    spatial_consistency: float | None = None
+    blacklist: StationList | None = None
+    whitelist: StationList | None = None
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the station lists that there are."""
+        lists = {"blacklist": self.blacklist, "whitelist": self.whitelist}
+        return {name: found.digest for name, found in lists.items() if found is not None}
+
+
+USUAL_CHECKS = Checks()
+"""What is made unless told otherwise."""
 
 _KEPT, _WITHHELD, _REJECTED, _LATE = range(len(USES))
 _LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
@@ -99,7 +110,8 @@ def check(
     share: float = WITHHELD,
     salt: str = SALT,
     planes: Collection[str] = tuple(PLANE_VARIABLES),
-    k: float = 4.0,
+    checks: Checks = USUAL_CHECKS,
+    learned_error: NDArray | None = None,
 ) -> pd.DataFrame:
     """The table with `use` and `reason` decided, and `error` grown with the distance from the analysis time.
 
@@ -114,28 +126,33 @@ def check(
             (`stations:tp`).
         share, salt: of `withhold`.
         planes: observation planes that the assimilator takes; variables of the others are rejected as `no_operator`.
-        k: the background check rejects |O-B| > k sqrt(error^2 + background_error^2).
+        checks: how strict.
+        learned_error: (n,) standard deviation of the error of H(x_b) where a learned operator gave it, else NaN; see
+            `learned.LearnedOperator.background_error`.
 
     Returns:
-        A new table. The error of a value d hours from t is multiplied by sqrt(1 + (d / 3)^2): what it says about t is
-        blurred by the weather's own change.
+        A new table, with `height_difference` (see `table.DEPARTURE_COLUMNS`). The error of a value d hours from t is
+        multiplied by sqrt(1 + (d / 3)^2): what it says about t is blurred by the weather's own change.
 
     Raises:
         ObservationError: `deny` or `planes` name what cannot exist, or `equivalents` do not fit the table.
     """
     codes = table["variable"].array.codes
+    errors = _background_error(table, codes, background_error)
+    if learned_error is not None:
+        errors = np.where(np.isnan(learned_error), errors, learned_error)
     return judge(
         table,
         window,
         equivalents,
-        _background_error(table, codes, background_error),
+        errors,
         _ground(table, codes, grid, orography),
         cutoffs=cutoffs,
         deny=deny,
         share=share,
         salt=salt,
         planes=planes,
-        k=k,
+        checks=checks,
     )
 
 
@@ -151,12 +168,12 @@ def judge(
     share: float = WITHHELD,
     salt: str = SALT,
     planes: Collection[str] = (),
-    k: float = 4.0,
+    checks: Checks = USUAL_CHECKS,
 ) -> pd.DataFrame:
     """`check` for backgrounds of any form: what it takes from channels and a grid is given for each of the n rows.
 
     Args:
-        table, window, equivalents, cutoffs, deny, share, salt, planes, k: as in `check`.
+        table, window, equivalents, cutoffs, deny, share, salt, planes, checks: as in `check`.
         background_error: (n,) standard deviation of the background's error, SI; NaN lets every departure pass.
         ground: (n,) height of the background's ground at each row in m; t2m and td2m are rejected where it is NaN.
     """
@@ -170,81 +187,48 @@ def judge(
 
     verdicts = _Verdicts(len(table))
     verdicts.mark(np.isnan(value), "missing_value")
-    verdicts.mark(_other_unit(codes, value), "unit")
-    verdicts.mark(_beyond_limits(codes, value), "gross_limits")
-    verdicts.mark(_at_origin(table), "not_listed")
+    verdicts.mark(other_unit(codes, value), "unit")
+    verdicts.mark(beyond_limits(codes, value), "gross_limits")
+    verdicts.mark(_at_origin(table), "position")
+    if checks.blacklist is not None:
+        verdicts.mark(checks.blacklist.names(table), "blacklisted")
+    if checks.whitelist is not None:
+        verdicts.mark(has_station(table) & ~checks.whitelist.names(table), "not_listed")
     verdicts.mark(~window.holds(time), "outside_window")
     verdicts.mark(_late(table, window, received, cutoffs or {}), "after_cutoff", _LATE)
     verdicts.mark(_duplicates(table, distance, verdicts.open), "duplicate")
-    verdicts.mark(_height_mismatch(table, codes, ground), "station_height")
+    height = np.where(np.isin(codes, _SCREEN_LEVEL), table["elevation"].to_numpy() - ground, np.nan)
+    verdicts.mark(_height_mismatch(table, codes, height), "station_height")
+    departure = value - equivalents
     with np.errstate(invalid="ignore"):
-        verdicts.mark(abs(value - equivalents) > k * np.sqrt(error**2 + background_error**2), "background_check")
-    verdicts.mark(np.isnan(equivalents) & ~_on_plane(table, codes, planes), "no_operator")
-    verdicts.mark(withhold(table, share, salt), "withheld_site", _WITHHELD)
-    verdicts.mark(_denied(table, codes, deny), "denied")
+        limit = checks.background_check * np.sqrt(error**2 + background_error**2)
+        verdicts.mark(abs(departure) > limit, "background_check")
+    on_channel = ~(np.isnan(equivalents) | _of_plane(codes))
+    verdicts.mark(~on_channel & ~_on_plane(table, codes, planes), "no_operator")
+    withheld, denied = withhold(table, share, salt), _denied(table, codes, deny)
+    for name, test, threshold in (
+        ("buddy_check", buddy_check, checks.buddy_check),
+        ("spatial_consistency", spatial_consistency, checks.spatial_consistency),
+    ):
+        if threshold is not None:
+            buddies = verdicts.open & ~withheld & ~denied
+            verdicts.mark(test(table, departure / error, verdicts.open, buddies, threshold), name)
+    verdicts.mark(withheld, "withheld_site", _WITHHELD)
+    verdicts.mark(denied, "denied")
     return table.assign(
         error=error,
+        height_difference=height,
         use=pd.Categorical.from_codes(verdicts.use, USES),
         reason=pd.Categorical.from_codes(verdicts.reason, REASONS),
     )
 
 
-def withhold(table: pd.DataFrame, share: float = WITHHELD, salt: str = SALT) -> NDArray[np.bool_]:
-    """(n,) rows that no experiment assimilates, so that each cycle is checked against data it has not seen.
-
-    A position is chosen by the SHA-256 of the salt and the position rounded to 0.1 degree; with it goes every row
-    within 10 km, whatever its source.
-
-    Args:
-        table: needs latitude and longitude only.
-        share: of the positions, in [0, 1).
-        salt: another salt chooses other sites; dacycle's experiments all use the same.
-    """
-    if not 0 <= share < 1:
-        raise ObservationError(f"the withheld share is {share!r}, not in [0, 1)")
-    if share == 0 or not len(table):
-        return np.zeros(len(table), bool)
-    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
-    positions, back = np.unique(latitude + 1j * (longitude % 360), return_inverse=True)
-    rows = np.rint(positions.real * 10).astype(int).tolist()
-    columns = (np.rint(positions.imag * 10).astype(int) % 3600).tolist()
-    chosen = np.array([_uniform(salt, i, j) < share for i, j in zip(rows, columns, strict=True)])
-    if not chosen.any():
-        return np.zeros(len(table), bool)
-    points = _unit_vectors(positions.real, positions.imag)
-    chord = 2 * np.sin(WITHHELD_KM / EARTH_RADIUS_KM / 2)
-    reach, _ = cKDTree(points[chosen]).query(points, distance_upper_bound=chord)
-    return (np.isfinite(reach) | chosen)[back]
-
-
-@lru_cache(maxsize=1 << 18)
-def _uniform(salt: str, row: int, column: int) -> float:
-    """A number in [0, 1) that depends on the salt and the position in tenths of a degree alone."""
-    digest = hashlib.sha256(f"{salt}|{row}|{column}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _unit_vectors(latitude: NDArray, longitude: NDArray) -> NDArray:
-    lat, lon = np.deg2rad(latitude), np.deg2rad(longitude)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-
-
-def _other_unit(codes: NDArray, value: NDArray) -> NDArray[np.bool_]:
-    """Values that lie where the usual wrong unit would put them."""
-    low, high = (np.full(len(VARIABLES), limit) for limit in (np.inf, -np.inf))
-    for name, (below, above, _) in OTHER_UNITS.items():
-        low[VARIABLES.index(name)], high[VARIABLES.index(name)] = below, above
-    return (value > low[codes]) & (value < high[codes])
-
-
-def _beyond_limits(codes: NDArray, value: NDArray) -> NDArray[np.bool_]:
-    low, high = np.array([GROSS_LIMITS[name] for name in VARIABLES]).T
-    return (value < low[codes]) | (value > high[codes])
-
-
 def _at_origin(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """0 N 0 E is in the sea: what a record says whose position nobody filled in."""
-    return (abs(table["latitude"].to_numpy()) < 0.01) & (abs(table["longitude"].to_numpy()) < 0.01)
+    """Stations at 0 N 0 E, in the sea: nobody filled in their positions. Rasters do have a point there."""
+    out = (abs(table["latitude"].to_numpy()) < 0.01) & (abs(table["longitude"].to_numpy()) < 0.01)
+    if out.any():
+        out &= has_station(table)
+    return out
 
 
 def _late(
@@ -275,7 +259,7 @@ def _duplicates(table: pd.DataFrame, distance: NDArray, candidates: NDArray[np.b
 
 
 def _ground(table: pd.DataFrame, codes: NDArray, grid: Grid, orography: NDArray) -> NDArray:
-    """(n,) the model's ground below screen-level values; NaN for the others, whose height is not judged by it."""
+    """(n,) the model's ground below screen-level values; NaN for the others, which need none."""
     out = np.full(len(table), np.nan)
     rows = np.nonzero(np.isin(codes, _SCREEN_LEVEL))[0]
     latitude, longitude = table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows]
@@ -283,11 +267,10 @@ def _ground(table: pd.DataFrame, codes: NDArray, grid: Grid, orography: NDArray)
     return out
 
 
-def _height_mismatch(table: pd.DataFrame, codes: NDArray, ground: NDArray) -> NDArray[np.bool_]:
+def _height_mismatch(table: pd.DataFrame, codes: NDArray, height: NDArray) -> NDArray[np.bool_]:
     """Screen-level values from an unknown height or too far from the model's ground; msl reduced from too high up."""
-    elevation = table["elevation"].to_numpy()
-    out = (codes == VARIABLES.index("msl")) & (elevation > MSL_HEIGHT_LIMIT)
-    return out | (np.isin(codes, _SCREEN_LEVEL) & ~(abs(elevation - ground) <= HEIGHT_LIMIT))
+    out = (codes == VARIABLES.index("msl")) & (table["elevation"].to_numpy() > MSL_HEIGHT_LIMIT)
+    return out | (np.isin(codes, _SCREEN_LEVEL) & ~(abs(height) <= HEIGHT_LIMIT))
 
 
 def _background_error(table: pd.DataFrame, codes: NDArray, background_error: NDArray) -> NDArray:
@@ -306,10 +289,14 @@ def _background_error(table: pd.DataFrame, codes: NDArray, background_error: NDA
     return out
 
 
+def _of_plane(codes: NDArray, planes: Collection[str] = tuple(PLANE_VARIABLES)) -> NDArray[np.bool_]:
+    """Rows of variables that no channel holds, whatever they are compared with."""
+    return np.isin(codes, [VARIABLES.index(PLANE_VARIABLES[plane]) for plane in planes])
+
+
 def _on_plane(table: pd.DataFrame, codes: NDArray, planes: Collection[str]) -> NDArray[np.bool_]:
     """Rows that an observation plane takes as they are: precipitation over 6 h, OLR over any period, dewpoint."""
-    taken = np.isin(codes, [VARIABLES.index(PLANE_VARIABLES[plane]) for plane in planes])
-    return taken & ((codes != VARIABLES.index("tp")) | (table["period"].to_numpy() == 6))
+    return _of_plane(codes, planes) & ((codes != VARIABLES.index("tp")) | (table["period"].to_numpy() == 6))
 
 
 def _denied(table: pd.DataFrame, codes: NDArray, deny: Collection[str]) -> NDArray[np.bool_]:

@@ -22,10 +22,10 @@ from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.errors import standard_error
 from dacycle.obs_ingest.operators import LAPSE_RATE, MSL_HEIGHT_LIMIT
 from dacycle.obs_ingest.sources import Inventory, duration, take_inventory
-from dacycle.obs_ingest.table import VARIABLES, ObservationError, empty_table, make_table, site_names
+from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["DEWPOINT_LAPSE_RATE", "Simulated", "Sondes", "Stations", "hour_of", "load_network"]
+__all__ = ["DEWPOINT_LAPSE_RATE", "Simulated", "Sondes", "Stations", "hour_of", "level_errors", "load_network"]
 
 DEWPOINT_LAPSE_RATE = 0.0045
 """K per metre by which dewpoint falls with station height: less than temperature."""
@@ -274,7 +274,7 @@ class Sondes(_Network):
         pressure = _PRESSURES[:, None]
         truth = self._at_stations(self.world.reference.array(time)[4:]).astype(float)
         truth = truth.reshape(len(self.VARIABLES), len(LEVELS), -1)
-        error = self._errors(time, truth.shape)
+        error = level_errors(self.world, time, self._latitude, self._longitude)
         value = truth + error * generator.standard_normal(truth.shape)
         humidity = value[self.VARIABLES.index("q")]
         np.maximum(humidity, 0, out=humidity)
@@ -291,15 +291,18 @@ class Sondes(_Network):
         }
         return self._table(time, generator, inventory, columns, value.shape)
 
-    def _errors(self, time: np.datetime64, shape: tuple[int, ...]) -> NDArray:
-        """Standard deviations (5, 13, stations); that of humidity is in proportion to the season's mean humidity there.
 
-        In proportion to the observed value instead, dry errors would weigh more than moist ones.
-        """
-        usual = self._at_stations(self.world.climatology.at(time)[4:]).astype(float).reshape(shape)
-        pressure = _PRESSURES[:, None]
-        pairs = zip(self.VARIABLES, usual, strict=True)
-        return np.stack([standard_error(v, x, pressure) + np.zeros(shape[1:]) for v, x in pairs])
+def level_errors(world: World, time: np.datetime64, latitude: NDArray, longitude: NDArray) -> NDArray[np.float64]:
+    """Standard deviations (5, 13, n) of z, q, u, v, t on the standard levels above n places at a time of the year.
+
+    That of humidity is in proportion to the season's mean humidity there. In proportion to the observed value instead,
+    dry errors would weigh more than moist ones.
+    """
+    usual = interpolate_to_points(world.climatology.at(time)[4:], world.grid, latitude, longitude).astype(float)
+    usual = usual.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
+    pressure = _PRESSURES[:, None]
+    pairs = zip(LEVEL_VARIABLES, usual, strict=True)
+    return np.stack([standard_error(v, x, pressure) + np.zeros(usual.shape[1:]) for v, x in pairs])
 
 
 def hour_of(time: np.datetime64) -> int:

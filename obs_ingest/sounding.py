@@ -64,7 +64,9 @@ class _Profile:
         return replace(self, t=np.where(levels, np.nan, self.t), td=np.where(levels, np.nan, self.td))
 
 
-def standard_levels(sounding: Mapping[str, NDArray], elevation: float, rejected: Counter[str]) -> NDArray[np.float64]:
+def standard_levels(
+    sounding: Mapping[str, NDArray], elevation: float, rejected: Counter[str], tolerance: float = 1.0
+) -> NDArray[np.float64]:
     """z, q, u, v, t of a sounding on the standard levels.
 
     Args:
@@ -72,6 +74,7 @@ def standard_levels(sounding: Mapping[str, NDArray], elevation: float, rejected:
             (degrees), `speed` (m/s), `surface` (whether it is the station's level); NaN where missing.
         elevation: of the station, m; NaN if unknown, and the first thickness is then not checked.
         rejected: counts the levels that are left out, by reason.
+        tolerance: `SUPERADIABATIC` and `THICKNESS_ERROR` are multiplied by it.
 
     Returns:
         (5, 13) in SI units, NaN where the sounding does not say; q up to 200 hPa only.
@@ -89,10 +92,10 @@ def standard_levels(sounding: Mapping[str, NDArray], elevation: float, rejected:
     impossible = _outside(level["t"]) | _outside(level["td"])
     rejected["impossible temperature"] += int(impossible.sum())
     profile = _Profile(pressure, level["t"], level["td"], ground).without(impossible)
-    unstable = _superadiabatic(profile)
+    unstable = _superadiabatic(profile, tolerance)
     rejected["superadiabatic level"] += int(unstable.sum())
     profile = profile.without(unstable)
-    z, broken = _geopotential(profile, np.where(unstable, np.nan, level["z"]), elevation, rejected)
+    z, broken = _geopotential(profile, np.where(unstable, np.nan, level["z"]), elevation, rejected, tolerance)
     profile = profile.without(broken)
 
     u, v = wind_components(level["direction"], level["speed"])
@@ -127,19 +130,19 @@ def _outside(temperature: NDArray) -> NDArray[np.bool_]:
     return (temperature < POSSIBLE[0]) | (temperature > POSSIBLE[1])
 
 
-def _superadiabatic(profile: _Profile) -> NDArray[np.bool_]:
+def _superadiabatic(profile: _Profile, tolerance: float) -> NDArray[np.bool_]:
     """(n,) both levels of every layer that is too unstable to be true; at the ground, a hot surface makes it true."""
     rows = _distinct(profile.pressure, profile.t)
     pressure, t = profile.pressure[rows], profile.t[rows]
     lifted = t[1:] * (pressure[:-1] / pressure[1:]) ** _KAPPA  # the lower level's air, taken up dry to the upper level
-    bad = (t[:-1] < lifted - SUPERADIABATIC) & (pressure[1:] < profile.ground)
+    bad = (t[:-1] < lifted - tolerance * SUPERADIABATIC) & (pressure[1:] < profile.ground)
     out = np.zeros(len(profile.pressure), bool)
     out[rows[:-1][bad]] = out[rows[1:][bad]] = True
     return out
 
 
 def _geopotential(
-    profile: _Profile, z: NDArray, elevation: float, rejected: Counter[str]
+    profile: _Profile, z: NDArray, elevation: float, rejected: Counter[str], tolerance: float
 ) -> tuple[NDArray, NDArray[np.bool_]]:
     """Geopotential (13,) on the standard levels, and the levels (n,) that are out of hydrostatic balance.
 
@@ -156,7 +159,7 @@ def _geopotential(
     depth = np.diff(np.log(at))
     known = (depth <= _THICK) & (_coarseness(profile, at) <= _COARSE)
     absolute, warmth = THICKNESS_ERROR
-    off = known & (abs(np.diff(excess)) > absolute + warmth * _GAS_CONSTANT * depth)
+    off = known & (abs(np.diff(excess)) > tolerance * (absolute + warmth * _GAS_CONSTANT * depth))
 
     wrong = np.append(True, off) & np.append(off, False)  # the last is the station, of which nothing else is known
     breaks = np.nonzero(off & ~wrong[:-1] & ~wrong[1:])[0]

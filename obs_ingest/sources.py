@@ -19,6 +19,7 @@ from dacycle.obs_ingest.window import Window
 
 __all__ = [
     "DEFAULT_CUTOFF",
+    "DRAWN",
     "SOURCES",
     "FileSource",
     "Inventory",
@@ -43,6 +44,9 @@ SOURCES: dict[str, str] = {
     "table": "ingest:TableFolder",
 }
 """Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
+
+DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
+"""Those whose values are drawn from the world's reference, with known errors."""
 
 DEFAULT_CUTOFF = "3h"
 

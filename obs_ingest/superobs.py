@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, PLANES, index
 from dacycle.forecast_adapter.grid import Grid, cells, interpolate_to_points
-from dacycle.obs_ingest.errors import instrument_share, period_variance
+from dacycle.obs_ingest.error_table import ErrorTable
+from dacycle.obs_ingest.errors import period_variance
 from dacycle.obs_ingest.operators import specific_humidity, station_pressure_ratio
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, USES, VARIABLES, ObservationError
 
@@ -49,11 +50,12 @@ def grid_observations(
     grid: Grid,
     planes: Sequence[str] = ("tp6h", "olr", "q2m"),
     std: NDArray | None = None,
+    assumed: ErrorTable | None = None,
 ) -> GriddedObservations:
     """Superobs of the rows whose use is `assimilated`.
 
     A superob's squared error is the mean representativeness variance plus the mean instrument variance over n: a row's
-    `error` is divided between the two as in `errors.ERRORS`. The OLR plane is a mean over six hours: to the
+    `error` is divided between the two as in `assumed`. The OLR plane is a mean over six hours: to the
     representativeness variance of a mean over any other period, `errors.period_variance` is added. Values between the
     standard levels go to the nearest one in log p. Station pressure becomes a departure in msl, unless its site reports
     msl itself.
@@ -65,6 +67,7 @@ def grid_observations(
         grid: of the background.
         planes: observation planes wanted, from `PLANES`, in this order.
         std: (69,) the world's channel standard deviations, which floor the errors; None: no floor.
+        assumed: what the rows' errors were assigned by; None: the built-in table.
 
     Raises:
         ObservationError: for an unknown plane.
@@ -73,7 +76,7 @@ def grid_observations(
     if unknown:
         raise ObservationError(f"unknown observation plane {', '.join(unknown)}; known are {', '.join(PLANES)}")
     used = np.nonzero(table["use"].array.codes == USES.index("assimilated"))[0]
-    rows, instrument, representativeness = _variances(table, used)
+    rows, instrument, representativeness = _variances(table.iloc[used], assumed or ErrorTable())
     y, x = cells(grid, rows.latitude, rows.longitude)
     channel, scale = _channels(rows, equivalents[used])
     values = np.zeros((len(NAMES) + len(planes), *grid.shape), np.float32)
@@ -118,16 +121,12 @@ class _Rows:
         return self.variable == VARIABLES.index(name)
 
 
-def _variances(table: pd.DataFrame, used: NDArray[np.intp]) -> tuple[_Rows, NDArray, NDArray]:
-    """The used rows, and the instrument and representativeness parts of their squared errors."""
+def _variances(table: pd.DataFrame, assumed: ErrorTable) -> tuple[_Rows, NDArray, NDArray]:
+    """Columns of the used rows, and the instrument and representativeness parts of their squared errors."""
     names = ("value", "latitude", "longitude", "elevation", "pressure", "period")
-    numbers = {name: table[name].to_numpy()[used] for name in names}
-    rows = _Rows(table["variable"].array.codes[used], site=table["site"].array.codes[used], **numbers)
-    share = np.empty(len(used))
-    for code in np.unique(rows.variable):
-        mine = rows.variable == code
-        share[mine] = instrument_share(VARIABLES[code], rows.value[mine], rows.pressure[mine])
-    total = np.square(table["error"].to_numpy()[used])
+    numbers = {name: table[name].to_numpy() for name in names}
+    rows = _Rows(table["variable"].array.codes, site=table["site"].array.codes, **numbers)
+    share, total = assumed.instrument_share(table), np.square(table["error"].to_numpy())
     other_period = np.where(rows.are("olr"), period_variance(rows.period), 0.0)
     return rows, total * share, total * (1 - share) + other_period
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import union_categoricals
 
 __all__ = [
+    "BIAS_COLUMN",
     "COLUMNS",
     "DEPARTURE_COLUMNS",
     "LEVEL_VARIABLES",
@@ -69,6 +70,10 @@ REASONS: tuple[str, ...] = (
     "denied",
     "after_cutoff",
     "missing_value",
+    "position",
+    "blacklisted",
+    "buddy_check",
+    "spatial_consistency",
 )
 
 OTHER_UNITS: dict[str, tuple[float, float, str]] = {
@@ -104,9 +109,13 @@ SCHEMA: pa.Schema = pa.schema(
 """The table on disk: period in hours, elevation in metres, pressure in Pa, null at the surface."""
 
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
-DEPARTURE_COLUMNS: tuple[str, ...] = ("background", "analysis", "o_b", "o_a")
-"""What a departure table adds, NaN where there is no operator: H(x_b), H(x_a), O-B, O-A."""
+DEPARTURE_COLUMNS: tuple[str, ...] = ("background", "analysis", "o_b", "o_a", "height_difference")
+"""What a departure table adds, NaN where there is no operator: H(x_b), H(x_a), O-B, O-A; and the metres from the
+model's ground up to the station, over which H moves t2m and by which t2m and td2m are rejected; NaN for the others."""
+BIAS_COLUMN = "bias"
+"""The bias of the station that was taken off `value`, in a departure table of an experiment that asks for it."""
 
+_EXTRA = (*DEPARTURE_COLUMNS, BIAS_COLUMN)
 _ENUMERATIONS = {"variable": VARIABLES, "use": USES, "reason": REASONS}
 _DTYPES = {name: pd.CategoricalDtype(values) for name, values in _ENUMERATIONS.items()}
 _NAMES = ("site", "station", "source")
@@ -238,7 +247,7 @@ def add_departures(table: pd.DataFrame, background: NDArray, analysis: NDArray) 
 
 def to_arrow(table: pd.DataFrame) -> pa.Table:
     """The table as it is written to disk; departure columns, where present, follow those of `SCHEMA`."""
-    extra = [pa.field(name, _FLOAT) for name in DEPARTURE_COLUMNS if name in table]
+    extra = [pa.field(name, _FLOAT) for name in _EXTRA if name in table]
     schema = pa.schema([*SCHEMA, *extra])
     arrays = [_arrow_array(table[field.name], field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -262,7 +271,8 @@ def check_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
     A value may be NaN: quality control rejects that row as `missing_value`. Nothing else may be.
 
     Args:
-        table: any frame with the columns of `COLUMNS`, and none, or all, of `DEPARTURE_COLUMNS`.
+        table: any frame with the columns of `COLUMNS`, and none, or all, of `DEPARTURE_COLUMNS`, with or without
+            `BIAS_COLUMN`; a table of departures from before `height_difference` was kept gets it, as NaN.
         source: where it came from, for the message.
 
     Raises:
@@ -271,10 +281,12 @@ def check_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise ObservationError(f"{source}: the observation table has no column {', '.join(missing)}")
-    unknown = [str(name) for name in table if name not in (*COLUMNS, *DEPARTURE_COLUMNS)]
+    unknown = [str(name) for name in table if name not in (*COLUMNS, *_EXTRA)]
     if unknown:
         raise ObservationError(f"{source}: unknown columns {', '.join(unknown)}; the columns are {', '.join(COLUMNS)}")
-    order = [*COLUMNS, *(name for name in DEPARTURE_COLUMNS if name in table)]
+    if "o_b" in table and "height_difference" not in table:
+        table = table.assign(height_difference=np.nan)
+    order = [*COLUMNS, *(name for name in _EXTRA if name in table)]
     checked = pd.DataFrame({name: _column(table[name], name, source) for name in order}, copy=False)
     _check_numbers(checked, source)
     _check_units(checked, source)

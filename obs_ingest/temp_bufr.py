@@ -9,9 +9,10 @@ from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.bufr import BufrFiles, Decoded, Header, report_time, station_name
 from dacycle.obs_ingest.errors import standard_error
 from dacycle.obs_ingest.files import Paths
+from dacycle.obs_ingest.simulated import level_errors
 from dacycle.obs_ingest.sounding import STANDARD, above_ground, standard_levels
 from dacycle.obs_ingest.sources import Inventory, take_inventory
-from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, empty_table, make_table, site_names
+from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["TempBufr"]
@@ -21,6 +22,8 @@ _VERTICAL_SOUNDINGS = 2  # BUFR table A
 
 class TempBufr:
     """Radiosondes from BUFR files (TEMP, any template): z, q, u, v, t on the standard levels, q up to 200 hPa.
+
+    The error of humidity is in proportion to the season's mean where a world is given, else to the observed value.
 
     Values have the place of the station, whatever the sonde's drift (tens of km in the troposphere, up to 200 above),
     and the time of the message: the launch in current templates, the nominal time in older ones. Levels that `sounding`
@@ -33,6 +36,8 @@ class TempBufr:
         latency: how long after their time soundings are taken to have been received, where the message does not say
             (only ECMWF's do); by default that stays unknown, and such soundings are never late.
         received: `mtime` takes them to have been received when their file was last written, instead.
+        tolerance: the limits of `sounding`'s checks, which are those of sensors, are multiplied by it. Simulated
+            soundings need 3: their errors hold what a place differs from a grid cell by, at each level for itself.
     """
 
     def __init__(
@@ -44,8 +49,11 @@ class TempBufr:
         cutoff: pd.Timedelta | None = None,
         latency: str | None = None,
         received: str | None = None,
+        tolerance: float = 1.0,
     ) -> None:
-        self.name, self.cutoff = name, cutoff
+        if not tolerance > 0:
+            raise ObservationError(f"source {name}: tolerance is {tolerance!r}, not above 0")
+        self.name, self.cutoff, self._world, self._tolerance = name, cutoff, world, tolerance
         self._files = BufrFiles(path, name, "temp_decoder.py", _unwanted, latency, received)
 
     def inputs(self, window: Window) -> dict[str, str]:
@@ -76,12 +84,21 @@ class TempBufr:
             for name in ("latitude", "longitude", "elevation")
         )
         rejected: Counter[str] = Counter()
-        values = np.stack([standard_levels(r["levels"], e, rejected) for r, e in zip(reports, elevation, strict=True)])
+        values = np.stack(
+            [
+                standard_levels(report["levels"], height, rejected, self._tolerance)
+                for report, height in zip(reports, elevation, strict=True)
+            ]
+        )
         for reason, count in rejected.items():
             inventory.skip(reason, count)
         who, which, level = np.nonzero(np.isfinite(values))
         inventory.missing = sum(int(above_ground(report["levels"]).sum()) for report in reports) - len(who)
-        errors = np.stack([standard_error(v, values[:, i], STANDARD) for i, v in enumerate(LEVEL_VARIABLES)], axis=1)
+        if self._world is None:
+            errors = [standard_error(v, values[:, i], STANDARD) for i, v in enumerate(LEVEL_VARIABLES)]
+            error = np.broadcast_to(np.stack(np.broadcast_arrays(*errors), axis=1), values.shape)
+        else:
+            error = level_errors(self._world, window.time, latitude, longitude).transpose(2, 0, 1)
         return make_table(
             time=times[who],
             period=0.0,
@@ -94,7 +111,7 @@ class TempBufr:
             pressure=STANDARD[level],
             variable=np.array([VARIABLES.index(name) for name in LEVEL_VARIABLES])[which],
             value=values[who, which, level],
-            error=np.broadcast_to(errors, values.shape)[who, which, level],
+            error=error[who, which, level],
             source=self.name,
         )
 

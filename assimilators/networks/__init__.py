@@ -12,7 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dacycle.assimilators.networks.fnp import FnpNetwork, FnpSize, gaussian_loss
+from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_mae
+from dacycle.assimilators.networks.convcnp import ConvCnpNetwork, ConvCnpSize
+from dacycle.assimilators.networks.departures import gaussian_loss
+from dacycle.assimilators.networks.fnp import FnpNetwork, FnpSize
 
 __all__ = ["METHODS", "Method"]
 
@@ -22,18 +25,21 @@ class Method:
     """A trained method.
 
     Attributes:
-        network: built from (grid, constants, size); see `fnp.FnpNetwork`.
+        network: built from (grid, constants, size); see `departures.DepartureNetwork`.
         size: dataclass of whole numbers, which a recipe's `network` entries fill.
-        loss: of increment, spread and target, all in units of the background's usual error, at every point.
+        loss: of increment, spread (None where the method has none) and target, all in units of the background's usual
+            error, at every point.
         source: the paper.
     """
 
     network: Callable[..., Any]
     size: type
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
     source: str
 
 
 METHODS: dict[str, Method] = {
+    "adas": Method(AdasNetwork, AdasSize, unified_mae, "Chen et al. 2023, arXiv 2312.12462"),
+    "convcnp": Method(ConvCnpNetwork, ConvCnpSize, gaussian_loss, "Gordon et al. 2020, arXiv 1910.13556"),
     "fnp": Method(FnpNetwork, FnpSize, gaussian_loss, "Chen et al. 2024, arXiv 2406.01645"),
 }

@@ -18,7 +18,15 @@ from dacycle.assimilators.oi import gaspari_cohn
 from dacycle.forecast_adapter.grid import Grid, great_circle_km
 from dacycle.forecast_adapter.mini import pad_sphere
 
-__all__ = ["Depthwise", "FourierLayer", "Pointwise", "RadialConvolution", "SpectralMix"]
+__all__ = [
+    "ConvolutionBlock",
+    "Depthwise",
+    "FourierLayer",
+    "Pointwise",
+    "RadialConvolution",
+    "SpectralMix",
+    "TowerNorm",
+]
 
 
 def zonal_transform(width: int, modes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -198,10 +206,10 @@ class Depthwise(nn.Conv2d):
         return _Depthwise.apply(x, self.weight) + self.bias[:, None, None]
 
 
-class FourierLayer(nn.Module):
-    """Neural Fourier layer: the input, plus a convolution block, plus a spectral mix, of towers side by side."""
+class ConvolutionBlock(nn.Module):
+    """The input, plus a depthwise convolution and a perceptron, of towers side by side (ConvNeXt, arXiv 2201.03545)."""
 
-    def __init__(self, shape: tuple[int, int], towers: int, width: int, kernel: int, modes: int, block: int) -> None:
+    def __init__(self, towers: int, width: int, kernel: int, parts: int = 1) -> None:
         super().__init__()
         channels = towers * width
         self.margin = kernel // 2
@@ -209,10 +217,22 @@ class FourierLayer(nn.Module):
         self.around = Depthwise(channels, kernel)
         self.widen = Pointwise(towers, width, 2 * width)
         self.narrow = Pointwise(towers, 2 * width, width)
-        self.spectral = SpectralMix(shape, channels, modes, block)
-        self.scale = nn.Parameter(torch.full((2, 1, channels, 1, 1), 0.1))
+        self.scale = nn.Parameter(torch.full((parts, 1, channels, 1, 1), 0.1))
+
+    def local(self, y: Tensor) -> Tensor:
+        return self.narrow(functional.silu(self.widen(self.around(pad_sphere(y, self.margin)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale[0] * self.local(self.norm(x))
+
+
+class FourierLayer(ConvolutionBlock):
+    """Neural Fourier layer: the input, plus a convolution block, plus a spectral mix."""
+
+    def __init__(self, shape: tuple[int, int], towers: int, width: int, kernel: int, modes: int, block: int) -> None:
+        super().__init__(towers, width, kernel, parts=2)
+        self.spectral = SpectralMix(shape, towers * width, modes, block)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
-        local = self.narrow(functional.silu(self.widen(self.around(pad_sphere(y, self.margin)))))
-        return x + self.scale[0] * local + self.scale[1] * self.spectral(y)
+        return x + self.scale[0] * self.local(y) + self.scale[1] * self.spectral(y)

@@ -25,7 +25,7 @@ __all__ = ["PREFETCH", "AssimilationTraining", "TorchAssimilator", "typical_erro
 
 PREFETCH = 2
 """Batches that each worker prepares ahead."""
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,8 @@ class AssimilationTraining(Training):
         left = increment - target / self.average.error
         self.log("validation_loss", (self.loss(increment, spread, left + increment) * self.loss_weights).mean())
         self.log("overall_mse", (left.square() * self.area).mean())
-        self.log("spread_mse", (spread.square() * self.area).mean())
+        if spread is not None:
+            self.log("spread_mse", (spread.square() * self.area).mean())
         for name in HEADLINE:
             i = index(name)
             before = (target[:, i].square() * self.area).mean()

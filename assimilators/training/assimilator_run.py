@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
-from dacycle.assimilators.networks.fnp import FnpConstants
+from dacycle.assimilators.networks.departures import Constants
 from dacycle.assimilators.training.assimilation import (
     PREFETCH,
     AssimilationTraining,
@@ -114,7 +114,7 @@ def fit_assimilator(
     return checkpoint_of(folder / f"round-{accepted_round(folder)}")
 
 
-def build_network(recipe: AssimilatorRecipe, world: World, constants: FnpConstants) -> Any:
+def build_network(recipe: AssimilatorRecipe, world: World, constants: Constants) -> Any:
     """The network of a recipe, with fresh weights. RecipeError where method or size are unknown."""
     if recipe.method not in METHODS:
         raise RecipeError(f"method: {recipe.method!r} is unknown; the methods are {', '.join(METHODS)}")
@@ -132,7 +132,7 @@ def load_network(folder: Path, number: int) -> Any:
     recipe, _ = read_record(folder)
     if not isinstance(recipe, AssimilatorRecipe):
         raise TrainingError(f"{folder}: a run of kind {recipe.kind}, not of an assimilator")
-    constants = FnpConstants(**read_constants(folder))
+    constants = Constants(**read_constants(folder))
     network = build_network(recipe, load_world(recipe.world), constants)
     load_average(network, checkpoint_of(folder / f"round-{number}"))
     return network.eval()
@@ -183,12 +183,12 @@ def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
     return backgrounds
 
 
-def _constants(world: World, backgrounds: Backgrounds) -> FnpConstants:
+def _constants(world: World, backgrounds: Backgrounds) -> Constants:
     """Statistics of the world, of the backgrounds' errors, and of the planes."""
     times = _some_times(backgrounds)
     planes = _planes(world.reference, times)
     planes[:, 0] = np.log1p(planes[:, 0])
-    return FnpConstants(
+    return Constants(
         mean=world.statistics.mean,
         std=world.statistics.std,
         error=typical_errors(backgrounds, world.grid.weights),
@@ -234,7 +234,7 @@ def _fit(
     say: Callable[[str], None],
 ) -> None:
     """Train one round: the first from fresh weights, the others in the closed loop from the accepted ones."""
-    constants = FnpConstants(**read_constants(folder))
+    constants = Constants(**read_constants(folder))
     lightning.seed_everything(recipe.seed, verbose=False)
     network = build_network(recipe, observing.world, constants)
     epochs, rate = recipe.epochs, recipe.learning_rate

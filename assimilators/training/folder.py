@@ -20,7 +20,7 @@ import yaml
 from torch import nn
 
 from dacycle.assimilators.training.errors import RecipeError, TrainingError
-from dacycle.assimilators.training.recipe import AssimilatorRecipe, ForecastRecipe, Recipe, parse_recipe
+from dacycle.assimilators.training.recipe import AssimilatorRecipe, NetworkRecipe, Recipe, parse_recipe
 from dacycle.forecast_adapter.worlds import World
 
 __all__ = ["check_folder", "load_average", "read_constants", "read_record", "write_record"]
@@ -72,7 +72,7 @@ def write_record(
     path.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def read_record(folder: Path) -> tuple[ForecastRecipe | AssimilatorRecipe, dict[str, Any]]:
+def read_record(folder: Path) -> tuple[NetworkRecipe, dict[str, Any]]:
     """The recipe and the record of a run. TrainingError where the folder holds none."""
     for name in ("recipe.yaml", "run.json", "constants.npz"):
         if not (folder / name).exists():

@@ -16,6 +16,8 @@ __all__ = [
     "KINDS",
     "AssimilatorRecipe",
     "ForecastRecipe",
+    "NetworkRecipe",
+    "OperatorRecipe",
     "Recipe",
     "Stage",
     "load_recipe",
@@ -23,8 +25,8 @@ __all__ = [
     "recipe_kind",
 ]
 
-KINDS = ("forecast", "assimilator", "oi")
-"""`forecast`, `assimilator`: networks, by this package. `oi`: the ensemble of optimal interpolation, by
+KINDS = ("forecast", "assimilator", "operator", "oi")
+"""`forecast`, `assimilator`, `operator`: networks, by this package. `oi`: the ensemble of optimal interpolation, by
 `background_error`."""
 
 
@@ -146,6 +148,16 @@ class AssimilatorRecipe(Recipe):
     validation_days: int = 12
 
 
+@dataclass(frozen=True, kw_only=True)
+class OperatorRecipe(Recipe):
+    """An observation operator for OLR and precipitation; ``epochs`` passes through the pairs of frames."""
+
+    epochs: int
+
+
+NetworkRecipe = ForecastRecipe | AssimilatorRecipe | OperatorRecipe
+
+
 # What YAML may hold for each annotation of Recipe; whole numbers count as floats too.
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -167,7 +179,7 @@ def recipe_kind(path: Path | str) -> str:
     return kind
 
 
-def load_recipe(path: Path | str, data: str | None = None) -> ForecastRecipe | AssimilatorRecipe:
+def load_recipe(path: Path | str, data: str | None = None) -> NetworkRecipe:
     """Read and check a recipe of a network; `data` replaces the folder it names. Raises RecipeError."""
     content = _read(Path(path))
     if data is not None:
@@ -187,11 +199,12 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_recipe(content: dict[str, Any], source: str) -> ForecastRecipe | AssimilatorRecipe:
+def parse_recipe(content: dict[str, Any], source: str) -> NetworkRecipe:
     """A recipe from its entries; `source` is named in errors."""
-    kinds: dict[Any, type[ForecastRecipe | AssimilatorRecipe]] = {
+    kinds: dict[Any, type[NetworkRecipe]] = {
         "forecast": ForecastRecipe,
         "assimilator": AssimilatorRecipe,
+        "operator": OperatorRecipe,
     }
     if content.get("kind") not in kinds:
         raise RecipeError(f"{source}: kind is {content.get('kind')!r}, but must be {' or '.join(kinds)} here")
@@ -222,7 +235,7 @@ def _stage(item: Any, source: str) -> Stage:
     return Stage(**item)
 
 
-def _check(recipe: ForecastRecipe | AssimilatorRecipe, source: str) -> None:
+def _check(recipe: NetworkRecipe, source: str) -> None:
     years = [*recipe.training_years, *recipe.validation_years]
     rules = {
         "years must be whole numbers": all(type(year) is int for year in years),
@@ -242,6 +255,8 @@ def _check(recipe: ForecastRecipe | AssimilatorRecipe, source: str) -> None:
             "relaxation_days must be above 0": recipe.relaxation_days > 0,
             "noise must not be negative": recipe.noise >= 0,
         }
+    elif isinstance(recipe, OperatorRecipe):
+        rules |= {"epochs must be above 0": recipe.epochs > 0}
     else:
         rules |= {
             "epochs, round_epochs and workers must be above 0": min(recipe.epochs, recipe.round_epochs, recipe.workers)

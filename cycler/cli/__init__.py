@@ -8,7 +8,18 @@ from typer.core import TyperGroup
 
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.training.errors import DataError, ExportError, RecipeError, TrainingError
-from dacycle.cycler.cli import analyse, files, ingest, model, operate, run, verify, world
+from dacycle.cycler.cli import (
+    analyse,
+    errors,
+    files,
+    ingest,
+    model,
+    operate,
+    run,
+    single_observation,
+    verify,
+    world,
+)
 from dacycle.cycler.experiment import ExperimentError
 from dacycle.cycler.replay import RunStoppedError
 from dacycle.cycler.store import ArchiveError
@@ -61,5 +72,5 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Cycling data assimilation with AI weather models.",
 )
-for part in (run, verify, model, files, ingest, analyse, operate, world):
+for part in (run, verify, errors, model, files, ingest, analyse, single_observation, operate, world):
     app.add_typer(part.app)

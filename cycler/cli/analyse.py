@@ -21,7 +21,9 @@ from dacycle.cycler.single import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.points import PointFields, read_orography, read_points, write_points
 from dacycle.forecast_adapter.state import StateError
 from dacycle.obs_ingest.ingest import write_table
+from dacycle.obs_ingest.quality import Checks
 from dacycle.obs_ingest.sources import build_source
+from dacycle.obs_ingest.station_lists import StationList, read_station_list
 from dacycle.obs_ingest.table import UNITS, ObservationError, from_arrow
 from dacycle.obs_ingest.window import Window
 
@@ -53,6 +55,11 @@ def analyse(
     observation_error: Annotated[float | None, typer.Option(help="Standard deviation, SI.")] = None,
     length: Annotated[float | None, typer.Option(help="Correlation length, km; default: from the departures.")] = None,
     reach: Annotated[float, typer.Option(min=50, help="Beyond this an observation changes nothing, km.")] = 1000.0,
+    buddy_check: Annotated[
+        float | None, typer.Option(min=1, help="Largest departure from the neighbours', in their deviations, e.g. 4.")
+    ] = None,
+    blacklist: Annotated[Path | None, typer.Option(help="CSV of stations whose values are not used.")] = None,
+    whitelist: Annotated[Path | None, typer.Option(help="CSV of the only stations whose values are used.")] = None,
     hold_back: Annotated[float, typer.Option(help="Share of the sites to verify with, e.g. 0.2.")] = 0.0,
     splits: Annotated[int, typer.Option(min=1, help="How often to draw them.")] = 10,
     seed: Annotated[int, typer.Option(help="Decides the draws.")] = 1,
@@ -73,6 +80,7 @@ def analyse(
         orography=None if orography is None else read_orography(orography),
         lapse_rate=None if lapse_rate is None else lapse_rate / 1000,
         statistics=statistics,
+        checks=Checks(buddy_check=buddy_check, blacklist=_list(blacklist), whitelist=_list(whitelist)),
         reach_km=reach,
     )
     analysis = analyser.analyse()
@@ -91,6 +99,10 @@ def analyse(
         differences = {name: values - fields.values[name] for name, values in analysis.values.items()}
         write_points(increments, fields, differences, rest=False)
     console.print(f"{out}: {', '.join(analysis.values)} at {fields.time}; departures in {departures}", soft_wrap=True)
+
+
+def _list(path: Path | None) -> StationList | None:
+    return None if path is None else read_station_list(path)
 
 
 def _only(fields: PointFields, channels: list[str] | None) -> PointFields:

@@ -13,13 +13,16 @@ from dacycle.assimilators.background_error import estimate_from_recipe
 from dacycle.assimilators.base import AssimilatorError, load_assimilator, packaged_assimilators
 from dacycle.assimilators.evaluation import evaluate as evaluate_assimilator
 from dacycle.assimilators.evaluation import held_out, observing_of
-from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, recipe_kind
+from dacycle.assimilators.operator_scores import score_operator
+from dacycle.assimilators.training.recipe import AssimilatorRecipe, OperatorRecipe, load_recipe, recipe_kind
 from dacycle.cycler.cli.world import parse_years
-from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, PLANES, index
 from dacycle.forecast_adapter.models import ModelFileError, load_model, model_files
 from dacycle.forecast_adapter.onnxfile import digest, read_metadata
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import load_world
+from dacycle.obs_ingest.learned import KIND as OPERATOR
+from dacycle.obs_ingest.learned import LearnedOperator, operator_files
 
 __all__ = ["app"]
 
@@ -77,6 +80,10 @@ def train(
         from dacycle.assimilators.training.assimilator_run import train_assimilator
 
         train_assimilator(read, folder, say=typer.echo)
+    elif isinstance(read, OperatorRecipe):
+        from dacycle.assimilators.training.operator import train_operator
+
+        train_operator(read, folder, say=typer.echo)
     else:
         from dacycle.assimilators.training.run import train as train_forecast
 
@@ -92,7 +99,8 @@ def export(
 ) -> None:
     """Write a run's network as ONNX with its metadata and check it against torch.
 
-    A forecast model is scored, and gets its card; an assimilator gets its own from `dacycle gate`.
+    A forecast model or an observation operator is scored, and gets its card; an assimilator gets its own from
+    `dacycle gate`.
 
     Example: dacycle export runs/mini-cpu --out mini.onnx
     """
@@ -107,10 +115,16 @@ def export(
         export_assimilator(run, path, data, say=typer.echo)
         typer.echo(f"{path}; next: dacycle gate {path} --data {data or recipe.data}")
         return
-    from dacycle.assimilators.export import export as export_forecast
+    if isinstance(recipe, OperatorRecipe):
+        from dacycle.assimilators.export_operator import export_operator
 
-    export_forecast(run, path, data, say=typer.echo)
-    typer.echo(f"{path}, and its card {path.with_suffix('.md').name}; an experiment's `model:` takes this path")
+        export_operator(run, path, data, say=typer.echo)
+    else:
+        from dacycle.assimilators.export import export as export_forecast
+
+        export_forecast(run, path, data, say=typer.echo)
+    key = "operator" if isinstance(recipe, OperatorRecipe) else "model"
+    typer.echo(f"{path}, and its card {path.with_suffix('.md').name}; an experiment's `{key}:` takes this path")
 
 
 @app.command()
@@ -144,7 +158,7 @@ def gate(
 
 @app.command()
 def evaluate(
-    assimilator: Annotated[str, typer.Argument(help="a packaged method or a file")],
+    name: Annotated[str, typer.Argument(help="a packaged assimilator or observation operator, or a file")],
     data: Annotated[Path, typer.Option(help="folder with the years")],
     year: Annotated[int, typer.Option(help="held out from its training")],
     against: Annotated[str, typer.Option(help="another method, shown beside it")] = "oi",
@@ -155,18 +169,25 @@ def evaluate(
 ) -> None:
     """Score single analyses of held-out backgrounds: errors over the globe, against the background and another method.
 
+    An observation operator is scored against the OLR and the precipitation of the year, beside their climatology and
+    the regression of optimal interpolation; only `--data` and `--year` matter to it.
+
     Example: dacycle evaluate fnp --data nature --year 2024
     """
+    path = {**operator_files(), **packaged_assimilators()}.get(name, Path(name))
+    if path.suffix == ".onnx" and path.is_file() and read_metadata(path).get("kind") == OPERATOR:
+        _evaluate_operator(path, data, year)
+        return
     home, forecaster = load_world(world), load_model(model)
     reference = Reference(data / str(year))
     observing = observing_of(home, reference, SOURCES)
     backgrounds = held_out(forecaster, reference, home, starts)
-    names = list(dict.fromkeys([assimilator, against]))
-    scores = {name: evaluate_assimilator(load_assimilator(name, home), observing, backgrounds, seed) for name in names}
+    names = list(dict.fromkeys([name, against]))
+    scores = {n: evaluate_assimilator(load_assimilator(n, home), observing, backgrounds, seed) for n in names}
     table = Table(
         "channel", "lead", "background", *names, *(f"spread of {n}" for n in names if scores[n].spread is not None)
     )
-    first = scores[assimilator]
+    first = scores[name]
     for channel in HEADLINE:
         for lead in (*np.unique(first.leads).tolist(), None):
             own = [f"{s.rmse('analysis', channel, lead):.4g}" for s in scores.values()]
@@ -181,24 +202,34 @@ def evaluate(
                 *spreads,
             )
     console.print(table)
-    for name, found in scores.items():
+    for method, found in scores.items():
         ratio = found.spread_to_skill()
         spread = "" if ratio is None else f"; spread over error {ratio:.2f}"
-        typer.echo(f"{name}: {1000 * found.seconds:.0f} ms an analysis{spread}")
+        typer.echo(f"{method}: {1000 * found.seconds:.0f} ms an analysis{spread}")
+
+
+def _evaluate_operator(path: Path, data: Path, year: int) -> None:
+    table = Table("plane", "method", "rmse", "bias", "correlation", "stated / actual error")
+    for score in score_operator(LearnedOperator(path), data, year, say=typer.echo):
+        ratios = (f"{x:.3f}" if np.isfinite(x) else "" for x in (score.correlation, score.stated))
+        label = f"{score.plane} ({PLANES[score.plane]})"
+        table.add_row(label, score.method, f"{score.rmse:.3g}", f"{score.bias:+.2g}", *ratios)
+    console.print(table)
+    typer.echo("correlation of anomalies from the climatology of the training years")
 
 
 @app.command()
 def models(
     name: Annotated[
-        str | None, typer.Argument(help="a packaged model or assimilator, or a file: show its card")
+        str | None, typer.Argument(help="a packaged model, assimilator or operator, or a file: show its card")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="check every packaged file against its card")] = False,
 ) -> None:
-    """List the forecast models and assimilators, show one's card, or check the files.
+    """List the forecast models, assimilators and observation operators, show one's card, or check the files.
 
     Example: dacycle models fnp
     """
-    packaged = {**model_files(), **packaged_assimilators()}
+    packaged = {**model_files(), **packaged_assimilators(), **operator_files()}
     if name is not None:
         path = packaged.get(name, Path(name))
         if not path.is_file():

@@ -167,7 +167,7 @@ def status(
     archive: ArchiveFolder = DEFAULT_ARCHIVE,
     check: Annotated[bool, typer.Option("--check", help="Read everything and name what is damaged.")] = False,
 ) -> None:
-    """Show where each experiment of an archive stands.
+    """Show where each experiment of an archive stands, and what its last cycle could not read.
 
     Example: dacycle status --archive archive --check
     """
@@ -175,16 +175,29 @@ def status(
     table = Table("experiment", "cycles", "last", "end", "degraded", "fallback", "method", title=str(archive))
     for column in table.columns[:-1]:
         column.no_wrap = True
-    complaints = []
+    complaints: list[str] = []
+    latest: list[tuple[str, Record]] = []
     for name in place.branches():
         branch = place.branch(name)
         table.add_row(*_row(branch))
+        latest += [(name, record) for record in branch.recent_records(1)]
         complaints += branch.damaged() if check else []
     console.print(table)
+    for name, record in latest:
+        _print_problems(f"{name} {record['time']}", record)
     for complaint in complaints:
         console.print(f"[red]damaged[/red] {complaint}", soft_wrap=True)
     if complaints:
         raise typer.Exit(1)
+
+
+def _print_problems(where: str, record: Record) -> None:
+    """A line per source of a cycle that had files or messages which could not be read."""
+    for source, inventory in record.get("sources", {}).items():
+        first, *more = inventory["problems"] or [""]
+        if first:
+            rest = f", and {len(more)} more" if more else ""
+            console.print(f"{where}, source {source}: {first}{rest}", soft_wrap=True, markup=False)
 
 
 def _row(branch: Branch) -> list[str]:
@@ -212,7 +225,8 @@ def log(
 ) -> None:
     """Show the latest cycles of an experiment: how they went, and when they were written.
 
-    Values are counted as used (assimilated), held (withheld or denied), out (rejected) and late; s is seconds.
+    Values are counted as used (assimilated), held (withheld or denied), out (rejected) and late; s is seconds. Below
+    stand files and messages that a source could not read.
 
     Example: dacycle log demo --last 40
     """
@@ -221,7 +235,8 @@ def log(
     table = Table("cycle", "status", "used", "held", "out", "late", "s", "written", "reason", title=name)
     for column in table.columns[:-2]:
         column.no_wrap = True
-    for record in branch.recent_records(last):
+    shown = branch.recent_records(last)
+    for record in shown:
         notes = commits.get(record["time"], {})
         uses = record.get("uses", {})
         counts = [str(uses.get(use, "")) for use in ("assimilated", "withheld", "rejected", "late")]
@@ -229,8 +244,10 @@ def log(
         written = str(notes.get("written", ""))[5:16].replace("T", " ")
         table.add_row(record["time"], record["status"], *counts, seconds, written, record.get("reason", ""))
     console.print(table)
+    for record in shown:
+        _print_problems(record["time"], record)
     if late:
-        _show_arrivals(branch, branch.recent_records(last))
+        _show_arrivals(branch, shown)
 
 
 def _show_arrivals(branch: Branch, records: list[Record]) -> None:

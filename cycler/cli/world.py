@@ -1,4 +1,4 @@
-"""Commands that make worlds: the nature run, and the folder that an experiment's `world:` names."""
+"""Commands that make worlds: the nature run, the folder that an experiment's `world:` names, files of observations."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import typer
 
-from dacycle.forecast_adapter.worlds import build_world
+from dacycle.cycler.experiment import ExperimentError, load_experiment
+from dacycle.forecast_adapter.worlds import build_world, load_world
 
 __all__ = ["app", "parse_years"]
 
@@ -47,6 +48,30 @@ def world(
     build_world(nature, folder, folder.name, parse_years(training), np.asarray(times), description)
     size = sum(path.stat().st_size for path in folder.rglob("*.nc")) / 1e6
     typer.echo(f"{folder}: {len(times)} states, {size:.1f} MB")
+
+
+@app.command()
+def simulate(
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")],
+) -> None:
+    """Draw an experiment's observations from its world, and write the files that it reads.
+
+    For each of its sources `synop_bufr`, `temp_bufr` and `olr_netcdf` this makes the folder that is its path, with what
+    the source `stations`, `sondes` or `olr` of the same name would draw. A folder that is there already is left.
+
+    Example: dacycle simulate deploy/experiments/demo.yaml
+    """
+    from dacycle.obs_ingest.simulated_files import SIMULATED, simulate  # loads ecCodes
+
+    described = load_experiment(experiment)
+    specs = [source.model_dump(mode="json") for source in described.observations if source.source in SIMULATED]
+    if not specs:
+        raise ExperimentError(f"{experiment}: none of its sources ({', '.join(SIMULATED)}) reads files to simulate")
+    opened = load_world(described.world)
+    times = described.times().values.astype("datetime64[h]")
+    for spec in specs:
+        made = simulate(spec, opened, described.seed, times)
+        typer.echo(f"{spec['path']}: {f'{made} files' if made else 'is there'}")
 
 
 def parse_years(text: str) -> list[int]:

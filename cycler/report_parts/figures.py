@@ -116,7 +116,7 @@ def counts_over_time(fits: pd.DataFrame) -> Markup:
         left.set_title("values per cycle, by use", pad=33)
         reasons = _counts(fits[fits["reason"] != ""], "reason")
         reasons = reasons[reasons.sum().sort_values(ascending=False).index]
-        _stack(right, reasons, [style.REASONS.get(name, "#b9bec5") for name in reasons])
+        _stack(right, reasons, [style.reason_colour(str(name)) for name in reasons])
         right.set_title("of these not assimilated, by reason", pad=33)
 
     return style.svg(draw, "Observation counts over time", height=2.8)
@@ -128,7 +128,7 @@ def _counts(fits: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _stack(axes: Axes, counts: pd.DataFrame, colours: list[str]) -> None:
     if not counts.empty:
-        steps = counts if len(counts) <= 400 else counts.resample("1D").mean()
+        steps = style.thin(counts, style.COMB)
         names = [str(name).replace("_", " ") for name in steps]
         axes.stackplot(steps.index, steps.T.to_numpy(), labels=names, colors=colours, linewidth=0, step="mid")
         axes.margins(x=0)

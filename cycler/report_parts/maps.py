@@ -14,7 +14,7 @@ from dacycle.cycler.report_parts import style
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
 
-__all__ = ["coastlines", "equal_earth", "error_maps", "increment_maps"]
+__all__ = ["coastlines", "equal_earth", "error_maps", "increment_maps", "outline"]
 
 _DRAWN = get_grid("1.5deg")
 
@@ -63,16 +63,21 @@ def _map(axes: Axes, field: NDArray, grid: Grid, colours: str, signed: bool) -> 
     column = np.searchsorted(grid.longitude_bounds, (edges[1:] + edges[:-1]) / 2 % 360, side="right") - 1
     x, y = equal_earth(*np.meshgrid(edges, grid.latitude_bounds))
     shade = axes.pcolormesh(x, y, field[:, column % grid.shape[1]], cmap=colours, vmin=low, vmax=limit, rasterized=True)
-    coast = equal_earth(*coastlines())
-    axes.plot(*coast, color="#30363d", linewidth=0.4, rasterized=True)
-    rim = np.linspace(-90, 90, 91)
-    outline = equal_earth(np.concatenate([0 * rim - 180, 0 * rim + 180]), np.concatenate([rim, rim[::-1]]))
-    axes.fill(*outline, fill=False, edgecolor="#9aa1a9", linewidth=0.7)
-    axes.set_aspect("equal")
-    axes.set_axis_off()
+    outline(axes)
     bar = axes.figure.colorbar(shade, cax=axes.inset_axes((1.0, 0.1, 0.025, 0.8)))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2, labelsize=6.5)
+
+
+def outline(axes: Axes, colour: str = "#30363d") -> None:
+    """Coasts and the rim of the Equal Earth projection."""
+    coast = equal_earth(*coastlines())
+    axes.plot(*coast, color=colour, linewidth=0.4, rasterized=True)
+    rim = np.linspace(-90, 90, 91)
+    around = equal_earth(np.concatenate([0 * rim - 180, 0 * rim + 180]), np.concatenate([rim, rim[::-1]]))
+    axes.fill(*around, fill=False, edgecolor="#9aa1a9", linewidth=0.7)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
 
 
 def _quantile(values: NDArray, weights: NDArray, share: float) -> float:

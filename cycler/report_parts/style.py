@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from dacycle.forecast_adapter.channels import CHANNELS, index
+
+Table = TypeVar("Table", pd.Series, pd.DataFrame)
 
 #: What is drawn, always in the same colour (distinct for colour-blind readers and on grey paper by line
 #: style).
@@ -36,6 +38,10 @@ STATUSES = {"ok": "#2b8a6b", "degraded": "#d9b44a", "fallback": "#b8473f"}
 REASONS = {
     "withheld_site": "#2b8a6b",
     "background_check": "#b8473f",
+    "buddy_check": "#d07a52",
+    "spatial_consistency": "#d9a05f",
+    "blacklisted": "#4c4f57",
+    "not_listed": "#6f7480",
     "after_cutoff": "#d9b44a",
     "denied": "#7a6aa8",
     "duplicate": "#8b9098",
@@ -43,6 +49,15 @@ REASONS = {
     "station_height": "#c98a6b",
     "no_operator": "#5c8f97",
 }
+
+
+def reason_colour(reason: str) -> str:
+    """The colour of a reason; grey for the rarer ones."""
+    return REASONS.get(reason, "#b9bec5")
+
+
+COMB = 120
+"""Of more cycles than this counts are drawn as daily means, or sources that report twice a day would make a comb."""
 
 _RASTER_DPI = 190
 _LEFT = 0.5  # inches left of the first column of panels
@@ -182,6 +197,13 @@ def line(axes: Axes, x: Any, y: Any, name: str, label: str | None = None, **opti
     axes.plot(x, y, label=label or name, **style)
 
 
-def thin(series: pd.Series) -> pd.Series:
-    """A series in time as it is, or as daily means where it has more points than a page can show."""
-    return series if len(series) <= 400 else series.resample("1D").mean()
+def thin(table: Table, most: int = 400) -> Table:
+    """A series in time, or several, as it is, or as daily means where it has more points than a page can show.
+
+    A day at either end that is not whole is left out: where only its noon is in, its mean would be no day's.
+    """
+    if len(table) <= most:
+        return table
+    days = table.resample("1D")
+    whole = np.flatnonzero(days.size() == days.size().max())
+    return days.mean().iloc[whole[0] : whole[-1] + 1]

@@ -114,7 +114,7 @@ def _fit(rows: pd.DataFrame, variable: str) -> dict[str, object]:
     sums = rows.select_dtypes("number").sum()
     compared = int(sums["compared"])
     if not compared:
-        names = ("mean_b", "rms_b", "mean_a", "rms_a", "change", "ratio_b", "ratio_a")
+        names = ("mean_b", "rms_b", "mean_a", "rms_a", "change", "ratio_b", "ratio_a", "error")
         return {"unit": unit, "compared": 0, **dict.fromkeys(names, np.nan)}
     rms_b, rms_a = (float(np.sqrt(sums[f"{name}_squared"] / compared)) for name in ("o_b", "o_a"))
     return {
@@ -125,6 +125,7 @@ def _fit(rows: pd.DataFrame, variable: str) -> dict[str, object]:
         "mean_a": factor * sums["o_a"] / compared,
         "rms_a": factor * rms_a,
         "change": rms_a / rms_b - 1 if rms_b else np.nan,
+        "error": factor * float(np.sqrt(sums["error_squared"] / compared)),
         "ratio_b": float(np.sqrt(sums["o_b_in_errors_squared"] / compared)),
         "ratio_a": float(np.sqrt(sums["o_a_in_errors_squared"] / compared)),
     }

@@ -22,14 +22,14 @@ from dacycle.assimilators.evaluation import evaluate, held_out, observing_of
 from dacycle.assimilators.export_assimilator import export_assimilator
 from dacycle.assimilators.gate import Check, Verdict, judge, register
 from dacycle.assimilators.networks import METHODS
-from dacycle.assimilators.networks.fnp import gaussian_loss
+from dacycle.assimilators.networks.departures import gaussian_loss
 from dacycle.assimilators.training.assimilator_run import accepted_round, fit_assimilator, train_assimilator
 from dacycle.assimilators.training.backgrounds import Backgrounds
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.observing import Network, Observing, random_network
-from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe
+from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe, recipe_kind
 from dacycle.assimilators.training.samples import Samples, idealised
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models import load_model
@@ -229,17 +229,18 @@ def test_chains_longer_than_the_reference_are_refused(
 # A run
 
 
-def test_the_recipe_in_the_repository_is_sound() -> None:
-    for path in sorted((Path(__file__).parents[2] / "deploy/recipes").glob("fnp*.yaml")):
-        recipe = load_recipe(path)
-        assert isinstance(recipe, AssimilatorRecipe)
+def test_the_recipes_in_the_repository_are_sound() -> None:
+    paths = sorted((Path(__file__).parents[2] / "deploy/recipes").glob("*.yaml"))
+    recipes = [load_recipe(path) for path in paths if recipe_kind(path) == "assimilator"]
+    assert {recipe.method for recipe in recipes} == set(METHODS)
+    for recipe in recipes:
         assert not set(recipe.training_years) & {*recipe.validation_years, 2024}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "magic"}, "method: 'magic' is unknown; the methods are fnp"),
+        ({"method": "magic"}, "method: 'magic' is unknown; the methods are adas, convcnp, fnp"),
         ({"network": {"joints": 3}}, "unknown entry; the entries are joint"),
     ],
 )
@@ -373,6 +374,18 @@ def test_the_spread_is_as_much_too_large_in_single_analyses_as_it_is_too_small_i
     assert single.spread_ratio is not None
     assert cycled.spread_ratio is not None
     np.testing.assert_allclose(single.spread_ratio * cycled.spread_ratio, 1, rtol=0.01)
+
+
+def test_a_method_without_a_spread_is_trained_exported_and_judged(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, data: Path, tiny: World, tmp_path: Path
+) -> None:
+    recipe = recipe_of(entries, method="adas", network={"width": 16, "heads": 2, "fine": 8}, rounds=0)
+    fit_assimilator(recipe, tmp_path / "run", observing, backgrounds, held(backgrounds, observing), quiet)
+    file = export_assimilator(tmp_path / "run", tmp_path / "adas.onnx", say=quiet)
+    method = load_assimilator(file, tiny)
+    assert "spread" not in method.metadata["parity"]
+    verdict = judge(file, data, [2024], entries["world"], baseline="none", starts=2, days=4, say=quiet)
+    assert "no spread" in [check.found for check in verdict.checks]
 
 
 def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str, Any], data: Path) -> None:

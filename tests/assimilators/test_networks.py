@@ -1,4 +1,4 @@
-"""Layers on the sphere against independent sums, and what FNP promises whatever its weights are."""
+"""Layers on the sphere against independent sums, and what every method promises whatever its weights are."""
 
 import copy
 
@@ -11,7 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dacycle.assimilators.networks.fnp import FnpConstants, FnpNetwork, FnpSize, gaussian_loss
+from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, Attention, unified_mae
+from dacycle.assimilators.networks.convcnp import ConvCnpSize
+from dacycle.assimilators.networks.departures import Constants, DepartureNetwork, gaussian_loss
+from dacycle.assimilators.networks.fnp import FnpSize
 from dacycle.assimilators.networks.layers import (
     Depthwise,
     RadialConvolution,
@@ -24,18 +28,24 @@ from dacycle.assimilators.oi import gaspari_cohn
 from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 
 GRID = get_grid("5.625deg")
-SMALL = FnpSize(joint=16, group=8, fine=8, layers=1, merged=1, modes=4, block=8, reach_km=2500)
+REACH_KM = 2500
+SIZES = {
+    "adas": AdasSize(width=16, heads=2, layers=1, fine=8, reach_km=REACH_KM),
+    "convcnp": ConvCnpSize(width=16, fine=8, layers=1, merged=1, reach_km=REACH_KM),
+    "fnp": FnpSize(joint=16, group=8, fine=8, layers=1, merged=1, modes=4, block=8, reach_km=REACH_KM),
+}
 
 
-@pytest.fixture(scope="module")
-def network() -> FnpNetwork:
-    """FNP with random weights, the last layers' too, on a planet without geography."""
+@pytest.fixture(scope="module", params=METHODS)
+def network(request: pytest.FixtureRequest) -> DepartureNetwork:
+    """A method with random weights, the last layers' too, on a planet without geography."""
     torch.manual_seed(0)
     ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
     static = np.zeros((4, *GRID.shape), np.float32)
     season, bias = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32), np.zeros((5, 69, *GRID.shape), np.float32)
-    made = FnpNetwork(GRID, FnpConstants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias), SMALL)
-    for head in made.heads:
+    constants = Constants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias)
+    made = METHODS[request.param].network(GRID, constants, SIZES[request.param])
+    for head in getattr(made, "heads", [getattr(made, "head", None)]):
         torch.nn.init.normal_(head.weight, std=0.1)
     return made.eval()
 
@@ -123,25 +133,25 @@ def test_an_operator_of_planes_learns_what_a_column_says() -> None:
     assert not any(weights.requires_grad for weights in operator.parameters())
 
 
-def test_without_observations_the_analysis_is_the_background(network: FnpNetwork) -> None:
+def test_without_observations_the_analysis_is_the_background(network: DepartureNetwork) -> None:
     background, _, _ = observations(0, 0.1)
     nothing = torch.zeros(1, 72, *GRID.shape)
     with torch.inference_mode():
-        analysis, spread = network(background, nothing, nothing)
+        analysis, *spread = network(background, nothing, nothing)
     assert torch.equal(analysis, background)
-    assert (spread > 0).all()
+    assert all((part > 0).all() for part in spread)
 
 
 @given(seed=st.integers(0, 99))
 @settings(max_examples=5, deadline=None)
-def test_what_stands_where_nothing_is_observed_changes_nothing(network: FnpNetwork, seed: int) -> None:
+def test_what_stands_where_nothing_is_observed_changes_nothing(network: DepartureNetwork, seed: int) -> None:
     background, values, errors = observations(seed, 0.1)
     noise = torch.where(errors > 0, values, 1e6 * torch.randn(values.shape))
     with torch.inference_mode():
         assert torch.equal(network(background, values, errors)[0], network(background, noise, errors)[0])
 
 
-def test_beyond_its_reach_an_observation_changes_nothing(network: FnpNetwork) -> None:
+def test_beyond_its_reach_an_observation_changes_nothing(network: DepartureNetwork) -> None:
     background, _, _ = observations(0, 0.1)
     values, errors = torch.zeros(2, 1, 72, *GRID.shape)
     y, x = 9, 0
@@ -150,13 +160,13 @@ def test_beyond_its_reach_an_observation_changes_nothing(network: FnpNetwork) ->
         increment = (network(background, values, errors)[0] - background)[0].abs().amax(0).numpy()
     latitude, longitude = np.meshgrid(GRID.latitude, GRID.longitude, indexing="ij")
     distance = great_circle_km(latitude, longitude, np.array(GRID.latitude[y]), np.array(GRID.longitude[x]))
-    assert increment[distance > SMALL.reach_km].max() == 0
+    assert increment[distance > REACH_KM].max() == 0
     assert increment[y, x] > 0
 
 
 @given(seed=st.integers(0, 99))
 @settings(max_examples=5, deadline=None)
-def test_the_increment_changes_its_sign_with_the_departures(network: FnpNetwork, seed: int) -> None:
+def test_the_increment_changes_its_sign_with_the_departures(network: DepartureNetwork, seed: int) -> None:
     """Without a bias of the model: a background that agrees with its observations is left alone."""
     background, values, errors = observations(seed, 0.1)
     values[:, 69:], errors[:, 69:] = 0, 0
@@ -172,7 +182,7 @@ def test_the_increment_changes_its_sign_with_the_departures(network: FnpNetwork,
     assert none.abs().max() < 1e-4
 
 
-def test_the_models_bias_is_taken_off_where_something_is_observed(network: FnpNetwork) -> None:
+def test_the_models_bias_is_taken_off_where_something_is_observed(network: DepartureNetwork) -> None:
     """Observations that agree with the background without its bias leave just that; out of reach nothing changes."""
     background, _, _ = observations(0, 0.1)
     biased = copy.deepcopy(network)
@@ -190,8 +200,11 @@ def test_the_models_bias_is_taken_off_where_something_is_observed(network: FnpNe
 
 @given(turn=st.integers(1, 31), seed=st.integers(0, 9))
 @settings(max_examples=5, deadline=None)
-def test_on_a_planet_without_geography_turning_it_turns_the_analysis(network: FnpNetwork, turn: int, seed: int) -> None:
-    """By whole 2 x 2 blocks: no longitude is special, the date line least of all."""
+def test_on_a_planet_without_geography_turning_it_turns_the_analysis(
+    network: DepartureNetwork, turn: int, seed: int
+) -> None:
+    """By whole 2 x 2 blocks: no longitude is special, the date line least of all. By whole windows where there are."""
+    turn *= network.size.columns * 2 if isinstance(network, AdasNetwork) else 1
     inputs = observations(seed, 0.2)
     with torch.inference_mode():
         straight = network(*inputs)[0].roll(2 * turn, -1)
@@ -223,3 +236,35 @@ def test_in_the_loss_a_sample_counts_as_much_as_its_error_is_large() -> None:
     share = torch.zeros((2, 3, 8, 8), requires_grad=True)
     (pull,) = torch.autograd.grad(gaussian_loss(share * size, size.expand(target.shape), target).sum(), share)
     torch.testing.assert_close(10 * pull[0], pull[1])
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_attention_sees_its_window_and_nothing_beyond(shifted: bool) -> None:
+    """What stands in one block reaches the blocks of its windows; shifted ones go across the date line and the pole."""
+    torch.manual_seed(0)
+    attention = Attention(16, AdasSize(width=16, heads=2), shifted)
+    x, y = torch.randn(2, 1, 16, 16, 32)
+    other = y.clone()
+    other[..., 0, 0] += torch.randn(16)
+    with torch.inference_mode():
+        reached = (attention(x, other) - attention(x, y)).abs().amax(1)[0] > 0
+    rows, columns = np.nonzero(reached.numpy())
+    if not shifted:
+        assert set(rows) == set(range(4))
+        assert set(columns) == set(range(8))
+    else:
+        # The block stands in a window beyond the pole too, half a turn away.
+        here, beyond = set(range(4)) | set(range(28, 32)), set(range(12, 20))
+        assert set(rows) == {0, 1}
+        assert set(columns) == here | beyond
+
+
+def test_in_the_unified_loss_all_channels_pull_alike() -> None:
+    target = torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    target = target * torch.tensor([0.1, 1.0, 10.0])[:, None, None]
+    increment = torch.zeros_like(target, requires_grad=True)
+    loss = unified_mae(increment, None, target)
+    torch.testing.assert_close(loss.mean((0, 2, 3)), torch.ones(3))
+    (pull,) = torch.autograd.grad(loss.sum(), increment)
+    scaled = (pull * target).sum((0, 2, 3))  # what a share of its own error does to a channel's loss
+    torch.testing.assert_close(scaled, scaled[0].expand(3))

@@ -77,9 +77,19 @@ def _commit(
         "status": "fallback" if fallback else "ok",
         "reason": "increment of t850 reaches 7.1 standard deviations, the limit is 6.0" if fallback else "",
         "uses": {name: int(count) for name, count in uses.items()},
+        "sources": {name: _inventory(name, time) for name in ("stations", "sondes")},
         "digests": {**digests, "observations": cycle_id(time)},
     }
     writer.commit_cycle(time, background, background if fallback else analysis, table, record, {})
+
+
+def _inventory(name: str, time: pd.Timestamp) -> dict[str, object]:
+    """What a source found: 40 of 42 reports, and on 2 January at 12 UTC a damaged message."""
+    damaged = name == "sondes" and time == pd.Timestamp("2024-01-02T12")
+    counts = {"found": 42, "decoded": 40, "missing": 2, "late": 1, "latency": 50.0}
+    skipped = {"not readable": 1} if damaged else {}
+    problems = ["temp.bufr, message 3: <truncated>"] if damaged else []
+    return {"source": name, **counts, "skipped": skipped, "values": {}, "files": [], "problems": problems}
 
 
 def departures(

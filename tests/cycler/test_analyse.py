@@ -149,6 +149,21 @@ class TestRealPair:
         failed(run(*grib, *bufr, "--out", out, "--time", "2018-11-21T00"), "nothing is valid at")
         assert not out.exists()
 
+    def test_stricter_checks(self, shared: Path, tmp_path: Path) -> None:
+        (tmp_path / "list.csv").write_text("station,variable\n40270,t2m\n10033,t2m\n")
+        files = ("--background", shared / GRIB, "--observations", shared / BUFR, "--out", tmp_path / "a.grib")
+        result = run(*files, "--buddy-check", 3, "--blacklist", tmp_path / "list.csv")
+        assert result.exit_code == 0, result.output
+        table = from_arrow(pq.read_table(tmp_path / "a.departures.parquet"), "departures")
+        reasons = table[table["variable"] == "t2m"].groupby("reason", observed=True).size()
+        assert reasons["blacklisted"] == 2
+        assert 3 < reasons["buddy_check"] < 20
+        assert f"rejected: buddy_check {reasons['buddy_check']}" in " ".join(result.output.split())
+        used = table[(table["variable"] == "t2m") & (table["use"] == "assimilated")]
+        assert (abs(used["height_difference"]) <= 500).all()
+        assert used["height_difference"].std() > 50
+        failed(run(*files, "--whitelist", shared / BUFR), "synop_europe_2018112012.bufr", "station list")
+
     def test_observations_of_other_variables_only(self, shared: Path, tmp_path: Path) -> None:
         background = read_points(shared / GRIB)
         table, _ = SynopBufr(None, 0, shared / BUFR).read(Window(background.time))

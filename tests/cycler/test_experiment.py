@@ -50,6 +50,17 @@ def complaint(old: str, new: str) -> str:
         ("world:", "wolrd:", "demo.yaml:2: wolrd: unknown key; did you mean world?"),
         ("world: demonstration\n", "", "world: this key is required"),
         ("increment_limit", "increment_limits", "demo.yaml:13: guards.increment_limits: unknown key; did you mean"),
+        (
+            "seed: 1",
+            "quality: {budy_check: 4}\nseed: 1",
+            "demo.yaml:17: quality.budy_check: unknown key; did you mean buddy",
+        ),
+        ("seed: 1", "quality: {buddy_check: true}\nseed: 1", "quality.buddy_check: Input should be a valid number"),
+        (
+            "seed: 1",
+            "quality: {background_check: 0}\nseed: 1",
+            "quality.background_check: Input should be greater than",
+        ),
         ("  lead: 10d", "  leads: 10d", "demo.yaml:16: drift.leads: unknown key; did you mean lead?"),
         ("lead: 10d", "lead: 240", "demo.yaml:16: drift.lead: 240 is not a duration; write it as 90min, 48h or 10d"),
         ("cutoff: none", "name: x", "demo.yaml:11: observations.1.cutoff: this key is required"),
@@ -101,11 +112,51 @@ def test_only_the_end_may_change_without_being_another_experiment():
     assert set(differences(experiment, other)) == {"guards.increment_limit", "observations"}
 
 
+def test_checks_that_nobody_asked_for_are_not_part_of_an_experiment():
+    """So archives from before there were any hold the same experiments."""
+    plain = parse_experiment(GOOD, "demo.yaml")
+    usual = parse_experiment(GOOD + "quality: {background_check: 4, buddy_check: null}\n", "demo.yaml")
+    strict = parse_experiment(GOOD + "quality: {buddy_check: 4, blacklist: bad.csv}\n", "demo.yaml")
+    assert "quality" not in plain.as_dict()
+    assert plain.digest == usual.digest != strict.digest
+    assert differences(plain, strict) == {
+        "quality.blacklist": (None, "bad.csv"),
+        "quality.buddy_check": (None, 4.0),
+    }
+    assert parse_experiment(write_experiment(strict.as_dict()), "copy.yaml") == strict
+
+
 def test_the_free_run_differs_only_in_what_makes_it_one():
     experiment = parse_experiment(GOOD, "demo.yaml")
     free = experiment.free_run()
     assert set(differences(experiment, free)) == {"assimilator", "drift.free_run", "name"}
     assert (free.name, free.assimilator) == ("demo-free", "none")
+
+
+def test_a_key_that_is_not_used_leaves_the_digest_as_it_was_before_the_key_existed():
+    digest = "19bc9815b9e1e0abadaeab7ffb870fcafb1e6e6364a7aa160f0016d72ee86f58"
+    assert load_experiment(Path(__file__).parents[2] / "deploy/experiments/demo.yaml").digest == digest
+
+
+def test_errors_from_a_file_are_frozen_with_the_experiment(tmp_path):
+    path = tmp_path / "errors.yaml"
+    path.write_text("t2m: {representativeness: 1}\nstations:u10: {instrument: 0.5}\n")
+    experiment = parse_experiment(f"{GOOD}errors: {path}\n", "demo.yaml")
+    path.write_text("t2m: {representativeness: 2}\n")
+    again = parse_experiment(write_experiment(experiment.as_dict()), "copy.yaml")
+    assert again == experiment
+    changed = differences(experiment, parse_experiment(f"{GOOD}errors: {path}\n", "demo.yaml"))
+    assert set(changed) == {"errors.t2m.representativeness", "errors.stations:u10.instrument"}
+    assert again.error_table().model("stations", "u10").instrument == 0.5
+    assert again.error_table().model("other", "u10").instrument == 0.7
+
+
+def test_unknown_errors_are_refused():
+    assert "demo.yaml:17: errors: t2n is no VARIABLE" in complaint("seed: 1", "errors: {t2n: {instrument: 1}}\nseed: 1")
+    text = GOOD.replace(", network: list.csv", "") + "errors: {'synop:t2m': {instrument: 1}}\n"
+    experiment = parse_experiment(text, "demo.yaml")
+    with pytest.raises(ExperimentError, match="errors: 'synop:t2m' is of no source of this experiment"):
+        load_inputs(experiment)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([("min", 1), ("h", 60), ("d", 1440)]))

@@ -1,5 +1,6 @@
 """What a cycle starts from, what it does with its observations, and when a run stops or goes on."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,6 +148,28 @@ def test_denied_observations_are_compared_not_assimilated(content, run, tmp_path
     assert record["variables"]["t2m"]["assimilated"] == 0 < control["variables"]["t2m"]["assimilated"]
     assert record["variables"]["msl"] == control["variables"]["msl"]
     assert sum(record["uses"].values()) == sum(control["uses"].values())
+
+
+def test_a_blacklist_and_a_stricter_check_reject_and_the_record_says_which_list(content, run, tmp_path):
+    control = open_experiment(run, "demo").departures([replays.START])
+    station = str(control["station"][control["use"] == "assimilated"].iloc[0])
+    (tmp_path / "bad.csv").write_text(f"station,variable\n{station},t2m\n{station},msl\n")
+    asked = {"blacklist": str(tmp_path / "bad.csv"), "background_check": 1.5}
+    archive = Archive(tmp_path / "a", create=True)
+    record = hindcast(replays.experiment(content | {"quality": asked}), archive, limit=1)[0].record
+    departures = archive.branch("demo").departures()
+    rejected = departures[departures["reason"] == "blacklisted"]
+    assert set(rejected["variable"]) == {"t2m", "msl"}
+    assert set(rejected["station"]) == {station}
+    assert record["reasons"]["background_check"] > (control["reason"] == "background_check").sum()
+    assert record["digests"]["blacklist"] == hashlib.sha256((tmp_path / "bad.csv").read_bytes()).hexdigest()
+    assert len(departures) == len(control)
+    moved = departures[departures["height_difference"].notna()]
+    assert set(moved["variable"]) == {"t2m", "td2m"}
+
+    (tmp_path / "bad.csv").write_text("stations\nEDDM\n")
+    with pytest.raises(ExperimentError, match=r"experiment demo: .*bad\.csv, line 1: unknown column 'stations'"):
+        hindcast(replays.experiment(content | {"quality": asked}), archive)
 
 
 @pytest.mark.parametrize("start", [{"climatology": True}, {"lagged": "24h"}])

@@ -19,6 +19,7 @@ from dacycle.cycler.verification import verify
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import load_world
+from dacycle.obs_ingest.table import add_departures, empty_table
 from tests.cycler.runs import make_run
 from tests.worlds import make_world
 
@@ -159,6 +160,23 @@ def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations
     assert "errors cannot be given" in words
     assert "Fit to withheld sites" in words
     assert not re.search(r"\bnan\b", words, flags=re.IGNORECASE)
+
+
+def test_what_sources_found_and_could_not_read_is_printed(html):
+    words = Page(html).words
+    for said in ("What the sources found", "What became of the values", "Sites in these maps", "withheld site"):
+        assert said in words
+    assert "temp.bufr, message 3: <truncated>" in words, "a file's name cannot inject markup"
+    for label in ("Each source over time", "Maps of the sites used", "Histograms of O-B and O-A"):
+        assert f'<svg role="img" aria-label="{label}' in html
+
+
+def test_a_run_whose_sources_never_had_anything_has_a_report_all_the_same(tiny, tmp_path, monkeypatch):
+    nothing = add_departures(empty_table(), np.empty(0), np.empty(0))
+    monkeypatch.setattr("tests.cycler.runs.departures", lambda *arguments: nothing)
+    words = Page(page(make_run(tmp_path / "archive", tiny, cycles=2), tiny)).words
+    assert "No cycle had an observation" in words
+    assert "What the sources found" in words
 
 
 def test_a_run_without_a_cycle_has_no_report(tiny, tmp_path):

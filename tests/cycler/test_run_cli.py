@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive import Archive, open_experiment
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import write_experiment
+from dacycle.forecast_adapter.worlds import load_world
 from tests.cycler import replays
+from tests.cycler.runs import make_run
 
 
 @pytest.fixture
@@ -46,6 +48,18 @@ def test_from_plan_to_status(place):
     log = dacycle("log", "demo", "--last", "2")
     assert "20240104T00 │ ok" in log
     assert "20240103T12" not in log
+
+
+def test_status_and_log_name_what_a_source_could_not_read(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    make_run(tmp_path, load_world(world.folder), cycles=3)
+    problem = "20240102T12, source sondes: temp.bufr, message 3: <truncated>"
+    for arguments in (["status"], ["log", "run"]):
+        said = dacycle(*arguments, "--archive", str(tmp_path))
+        assert problem in said
+        assert "source stations" not in said
+    make_run(tmp_path, load_world(world.folder), cycles=4)
+    assert problem not in dacycle("status", "--archive", str(tmp_path)), "the last cycle had none"
 
 
 def test_a_hindcast_keeps_its_free_run_beside_it(place):

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.obs_ingest.operators import equivalents, specific_humidity, station_pressure_ratio
+from dacycle.obs_ingest.operators import (
+    dewpoint,
+    equivalents,
+    specific_humidity,
+    station_pressure_ratio,
+    wind_components,
+    wind_direction,
+)
 from tests.obs_ingest.helpers import observations
 
 GRID = get_grid("5.625deg")
@@ -29,6 +36,22 @@ def h(table, current, orography=SEA):
 def test_surface_fields_are_found_by_name():
     table = observations(["u10", "v10", "t2m", "msl"], 0.0)
     assert h(table, state(u10=3, v10=-2, t2m=280, msl=100000)) == pytest.approx([3, -2, 280, 100000])
+
+
+@given(st.floats(130, 310), st.floats(5000, 105000))
+def test_humidity_and_dewpoint_say_the_same(temperature, pressure):
+    humidity = specific_humidity(min(temperature, 230 + pressure / 1500), pressure)
+    assert specific_humidity(dewpoint(humidity, pressure), pressure) == pytest.approx(humidity, rel=1e-9)
+
+
+def test_dewpoints_of_saturated_air():
+    assert dewpoint(0.622 * 611.2 / (100000 - 0.378 * 611.2), 100000) == pytest.approx(273.15)
+
+
+@given(st.floats(0.1, 360), st.floats(0.01, 100))
+def test_direction_is_that_of_the_components(direction, speed):
+    found = wind_direction(*wind_components(np.array(direction), np.array(speed)))
+    assert abs((found - direction + 180) % 360 - 180) < 1e-6
 
 
 @settings(deadline=None, max_examples=30)

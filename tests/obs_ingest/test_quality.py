@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 from dacycle.obs_ingest.operators import equivalents
-from dacycle.obs_ingest.quality import check, withhold
+from dacycle.obs_ingest.quality import Checks, check, withhold
 from dacycle.obs_ingest.sources import build_source
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
@@ -57,7 +57,10 @@ def test_a_single_value_in_another_unit_is_called_that(variable, value):
 
 def test_missing_values_positions_and_times():
     assert reasons(observations("t2m", [np.nan])) == ["missing_value"]
-    assert reasons(observations("t2m", [280.0], latitude=0.0, longitude=0.0)) == ["not_listed"]
+    assert reasons(observations("t2m", [280.0], latitude=0.0, longitude=0.0)) == ["position"]
+    point = observations("olr", [230.0], latitude=0.0, longitude=0.0, period=6.0)
+    point["station"] = point["site"]
+    assert reasons(point) == [""]  # a raster has a point there
     table = observations("t2m", [280.0] * 3, minutes=[-180, -179, 180], longitude=[1.0, 2.0, 3.0], delay=0)
     assert reasons(table) == ["outside_window", "", ""]
 
@@ -97,12 +100,32 @@ def test_stations_far_from_the_models_ground():
     ]
 
 
+def test_the_height_over_which_h_moves_a_temperature_is_kept():
+    """And H(x) with it: the background's 280 K at its ground of 300 m, 6.5 K/km, 200 m higher and 450 m lower."""
+    state = np.zeros((len(NAMES), *GRID.shape), np.float32)
+    state[index("t2m")], state[index("msl")] = 280.0, 101325.0
+    ground = np.full(GRID.shape, 300.0)
+    table = observations(
+        ["t2m", "t2m", "td2m", "t2m", "t2m", "u10", "ps"],
+        280.0,
+        longitude=np.arange(7.0),
+        elevation=[500.0, -150.0, 900.0, 900.0, np.nan, 900, 500],
+    )
+    h = equivalents(table, state, state, GRID, ground)
+    result = check(table, WINDOW, h, np.full(len(NAMES), 1e6), GRID, ground, share=0)
+    height = result["height_difference"].to_numpy()
+    np.testing.assert_allclose(height, [200, -450, 600, 600, np.nan, np.nan, np.nan], atol=1e-3)
+    np.testing.assert_allclose(h[[0, 1, 3]], 280 - 0.0065 * height[[0, 1, 3]], rtol=1e-6)
+    assert (result["reason"] == "station_height").tolist() == [False, False, True, True, True, False, False]
+    assert h[-1] == pytest.approx(95461, rel=1e-4)  # of the station's own height, whatever the ground
+
+
 def test_the_background_check_weighs_both_errors():
     table = observations("t2m", [284.9, 285.1, 275.1, 274.9], error=1.0, longitude=[1.0, 2.0, 3.0, 4.0])
     expected = ["", "background_check", "", "background_check"]
     assert reasons(table, 280.0, spread=0.75) == expected  # 4 sqrt(1 + 0.5625) = 5
     assert reasons(table, 280.0, spread=3.0) == [""] * 4
-    assert reasons(table, 280.0, spread=0.75, k=5.0) == [""] * 4
+    assert reasons(table, 280.0, spread=0.75, checks=Checks(background_check=5.0)) == [""] * 4
 
 
 def test_background_error_aloft_belongs_to_the_level():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import cells, get_grid
-from dacycle.obs_ingest.errors import ERRORS, instrument_share, standard_error
+from dacycle.obs_ingest.errors import ERRORS, standard_error
 from dacycle.obs_ingest.operators import equivalents, specific_humidity, station_pressure_ratio
 from dacycle.obs_ingest.superobs import grid_observations
 from dacycle.obs_ingest.table import ObservationError, concatenate
@@ -46,7 +46,7 @@ def test_identical_departures_give_the_cells_background_plus_that_departure(n, d
     result = gridded(table.assign(value=h + departure), h, state)
     y, x = (int(k[0]) for k in cells(GRID, lat[:1], lon[:1]))
     assert result.values[index("t2m"), y, x] == pytest.approx(state[index("t2m"), y, x] + departure, abs=1e-3)
-    share = instrument_share("t2m", 280.0)
+    share = ERRORS["t2m"].instrument_share(280.0)
     assert result.errors[index("t2m"), y, x] == pytest.approx(error * np.sqrt(1 - share + share / n), rel=1e-5)
     assert (result.errors > 0).sum() == 1
 

@@ -26,6 +26,7 @@ def mixed() -> pd.DataFrame:
 
 def test_a_table_survives_the_disk(tmp_path):
     table = add_departures(mixed(), np.array([281.0, np.nan]), np.array([280.5, np.nan]))
+    table = table.assign(height_difference=[120.0, np.nan])
     pq.write_table(to_arrow(table), tmp_path / "table.parquet")
     back = from_arrow(pq.read_table(tmp_path / "table.parquet"), "table.parquet")
     assert list(back) == list(table)
@@ -34,6 +35,13 @@ def test_a_table_survives_the_disk(tmp_path):
     assert [str(x) for x in back["station"]] == ["s0", "s1"]
     assert back["o_b"].iloc[0] == pytest.approx(-1.0)
     assert np.isnan(back["o_b"].iloc[1])
+
+
+def test_departures_from_before_heights_were_kept_go_with_later_ones():
+    old = add_departures(mixed(), np.array([281.0, np.nan]), np.array([280.5, np.nan]))
+    new = old.assign(height_difference=[120.0, np.nan])
+    both = concatenate([from_arrow(to_arrow(table), "a cycle") for table in (old, new)])
+    np.testing.assert_array_equal(both["height_difference"], [np.nan, np.nan, 120, np.nan])
 
 
 def test_text_on_disk_is_plain_strings():

@@ -1,0 +1,178 @@
+"""Adas: AI-based data assimilation with gated cross-attention (Chen et al. 2023, FengWu-Adas, arXiv 2312.12462).
+
+What makes it Adas: three streams, background, observations and *confidence*; *gated convolutions*, in which the
+confidence decides how much of the observations goes on; *gated cross-attention* between background and observations in
+windows, plain and shifted, whose say on the background is again the confidence's; a U-shape of such stages; plain
+window attention after them; the loss in which all channels weigh the same (`unified_mae`). No spread.
+
+Where it departs, beside what all methods share (`departures`): windows are two-dimensional, and levels are channels,
+since 13 levels of a coarse model are hardly independent; confidence is not a mask but the weight that an observation's
+error gives it, and its density around; shifted windows need no mask, for the grid goes on around the sphere and across
+the poles; analyses are residuals on the background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dacycle.assimilators.networks.departures import CHANNELS, Constants, DepartureNetwork, SetConvolutions
+from dacycle.assimilators.networks.layers import Pointwise, TowerNorm
+from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.mini import pad_sphere
+
+__all__ = ["AdasNetwork", "AdasSize", "unified_mae"]
+
+
+@dataclass(frozen=True)
+class AdasSize:
+    """How large the network is.
+
+    Attributes:
+        width: on 2 x 2 blocks of cells; twice that on blocks of 4 x 4.
+        heads: of the attention.
+        rows, columns: of a window, in blocks.
+        layers: window attentions after the stages.
+        fine: width of the perceptron on the full grid.
+        reach_km: distance beyond which an observation changes nothing.
+    """
+
+    width: int = 64
+    heads: int = 4
+    rows: int = 4
+    columns: int = 8
+    layers: int = 2
+    fine: int = 64
+    reach_km: int = 2500
+
+
+class AdasNetwork(DepartureNetwork):
+    """See the module's docstring."""
+
+    def __init__(
+        self, grid: Grid, constants: Constants, size: AdasSize, planes: tuple[str, ...] = tuple(PLANES)
+    ) -> None:
+        super().__init__(grid, constants, size.reach_km, planes)
+        self.size = size
+        self.set_convolutions = SetConvolutions(grid)
+        near, wide = (k * self.inputs // 2 for k in (self.set_convolutions.fine, self.set_convolutions.coarse))
+        d = size.width
+        self.embed = nn.Conv2d(CHANNELS + self.known, d, 2, stride=2)
+        self.departures_near, self.departures_wide = nn.Conv2d(near, d, 2, stride=2), Pointwise(1, wide, d)
+        self.confidence_near, self.confidence_wide = nn.Conv2d(near, d, 2, stride=2), Pointwise(1, wide, d)
+        streams = ("background", "observed", "confidence")
+        self.first, self.deep, self.last = Stage(d, size), Stage(2 * d, size), Stage(d, size)
+        self.down = nn.ModuleDict({name: nn.Conv2d(d, 2 * d, 2, stride=2) for name in streams})
+        self.up = nn.ModuleDict({name: Pointwise(1, 2 * d, 4 * d) for name in streams})
+        self.join = nn.ModuleDict({name: Pointwise(1, 2 * d, d) for name in streams})
+        self.fuse = Pointwise(1, 3 * d, d)
+        self.after = nn.ModuleList(Attention(d, size, shifted=bool(i % 2)) for i in range(size.layers))
+        self.refine = Pointwise(1, d, 4 * size.fine)
+        self.local = Pointwise(1, 2 * near + CHANNELS + self.known, size.fine)
+        self.head = Pointwise(1, size.fine, CHANNELS)
+        nn.init.zeros_(self.head.weight)  # the first analyses are the backgrounds
+
+    def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        """See `SetConvolutions`."""
+        return self.set_convolutions(departure, weight)
+
+    def encode(self, state: Tensor, known: Tensor) -> tuple[Tensor, ...]:
+        """The background's patches."""
+        return (self.embed(torch.cat([state, known], 1)),)
+
+    def decode(
+        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...]
+    ) -> tuple[Tensor, None]:
+        """From the three streams to the increment."""
+        (fine, density), (wide, wide_density) = ([x.flatten(1, 2) for x in part.chunk(2, 1)] for part in observed)
+        streams = [
+            background[0],
+            self.departures_near(fine) + self.departures_wide(wide),
+            self.confidence_near(density) + self.confidence_wide(wide_density),
+        ]
+        first = self.first(*streams)
+        deep = self.deep(*(down(x) for down, x in zip(self.down.values(), first, strict=True)))
+        ups = zip(self.up.values(), self.join.values(), deep, first, strict=True)
+        last = self.last(*(join(torch.cat([functional.pixel_shuffle(up(x), 2), skip], 1)) for up, join, x, skip in ups))
+        fused = self.fuse(torch.cat(last, 1))
+        for attention in self.after:
+            fused = attention(fused, fused)
+        local = self.local(torch.cat([fine, density, state, known], 1))
+        here = functional.pixel_shuffle(self.refine(fused), 2) + local
+        return self.head(functional.silu(here)).float(), None
+
+
+class Stage(nn.Module):
+    """One stage of the three streams: a gated convolution, then gated cross-attention in plain and shifted windows."""
+
+    def __init__(self, width: int, size: AdasSize) -> None:
+        super().__init__()
+        self.convolve, self.gate = nn.Conv2d(width, width, 3), nn.Conv2d(width, width, 3)
+        self.of_background = nn.ModuleList(Attention(width, size, shifted) for shifted in (False, True))
+        self.of_observed = nn.ModuleList(Attention(width, size, shifted) for shifted in (False, True))
+
+    def forward(self, background: Tensor, observed: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        confidence = self.gate(pad_sphere(confidence, 1))
+        gate = torch.sigmoid(confidence)
+        observed = observed + gate * self.convolve(pad_sphere(functional.silu(observed), 1))
+        for from_observed, from_background in zip(self.of_background, self.of_observed, strict=True):
+            asked = from_observed(background, observed)
+            observed = from_background(observed, background)
+            background = gate * asked + (1 - gate) * background
+        return background, observed, confidence
+
+
+class Attention(nn.Module):
+    """Attention of x to y within windows (Liu et al. 2021, arXiv 2103.14030), then a perceptron; (B, C, H, W) both.
+
+    A grid smaller than a window is one window. Shifted ones begin half a window further: they go around the sphere,
+    and across a pole to the opposite meridian.
+    """
+
+    def __init__(self, width: int, size: AdasSize, shifted: bool) -> None:
+        super().__init__()
+        self.heads, self.window, self.shifted = size.heads, (size.rows, size.columns), shifted
+        self.norm_x, self.norm_y, self.norm = (TowerNorm(1, width) for _ in range(3))
+        self.query, self.keys = Pointwise(1, width, width), Pointwise(1, width, 2 * width)
+        self.out = Pointwise(1, width, width)
+        self.widen, self.narrow = Pointwise(1, width, 2 * width), Pointwise(1, 2 * width, width)
+        n = size.rows * size.columns
+        self.place = nn.Parameter(torch.zeros(size.heads, n, n))
+        self.scale = nn.Parameter(torch.full((2, width, 1, 1), 0.1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        query = self._windows(self.query(self.norm_x(x)))
+        key, value = (self._windows(part) for part in self.keys(self.norm_y(y)).chunk(2, 1))
+        alike = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + self.place
+        found = self._grid(alike.softmax(-1) @ value, x)
+        x = x + self.scale[0] * self.out(found)
+        return x + self.scale[1] * self.narrow(functional.silu(self.widen(self.norm(x))))
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B windows, heads, points, C / heads)."""
+        rows, columns = self.window
+        if self.shifted:
+            x = pad_sphere(x, rows // 2)[..., rows // 2 : -(rows // 2)].roll(columns // 2, -1)
+        x = x.unflatten(-1, (-1, columns)).unflatten(2, (-1, rows)).unflatten(1, (self.heads, -1))
+        return x.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).flatten(0, 2)  # (B, h, w, heads, rows, columns, c)
+
+    def _grid(self, x: Tensor, like: Tensor) -> Tensor:
+        """The opposite of `_windows`, to the shape of `like`."""
+        rows, columns = self.window
+        height = like.shape[2] + (rows if self.shifted else 0)
+        x = x.unflatten(0, (like.shape[0], height // rows, like.shape[3] // columns)).unflatten(4, (rows, columns))
+        x = x.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        return x[:, :, rows // 2 : -(rows // 2)].roll(-(columns // 2), -1) if self.shifted else x
+
+
+def unified_mae(increment: Tensor, spread: Tensor | None, target: Tensor) -> Tensor:
+    """Absolute error, rescaled so that all channels weigh the same: "UnifyMAE" of the published code. (B, 69, H, W).
+
+    The scale of a channel is its mean absolute error in the batch, which is no part of the gradient.
+    """
+    error = (target - increment).abs()
+    return error / error.detach().mean((0, 2, 3), keepdim=True).clamp(min=1e-6)

@@ -1,0 +1,89 @@
+"""ConvCNP: convolutional conditional neural process (Gordon et al. 2020, arXiv 1910.13556), as FNP's baseline uses it.
+
+What makes it ConvCNP: observations enter by a *set convolution* with their density; *one tower* for each source, a
+plain residual convolutional network over all variables together; features fused by a matrix; a perceptron makes a
+Gaussian of them at each point.
+
+Where it departs, beside what all methods share (`departures`): its mean is a residual on the background, for the
+baseline's, absolute, has to make a state anew of what it was given; convolutions go on around the sphere; towers stand
+on 2 x 2 blocks of cells, and the perceptron sees what was observed in the cell itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dacycle.assimilators.networks.departures import CHANNELS, Constants, DepartureNetwork, SetConvolutions
+from dacycle.assimilators.networks.layers import ConvolutionBlock, Pointwise
+from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.grid import Grid
+
+__all__ = ["ConvCnpNetwork", "ConvCnpSize"]
+
+
+@dataclass(frozen=True)
+class ConvCnpSize:
+    """How large the network is.
+
+    Attributes:
+        width, fine: of the towers, and of the perceptron on the full grid.
+        layers, merged: convolution blocks of each source's tower, and of the fused one.
+        kernel: of each block.
+        reach_km: distance beyond which an observation changes nothing.
+    """
+
+    width: int = 128
+    fine: int = 64
+    layers: int = 2
+    merged: int = 5
+    kernel: int = 5
+    reach_km: int = 2500
+
+
+class ConvCnpNetwork(DepartureNetwork):
+    """See the module's docstring."""
+
+    def __init__(
+        self, grid: Grid, constants: Constants, size: ConvCnpSize, planes: tuple[str, ...] = tuple(PLANES)
+    ) -> None:
+        super().__init__(grid, constants, size.reach_km, planes)
+        self.size = size
+        self.set_convolutions = SetConvolutions(grid)
+        fine, coarse = (k * self.inputs for k in (self.set_convolutions.fine, self.set_convolutions.coarse))
+
+        def tower(layers: int) -> nn.Sequential:
+            return nn.Sequential(*(ConvolutionBlock(1, size.width, size.kernel) for _ in range(layers)))
+
+        self.near = nn.Conv2d(fine, size.width, 2, stride=2)
+        self.wide = Pointwise(1, coarse, size.width)
+        self.embed = nn.Conv2d(CHANNELS + self.known, size.width, 2, stride=2)
+        self.observed, self.background, self.merged = tower(size.layers), tower(size.layers), tower(size.merged)
+        self.fuse = Pointwise(1, 2 * size.width, size.width)
+        self.refine = Pointwise(1, size.width, 4 * size.fine)
+        self.local = Pointwise(1, fine + CHANNELS + self.known, size.fine)
+        self.mix = Pointwise(1, size.fine, size.fine)
+        self.head = Pointwise(1, size.fine, 2 * CHANNELS)
+        nn.init.zeros_(self.head.weight)  # the first analyses are the backgrounds
+
+    def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        """See `SetConvolutions`."""
+        return self.set_convolutions(departure, weight)
+
+    def encode(self, state: Tensor, known: Tensor) -> tuple[Tensor, ...]:
+        """The background's tower."""
+        return (self.background(self.embed(torch.cat([state, known], 1))),)
+
+    def decode(
+        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """From the towers of observations and background to increment and spread."""
+        fine, wide = (features.flatten(1, 2) for features in observed)
+        seen = self.observed(self.near(fine) + self.wide(wide))
+        merged = self.merged(self.fuse(torch.cat([seen, *background], 1)))
+        here = functional.pixel_shuffle(self.refine(merged), 2) + self.local(torch.cat([fine, state, known], 1))
+        increment, spread = self.head(functional.silu(self.mix(functional.silu(here)))).float().chunk(2, 1)
+        return increment, spread

@@ -1,0 +1,133 @@
+"""What two frames of the model say of the six hours between them: mean OLR and precipitation, each with its error.
+
+No channel holds them. They follow from columns and their neighbours: temperature, humidity and cloud, and how the air
+moved. A perceptron on each column, in a few residual layers that also look at the cells next to it (a depthwise
+convolution, then a wider layer and back), is differentiable throughout and small; it knows no date, and no further
+away than one cell a layer.
+
+Each of the two has a Gaussian of its own at every point: nobody can say to the gram how much it rained, but where it
+was dry is certain. The loss weights squared errors by one over the standard deviation (the beta-NLL of Seitzer et al.
+2022, arXiv 2203.09168, with beta = 1/2): by one over the variance drizzle would be fitted alone, unweighted the
+heaviest rain alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dacycle.assimilators.networks.layers import Depthwise
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.mini import pad_sphere
+
+__all__ = ["OperatorConstants", "OperatorNetwork", "OperatorSize", "likelihood_loss", "negative_log_likelihood"]
+
+LEAST = 0.01
+"""Least error that the network may state, in standard deviations of the plane."""
+
+
+@dataclass(frozen=True)
+class OperatorSize:
+    """How many channels and layers, and by how much the perceptron of a layer is wider."""
+
+    width: int = 48
+    depth: int = 2
+    expansion: int = 2
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class OperatorConstants:
+    """What the network knows of its world.
+
+    ``mean``, ``std`` (69,): the world's statistics, SI. ``step_std`` (69,): standard deviation of the change of each
+    channel over 6 h, SI. ``plane_mean``, ``plane_std`` (2,): of precipitation and OLR in the training years, SI.
+    ``static`` (4, H, W): see `forecast_adapter.mini.static_planes`.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    step_std: NDArray[np.float32]
+    plane_mean: NDArray[np.float32]
+    plane_std: NDArray[np.float32]
+    static: NDArray[np.float32]
+
+
+class Layer(nn.Module):
+    """A residual layer: each cell and its eight neighbours, then a perceptron."""
+
+    def __init__(self, width: int, expansion: int) -> None:
+        super().__init__()
+        self.around = Depthwise(width, 3)
+        self.widen = nn.Conv2d(width, expansion * width, 1)
+        self.narrow = nn.Conv2d(expansion * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(functional.silu(self.widen(self.around(pad_sphere(x, 1)))))
+
+
+class OperatorNetwork(nn.Module):
+    """See the module's docstring. ``forward`` is the exported contract; training calls ``estimate``."""
+
+    mean: Tensor
+    std: Tensor
+    step_std: Tensor
+    plane_mean: Tensor
+    plane_std: Tensor
+    static: Tensor
+
+    def __init__(self, constants: OperatorConstants, size: OperatorSize) -> None:
+        super().__init__()
+        self.size = size
+        for name in ("mean", "std", "step_std", "plane_mean", "plane_std"):
+            values = np.asarray(getattr(constants, name), np.float32)
+            self.register_buffer(name, torch.from_numpy(values)[:, None, None])
+        self.register_buffer("static", torch.from_numpy(np.asarray(constants.static, np.float32)))
+        self.stem = nn.Conv2d(2 * len(NAMES) + len(constants.static), size.width, 1)
+        self.layers = nn.Sequential(*(Layer(size.width, size.expansion) for _ in range(size.depth)))
+        self.head = nn.Conv2d(size.width, 4, 1)
+
+    def estimate(self, previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and errors, each (B, 2, H, W) in units of ``plane_std`` (precipitation from 0, OLR from its mean).
+
+        Args:
+            previous, current: (B, 69, H, W) x(t-6h) and x(t), normalised.
+        """
+        # The frames' difference in its own units: as a difference of normalised fields it would be tiny.
+        change = (current - previous) * (self.std / self.step_std)
+        static = self.static.expand(current.shape[0], -1, -1, -1)
+        y = self.head(self.layers(self.stem(torch.cat([current, change, static], dim=1))))
+        mean = torch.cat([functional.softplus(y[:, :1]), y[:, 1:2]], dim=1)
+        return mean, LEAST + functional.softplus(y[:, 2:])
+
+    def forward(self, previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """H(x) and its error, each (B, 2, H, W): precipitation (kg m-2 over 6 h, at least 0) and mean OLR (W m-2).
+
+        Args:
+            previous, current: (B, 69, H, W) x(t-6h) and x(t), SI.
+        """
+        frames = [(frame - self.mean) / self.std for frame in (previous, current)]
+        mean, error = self.estimate(*frames)
+        return self.offset + mean * self.plane_std, error * self.plane_std
+
+    @property
+    def offset(self) -> Tensor:
+        """(2, 1, 1) what ``estimate``'s means are counted from, SI."""
+        return torch.cat([torch.zeros_like(self.plane_mean[:1]), self.plane_mean[1:]])
+
+
+def negative_log_likelihood(mean: Tensor, error: Tensor, target: Tensor) -> Tensor:
+    """(B, 2, H, W) of a Gaussian, without its constant, at every point; all three in units of ``plane_std``."""
+    return 0.5 * ((target - mean) / error).square() + error.log()
+
+
+def likelihood_loss(mean: Tensor, error: Tensor, target: Tensor) -> Tensor:
+    """(B, 2, H, W) the beta-NLL, beta = 1/2: for its gradient alone, its value need not fall as the fit gets better."""
+    return error.detach() * negative_log_likelihood(mean, error, target)

@@ -1,0 +1,198 @@
+"""Training of an observation operator, and its run in its folder (`training.folder`, `training.loop`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dacycle.assimilators.networks.observation_operator import (
+    OperatorConstants,
+    OperatorNetwork,
+    OperatorSize,
+    likelihood_loss,
+    negative_log_likelihood,
+)
+from dacycle.assimilators.training.backgrounds import year_times
+from dacycle.assimilators.training.data import Year, data_digest, load_states, step_deviation
+from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
+from dacycle.assimilators.training.folder import check_folder, load_average, read_constants, read_record, write_record
+from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
+from dacycle.assimilators.training.module import Training
+from dacycle.assimilators.training.recipe import OperatorRecipe
+from dacycle.forecast_adapter.mini import static_planes
+from dacycle.forecast_adapter.reference import Reference, ReferenceError
+from dacycle.forecast_adapter.worlds import World, load_world
+from dacycle.obs_ingest.learned import LEARNED
+
+__all__ = ["ObservedYear", "OperatorTraining", "fit_operator", "load_year", "read_operator_run", "train_operator"]
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedYear(Year):
+    """A year with its ``planes`` (n, 2, H, W) float32: what was observed over the 6 h before each time, SI."""
+
+    planes: Tensor
+
+
+class Pairs(Dataset[tuple[Tensor, Tensor]]):
+    """All pairs of consecutive states (2, 69, H, W) and the planes of the six hours between them; none across years."""
+
+    def __init__(self, years: list[ObservedYear]) -> None:
+        self.years = years
+        self.ends = [(number, i) for number, year in enumerate(years) for i in range(1, len(year.times))]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        number, i = self.ends[index]
+        year = self.years[number]
+        return year.states[i - 1 : i + 1], year.planes[i]
+
+
+class OperatorTraining(Training):
+    """Trains an `OperatorNetwork`; ``years`` are those of training and of validation."""
+
+    def __init__(self, network: OperatorNetwork, recipe: OperatorRecipe, area: NDArray[np.floating]) -> None:
+        super().__init__(network, recipe, area)
+        self.years: tuple[list[ObservedYear], list[ObservedYear]] = ([], [])
+
+    @property
+    def updates(self) -> int:
+        return int(self.recipe.epochs * (len(Pairs(self.years[0])) // self.recipe.batch))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        estimate = self._estimate(self.network, batch)
+        return self.checked((likelihood_loss(*estimate) * self.area).mean(), batch_index)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        mean, error, target = self._estimate(self.average, batch)
+        self.log("validation_loss", (negative_log_likelihood(mean, error, target) * self.area).mean())
+        squared = ((mean - target) * self.average.plane_std).square() * self.area
+        for name, value in zip(LEARNED, squared.mean((0, 2, 3)), strict=True):
+            self.log(f"{name}_mse", value)
+
+    def _estimate(self, network: Any, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, errors and the truth, each (B, 2, H, W) in units of the planes' standard deviations."""
+        states, planes = batch
+        with self.mixed():
+            mean, error = network.estimate(states[:, 0], states[:, 1])
+        return mean.float(), error.float(), (planes - network.offset) / network.plane_std
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        pairs = Pairs(self.years[0])
+        # A fixed list, not a shuffling sampler: how often Lightning asks for the order differs in a resumed run.
+        order = np.random.default_rng([self.recipe.seed, self.trainer.current_epoch]).permutation(len(pairs)).tolist()
+        return DataLoader(pairs, self.recipe.batch, sampler=order, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        pairs = Pairs(self.years[1])
+        return DataLoader(pairs, self.recipe.batch, sampler=range(0, len(pairs), 5))
+
+
+def train_operator(recipe: OperatorRecipe, folder: Path, say: Callable[[str], None] = print) -> Path:
+    """Train what the recipe says in `folder`; resumes a run of the same recipe. Returns the checkpoint.
+
+    Raises:
+        RecipeError: another recipe's run is in the folder, or the network's size has an unknown entry.
+        DataError: the data are incomplete, not finite or on another grid; nothing has been written.
+        TrainingError: the loss is no longer a number.
+    """
+    check_folder(recipe, folder)
+    world = load_world(recipe.world)
+
+    def read(years: list[int]) -> list[ObservedYear]:
+        say(f"reading {', '.join(map(str, years))} of {recipe.data}")
+        return [load_year(Reference(Path(recipe.data) / str(year)), year_times(year), world) for year in years]
+
+    return fit_operator(recipe, folder, world, read(recipe.training_years), read(recipe.validation_years), say)
+
+
+def load_year(reference: Reference, times: NDArray[np.datetime64], world: World) -> ObservedYear:
+    """States and planes at `times`. DataError as `load_states`, and where a plane is missing or not finite."""
+    year = load_states(reference, times, world.grid, world.statistics)
+    try:
+        surface = [reference.surface(time) for time in times]
+    except ReferenceError as error:
+        raise DataError(f"{error}: an operator needs {' and '.join(LEARNED)}") from error
+    planes = np.stack([[fields[name].values for name in LEARNED] for fields in surface])
+    if not np.isfinite(planes).all():
+        time = times[np.argmax(~np.isfinite(planes).all((1, 2, 3)))]
+        raise DataError(f"{reference.folder}: values at {time} are not finite in {' or '.join(LEARNED)}")
+    return ObservedYear(year.times, year.states, torch.from_numpy(planes))
+
+
+def fit_operator(
+    recipe: OperatorRecipe,
+    folder: Path,
+    world: World,
+    training: list[ObservedYear],
+    validation: list[ObservedYear],
+    say: Callable[[str], None] = print,
+) -> Path:
+    """`train_operator` on data already in memory."""
+    check_folder(recipe, folder)
+    torch.set_num_threads(recipe.threads)
+    lightning.seed_everything(recipe.seed, verbose=False)
+    constants = _constants(world, training)
+    network = _build(recipe, constants)
+    write_record(recipe, folder, world, constants, network, _digest(training), len(Pairs(training)))
+    module = OperatorTraining(network, recipe, world.grid.weights)
+    module.years = (training, validation)
+    return run_epochs(module, folder, recipe.epochs, say)
+
+
+def read_operator_run(folder: Path) -> tuple[OperatorRecipe, dict[str, Any], OperatorNetwork]:
+    """An operator's run: its recipe, record and network, with the averaged weights of its last checkpoint.
+
+    Raises TrainingError where the folder holds no such run, or no finished epoch.
+    """
+    recipe, record = read_record(folder)
+    if not isinstance(recipe, OperatorRecipe):
+        raise TrainingError(f"{folder}: a run of kind {recipe.kind}, not of an observation operator")
+    network = _build(recipe, OperatorConstants(**read_constants(folder)))
+    record["epochs_done"] = load_average(network, checkpoint_of(folder))
+    record["minutes"] = round(minutes_of(folder))
+    return recipe, record, network.eval()
+
+
+def _build(recipe: OperatorRecipe, constants: OperatorConstants) -> OperatorNetwork:
+    try:
+        size = OperatorSize(**recipe.network)
+    except TypeError:
+        known = ", ".join(OperatorSize().as_dict())
+        raise RecipeError(f"network: {recipe.network} has an unknown entry; the entries are {known}") from None
+    return OperatorNetwork(constants, size)
+
+
+def _constants(world: World, years: list[ObservedYear]) -> OperatorConstants:
+    statistics, area = world.statistics, torch.from_numpy(world.grid.weights).double()
+    planes = torch.cat([year.planes for year in years]).double()
+    mean = (planes * area).mean((0, 2, 3))
+    variance = ((planes - mean[:, None, None]).square() * area).mean((0, 2, 3))
+    return OperatorConstants(
+        mean=statistics.mean,
+        std=statistics.std,
+        step_std=(step_deviation(list(years), world.grid.weights) * statistics.std).astype(np.float32),
+        plane_mean=mean.numpy().astype(np.float32),
+        plane_std=variance.sqrt().numpy().astype(np.float32),
+        static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
+    )
+
+
+def _digest(years: list[ObservedYear]) -> str:
+    """SHA-256 of times, normalised states and planes."""
+    digest = hashlib.sha256(data_digest(list(years)).encode())
+    for year in years:
+        digest.update(year.planes.numpy().data)
+    return digest.hexdigest()
