@@ -189,7 +189,7 @@ def _adds_up(file: BinaryIO, start: int, end: int, head: bytes) -> bool:
 def _find(file: BinaryIO, start: int) -> int:
     """Where the next message begins at or after `start`; -1 if there is none."""
     file.seek(start)
-    block = file.read(_BLOCK)
+    block = file.read(4)  # most often it is there
     while len(block) > 3:
         found = block.find(b"BUFR")
         if found >= 0:

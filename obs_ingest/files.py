@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest import fetch
@@ -26,6 +27,19 @@ _DIGITS = 16
 _UNREADABLE = "unreadable"
 """What stands for the digest of a file whose bytes cannot be had."""
 
+_DAMAGE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pa.ArrowException,
+)
+"""What libraries raise on bytes that are not what they take them for."""
+
 T = TypeVar("T")
 
 
@@ -33,7 +47,7 @@ class Remembered(Generic[T]):
     """What a function makes of a file, made again only when the file has changed; so are its complaints.
 
     Args:
-        make: the function; its ObservationError is remembered like a result.
+        make: the function; what it complains of is remembered like a result.
     """
 
     def __init__(self, make: Callable[[Path], T]) -> None:
@@ -44,7 +58,7 @@ class Remembered(Generic[T]):
         """What `make` makes of the file as it is now.
 
         Raises:
-            ObservationError: as `make`, or the file is not there.
+            ObservationError: the file is not there, or not what `make` takes it for.
         """
         status = _status(path)
         stamp = (status.st_size, status.st_mtime_ns)
@@ -53,6 +67,8 @@ class Remembered(Generic[T]):
                 self._kept[path] = stamp, self._make(path)
             except ObservationError as error:
                 self._kept[path] = stamp, error
+            except _DAMAGE as error:
+                self._kept[path] = stamp, ObservationError(f"{path}: cannot be read: {error}")
         made = self._kept[path][1]
         if isinstance(made, ObservationError):
             raise ObservationError(str(made))

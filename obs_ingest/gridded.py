@@ -29,6 +29,7 @@ _RATES = {  # units, without blanks and signs of powers: the hours in which such
     **dict.fromkeys(("mm/h", "mmh-1", "mm/hr", "mmhr-1", "mm/hour", "mmhour-1"), 1.0),
     **dict.fromkeys(("mm/s", "mms-1", "kgm-2s-1", "kg/m2/s"), 1 / 3600),
 }
+_LARGEST = float(np.finfo(np.float32).max)  # what a table holds on disk
 
 
 class _Gridded(ABC):
@@ -105,10 +106,12 @@ class _Gridded(ABC):
         hours = (fields.end - fields.start)[held] / np.timedelta64(1, "h")
         received = self._files.received(fields.path, fields.end[held])
         values = self._si(fields, fields.read(held), hours[:, None])
-        which, who = np.nonzero(np.isfinite(values))
+        absurd = abs(values) > _LARGEST
+        which, who = np.nonzero(np.isfinite(values) & ~absurd)
         inventory.found += values.size
         inventory.decoded += len(who)
-        inventory.missing += values.size - len(who)
+        inventory.skip("value that cannot be read", int(absurd.sum()))
+        inventory.missing += values.size - len(who) - int(absurd.sum())
         points, value = fields.points, values[which, who]
         return make_table(
             time=times[held][which],

@@ -67,9 +67,9 @@ def ingest(spec: Mapping[str, Any], times: NDArray[np.datetime64], folder: Path)
     for time in times:
         window, path = Window(time), window_file(folder, time)
         made_of = _fingerprint(spec, source.inputs(window))
-        there = _notes(path)
-        if there.get("made_of") == made_of:
-            yield IngestedWindow(window.time, Inventory(**there["inventory"]), made=False)
+        kept = _kept(path, made_of)
+        if kept is not None:
+            yield IngestedWindow(window.time, kept, made=False)
             continue
         table, inventory = source.read(window)
         write_table(path, table, {"made_of": made_of, "inventory": inventory.as_dict()})
@@ -126,12 +126,13 @@ def write_table(path: Path, table: pd.DataFrame, notes: Mapping[str, Any] | None
         part.unlink(missing_ok=True)
 
 
-def _notes(path: Path) -> dict[str, Any]:
-    """What a window's file says of itself; nothing where it is not there, or damaged."""
+def _kept(path: Path, made_of: str) -> Inventory | None:
+    """The inventory of a window's file that was made of just this; None where it was not, is not there, or damaged."""
     try:
-        return json.loads((pq.read_schema(path).metadata or {})[_NOTES])
+        notes = json.loads(pq.read_schema(path).metadata[_NOTES])
+        return Inventory(**notes["inventory"]) if notes["made_of"] == made_of else None
     except _DAMAGE:
-        return {}
+        return None
 
 
 class TableFolder:
@@ -167,9 +168,9 @@ class TableFolder:
                 arrow = file.read()
             notes = json.loads(arrow.schema.metadata[_NOTES])
             inventory = Inventory(**notes["inventory"])
+            table = from_arrow(arrow.replace_schema_metadata(None), str(path))
         except _DAMAGE as error:
             raise ObservationError(f"{path}: is not a table of `dacycle ingest`, or damaged: {error}") from None
-        table = from_arrow(arrow.replace_schema_metadata(None), str(path))
         table["source"] = pd.Categorical.from_codes(np.zeros(len(table), np.int8), [self.name])
         inventory.source, inventory.latency = self.name, None
         inventory.files, inventory.digests = [str(path)], self.inputs(window)
