@@ -1,7 +1,7 @@
 """Observations of one cycle: read through windows and cutoffs, checked, counted, put on the grid, compared."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.cycler.experiment import Experiment
 from dacycle.cycler.inputs import Inputs
 from dacycle.obs_ingest import quality
 from dacycle.obs_ingest.operators import equivalents
@@ -30,6 +31,9 @@ from dacycle.obs_ingest.window import Window
 
 __all__ = ["Observed", "collect", "with_departures"]
 
+LONGEST = 24
+"""Hours that a mean or sum may cover to be compared with the states of several cycles."""
+
 Watch = Callable[[str], AbstractContextManager[None]]
 
 
@@ -45,6 +49,7 @@ class Observed:
         failures: sentences about sources that could not be read.
         remarks: sentences about sources of which some files could not be read.
         digest: SHA-256 of the table as read, before quality control.
+        earlier: the states before the cycle's frames that means and sums over more than 6 h are compared with.
     """
 
     table: pd.DataFrame
@@ -54,6 +59,7 @@ class Observed:
     failures: list[str]
     remarks: list[str]
     digest: str
+    earlier: Sequence[NDArray] = ()
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Numbers of values: `uses`, `reasons`, and `variables` by variable and use."""
@@ -83,6 +89,7 @@ def collect(
     background_error: float,
     watch: Watch,
     bias: StationBias | None = None,
+    states: Callable[[int], Sequence[NDArray]] = lambda _: (),
 ) -> Observed:
     """Everything that the sources have for a cycle, decided on against its background.
 
@@ -96,6 +103,7 @@ def collect(
         background_error: standard deviation that the background check assumes, in the world's of each channel.
         watch: takes the time of the stages.
         bias: of the stations, taken off their values before anything is judged.
+        states: gives the analyses before `previous`, every 6 h, oldest first: at most so many as it is asked for.
 
     Raises:
         ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
@@ -119,11 +127,12 @@ def collect(
     if bias is not None:
         table = bias.remove(table)
     assumed = experiment.error_table()
+    earlier = states(_states_before(table, experiment)) if operator is not None else ()
     with watch("quality"):
-        first_guess = equivalents(table, previous, background, world.grid, world.orography, operator)
+        first_guess = equivalents(table, previous, background, world.grid, world.orography, operator, earlier)
         learned_error = None
         if operator is not None:
-            learned_error = operator.background_error(table, previous, background, background_error)
+            learned_error = operator.background_error(table, previous, background, background_error, earlier)
         table = quality.check(
             assumed.restate(table),
             Window(when),
@@ -142,7 +151,7 @@ def collect(
         gridded = grid_observations(
             table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std, assumed
         )
-    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest)
+    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, earlier)
 
 
 def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:
@@ -154,8 +163,21 @@ def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analy
         previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
     """
     world = inputs.world
-    after = equivalents(observed.table, previous, analysis, world.grid, world.orography, inputs.operator)
+    after = equivalents(
+        observed.table, previous, analysis, world.grid, world.orography, inputs.operator, observed.earlier
+    )
     return add_departures(observed.table, observed.background, after)
+
+
+def _states_before(table: pd.DataFrame, experiment: Experiment) -> int:
+    """How many states before the cycle's two frames the longest mean of OLR or sum of precipitation needs.
+
+    None where a source centres its means on the analysis time: half of their period is still to come.
+    """
+    if any(getattr(source, "centred", False) for source in experiment.observations):
+        return 0
+    over = table["variable"].isin(["tp", "olr"]).to_numpy() & (table["period"].to_numpy() <= LONGEST)
+    return int(table["period"].to_numpy()[over].max(initial=6) // 6) - 1
 
 
 def _digest(table: pd.DataFrame) -> str:

@@ -74,6 +74,13 @@ class Run:
             self._frames = {t: frame for t, frame in self._frames.items() if t >= time - STEP} | {time: values}
         return self._frames[time]
 
+    def frames_before(self, time: pd.Timestamp, count: int) -> list[NDArray[np.float32]]:
+        """The analyses (69, H, W) before `time`, every 6 h, oldest first: `count`, or as many as there are in a row."""
+        found: list[NDArray[np.float32]] = []
+        while len(found) < count and (earlier := time - (len(found) + 1) * STEP) in self.writer.times:
+            found.insert(0, self.frame(earlier))
+        return found
+
 
 @contextmanager
 def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iterator[Run]:
@@ -196,7 +203,10 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     if run.bias is not None:
         with watch("bias"):
             run.bias.catch_up(time, run.writer.departures_between)
-    observed = collect(inputs, time, previous, background, background_error, watch, run.bias)
+    observed = collect(
+        inputs, time, previous, background, background_error, watch, run.bias,
+        lambda count: run.frames_before(time - STEP, count),
+    )  # fmt: skip
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     with watch("analysis"):
         step = assimilate(inputs.assimilator, background[None], values, errors, guards.of_step(), std, cold)

@@ -8,6 +8,7 @@ such a file; the packaged one belongs to the world whose statistics it carries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.channels import NAMES, PLANES
 from dacycle.forecast_adapter.grid import GridError, get_grid
 from dacycle.forecast_adapter.onnxfile import ModelFileError, digest, open_session, read_metadata
-from dacycle.obs_ingest.operators import six_hourly
+from dacycle.obs_ingest.operators import over_periods
 from dacycle.obs_ingest.quality import PLANE_VARIABLES
 
 if TYPE_CHECKING:
@@ -115,19 +116,32 @@ class LearnedOperator:
         )
         return LearnedFields(values, errors)
 
+    def intervals(self, previous: NDArray, current: NDArray, earlier: Sequence[NDArray] = ()) -> list[LearnedFields]:
+        """The same of the six hours before `current`, and of those between the states before it; newest first.
+
+        earlier: (69, H, W) states before `previous`, every 6 h, oldest first.
+        """
+        frames = [*earlier, previous, current]
+        return [self(*pair) for pair in zip(frames[-2::-1], frames[:0:-1], strict=True)]
+
     def background_error(
-        self, table: pd.DataFrame, previous: NDArray, current: NDArray, share: float
+        self, table: pd.DataFrame, previous: NDArray, current: NDArray, share: float, earlier: Sequence[NDArray] = ()
     ) -> NDArray[np.float64]:
         """(n,) error of H(x_b) that quality control assumes, SI: the operator's and the background's, in quadrature.
 
+        Over a longer period the errors of its intervals are taken to be the same one: for OLR that is the largest that
+        a mean can have.
+
         Args:
             table: observations, n rows.
-            previous, current: as in `__call__`.
+            previous, current, earlier: as in `intervals`.
             share: of the background's, in standard deviations of each variable.
         """
-        errors = self(previous, current).errors
-        both = {name: np.hypot(error, share * self.std[name]) for name, error in errors.items()}
-        return six_hourly(table, both, self.grid)
+        both = [
+            {name: np.hypot(error, share * self.std[name]) for name, error in interval.errors.items()}
+            for interval in self.intervals(previous, current, earlier)
+        ]
+        return over_periods(table, both, self.grid)
 
 
 def operator_files() -> dict[str, Path]:

@@ -1,12 +1,12 @@
 """Observation operators: what the background says an observation should have been, H(x).
 
 Bilinear in the horizontal; 2-metre temperature moved from the model's orography to the station's height; levels between
-the standard ones linear in log p. Precipitation and OLR over six hours are interpolated from what a learned operator
-(`learned.py`) makes of the two frames, where a world has one. Dewpoint has no operator. The rows of these three become
-observation planes of their own, which trained assimilators learn to read.
+the standard ones linear in log p. Precipitation and OLR are interpolated from what a learned operator (`learned.py`)
+makes of the two frames of each six hours, where a world has one. Dewpoint has no operator. The rows of these three
+become observation planes of their own, which trained assimilators learn to read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,7 @@ __all__ = [
     "MSL_HEIGHT_LIMIT",
     "dewpoint",
     "equivalents",
-    "six_hourly",
+    "over_periods",
     "specific_humidity",
     "station_pressure_ratio",
     "wind_components",
@@ -82,6 +82,7 @@ def equivalents(
     grid: Grid,
     orography: NDArray,
     operator: "LearnedOperator | None" = None,
+    earlier: Sequence[NDArray] = (),
 ) -> NDArray[np.float64]:
     """H(x) of every row of a table.
 
@@ -91,12 +92,14 @@ def equivalents(
             and take `current`; the learned one takes both.
         grid: of the states.
         orography: (H, W) m, the model's.
-        operator: for 6-h precipitation and 6-h mean OLR; None: they have none.
+        operator: for precipitation and mean OLR; None: they have none.
+        earlier: the states before `previous`, every 6 h, oldest first: as many as there are, which decides how long a
+            period may be.
 
     Returns:
-        (n,) in each row's unit; NaN where a variable has no operator (td2m; tp and olr over another period than 6 h),
-        the pressure is outside 50 to 1000 hPa, the elevation that t2m or ps need is missing, ps is from above 750 m,
-        or the site is nearer to a pole than the last row of cells is.
+        (n,) in each row's unit; NaN where a variable has no operator (td2m; tp and olr over a period that the states do
+        not cover in steps of 6 h), the pressure is outside 50 to 1000 hPa, the elevation that t2m or ps need is
+        missing, ps is from above 750 m, or the site is nearer to a pole than the last row of cells is.
     """
     codes = table["variable"].array.codes
     out = np.full(len(table), np.nan)
@@ -115,20 +118,33 @@ def equivalents(
     out[rows[mine]] = at[_SURFACE.index("msl"), back[mine]] * station_pressure_ratio(elevation[rows[mine]])
     _upper_air(out, table, current, grid)
     if operator is not None:
-        learned = six_hourly(table, operator(previous, current).values, grid)
+        learned = over_periods(table, [x.values for x in operator.intervals(previous, current, earlier)], grid)
         out = np.where(np.isnan(learned), out, learned)
     out[np.abs(latitude) > _polar_circle(grid)] = np.nan
     return out
 
 
-def six_hourly(table: pd.DataFrame, fields: Mapping[str, NDArray], grid: Grid) -> NDArray[np.float64]:
-    """(n,) fields (H, W) of variables over six hours at their rows; NaN for other variables and other periods."""
+def over_periods(table: pd.DataFrame, intervals: Sequence[Mapping[str, NDArray]], grid: Grid) -> NDArray[np.float64]:
+    """(n,) precipitation's sums and OLR's means over the periods of their rows.
+
+    Args:
+        table: observations, n rows.
+        intervals: fields (H, W) by variable over six hours each, newest first, back from the analysis time.
+        grid: of the fields.
+
+    Returns:
+        NaN for other variables, and for periods that are no multiple of 6 h or longer than all intervals.
+    """
     out = np.full(len(table), np.nan)
-    codes, six = table["variable"].array.codes, table["period"].to_numpy() == 6
+    codes, period = table["variable"].array.codes, table["period"].to_numpy()
     latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
-    for variable, field in fields.items():
-        rows = np.nonzero(six & (codes == VARIABLES.index(variable)))[0]
-        out[rows] = interpolate_to_points(field, grid, latitude[rows], longitude[rows])
+    for count in range(1, len(intervals) + 1):
+        for variable in intervals[0]:
+            rows = np.nonzero((period == 6 * count) & (codes == VARIABLES.index(variable)))[0]
+            if len(rows):
+                fields = [interval[variable] for interval in intervals[:count]]
+                field = np.sum(fields, axis=0) if variable == "tp" else np.mean(fields, axis=0)
+                out[rows] = interpolate_to_points(field, grid, latitude[rows], longitude[rows])
     return out
 
 

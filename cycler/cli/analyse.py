@@ -1,6 +1,7 @@
 """The command that makes one analysis from files, and shows what it is worth at stations it has not seen."""
 
 from dataclasses import astuple
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,12 @@ app = typer.Typer()
 console = Console()
 
 
+class Method(StrEnum):
+    """How one analysis is made; a second one would stand beside `isotropic` in `assimilators`."""
+
+    oi = "oi"
+
+
 @app.command()
 def analyse(
     background: Annotated[
@@ -44,6 +51,7 @@ def analyse(
     out: Annotated[
         Path, typer.Option(help="The analysis to write, in the background's form; departures go beside it.")
     ],
+    method: Annotated[Method, typer.Option(help="Optimal interpolation, isotropic.")] = Method.oi,
     increments: Annotated[Path | None, typer.Option(help="Where to write analysis minus background.")] = None,
     time: Annotated[str | None, typer.Option(help="The time to analyse, if the background holds several.")] = None,
     channel: Annotated[list[str] | None, typer.Option(help="Only this channel; may be repeated.")] = None,
@@ -98,7 +106,8 @@ def analyse(
     if increments is not None:
         differences = {name: values - fields.values[name] for name, values in analysis.values.items()}
         write_points(increments, fields, differences, rest=False)
-    console.print(f"{out}: {', '.join(analysis.values)} at {fields.time}; departures in {departures}", soft_wrap=True)
+    made = f"{', '.join(analysis.values)} at {fields.time}, by {method.value}"
+    console.print(f"{out}: {made}; departures in {departures}", soft_wrap=True)
 
 
 def _list(path: Path | None) -> StationList | None:

@@ -346,13 +346,18 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
 # Export and gate
 
 
-@pytest.fixture(scope="module")
-def exported(run: Path, entries: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def export_soon(run: Path, out: Path) -> Path:
+    """Export, with as much of the checks as the tiny world has room for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dacycle.assimilators.export_assimilator.CYCLES", 8)  # the tiny world is short
         patch.setattr("dacycle.assimilators.export_assimilator.SAMPLES", 6)
         patch.setattr("dacycle.assimilators.export_assimilator.STARTS", 2)
-        return export_assimilator(run, tmp_path_factory.mktemp("exported") / "small.onnx", say=quiet)
+        return export_assimilator(run, out, say=quiet)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_soon(run, tmp_path_factory.mktemp("exported") / "small.onnx")
 
 
 def test_the_exported_file_is_the_network(exported: Path, tiny: World) -> None:
@@ -381,7 +386,7 @@ def test_a_method_without_a_spread_is_trained_exported_and_judged(
 ) -> None:
     recipe = recipe_of(entries, method="adas", network={"width": 16, "heads": 2, "fine": 8}, rounds=0)
     fit_assimilator(recipe, tmp_path / "run", observing, backgrounds, held(backgrounds, observing), quiet)
-    file = export_assimilator(tmp_path / "run", tmp_path / "adas.onnx", say=quiet)
+    file = export_soon(tmp_path / "run", tmp_path / "adas.onnx")
     method = load_assimilator(file, tiny)
     assert "spread" not in method.metadata["parity"]
     verdict = judge(file, data, [2024], entries["world"], baseline="none", starts=2, days=4, say=quiet)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dacycle.cycler.archive import Archive, open_experiment
@@ -15,6 +16,7 @@ from tests.learned import make_operator
 from tests.worlds import make_model
 
 MORE = [{"source": "olr", "cutoff": "none"}, {"source": "mask", "fraction": 0.3, "cutoff": "none"}]
+DAILY = {"source": "olr", "name": "daily", "period": "24h", "cutoff": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,22 @@ def test_six_hourly_values_have_departures_and_the_analysis_fits_them_better(dep
     assert np.isfinite(rows[["o_b", "o_a"]].to_numpy(float)).all()
     sound = rows[rows.reason == "no_operator"]
     assert sound.o_a.std() < 0.97 * sound.o_b.std()
+
+
+def test_a_daily_mean_is_compared_with_the_mean_over_the_cycles_of_its_day(content, tmp_path):
+    """Of the analyses before, and of the background (or analysis) of the cycle that holds its end."""
+    asked = content | {"end": "2024-01-05T00", "observations": [*content["observations"], DAILY]}
+    hindcast(replays.experiment(asked), Archive(tmp_path / "archive", create=True))
+    departures = open_experiment(tmp_path / "archive", "demo").departures()
+    rows = departures.assign(source=departures.source.astype(str)).set_index(["source", "cycle", "site"]).sort_index()
+    day = pd.date_range(end=rows.loc["daily"].index.get_level_values("cycle").max(), periods=4, freq="6h")
+    daily = rows.loc[("daily", day[-1])]
+    before = sum(rows.loc[("olr", time)].analysis for time in day[:-1])
+    for state in ("background", "analysis"):
+        mean = (before + rows.loc[("olr", day[-1])][state]) / 4
+        difference = (daily[state] - mean).dropna()  # reports are missing at times
+        assert len(difference) > 1000
+        assert difference.abs().max() < 1e-3
 
 
 def test_a_plane_that_the_assimilator_does_not_take_is_compared_not_assimilated(departures):
