@@ -1,7 +1,7 @@
 """Superobs: the observations of a grid cell as one value and one error, on channel planes and observation planes.
 
 On a channel, departures are averaged at the stations' own positions and heights and the cell's background is added
-back: averaging the values of forty stations at forty heights would be wrong. What has no operator (precipitation, OLR,
+back: averaging the values of forty stations at forty heights would be wrong. What no channel holds (precipitation, OLR,
 humidity from dewpoint) is averaged as it is, on a plane of its own. Training uses the same function as cycling.
 """
 

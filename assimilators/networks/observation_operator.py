@@ -1,9 +1,13 @@
 """What two frames of the model say of the six hours between them: mean OLR and precipitation, each with its error.
 
 No channel holds them. They follow from columns and their neighbours: temperature, humidity and cloud, and how the air
-moved. A perceptron on each column, in a few residual layers that also look at the cells next to it (a depthwise
+moves. A perceptron on each column, in a few residual layers that also look at the cells next to it (a depthwise
 convolution, then a wider layer and back), is differentiable throughout and small; it knows no date, and no further
 away than one cell a layer.
+
+It is shown the mean of the frames, never their difference. Only the newer frame holds an analysis's increment, and a
+network that knows the difference takes the increment for a tendency: water that was added cannot have rained out, and
+the moister the analysis, the drier the network finds it.
 
 Each of the two has a Gaussian of its own at every point: nobody can say to the gram how much it rained, but where it
 was dry is certain. The loss weights squared errors by one over the standard deviation (the beta-NLL of Seitzer et al.
@@ -47,14 +51,12 @@ class OperatorSize:
 class OperatorConstants:
     """What the network knows of its world.
 
-    ``mean``, ``std`` (69,): the world's statistics, SI. ``step_std`` (69,): standard deviation of the change of each
-    channel over 6 h, SI. ``plane_mean``, ``plane_std`` (2,): of precipitation and OLR in the training years, SI.
-    ``static`` (4, H, W): see `forecast_adapter.mini.static_planes`.
+    ``mean``, ``std`` (69,): the world's statistics, SI. ``plane_mean``, ``plane_std`` (2,): of precipitation and OLR
+    in the training years, SI. ``static`` (4, H, W): see `forecast_adapter.mini.static_planes`.
     """
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
-    step_std: NDArray[np.float32]
     plane_mean: NDArray[np.float32]
     plane_std: NDArray[np.float32]
     static: NDArray[np.float32]
@@ -78,7 +80,6 @@ class OperatorNetwork(nn.Module):
 
     mean: Tensor
     std: Tensor
-    step_std: Tensor
     plane_mean: Tensor
     plane_std: Tensor
     static: Tensor
@@ -86,24 +87,22 @@ class OperatorNetwork(nn.Module):
     def __init__(self, constants: OperatorConstants, size: OperatorSize) -> None:
         super().__init__()
         self.size = size
-        for name in ("mean", "std", "step_std", "plane_mean", "plane_std"):
+        for name in ("mean", "std", "plane_mean", "plane_std"):
             values = np.asarray(getattr(constants, name), np.float32)
             self.register_buffer(name, torch.from_numpy(values)[:, None, None])
         self.register_buffer("static", torch.from_numpy(np.asarray(constants.static, np.float32)))
-        self.stem = nn.Conv2d(2 * len(NAMES) + len(constants.static), size.width, 1)
+        self.stem = nn.Conv2d(len(NAMES) + len(constants.static), size.width, 1)
         self.layers = nn.Sequential(*(Layer(size.width, size.expansion) for _ in range(size.depth)))
         self.head = nn.Conv2d(size.width, 4, 1)
 
-    def estimate(self, previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """Means and errors, each (B, 2, H, W) in units of ``plane_std`` (precipitation from 0, OLR from its mean).
 
         Args:
-            previous, current: (B, 69, H, W) x(t-6h) and x(t), normalised.
+            state: (B, 69, H, W) the mean of x(t-6h) and x(t), normalised.
         """
-        # The frames' difference in its own units: as a difference of normalised fields it would be tiny.
-        change = (current - previous) * (self.std / self.step_std)
-        static = self.static.expand(current.shape[0], -1, -1, -1)
-        y = self.head(self.layers(self.stem(torch.cat([current, change, static], dim=1))))
+        static = self.static.expand(state.shape[0], -1, -1, -1)
+        y = self.head(self.layers(self.stem(torch.cat([state, static], dim=1))))
         mean = torch.cat([functional.softplus(y[:, :1]), y[:, 1:2]], dim=1)
         return mean, LEAST + functional.softplus(y[:, 2:])
 
@@ -113,8 +112,7 @@ class OperatorNetwork(nn.Module):
         Args:
             previous, current: (B, 69, H, W) x(t-6h) and x(t), SI.
         """
-        frames = [(frame - self.mean) / self.std for frame in (previous, current)]
-        mean, error = self.estimate(*frames)
+        mean, error = self.estimate(((previous + current) / 2 - self.mean) / self.std)
         return self.offset + mean * self.plane_std, error * self.plane_std
 
     @property

@@ -23,7 +23,7 @@ from dacycle.assimilators.networks.observation_operator import (
     negative_log_likelihood,
 )
 from dacycle.assimilators.training.backgrounds import year_times
-from dacycle.assimilators.training.data import Year, data_digest, load_states, step_deviation
+from dacycle.assimilators.training.data import Year, data_digest, load_states
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.folder import check_folder, load_average, read_constants, read_record, write_record
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
@@ -86,7 +86,7 @@ class OperatorTraining(Training):
         """Means, errors and the truth, each (B, 2, H, W) in units of the planes' standard deviations."""
         states, planes = batch
         with self.mixed():
-            mean, error = network.estimate(states[:, 0], states[:, 1])
+            mean, error = network.estimate(states.mean(1))
         return mean.float(), error.float(), (planes - network.offset) / network.plane_std
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -183,7 +183,6 @@ def _constants(world: World, years: list[ObservedYear]) -> OperatorConstants:
     return OperatorConstants(
         mean=statistics.mean,
         std=statistics.std,
-        step_std=(step_deviation(list(years), world.grid.weights) * statistics.std).astype(np.float32),
         plane_mean=mean.numpy().astype(np.float32),
         plane_std=variance.sqrt().numpy().astype(np.float32),
         static=static_planes(world.grid.latitude, world.orography, world.land_fraction),

@@ -91,7 +91,7 @@ def network(static: np.ndarray | None = None) -> OperatorNetwork:
     torch.manual_seed(0)
     one = np.ones(69, np.float32)
     static = np.zeros((4, 8, 16), np.float32) if static is None else static
-    constants = OperatorConstants(0 * one, one, one, np.array([1.0, 240.0]), np.array([2.0, 30.0]), static)
+    constants = OperatorConstants(0 * one, one, np.array([1.0, 240.0]), np.array([2.0, 30.0]), static)
     return OperatorNetwork(constants, OperatorSize(width=8, depth=2)).eval()
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dacycle.forecast_adapter.channels import GROUPS, index
+from dacycle.forecast_adapter.channels import GROUPS
 from dacycle.forecast_adapter.grib import HumidityWarning, regrid, state_from_grib
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
 from dacycle.forecast_adapter.models import ModelFileError
@@ -209,40 +209,49 @@ class TestPackaged:
         assert (found.values["tp"] >= 0).all()
         assert all((field > 0).all() for field in found.errors.values())
 
-    def test_moister_and_colder_columns_send_out_less(self, packaged):
-        """Of a real state: less OLR from air made colder, more precipitation from columns made moister."""
+    def test_an_increment_in_the_newer_frame_alone_has_the_effect_that_it_has_on_the_air(self, packaged):
+        """Moister air rains more and sends out less, colder air sends out less: none is taken for a tendency."""
         operator, world, (previous, current), _ = packaged
-        area = world.grid.weights
         cold, moist = current.copy(), current.copy()
-        cold[GROUPS["t"]] -= 3
-        cold[index("t2m")] -= 3
-        moist[GROUPS["q"]] *= 1.2
-        plain = operator(previous, current).values
-        shifted = previous + (cold - current)
-        assert ((operator(shifted, cold).values["olr"] - plain["olr"]) * area).mean() < -3
-        assert ((operator(previous, moist).values["tp"] - plain["tp"]) * area).mean() > 0
+        cold[GROUPS["t"]] -= 1
+        moist[GROUPS["q"]] *= 1.05
+        plain, colder, moister = (operator(previous, state).values for state in (current, cold, moist))
+        area = world.grid.weights
+        assert ((colder["olr"] - plain["olr"]) * area).mean() < -1
+        assert ((moister["olr"] - plain["olr"]) * area).mean() < -0.5
+        assert ((moister["tp"] - plain["tp"]) * area).mean() > 0.05
 
 
 class TestRealState:
     """GFS's 120-h forecast has its own OLR: how far an operator of SPEEDY's radiation carries over to real states."""
 
-    def test_olr_of_a_real_state(self, packaged, shared):
+    def test_olr_of_a_real_state_is_partly_right_and_its_error_is_larger_than_stated(self, packaged, shared):
+        """`docs/results.md` has the numbers; that they are not much better must be known before they are used."""
         operator, world = packaged[:2]
         found, true = gfs_olr(operator, shared / "grid/gfs_2p5_2011011012_f120.grib2")
-        area = world.grid.weights / world.grid.weights.sum()
-        bias = ((found - true) * area).sum()
-        rms = np.sqrt((np.square(found - true) * area).sum())
-        a, b = found - (found * area).sum(), true - (true * area).sum()
-        correlation = (a * b * area).sum() / np.sqrt((a * a * area).sum() * (b * b * area).sum())
-        print(
-            f"GFS OLR: correlation {correlation:.3f}, bias {bias:+.1f}, rms {rms:.1f}, mean {(true * area).sum():.1f},"
-            f" std {np.sqrt((b * b * area).sum()):.1f} W m-2"
-        )
-        assert correlation > 0.5
+        times = world.reference.times[::4]
+        usual = np.mean([world.reference.surface(time)["olr"].values for time in times], axis=0)
+        correlation, bias, rms = compared(found.values["olr"], true, world.grid)
+        stated = np.sqrt(np.average(np.square(found.errors["olr"]), weights=world.grid.weights))
+        assert correlation == pytest.approx(0.87, abs=0.02)
+        assert bias == pytest.approx(-1, abs=1.5)
+        assert rms == pytest.approx(21, abs=1.5)
+        assert rms / stated == pytest.approx(3, abs=0.3)
+        correlation, bias, rms = compared(usual, true, world.grid)
+        assert (correlation, rms) == (pytest.approx(0.69, abs=0.02), pytest.approx(32, abs=1.5))
+
+
+def compared(field: np.ndarray, true: np.ndarray, grid: Grid) -> tuple[float, float, float]:
+    """Pattern correlation, bias and root mean square difference, weighted by area."""
+    area = grid.weights.ravel()
+    covariance = np.cov(np.stack([field.ravel(), true.ravel()]), aweights=area)
+    off = (field - true).ravel()
+    correlation = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    return correlation, np.average(off, weights=area), np.sqrt(np.average(off**2, weights=area))
 
 
 def gfs_olr(operator: LearnedOperator, path: Path):
-    """OLR (H, W) of the operator and of GFS, both on the operator's grid.
+    """The operator's fields, and GFS's OLR (H, W), both on the operator's grid.
 
     The file has one frame, which stands for both; its OLR is the mean of the six hours before.
     """
@@ -252,6 +261,6 @@ def gfs_olr(operator: LearnedOperator, path: Path):
     keys = {"typeOfLevel": "nominalTop", "shortName": "sulwrf"}
     with xr.open_dataset(path, engine="cfgrib", backend_kwargs={"filter_by_keys": keys, "indexpath": ""}) as file:
         field = file["sulwrf"].load()
-    assert field.attrs["GRIB_stepRange"] == "114-120"
+    assert field.attrs["GRIB_stepType"] == "avg"
     native = Grid("2.5deg", field.latitude.values, field.longitude.values)
-    return operator(frame, frame).values["olr"], regrid(field.values, native, operator.grid)
+    return operator(frame, frame), regrid(field.values, native, operator.grid)
