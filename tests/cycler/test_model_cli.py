@@ -7,7 +7,9 @@ from typer.testing import CliRunner
 
 from dacycle.assimilators.training.errors import DataError
 from dacycle.cycler.cli.model import app
+from dacycle.forecast_adapter.onnxfile import read_metadata, write_metadata
 from tests.conftest import TinyWorld
+from tests.learned import make_operator
 from tests.worlds import register_doubles
 
 
@@ -39,6 +41,19 @@ def test_evaluate_shows_both_methods_by_lead(world: TinyWorld, data: Path) -> No
     assert nudge < none == background
     assert "nudge: " in shown
     assert "ms an analysis" in shown
+
+
+def test_evaluate_scores_an_observation_operator_beside_climatology(data: Path, tmp_path: Path) -> None:
+    """The double makes OLR and precipitation exactly as the tiny world does."""
+    path = make_operator(tmp_path / "double.onnx")
+    write_metadata(path, read_metadata(path) | {"training": {"years": [2024]}})
+    arguments = ["evaluate", str(path), "--data", str(data), "--year", "2024"]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "120"}).stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    assert list(found) == [(p, m) for p in ("tp6h (kg m-2)", "olr (W m-2)") for m in ("double", "climatology")]
+    assert float(found["olr (W m-2)", "double"][0]) < 0.01 < 5 < float(found["olr (W m-2)", "climatology"][0])
+    assert float(found["tp6h (kg m-2)", "double"][2]) == pytest.approx(1)
 
 
 def test_a_year_that_is_too_short_is_named(world: TinyWorld, data: Path) -> None:
