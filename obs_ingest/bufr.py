@@ -118,10 +118,11 @@ class BufrFiles:
                         _damaged(inventory, f"{path}, message {message.number}: {answer}")
                         continue
                     found, receipt = answer
+                    inventory.found += max(len(found) - 1, 0)  # a message may hold many reports; unread it counts once
                     placed = [report for report in found if _is_placed(report)]
                     inventory.skip("no time or position", len(found) - len(placed))
                     inventory.skip("no report of this kind", int(not found))
-                    inventory.decoded += bool(placed)
+                    inventory.decoded += len(placed)
                     reports += placed
                     known += [_received(receipt, header)] * len(placed)
         times = np.array([report_time(report) for report in reports], "M8[s]")

@@ -60,7 +60,7 @@ class Inventory:
 
     Attributes:
         source: the source's name.
-        found: reports or messages that were there, or expected, before any was left out.
+        found: reports that were there, or expected, before any was left out; a message that was not read counts once.
         decoded: those that became rows.
         missing: values or reports expected and absent.
         late: values received after the window's cutoff.

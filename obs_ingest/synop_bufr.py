@@ -54,7 +54,9 @@ class SynopBufr:
         inventory = Inventory(self.name)
         reports = _reports(self._files.read(window, inventory))
         held = window.holds(reports["time"])
-        inventory.skip("report outside the window", int((~held).sum()))
+        outside = int((~held).sum())
+        inventory.skip("report outside the window", outside)
+        inventory.decoded -= outside
         table = surface_table(reports[held], self.name, inventory)
         return table, take_inventory(inventory, table, window)
 

@@ -73,7 +73,9 @@ class TempBufr:
     def _table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
         times = np.array([report_time(report) for report in decoded.reports], "datetime64[s]")
         held = np.nonzero(window.holds(times))[0]
-        inventory.skip("report outside the window", len(times) - len(held))
+        outside = len(times) - len(held)
+        inventory.skip("report outside the window", outside)
+        inventory.decoded -= outside
         if not len(held):
             return empty_table()
         reports = [decoded.reports[i] for i in held]
