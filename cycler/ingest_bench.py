@@ -43,7 +43,6 @@ _DESCRIPTORS = (301001, 301011, 301012, 301023, 7001, 10004, 10051, 11011, 11012
 _PEAK = """
 import sys
 from pathlib import Path
-from typing import TypeVar
 from dacycle.obs_ingest.isd import Isd
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024

@@ -17,7 +17,7 @@ channels and a pointwise perceptron, added to their input through a learned scal
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,9 +39,6 @@ class MiniSize:
     coarse: int = 160
     depth: int = 8
     expansion: int = 2
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ heaviest rain alone.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -42,9 +42,6 @@ class OperatorSize:
     width: int = 48
     depth: int = 2
     expansion: int = 2
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ Beside what every run's folder holds (`training.folder`):
 from __future__ import annotations
 
 import csv
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ from dacycle.assimilators.training.folder import (
 )
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
 from dacycle.assimilators.training.observing import Observing
-from dacycle.assimilators.training.recipe import AssimilatorRecipe
+from dacycle.assimilators.training.recipe import AssimilatorRecipe, network_size
 from dacycle.assimilators.training.samples import Samples
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.mini import static_planes
@@ -119,12 +118,7 @@ def build_network(recipe: AssimilatorRecipe, world: World, constants: Constants)
     if recipe.method not in METHODS:
         raise RecipeError(f"method: {recipe.method!r} is unknown; the methods are {', '.join(METHODS)}")
     method = METHODS[recipe.method]
-    try:
-        size = method.size(**recipe.network)
-    except TypeError:
-        known = ", ".join(field.name for field in dataclasses.fields(method.size))
-        raise RecipeError(f"network: {recipe.network} has an unknown entry; the entries are {known}") from None
-    return method.network(world.grid, constants, size)
+    return method.network(world.grid, constants, network_size(method.size, recipe.network))
 
 
 def load_network(folder: Path, number: int) -> Any:

@@ -24,11 +24,11 @@ from dacycle.assimilators.networks.observation_operator import (
 )
 from dacycle.assimilators.training.backgrounds import year_times
 from dacycle.assimilators.training.data import Year, data_digest, load_states
-from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
+from dacycle.assimilators.training.errors import DataError, TrainingError
 from dacycle.assimilators.training.folder import check_folder, load_average, read_constants, read_record, write_record
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
 from dacycle.assimilators.training.module import Training
-from dacycle.assimilators.training.recipe import OperatorRecipe
+from dacycle.assimilators.training.recipe import OperatorRecipe, network_size
 from dacycle.forecast_adapter.mini import static_planes
 from dacycle.forecast_adapter.reference import Reference, ReferenceError
 from dacycle.forecast_adapter.worlds import World, load_world
@@ -167,12 +167,7 @@ def read_operator_run(folder: Path) -> tuple[OperatorRecipe, dict[str, Any], Ope
 
 
 def _build(recipe: OperatorRecipe, constants: OperatorConstants) -> OperatorNetwork:
-    try:
-        size = OperatorSize(**recipe.network)
-    except TypeError:
-        known = ", ".join(OperatorSize().as_dict())
-        raise RecipeError(f"network: {recipe.network} has an unknown entry; the entries are {known}") from None
-    return OperatorNetwork(constants, size)
+    return OperatorNetwork(constants, network_size(OperatorSize, recipe.network))
 
 
 def _constants(world: World, years: list[ObservedYear]) -> OperatorConstants:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -21,6 +21,7 @@ __all__ = [
     "Recipe",
     "Stage",
     "load_recipe",
+    "network_size",
     "parse_recipe",
     "recipe_kind",
 ]
@@ -28,6 +29,9 @@ __all__ = [
 KINDS = ("forecast", "assimilator", "operator", "oi")
 """`forecast`, `assimilator`, `operator`: networks, by this package. `oi`: the ensemble of optimal interpolation, by
 `background_error`."""
+
+
+Size = TypeVar("Size")
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,15 @@ class OperatorRecipe(Recipe):
 
 
 NetworkRecipe = ForecastRecipe | AssimilatorRecipe | OperatorRecipe
+
+
+def network_size(size: type[Size], entries: dict[str, int]) -> Size:
+    """A network's size, a dataclass, from a recipe's `network`. RecipeError where it has unknown entries."""
+    try:
+        return size(**entries)
+    except TypeError:
+        known = ", ".join(field.name for field in fields(cast(Any, size)))
+        raise RecipeError(f"network: {entries} has an unknown entry; the entries are {known}") from None
 
 
 # What YAML may hold for each annotation of Recipe; whole numbers count as floats too.

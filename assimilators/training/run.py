@@ -18,7 +18,7 @@ from dacycle.assimilators.training.data import (
     season_weights,
     step_deviation,
 )
-from dacycle.assimilators.training.errors import RecipeError, TrainingError
+from dacycle.assimilators.training.errors import TrainingError
 from dacycle.assimilators.training.folder import (
     check_folder,
     load_average,
@@ -28,7 +28,7 @@ from dacycle.assimilators.training.folder import (
 )
 from dacycle.assimilators.training.forecast import ForecastTraining
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
-from dacycle.assimilators.training.recipe import ForecastRecipe
+from dacycle.assimilators.training.recipe import ForecastRecipe, network_size
 from dacycle.forecast_adapter.channels import CHANNELS
 from dacycle.forecast_adapter.mini import MiniConstants, MiniNetwork, MiniSize, static_planes
 from dacycle.forecast_adapter.reference import Reference
@@ -75,12 +75,7 @@ def fit(
 
 def build_network(recipe: ForecastRecipe, constants: MiniConstants) -> MiniNetwork:
     """The network of a recipe, with fresh weights. RecipeError where its size has unknown entries."""
-    try:
-        size = MiniSize(**recipe.network)
-    except TypeError:
-        known = ", ".join(MiniSize().as_dict())
-        raise RecipeError(f"network: {recipe.network} has an unknown entry; the entries are {known}") from None
-    return MiniNetwork(constants, size)
+    return MiniNetwork(constants, network_size(MiniSize, recipe.network))
 
 
 def read_run(folder: Path) -> tuple[ForecastRecipe, dict[str, Any], MiniNetwork]:

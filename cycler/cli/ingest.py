@@ -15,6 +15,7 @@ from rich.table import Table
 
 from dacycle.cycler.cli.files import parse_time
 from dacycle.cycler.cli.world import parse_years
+from dacycle.cycler.disk import write_whole
 from dacycle.obs_ingest import fetch as fetching
 from dacycle.obs_ingest.ingest import IngestedWindow, total, window_file, write_table
 from dacycle.obs_ingest.ingest import ingest as make_tables
@@ -128,15 +129,9 @@ def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, fold
         "total": whole.as_dict(),
         "windows": {window_file(folder, w.time).stem: w.inventory.as_dict() for w in done},
     }
-    _write_text(folder / "inventory.json", json.dumps(content, indent=1, default=str))
+    write_whole(folder / "inventory.json", json.dumps(content, indent=1, default=str).encode())
     made = sum(window.made for window in done)
     console.print(f"{folder}: {made} windows made, {len(done) - made} kept as they were", soft_wrap=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _options(texts: list[str]) -> dict[str, Any]:
