@@ -1,5 +1,6 @@
 """The command line `dacycle`: one Typer app, its commands grouped by what they are for."""
 
+import os
 import sys
 from typing import Any
 
@@ -30,7 +31,10 @@ from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.worlds import WorldError
 from dacycle.obs_ingest.table import ObservationError
 
-__all__ = ["app"]
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+"""The exit status of a command that was interrupted: 128 and the number of SIGINT."""
 
 USER_ERRORS = (
     ArchiveError,
@@ -74,3 +78,19 @@ app = typer.Typer(
 )
 for part in (run, verify, errors, model, files, ingest, analyse, single_observation, operate, world):
     app.add_typer(part.app)
+
+
+def main() -> None:
+    """The console command.
+
+    Interrupted, the process ends at once instead of through Python's own end: threads of the archive's library may
+    still be at work, and abort the process when they find the interpreter gone.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)

@@ -132,7 +132,7 @@ def test_bench_of_reading_observations(monkeypatch, tmp_path: Path) -> None:
 
 
 def served(path: Path, archive: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from dacycle.cycler.cli import app; app()", "serve", str(path)]
+    command = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()", "serve", str(path)]
     command += ["--archive", str(archive)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)

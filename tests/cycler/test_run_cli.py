@@ -119,7 +119,7 @@ def test_an_interrupted_hindcast_leaves_the_archive_whole(place):
     text = (place / "demo.yaml").read_text().replace("assimilator: nudge", "assimilator: none")
     assert "2024-01-04T00" in text
     (place / "demo.yaml").write_text(text.replace("2024-01-04T00", "2024-01-07T00"))  # long enough to be interrupted
-    command = [sys.executable, "-c", "from dacycle.cycler.cli import app; app()", "hindcast", "demo.yaml"]
+    command = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()", "hindcast", "demo.yaml"]
     run = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         # Tests started in a shell's background inherit that Ctrl-C is ignored.
