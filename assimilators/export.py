@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
+from dacycle.assimilators.graphs import to_onnx
 from dacycle.assimilators.training.errors import ExportError
 from dacycle.assimilators.training.recipe import ForecastRecipe
 from dacycle.assimilators.training.run import read_run
@@ -24,9 +23,8 @@ from dacycle.forecast_adapter.onnxfile import open_session, write_metadata
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
 
-__all__ = ["export", "parity", "to_onnx"]
+__all__ = ["export", "parity"]
 
-OPSET = 18
 PARITY_LIMIT = 1e-4  # of a channel's standard deviation
 STARTS = 48
 
@@ -71,41 +69,6 @@ def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], N
         part.replace(out)
     out.with_suffix(".md").write_text(_card(recipe, record, OnnxForecastModel(out), scores, free, growth, world, year))
     return out
-
-
-def to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list[str]) -> None:
-    """Write a network as a plain ONNX file.
-
-    Args:
-        inputs: names of its inputs, (batch, channels, H, W) each with the batch free, and their channels.
-        outputs: names of its outputs.
-    """
-    network = network.eval()
-    shape = network.static.shape[1:]
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter warns of its own innards
-        program = torch.onnx.export(
-            network,
-            tuple(torch.zeros(2, channels, *shape) for channels in inputs.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    for node in model.graph.node:  # source lines of the machine that exported it
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        del value.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.metadata_props[:]
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
 
 
 def parity(network: MiniNetwork, path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float64]:

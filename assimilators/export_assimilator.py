@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from dacycle.assimilators.evaluation import evaluate, held_out, observing_of
-from dacycle.assimilators.export import PARITY_LIMIT, to_onnx
+from dacycle.assimilators.export import PARITY_LIMIT
+from dacycle.assimilators.graphs import step_to_onnx, to_onnx
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.trained import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
 from dacycle.assimilators.training.assimilation import TorchAssimilator
@@ -35,7 +36,7 @@ from dacycle.forecast_adapter.onnxfile import write_metadata
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
 
-__all__ = ["export_assimilator", "store_halves"]
+__all__ = ["export_assimilator", "store_halves", "write_graph"]
 
 SAMPLES, CYCLES, STARTS = 24, 40, 16
 WORSE = 1.1  # a chain of the file may be worse than torch's by so much, because chains part
@@ -64,8 +65,7 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         part = Path(folder) / out.name
-        sizes = (len(NAMES), *2 * (len(NAMES) + len(network.planes),))
-        to_onnx(network, part, dict(zip(INPUTS, sizes, strict=True)), _outputs(network, world))
+        write_graph(network, part)
         store_halves(part)
         about = _metadata(recipe, record, world, network, accepted_round(run)) | {"calibration": calibration}
         write_metadata(part, about)
@@ -85,12 +85,17 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
     return out
 
 
-def _outputs(network: Any, world: World) -> list[str]:
-    """The names of what the network returns: a method may have no spread."""
-    state = torch.from_numpy(world.statistics.mean[None, :, None, None]).expand(1, -1, *world.grid.shape)
-    nothing = torch.zeros(1, len(NAMES) + len(network.planes), *world.grid.shape)
-    with torch.inference_mode():
-        return list(OUTPUTS[: len(network(state, nothing, nothing))])
+def write_graph(network: Any, path: Path) -> None:
+    """Write a method's graph, or that of its step, with the tensors of the contract but without metadata."""
+    sizes = (len(NAMES), *2 * (len(NAMES) + len(network.planes),))
+    given = [torch.zeros(1, size, *network.static.shape[1:]) for size in sizes]
+    given[0] += network.mean
+    if (stepping := network.stepping) is not None:
+        given += [torch.zeros(1, dtype=torch.int64), *map(torch.from_numpy, stepping.start(given[0][0].numpy()))]
+    with torch.no_grad():
+        found = len(network(*given)) - (len(stepping.carried) if stepping else 0)  # a method may have no spread
+    write = to_onnx if stepping is None else step_to_onnx
+    write(network, path, dict(zip(INPUTS, sizes, strict=True)), list(OUTPUTS[:found]))
 
 
 def _calibration(network: Any, world: World, observing: Observing, recipe: AssimilatorRecipe) -> dict[str, float]:
@@ -149,6 +154,7 @@ def _metadata(
         recipe.method,
         network.size.reach_km,
         source=METHODS[recipe.method].source,
+        **({} if network.stepping is None else {"stepping": network.stepping.as_dict()}),
         licence=recipe.licence,
         training={
             "recipe": recipe.digest(),

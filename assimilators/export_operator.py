@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dacycle.assimilators.export import PARITY_LIMIT, to_onnx
+from dacycle.assimilators.export import PARITY_LIMIT
+from dacycle.assimilators.graphs import to_onnx
 from dacycle.assimilators.networks.observation_operator import OperatorNetwork
 from dacycle.assimilators.operator_scores import OperatorScore, score_operator
 from dacycle.assimilators.training.errors import ExportError

@@ -3,6 +3,9 @@
 `background` (B, 69, H, W); `observations` and `observation_errors` (B, 69 + M, H, W), the M planes named in the
 metadata; `analysis` and, where the method has one, `spread` (B, 69, H, W). All float32, absolute, SI. An error above 0
 marks what was observed; both tensors are 0 elsewhere.
+
+The graph of an iterative method makes one step for one chain (`stepping`); its metadata say how many there are, and
+which tensors are carried from one to the next.
 """
 
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, register_suffix
+from dacycle.assimilators.stepping import STEP, Stepping, next_name
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, PLANES
 from dacycle.forecast_adapter.grid import GridError, get_grid
 from dacycle.forecast_adapter.onnxfile import ModelFileError, digest, open_session, read_metadata
@@ -31,7 +35,9 @@ def assimilator_metadata(
 ) -> dict[str, Any]:
     """The metadata that a trained assimilator's file needs, and any more that describe it.
 
-    reach_km: beyond this distance a single observation changes next to nothing.
+    Args:
+        reach_km: beyond this distance a single observation changes next to nothing.
+        more: `stepping` (`Stepping.as_dict`) where the graph makes one step of an iterative method.
     """
     return {
         "kind": KIND,
@@ -73,7 +79,8 @@ class TrainedAssimilator:
         self.planes: tuple[str, ...] = tuple(self.metadata["planes"])
         self.reach_km = float(self.metadata["reach_km"])
         self.digest = digest(self.path)
-        self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, len(self.planes))
+        self._stepping = _stepping(self.path, self.metadata)
+        self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, len(self.planes), self._stepping)
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """See `Assimilator.analyse`.
@@ -87,10 +94,15 @@ class TrainedAssimilator:
             expected = (len(background), len(NAMES) + planes, *self.grid.shape)
             if array.shape != expected:
                 raise AssimilatorError(f"{self.name}: {name} is {array.shape}, but {expected} is needed")
-        found = self._session.run(
-            self._outputs, {name: np.ascontiguousarray(array, np.float32) for name, array in given.items()}
-        )
-        return Analysis(*found)
+        tensors = [np.ascontiguousarray(array, np.float32) for array in given.values()]
+        if self._stepping is None:
+            return Analysis(*self._run(*tensors))
+        return self._stepping.analyse(self._run, *tensors)
+
+    def _run(self, *tensors: NDArray) -> Any:
+        """One call of the graph, with its inputs and outputs in the contract's order."""
+        names = INPUTS if self._stepping is None else (*INPUTS, *self._stepping.inputs)
+        return self._session.run(self._outputs, dict(zip(names, tensors, strict=True)))
 
 
 def load(path: Path, world: "World", threads: int = 1) -> TrainedAssimilator:
@@ -125,21 +137,43 @@ def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
         raise AssimilatorError(f"{path}: its units differ in {', '.join(other)}")
 
 
-def _checked_outputs(path: Path, session: Any, shape: tuple[int, int], planes: int) -> list[str]:
+def _stepping(path: Path, metadata: dict[str, Any]) -> Stepping | None:
+    if "stepping" not in metadata:
+        return None
+    try:
+        return Stepping.from_dict(metadata["stepping"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise AssimilatorError(f"{path}: its metadata do not say how it steps ({error}); export it anew") from error
+
+
+def _checked_outputs(
+    path: Path, session: Any, shape: tuple[int, int], planes: int, stepping: Stepping | None
+) -> list[str]:
     """The outputs that there are; the graph's tensors must be the contract's."""
-    size = len(NAMES)
+    batch = "batch" if stepping is None else 1
+    expected = {
+        name: ([batch, len(NAMES) + (planes if name in INPUTS[1:] else 0), *shape], "float")
+        for name in (*INPUTS, *OUTPUTS)
+    }
+    if stepping is not None:
+        expected[STEP] = ([1], "int64")
+        for tensor in stepping.carried:
+            expected |= dict.fromkeys((tensor.name, next_name(tensor.name)), (list(tensor.shape), "float"))
+    inputs = [*INPUTS, *(stepping.inputs if stepping else ())]
+    outputs = [*OUTPUTS, *(stepping.outputs if stepping else ())]
     for tensor in session.get_inputs():
-        if tensor.name not in INPUTS:
-            raise AssimilatorError(f"{path}: it has an input {tensor.name!r}; the contract's are {', '.join(INPUTS)}")
+        if tensor.name not in inputs:
+            raise AssimilatorError(f"{path}: it has an input {tensor.name!r}; the contract's are {', '.join(inputs)}")
     found = {tensor.name: tensor for tensor in (*session.get_inputs(), *session.get_outputs())}
-    for name in (*INPUTS, *OUTPUTS):
+    for name in (*inputs, *outputs):
         if name not in found:
             if name == "spread":
                 continue
             raise AssimilatorError(f"{path}: it has no tensor {name!r}")
-        expected = [size + (planes if name in INPUTS[1:] else 0), *shape]
-        if list(found[name].shape[1:]) != expected or isinstance(found[name].shape[0], int):
-            raise AssimilatorError(f"{path}: `{name}` is {found[name].shape}, but must be (any batch, {expected})")
-        if found[name].type != "tensor(float)":
-            raise AssimilatorError(f"{path}: `{name}` is {found[name].type}, but must be float32")
-    return [name for name in OUTPUTS if name in found]
+        dimensions, kind = expected[name]
+        actual = [n if isinstance(n, int) else "batch" for n in found[name].shape]  # a free one has any name
+        if actual != dimensions:
+            raise AssimilatorError(f"{path}: `{name}` is {found[name].shape}, but must be {dimensions}")
+        if found[name].type != f"tensor({kind})":
+            raise AssimilatorError(f"{path}: `{name}` is {found[name].type}, but must be tensor({kind})")
+    return [name for name in outputs if name in found]

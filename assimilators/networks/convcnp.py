@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.departures import CHANNELS, Constants, DepartureNetwork, SetConvolutions
+from dacycle.assimilators.networks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions
 from dacycle.assimilators.networks.layers import ConvolutionBlock, Pointwise
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid

@@ -30,7 +30,10 @@ Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class TorchAssimilator:
-    """A network as an `Assimilator`, not yet exported."""
+    """A network as an `Assimilator`, not yet exported.
+
+    A network with `stepping` is called as its exported graph is: see `dacycle.assimilators.stepping`.
+    """
 
     network: Any
     grid: Grid
@@ -44,9 +47,13 @@ class TorchAssimilator:
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """See `Assimilator.analyse`."""
-        with torch.inference_mode():
-            found = self.network(*(torch.from_numpy(x) for x in (background, values, errors)))
-        return Analysis(*(part.numpy() for part in found))
+        given = [np.ascontiguousarray(part, np.float32) for part in (background, values, errors)]
+        stepping = self.network.stepping
+        return Analysis(*self._run(*given)) if stepping is None else stepping.analyse(self._run, *given)
+
+    def _run(self, *tensors: NDArray) -> Any:
+        with torch.no_grad():  # not in inference mode: a step may differentiate
+            return [part.numpy() for part in self.network(*map(torch.from_numpy, tensors))]
 
 
 def typical_errors(backgrounds: Backgrounds, weights: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
-from dacycle.assimilators.networks.departures import Constants
+from dacycle.assimilators.networks.base import Constants
 from dacycle.assimilators.training.assimilation import (
     PREFETCH,
     AssimilationTraining,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, Attention, unified_mae
+from dacycle.assimilators.networks.base import Constants
 from dacycle.assimilators.networks.convcnp import ConvCnpSize
-from dacycle.assimilators.networks.departures import Constants, DepartureNetwork, gaussian_loss
+from dacycle.assimilators.networks.departures import DepartureNetwork, gaussian_loss
 from dacycle.assimilators.networks.fnp import FnpSize
 from dacycle.assimilators.networks.layers import (
     Depthwise,

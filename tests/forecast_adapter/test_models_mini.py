@@ -10,7 +10,8 @@ pytest.importorskip("onnxscript", reason="the extra `train` is not installed: on
 
 import torch
 
-from dacycle.assimilators.export import parity, to_onnx
+from dacycle.assimilators.export import parity
+from dacycle.assimilators.graphs import to_onnx
 from dacycle.forecast_adapter.channels import CHANNELS
 from dacycle.forecast_adapter.mini import MiniConstants, MiniNetwork, MiniSize, pad_sphere, static_planes
 from dacycle.forecast_adapter.models import OnnxForecastModel, forecast_metadata
