@@ -15,7 +15,7 @@ from dacycle.cycler.archive import Archive
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, write_experiment
 from dacycle.cycler.inputs import load_inputs
 
-__all__ = ["Bench", "bench"]
+__all__ = ["Bench", "bench", "machine"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def bench(
         start, extra = _prefect(short, Path(folder), seconds) if prefect else (None, None)
         megabytes = _size(archive.folder / "states.icechunk") + _size(archive.folder / "branches")
     return Bench(
-        machine=_machine(),
+        machine=machine(),
         cycles=len(done),
         first=cycle_id(done[0].time),
         last=cycle_id(done[-1].time),
@@ -133,7 +133,8 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor, cores, Python, and what the networks ran on."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
     return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}, networks on the CPU"

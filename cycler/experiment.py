@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import date
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
 from pydantic import (
@@ -48,6 +48,7 @@ __all__ = [
     "cycle_id",
     "differences",
     "load_experiment",
+    "parse_checked",
     "parse_donor",
     "parse_duration",
     "parse_experiment",
@@ -55,6 +56,8 @@ __all__ = [
     "suggestion",
     "write_experiment",
 ]
+
+Content = TypeVar("Content", bound=BaseModel)
 
 STEP = pd.Timedelta(hours=6)
 """Time from one cycle to the next."""
@@ -383,17 +386,22 @@ def load_experiment(path: Path | str) -> Experiment:
 
 def parse_experiment(text: str, source: str) -> Experiment:
     """Check the text of an experiment file; `source` names it in complaints. Raises as `load_experiment`."""
+    return parse_checked(text, source, Experiment, "an experiment")
+
+
+def parse_checked(text: str, source: str, kind: type[Content], what: str) -> Content:
+    """Check the text of a YAML file of any kind; ExperimentError with one line per problem."""
     try:
         node = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ExperimentError(f"{source}:{line}: not valid YAML: {error.problem}") from None
     if not isinstance(node, CommentedMap):
-        raise ExperimentError(f"{source}:1: an experiment is a mapping of keys to values")
+        raise ExperimentError(f"{source}:1: {what} is a mapping of keys to values")
     try:
-        return Experiment.model_validate(_plain(node))
+        return kind.model_validate(_plain(node))
     except ValidationError as error:
-        problems = sorted((_explain(node, problem) for problem in error.errors()), key=lambda p: p[0])
+        problems = sorted((_explain(node, kind, problem) for problem in error.errors()), key=lambda p: p[0])
         raise ExperimentError("\n".join(f"{source}:{line}: {text}" for line, text in problems)) from None
 
 
@@ -437,12 +445,12 @@ _MODELS: dict[str, type[BaseModel]] = {
 }
 
 
-def _explain(node: CommentedMap, problem: Any) -> tuple[int, str]:
+def _explain(node: CommentedMap, kind: type[BaseModel], problem: Any) -> tuple[int, str]:
     """Line and text of one complaint of pydantic's."""
     location = tuple(problem["loc"])
-    line, key = _line_of(node, location), ".".join(str(part) for part in location) or "experiment"
+    line, key = _line_of(node, location), ".".join(str(part) for part in location) or "the file"
     if problem["type"] == "extra_forbidden":
-        model = _MODELS[str(location[0])] if len(location) > 1 else Experiment
+        model = _MODELS[str(location[0])] if len(location) > 1 else kind
         known = [field.alias or name for name, field in model.model_fields.items()]
         return line, f"{key}: unknown key{suggestion(str(location[-1]), known)}"
     if problem["type"] == "missing":

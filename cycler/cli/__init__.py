@@ -11,6 +11,7 @@ from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.training.errors import DataError, ExportError, RecipeError, TrainingError
 from dacycle.cycler.cli import (
     analyse,
+    benchmark,
     errors,
     files,
     ingest,
@@ -76,7 +77,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Cycling data assimilation with AI weather models.",
 )
-for part in (run, verify, errors, model, files, ingest, analyse, single_observation, operate, world):
+for part in (run, verify, errors, model, benchmark, files, ingest, analyse, single_observation, operate, world):
     app.add_typer(part.app)
 
 
