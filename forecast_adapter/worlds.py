@@ -7,7 +7,6 @@
 * static.nc: geopotential_at_surface, land_sea_mask
 """
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.home import dacycle_home
 from dacycle.forecast_adapter.reference import SURFACE_FIELDS, Reference, write_times
 from dacycle.forecast_adapter.statistics import Statistics
 
@@ -70,8 +70,7 @@ class World:
 
 def world_folders() -> list[Path]:
     """Folders searched for a world by name: `$DACYCLE_HOME/worlds`, then `deploy/worlds` of the checkout."""
-    home = Path(os.environ.get("DACYCLE_HOME", Path.home() / ".local/share/dacycle"))
-    return [home / "worlds", Path(__file__).resolve().parent.parent / "deploy/worlds"]
+    return [dacycle_home() / "worlds", Path(__file__).resolve().parent.parent / "deploy/worlds"]
 
 
 def load_world(name_or_folder: str | Path) -> World:

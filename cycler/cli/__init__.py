@@ -14,6 +14,7 @@ from dacycle.cycler.cli import (
     files,
     ingest,
     model,
+    models,
     operate,
     run,
     single_observation,
@@ -72,5 +73,5 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Cycling data assimilation with AI weather models.",
 )
-for part in (run, verify, errors, model, files, ingest, analyse, single_observation, operate, world):
+for part in (run, verify, errors, model, models, files, ingest, analyse, single_observation, operate, world):
     app.add_typer(part.app)
