@@ -153,17 +153,9 @@ def conservative_average(fields: Array, source: Grid, target: Grid) -> Array:
     fields: (..., H, W) on `source`. Returns (..., H', W') in the input's dtype. Global area means are kept
     (Jones 1999, doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2, first order).
     """
-    rows, columns = _average_matrices(source, target)
-    return _by_plane(lambda plane: rows @ plane.astype(np.float64) @ columns.T, fields, source, target)
-
-
-def _by_plane(regrid: Callable[[Array], Array], fields: Array, source: Grid, target: Grid) -> Array:
-    """Regrid (..., H, W) plane by plane: in float64 all of a state at 0.25 degrees would take gigabytes."""
     _check(fields, source)
-    out = np.empty((*fields.shape[:-2], *target.shape), fields.dtype)
-    for plane, result in zip(fields.reshape(-1, *source.shape), out.reshape(-1, *target.shape), strict=True):
-        result[:] = regrid(plane)
-    return out
+    rows, columns = _average_matrices(source, target)
+    return (rows @ fields.astype(np.float64) @ columns.T).astype(fields.dtype)
 
 
 def cells(grid: Grid, latitude: Array, longitude: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -195,16 +187,16 @@ def interpolate_to_points(fields: Array, grid: Grid, latitude: Array, longitude:
 
 def bilinear(fields: Array, source: Grid, target: Grid) -> Array:
     """Bilinear interpolation from one grid to another: (..., H, W) to (..., H', W')."""
-    rows, row_weight = _row_stencil(source, target.latitude)
-    left, column_weight, right = _column_stencil(source, target.longitude)
-
-    def along_both(plane: Array) -> Array:
-        padded, offset = _with_poles(plane, source)
-        across = padded[:, left] * (1 - column_weight) + padded[:, right] * column_weight
-        upper, weight = rows + offset, row_weight[:, None]
-        return across[upper] * (1 - weight) + across[upper + 1] * weight
-
-    return _by_plane(along_both, fields, source, target)
+    _check(fields, source)
+    rows, below = _row_stencil(source, target.latitude)
+    left, right_weight, right = _column_stencil(source, target.longitude)
+    out = np.empty((*fields.shape[:-2], *target.shape), fields.dtype)
+    for at in np.ndindex(fields.shape[:-2]):  # one field at a time: all of a state would take gigabytes
+        padded, offset = _with_poles(fields[at], source)
+        across = padded[:, left] * (1 - right_weight) + padded[:, right] * right_weight
+        upper, weight = rows + offset, below[:, None]
+        out[at] = across[upper] * (1 - weight) + across[upper + 1] * weight
+    return out
 
 
 def _with_poles(fields: Array, grid: Grid) -> tuple[Array, int]:

@@ -166,7 +166,7 @@ class OnnxForecastModel:
             for chain, part in zip(chains, parts, strict=True):
                 chain.step()
                 chain.state(states[part])
-        except (RuntimeError, *ORT_ERRORS) as error:  # IO binding raises the former
+        except ORT_ERRORS as error:
             raise ForecastError(
                 f"{self.name}, step {step}: ONNX Runtime failed on {self.provider}: {error}. If memory is short, set "
                 "DACYCLE_BATCH=1, or DACYCLE_PROVIDER=cpu"

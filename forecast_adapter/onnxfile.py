@@ -31,9 +31,10 @@ __all__ = [
 ]
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-# ONNX Runtime's errors have no base class of their own below Exception.
-ORT_ERRORS: tuple[type[Exception], ...] = tuple(
-    kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
+# ONNX Runtime's errors have no base class of their own below Exception, and those of IO binding are RuntimeErrors.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(k for k in vars(onnxruntime_pybind11_state).values() if isinstance(k, type) and issubclass(k, Exception)),
 )
 _DOCUMENT, _CHECK, _LENGTH = "dacycle", "dacycle_sha256", "dacycle_graph_bytes"
 

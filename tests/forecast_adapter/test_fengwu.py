@@ -306,7 +306,7 @@ def test_a_failing_network_is_a_forecast_error_with_what_to_try(tmp_path: Path) 
     path = tmp_path / "wide.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     add("wide", path, world="era5", grid="5.625deg")
-    with pytest.raises(ForecastError, match=r"wide, step 1: ONNX Runtime failed.*DACYCLE_BATCH"):
+    with pytest.raises(ForecastError, match=r"(?s)wide, step 1: ONNX Runtime failed.*DACYCLE_BATCH"):
         list(load_model("wide").forecast(*frames(1), 1))
 
 
