@@ -18,7 +18,7 @@ from dacycle.forecast_adapter.registry import Registration, add, registered
 from dacycle.forecast_adapter.statefiles import read_state
 from dacycle.forecast_adapter.statistics import Statistics
 
-__all__ = ["add_half"]
+__all__ = ["add_half", "made_up"]
 
 Apart = dict[int, tuple[float, str, float]]
 
@@ -58,7 +58,7 @@ def add_half(name: str, steps: int, state: Path | None = None) -> tuple[Registra
 def _compare(whole: Registration, made: Registration, steps: int, state: Path | None) -> Apart:
     models = [OnnxForecastModel(whole), OnnxForecastModel(made)]
     grid = models[0].grid
-    start = _made_up(grid, whole.statistics) if state is None else read_state(state, grid).values
+    start = made_up(grid, whole.statistics) if state is None else read_state(state, grid).values
     forecasts = (model.forecast(start[None], start[None], steps) for model in models)
     apart: Apart = {}
     for step, (one, other) in enumerate(zip(*forecasts, strict=True), 1):
@@ -71,7 +71,7 @@ def _compare(whole: Registration, made: Registration, steps: int, state: Path | 
     return apart
 
 
-def _made_up(grid: Grid, statistics: Statistics) -> NDArray[np.float32]:
+def made_up(grid: Grid, statistics: Statistics) -> NDArray[np.float32]:
     """A smooth state (69, H, W): planetary waves of each channel's own, one standard deviation high."""
     latitude, longitude = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)[None, :]
     state = np.empty((len(NAMES), *grid.shape), np.float32)
