@@ -118,12 +118,15 @@ class OnnxForecastModel:
         self.provider: str = self.session.get_providers()[0]
         self._frame_bytes = 4 * CHANNELS * int(np.prod(self.grid.shape))
         self.batch = signature.batch or self._runtime.batch_of(self._frame_bytes)
-        logger.info(self.running)
+        if brought is not None or self.provider != CPU:
+            logger.info(self.running)
 
     @property
     def running(self) -> str:
         """On what it runs, in a sentence: provider, threads, and memory beside the network's own."""
-        where = f"{self._runtime.threads} threads of the CPU" if self.provider == CPU else self.provider
+        threads = self._runtime.threads
+        cpu = f"the CPU with {threads} thread{'s' if threads > 1 else ''}"
+        where = cpu if self.provider == CPU else self.provider
         memory = 5 * self._frame_bytes / 1e9
         states = "one state" if self.batch == 1 else f"up to {self.batch} states"
         return f"{self.name} ({self.grid.name}) runs on {where}, {states} a call, {memory:.2g} GB of frames for each"

@@ -1,5 +1,6 @@
 """The command line `dacycle`: one Typer app, its commands grouped by what they are for."""
 
+import logging
 import sys
 from typing import Any
 
@@ -52,11 +53,17 @@ USER_ERRORS = (
 """What a user can mend: the message is shown without a traceback, and the exit status is 2."""
 
 
+models_logger = logging.getLogger("dacycle.models")
+
+
 class ClearErrors(TyperGroup):
     """A group of commands whose foreseen errors are sentences. Exit status: 2 to mend, 1 for a run that stopped."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
+        said = logging.StreamHandler(sys.stderr)  # what large models run on, and a GPU that is not used
+        models_logger.addHandler(said)
+        models_logger.setLevel(logging.INFO)
         try:
             return super().invoke(ctx)
         except USER_ERRORS as error:
@@ -65,6 +72,8 @@ class ClearErrors(TyperGroup):
         except RunStoppedError as error:
             print(f"stopped: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
+        finally:
+            models_logger.removeHandler(said)
 
 
 app = typer.Typer(
