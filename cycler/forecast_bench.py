@@ -5,7 +5,7 @@ import json
 import tempfile
 import time as clock
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +182,11 @@ def _device_copies(made: Registration, model: OnnxForecastModel, steps: int, thr
     """Nodes that ONNX Runtime put in to copy between host and device, as often as they ran in a chain."""
     runtime = Runtime.from_environment(threads)
     with tempfile.TemporaryDirectory() as folder:
-        paths = {"network": made.network, "roll": ROLL}
-        sessions = {name: runtime.open(path, True, Path(folder) / name) for name, path in paths.items()}
+        network = runtime.open(made.network, True, Path(folder) / "network")
+        roll = replace(runtime, provider="cuda").open(ROLL, True, Path(folder) / "roll")
         pair = start_pair(*_frames(model.grid, made.statistics), model.scaling)
-        chain = DeviceChain(sessions["network"], sessions["roll"], pair, model.scaling, "cuda", runtime.device)
+        chain = DeviceChain(network, roll, pair, model.scaling, "cuda", runtime.device)
         for _ in range(steps):
             chain.step()
-        events = [event for s in sessions.values() for event in json.loads(Path(s.end_profiling()).read_text())]
+        events = [event for s in (network, roll) for event in json.loads(Path(s.end_profiling()).read_text())]
     return sum(str(event.get("args", {}).get("op_name", "")).startswith("Memcpy") for event in events)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -155,8 +157,11 @@ class OnnxForecastModel:
         pair = start_pair(previous, current, self.scaling)
         if self.provider == CPU:
             return HostChain(self.session, pair, self.scaling)
-        roll = self._runtime.open(ROLL, large=True)
-        return DeviceChain(self.session, roll, pair, self.scaling, "cuda", self._runtime.device)
+        return DeviceChain(self.session, self._roll, pair, self.scaling, "cuda", self._runtime.device)
+
+    @cached_property
+    def _roll(self) -> Any:
+        return replace(self._runtime, provider="cuda").open(ROLL, large=True)
 
     def _steps(self, chains: list[Chain], parts: list[slice], shape: tuple[int, ...], steps: int) -> Iterator[Array]:
         for step in range(1, steps + 1):

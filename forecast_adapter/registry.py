@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,30 +117,15 @@ def add(
     Raises:
         ModelFileError: the file is not such a network, or something of it is not known; says what, and what to do.
     """
-    release = RELEASES.get(name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ModelFileError(f"{name!r} is no name; it may have letters, digits, dots, hyphens and underscores")
-    network = network.resolve()
-    session = open_session(network, lean=True)
-    described = session.get_modelmeta().custom_metadata_map
-    if "dacycle" in described:
-        raise ModelFileError(f"{network}: takes physical states already; an experiment's `model:` takes its path")
-    double = DOUBLE in described
+    release, network = RELEASES.get(name), network.resolve()
+    signature, double = _inspect(network)
     if double and release is not None:
         raise ModelFileError(f"{network}: is a double without skill, not {name}; give it another name")
-    world = world or (release.made_for if release else None)
-    if world is None:
-        raise ModelFileError(f"{name}: say what states it was made for: `--for era5`, `--for operational`, or a world")
-    if release is not None and world != release.made_for:
-        raise ModelFileError(f"{name} was made for {release.made_for}, not for {world}; leave `--for` out")
-    signature = read_signature(network, session)
+    world = _made_for(name, world)
     own = _grid(network, signature, grid or (release.grid if release else None))
-    del session
-    published = published_statistics()
-    if statistics is None:
-        statistics = published
-    elif release is not None and (apart := _apart(statistics, published)):
-        raise ModelFileError(f"{name}: {apart}; leave --mean and --std out to use the published ones")
+    statistics = _statistics(name, statistics, world)
     with _staged(name) as staged:
         if copy:
             for file in _files(network):
@@ -149,17 +134,16 @@ def add(
         files = {
             file: {"sha256": digest(network.parent / file), **_mark(network.parent / file)} for file in _files(network)
         }
-        statistics = Statistics(statistics.mean, statistics.std, world, statistics.description)
         statistics.save(staged / "statistics.nc")
-        place = network.name if copy else str(network)
-        about: dict[str, Any] = {
+        about = {
             "name": name,
-            "network": place,
+            "network": network.name if copy else str(network),
             "grid": own.name,
             "world": world,
             "batch": signature.batch,
+            "double": double,
+            "files": files,
         }
-        about |= {"double": double, "files": files}
         (staged / "model.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
         made = _read(staged)
         made.card.write_text(_card(made))
@@ -250,6 +234,36 @@ def _files(network: Path) -> list[str]:
             match.decode() for match in re.findall(b"|".join(re.escape(name.encode()) for name in beside), content)
         }
     return [network.name, *sorted(named)]
+
+
+def _inspect(network: Path) -> tuple[Signature, bool]:
+    """A network's signature, and whether it says that it is a double."""
+    session = open_session(network, lean=True)
+    described = session.get_modelmeta().custom_metadata_map
+    if "dacycle" in described:
+        raise ModelFileError(f"{network}: takes physical states already; an experiment's `model:` takes its path")
+    return read_signature(network, session), DOUBLE in described
+
+
+def _made_for(name: str, world: str | None) -> str:
+    release = RELEASES.get(name)
+    if release is None:
+        if world is None:
+            raise ModelFileError(
+                f"{name}: say what states it was made for: `--for era5`, `--for operational`, or a world"
+            )
+        return world
+    if world not in (None, release.made_for):
+        raise ModelFileError(f"{name} was made for {release.made_for}, not for {world}; leave `--for` out")
+    return release.made_for
+
+
+def _statistics(name: str, given: Statistics | None, world: str) -> Statistics:
+    """Those given, if a release's are the published ones; else these."""
+    published = published_statistics()
+    if given is not None and name in RELEASES and (apart := _apart(given, published)):
+        raise ModelFileError(f"{name}: {apart}; leave --mean and --std out to use the published ones")
+    return replace(given or published, world=world)
 
 
 def _grid(path: Path, signature: Signature, asked: str | None) -> Grid:
