@@ -23,7 +23,7 @@ class Bench:
     """What was measured.
 
     Attributes:
-        machine: processor, cores, and the provider that the networks ran on.
+        machine: processor, cores, Python.
         cycles, first, last: how many cycles, and which.
         stages: seconds per cycle by stage; `other` is what no stage counts. Medians, and over the cycles after the
             first, which also warms caches up.
@@ -134,10 +134,10 @@ def _size(folder: Path) -> int:
 
 
 def machine() -> str:
-    """Processor, cores, Python, and what the networks ran on."""
+    """Processor, cores and Python."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
-    return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}, networks on the CPU"
+    return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def _lines(path: str) -> list[str]:

@@ -131,12 +131,14 @@ class _Strict(BaseModel):
 
 
 class ColdStart(_Strict):
-    """Where the two frames before the first cycle come from: exactly one of four."""
+    """Where the two frames before the first cycle come from: exactly one of lagged, state, climatology, from."""
 
     lagged: Duration | None = None
     """A forecast this long, started from the reference, ends one step before the first cycle."""
     state: Path | None = None
     """A netCDF file in the WeatherBench2 schema with the states 12 and 6 hours before the first cycle."""
+    one_frame: Literal[True] | None = None
+    """Whether `state` holds the later of the two only, which then stands for both; the record says so."""
     climatology: Literal[True] | None = None
     """The world's climatology at both times."""
     from_: Annotated[str | None, Field(alias="from")] = None
@@ -144,8 +146,10 @@ class ColdStart(_Strict):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "ColdStart":
-        if len(self.model_fields_set) != 1:
+        if len(self.model_fields_set - {"one_frame"}) != 1:
             raise ValueError("give exactly one of lagged, state, climatology, from")
+        if self.one_frame and self.state is None:
+            raise ValueError("one_frame goes with state: the others have both frames")
         return self
 
     @field_validator("lagged")
@@ -277,7 +281,11 @@ class Experiment(_Strict):
     """The last cycle; without it the experiment runs live, for ever."""
     cold_start: ColdStart
     model: str
+    unpaired_model: Literal[True] | None = None
+    """Run a model although it was made for another world, or kind of reference; every record says so."""
     assimilator: str
+    assimilation_grid: str | None = None
+    """The assimilator's grid where it is coarser than the model's: then only increments are brought up to `grid`."""
     operator: str | None = None
     """Observation operator of OLR and precipitation: a packaged name, a file, or `none`; without it the world's own."""
     observations: tuple[ObservationSource, ...]
@@ -325,7 +333,7 @@ class Experiment(_Strict):
     def error_table(self) -> ErrorTable:
         """The errors that it assumes of its observations."""
         drawn = frozenset(source.name for source in self.observations if source.source in DRAWN)
-        return ErrorTable(self.errors or {}, get_grid(self.grid).spacing, drawn)
+        return ErrorTable(self.errors or {}, get_grid(self.assimilation_grid or self.grid).spacing, drawn)
 
     def free_run(self) -> "Experiment":
         """The control of this experiment: the same run on branch NAME-free, without assimilation.
@@ -333,9 +341,8 @@ class Experiment(_Strict):
         Nothing is taken off its observations: departures from a free run are no measure of a station.
         """
         drift = self.drift.model_copy(update={"free_run": False})
-        return self.model_copy(
-            update={"name": f"{self.name}-free", "assimilator": "none", "bias": None, "drift": drift}
-        )
+        without = {"assimilator": "none", "assimilation_grid": None, "bias": None}
+        return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 
     def runs(self) -> list["Experiment"]:
         """This experiment, and its free run where it keeps one."""
