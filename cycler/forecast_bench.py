@@ -147,7 +147,7 @@ def _run_bare(model: OnnxForecastModel) -> None:
 
 
 def _naive(timed: _Timed, grid: Grid, statistics: Statistics, steps: int, totals: list[tuple[float, float]]) -> None:
-    """What published inference scripts do, with states in SI between the steps."""
+    """States in SI between the steps: both frames normalised in each, joined, and the output converted back."""
     previous, current = _frames(grid, statistics)
     for _ in range(steps):
         begun, before = timed.now(), timed.seconds

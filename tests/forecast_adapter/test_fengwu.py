@@ -309,6 +309,11 @@ def test_a_failing_network_is_a_forecast_error_with_what_to_try(tmp_path: Path) 
         list(load_model("wide").forecast(*frames(1), 1))
 
 
+def test_a_network_of_physical_states_has_no_half() -> None:
+    with pytest.raises(ModelFileError, match="mini takes states in SI"):
+        add_half("mini", 1)
+
+
 def test_half_precision_stays_close_and_says_how_close() -> None:
     add_double("5.625deg", "era5")
     made, apart = add_half("double-5.625deg", 4)
