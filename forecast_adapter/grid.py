@@ -22,6 +22,8 @@ __all__ = [
     "get_grid",
     "great_circle_km",
     "interpolate_to_points",
+    "regrid",
+    "regridding",
 ]
 
 EARTH_RADIUS_KM = 6371.0
@@ -173,6 +175,22 @@ def bilinear(fields: Array, source: Grid, target: Grid) -> Array:
     lat, lon = np.meshgrid(target.latitude, target.longitude, indexing="ij")
     points = interpolate_to_points(fields, source, lat.ravel(), lon.ravel())
     return points.reshape(*fields.shape[:-2], *target.shape)
+
+
+def regridding(source: Grid, target: Grid) -> str:
+    """How `regrid` goes about it: `none`, `conservative` to a coarser grid, else `bilinear`."""
+    if source.matches(target):
+        return "none"
+    coarser = all(to < of for to, of in zip(target.shape, source.shape, strict=True))
+    return "conservative" if coarser else "bilinear"
+
+
+def regrid(fields: Array, source: Grid, target: Grid) -> Array:
+    """Bring fields (..., H, W) to another grid, averaged down conservatively or interpolated bilinearly."""
+    how = regridding(source, target)
+    if how == "none":
+        return fields
+    return (conservative_average if how == "conservative" else bilinear)(fields, source, target)
 
 
 def _with_poles(fields: Array, grid: Grid) -> tuple[Array, int]:

@@ -20,8 +20,9 @@ from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.grib import HumidityWarning
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models import ForecastError, ForecastModel, load_model
+from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.state import StateError, make_state
-from dacycle.forecast_adapter.statefiles import read_state, times_in, write_states
+from dacycle.forecast_adapter.statefiles import read_state, write_states
 
 app = typer.Typer()
 console = Console()
@@ -87,7 +88,7 @@ def read_frames(
     current = _read(file, grid, start)
     start = current.time.values.astype("datetime64[h]")
     notes = [note for note in current.attrs["notes"].split("; ") if note]
-    if previous is None and start - STEP in times_in(file):
+    if previous is None and start - STEP in open_states(file).times:
         previous = file
     if previous is not None:
         return _read(previous, grid, start - STEP), current, notes
