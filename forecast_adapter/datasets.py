@@ -20,6 +20,7 @@ from zarr.core.sync import sync
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, Channel
 from dacycle.forecast_adapter.schema import (
     BESIDE,
+    DIMENSIONS,
     HOURLY,
     VARIABLES,
     check_unit,
@@ -77,6 +78,7 @@ class _Part:
         self.times = {t: i for t, i in self.times.items() if self.first <= t <= self.last}
         self.preliminary = self._preliminary()
         self.arrays = arrays or {}
+        self._dims = {str(name): [str(d) for d in variable.dims] for name, variable in dataset.variables.items()}
         self._written: set[tuple[str, str]] = set()
 
     def holds(self, channel: Channel) -> bool:
@@ -129,15 +131,11 @@ class _Part:
         return absent
 
     def _is_written(self, name: str, time: np.datetime64, level: int | None) -> bool:
-        array, dims = self.arrays[name], self.dataset[name].dims
-        sizes = array.shards or array.chunks
-        position: dict[str, int | None] = {
-            "time": self.times[time],
-            "level": None if level is None else self.levels[level],
-        }
-        ranges = []
-        for dimension, length, size in zip(dims, array.shape, sizes, strict=True):
-            at = position.get(str(dimension))
+        array = self.arrays[name]
+        position = {"time": self.times[time], "level": None if level is None else self.levels[level]}
+        ranges: list[Iterable[int]] = []
+        for dimension, length, size in zip(self._dims[name], array.shape, array.shards or array.chunks, strict=True):
+            at = position.get(DIMENSIONS.get(dimension, dimension))
             ranges.append(range(-(-length // size)) if at is None else [at // size])
         keys = {array.metadata.encode_chunk_key(place) for place in product(*ranges)}
         due = [key for key in keys if (name, key) not in self._written]
@@ -156,9 +154,11 @@ class _Part:
 
     def _preliminary(self) -> frozenset[np.datetime64]:
         """Times of ERA5T: after the last final one of a store, or with version 5 along the axis of time."""
+        late = {time for time in self.times if time > self.final}
         versions = self.dataset.coords.get("expver")
-        along = {} if versions is None or versions.dims != ("time",) else dict(enumerate(versions.values))
-        late = {t for t, i in self.times.items() if t > self.final or str(along.get(i, "")).lstrip("0") == "5"}
+        if versions is not None and versions.dims in ((), ("time",)):
+            each = versions.values if versions.ndim else np.full(self.dataset.sizes.get("time", 1), versions.values)
+            late |= {time for time, i in self.times.items() if str(each[i or 0]).lstrip("0") == "5"}
         return frozenset(late)
 
 

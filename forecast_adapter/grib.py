@@ -116,10 +116,8 @@ class GribStates(StateSource):
                     self._fields.setdefault(time, {}).setdefault(run, {}).setdefault(key, []).append(place)
         if not self._fields:
             left = "; ".join(f"{file}: {why}" for file, why in unreadable.items())
-            kind = (
-                "no analysis, only forecasts," if analyses and len(paths) > len(unreadable) else "no field of a state"
-            )
-            raise StateError(f"{name}: it holds {kind} in {len(paths)} files" + (f"; {left}" if left else ""))
+            kind = "no analysis" if analyses and len(paths) > len(unreadable) else "no field of a state"
+            raise StateError(f"{name}: it holds {kind}" + (f"; left out: {left}" if left else ""))
         time = max(self._fields)
         key, (place, *_) = next(iter(self._best(time)[1].items()))
         with _field(place) as message:

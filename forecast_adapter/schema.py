@@ -14,7 +14,17 @@ import xarray as xr
 from dacycle.forecast_adapter.channels import WB2_NAMES
 from dacycle.forecast_adapter.state import StateError, as_hour
 
-__all__ = ["BESIDE", "HOURLY", "VARIABLES", "check_unit", "hours_of", "levels_of", "standardised", "validity_of"]
+__all__ = [
+    "BESIDE",
+    "DIMENSIONS",
+    "HOURLY",
+    "VARIABLES",
+    "check_unit",
+    "hours_of",
+    "levels_of",
+    "standardised",
+    "validity_of",
+]
 
 _GRAVITY = 9.80665
 
@@ -45,13 +55,15 @@ BESIDE: dict[str, tuple[str, dict[str, float]]] = {
 }
 """Surface fields beside the state: SI unit, names, and factors from what (the sum over) their hours holds."""
 
-_DIMENSIONS = {
+DIMENSIONS = {
     "isobaricInhPa": "level",
     "pressure_level": "level",
     "lat": "latitude",
     "lon": "longitude",
     "time_index": "time",
+    "valid_time": "time",
 }
+"""Other names of the dimensions time, level, latitude and longitude."""
 
 # Spellings of the SI units in files of ECMWF, NOAA and WeatherBench2.
 _UNITS = {
@@ -73,7 +85,7 @@ def standardised(dataset: xr.Dataset, source: str) -> xr.Dataset:
     if "valid_time" in dataset.variables:
         dataset = _by_valid_time(dataset, source)
     present = {*map(str, dataset.variables), *map(str, dataset.dims)}
-    dataset = dataset.rename({old: new for old, new in _DIMENSIONS.items() if old in present and new not in present})
+    dataset = dataset.rename({old: new for old, new in DIMENSIONS.items() if old in present and new not in present})
     single = [d for d, n in dataset.sizes.items() if n == 1 and d not in ("time", "level", "latitude", "longitude")]
     return dataset.squeeze(single, drop=True)
 
