@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
+from dacycle.forecast_adapter.grid import regridding
 from dacycle.forecast_adapter.models import ForecastModel, ModelFileError, load_model
 from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.reference import ReferenceError
@@ -120,9 +121,8 @@ def _uncovered(inputs: Inputs) -> list[str]:
     missing = inputs.world.reference.missing([np.datetime64(time, "h") for time in needed])
     if not missing:
         return []
-    span = f"{inputs.world.reference.times[0]} to {inputs.world.reference.times[-1]}"
     listed = ", ".join(str(time) for time in missing)
-    return [f"cold_start needs the reference at {listed}; {inputs.world.folder} holds {span}"]
+    return [f"cold_start needs the reference at {listed}; {inputs.world.reference.absence(missing[0])}"]
 
 
 def absent_files(experiment: Experiment) -> dict[str, str]:
@@ -182,8 +182,11 @@ def _lagged(inputs: Inputs, lag: pd.Timedelta) -> NDArray[np.float32]:
 
 def _from_product(inputs: Inputs, place: str, times: list[np.datetime64]) -> NDArray[np.float32]:
     try:
-        source = open_states(place)
-        return np.stack([source.state(time, inputs.world.grid).values for time in times])
+        source, grid = open_states(place), inputs.world.grid
+        if regridding(source.grid, grid) == "bilinear":
+            shape = " x ".join(map(str, source.grid.shape))
+            raise StateError(f"{place}: a grid of {shape} is coarser than {grid.name}; a start needs one as fine")
+        return np.stack([source.state(time, grid).values for time in times])
     except StateError as error:
         needs = " and ".join(cycle_id(pd.Timestamp(time)) for time in times)
         where = f"experiment {inputs.experiment.name}: cold_start.state (needs {needs})"

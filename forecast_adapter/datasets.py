@@ -83,9 +83,11 @@ class _Part:
 
     def holds(self, channel: Channel) -> bool:
         """Whether the dataset has the variable, and the level, of a channel."""
-        if self.variable(channel.variable) is None:
-            return False
-        return channel.level is None or channel.level in self.levels
+        name = self.variable(channel.variable)
+        if name is None or channel.level is None:
+            return name is not None
+        position = self.levels.get(channel.level, -1)
+        return position is None or (position >= 0 and "level" in self.dataset[name].dims)
 
     def variable(self, short: str) -> str | None:
         """The name under which a variable is here."""
@@ -95,7 +97,7 @@ class _Part:
         return f"{self.source}, {time}"
 
     def planes(self, name: str, time: np.datetime64, levels: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Fields of a variable at a time, (H, W), or (levels, H, W), in dacycle's order.
+        """Fields of a variable at a time, (H, W), or (n, H, W) of n levels (hPa), in dacycle's order.
 
         Raises:
             StateError: it has further dimensions, another unit, is not floating point, or its place in a Zarr store
@@ -104,9 +106,10 @@ class _Part:
         variable = self.dataset[name]
         if "time" in variable.dims:
             variable = variable.isel(time=self.times[time])
+        order = [d for d in ("expver",) if d in variable.dims]
         if levels is not None and "level" in variable.dims:
             variable = variable.isel(level=[self.levels[level] for level in levels])
-        order = [d for d in ("expver", "level") if d in variable.dims]
+            order.append("level")
         extra = [str(d) for d in variable.dims if d not in (*order, "latitude", "longitude")]
         if extra:
             said = f"{name} has further dimensions ({', '.join(extra)}); select one entry of each first"
@@ -155,9 +158,14 @@ class _Part:
     def _preliminary(self) -> frozenset[np.datetime64]:
         """Times of ERA5T: after the last final one of a store, or with version 5 along the axis of time."""
         late = {time for time in self.times if time > self.final}
-        versions = self.dataset.coords.get("expver")
-        if versions is not None and versions.dims in ((), ("time",)):
-            each = versions.values if versions.ndim else np.full(self.dataset.sizes.get("time", 1), versions.values)
+        if "expver" in self.dataset.coords:
+            versions = self.dataset["expver"]
+            if versions.dims == ("expver",):  # one of them is missing at each time, everywhere
+                mixed = next(v for v in self.dataset.data_vars.values() if "expver" in v.dims)
+                point = mixed.isel({d: 0 for d in mixed.dims if d != "time"}).values
+                each = np.where(np.isnan(np.atleast_1d(point)), "5", "1")
+            else:
+                each = versions.values if versions.ndim else np.full(self.dataset.sizes.get("time", 1), versions.values)
             late |= {time for time, i in self.times.items() if str(each[i or 0]).lstrip("0") == "5"}
         return frozenset(late)
 
@@ -192,7 +200,8 @@ class DatasetStates(StateSource):
             for time in part.times:
                 self._by_time.setdefault(time, []).append(part)
         super().__init__(name, self._parts[0].grid, self._by_time, unreadable or {})
-        self._refuse_doubles()
+        if len(self._parts) > 1:
+            self._refuse_doubles()
 
     def gaps(self, time: np.datetime64) -> list[str]:
         """Names of the channels that are not there at `time`, or in a Zarr store not yet written."""

@@ -289,9 +289,12 @@ def _field(place: _Place) -> Iterator[int]:
     """The handle of the field at a place."""
     with place.path.open("rb") as file, _multi_field_support(file):
         file.seek(place.offset)
-        for _ in range(place.number):
-            eccodes.codes_release(eccodes.codes_grib_new_from_file(file))
-        message = eccodes.codes_grib_new_from_file(file)
+        try:
+            for _ in range(place.number):
+                eccodes.codes_release(eccodes.codes_grib_new_from_file(file))
+            message = eccodes.codes_grib_new_from_file(file)
+        except eccodes.CodesInternalError as error:
+            raise StateError(f"{place.path}: cannot be read any more: {error}; fetch it again") from error
         if message is None:
             raise StateError(f"{place.path} has changed since it was looked at; open it again")
         try:

@@ -68,9 +68,12 @@ def _files(place: str) -> list[Path]:
     """The files that a place names, remote ones as local copies; StateError where there are none."""
     if is_url(place):
         try:
-            return local_copies(place, patterns=_PATTERNS)
+            found = local_copies(place, patterns=_PATTERNS)
         except FetchError as error:
             raise StateError(str(error)) from error
+        if not found:
+            raise StateError(f"{place}: no such file, and no folder of GRIB or netCDF files")
+        return found
     path = Path(place)
     if path.is_dir():
         return _files_in(path)

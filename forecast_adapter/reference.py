@@ -1,9 +1,12 @@
-"""A reference in files: what a forecast is verified against, and what simulated observations are drawn from.
+"""A reference: what a forecast is verified against, and what simulated observations are drawn from.
 
-A folder of netCDF files in the WeatherBench2 schema, one time per chunk, any number of times per file. They are read
-through h5netcdf directly: one state takes milliseconds, against tens through a lazily concatenated dataset.
+`Reference` is a folder of netCDF files in the WeatherBench2 schema, one time per chunk, any number of times per file.
+They are read through h5netcdf directly: one state takes milliseconds, against tens through a lazily concatenated
+dataset. `ProductReference` is any product that states come from, where it is: ERA5 in a bucket, operational analyses.
 """
 
+import logging
+import time as clock
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +18,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, WB2_NAMES
-from dacycle.forecast_adapter.grid import Grid, GridError
-from dacycle.forecast_adapter.state import SURFACE, UPPER, as_hour, make_state
+from dacycle.forecast_adapter.grid import Grid, GridError, regrid
+from dacycle.forecast_adapter.products import open_states
+from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, make_state
 
-__all__ = ["SURFACE_FIELDS", "Reference", "ReferenceError", "write_times"]
+__all__ = ["SURFACE_FIELDS", "ProductReference", "Reference", "ReferenceError", "write_times"]
+
+logger = logging.getLogger(__name__)
 
 SURFACE_FIELDS: dict[str, tuple[str, str, float]] = {
     # short name: (name in the file, SI unit of the short name, factor from the file's unit)
@@ -50,8 +56,8 @@ class Reference:
     """
 
     def __init__(self, folder: Path | str, kept: int | None = 64) -> None:
-        self.folder = Path(folder)
-        files = sorted(self.folder.rglob("[0-9]*.nc"))
+        self.folder: Path | str = Path(folder)
+        files = sorted(Path(folder).rglob("[0-9]*.nc"))
         if not files:
             raise ReferenceError(f"{self.folder}: no netCDF files of states here")
         self.grid = _grid(files[0])
@@ -73,6 +79,14 @@ class Reference:
     def missing(self, times: Iterable[np.datetime64]) -> list[np.datetime64]:
         """Those of `times` that the reference does not hold."""
         return [time for time in times if time not in self]
+
+    def absence(self, time: np.datetime64) -> str:
+        """Why there is no state at `time`."""
+        try:
+            self.array(as_hour(time))
+        except ReferenceError as error:
+            return str(error)
+        return ""
 
     def times_of(self, years: Iterable[int]) -> NDArray[np.datetime64]:
         """The times that lie in these calendar years."""
@@ -111,6 +125,75 @@ class Reference:
             span = f"{self.times[0]} to {self.times[-1]}"
             raise ReferenceError(f"{self.folder}: no state at {time}; it holds {span}") from None
         return _file(path), i
+
+
+class ProductReference(Reference):
+    """The analyses of a product, brought to a world's grid.
+
+    A time whose state is not whole is not there; what it lacks is in the error. A product that grows is looked at again
+    when a time is asked for that it did not hold, `AGAIN` seconds or more after the last look.
+
+    Args:
+        place: of the product, see `products.open_states`.
+        grid: where its states are wanted.
+        kept: how many states stay in memory once read.
+
+    Attributes:
+        folder: the place.
+        times: (n,) datetime64[h], ascending: times with at least one field, as of the last look.
+
+    Raises:
+        ReferenceError: there is nothing there, or it cannot be read.
+    """
+
+    AGAIN = 60.0
+
+    def __init__(self, place: Path | str, grid: Grid, kept: int | None = 64) -> None:
+        self.folder = place
+        self.grid = grid
+        self.array = lru_cache(maxsize=kept)(self._array)
+        self.surface = lru_cache(maxsize=kept)(self._surface)
+        try:
+            self._look()
+        except StateError as error:
+            raise ReferenceError(str(error)) from error
+
+    def __contains__(self, time: object) -> bool:
+        hour = as_hour(time)
+        if hour not in self._source and clock.monotonic() - self._looked >= self.AGAIN:
+            try:
+                self._look()
+            except StateError as error:  # what was known stays known
+                logger.warning("reference %s cannot be looked at again: %s", self.folder, error)
+        return hour in self._source
+
+    def _look(self) -> None:
+        self._looked = clock.monotonic()
+        self._source = open_states(self.folder, analyses=True)
+        self.times = self._source.times
+
+    def _array(self, time: np.datetime64) -> NDArray[np.float32]:
+        try:
+            values = self._source.state(time, self.grid).values
+        except StateError as error:
+            raise ReferenceError(str(error)) from error
+        values.flags.writeable = False
+        return values
+
+    def _surface(self, time: np.datetime64) -> xr.Dataset:
+        try:
+            own = self._source.surface(time)
+        except StateError as error:
+            raise ReferenceError(str(error)) from error
+        absent = [name for name in SURFACE_FIELDS if name not in own]
+        if absent:
+            raise ReferenceError(f"{self.folder}, {time}: no {', '.join(absent)} here")
+        coordinates = {"latitude": self.grid.latitude, "longitude": self.grid.longitude}
+        fields = {
+            name: (("latitude", "longitude"), regrid(own[name].values, self._source.grid, self.grid), own[name].attrs)
+            for name in SURFACE_FIELDS
+        }
+        return xr.Dataset(fields, coordinates)
 
 
 @lru_cache(maxsize=32)

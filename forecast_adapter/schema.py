@@ -87,6 +87,8 @@ def standardised(dataset: xr.Dataset, source: str) -> xr.Dataset:
     present = {*map(str, dataset.variables), *map(str, dataset.dims)}
     dataset = dataset.rename({old: new for old, new in DIMENSIONS.items() if old in present and new not in present})
     single = [d for d, n in dataset.sizes.items() if n == 1 and d not in ("time", "level", "latitude", "longitude")]
+    if "expver" in dataset.dims and "expver" in dataset.coords:
+        dataset = dataset.sortby("expver")
     return dataset.squeeze(single, drop=True)
 
 

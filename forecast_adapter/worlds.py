@@ -1,6 +1,7 @@
 """Worlds: a reference, its statistics, climatology and static fields, which belong together, in one folder.
 
-* world.yaml: name, grid, description
+* world.yaml: name, grid, description; `reference`, where the reference is a product elsewhere (a place that
+  `products.open_states` reads, relative to the folder) instead of:
 * reference/*.nc: states and surface fields by time (see `reference.py`)
 * statistics.nc: mean and standard deviation of each channel over the training years
 * climatology.nc: mean and two annual harmonics of each channel and grid point over the training years
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
-from dacycle.forecast_adapter.reference import SURFACE_FIELDS, Reference, write_times
+from dacycle.forecast_adapter.reference import SURFACE_FIELDS, ProductReference, Reference, write_times
+from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.statistics import Statistics
 
 __all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", "load_world", "world_folders"]
@@ -97,7 +99,8 @@ def _load(folder: Path) -> World:
     statistics = Statistics.load(folder / "statistics.nc")
     if statistics.world != described["name"]:
         raise WorldError(f"{folder}/statistics.nc belongs to {statistics.world!r}, not to {described['name']!r}")
-    grid, reference = get_grid(described["grid"]), Reference(folder / "reference")
+    grid = get_grid(described["grid"])
+    reference = _reference(folder, described.get("reference"), grid)
     if not reference.grid.matches(grid):
         raise WorldError(f"{folder}: the reference is on a {reference.grid.shape} grid, not on {grid.name}")
     with xr.open_dataset(folder / "climatology.nc", engine="h5netcdf") as file:
@@ -106,6 +109,12 @@ def _load(folder: Path) -> World:
         orography = file["geopotential_at_surface"].values.astype(np.float32) / np.float32(GRAVITY)
         land = file["land_sea_mask"].values.astype(np.float32)
     return World(described["name"], grid, folder, reference, statistics, climatology, orography, land)
+
+
+def _reference(folder: Path, place: str | None, grid: Grid) -> Reference:
+    if place is None:
+        return Reference(folder / "reference")
+    return ProductReference(place if is_url(place) else str(folder / place), grid)
 
 
 def build_world(

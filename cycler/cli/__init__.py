@@ -18,6 +18,7 @@ from dacycle.cycler.cli import (
     operate,
     run,
     single_observation,
+    states,
     verify,
     world,
 )
@@ -76,7 +77,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Cycling data assimilation with AI weather models.",
 )
-for part in (run, verify, errors, model, files, ingest, analyse, single_observation, operate, world):
+for part in (run, verify, errors, model, files, states, ingest, analyse, single_observation, operate, world):
     app.add_typer(part.app)
 
 
