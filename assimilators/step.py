@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dacycle.assimilators.balance import thickness_imbalance
 from dacycle.assimilators.base import Assimilator
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES
 
@@ -49,6 +50,7 @@ class StepResult:
         clipped_water: (B,) kg m-2, global mean: what clipping humidity at 0 added (also to an analysis then refused).
         increment_rms, increment_max: (B, 69) SI: area-weighted root mean square, and largest magnitude, of what was
             added.
+        thickness_imbalance: (B, 12) K by layer: what the increment does to hydrostatic balance; see `balance`.
         diagnostics: the assimilator's own.
     """
 
@@ -60,6 +62,7 @@ class StepResult:
     clipped_water: NDArray
     increment_rms: NDArray
     increment_max: NDArray
+    thickness_imbalance: NDArray
     diagnostics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,8 +108,12 @@ def assimilate(
             if spread is not None and analysis.spread is not None:
                 spread[chain] = analysis.spread[i]
             status[chain], reason[chain] = _sufficiency(int(observations[chain]), guards)
-    increment = state.astype(np.float64) - background
-    mean_square = (increment**2 * assimilator.grid.weights).mean(axis=(2, 3))
+    weights = assimilator.grid.weights
+    sizes = [
+        [_sizes(a, b, weights) for a, b in zip(*pair, strict=True)] for pair in zip(state, background, strict=True)
+    ]
+    rms, largest = np.moveaxis(np.array(sizes), -1, 0)
+    imbalance = [thickness_imbalance(b, a, weights) for a, b in zip(state, background, strict=True)]
     return StepResult(
         state,
         spread,
@@ -114,10 +121,17 @@ def assimilate(
         reason,
         observations,
         clipped,
-        np.sqrt(mean_square),
-        np.abs(increment).max(axis=(2, 3)),
+        rms,
+        largest,
+        np.array(imbalance),
         diagnostics,
     )
+
+
+def _sizes(state: NDArray, background: NDArray, weights: NDArray) -> tuple[float, float]:
+    """Root mean square over the globe, and largest magnitude, of a channel's increment (H, W)."""
+    increment = state.astype(np.float64) - background
+    return float(np.sqrt((increment**2 * weights).mean())), float(np.abs(increment).max())
 
 
 def water_column(humidity: NDArray, weights: NDArray) -> float:
@@ -128,12 +142,13 @@ def water_column(humidity: NDArray, weights: NDArray) -> float:
 
 def _clip_humidity(state: NDArray, weights: NDArray) -> tuple[NDArray, float]:
     """The state with humidity at least 0, and the water that this added."""
-    clipped = state.copy()
-    humidity = clipped[_Q]
+    humidity = state[_Q]
     negative = (humidity < 0) & np.isfinite(humidity)  # what is not finite is left for `_refusal` to find
-    added = np.where(negative, -humidity, 0)
+    if not negative.any():
+        return state, 0.0
+    clipped = state.copy()
     clipped[_Q] = np.where(negative, 0, humidity)
-    return clipped, water_column(added, weights)
+    return clipped, water_column(np.where(negative, -humidity, 0), weights)
 
 
 def _refusal(
@@ -143,7 +158,7 @@ def _refusal(
     finite = np.isfinite(state).all(axis=(1, 2))
     if not finite.all():
         return f"analysis not finite in {_listed(~finite)}"
-    largest = np.abs(state - background).max(axis=(1, 2))
+    largest = np.array([np.abs(a - b).max() for a, b in zip(state, background, strict=True)])
     worst = int(np.argmax(largest / limits))
     if largest[worst] > limits[worst]:
         size, limit = largest[worst] / std[worst], limits[worst] / std[worst]

@@ -15,7 +15,7 @@ from dacycle.cycler.archive import Archive
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, write_experiment
 from dacycle.cycler.inputs import load_inputs
 
-__all__ = ["Bench", "bench"]
+__all__ = ["Bench", "bench", "machine"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Bench:
     """What was measured.
 
     Attributes:
-        machine: processor, cores, and the provider that the networks ran on.
+        machine: processor, cores, Python.
         cycles, first, last: how many cycles, and which.
         stages: seconds per cycle by stage; `other` is what no stage counts. Medians, and over the cycles after the
             first, which also warms caches up.
@@ -83,7 +83,7 @@ def bench(
         start, extra = _prefect(short, Path(folder), seconds) if prefect else (None, None)
         megabytes = _size(archive.folder / "states.icechunk") + _size(archive.folder / "branches")
     return Bench(
-        machine=_machine(),
+        machine=machine(),
         cycles=len(done),
         first=cycle_id(done[0].time),
         last=cycle_id(done[-1].time),
@@ -133,10 +133,11 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor, cores and Python."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
-    return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}, networks on the CPU"
+    return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def _lines(path: str) -> list[str]:

@@ -149,8 +149,9 @@ def collect(
         )
     with watch("superobs"):
         gridded = grid_observations(
-            table, first_guess, background, world.grid, inputs.assimilator.planes, world.statistics.std, assumed
-        )
+            table, first_guess, inputs.for_observations(background), inputs.observation_grid,
+            inputs.assimilator.planes, world.statistics.std, assumed,
+        )  # fmt: skip
     return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, earlier)
 
 

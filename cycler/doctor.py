@@ -5,7 +5,7 @@ import importlib
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,15 +19,17 @@ from packaging.requirements import Requirement
 
 from dacycle.cycler.archive import Archive, ArchiveError
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, load_experiment
-from dacycle.cycler.inputs import Inputs, load_inputs
-from dacycle.forecast_adapter.onnxfile import CPU, ModelFileError, digest, open_session
+from dacycle.cycler.inputs import Inputs, absent_files, load_inputs
+from dacycle.forecast_adapter.models import load_model
+from dacycle.forecast_adapter.onnxfile import CPU, CUDA, ModelFileError, digest, open_session
+from dacycle.forecast_adapter.runtime import gpu_present
+from dacycle.forecast_adapter.worlds import WorldError, load_world
 from dacycle.obs_ingest.sources import FileSource
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["Finding", "check_experiment", "check_installation"]
 
-CUDA = "CUDAExecutionProvider"
 _WHY = {
     "fastapi": "Prefect 3.8.8 cannot be imported with a newer one",
     "sqlalchemy": "Prefect's scheduler creates no runs with 2.1, without saying so",
@@ -66,18 +68,60 @@ def check_experiment(path: Path, archive: Path, threads: int = 1) -> Iterator[Fi
         experiment = load_experiment(path)
         inputs = load_inputs(experiment, threads)
     except ExperimentError as error:
-        yield Finding("experiment", "wrong", str(error), "mend the file, or get what it names")
+        absent = list(_absent(path, threads))
+        yield from absent or [Finding("experiment", "wrong", str(error), "mend the file, or get what it names")]
         yield _disk(archive, 0)
         return
     yield Finding("experiment", "ok", f"{experiment.name}, digest {experiment.digest[:12]}")
     yield _world(experiment, inputs.world.folder, inputs.world.reference.times)
-    for key, part in (("model", inputs.model), ("assimilator", inputs.assimilator)):
-        yield Finding(key, "ok", f"{part.name}, digest {part.digest[:12]}")
+    yield _model(inputs)
+    yield _assimilator(inputs)
     yield _ledger(experiment, archive, inputs.digests)
     yield from _sources(inputs)
     frames = 2 * 69 * int(np.prod(inputs.world.grid.shape)) * 4
     # Packed states take about nine tenths of a byte per value; departures and forecasts about as much again.
     yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * frames // 2)
+
+
+def _absent(path: Path, threads: int) -> Iterator[Finding]:
+    """What an experiment that cannot be loaded names and this machine has not got, each by itself."""
+    try:
+        experiment = load_experiment(path)
+    except ExperimentError:
+        return
+    parts: dict[str, tuple[Callable[[], object], str]] = {
+        "world": (
+            lambda: load_world(experiment.world),
+            "get or make it; forecast_adapter/README.md says what is in one",
+        ),
+        "model": (lambda: load_model(experiment.model, threads), "`dacycle models` lists what is here"),
+    }
+    if Path(experiment.assimilator).suffix and not Path(experiment.assimilator).is_file():
+        yield Finding(
+            "assimilator", "wrong", f"there is no {experiment.assimilator}", "train and export it, or name another"
+        )
+    for what, (load, remedy) in parts.items():
+        try:
+            load()
+        except (WorldError, ModelFileError) as error:
+            yield Finding(what, "wrong", str(error), remedy)
+    for source, sentence in absent_files(experiment).items():
+        yield Finding(f"source {source}", "wrong", sentence, "get its files: `dacycle fetch --help`")
+
+
+def _model(inputs: Inputs) -> Finding:
+    """Which model, on what it runs, and whether it was made for this world."""
+    model = inputs.model
+    found = f"{model.name}, digest {model.digest[:12]}; {getattr(model, 'running', '')}"
+    if inputs.mismatch:
+        return Finding("model", "warning", f"{found}; {inputs.mismatch}", "scores are not those of the model")
+    return Finding("model", "ok", found)
+
+
+def _assimilator(inputs: Inputs) -> Finding:
+    method = inputs.assimilator
+    by = "" if inputs.observation_grid is method.grid else f", increments on {inputs.observation_grid.name}"
+    return Finding("assimilator", "ok", f"{method.name}, digest {method.digest[:12]}{by}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -109,7 +153,7 @@ def _one_onnxruntime() -> Finding:
 
 def _provider() -> Finding:
     """Which provider a real session runs on: ONNX Runtime falls back to the CPU without an error."""
-    device = any(Path("/dev").glob("nvidia[0-9]*"))
+    device = gpu_present()
     try:
         session = open_session(get_example("sigmoid.onnx"), provider=CUDA if device else CPU)
     except ModelFileError as error:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import date
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
 from pydantic import (
@@ -48,6 +48,7 @@ __all__ = [
     "cycle_id",
     "differences",
     "load_experiment",
+    "parse_checked",
     "parse_donor",
     "parse_duration",
     "parse_experiment",
@@ -55,6 +56,8 @@ __all__ = [
     "suggestion",
     "write_experiment",
 ]
+
+Content = TypeVar("Content", bound=BaseModel)
 
 STEP = pd.Timedelta(hours=6)
 """Time from one cycle to the next."""
@@ -134,12 +137,14 @@ class _Strict(BaseModel):
 
 
 class ColdStart(_Strict):
-    """Where the two frames before the first cycle come from: exactly one of four."""
+    """Where the two frames before the first cycle come from: exactly one of lagged, state, climatology, from."""
 
     lagged: Duration | None = None
     """A forecast this long, started from the reference, ends one step before the first cycle."""
     state: Place | None = None
     """Where the states 12 and 6 hours before the first cycle are: whatever `products.open_states` reads."""
+    one_frame: Literal[True] | None = None
+    """Whether `state` holds the later of the two only, which then stands for both; the record says so."""
     climatology: Literal[True] | None = None
     """The world's climatology at both times."""
     from_: Annotated[str | None, Field(alias="from")] = None
@@ -147,8 +152,10 @@ class ColdStart(_Strict):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "ColdStart":
-        if len(self.model_fields_set) != 1:
+        if len(self.model_fields_set - {"one_frame"}) != 1:
             raise ValueError("give exactly one of lagged, state, climatology, from")
+        if self.one_frame and self.state is None:
+            raise ValueError("one_frame goes with state: the others have both frames")
         return self
 
     @field_validator("lagged")
@@ -280,7 +287,11 @@ class Experiment(_Strict):
     """The last cycle; without it the experiment runs live, for ever."""
     cold_start: ColdStart
     model: str
+    unpaired_model: Literal[True] | None = None
+    """Run a model although it was made for another world, or kind of reference; every record says so."""
     assimilator: str
+    assimilation_grid: str | None = None
+    """The assimilator's grid where it is coarser than the model's: then only increments are brought up to `grid`."""
     operator: str | None = None
     """Observation operator of OLR and precipitation: a packaged name, a file, or `none`; without it the world's own."""
     observations: tuple[ObservationSource, ...]
@@ -328,7 +339,7 @@ class Experiment(_Strict):
     def error_table(self) -> ErrorTable:
         """The errors that it assumes of its observations."""
         drawn = frozenset(source.name for source in self.observations if source.source in DRAWN)
-        return ErrorTable(self.errors or {}, get_grid(self.grid).spacing, drawn)
+        return ErrorTable(self.errors or {}, get_grid(self.assimilation_grid or self.grid).spacing, drawn)
 
     def free_run(self) -> "Experiment":
         """The control of this experiment: the same run on branch NAME-free, without assimilation.
@@ -336,9 +347,8 @@ class Experiment(_Strict):
         Nothing is taken off its observations: departures from a free run are no measure of a station.
         """
         drift = self.drift.model_copy(update={"free_run": False})
-        return self.model_copy(
-            update={"name": f"{self.name}-free", "assimilator": "none", "bias": None, "drift": drift}
-        )
+        without = {"assimilator": "none", "assimilation_grid": None, "bias": None}
+        return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 
     def runs(self) -> list["Experiment"]:
         """This experiment, and its free run where it keeps one."""
@@ -389,17 +399,22 @@ def load_experiment(path: Path | str) -> Experiment:
 
 def parse_experiment(text: str, source: str) -> Experiment:
     """Check the text of an experiment file; `source` names it in complaints. Raises as `load_experiment`."""
+    return parse_checked(text, source, Experiment, "an experiment")
+
+
+def parse_checked(text: str, source: str, kind: type[Content], what: str) -> Content:
+    """Check the text of a YAML file of any kind; ExperimentError with one line per problem."""
     try:
         node = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ExperimentError(f"{source}:{line}: not valid YAML: {error.problem}") from None
     if not isinstance(node, CommentedMap):
-        raise ExperimentError(f"{source}:1: an experiment is a mapping of keys to values")
+        raise ExperimentError(f"{source}:1: {what} is a mapping of keys to values")
     try:
-        return Experiment.model_validate(_plain(node))
+        return kind.model_validate(_plain(node))
     except ValidationError as error:
-        problems = sorted((_explain(node, problem) for problem in error.errors()), key=lambda p: p[0])
+        problems = sorted((_explain(node, kind, problem) for problem in error.errors()), key=lambda p: p[0])
         raise ExperimentError("\n".join(f"{source}:{line}: {text}" for line, text in problems)) from None
 
 
@@ -443,12 +458,12 @@ _MODELS: dict[str, type[BaseModel]] = {
 }
 
 
-def _explain(node: CommentedMap, problem: Any) -> tuple[int, str]:
+def _explain(node: CommentedMap, kind: type[BaseModel], problem: Any) -> tuple[int, str]:
     """Line and text of one complaint of pydantic's."""
     location = tuple(problem["loc"])
-    line, key = _line_of(node, location), ".".join(str(part) for part in location) or "experiment"
+    line, key = _line_of(node, location), ".".join(str(part) for part in location) or "the file"
     if problem["type"] == "extra_forbidden":
-        model = _MODELS[str(location[0])] if len(location) > 1 else Experiment
+        model = _MODELS[str(location[0])] if len(location) > 1 else kind
         known = [field.alias or name for name, field in model.model_fields.items()]
         return line, f"{key}: unknown key{suggestion(str(location[-1]), known)}"
     if problem["type"] == "missing":

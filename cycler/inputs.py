@@ -9,8 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
+from dacycle.assimilators.incremental import Incremental
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
-from dacycle.forecast_adapter.grid import regridding
+from dacycle.forecast_adapter.fengwu import RELEASES
+from dacycle.forecast_adapter.grid import Grid, GridError, conservative_average, get_grid, regridding
 from dacycle.forecast_adapter.models import ForecastModel, ModelFileError, load_model
 from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.reference import ReferenceError
@@ -37,6 +39,25 @@ class Inputs:
     checks: Checks
 
     @property
+    def observation_grid(self) -> Grid:
+        """The grid of the observations that the assimilator is given."""
+        return self.assimilator.inner.grid if isinstance(self.assimilator, Incremental) else self.assimilator.grid
+
+    def for_observations(self, state: NDArray) -> NDArray:
+        """A state (69, H, W) of the world's grid on that one."""
+        own, wanted = self.world.grid, self.observation_grid
+        return state if wanted is own else conservative_average(state, own, wanted)
+
+    @property
+    def mismatch(self) -> str:
+        """What is wrong with the pairing of model and world; empty if the model was made for it."""
+        model, world = self.model, self.world
+        if model.world in (world.name, world.reference_kind):
+            return ""
+        kind = f", whose reference is {world.reference_kind}" if world.reference_kind else ""
+        return f"model {model.name} was made for {model.world!r}, not for the world {world.name!r}{kind}"
+
+    @property
     def digests(self) -> dict[str, str]:
         """SHA-256 of the experiment, and of the files of the model, the assimilator and the learned operator."""
         return {
@@ -60,18 +81,43 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     try:
         world = load_world(experiment.world)
         model = load_model(experiment.model, threads)
-        assimilator = load_assimilator(experiment.assimilator, world, threads)
+        assimilator = _load_assimilator(experiment, world, threads)
         operator = load_operator(experiment.operator, world, threads)
         specs = [source.model_dump(mode="json") for source in experiment.observations]
         sources = tuple(build_source(spec, world, experiment.seed) for spec in specs)
         checks = experiment.quality.checks()
-    except (WorldError, ModelFileError, AssimilatorError, ObservationError) as error:
+    except (WorldError, GridError, ModelFileError, AssimilatorError, ObservationError) as error:
         raise ExperimentError(f"experiment {name}: {error}") from error
     inputs = Inputs(experiment, world, model, assimilator, sources, operator, checks)
-    problems = [*_mixed(inputs), *_unknown_denials(inputs), *_unknown_errors(inputs), *_uncovered(inputs)]
+    problems = [
+        *_mixed(inputs),
+        *_unpaired(inputs),
+        *_unknown_denials(inputs),
+        *_unknown_errors(inputs),
+        *_uncovered(inputs),
+    ]
     if problems:
         raise ExperimentError("\n".join(f"experiment {name}: {problem}" for problem in problems))
     return inputs
+
+
+def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
+    """The assimilator on the world's grid, if need be by increments from a coarser one."""
+    if experiment.assimilation_grid in (None, world.grid.name):
+        return load_assimilator(experiment.assimilator, world, threads)
+    coarse = world.on(get_grid(experiment.assimilation_grid))
+    return Incremental(load_assimilator(experiment.assimilator, coarse, threads), world.grid)
+
+
+def _unpaired(inputs: Inputs) -> list[str]:
+    """A model of states of another kind than the reference's: it forecasts, but not what it is verified against."""
+    mismatch = inputs.mismatch
+    if not mismatch or inputs.experiment.unpaired_model:
+        return []
+    kind = inputs.world.reference_kind
+    better = [name for name, release in RELEASES.items() if kind and release.made_for == kind]
+    instead = f"; for it there is {' or '.join(better)}" if better else ""
+    return [f"{mismatch}{instead}. To run it all the same, say `unpaired_model: true`, which is recorded"]
 
 
 def _mixed(inputs: Inputs) -> list[str]:
@@ -84,11 +130,9 @@ def _mixed(inputs: Inputs) -> list[str]:
         for key, grid in grids.items()
         if grid != experiment.grid
     ]
-    problems += [
-        f"{key} {part.name} carries the statistics of world {part.world!r}, not of {world.name!r}"
-        for key, part in parts.items()
-        if part.world != world.name
-    ]
+    if inputs.assimilator.world != world.name:
+        name, other = inputs.assimilator.name, inputs.assimilator.world
+        problems.append(f"assimilator {name} carries the statistics of world {other!r}, not of {world.name!r}")
     return problems
 
 
@@ -164,7 +208,7 @@ def cold_start(inputs: Inputs) -> NDArray[np.float32]:
     if start.lagged is not None:
         return _lagged(inputs, start.lagged)
     if start.state is not None:
-        return _from_product(inputs, start.state, times)
+        return _from_product(inputs, start.state, times[1:] * 2 if start.one_frame else times)
     return np.stack([inputs.world.climatology.at(time) for time in times])
 
 
@@ -188,6 +232,6 @@ def _from_product(inputs: Inputs, place: str, times: list[np.datetime64]) -> NDA
             raise StateError(f"{place}: a grid of {shape} is coarser than {grid.name}; a start needs one as fine")
         return np.stack([source.state(time, grid).values for time in times])
     except StateError as error:
-        needs = " and ".join(cycle_id(pd.Timestamp(time)) for time in times)
+        needs = " and ".join(cycle_id(pd.Timestamp(time)) for time in dict.fromkeys(times))
         where = f"experiment {inputs.experiment.name}: cold_start.state (needs {needs})"
         raise ExperimentError(f"{where}: {error}") from error

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dacycle.assimilators.balance import LAYERS
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.cycler.archive import Archive, Record, Writer
 from dacycle.cycler.collect import Observed, collect, with_departures
@@ -94,7 +95,8 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
     with archive.write(experiment) as writer:
         if writer.next_time is None:
             frames = cold_start(inputs)
-            writer.commit_start(frames, cold_start_times(experiment), {"digests": inputs.digests})
+            frame = {"frame": "one state stands for both"} if experiment.cold_start.one_frame else {}
+            writer.commit_start(frames, cold_start_times(experiment), {"digests": inputs.digests, **frame})
         _refuse_changed_files(writer, inputs)
         yield Run(inputs, writer, _station_bias(experiment))
 
@@ -251,7 +253,8 @@ def _record(inputs: Inputs, observed: Observed, step: StepResult) -> Record:
         "clipped_water": _short(step.clipped_water[0]),
         "increment_rms": {name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
         "increment_max": {name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
-    }
+        "thickness_imbalance": {name: _short(x) for name, x in zip(LAYERS, step.thickness_imbalance[0], strict=True)},
+    } | ({"unpaired_model": inputs.mismatch} if inputs.mismatch else {})
 
 
 def _short(value: float) -> float:

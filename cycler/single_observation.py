@@ -17,7 +17,7 @@ from dacycle.cycler.archive import Archive, ArchiveError
 from dacycle.cycler.experiment import Experiment, ExperimentError, cycle_id
 from dacycle.cycler.inputs import Inputs, cold_start, load_inputs
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, NAMES
-from dacycle.forecast_adapter.grid import interpolate_to_points
+from dacycle.forecast_adapter.grid import cells, interpolate_to_points
 from dacycle.forecast_adapter.worlds import World
 from dacycle.obs_ingest.errors import standard_error
 from dacycle.obs_ingest.operators import equivalents
@@ -217,8 +217,10 @@ def respond(
         raise ObservationError(f"single observation: {_why_not(observation)}")
     error = observation.error or float(standard_error(observation.variable, expected, table["pressure"])[0])
     table["value"], table["error"] = expected + observation.departure, error
-    gridded = grid_observations(table, expected, background.state, world.grid, assimilator.planes, world.statistics.std)
-    k, row, column = (int(i) for i in np.argwhere(gridded.errors > 0)[0])
+    grid, on_grid = inputs.observation_grid, inputs.for_observations(background.state)
+    gridded = grid_observations(table, expected, on_grid, grid, assimilator.planes, world.statistics.std)
+    k, y, x = (int(i) for i in np.argwhere(gridded.errors > 0)[0])
+    row, column = (int(i) for i in cells(world.grid, grid.latitude[y], grid.longitude[x]))
     analysis = assimilator.analyse(background.state[None], gridded.values[None], gridded.errors[None]).state[0]
     increment = analysis.astype(np.float64) - background.state
     if not increment.any():

@@ -5,6 +5,7 @@ Longitude is periodic everywhere; beyond the last row bilinear interpolation use
 the value at the pole.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,6 +22,7 @@ __all__ = [
     "conservative_average",
     "get_grid",
     "great_circle_km",
+    "grid_of_shape",
     "interpolate_to_points",
     "regrid",
     "regridding",
@@ -94,16 +96,31 @@ class Grid:
 _GRIDS: dict[str, Callable[[], tuple[Array, Array]]] = {
     "5.625deg": lambda: (90 - 5.625 * (np.arange(32) + 0.5), 5.625 * np.arange(64)),
     "1.5deg": lambda: (90 - 1.5 * np.arange(121), 1.5 * np.arange(240)),
+    "1.40625deg": lambda: (90 - 1.40625 * (np.arange(128) + 0.5), 1.40625 * np.arange(256)),
     "0.25deg": lambda: (90 - 0.25 * np.arange(721), 0.25 * np.arange(1440)),
 }
 
 
 @lru_cache
 def get_grid(name: str) -> Grid:
-    """The named grid: `5.625deg` 32x64, `1.5deg` 121x240 with poles, `0.25deg` 721x1440 with poles."""
-    if name not in _GRIDS:
-        raise GridError(f"unknown grid {name!r}; the grids are {', '.join(_GRIDS)}")
-    return Grid(name, *_GRIDS[name]())
+    """The named grid: `5.625deg` 32x64, `1.40625deg` 128x256; with poles `1.5deg` 121x240, `0.25deg` 721x1440.
+
+    Any other regular grid goes by its shape, e.g. `181x360`: evenly spaced from 0 E, an odd number of rows with both
+    poles, an even one without.
+    """
+    if name in _GRIDS:
+        return Grid(name, *_GRIDS[name]())
+    shape = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name)
+    if shape is None or min(rows := int(shape[1]), columns := int(shape[2])) < 3:
+        raise GridError(f"unknown grid {name!r}; the grids are {', '.join(_GRIDS)}, or ROWSxCOLUMNS such as 181x360")
+    latitude = np.linspace(90, -90, rows) if rows % 2 else 90 - 180 / rows * (np.arange(rows) + 0.5)
+    return Grid(name, latitude, 360 / columns * np.arange(columns))
+
+
+def grid_of_shape(shape: tuple[int, int]) -> Grid:
+    """The named grid with so many rows and columns; where none has, the regular one that goes by its shape."""
+    named = (grid for grid in map(get_grid, _GRIDS) if grid.shape == tuple(shape))
+    return next(named, None) or get_grid("{}x{}".format(*shape))
 
 
 def _check(fields: Array, grid: Grid) -> None:
@@ -172,9 +189,16 @@ def interpolate_to_points(fields: Array, grid: Grid, latitude: Array, longitude:
 
 def bilinear(fields: Array, source: Grid, target: Grid) -> Array:
     """Bilinear interpolation from one grid to another: (..., H, W) to (..., H', W')."""
-    lat, lon = np.meshgrid(target.latitude, target.longitude, indexing="ij")
-    points = interpolate_to_points(fields, source, lat.ravel(), lon.ravel())
-    return points.reshape(*fields.shape[:-2], *target.shape)
+    _check(fields, source)
+    rows, below = _row_stencil(source, target.latitude)
+    left, right_weight, right = _column_stencil(source, target.longitude)
+    out = np.empty((*fields.shape[:-2], *target.shape), fields.dtype)
+    for at in np.ndindex(fields.shape[:-2]):  # one field at a time: all of a state would take gigabytes
+        padded, offset = _with_poles(fields[at], source)
+        across = padded[:, left] * (1 - right_weight) + padded[:, right] * right_weight
+        upper, weight = rows + offset, below[:, None]
+        out[at] = across[upper] * (1 - weight) + across[upper + 1] * weight
+    return out
 
 
 def regridding(source: Grid, target: Grid) -> str:
@@ -203,18 +227,28 @@ def _with_poles(fields: Array, grid: Grid) -> tuple[Array, int]:
 
 
 def _stencil(grid: Grid, latitude: Array, longitude: Array) -> tuple[NDArray, Array, NDArray, Array, NDArray]:
-    """Upper row (-1 is the added north pole), its weight's complement, left column, the same, right column."""
+    """Of points: upper row and its weight's complement, left column and the same, right column."""
     _check_points(latitude, longitude)
+    return *_row_stencil(grid, latitude), *_column_stencil(grid, longitude)
+
+
+def _row_stencil(grid: Grid, latitude: Array) -> tuple[NDArray, Array]:
+    """Upper row (-1 is the added north pole) and the weight of the one below it."""
     lat = np.asarray(latitude, float)
     has_poles = grid.latitude[0] == 90 and grid.latitude[-1] == -90
     centres = grid.latitude if has_poles else np.concatenate([[90.0], grid.latitude, [-90.0]])
     upper = np.clip(np.searchsorted(-centres, -lat, side="right") - 1, 0, len(centres) - 2)
-    row_weight = (centres[upper] - lat) / (centres[upper] - centres[upper + 1])
+    weight = (centres[upper] - lat) / (centres[upper] - centres[upper + 1])
+    return upper - (0 if has_poles else 1), weight
+
+
+def _column_stencil(grid: Grid, longitude: Array) -> tuple[NDArray, Array, NDArray]:
+    """Left column, the weight of the right one, and the right column, across the date line too."""
     lon = (np.asarray(longitude, float) - grid.longitude[0]) % 360 + grid.longitude[0]
     left = np.searchsorted(grid.longitude, lon, side="right") - 1
     edges = np.append(grid.longitude, grid.longitude[0] + 360)
-    column_weight = (lon - edges[left]) / (edges[left + 1] - edges[left])
-    return upper - (0 if has_poles else 1), row_weight, left, column_weight, (left + 1) % grid.shape[1]
+    weight = (lon - edges[left]) / (edges[left + 1] - edges[left])
+    return left, weight, (left + 1) % grid.shape[1]
 
 
 def great_circle_km(lat1: Array, lon1: Array, lat2: Array, lon2: Array) -> Array:

@@ -1,23 +1,30 @@
 """Forecast models: two frames in, the state six hours later out, run from ONNX files.
 
 The contract is FengWu's: `input` (B, 138, H, W) float32 is x(t-6h) then x(t); of `output` (B, 138, H, W) the first 69
-channels are x(t+6h). The other 69 are undefined: they are never read. States are physical (SI) on both sides,
-normalisation is part of the graph.
+channels are x(t+6h). The other 69 are undefined: they are never read. Callers give and get states in SI; what is rolled
+between steps is in the network's own units: SI for the packaged networks, normalised frames for FengWu's.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.contract import Signature, read_signature
+from dacycle.forecast_adapter.fengwu import RELEASES
 from dacycle.forecast_adapter.grid import Grid, GridError, get_grid
-from dacycle.forecast_adapter.onnxfile import ModelFileError, digest, open_session, read_metadata
+from dacycle.forecast_adapter.onnxfile import CPU, ORT_ERRORS, ModelFileError, digest, read_metadata
+from dacycle.forecast_adapter.registry import Registration, registered, registered_models
+from dacycle.forecast_adapter.rollout import ROLL, Chain, DeviceChain, HostChain, Scaling, start_pair
+from dacycle.forecast_adapter.runtime import Runtime
 
 __all__ = [
     "ForecastError",
@@ -28,6 +35,8 @@ __all__ = [
     "load_model",
     "model_files",
 ]
+
+logger = logging.getLogger("dacycle.models")
 
 CHANNELS = len(NAMES)
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -76,47 +85,108 @@ def forecast_metadata(name: str, version: str, grid: str, world: str, **more: An
 class OnnxForecastModel:
     """A forecast model from an ONNX file; the session is made once and used for every forecast.
 
+    Args:
+        path: an ONNX file with dacycle's metadata, or the registration of a network that has none.
+        threads: on the CPU; other numbers give other roundings.
+
     Attributes:
-        metadata: everything that the file says of itself.
+        metadata: everything that the file says of itself; empty for a registered network.
+        session: of ONNX Runtime.
+        scaling: between SI and the network's units.
+        batch: most states in one call; more are forecast in several.
+        provider: of ONNX Runtime, as it is really used.
     """
 
-    def __init__(self, path: Path | str, threads: int = 1) -> None:
+    def __init__(self, path: Path | str | Registration, threads: int = 1) -> None:
+        self._runtime = Runtime.from_environment(threads)
+        brought = None
+        if isinstance(path, Registration):
+            brought, path = path, path.network
+            if complaint := brought.complaint():
+                raise ModelFileError(f"model {brought.name}: {complaint}")
         self.path = Path(path)
-        self._session = open_session(self.path, threads)
-        self.metadata = read_metadata(self._session) if _has_metadata(self._session) else {}
-        _check_metadata(self.path, self.metadata)
-        self.name: str = self.metadata["name"]
-        self.world: str = self.metadata["world"]
-        self.grid = _named_grid(self.path, self.metadata["grid"])
-        self.digest = digest(self.path)
-        _check_tensors(self.path, self._session, self.grid)
+        self.session = self._runtime.open(self.path, large=brought is not None)
+        self.metadata: dict[str, Any] = {}
+        if brought is None:
+            self.metadata = read_metadata(self.session) if _has_metadata(self.session) else {}
+            _check_metadata(self.path, self.metadata)
+        self.name: str = brought.name if brought else self.metadata["name"]
+        self.world: str = brought.world if brought else self.metadata["world"]
+        self.grid = _named_grid(self.path, brought.grid if brought else self.metadata["grid"])
+        self.digest = brought.digest if brought else digest(self.path)
+        self.scaling = Scaling(brought.statistics if brought else None)
+        signature = read_signature(self.path, self.session)
+        _check_grid(self.path, signature, self.grid)
+        self.provider: str = self.session.get_providers()[0]
+        self._frame_bytes = 4 * CHANNELS * int(np.prod(self.grid.shape))
+        self.batch = signature.batch or self._runtime.batch_of(self._frame_bytes)
+        if brought is not None or self.provider != CPU:
+            logger.info(self.running)
+
+    @property
+    def running(self) -> str:
+        """On what it runs, in a sentence: provider, threads, and memory beside the network's own."""
+        threads = self._runtime.threads
+        cpu = f"the CPU with {threads} thread{'s' if threads > 1 else ''}"
+        where = cpu if self.provider == CPU else self.provider
+        memory = 5 * self._frame_bytes / 1e9
+        states = "one state" if self.batch == 1 else f"up to {self.batch} states"
+        return f"{self.name} ({self.grid.name}) runs on {where}, {states} a call, {memory:.2g} GB of frames for each"
 
     def forecast(self, previous: Array, current: Array, steps: int) -> Iterator[Array]:
-        """See `ForecastModel.forecast`.
+        """See `ForecastModel.forecast`; more than `batch` starts go through several calls a step.
 
         Raises:
-            ForecastError: the frames have the wrong shape or values that are not finite, or a forecast has.
+            ForecastError: the frames have the wrong shape or values that are not finite, a forecast has, or ONNX
+                Runtime fails.
         """
-        previous, current = (np.ascontiguousarray(frame, np.float32) for frame in (previous, current))
+        previous, current = (np.asarray(frame, np.float32) for frame in (previous, current))
         expected = (CHANNELS, *self.grid.shape)
         for frame, time in ((previous, "x(t-6h)"), (current, "x(t)")):
             if frame.ndim != 4 or frame.shape[1:] != expected or frame.shape != previous.shape:
                 needed = f"(B, {', '.join(map(str, expected))})"
                 raise ForecastError(f"{self.name}: {time} is {frame.shape}, but {needed} is needed")
             self._check_finite(frame, time)
-        return self._steps(previous, current, steps)
+        # Here, not in the generator: a caller who keeps nothing lets the two frames go as soon as they are copied.
+        parts = [slice(first, first + self.batch) for first in range(0, len(current), self.batch)]
+        chains = [self.chain(previous[part], current[part]) for part in parts]
+        return self._steps(chains, parts, current.shape, steps)
 
-    def _steps(self, previous: Array, current: Array, steps: int) -> Iterator[Array]:
+    def chain(self, previous: Array, current: Array) -> Chain:
+        """The start of forecasts that share a call, from frames (n, 69, H, W) in SI."""
+        pair = start_pair(previous, current, self.scaling)
+        if self.provider == CPU:
+            return HostChain(self.session, pair, self.scaling)
+        return DeviceChain(self.session, self._roll, pair, self.scaling, "cuda", self._runtime.device)
+
+    @cached_property
+    def _roll(self) -> Any:
+        return replace(self._runtime, provider="cuda").open(ROLL, large=True)
+
+    def _steps(self, chains: list[Chain], parts: list[slice], shape: tuple[int, ...], steps: int) -> Iterator[Array]:
         for step in range(1, steps + 1):
-            (output,) = self._session.run(["output"], {"input": np.concatenate([previous, current], axis=1)})
-            # Copied, so that a caller may keep or change what it gets, and the undefined half is let go.
-            following = output[:, :CHANNELS].copy()
-            self._check_finite(following, f"x(t+{6 * step}h), step {step}")
-            previous, current = current, following
-            yield following.copy()
+            yield self._next(chains, parts, shape, step)
+
+    def _next(self, chains: list[Chain], parts: list[slice], shape: tuple[int, ...], step: int) -> Array:
+        """The states after one more step, in memory that is the caller's to keep or change."""
+        states = np.empty(shape, np.float32)
+        try:
+            for chain, part in zip(chains, parts, strict=True):
+                chain.step()
+                chain.state(states[part])
+        except ORT_ERRORS as error:
+            raise ForecastError(
+                f"{self.name}, step {step}: ONNX Runtime failed on {self.provider}: {error}. If memory is short, set "
+                "DACYCLE_BATCH=1, or DACYCLE_PROVIDER=cpu"
+            ) from error
+        self._check_finite(states, f"x(t+{6 * step}h), step {step}")
+        return states
 
     def _check_finite(self, state: Array, time: str) -> None:
-        if np.isfinite(state).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = state.reshape(-1, state[0, 0].size).sum(axis=1)
+        # A sum is finite if all its terms are, or it is too large for float32, which is looked at more closely.
+        if np.isfinite(sums).all() or np.isfinite(state).all():
             return
         bad = [name for name, fields in zip(NAMES, state.swapaxes(0, 1), strict=True) if not np.isfinite(fields).all()]
         raise ForecastError(f"{self.name}: {time} has values that are not finite in {', '.join(bad)}")
@@ -128,18 +198,26 @@ def model_files() -> dict[str, Path]:
 
 
 def load_model(name_or_file: str | Path, threads: int = 1) -> ForecastModel:
-    """A forecast model by its packaged name, or from its ONNX file. ModelFileError where it cannot be used."""
-    packaged = model_files()
-    if str(name_or_file) in packaged:
-        return OnnxForecastModel(packaged[str(name_or_file)], threads)
-    if not Path(name_or_file).is_file():
-        raise ModelFileError(
-            f"no model {str(name_or_file)!r}: not a file, and the packaged models are {', '.join(packaged) or 'none'}"
-        )
-    return OnnxForecastModel(name_or_file, threads)
+    """A forecast model by its packaged or registered name, or from its ONNX file.
+
+    Raises:
+        ModelFileError: there is none, or it cannot be used; says how to get it where it is one of FengWu's.
+    """
+    name, packaged = str(name_or_file), model_files()
+    if name in packaged:
+        return OnnxForecastModel(packaged[name], threads)
+    if Path(name_or_file).is_file():
+        return OnnxForecastModel(name_or_file, threads)
+    added = registered_models()
+    if name in added or name in RELEASES:
+        return OnnxForecastModel(registered(name), threads)
+    raise ModelFileError(
+        f"no model {name!r}: not a file, and the packaged models are {', '.join(packaged) or 'none'}, the added ones "
+        f"{', '.join(added) or 'none'}; of FengWu, {', '.join(RELEASES)} can be added (`dacycle models add --help`)"
+    )
 
 
-def _has_metadata(session: ort.InferenceSession) -> bool:
+def _has_metadata(session: Any) -> bool:
     return "dacycle" in session.get_modelmeta().custom_metadata_map
 
 
@@ -148,8 +226,9 @@ def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
     missing = [key for key in needed if key not in metadata]
     if missing:
         raise ModelFileError(
-            f"{path}: its metadata lack {', '.join(missing)}, so it cannot be known what the model expects; "
-            "dacycle.forecast_adapter.onnxfile.write_metadata writes them"
+            f"{path}: its metadata lack {', '.join(missing)}, so it cannot be known what the model expects. "
+            "A file of FengWu's is added by `dacycle models add fengwu-v1 FILE` (or fengwu-v2) and then has that name; "
+            "a network of one's own gets them by dacycle.forecast_adapter.onnxfile.write_metadata"
         )
     for key in ("kind", "channels", "step_hours"):
         if metadata[key] != needed[key]:
@@ -169,21 +248,11 @@ def _named_grid(path: Path, name: str) -> Grid:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def _check_tensors(path: Path, session: ort.InferenceSession, grid: Grid) -> None:
-    """The graph's input and output must be the contract's, on the grid that its metadata name."""
-    for kind, tensors, name in (
-        ("input", session.get_inputs(), "input"),
-        ("output", session.get_outputs(), "output"),
-    ):
-        if [tensor.name for tensor in tensors] != [name]:
-            found = ", ".join(tensor.name for tensor in tensors) or "nothing"
-            raise ModelFileError(f"{path}: its {kind} must be one tensor called `{name}`, not {found}")
-        (tensor,) = tensors
-        if tensor.type != "tensor(float)":
-            raise ModelFileError(f"{path}: `{name}` is {tensor.type}, but must be float32")
-        expected = [2 * CHANNELS, *grid.shape]
-        if len(tensor.shape) != 4 or list(tensor.shape[1:]) != expected or isinstance(tensor.shape[0], int):
-            raise ModelFileError(
-                f"{path}: `{name}` is {tensor.shape}, but grid {grid.name} needs (any batch, "
-                f"{', '.join(map(str, expected))})"
-            )
+def _check_grid(path: Path, signature: Signature, grid: Grid) -> None:
+    """The graph must run on the grid that its metadata name."""
+    if not signature.fits(grid):
+        rows, columns = signature.shape
+        raise ModelFileError(
+            f"{path}: its tensors have {rows} x {columns} points, but grid {grid.name} needs {grid.shape[0]} x "
+            f"{grid.shape[1]}"
+        )

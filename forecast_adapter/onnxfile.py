@@ -18,12 +18,23 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-__all__ = ["ModelFileError", "digest", "open_session", "read_metadata", "write_metadata"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "ORT_ERRORS",
+    "TENSORRT",
+    "ModelFileError",
+    "digest",
+    "open_session",
+    "read_metadata",
+    "write_metadata",
+]
 
-CPU = "CPUExecutionProvider"
-# ONNX Runtime's errors have no base class of their own below Exception.
-_ORT_ERRORS: tuple[type[Exception], ...] = tuple(
-    kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+# ONNX Runtime's errors have no base class of their own below Exception, and those of IO binding are RuntimeErrors.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(k for k in vars(onnxruntime_pybind11_state).values() if isinstance(k, type) and issubclass(k, Exception)),
 )
 _DOCUMENT, _CHECK, _LENGTH = "dacycle", "dacycle_sha256", "dacycle_graph_bytes"
 
@@ -38,8 +49,23 @@ def digest(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_session(path: Path | str, threads: int = 1, provider: str = CPU) -> ort.InferenceSession:
+def open_session(
+    path: Path | str,
+    threads: int = 1,
+    provider: str = CPU,
+    provider_options: dict[str, Any] | None = None,
+    lean: bool = False,
+    profile: Path | None = None,
+) -> ort.InferenceSession:
     """Open an ONNX file with a fixed number of threads, which makes its results repeatable.
+
+    Args:
+        path: the file; external data are found beside it.
+        threads: on the CPU.
+        provider: what it must run on.
+        provider_options: of that provider.
+        lean: give memory back between calls instead of keeping it for the next one.
+        profile: beginning of the path to which ONNX Runtime writes what it did; None: nowhere.
 
     Raises:
         ModelFileError: there is no such file, it is not ONNX, its checksum is wrong, or ONNX Runtime would run it on
@@ -54,15 +80,26 @@ def open_session(path: Path | str, threads: int = 1, provider: str = CPU) -> ort
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # what goes wrong is raised below
+    if lean:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if provider not in ort.get_available_providers():
         known = ", ".join(ort.get_available_providers())
         raise ModelFileError(f"{path}: this ONNX Runtime has no {provider}; it has {known}")
+    if provider != CPU:
+        ort.preload_dlls()  # CUDA's libraries where PyTorch or NVIDIA's own packages have brought them
+    chosen = list(dict.fromkeys([provider, *([CUDA] if provider == TENSORRT else []), CPU]))
+    given = [provider_options or {}, *({} for _ in chosen[1:])]
     try:
-        session = ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
-    except _ORT_ERRORS as error:
+        session = ort.InferenceSession(str(path), options, providers=chosen, provider_options=given)
+    except ORT_ERRORS as error:
         raise ModelFileError(f"{path}: damaged or not ONNX, ONNX Runtime cannot read it: {error}") from error
     if session.get_providers()[0] != provider:
-        raise ModelFileError(f"{path}: asked for {provider}, but ONNX Runtime chose {session.get_providers()[0]}")
+        raise ModelFileError(
+            f"{path}: asked for {provider}, but ONNX Runtime chose {session.get_providers()[0]}: the libraries that "
+            f"{provider} needs cannot be loaded"
+        )
     _check_whole(path, session)
     return session
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erf
 
 from dacycle.forecast_adapter.grid import Grid, GridError
 
@@ -126,6 +127,42 @@ def spectral_divergence(power: Array, reference: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * np.log(p / q), 0.0)
     return terms.sum(axis=-1)
+
+
+def radial_power_spectrum(fields: Array) -> Array:
+    """Power (..., n) by total wavenumber of a two-dimensional FFT of fields (..., H, W), as published SpecDiv bins it.
+
+    Bins are one wide, from 0.5 on; each holds the mean of the squared moduli in it. Wavenumbers of latitude and
+    longitude are taken for the same unit, as there (ChaosBench, arXiv 2402.00712; DAMBench, arXiv 2511.01468).
+    """
+    height, width = fields.shape[-2:]
+    power = np.abs(np.fft.fft2(np.asarray(fields, dtype=np.float64))) ** 2
+    y, x = np.fft.fftfreq(height) * height, np.fft.fftfreq(width) * width
+    bins = np.floor(np.hypot(y[:, None], x) + 0.5).astype(int).ravel()
+    count = np.bincount(bins)
+    flat = power.reshape(-1, height * width)
+    sums = np.stack([np.bincount(bins, row, len(count)) for row in flat])
+    return (sums / count)[:, 1:].reshape(*fields.shape[:-2], -1)
+
+
+def high_wavenumber_divergence(power: Array, reference: Array) -> Array:
+    """Published SpecDiv: `spectral_divergence` of the last tenth of radial spectra (..., n), averaged over samples."""
+    first = int(np.ceil(0.9 * power.shape[-1]))
+    # `spectral_divergence` leaves out the first of what it is given, the mean.
+    return spectral_divergence(power[..., first - 1 :], reference[..., first - 1 :])
+
+
+def gaussian_crps(mean: Array, spread: Array, truth: Array) -> Array:
+    """Continuous ranked probability score of Gaussians at every point, in the unit of the fields.
+
+    Source: Gneiting et al. (2005, doi:10.1175/MWR2904.1), equation 5. Without spread it is the absolute error.
+    """
+    error = np.asarray(truth, np.float64) - mean
+    safe = np.where(spread > 0, spread, 1.0)
+    z = error / safe
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    crps = safe * (z * erf(z / np.sqrt(2)) + 2 * density - 1 / np.sqrt(np.pi))
+    return np.where(spread > 0, crps, np.abs(error))
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """Worlds: a reference, its statistics, climatology and static fields, which belong together, in one folder.
 
-* world.yaml: name, grid, description; `reference`, where the reference is a product elsewhere (a place that
-  `products.open_states` reads, relative to the folder) instead of:
+* world.yaml: name, grid, description, and what kind of states the reference holds, if others have the same (`reference:
+  era5` or `operational`); `states`, where they are a product elsewhere (a place that `products.open_states` reads,
+  relative to the folder) instead of:
 * reference/*.nc: states and surface fields by time (see `reference.py`)
 * statistics.nc: mean and standard deviation of each channel over the training years
 * climatology.nc: mean and two annual harmonics of each channel and grid point over the training years
 * static.nc: geopotential_at_surface, land_sea_mask
 """
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +19,8 @@ import yaml
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, WB2_NAMES
-from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
+from dacycle.forecast_adapter.home import dacycle_home
 from dacycle.forecast_adapter.reference import SURFACE_FIELDS, ProductReference, Reference, write_times
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.statistics import Statistics
@@ -58,7 +59,10 @@ def annual_basis(times: NDArray) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """What belongs together: see the module. Orography (H, W) in m, land fraction (H, W) in 0..1."""
+    """What belongs together: see the module. Orography (H, W) in m, land fraction (H, W) in 0..1.
+
+    `reference_kind` is what forecast models of others are made for, `""` where the reference is this world's alone.
+    """
 
     name: str
     grid: Grid
@@ -68,12 +72,20 @@ class World:
     climatology: Climatology
     orography: NDArray[np.float32]
     land_fraction: NDArray[np.float32]
+    reference_kind: str = ""
+
+    def on(self, grid: Grid) -> "World":
+        """The same world for a method on a coarser grid: statistics as they are, fields averaged conservatively."""
+        climatology, orography, land = (
+            conservative_average(fields, self.grid, grid)
+            for fields in (self.climatology.coefficients, self.orography, self.land_fraction)
+        )
+        return replace(self, grid=grid, climatology=Climatology(climatology), orography=orography, land_fraction=land)
 
 
 def world_folders() -> list[Path]:
     """Folders searched for a world by name: `$DACYCLE_HOME/worlds`, then `deploy/worlds` of the checkout."""
-    home = Path(os.environ.get("DACYCLE_HOME", Path.home() / ".local/share/dacycle"))
-    return [home / "worlds", Path(__file__).resolve().parent.parent / "deploy/worlds"]
+    return [dacycle_home() / "worlds", Path(__file__).resolve().parent.parent / "deploy/worlds"]
 
 
 def load_world(name_or_folder: str | Path) -> World:
@@ -100,15 +112,18 @@ def _load(folder: Path) -> World:
     if statistics.world != described["name"]:
         raise WorldError(f"{folder}/statistics.nc belongs to {statistics.world!r}, not to {described['name']!r}")
     grid = get_grid(described["grid"])
-    reference = _reference(folder, described.get("reference"), grid)
+    reference = _reference(folder, described.get("states"), grid)
     if not reference.grid.matches(grid):
         raise WorldError(f"{folder}: the reference is on a {reference.grid.shape} grid, not on {grid.name}")
     with xr.open_dataset(folder / "climatology.nc", engine="h5netcdf") as file:
-        climatology = Climatology(file["coefficients"].sel(channel=NAMES).values.astype(np.float32))
+        climatology = Climatology(file["coefficients"].sel(channel=NAMES).values.astype(np.float32, copy=False))
     with xr.open_dataset(folder / "static.nc", engine="h5netcdf") as file:
         orography = file["geopotential_at_surface"].values.astype(np.float32) / np.float32(GRAVITY)
         land = file["land_sea_mask"].values.astype(np.float32)
-    return World(described["name"], grid, folder, reference, statistics, climatology, orography, land)
+    return World(
+        described["name"], grid, folder, reference, statistics, climatology, orography, land,
+        described.get("reference", ""),
+    )  # fmt: skip
 
 
 def _reference(folder: Path, place: str | None, grid: Grid) -> Reference:

@@ -132,7 +132,7 @@ class Nudge:
 
 def register_doubles() -> None:
     """Make `nudge` known as an assimilator, and `wild`, whose analyses are not finite."""
-    register("nudge", lambda world, threads: Nudge(world.name))
+    register("nudge", lambda world, threads: Nudge(world.name, grid=world.grid))
     register("wild", lambda world, threads: Nudge(world.name, weight=np.nan, name="wild"))
 
 

@@ -1,5 +1,6 @@
 """The command line `dacycle`: one Typer app, its commands grouped by what they are for."""
 
+import logging
 import os
 import sys
 from typing import Any
@@ -11,10 +12,12 @@ from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.training.errors import DataError, ExportError, RecipeError, TrainingError
 from dacycle.cycler.cli import (
     analyse,
+    benchmark,
     errors,
     files,
     ingest,
     model,
+    models,
     operate,
     run,
     single_observation,
@@ -56,11 +59,17 @@ USER_ERRORS = (
 """What a user can mend: the message is shown without a traceback, and the exit status is 2."""
 
 
+models_logger = logging.getLogger("dacycle.models")
+
+
 class ClearErrors(TyperGroup):
     """A group of commands whose foreseen errors are sentences. Exit status: 2 to mend, 1 for a run that stopped."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
+        said = logging.StreamHandler(sys.stderr)  # what large models run on, and a GPU that is not used
+        models_logger.addHandler(said)
+        models_logger.setLevel(logging.INFO)
         try:
             return super().invoke(ctx)
         except USER_ERRORS as error:
@@ -69,6 +78,8 @@ class ClearErrors(TyperGroup):
         except RunStoppedError as error:
             print(f"stopped: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
+        finally:
+            models_logger.removeHandler(said)
 
 
 app = typer.Typer(
@@ -77,7 +88,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Cycling data assimilation with AI weather models.",
 )
-for part in (run, verify, errors, model, files, states, ingest, analyse, single_observation, operate, world):
+for part in (
+    run, verify, errors, model, models, benchmark, files, states, ingest, analyse, single_observation, operate, world,
+):  # fmt: skip
     app.add_typer(part.app)
 
 

@@ -38,7 +38,7 @@ def forecast(
         Path, typer.Argument(metavar="FILE", help="A state: GRIB, or netCDF or Zarr in the WeatherBench2 schema.")
     ],
     out: Annotated[Path, typer.Option(help="The netCDF file to write.")],
-    model: Annotated[str, typer.Option(help="A packaged model's name, or an ONNX file.")] = "mini",
+    model: Annotated[str, typer.Option(help="A packaged or added model's name, or an ONNX file.")] = "mini",
     lead: Annotated[str, typer.Option(help="How far, a multiple of 6 h such as 120h or 10d.")] = "120h",
     time: Annotated[
         str | None, typer.Option(help="Start, e.g. 2024-01-04T00; needed where FILE holds several times.")

@@ -1,4 +1,4 @@
-"""Commands for networks: make samples, train, export, judge, look at the packaged ones."""
+"""Commands for networks: make samples, train, export, judge."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,6 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 
 from dacycle.assimilators.background_error import estimate_from_recipe
@@ -17,8 +16,8 @@ from dacycle.assimilators.operator_scores import score_operator
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, OperatorRecipe, load_recipe, recipe_kind
 from dacycle.cycler.cli.world import parse_years
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, PLANES, index
-from dacycle.forecast_adapter.models import ModelFileError, load_model, model_files
-from dacycle.forecast_adapter.onnxfile import digest, read_metadata
+from dacycle.forecast_adapter.models import ModelFileError, load_model
+from dacycle.forecast_adapter.onnxfile import read_metadata
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import load_world
 from dacycle.obs_ingest.learned import KIND as OPERATOR
@@ -216,70 +215,6 @@ def _evaluate_operator(path: Path, data: Path, year: int) -> None:
         table.add_row(label, score.method, f"{score.rmse:.3g}", f"{score.bias:+.2g}", *ratios)
     console.print(table)
     typer.echo("correlation of anomalies from the climatology of the training years")
-
-
-@app.command()
-def models(
-    name: Annotated[
-        str | None, typer.Argument(help="a packaged model, assimilator or operator, or a file: show its card")
-    ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="check every packaged file against its card")] = False,
-) -> None:
-    """List the forecast models, assimilators and observation operators, show one's card, or check the files.
-
-    Example: dacycle models fnp
-    """
-    packaged = {**model_files(), **packaged_assimilators(), **operator_files()}
-    if name is not None:
-        path = packaged.get(name, Path(name))
-        if not path.is_file():
-            raise ModelFileError(f"no model {name!r}: not a file, and the packaged ones are {', '.join(packaged)}")
-        if path.suffix == ".onnx":
-            read_metadata(path)  # and with it the whole file's checksum
-        card = path.with_suffix(".md")
-        if not card.exists():
-            raise ModelFileError(f"{path}: the model is sound, but its card {card.name} is missing")
-        console.print(Markdown(card.read_text()))
-        return
-    table = Table("name", "kind", "grid", "world", "sha256", "card" if verify else "size")
-    wrong = []
-    for known, path in packaged.items():
-        kind, grid, home = _described(path)
-        found = f"{path.stat().st_size / 1e6:.1f} MB"
-        if verify:
-            complaint = _complaint(path)
-            found = complaint or "agrees"
-            wrong += [f"{path.name}: {complaint}"] if complaint else []
-        table.add_row(known, kind, grid, home, digest(path)[:12], found)
-    console.print(table)
-    if wrong:
-        raise ModelFileError(f"{'; '.join(wrong)}; get file and card anew")
-
-
-def _complaint(path: Path) -> str:
-    """What is wrong with a packaged file or its card; empty if the card is its own and it has passed the gate."""
-    card = path.with_suffix(".md")
-    if not card.exists():
-        return "it has no card"
-    if digest(path) not in card.read_text():
-        return "its card is another file's"
-    if path.suffix != ".onnx":
-        return ""  # estimated, not trained
-    about = read_metadata(path)
-    if about["kind"] == "assimilator" and not about.get("scores", {}).get("passed"):
-        return "it has not passed the gate"
-    return ""
-
-
-def _described(path: Path) -> tuple[str, str, str]:
-    """Kind, grid and world of a packaged file, which is read whole."""
-    if path.suffix == ".onnx":
-        about = read_metadata(path)
-        return about["kind"], about["grid"], about["world"]
-    from dacycle.assimilators.background_error import BackgroundError
-
-    found = BackgroundError.load(path)
-    return "assimilator", found.grid.name, found.world
 
 
 def _need_torch() -> None:

@@ -79,7 +79,8 @@ def bench(
     experiment: Annotated[
         Path,
         typer.Argument(
-            metavar="[EXPERIMENT.yaml|ingest]", help="Whose cycles to run, or `ingest`: reading observations."
+            metavar="[EXPERIMENT.yaml|ingest|forecast]",
+            help="Whose cycles to run; or `ingest`: reading observations; or `forecast`: a model's steps.",
         ),
     ] = Path("deploy/experiments/demo.yaml"),
     cycles: Annotated[int, typer.Option(min=2, help="How many cycles to run.")] = 12,
@@ -89,14 +90,25 @@ def bench(
     samples: Annotated[
         Path | None, typer.Option(help="For `ingest`: a folder of genuine files; without it files are made.")
     ] = None,
+    model: Annotated[
+        str, typer.Option(help="For `forecast`: an added model; the double is made where it is not there.")
+    ] = "double-0.25deg",
+    steps: Annotated[int, typer.Option(min=2, help="For `forecast`: how many steps of 6 h.")] = 6,
     as_json: Annotated[bool, typer.Option("--json", help="Print numbers for a program.")] = False,
 ) -> None:
     """Measure where the time of a run goes, with real cycles in a temporary archive; or how fast observations come in.
 
+    Or what a model's forecast costs beside its network.
+
     Example: dacycle bench --cycles 20 --prefect
 
     Example: dacycle bench ingest --samples shared/data
+
+    Example: dacycle bench forecast --model fengwu-v1
     """
+    if experiment == Path("forecast"):
+        _bench_forecast(model, steps, threads, as_json)
+        return
     if experiment == Path("ingest"):
         _bench_ingest(samples, as_json)
         return
@@ -125,6 +137,28 @@ def bench(
         console.print(f"Prefect: first flow run {found.prefect_start:.1f} s with its server's start, then ", end="")
         console.print(f"{found.prefect:+.1f} s for a flow run of {found.cycles} cycles")
     console.print(f"peak memory {found.peak_megabytes:.0f} MB")
+
+
+def _bench_forecast(model: str, steps: int, threads: int, as_json: bool) -> None:
+    from dacycle.cycler.forecast_bench import bench_forecast
+
+    found = bench_forecast(model, steps, threads)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    console.print(
+        f"{found.running}\non {found.machine}; {found.clock} time, medians of {found.steps - 1} steps after the first"
+    )
+    table = Table("", "rollout", "naive loop")
+    table.add_row("beside the network, s a step", f"{found.outside:.3f}", f"{found.naive_outside:.3f}")
+    if found.memory is not None and found.naive_memory is not None:
+        unit = f"peak memory, of the input's {found.input_bytes / 1e6:.0f} MB"
+        table.add_row(unit, f"{found.memory:.2f}", f"{found.naive_memory:.2f}")
+    console.print(table)
+    share = found.outside / found.naive_outside
+    console.print(f"the network takes {found.network:.3f} s a step; beside it {share:.1%} of the naive loop's time")
+    if found.copies is not None:
+        console.print(f"copies between host and device in a chain of {found.steps} steps: {found.copies}")
 
 
 def _bench_ingest(samples: Path | None, as_json: bool) -> None:

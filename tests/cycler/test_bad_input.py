@@ -58,7 +58,7 @@ def test_what_does_not_exist_or_fit_is_refused(content, archive, changes, expect
 
 def test_a_model_of_another_world_is_refused(content, archive, tmp_path):
     other = make_model(tmp_path / "other.onnx", world="elsewhere")
-    expected = "model double carries the statistics of world 'elsewhere', not of 'tiny'"
+    expected = "model double was made for 'elsewhere', not for the world 'tiny'"
     assert expected in refused(content | {"model": str(other)}, archive)
 
 

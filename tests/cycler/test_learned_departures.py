@@ -115,5 +115,5 @@ def test_a_branch_from_before_there_were_operators_goes_on(content, tmp_path, mo
 
 def test_models_of_other_worlds_are_still_refused(content, tmp_path):
     model = make_model(tmp_path / "model.onnx", world="elsewhere")
-    with pytest.raises(ExperimentError, match="model double carries the statistics of world 'elsewhere'"):
+    with pytest.raises(ExperimentError, match="model double was made for 'elsewhere', not for the world 'tiny'"):
         load_inputs(replays.experiment(content | {"model": str(model)}))

@@ -31,7 +31,7 @@ def world_elsewhere(world: TinyWorld, folder: Path, place: str) -> Path:
     for part in ("statistics.nc", "climatology.nc", "static.nc"):
         shutil.copy(world.folder / part, folder / part)
     described = yaml.safe_load((world.folder / "world.yaml").read_text())
-    (folder / "world.yaml").write_text(yaml.safe_dump(described | {"reference": place}))
+    (folder / "world.yaml").write_text(yaml.safe_dump(described | {"states": place}))
     return folder
 
 

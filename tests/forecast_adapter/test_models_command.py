@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dacycle.cycler.cli.model import app
+from dacycle.cycler.cli.models import app
 from dacycle.forecast_adapter import models
+from dacycle.forecast_adapter.double import write_double
+from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models import ModelFileError
 from dacycle.forecast_adapter.onnxfile import digest
 from tests.conftest import TinyWorld
@@ -20,6 +22,7 @@ def packaged(world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     shutil.copy(world.model, path)
     path.with_suffix(".md").write_text(f"# The double\n\nsha256: `{digest(path)}`\n")
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("DACYCLE_HOME", str(tmp_path / "home"))
     return path
 
 
@@ -40,3 +43,35 @@ def test_verify_tells_a_file_that_is_not_its_cards(packaged: Path) -> None:
     packaged.with_suffix(".md").write_text("# Another\n")
     with pytest.raises(ModelFileError, match=r"double\.onnx: its card is another file"):
         CliRunner().invoke(app, ["models", "--verify"], catch_exceptions=False)
+
+
+def test_help_has_examples() -> None:
+    for command in ([], ["add"], ["show"], ["double"], ["half"]):
+        shown = CliRunner().invoke(app, ["models", *command, "--help"], env={"COLUMNS": "120"}).stdout
+        assert "Example: dacycle models" in shown
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it(packaged: Path) -> None:
+    assert "fengwu-v1" in CliRunner().invoke(app, ["models"], catch_exceptions=False).stdout
+    with pytest.raises(ModelFileError, match=r"not on this machine.*CC BY-NC-SA.*dacycle models add fengwu-v2"):
+        CliRunner().invoke(app, ["models", "fengwu-v2"], catch_exceptions=False)
+
+
+def test_an_added_network_is_listed_shown_and_verified(packaged: Path, tmp_path: Path) -> None:
+    network = tmp_path / "own.onnx"
+    write_double(network, get_grid("5.625deg"))
+    run = CliRunner()
+    added = run.invoke(app, ["models", "add", "own", str(network), "--for", "era5"], catch_exceptions=False)
+    assert "added" in added.stdout
+    listed = run.invoke(app, ["models", "--verify"], catch_exceptions=False, env={"COLUMNS": "120"}).stdout
+    (row,) = (line for line in listed.splitlines() if "own" in line)
+    assert all(word in row for word in ("double", "5.625deg", "era5", "agrees"))
+    assert "no skill" in run.invoke(app, ["models", "own"], catch_exceptions=False).stdout
+    network.write_bytes(network.read_bytes() + b" ")
+    with pytest.raises(ModelFileError, match=r"own\.onnx is not the file that was added"):
+        run.invoke(app, ["models", "--verify"], catch_exceptions=False)
+
+
+def test_a_packaged_name_is_not_given_away(packaged: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="double is the name of a packaged network"):
+        CliRunner().invoke(app, ["models", "add", "double", str(packaged)], catch_exceptions=False)

@@ -8,6 +8,7 @@ import scores as independent
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.grid import GridError, get_grid
@@ -208,3 +209,35 @@ def test_lead_time_lost_is_zero_against_itself_and_grows_with_error(steps, more)
     np.testing.assert_allclose(scores.lead_time_lost(leads, errors, errors), 0, atol=1e-6)
     worse = scores.lead_time_lost(leads, errors + more, errors)
     assert (worse[~np.isnan(worse)] >= -1e-6).all()
+
+
+@given(mean=st.floats(-3, 3), spread=st.floats(0.05, 3), truth=st.floats(-5, 5))
+@settings(max_examples=30, deadline=None)
+def test_the_crps_of_a_gaussian_is_its_integral(mean: float, spread: float, truth: float) -> None:
+    """Of the squared difference between its distribution function and the step at the truth."""
+    x = np.linspace(-40, 40, 400_001)
+    squared = np.square(norm.cdf(x, mean, spread) - (x >= truth))
+    found = scores.gaussian_crps(np.array(mean), np.array(spread), np.array(truth))
+    assert float(found) == pytest.approx(np.trapezoid(squared, x), abs=1e-3)
+
+
+def test_without_spread_the_crps_is_the_absolute_error() -> None:
+    assert float(scores.gaussian_crps(np.array(1.0), np.array(0.0), np.array(3.0))) == 2.0
+
+
+def test_a_wave_stands_at_its_total_wavenumber() -> None:
+    y, x = np.arange(32)[:, None], np.arange(64)[None]
+    wave = np.cos(2 * np.pi * (3 * y / 32 + 4 * x / 64))
+    power = scores.radial_power_spectrum(wave[None])[0]
+    assert power.argmax() + 1 == 5  # sqrt(3^2 + 4^2); the first bin is wavenumber 1
+    assert power[4] > 1e6 * np.delete(power, 4).max()
+
+
+def test_published_specdiv_sees_only_the_last_tenth_of_the_spectrum() -> None:
+    generator = np.random.default_rng(0)
+    truth = scores.radial_power_spectrum(generator.standard_normal((32, 64)))
+    large, small = truth.copy(), truth.copy()
+    large[:10] *= 3
+    small[-1] *= 3
+    assert scores.high_wavenumber_divergence(large, truth) == pytest.approx(0, abs=1e-12)
+    assert scores.high_wavenumber_divergence(small, truth) > 1e-3

@@ -1,0 +1,155 @@
+"""A network stepping from its own output: where its frames lie between two calls.
+
+The pair of frames stays in the network's own units, normalised where it wants them so: what is rolled is never
+converted forth and back. A state is converted to SI once, when it is handed out, plane by plane while it is in the
+processor's cache; frames are normalised once, when a forecast starts. That is why the network's file is left as it is:
+a graph put around it would normalise both frames in every step, would hold copies of them between its nodes, and would
+mean rewriting gigabytes of weights.
+
+On the CPU the network reads and writes numpy's memory through IO binding. On a device the pair never leaves it: a
+second, tiny graph (`graphs/roll.onnx`) makes the next pair there, and the state in SI, which is all that is fetched.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.statistics import Statistics
+
+__all__ = ["ROLL", "Chain", "DeviceChain", "HostChain", "Scaling"]
+
+CHANNELS = len(NAMES)
+ROLL = Path(__file__).parent / "graphs/roll.onnx"
+Array = NDArray[np.float32]
+
+
+class Scaling:
+    """Between SI and the units of a network: x = offset + scale * normalised, by channel; identity without statistics.
+
+    Attributes:
+        scale, offset: (69,) float32.
+    """
+
+    def __init__(self, statistics: Statistics | None) -> None:
+        self.identity = statistics is None
+        self.scale = np.ones(CHANNELS, np.float32) if statistics is None else statistics.std
+        self.offset = np.zeros(CHANNELS, np.float32) if statistics is None else statistics.mean
+
+    def normalise(self, state: Array, out: Array) -> None:
+        """Fill `out` from a state in SI, both (69, H, W)."""
+        if self.identity:
+            out[:] = state
+            return
+        for plane, target, scale, offset in zip(state, out, self.scale, self.offset, strict=True):
+            np.subtract(plane, offset, out=target)
+            target /= scale
+
+    def restore(self, normalised: Array, out: Array) -> None:
+        """Fill `out`, in SI, from a network's frame, both (69, H, W)."""
+        if self.identity:
+            out[:] = normalised
+            return
+        for plane, target, scale, offset in zip(normalised, out, self.scale, self.offset, strict=True):
+            np.multiply(plane, scale, out=target)
+            target += offset
+
+
+class Chain(Protocol):
+    """Forecasts of n starts in one call of a network."""
+
+    def step(self) -> None:
+        """Go on by six hours."""
+        ...
+
+    def state(self, out: Array) -> None:
+        """Fill `out` (n, 69, H, W) with where the forecasts are now, SI."""
+        ...
+
+
+def start_pair(previous: Array, current: Array, scaling: Scaling) -> Array:
+    """(n, 138, H, W) in a network's units from two frames (n, 69, H, W) in SI."""
+    pair = np.empty((len(previous), 2 * CHANNELS, *previous.shape[2:]), np.float32)
+    for member, before, now in zip(pair, previous, current, strict=True):
+        scaling.normalise(before, member[:CHANNELS])
+        scaling.normalise(now, member[CHANNELS:])
+    return pair
+
+
+class HostChain:
+    """A chain in the host's memory: the pair, what the network puts out, and nothing else."""
+
+    def __init__(self, session: ort.InferenceSession, pair: Array, scaling: Scaling) -> None:
+        self._session, self._pair, self._scaling = session, pair, scaling
+        self._output = np.empty_like(pair)
+        self._binding = session.io_binding()
+        bound = ("cpu", 0, np.float32, list(pair.shape))
+        self._binding.bind_input("input", *bound, self._pair.ctypes.data)
+        self._binding.bind_output("output", *bound, self._output.ctypes.data)
+
+    def step(self) -> None:
+        """See `Chain`."""
+        self._session.run_with_iobinding(self._binding)
+        self._pair[:, :CHANNELS] = self._pair[:, CHANNELS:]
+        self._pair[:, CHANNELS:] = self._output[:, :CHANNELS]
+
+    def state(self, out: Array) -> None:
+        """See `Chain`."""
+        for member, target in zip(self._pair, out, strict=True):
+            self._scaling.restore(member[CHANNELS:], target)
+
+
+class DeviceChain:
+    """A chain in a device's memory; between steps nothing of it passes through the host.
+
+    Args:
+        session: the network.
+        roll: a session of `graphs/roll.onnx` on the same device.
+        pair: (n, 138, H, W) in the network's units, on the host.
+        scaling: of the network.
+        device, number: `cuda` and which one; `cpu` is for tests.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        roll: ort.InferenceSession,
+        pair: Array,
+        scaling: Scaling,
+        device: str,
+        number: int = 0,
+    ) -> None:
+        self._session, self._roll = session, roll
+        place = (device, number)
+        self._pair, self._scale, self._offset = (
+            ort.OrtValue.ortvalue_from_numpy(array, *place) for array in (pair, scaling.scale, scaling.offset)
+        )
+
+        def empty(channels: int) -> ort.OrtValue:
+            shape = [pair.shape[0], channels, *pair.shape[2:]]
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, *place)
+
+        self._output, self._following, self._state = empty(2 * CHANNELS), empty(2 * CHANNELS), empty(CHANNELS)
+
+    def step(self) -> None:
+        """See `Chain`."""
+        _run(self._session, {"input": self._pair}, {"output": self._output})
+        given = {"pair": self._pair, "output": self._output, "scale": self._scale, "offset": self._offset}
+        _run(self._roll, given, {"following": self._following, "state": self._state})
+        self._pair, self._following = self._following, self._pair
+
+    def state(self, out: Array) -> None:
+        """See `Chain`; this is the one copy to the host."""
+        out[:] = self._state.numpy()
+
+
+def _run(session: ort.InferenceSession, inputs: dict[str, ort.OrtValue], outputs: dict[str, ort.OrtValue]) -> None:
+    binding = session.io_binding()
+    for name, value in inputs.items():
+        binding.bind_ortvalue_input(name, value)
+    for name, value in outputs.items():
+        binding.bind_ortvalue_output(name, value)
+    session.run_with_iobinding(binding)

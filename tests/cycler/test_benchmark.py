@@ -1,0 +1,93 @@
+"""The benchmark as a command: a small one from its file to the page, interrupted and gone on with."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from dacycle.cycler.cli import app
+from dacycle.cycler.experiment import write_experiment
+from dacycle.forecast_adapter.worlds import load_world
+
+DEMO = Path(__file__).parents[2] / "deploy/experiments/demo.yaml"
+
+
+def dacycle(*arguments, status=0):
+    ended = CliRunner().invoke(app, [str(part) for part in arguments], env={"COLUMNS": "200"})
+    assert ended.exit_code == status, (ended.output, ended.exception)
+    assert "Traceback" not in ended.output
+    return ended.output
+
+
+def content(**changes):
+    return {
+        "world": "demonstration",
+        "model": "mini",
+        "data": "data",
+        "year": 2024,
+        "methods": ["none", "oi"],
+        "observations": [{"source": "stations"}, {"source": "olr"}],
+        "leads": [6, 12],
+        "starts": 2,
+        "seeds": [1, 2],
+        "settings": [{"name": "protocol"}, {"name": "20 %", "density": 0.2}],
+    } | changes
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    shutil.copytree(load_world("demonstration").folder / "reference", tmp_path / "data/2024")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_benchmark_from_its_file_to_the_page(place):
+    demo = DEMO.read_text().replace("end: 2024-01-18T00", "end: 2024-01-08T12")
+    drawn = "\n".join(f"  - {{source: {name}, cutoff: none}}" for name in ("stations", "olr"))
+    observed = re.sub(r"observations:.*?deny:", f"observations:\n{drawn}\ndeny:", demo, flags=re.S)
+    (place / "run.yaml").write_text(observed.replace("lead: 240h", "lead: 24h"))
+    cycled = {"experiment": "run.yaml", "archive": "archive"}
+    (place / "b.yaml").write_text(write_experiment(content(cycled=cycled)))
+    said = dacycle("benchmark", "b.yaml", "--out", "page")
+    assert "oi | protocol | 2" in said
+    assert "oi | 20 % | 2" not in said  # what is varied is not repeated
+    page = (place / "page/README.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| ")}
+    assert "±" in rows["oi"] or "±" in page
+    assert "| 20 % | 1.00 |" in page  # without assimilation the analysis is the background
+    single = pd.read_csv(place / "page/single.csv").set_index(
+        ["method", "setting", "lead", "field", "channel", "score"]
+    )
+    mse = single["value"].xs(("all", "weighted_mse"), level=("channel", "score"))
+    assert mse["oi", "20 %", 6, "analysis"] < mse["oi", "protocol", 6, "analysis"]
+    assert mse["oi", "protocol", 6, "analysis"] < mse["none", "protocol", 6, "analysis"]
+    assert (mse.xs("background", level="field")["none"] == mse.xs("background", level="field")["oi"]).all()
+    cycled = pd.read_csv(place / "page/cycled.csv")
+    assert set(cycled["method"]) == {"none", "oi"}
+    assert (place / "page/drift.svg").read_text().startswith("<svg")
+    again = dacycle("benchmark", "b.yaml", "--out", "page")
+    assert "protocol" not in again.replace("b.yaml", "")  # everything is kept
+
+
+def test_a_changed_setting_is_run_again_and_nothing_else(place):
+    (place / "b.yaml").write_text(write_experiment(content(methods=["oi"])))
+    dacycle("benchmark", "b.yaml", "--out", "page")
+    changed = content(methods=["oi"], settings=[{"name": "protocol"}, {"name": "20 %", "density": 0.3}])
+    (place / "b.yaml").write_text(write_experiment(changed))
+    said = dacycle("benchmark", "b.yaml", "--out", "page")
+    assert "oi | 20 % | 1" in said
+    assert "oi | protocol" not in said
+
+
+def test_a_malformed_file_is_refused_with_its_line(place):
+    (place / "b.yaml").write_text(write_experiment(content(colour="blue")))
+    ended = CliRunner().invoke(app, ["benchmark", "b.yaml", "--out", "page"])
+    assert ended.exit_code == 2
+    assert "colour: unknown key" in ended.output
+    (place / "b.yaml").write_text(write_experiment(content(settings=[{"name": "x", "densty": 1}])))
+    ended = CliRunner().invoke(app, ["benchmark", "b.yaml", "--out", "page"])
+    assert ended.exit_code == 2
+    assert "densty" in ended.output
