@@ -96,7 +96,7 @@ def _times(source: str, start: str | None, end: str | None, every: str, without:
     try:
         step = parse_duration(every)
         first, last = (None if text is None else pd.Timestamp(text) for text in (start, end))
-        left_out = [as_hour(np.datetime64(text)) for text in without]
+        left_out = np.array([as_hour(np.datetime64(text)) for text in without], "datetime64[h]")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if step < pd.Timedelta(hours=1) or pd.Timedelta(days=1) % step:
