@@ -119,10 +119,16 @@ def _write_cutoff(value: pd.Timedelta | None) -> str:
     return "none" if value is None else _write_duration(value)
 
 
+def _read_place(value: object) -> object:
+    """Paths in their shortest form; URLs as they are."""
+    return str(Path(value)) if isinstance(value, str | Path) and "://" not in str(value) else value
+
+
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_time), PlainSerializer(_write_time)]
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
 Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
+Place = Annotated[str, BeforeValidator(_read_place)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -135,8 +141,8 @@ class ColdStart(_Strict):
 
     lagged: Duration | None = None
     """A forecast this long, started from the reference, ends one step before the first cycle."""
-    state: Path | None = None
-    """A netCDF file in the WeatherBench2 schema with the states 12 and 6 hours before the first cycle."""
+    state: Place | None = None
+    """Where the states 12 and 6 hours before the first cycle are: whatever `products.open_states` reads."""
     one_frame: Literal[True] | None = None
     """Whether `state` holds the later of the two only, which then stands for both; the record says so."""
     climatology: Literal[True] | None = None

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
 from dacycle.assimilators.incremental import Incremental
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.forecast_adapter.fengwu import RELEASES
-from dacycle.forecast_adapter.grid import Grid, GridError, conservative_average, get_grid
+from dacycle.forecast_adapter.grid import Grid, GridError, conservative_average, get_grid, regridding
 from dacycle.forecast_adapter.models import ForecastModel, ModelFileError, load_model
+from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.reference import ReferenceError
-from dacycle.forecast_adapter.state import from_dataset, validate
+from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.worlds import World, WorldError, load_world
 from dacycle.obs_ingest.learned import LearnedOperator, load_operator
 from dacycle.obs_ingest.quality import Checks
@@ -165,9 +165,8 @@ def _uncovered(inputs: Inputs) -> list[str]:
     missing = inputs.world.reference.missing([np.datetime64(time, "h") for time in needed])
     if not missing:
         return []
-    span = f"{inputs.world.reference.times[0]} to {inputs.world.reference.times[-1]}"
     listed = ", ".join(str(time) for time in missing)
-    return [f"cold_start needs the reference at {listed}; {inputs.world.folder} holds {span}"]
+    return [f"cold_start needs the reference at {listed}; {inputs.world.reference.absence(missing[0])}"]
 
 
 def absent_files(experiment: Experiment) -> dict[str, str]:
@@ -202,14 +201,14 @@ def cold_start(inputs: Inputs) -> NDArray[np.float32]:
     """The two frames (2, 69, H, W), SI, that precede the first cycle.
 
     Raises:
-        ExperimentError: the file named by `cold_start.state` lacks a time or a field, or holds an implausible one.
+        ExperimentError: what `cold_start.state` names lacks a time or a field, or holds an implausible one.
     """
     start = inputs.experiment.cold_start
     times = [np.datetime64(time, "h") for time in cold_start_times(inputs.experiment)]
     if start.lagged is not None:
         return _lagged(inputs, start.lagged)
     if start.state is not None:
-        return _from_file(inputs, start.state, times[1:] * 2 if start.one_frame else times)
+        return _from_product(inputs, start.state, times[1:] * 2 if start.one_frame else times)
     return np.stack([inputs.world.climatology.at(time) for time in times])
 
 
@@ -225,14 +224,14 @@ def _lagged(inputs: Inputs, lag: pd.Timedelta) -> NDArray[np.float32]:
     return np.stack(forecast[-2:])
 
 
-def _from_file(inputs: Inputs, path: Path, times: list[np.datetime64]) -> NDArray[np.float32]:
-    if not path.is_file():
-        raise ExperimentError(f"experiment {inputs.experiment.name}: cold_start.state: there is no file {path}")
+def _from_product(inputs: Inputs, place: str, times: list[np.datetime64]) -> NDArray[np.float32]:
     try:
-        with xr.open_dataset(path) as dataset:
-            states = [from_dataset(dataset, time, str(path)) for time in times]
-        return np.stack([validate(state, str(path), inputs.world.grid).values for state in states])
-    except (ValueError, OSError) as error:  # StateError is a ValueError, as are xarray's
+        source, grid = open_states(place), inputs.world.grid
+        if regridding(source.grid, grid) == "bilinear":
+            shape = " x ".join(map(str, source.grid.shape))
+            raise StateError(f"{place}: a grid of {shape} is coarser than {grid.name}; a start needs one as fine")
+        return np.stack([source.state(time, grid).values for time in times])
+    except StateError as error:
         needs = " and ".join(cycle_id(pd.Timestamp(time)) for time in dict.fromkeys(times))
-        where = f"experiment {inputs.experiment.name}: cold_start.state: {path} (needs {needs})"
+        where = f"experiment {inputs.experiment.name}: cold_start.state (needs {needs})"
         raise ExperimentError(f"{where}: {error}") from error

@@ -1,49 +1,40 @@
-"""A state from a GRIB file of a weather centre: GFS, GDAS, IFS, ERA5, AIFS.
+"""States from GRIB files of a weather centre: ERA5, IFS, AIFS, GFS, GDAS.
 
-Fields are found by name, level and unit, whatever their order, and put in order by their coordinates,
+Fields are found by name, level and unit, whatever their order and file, and put in order by their coordinates,
 whatever the scanning mode and the first longitude. What had to be derived (geopotential from its height,
 specific humidity from relative humidity) is said in the state's `notes`; what is missing is an error.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import eccodes
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, Channel, index
-from dacycle.forecast_adapter.grid import Grid, bilinear, conservative_average
-from dacycle.forecast_adapter.state import StateError, check_values, make_state, validate
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.humidity import DEFINED, specific_humidity
+from dacycle.forecast_adapter.state import StateError, as_hour, check_values
+from dacycle.forecast_adapter.statesource import StateSource, global_grid
 
 __all__ = [
     "GRAVITY",
     "SURFACE_FIELDS",
+    "GribStates",
     "HumidityWarning",
     "messages",
-    "regrid",
-    "saturation_vapour_pressure",
-    "specific_humidity",
-    "state_from_grib",
-    "times_in_grib",
     "valid_time",
     "values_of",
 ]
 
 GRAVITY = 9.80665
 """Standard gravity, m s-2: geopotential = GRAVITY x geopotential height (WMO)."""
-
-EPSILON = 0.621981
-"""Ratio of the gas constants of dry air and water vapour."""
-
-TRIPLE_POINT = 273.16
-"""Temperature (K) at and above which relative humidity refers to saturation over water."""
 
 DOUBTFUL_HUMIDITY = 150
 """Down to this pressure (hPa) a humidity derived from relative humidity is doubtful: in air so cold and dry
@@ -63,15 +54,13 @@ _UPPER = {
     "v": {"v": "m s**-1"},
     "t": {"t": "K"},
 }
-_SURFACE_NAMES = {name for choices in SURFACE_FIELDS.values() for name in choices}
+_BESIDE = {"ps": {"sp": "Pa"}, "td2m": {"2d": "K"}}
 _UPPER_NAMES = {name for choices in _UPPER.values() for name in choices}
-_UNITS = {name: unit for choices in (SURFACE_FIELDS | _UPPER).values() for name, unit in choices.items()}
+_SURFACE_NAMES = {name for choices in (SURFACE_FIELDS | _BESIDE).values() for name in choices}
+_UNITS = {name: unit for choices in (SURFACE_FIELDS | _UPPER | _BESIDE).values() for name, unit in choices.items()}
 
-# Relative humidity refers to water above the triple point, to ice below a temperature T_ice (K), and in
-# between to a mix whose water share is ((T - T_ice) / (T_0 - T_ice)) ** power: (T_ice, power) by the GRIB
-# code of the centre. NCEP: function FPVSNEW of its post-processing. ECMWF: IFS documentation, part IV,
-# section 7.4.2.
-_ICE_MIX = {"kwbc": (253.16, 1.0), "ecmf": (250.16, 2.0)}
+PRELIMINARY = "0005"
+"""ECMWF's version number of ERA5T; final ERA5 has 0001."""
 
 Key = tuple[str, int | None]  # ecCodes' name and the level in hPa, None at the surface
 
@@ -80,190 +69,187 @@ class HumidityWarning(UserWarning):
     """Specific humidity was derived where the relative humidity it comes from cannot carry it."""
 
 
-@dataclass
-class _Fields:
-    """The wanted fields of one file at one time, each (H, W) on `grid`."""
+class _Place(NamedTuple):
+    """Where a field stands."""
 
-    source: str
-    time: np.datetime64
-    grid: Grid
+    path: Path
+    offset: int
+    number: int  # among the fields of one message
+
+
+class _Run(NamedTuple):
+    """What fields of one time must share to be of one state; of several the least is the best."""
+
+    lead: int  # hours since the start of the forecast, 0 of an analysis
+    version: str
     centre: str
-    values: dict[Key, NDArray[np.float32]] = field(default_factory=dict)
-
-    def where(self) -> str:
-        return f"{self.source}, {np.datetime_as_string(self.time, 'h')}"
-
-    def label(self, key: Key) -> str:
-        return f"{self.where()}: {key[0]}" + (f" at {key[1]} hPa" if key[1] else "")
 
 
-def state_from_grib(path: str | Path, grid: Grid, time: np.datetime64 | str | None = None) -> xr.DataArray:
-    """Read a validated state on `grid` from a GRIB file (edition 1 or 2, multi-field messages included).
+class GribStates(StateSource):
+    """States of GRIB files of one product (edition 1 or 2, multi-field messages included), on one grid.
+
+    Of several forecasts for one time the shortest that is whole counts, and of ERA5 the final version before ERA5T: a
+    state is never made of two.
 
     Args:
-        path: a file of global fields on one latitude-longitude or regular Gaussian grid.
-        grid: where the state is wanted; averaged down conservatively, else interpolated bilinearly.
-        time: the valid time (UTC) to take; needed only where the file holds several.
-
-    Returns:
-        The state (69, H, W) in SI units, with `source`, `regridding` and `notes` (what was derived, and what
-        of it is doubtful) among its attributes.
+        name: of the source, for messages.
+        paths: the files; those that cannot be read are left out if there are others.
+        analyses: whether forecasts are left aside.
 
     Raises:
-        StateError: the file is truncated or not GRIB, lacks a field, level or the time, or holds one twice;
-            values are missing, implausible or in another unit; the grid is regional or reduced. The message
-            names file, field and time.
+        StateError: a file is truncated or not GRIB, none holds a field of a state, or the grid is regional or reduced.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise StateError(f"{path}: no such file")
-    fields = _read(path, None if time is None else pd.Timestamp(time).to_datetime64())
-    notes: dict[str, None] = {}  # an ordered set: many levels leave the same note
-    array = np.stack([_channel(fields, channel, notes) for channel in CHANNELS])
-    state = make_state(regrid(array, fields.grid, grid), grid, fields.time)
-    state.attrs = {
-        "source": path.name,
-        "regridding": _regridding(fields.grid, grid),
-        "notes": "; ".join(notes),
-    }
-    for note in notes:
-        if "doubtful" in note:
-            warnings.warn(f"{fields.where()}: {note}", HumidityWarning, stacklevel=2)
-    return validate(state, str(path), grid)
+
+    def __init__(self, name: str, paths: Sequence[Path], analyses: bool = False) -> None:
+        self._fields: dict[np.datetime64, dict[_Run, dict[Key, list[_Place]]]] = {}
+        unreadable: dict[str, str] = {}
+        for path in paths:
+            try:
+                found = _index(path, path.stat().st_size, path.stat().st_mtime_ns)
+            except StateError as error:
+                if len(paths) == 1:
+                    raise
+                unreadable[path.name] = str(error).removeprefix(f"{path}: ")
+                continue
+            for time, run, key, place in found:
+                if not (analyses and run.lead):
+                    self._fields.setdefault(time, {}).setdefault(run, {}).setdefault(key, []).append(place)
+        if not self._fields:
+            left = "; ".join(f"{file}: {why}" for file, why in unreadable.items())
+            kind = "no analysis" if analyses and len(paths) > len(unreadable) else "no field of a state"
+            raise StateError(f"{name}: it holds {kind}" + (f"; left out: {left}" if left else ""))
+        time = max(self._fields)
+        key, (place, *_) = next(iter(self._best(time)[1].items()))
+        with _field(place) as message:
+            grid = _grid(message, f"{name}, {time}: {key[0]}")[0]
+        super().__init__(name, grid, self._fields, unreadable)
+
+    def gaps(self, time: np.datetime64) -> list[str]:
+        """Names of the channels that are not there at `time`, nor can be derived."""
+        return _gaps(*self._best(self._moment(time)))
+
+    def describe(self, time: np.datetime64) -> str:
+        """That the state of a time is a forecast, or ERA5T."""
+        run, _ = self._best(self._moment(time))
+        said = [f"forecast of {run.lead} h from {time - np.timedelta64(run.lead, 'h')}"] if run.lead else []
+        said += ["preliminary (ERA5T, expver 5)"] if run.version == PRELIMINARY else []
+        return ", ".join(said)
+
+    def surface(self, time: np.datetime64 | str) -> xr.Dataset:
+        """Surface pressure `ps` and dewpoint `td2m`, where they are there; precipitation and OLR are not instants."""
+        hour = self._moment(time)
+        _, held = self._best(hour)
+        found = {}
+        for short, (name,) in _BESIDE.items():
+            if (name, None) in held:
+                values, _ = self._values(hour, (name, None), held[name, None])
+                found[short] = (("latitude", "longitude"), values, {"units": _UNITS[name]})
+        return xr.Dataset(found, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
+
+    def _best(self, time: np.datetime64) -> tuple[_Run, dict[Key, list[_Place]]]:
+        """The run that a time's state is made of: the least whole one, else the one that lacks least."""
+        runs = sorted(self._fields[time].items())
+        return min(runs, key=lambda item: len(_gaps(*item)))
+
+    def _remedy(self, time: np.datetime64, missing: list[str]) -> str:
+        variables = dict.fromkeys(CHANNELS[index(name)].variable for name in missing)
+        names = (" or ".join((SURFACE_FIELDS | _UPPER)[variable]) for variable in variables)
+        said = f"; in GRIB these are {', '.join(names)}"
+        run, held = self._best(time)
+        if run.centre not in DEFINED and any(name == "r" for name, _ in held):
+            said += f"; what relative humidity refers to at the centre {run.centre!r} is not known, q is needed"
+        twice = [_called(key) for key, places in held.items() if len(places) > 1]
+        said += f"; {twice[0]} is there twice (ensemble members, or two runs)" if twice else ""
+        return said + self._left_out()
+
+    def _read(self, time: np.datetime64, channels: Sequence[Channel]) -> tuple[NDArray[np.float32], list[str]]:
+        run, held = self._best(time)
+        notes: dict[str, None] = {}  # an ordered set: many levels leave the same note
+        array = np.stack([self._channel(time, run, held, channel, notes) for channel in channels])
+        for note in notes:
+            if "doubtful" in note:
+                warnings.warn(f"{self.name}, {time}: {note}", HumidityWarning, stacklevel=4)
+        return array, list(notes)
+
+    def _channel(
+        self,
+        time: np.datetime64,
+        run: _Run,
+        held: dict[Key, list[_Place]],
+        channel: Channel,
+        notes: dict[str, None],
+    ) -> NDArray[np.float32]:
+        """One channel in SI units; adds a note on whatever had to be derived."""
+        name = next(name for name in _choices(channel) if (name, channel.level) in held)
+        values, label = self._values(time, (name, channel.level), held[name, channel.level])
+        if name == "gh":
+            notes[f"z from geopotential height times {GRAVITY}"] = None
+            return (values * GRAVITY).astype(np.float32)
+        if name in ("prmsl", "mslet"):
+            notes[f"msl from {name}"] = None
+        if name != "r" or channel.level is None:
+            return values
+        notes["q from relative humidity over water, ice or their mix"] = None
+        if channel.level <= DOUBTFUL_HUMIDITY:
+            notes[f"q down to {DOUBTFUL_HUMIDITY} hPa is doubtful: relative humidity says little in air so cold"] = None
+        temperature = self._values(time, ("t", channel.level), held["t", channel.level])[0].astype(np.float64)
+        check_values(CHANNELS[index(f"t{channel.level}")], temperature, label)
+        humidity = specific_humidity(values.astype(np.float64), temperature, 100.0 * channel.level, run.centre)
+        return humidity.astype(np.float32)
+
+    def _values(self, time: np.datetime64, key: Key, places: list[_Place]) -> tuple[NDArray[np.float32], str]:
+        """One field (H, W), rows from the north, columns from 0 E; and what names it in messages."""
+        label = f"{self.name}, {time}: {_called(key)}"
+        if len(places) > 1:
+            files = ", ".join(dict.fromkeys(place.path.name for place in places))
+            raise StateError(f"{label} is there twice (ensemble members, or two runs) in {files}; leave one of them")
+        with _field(places[0]) as message:
+            if _wanted(message) != key or valid_time(message) != time:
+                raise StateError(f"{label}: {places[0].path} has changed since it was looked at; open it again")
+            grid, order = _grid(message, label)
+            if not grid.matches(self.grid):
+                raise StateError(f"{label} is on another grid than other fields; keep grids in files of their own")
+            return values_of(message, label, _UNITS[key[0]])[order].reshape(grid.shape), label
 
 
-def times_in_grib(path: str | Path) -> NDArray[np.datetime64]:
-    """The valid times (n,) datetime64[h] of the fields that a state can be made from, ascending.
-
-    Raises:
-        StateError: the file is truncated or not GRIB, or holds no such field.
-    """
-    times = {valid_time(message) for message in messages(Path(path)) if _wanted(message)}
-    if not times:
-        raise StateError(f"{path}: it holds no field of a state")
-    return np.array(sorted(times), "datetime64[h]")
+def _called(key: Key) -> str:
+    return key[0] + (f" at {key[1]} hPa" if key[1] else "")
 
 
-def regrid(fields: NDArray[np.floating], source: Grid, target: Grid) -> NDArray[np.floating]:
-    """Bring fields (..., H, W) to another grid, averaged down conservatively or interpolated bilinearly."""
-    how = _regridding(source, target)
-    if how == "none":
-        return fields
-    return (conservative_average if how == "conservative" else bilinear)(fields, source, target)
+def _choices(channel: Channel) -> dict[str, str]:
+    return (_UPPER if channel.level else SURFACE_FIELDS)[channel.variable]
 
 
-def _regridding(source: Grid, target: Grid) -> str:
-    if source.matches(target):
-        return "none"
-    coarser = all(to < of for to, of in zip(target.shape, source.shape, strict=True))
-    return "conservative" if coarser else "bilinear"
+def _gaps(run: _Run, held: dict[Key, list[_Place]]) -> list[str]:
+    """Channels that a run's fields do not give."""
+
+    def there(name: str, level: int | None) -> bool:
+        if name == "r" and (run.centre not in DEFINED or ("t", level) not in held):
+            return False
+        return (name, level) in held
+
+    return [c.name for c in CHANNELS if not any(there(name, c.level) for name in _choices(c))]
 
 
-def saturation_vapour_pressure(temperature: NDArray[np.floating], centre: str) -> NDArray[np.floating]:
-    """Saturation vapour pressure (Pa) that a centre's relative humidity refers to, from temperature (K).
-
-    Over water at and above the triple point, over ice below 253.16 K (NCEP, `kwbc`) or 250.16 K (ECMWF,
-    `ecmf`), over a mix in between (linear at NCEP, quadratic at ECMWF). Coefficients as in the IFS: Buck
-    (1981) over water, Alduchov and Eskridge (1996) over ice.
-
-    Raises:
-        KeyError: another centre, whose definition is not known here.
-    """
-    ice, power = _ICE_MIX[centre]
-    above = temperature - TRIPLE_POINT
-    over_water = 611.21 * np.exp(17.502 * above / (temperature - 32.19))
-    over_ice = 611.21 * np.exp(22.587 * above / (temperature + 0.7))
-    share = np.clip((temperature - ice) / (TRIPLE_POINT - ice), 0, 1) ** power
-    return share * over_water + (1 - share) * over_ice
-
-
-def specific_humidity(
-    relative_humidity: NDArray[np.floating],
-    temperature: NDArray[np.floating],
-    pressure: NDArray[np.floating] | float,
-    centre: str,
-) -> NDArray[np.floating]:
-    """Specific humidity, kg/kg: q = eps e / (p - (1 - eps) e), e being the stated share of saturation.
-
-    relative_humidity in per cent, temperature in K, pressure in Pa; centre as for the saturation pressure.
-    """
-    vapour = relative_humidity / 100 * saturation_vapour_pressure(temperature, centre)
-    return EPSILON * vapour / (pressure - (1 - EPSILON) * vapour)
-
-
-def _channel(fields: _Fields, channel: Channel, notes: dict[str, None]) -> NDArray[np.float32]:
-    """One channel in SI units; adds a note on whatever had to be derived."""
-    names = (_UPPER if channel.level else SURFACE_FIELDS)[channel.variable]
-    found = next((name for name in names if (name, channel.level) in fields.values), None)
-    if found is None:
-        level = f" at {channel.level} hPa" if channel.level else ""
-        raise StateError(f"{fields.where()}: {channel.name} is missing; the file needs {' or '.join(names)}{level}")
-    values = fields.values[found, channel.level]
-    if found == "gh":
-        notes[f"z from geopotential height times {GRAVITY}"] = None
-        return (values * GRAVITY).astype(np.float32)
-    if found in ("prmsl", "mslet"):
-        notes[f"msl from {found}"] = None
-    if found == "r" and channel.level:
-        return _humidity(fields, values, channel.level, notes)
-    return values
-
-
-def _humidity(
-    fields: _Fields, relative: NDArray[np.float32], level: int, notes: dict[str, None]
-) -> NDArray[np.float32]:
-    if ("t", level) not in fields.values:
-        raise StateError(f"{fields.where()}: t{level} is missing, and q{level} cannot be derived without it")
-    if fields.centre not in _ICE_MIX:
-        raise StateError(
-            f"{fields.where()}: q{level} is missing, and what relative humidity refers to at the centre "
-            f"{fields.centre!r} is not known; add specific humidity to the file"
-        )
-    notes["q from relative humidity over water, ice or their mix"] = None
-    if level <= DOUBTFUL_HUMIDITY:
-        doubt = f"q down to {DOUBTFUL_HUMIDITY} hPa is doubtful: relative humidity says little in air so cold"
-        notes[doubt] = None
-    temperature = fields.values["t", level].astype(np.float64)
-    check_values(CHANNELS[index(f"t{level}")], temperature, fields.where())
-    humidity = specific_humidity(relative.astype(np.float64), temperature, 100.0 * level, fields.centre)
-    return humidity.astype(np.float32)
-
-
-def _read(path: Path, time: np.datetime64 | None) -> _Fields:
-    """All wanted fields at `time` (or at the file's only time), rows from the north, columns from 0 E."""
-    fields: _Fields | None = None
-    points, section, taken = np.empty(0, np.intp), "", time
-    times: set[np.datetime64] = set()
+@lru_cache(maxsize=4096)
+def _index(path: Path, size: int, changed: int) -> list[tuple[np.datetime64, _Run, Key, _Place]]:
+    """The fields of a state in a file as it was when it had this size and time of change."""
+    found, offset, number = [], -1, 0
     for message in messages(path):
+        here = int(eccodes.codes_get(message, "offset"))
+        offset, number = here, number + 1 if here == offset else 0
         key = _wanted(message)
         if key is None:
             continue
         valid = valid_time(message)
-        times.add(valid)
-        taken = valid if taken is None else taken
-        if valid != taken:
-            continue
-        if fields is None:
-            grid, points = _grid(message, f"{path}, {np.datetime_as_string(valid, 'h')}: {key[0]}")
-            section = eccodes.codes_get(message, "md5GridSection")
-            fields = _Fields(str(path), valid, grid, eccodes.codes_get(message, "centre"))
-        label = fields.label(key)
-        if eccodes.codes_get(message, "md5GridSection") != section:
-            raise StateError(f"{label} is on another grid than the fields before it; split the file by grid")
-        if key in fields.values:
-            raise StateError(f"{label} is there twice (ensemble members, or two runs); leave one in the file")
-        fields.values[key] = values_of(message, label, _UNITS[key[0]])[points].reshape(fields.grid.shape)
-    if time is None and len(times) > 1:
-        raise StateError(f"{path}: holds {len(times)} times ({_spell(times)}); say which one to take")
-    if fields is None:
-        held = f"it holds {_spell(times)}" if times else "it holds no field of a state"
-        raise StateError(f"{path}: " + (held if time is None else f"nothing is valid at {time}; {held}"))
-    return fields
-
-
-def _spell(times: set[np.datetime64]) -> str:
-    shown = [np.datetime_as_string(time, "m") for time in sorted(times)]
-    return ", ".join(shown if len(shown) <= 4 else [*shown[:3], "...", shown[-1]])
+        try:
+            hour = as_hour(valid)
+        except StateError as error:
+            raise StateError(f"{path}: {key[0]}: {error}") from error
+        version = eccodes.codes_get(message, "expver") if eccodes.codes_is_defined(message, "expver") else ""
+        run = _Run(_lead(message, valid), version, eccodes.codes_get(message, "centre"))
+        found.append((hour, run, key, _Place(path, offset, number)))
+    return found
 
 
 @contextmanager
@@ -298,6 +284,25 @@ def messages(path: Path) -> Iterator[int]:
         raise StateError(f"{path}: not a GRIB file, or an empty one")
 
 
+@contextmanager
+def _field(place: _Place) -> Iterator[int]:
+    """The handle of the field at a place."""
+    with place.path.open("rb") as file, _multi_field_support(file):
+        file.seek(place.offset)
+        try:
+            for _ in range(place.number):
+                eccodes.codes_release(eccodes.codes_grib_new_from_file(file))
+            message = eccodes.codes_grib_new_from_file(file)
+        except eccodes.CodesInternalError as error:
+            raise StateError(f"{place.path}: cannot be read any more: {error}; fetch it again") from error
+        if message is None:
+            raise StateError(f"{place.path} has changed since it was looked at; open it again")
+        try:
+            yield message
+        finally:
+            eccodes.codes_release(message)
+
+
 def _wanted(message: int) -> Key | None:
     """Name and level of a field that a state can be made from; None for all others, time means included."""
     name, level = eccodes.codes_get(message, "shortName"), None
@@ -310,11 +315,16 @@ def _wanted(message: int) -> Key | None:
 
 def valid_time(message: int) -> np.datetime64:
     """The valid time of a field, datetime64[m]."""
-    date, clock = (
-        str(eccodes.codes_get(message, "validityDate")),
-        int(eccodes.codes_get(message, "validityTime")),
-    )
-    return np.datetime64(f"{date[:4]}-{date[4:6]}-{date[6:]}T{clock // 100:02}:{clock % 100:02}", "m")
+    return _time(message, "validityDate", "validityTime")
+
+
+def _time(message: int, date: str, clock: str) -> np.datetime64:
+    day, minutes = str(eccodes.codes_get(message, date)), int(eccodes.codes_get(message, clock))
+    return np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}T{minutes // 100:02}:{minutes % 100:02}", "m")
+
+
+def _lead(message: int, valid: np.datetime64) -> int:
+    return int((valid - _time(message, "dataDate", "dataTime")) // np.timedelta64(1, "h"))
 
 
 def values_of(message: int, label: str, unit: str) -> NDArray[np.float32]:
@@ -332,17 +342,19 @@ def values_of(message: int, label: str, unit: str) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
+_grids: dict[str, tuple[Grid, NDArray[np.intp]]] = {}
+
+
 def _grid(message: int, label: str) -> tuple[Grid, NDArray[np.intp]]:
     """The grid of a message, and the order that orders its points by row from the north, then from 0 E."""
+    section = eccodes.codes_get(message, "md5GridSection")
+    if section in _grids:
+        return _grids[section]
     latitude = eccodes.codes_get_array(message, "latitudes")
-    # Coded in millionths of a degree: rounding keeps 359.9999999 from becoming a column of its own.
     longitude = np.round(eccodes.codes_get_array(message, "longitudes") % 360, 6) % 360
-    rows, columns = np.unique(latitude)[::-1], np.unique(longitude)
+    rows, columns = np.unique(latitude), np.unique(longitude)
     if len(rows) * len(columns) != len(latitude):
         kind = eccodes.codes_get(message, "gridType")
         raise StateError(f"{label} is on a {kind} grid; interpolate it to latitude-longitude first")
-    step = 1.5 * 360 / len(columns)
-    gaps = np.diff(columns, append=columns[0] + 360)
-    if gaps.max() > step or rows[0] < 90 - step or rows[-1] > step - 90:
-        raise StateError(f"{label} covers only part of the globe; a state needs all of it")
-    return Grid("GRIB", rows, columns), np.lexsort((longitude, -latitude))
+    _grids[section] = global_grid(rows, columns, label), np.lexsort((longitude, -latitude))
+    return _grids[section]

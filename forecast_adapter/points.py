@@ -17,8 +17,9 @@ from scipy.spatial import cKDTree
 from dacycle.forecast_adapter.channels import CHANNELS, index
 from dacycle.forecast_adapter.grib import GRAVITY, SURFACE_FIELDS, messages, valid_time, values_of
 from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM
+from dacycle.forecast_adapter.products import is_grib, open_states
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values
-from dacycle.forecast_adapter.statefiles import is_grib, native_state, write_states
+from dacycle.forecast_adapter.statefiles import write_states
 
 __all__ = ["PointFields", "Stencil", "positions", "read_orography", "read_points", "stencil", "write_points"]
 
@@ -95,7 +96,7 @@ def stencil(fields: PointFields, latitude: NDArray, longitude: NDArray) -> Stenc
 
 
 def read_points(path: Path, time: np.datetime64 | None = None) -> PointFields:
-    """The surface channels of a GRIB file, on whatever grid, or of a state in netCDF or Zarr.
+    """The surface channels of a GRIB file, on whatever grid, or of a netCDF file or Zarr store.
 
     Args:
         path: the file; fields that are none of the surface channels are passed over.
@@ -107,8 +108,14 @@ def read_points(path: Path, time: np.datetime64 | None = None) -> PointFields:
     """
     if is_grib(path):
         return _read_grib(path, time)
-    state = native_state(path, time)
-    values = {name: state.values[index(name)].ravel().astype(float) for name in SURFACE_FIELDS}
+    source = open_states(path)
+    time = source.only_time() if time is None else as_hour(time)
+    absent = source.gaps(time)
+    there = [name for name in SURFACE_FIELDS if name not in absent]
+    if not there:
+        raise StateError(f"{path}, {time}: it holds no surface channel ({', '.join(SURFACE_FIELDS)})")
+    state = source.fields(time, there)
+    values = {name: plane.ravel().astype(float) for name, plane in zip(there, state.values, strict=True)}
     return PointFields(path, as_hour(state.time.values), *_mesh(state), values)
 
 
@@ -153,7 +160,7 @@ def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_grib(like.path):
-        state = native_state(like.path, like.time)
+        state = open_states(like.path).state(like.time)
         whole = state.copy(data=state.values if rest else np.zeros_like(state.values))
         for name, field_values in values.items():
             whole.values[index(name)] = field_values.reshape(whole.shape[1:])

@@ -1,7 +1,7 @@
 """A state: 69 channels on a grid at a time, validated, and its WeatherBench2 form in files.
 
 In memory a state is a float32 `xarray.DataArray` (channel, latitude, longitude) with a scalar `time`; in files it is a
-dataset in the WeatherBench2 schema. Fields are found by name and ordered by coordinate, never by position.
+dataset in the WeatherBench2 schema (`datasets` reads it, and its relatives).
 """
 
 from typing import Any
@@ -13,18 +13,10 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, NAMES, WB2_NAMES, Channel
 from dacycle.forecast_adapter.grid import Grid, GridError
 
-__all__ = ["StateError", "as_hour", "check_values", "from_dataset", "grid_of", "make_state", "to_dataset", "validate"]
+__all__ = ["StateError", "as_hour", "check_values", "grid_of", "make_state", "to_dataset", "validate"]
 
 SURFACE = ("u10", "v10", "t2m", "msl")
 UPPER = ("z", "q", "u", "v", "t")
-# Other tools' names for the same things: CDS netCDF old and new, cfgrib.
-_ALIASES = {
-    "isobaricInhPa": "level",
-    "pressure_level": "level",
-    "lat": "latitude",
-    "lon": "longitude",
-    "valid_time": "time",
-}
 
 
 class StateError(ValueError):
@@ -142,65 +134,3 @@ def to_dataset(state: xr.DataArray) -> xr.Dataset:
             "longitude": ("longitude", state.longitude.values, {"units": "degrees_east"}),
         },
     )
-
-
-def from_dataset(dataset: xr.Dataset, time: np.datetime64 | str, source: str = "dataset") -> xr.DataArray:
-    """A validated state at `time` from a dataset in the WeatherBench2 schema, whatever its dimension order.
-
-    Raises:
-        StateError: naming the missing variable, level or time, or what `validate` finds.
-    """
-    present = {**{name: name for name in dataset.variables}, **{d: d for d in dataset.dims}}
-    dataset = dataset.rename({old: new for old, new in _ALIASES.items() if old in present and new not in present})
-    _require(dataset, source)
-    when = as_hour(time).astype("datetime64[ns]")
-    if "time" in dataset.dims:
-        count = int((dataset.time.values.astype("datetime64[ns]") == when).sum())
-        if count != 1:
-            raise StateError(f"{source}: {count} states at {np.datetime_as_string(when, 'h')}, need exactly one")
-        dataset = dataset.isel(time=int(np.argmax(dataset.time.values.astype("datetime64[ns]") == when)))
-    elif "time" in dataset.coords and dataset.time.values.astype("datetime64[ns]") != when:
-        held = np.datetime_as_string(dataset.time.values.astype("datetime64[ns]"), "h")
-        raise StateError(f"{source}: no state at {np.datetime_as_string(when, 'h')}, only at {held}")
-    extra = sorted(str(d) for d in dataset.dims if d not in ("level", "latitude", "longitude"))
-    if extra:
-        raise StateError(f"{source}: has further dimensions ({', '.join(extra)}); select one entry of each first")
-    dataset = dataset.assign_coords(longitude=np.asarray(dataset.longitude, float) % 360)
-    dataset = dataset.sortby("latitude", ascending=False).sortby("longitude")
-    parts = [dataset[WB2_NAMES[v]].transpose("latitude", "longitude").values[None] for v in SURFACE]
-    levels = dataset.sel(level=list(LEVELS))
-    parts += [levels[WB2_NAMES[v]].transpose("level", "latitude", "longitude").values for v in UPPER]
-    for name, part in zip((*SURFACE, *UPPER), parts, strict=True):
-        _check_units(dataset[WB2_NAMES[name]], name, f"{source}, {np.datetime_as_string(when, 'h')}")
-        if not np.issubdtype(part.dtype, np.floating):
-            raise StateError(f"{source}: {WB2_NAMES[name]} is {part.dtype}, not floating point")
-    state = make_state(np.concatenate(parts).astype(np.float32), grid_of(dataset), when)
-    return validate(state, source)
-
-
-def _require(dataset: xr.Dataset, source: str) -> None:
-    missing = [WB2_NAMES[v] for v in (*SURFACE, *UPPER) if WB2_NAMES[v] not in dataset]
-    missing += [d for d in ("latitude", "longitude", "level") if d not in dataset.coords]
-    if missing:
-        raise StateError(f"{source}: missing {', '.join(missing)}")
-    absent = [str(level) for level in LEVELS if level not in dataset.level.values]
-    if absent:
-        raise StateError(f"{source}: levels missing (hPa): {', '.join(absent)}")
-
-
-# Spellings of the SI units in files of ECMWF, NOAA and WeatherBench2.
-_UNITS = {
-    "z": ("m2 s-2", "m**2 s**-2", "m^2 s^-2", "m2/s2"),
-    "q": ("kg kg-1", "kg kg**-1", "kg kg^-1", "kg/kg", "1"),
-    "t": ("K", "kelvin"),
-    "msl": ("Pa", "pascal"),
-    "wind": ("m s-1", "m s**-1", "m s^-1", "m/s"),
-}
-
-
-def _check_units(variable: xr.DataArray, short: str, when: str) -> None:
-    """A unit that is stated must be the SI one; an unstated one is left to the plausible ranges."""
-    kind = "t" if short in ("t", "t2m") else short if short in _UNITS else "wind"
-    stated = variable.attrs.get("units")
-    if stated is not None and stated not in _UNITS[kind]:
-        raise StateError(f"{when}: {variable.name} is in {stated!r}; convert it to {_UNITS[kind][0]!r} first")

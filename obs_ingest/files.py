@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.remote import is_url
 from dacycle.obs_ingest import fetch
 from dacycle.obs_ingest.sources import MOST_PROBLEMS, Inventory, duration
 from dacycle.obs_ingest.table import ObservationError
@@ -132,7 +133,7 @@ class Files:
         """
         found: set[Path] = set()
         for place in self._places:
-            if fetch.is_url(place):
+            if is_url(place):
                 found.update(fetch.mirror(place, patterns=self._patterns))
             elif Path(place).is_dir():
                 found.update(file for pattern in self._patterns for file in Path(place).glob(pattern))

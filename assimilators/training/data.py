@@ -76,7 +76,7 @@ def _check_complete(reference: Reference, times: NDArray[np.datetime64], grid: G
         )
 
 
-def _check_finite(state: NDArray[np.float32], folder: Path, time: np.datetime64) -> None:
+def _check_finite(state: NDArray[np.float32], folder: Path | str, time: np.datetime64) -> None:
     # One sum finds any value that is not finite at a tenth of the cost of looking at each.
     if np.isfinite(state.sum(dtype=np.float64)):
         return

@@ -16,6 +16,7 @@ from rich.table import Table
 from dacycle.cycler.cli.files import parse_time
 from dacycle.cycler.cli.world import parse_years
 from dacycle.cycler.disk import write_whole
+from dacycle.forecast_adapter.remote import is_url
 from dacycle.obs_ingest import fetch as fetching
 from dacycle.obs_ingest.ingest import IngestedWindow, total, window_file, write_table
 from dacycle.obs_ingest.ingest import ingest as make_tables
@@ -75,7 +76,7 @@ def ingest(
 def _one_window(source: str, files: list[str], options: dict[str, Any], window: Window, out: Path) -> None:
     tables, inventories = [], []
     for file in files:
-        if not fetching.is_url(file) and not Path(file).exists():
+        if not is_url(file) and not Path(file).exists():
             raise ObservationError(f"{file}: no such file")
         reader = build_source({"cutoff": "none", **options, "source": source, "path": file}, None, 0)
         with console.status(f"reading {file}"):

@@ -48,7 +48,7 @@ def archive(tmp_path):
         ({"observations": [{"source": "stations", "cutoff": "3h"}] * 2}, "two sources have one name"),
         ({"deny": ["orl"]}, "deny: 'orl' is no source"),
         ({"cold_start": {"lagged": "48h"}}, "cold_start needs the reference at 2023-12-31T18"),
-        ({"cold_start": {"state": "nothing.nc"}}, "cold_start.state: there is no file nothing.nc"),
+        ({"cold_start": {"state": "nothing.nc"}}, "nothing.nc: no such file or folder"),
     ],
 )
 def test_what_does_not_exist_or_fit_is_refused(content, archive, changes, expected):
@@ -148,13 +148,13 @@ def _fewer_levels(dataset: xr.Dataset) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (_without_humidity, "missing specific_humidity"),
+        (_without_humidity, "missing q (specific_humidity) on all levels"),
         (_with_a_gap, "2024-01-03T06: t500 has values that are not finite"),
         (_in_metres, "geopotential is in 'm'"),
         (_in_unnamed_hectopascals, "if this is hPa, multiply by 100"),
-        (_coarser, "not on 5.625deg (32, 64)"),
-        (_one_frame, "0 states at 2024-01-03T00, need exactly one"),
-        (_fewer_levels, "levels missing (hPa): 50"),
+        (_coarser, "a grid of 16 x 32 is coarser than 5.625deg"),
+        (_one_frame, "no state at 2024-01-03T00"),
+        (_fewer_levels, "on levels 50 hPa"),
     ],
 )
 def test_a_spoilt_file_of_states_is_refused(content, archive, tmp_path, world, spoil, expected):

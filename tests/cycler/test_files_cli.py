@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from dacycle.cycler.cli import app
 from dacycle.cycler.cli.files import read_frames
 from dacycle.forecast_adapter.channels import WB2_NAMES
+from dacycle.forecast_adapter.datasets import from_dataset
 from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.reference import Reference
-from dacycle.forecast_adapter.state import from_dataset
-from dacycle.forecast_adapter.statefiles import read_state, times_in, write_states
+from dacycle.forecast_adapter.statefiles import read_state, write_states
 from dacycle.obs_ingest.table import from_arrow
 from tests.conftest import TinyWorld
 from tests.worlds import DAMPING, make_model, profile
@@ -199,7 +200,7 @@ class TestForecast:
         cases = {
             text: "GRIB",
             cut: "cannot be opened",
-            empty: "cannot be opened",
+            empty: "holds no GRIB or netCDF file",
             tmp_path / "nowhere.nc": "no such file",
             partial: "specific_humidity",
         }
@@ -221,9 +222,9 @@ class TestForecast:
 
 
 def test_times_in_a_file(two: Path, shared: Path) -> None:
-    assert_array_equal(times_in(two), [START - 6 * HOUR, START])
+    assert_array_equal(open_states(two).times, [START - 6 * HOUR, START])
     members = shared / "grid/era5_eda10_zt_500_850_3deg_20170101-02_12h.grib"
-    assert_array_equal(times_in(members), np.datetime64("2017-01-01T00", "h") + 12 * HOUR * np.arange(4))
+    assert_array_equal(open_states(members).times, np.datetime64("2017-01-01T00", "h") + 12 * HOUR * np.arange(4))
 
 
 def test_an_interrupted_write_leaves_nothing(states: xr.Dataset, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from dacycle.forecast_adapter import remote
 from dacycle.obs_ingest import fetch
 from dacycle.obs_ingest.sources import build_source
 from dacycle.obs_ingest.table import ObservationError
@@ -77,8 +78,8 @@ def server():
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """No waiting, always asking again, and a cache of the test's own."""
-    monkeypatch.setattr(fetch, "PAUSE", 0.0)
-    monkeypatch.setattr(fetch, "FRESH", 0.0)
+    monkeypatch.setattr(remote, "PAUSE", 0.0)
+    monkeypatch.setattr(remote, "FRESH", 0.0)
     monkeypatch.setenv("DACYCLE_CACHE", str(tmp_path / "cache"))
 
 

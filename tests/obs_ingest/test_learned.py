@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import GROUPS
-from dacycle.forecast_adapter.grib import HumidityWarning, regrid, state_from_grib
-from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
+from dacycle.forecast_adapter.grib import HumidityWarning
+from dacycle.forecast_adapter.grid import Grid, interpolate_to_points, regrid
 from dacycle.forecast_adapter.models import ModelFileError
 from dacycle.forecast_adapter.onnxfile import write_metadata
+from dacycle.forecast_adapter.statefiles import read_state
 from dacycle.forecast_adapter.worlds import load_world
 from dacycle.obs_ingest.learned import LearnedOperator, load_operator, operator_metadata
 from dacycle.obs_ingest.operators import equivalents
@@ -257,7 +258,7 @@ def gfs_olr(operator: LearnedOperator, path: Path):
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HumidityWarning)
-        frame = state_from_grib(path, operator.grid).values
+        frame = read_state(path, operator.grid).values
     keys = {"typeOfLevel": "nominalTop", "shortName": "sulwrf"}
     with xr.open_dataset(path, engine="cfgrib", backend_kwargs={"filter_by_keys": keys, "indexpath": ""}) as file:
         field = file["sulwrf"].load()

@@ -1,0 +1,190 @@
+"""The names, units and coordinates that datasets of states come with, and the ones that are used here.
+
+WeatherBench2 and ARCO-ERA5 have long names, the Climate Data Store short ones; its old netCDF has `time` and `level`,
+its new one `valid_time` and `pressure_level`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from dacycle.forecast_adapter.channels import WB2_NAMES
+from dacycle.forecast_adapter.state import StateError, as_hour
+
+__all__ = [
+    "BESIDE",
+    "DIMENSIONS",
+    "HOURLY",
+    "VARIABLES",
+    "check_unit",
+    "hours_of",
+    "levels_of",
+    "standardised",
+    "validity_of",
+]
+
+_GRAVITY = 9.80665
+
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "u10": (WB2_NAMES["u10"], "u10", "10u"),
+    "v10": (WB2_NAMES["v10"], "v10", "10v"),
+    "t2m": (WB2_NAMES["t2m"], "t2m", "2t"),
+    "msl": (WB2_NAMES["msl"], "msl", "prmsl"),
+    "z": (WB2_NAMES["z"], "z", "geopotential_height", "gh"),
+    "q": (WB2_NAMES["q"], "q"),
+    "u": (WB2_NAMES["u"], "u"),
+    "v": (WB2_NAMES["v"], "v"),
+    "t": (WB2_NAMES["t"], "t"),
+}
+"""Names that a variable is found under, the best first."""
+
+HOURLY: frozenset[str] = frozenset({"total_precipitation", "tp", "top_net_thermal_radiation", "ttr"})
+"""Sums over the hour that ends at the time, in ERA5."""
+
+BESIDE: dict[str, tuple[str, dict[str, float]]] = {
+    "tp6h": ("kg m-2", {"total_precipitation_6hr": 1e3, "total_precipitation": 1e3, "tp": 1e3}),
+    "olr": (
+        "W m-2",
+        {"outgoing_longwave_radiation": 1.0, "top_net_thermal_radiation": -1 / 21600, "ttr": -1 / 21600},
+    ),
+    "td2m": ("K", {"2m_dewpoint_temperature": 1.0, "d2m": 1.0, "2d": 1.0}),
+    "ps": ("Pa", {"surface_pressure": 1.0, "sp": 1.0}),
+}
+"""Surface fields beside the state: SI unit, names, and factors from what (the sum over) their hours holds."""
+
+DIMENSIONS = {
+    "isobaricInhPa": "level",
+    "pressure_level": "level",
+    "lat": "latitude",
+    "lon": "longitude",
+    "time_index": "time",
+    "valid_time": "time",
+}
+"""Other names of the dimensions time, level, latitude and longitude."""
+
+# Spellings of the SI units in files of ECMWF, NOAA and WeatherBench2.
+_UNITS = {
+    "z": ("m2 s-2", "m**2 s**-2", "m^2 s^-2", "m2/s2"),
+    "gh": ("m", "gpm"),
+    "q": ("kg kg-1", "kg kg**-1", "kg kg^-1", "kg/kg", "1"),
+    "t": ("K", "kelvin"),
+    "msl": ("Pa", "pascal"),
+    "wind": ("m s-1", "m s**-1", "m s^-1", "m/s"),
+}
+
+
+def standardised(dataset: xr.Dataset, source: str) -> xr.Dataset:
+    """The dataset with the dimensions time, level, latitude, longitude, and none of length 1 beside them.
+
+    Raises:
+        StateError: valid times are a table of starts and leads.
+    """
+    if "valid_time" in dataset.variables:
+        dataset = _by_valid_time(dataset, source)
+    present = {*map(str, dataset.variables), *map(str, dataset.dims)}
+    dataset = dataset.rename({old: new for old, new in DIMENSIONS.items() if old in present and new not in present})
+    single = [d for d, n in dataset.sizes.items() if n == 1 and d not in ("time", "level", "latitude", "longitude")]
+    if "expver" in dataset.dims and "expver" in dataset.coords:
+        dataset = dataset.sortby("expver")
+    return dataset.squeeze(single, drop=True)
+
+
+def _by_valid_time(dataset: xr.Dataset, source: str) -> xr.Dataset:
+    """cfgrib's `time` is the start of a forecast: what counts is when a field is valid."""
+    valid = dataset["valid_time"]
+    if valid.ndim == 2 and 1 in valid.shape:
+        dataset = dataset.squeeze([d for d in valid.dims if dataset.sizes[d] == 1])
+        valid = dataset["valid_time"]
+    if valid.ndim > 1:
+        raise StateError(f"{source}: holds forecasts by start and lead ({', '.join(map(str, valid.dims))}); select one")
+    dataset = dataset.drop_vars(
+        [name for name in ("time", "step") if name in dataset.coords and name not in valid.dims]
+    )
+    if valid.ndim == 0 or valid.dims == ("valid_time",):
+        return dataset.rename({"valid_time": "time"})
+    (dimension,) = valid.dims
+    values = valid.values
+    return (
+        dataset.drop_vars(["valid_time", dimension], errors="ignore")
+        .rename({dimension: "time"})
+        .assign_coords(time=("time", values))
+    )
+
+
+def hours_of(dataset: xr.Dataset, source: str) -> dict[np.datetime64, int | None]:
+    """The hours of a standardised dataset and their positions; None is that of a single time without a dimension.
+
+    Raises:
+        StateError: there is no coordinate of dates, one is not on the hour, or is there twice.
+    """
+    if "time" not in dataset.coords:
+        raise StateError(f"{source}: has no coordinate `time` of dates, so its states have no valid time")
+    coordinate = dataset["time"]
+    if not np.issubdtype(coordinate.dtype, np.datetime64):
+        coordinate = _decoded(coordinate, dataset.attrs, source)
+    try:
+        hours = [as_hour(time) for time in np.atleast_1d(coordinate.values)]
+    except StateError as error:
+        raise StateError(f"{source}: {error}") from error
+    positions: dict[np.datetime64, int | None] = {}
+    for i, hour in enumerate(hours):
+        if hour in positions:
+            raise StateError(f"{source}: {hours.count(hour)} states at {hour}, need exactly one; drop the others")
+        positions[hour] = i if coordinate.ndim else None
+    return positions
+
+
+def _decoded(coordinate: xr.DataArray, attrs: Mapping[Any, Any], source: str) -> xr.DataArray:
+    """Numbers whose unit stands in the attributes of the whole dataset."""
+    unit = str(attrs.get("time_units", ""))
+    if " since " not in unit:
+        raise StateError(f"{source}: has no coordinate `time` of dates, so its states have no valid time")
+    held = xr.Variable(coordinate.dims, coordinate.values, {"units": unit.partition("(")[0].strip()})
+    return xr.decode_cf(xr.Dataset({"time": held}))["time"]
+
+
+def levels_of(dataset: xr.Dataset) -> dict[int, int | None]:
+    """The pressure levels (hPa) of a standardised dataset and their positions; none where it has no such coordinate."""
+    if "level" not in dataset.coords:
+        return {}
+    level = dataset["level"]
+    scale = 0.01 if level.attrs.get("units") == "Pa" else 1.0
+    values = np.atleast_1d(level.values).astype(float) * scale
+    return {round(value): i if level.ndim else None for i, value in enumerate(values) if value == round(value)}
+
+
+def validity_of(attrs: Mapping[Any, Any], source: str) -> tuple[np.datetime64, np.datetime64, np.datetime64]:
+    """First, last final and last time of a store that says so: ARCO-ERA5's axis of time runs past its data.
+
+    The attributes `valid_time_start`, `valid_time_stop` and `valid_time_stop_era5t` are dates, the last ones included.
+    """
+    start = _bound(attrs, "valid_time_start", "1678-01-01", source)
+    final = _bound(attrs, "valid_time_stop", "2261-12-31", source)
+    return start, final, max(final, _bound(attrs, "valid_time_stop_era5t", str(final), source))
+
+
+def _bound(attrs: Mapping[Any, Any], name: str, default: str, source: str) -> np.datetime64:
+    text = str(attrs.get(name, default))
+    try:
+        time = pd.Timestamp(text)
+    except ValueError:
+        raise StateError(f"{source}: attribute {name} is {text!r}, not a date") from None
+    whole_day = len(text) <= len("2024-01-31") and "stop" in name
+    return np.datetime64(time.tz_localize(None) + pd.Timedelta(hours=23 if whole_day else 0), "h")
+
+
+def check_unit(variable: xr.DataArray, short: str, label: str) -> float:
+    """The factor that brings a variable to SI: 1, or that of a geopotential height which says that it is one.
+
+    Raises:
+        StateError: it states another unit. An unstated one is left to the plausible ranges.
+    """
+    height = short == "z" and variable.name in ("geopotential_height", "gh")
+    kind = "gh" if height else "t" if short in ("t", "t2m") else short if short in _UNITS else "wind"
+    stated = variable.attrs.get("units")
+    if stated is not None and stated not in _UNITS[kind]:
+        raise StateError(f"{label}: {variable.name} is in {stated!r}; convert it to {_UNITS[kind][0]!r} first")
+    return _GRAVITY if height else 1.0

@@ -1,0 +1,174 @@
+"""A source of states: one product in a file, folder or store, as validated states by time.
+
+What is common to all kinds: which times are there, what a time lacks, and errors that name source, field and time.
+`products.open_states` opens one; `grib` and `datasets` read them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, WB2_NAMES, Channel, index
+from dacycle.forecast_adapter.grid import Grid, regrid, regridding
+from dacycle.forecast_adapter.state import StateError, as_hour, check_values, make_state, validate
+
+__all__ = ["StateSource", "global_grid", "spell_channels", "spell_times"]
+
+
+class StateSource(ABC):
+    """States by time.
+
+    Attributes:
+        name: the file, folder or URL, as it was given.
+        grid: the product's own grid: latitude descending, longitude from 0.
+        times: (n,) datetime64[h], ascending: every time of which at least one field of a state is there.
+        unreadable: files that were left out, and why.
+    """
+
+    def __init__(self, name: str, grid: Grid, times: Iterable[np.datetime64], unreadable: dict[str, str]) -> None:
+        self.name = name
+        self.grid = grid
+        self.times: NDArray[np.datetime64] = np.array(sorted(times), "datetime64[h]")
+        self.unreadable = unreadable
+        self._held = frozenset(self.times)
+
+    @abstractmethod
+    def gaps(self, time: np.datetime64) -> list[str]:
+        """Names of the channels that are not there at `time`; none of a whole state. StateError for no such time."""
+
+    @abstractmethod
+    def describe(self, time: np.datetime64) -> str:
+        """What is to be known of a time: that its fields are a forecast's, or preliminary; else nothing."""
+
+    @abstractmethod
+    def _read(self, time: np.datetime64, channels: Sequence[Channel]) -> tuple[NDArray[np.float32], list[str]]:
+        """Fields (n, H, W) on the own grid in SI units, and notes on what was derived."""
+
+    def __contains__(self, time: object) -> bool:
+        """Whether there is a whole state at `time`."""
+        hour = as_hour(time)
+        return hour in self._held and not self.gaps(hour)
+
+    def state(self, time: np.datetime64 | str, grid: Grid | None = None) -> xr.DataArray:
+        """The validated state at `time`.
+
+        Args:
+            time: UTC.
+            grid: where it is wanted, averaged down conservatively, else interpolated bilinearly; by default its own.
+
+        Returns:
+            (69, H, W) in SI units, with the attributes `source`, `regridding` and `notes` (what was derived or is
+            preliminary).
+
+        Raises:
+            StateError: there is none at that time, channels are missing (all of them are named), are there twice, in
+                another unit, not finite or implausible; names source, field and time.
+        """
+        hour = self._moment(time)
+        missing = self.gaps(hour)
+        if missing:
+            raise StateError(f"{self.name}, {hour}: missing {spell_channels(missing)}{self._remedy(hour, missing)}")
+        array, notes = self._read(hour, CHANNELS)
+        own = validate(make_state(array, self.grid, hour), self.name)
+        target = self.grid if grid is None else grid
+        return self._labelled(make_state(regrid(own.values, self.grid, target), target, hour), notes)
+
+    def fields(self, time: np.datetime64 | str, channels: Iterable[str]) -> xr.DataArray:
+        """Some channels at `time` on the own grid, checked as those of a whole state: (channel, latitude, longitude).
+
+        Raises:
+            StateError: as `state`, of these channels.
+            KeyError: no such channel.
+        """
+        names = list(channels)
+        wanted = [CHANNELS[index(name)] for name in names]
+        hour = self._moment(time)
+        missing = [name for name in self.gaps(hour) if name in names]
+        if missing:
+            raise StateError(f"{self.name}, {hour}: missing {spell_channels(missing)}{self._remedy(hour, missing)}")
+        array, notes = self._read(hour, wanted)
+        for channel, values in zip(wanted, array, strict=True):
+            check_values(channel, values, f"{self.name}, {hour}")
+        coordinates = {"channel": names, "latitude": self.grid.latitude, "longitude": self.grid.longitude}
+        made = xr.DataArray(array, coordinates, ("channel", "latitude", "longitude"), name="state")
+        return self._labelled(made.assign_coords(time=hour.astype("datetime64[ns]")), notes)
+
+    def surface(self, time: np.datetime64 | str) -> xr.Dataset:
+        """Those of the surface fields beside the state (`reference.SURFACE_FIELDS`) that are there, in SI units."""
+        self._moment(time)
+        return xr.Dataset()
+
+    def newest(self) -> np.datetime64 | None:
+        """The newest time of a whole state."""
+        return next((time for time in self.times[::-1] if not self.gaps(time)), None)
+
+    def only_time(self) -> np.datetime64:
+        """The time of a source that holds one; StateError where it holds several."""
+        if len(self.times) > 1:
+            raise StateError(f"{self.name}: holds {spell_times(self.times)}; say which one to take")
+        return self.times[0]
+
+    def _labelled(self, state: xr.DataArray, notes: list[str]) -> xr.DataArray:
+        how = regridding(self.grid, Grid("", state.latitude.values, state.longitude.values))
+        said = [self.describe(state.time.values.astype("datetime64[h]")), *notes]
+        if how != "none":
+            shape = " x ".join(map(str, self.grid.shape))
+            said.append(f"brought from a {shape} grid to {' x '.join(map(str, state.shape[1:]))}")
+        source = self.name.rstrip("/").rpartition("/")[2]
+        return state.assign_attrs(source=source, regridding=how, notes="; ".join(note for note in said if note))
+
+    def _moment(self, time: np.datetime64 | str) -> np.datetime64:
+        hour = as_hour(time)
+        if hour not in self._held:
+            raise StateError(f"{self.name}: no state at {hour}; it holds {spell_times(self.times)}{self._left_out()}")
+        return hour
+
+    def _remedy(self, time: np.datetime64, missing: list[str]) -> str:
+        """What would mend a gap, where there is more to say than that the fields are to be added."""
+        return self._left_out()
+
+    def _left_out(self) -> str:
+        files = "; ".join(f"{name} ({why})" for name, why in self.unreadable.items())
+        return f"; left out: {files}" if files else ""
+
+
+def spell_channels(names: Iterable[str]) -> str:
+    """Channels in words: `u10 (10m_u_component_of_wind); z, t on levels 50, 100 hPa; q on all levels`."""
+    channels = [CHANNELS[index(name)] for name in names]
+    parts = [f"{c.name} ({WB2_NAMES[c.variable]})" for c in channels if c.level is None]
+    levels: dict[str, list[int]] = {}
+    for channel in channels:
+        if channel.level is not None:
+            levels.setdefault(channel.variable, []).append(channel.level)
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for variable, held in levels.items():
+        alike.setdefault(tuple(held), []).append(f"{variable} ({WB2_NAMES[variable]})")
+    for lacking, variables in alike.items():
+        where = "all levels" if lacking == LEVELS else f"levels {', '.join(map(str, lacking))} hPa"
+        parts.append(f"{', '.join(variables)} on {where}")
+    return "; ".join(parts)
+
+
+def spell_times(times: Iterable[np.datetime64]) -> str:
+    """`2 times (2024-01-01T00, 2024-01-01T06)`; of many the first and the last."""
+    shown = [str(time) for time in times]
+    count = "1 time" if len(shown) == 1 else f"{len(shown)} times"
+    return f"{count} ({', '.join(shown if len(shown) <= 4 else [*shown[:2], '...', shown[-1]])})"
+
+
+def global_grid(latitude: ArrayLike, longitude: ArrayLike, label: str) -> Grid:
+    """The grid of a product from its rows and columns in any order; StateError, named by `label`, if not global."""
+    # Often coded in millionths of a degree: rounding keeps 359.9999999 from becoming a column of its own.
+    rows = np.sort(np.asarray(latitude, float))[::-1]
+    columns = np.sort(np.round(np.asarray(longitude, float) % 360, 6) % 360)
+    if not (len(rows) and len(columns) and np.isfinite(rows).all() and np.isfinite(columns).all()):
+        raise StateError(f"{label}: latitude or longitude is empty or not finite")
+    if abs(rows).max() > 90 or (np.diff(rows) == 0).any() or (np.diff(columns) == 0).any():
+        raise StateError(f"{label}: latitudes beyond a pole, or a row or column that is there twice; leave one of them")
+    step = 1.5 * 360 / len(columns)
+    if np.diff(columns, append=columns[0] + 360).max() > step or rows[0] < 90 - step or rows[-1] > step - 90:
+        raise StateError(f"{label} covers only part of the globe; a state needs all of it")
+    return Grid("its own", rows, columns)
