@@ -387,7 +387,7 @@ BAD: dict[str, tuple[Callable, list[str]]] = {
         ["msl", "hPa", "multiply by 100"],
     ),
     "Celsius": (lambda d: _unstated(d, "2m_temperature", lambda x: x - 273.15), ["t2m", "Celsius", "273.15"]),
-    "grams": (lambda d: _unstated(d, "specific_humidity", lambda x: x * 1000), ["q1000", "g/kg", "1000"]),
+    "grams": (lambda d: _unstated(d, "specific_humidity", lambda x: x * 1000), ["g/kg", "divide by 1000"]),
     "twice": (lambda d: xr.concat([d, d], "time"), ["2 states at 2024-03-01T00", "drop the others"]),
     "not there": (lambda d: d.assign_coords(time=d.time + 6 * HOUR), ["no state at 2024-03-01T00", "2024-03-01T06"]),
     "half an hour": (lambda d: d.assign_coords(time=d.time + np.timedelta64(30, "m")), ["00:30", "not on the hour"]),
