@@ -65,7 +65,7 @@ def test_an_added_network_is_listed_shown_and_verified(packaged: Path, tmp_path:
     assert "added" in added.stdout
     listed = run.invoke(app, ["models", "--verify"], catch_exceptions=False, env={"COLUMNS": "120"}).stdout
     (row,) = (line for line in listed.splitlines() if "own" in line)
-    assert all(word in row for word in ("stand-in", "5.625deg", "era5", "agrees"))
+    assert all(word in row for word in ("double", "5.625deg", "era5", "agrees"))
     assert "no skill" in run.invoke(app, ["models", "own"], catch_exceptions=False).stdout
     network.write_bytes(network.read_bytes() + b" ")
     with pytest.raises(ModelFileError, match=r"own\.onnx is not the file that was added"):
