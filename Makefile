@@ -59,7 +59,7 @@ fnp: export MALLOC_TRIM_THRESHOLD_ := 8000000000
 fnp: export OMP_NUM_THREADS := 1
 fnp: $(VENV)/train.stamp  ## train the packaged assimilator again from nothing; goes on where it was interrupted
 	$(BIN)/dacycle nature-run nature --years 2020,2021,2023,2024 --workers 2
-	$(BIN)/dacycle dataset nature backgrounds --years 2020,2021
+	$(BIN)/dacycle backgrounds nature backgrounds --years 2020,2021
 	$(BIN)/dacycle train $(RECIPE)
 	$(BIN)/dacycle export runs/$(basename $(notdir $(RECIPE)))
 	$(BIN)/dacycle gate runs/$(basename $(notdir $(RECIPE)))/fnp.onnx --data nature --register

@@ -8,44 +8,47 @@ so they are made whenever there is time for them, in order, one commit per start
     was made from branches/NAME/drift/        START.parquet: scores by kind, lead, channel and region
 
 A start counts if it is committed *and* its two analyses are still the ones in the archive: after a rewind the
-starts that followed are made again. Scores are remade when the reference has grown to hold more of their
-leads.
+starts that followed are made again.
+
+Live, the reference comes days later. A forecast is made and kept without it; as the reference grows, what is kept is
+scored (`fill_in`), which needs no model. Once the reference holds all leads of a start, its forecast is run once more,
+now beside one from the reference, and scored in every channel: the same scores as if the reference had been there.
 """
 
-import io
 import json
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive import ArchiveError, Branch, Record, write_whole
+from dacycle.cycler.archive import ArchiveError, Branch, Record
+from dacycle.cycler.drift_scores import (
+    COLUMNS,
+    KINDS,
+    is_whole,
+    join,
+    read_scores_of,
+    score,
+    scored_leads,
+    write_scores,
+)
 from dacycle.cycler.experiment import STEP, cycle_id, parse_donor
 from dacycle.cycler.verification import fingerprint
-from dacycle.forecast_adapter import scores
-from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES, index
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.models import ForecastModel
 from dacycle.forecast_adapter.worlds import World
 
-__all__ = ["KINDS", "LEAD_STEP", "due", "forecasts", "make_forecasts", "read_scores"]
+__all__ = ["KINDS", "LEAD_STEP", "due", "fill_in", "forecasts", "make_forecasts", "read_scores", "unverified"]
 
 LEAD_STEP = 12
 """Hours between the leads that are kept and scored, from 0; the model itself steps 6 hours."""
 
-KINDS = ("analysis", "reference", "persistence", "climatology")
-"""Forecasts scored: started from the analyses, started from the reference, and the two that need no model."""
-
-_MADE_FROM = b"dacycle.made_from"
-
 
 def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterator[pd.Timestamp]:
-    """Make what is due, in order, and yield each start once it is on disk; may be stopped at any time.
+    """Make and score what is due, in order, and yield each start once it is on disk; may be stopped at any time.
 
     Raises:
         ArchiveError: another process makes this branch's forecasts, a state is damaged, or the model is not the one
@@ -53,6 +56,7 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
     """
     with branch.archive.lock(f"{branch.name}/drift"):
         _prepare(branch)
+        yield from _fill_in(branch, world, skipped=due(branch, world))
         # First: cycles may be committed meanwhile, so what is read after it knows at least as many.
         starts = due(branch, world)
         sources, committed = _sources(branch), _committed(branch)
@@ -64,7 +68,7 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
                     f"digest {models[cycle_id(start)][:12]}, but {model.name} is {model.digest[:12]}; put that one back"
                 )
             fields, table = _forecast(branch, world, model, start)
-            _write_scores(branch, start, table, sources[start])
+            write_scores(branch, start, table, sources[start])
             if start not in committed:
                 groups = {"forecasts": fields, "starts": _start_dataset(start, sources[start], model)}
                 time = {"time": cycle_id(start)}
@@ -73,23 +77,52 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
 
 
 def due(branch: Branch, world: World) -> list[pd.Timestamp]:
-    """Starts whose forecast is not made yet, or whose scores lack leads that the reference now holds."""
+    """Starts whose forecast is not made yet, has no scores, or could now be scored as a whole."""
     sources, committed = _sources(branch), _committed(branch)
-    scored = {start: _verified_leads(branch, start, made_from) for start, made_from in sources.items()}
-    return [s for s in sources if s not in committed or scored[s] < len(_verifiable(branch, world, s))]
+    return [
+        start
+        for start, made_from in sources.items()
+        if start not in committed
+        or scored_leads(branch, start, made_from) is None
+        or (_is_covered(branch, world, start) and not is_whole(branch, start, leads(branch)))
+    ]
+
+
+def fill_in(branch: Branch, world: World) -> Iterator[pd.Timestamp]:
+    """Score what is kept of forecasts at leads that the reference has come to hold, without running the model.
+
+    These are the headline channels of the forecasts from the analyses, of persistence and climatology. Yields each
+    start once its scores are on disk; may be stopped at any time.
+
+    Raises:
+        ArchiveError: another process makes this branch's forecasts, or something of them is damaged.
+    """
+    with branch.archive.lock(f"{branch.name}/drift"):
+        yield from _fill_in(branch, world, skipped=[])
+
+
+def unverified(branch: Branch) -> dict[pd.Timestamp, int]:
+    """How many leads of each kept forecast have no scores yet; starts that have them all are left out."""
+    sources, count = _sources(branch), len(leads(branch))
+    left = {s: count - len(scored_leads(branch, s, sources[s]) or ()) for s in sorted(_committed(branch))}
+    return {start: number for start, number in left.items() if number}
 
 
 def read_scores(branch: Branch) -> pd.DataFrame:
     """Scores of all forecasts: start, kind, lead (hours), channel, region -> mse, mae, bias, acc.
 
-    Leads that the reference does not hold have no row. acc is NaN where an anomaly is zero everywhere.
+    Leads that the reference does not hold have no row; those that were filled in have rows of the headline channels,
+    and none of the reference-started forecast. acc is NaN where an anomaly is zero everywhere.
 
     Raises:
         ArchiveError: the file of a committed start is missing, damaged or another run's.
     """
     sources = _sources(branch)
-    tables = [_read_scores(branch, start, sources[start]) for start in sorted(_committed(branch))]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["start", *_COLUMNS])
+    tables = {start: read_scores_of(branch, start, sources[start]) for start in sorted(_committed(branch))}
+    for start, table in tables.items():
+        table.insert(0, "start", start)
+    filled = [table for table in tables.values() if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=["start", *COLUMNS])
 
 
 def forecasts(branch: Branch) -> xr.Dataset:
@@ -132,16 +165,20 @@ def _committed(branch: Branch) -> set[pd.Timestamp]:
     A forked experiment that has made none of its own has those of the past it shares: of its donor's, the
     ones whose scores it was given when it was forked.
     """
-    store, name = branch.archive.forecasts, branch.name
-    own = name in store.branches()
-    if not own and branch.experiment.cold_start.from_ is not None:
-        name, _ = parse_donor(branch.experiment.cold_start.from_)
-    if name not in store.branches() or not len(store.times(name, "starts")):
+    store, name = branch.archive.forecasts, _kept_under(branch)
+    if name is None or not len(store.times(name, "starts")):
         return set()
     sources = _sources(branch)
     made = [json.loads(text) for text in store.column(name, "starts", "record")]
     starts = {pd.Timestamp(m["time"]) for m in made if sources.get(pd.Timestamp(m["time"])) == m["made_from"]}
-    return starts if own else {s for s in starts if _verified_leads(branch, s, sources[s]) >= 0}
+    return starts if name == branch.name else {s for s in starts if scored_leads(branch, s, sources[s]) is not None}
+
+
+def _kept_under(branch: Branch) -> str | None:
+    """The branch of the store of forecasts that holds an experiment's: its own, its donor's, or none yet."""
+    origin = branch.experiment.cold_start.from_
+    names = [branch.name, *([] if origin is None else [parse_donor(origin)[0]])]
+    return next((name for name in names if name in branch.archive.forecasts.branches()), None)
 
 
 def _prepare(branch: Branch) -> None:
@@ -177,6 +214,47 @@ def _verifiable(branch: Branch, world: World, start: pd.Timestamp) -> list[int]:
     return [int(h) for h in leads(branch) if np.datetime64(start, "h") + int(h) in world.reference]
 
 
+def _is_covered(branch: Branch, world: World, start: pd.Timestamp) -> bool:
+    """Whether the reference holds both frames of a start and all leads."""
+    frames = (np.datetime64(start - STEP, "h"), np.datetime64(start, "h"))
+    return not world.reference.missing(frames) and len(_verifiable(branch, world, start)) == len(leads(branch))
+
+
+# --- scoring what is kept
+# ------------------------------------------------------------------------------------------------
+
+
+def _fill_in(branch: Branch, world: World, skipped: list[pd.Timestamp]) -> Iterator[pd.Timestamp]:
+    sources, name = _sources(branch), _kept_under(branch)
+    for start in sorted(_committed(branch) - set(skipped)):
+        scored = scored_leads(branch, start, sources[start])
+        new = [lead for lead in _verifiable(branch, world, start) if scored is not None and lead not in scored]
+        if new and name is not None:
+            kept = branch.archive.forecasts.read(name, "forecasts", start, list(HEADLINE))
+            fields = dict(zip(leads(branch).tolist(), np.stack(list(kept.values()), axis=1), strict=True))
+            tables = [_score_kept(world, np.datetime64(start, "h"), lead, fields[lead]) for lead in new]
+            old = read_scores_of(branch, start, sources[start])
+            write_scores(branch, start, join([old, *tables]), sources[start])
+            yield start
+
+
+def _score_kept(world: World, start: np.datetime64, lead: int, headline: NDArray) -> pd.DataFrame:
+    """Scores of kept fields (6, H, W), and of the forecasts that need no model, in the same channels."""
+    # In a whole state, whose other channels are dropped again: sums over another number of channels round differently.
+    state = world.reference.array(start + lead).copy()
+    state[[index(name) for name in HEADLINE]] = headline
+    table = join([score(world, start, lead, "analysis", state), *_score_simple(world, start, lead)])
+    return table[table["channel"].isin(HEADLINE)]
+
+
+def _score_simple(world: World, start: np.datetime64, lead: int) -> list[pd.DataFrame]:
+    """Scores of the forecasts that need no model: persistence, where the reference holds the start, and climatology."""
+    simple = {"climatology": world.climatology.at(start + lead)}
+    if start in world.reference:
+        simple["persistence"] = world.reference.array(start)
+    return [score(world, start, lead, kind, state) for kind, state in simple.items()]
+
+
 # --- one forecast
 # ------------------------------------------------------------------------------------------------
 
@@ -186,52 +264,22 @@ def _forecast(
 ) -> tuple[xr.Dataset, pd.DataFrame]:
     """Run the model from the analyses, and from the reference beside it; headline fields and scores."""
     times = [np.datetime64(start - STEP, "h"), np.datetime64(start, "h")]
-    frames = [[branch.state("analysis", pd.Timestamp(time)).values] for time in times]
-    if all(time in world.reference for time in times):
-        for frame, time in zip(frames, times, strict=True):
-            frame.append(world.reference.array(time))
-    previous, current = (np.stack(frame).astype(np.float32) for frame in frames)
+    frames = {"analysis": [branch.state("analysis", pd.Timestamp(time)).values for time in times]}
+    if not world.reference.missing(times):
+        frames["reference"] = [world.reference.array(time) for time in times]
     kept, verifiable = leads(branch), _verifiable(branch, world, start)
-    headline = [index(name) for name in HEADLINE]
-    fields, tables = [], []
-    steps = model.forecast(previous, current, int(kept[-1]) // 6)
-    for lead, states in enumerate(chain([current], steps)):  # one lead at a time in memory, whatever the grid
-        if 6 * lead not in kept:
-            continue
-        fields.append(states[0, headline])
-        if 6 * lead in verifiable:
-            tables.append(_score(world, times[1], 6 * lead, states))
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_COLUMNS))
-    return _field_dataset(branch, start, kept, np.stack(fields)), table
-
-
-_COLUMNS = ("kind", "lead", "channel", "region", "mse", "mae", "bias", "acc")
-
-
-def _score(world: World, start: np.datetime64, lead: int, states: NDArray) -> pd.DataFrame:
-    """Scores at one lead of states (1 or 2, 69, H, W) and of the forecasts that need no model."""
-    truth, climatology = world.reference.array(start + lead), world.climatology.at(start + lead)
-    compared = dict(zip(KINDS, states, strict=False))
-    if start in world.reference:
-        compared["persistence"] = world.reference.array(start)
-    compared["climatology"] = climatology
-    regions = list(scores.REGIONS)
-    tables = [
-        pd.DataFrame(
-            {
-                "kind": pd.Categorical([kind] * len(NAMES) * len(regions), categories=KINDS),
-                "lead": np.int16(lead),
-                "channel": pd.Categorical(np.repeat(NAMES, len(regions)), categories=NAMES),
-                "region": pd.Categorical(np.tile(regions, len(NAMES)), categories=regions),
-                "mse": scores.mse(state, truth, world.grid).ravel().astype(np.float32),
-                "mae": scores.mae(state, truth, world.grid).ravel().astype(np.float32),
-                "bias": scores.bias(state, truth, world.grid).ravel().astype(np.float32),
-                "acc": scores.anomaly_correlation(state, truth, climatology, world.grid).ravel().astype(np.float32),
-            }
-        )
-        for kind, state in compared.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
+    tables = [table for lead in verifiable for table in _score_simple(world, times[1], lead)]
+    headline, fields = [index(name) for name in HEADLINE], []
+    # One after the other, as a batch of two may round differently: the forecast from the analyses is the same whether
+    # the reference is there yet or not.
+    for kind, (previous, current) in frames.items():
+        steps = model.forecast(previous[None], current[None], int(kept[-1]) // 6)
+        for lead, state in enumerate(chain([current[None]], steps)):  # one lead at a time in memory, whatever the grid
+            if 6 * lead in kept and kind == "analysis":
+                fields.append(state[0, headline])
+            if 6 * lead in verifiable:
+                tables.append(score(world, times[1], 6 * lead, kind, state[0]))
+    return _field_dataset(branch, start, kept, np.stack(fields)), join(tables)
 
 
 def _field_dataset(branch: Branch, start: pd.Timestamp, kept: NDArray, fields: NDArray) -> xr.Dataset:
@@ -252,41 +300,3 @@ def _start_dataset(start: pd.Timestamp, made_from: str, model: ForecastModel) ->
     record = {"time": cycle_id(start), "made_from": made_from, "model": model.name, "digest": model.digest}
     text = np.array([json.dumps(record, sort_keys=True)], dtype=object)
     return xr.Dataset({"record": ("time", text)}, {"time": [start]})
-
-
-# --- scores on disk
-# ------------------------------------------------------------------------------------------------
-
-
-def _path(branch: Branch, start: pd.Timestamp) -> Path:
-    return branch.folder / "drift" / f"{cycle_id(start)}.parquet"
-
-
-def _write_scores(branch: Branch, start: pd.Timestamp, frame: pd.DataFrame, made_from: str) -> None:
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE_FROM: made_from.encode()})
-    content = io.BytesIO()
-    pq.write_table(table, content, compression="zstd", write_page_checksum=True)
-    write_whole(_path(branch, start), content.getvalue())
-
-
-def _verified_leads(branch: Branch, start: pd.Timestamp, made_from: str) -> int:
-    """How many leads the scores of a start hold; -1 where there are none, or they are of other analyses."""
-    path = _path(branch, start)
-    if not path.is_file() or pq.read_schema(path).metadata.get(_MADE_FROM) != made_from.encode():
-        return -1
-    return len(pq.read_table(path, columns=["lead"])["lead"].unique())
-
-
-def _read_scores(branch: Branch, start: pd.Timestamp, made_from: str) -> pd.DataFrame:
-    path = _path(branch, start)
-    if _verified_leads(branch, start, made_from) < 0:
-        raise ArchiveError(
-            f"{path}: the scores of {branch.name} are missing or another run's; run `dacycle drift` again"
-        )
-    try:
-        table = pq.read_table(path, page_checksum_verification=True).to_pandas()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ArchiveError(f"{path} is damaged ({error}); delete it and run `dacycle drift` again") from error
-    table.insert(0, "start", start)
-    return table

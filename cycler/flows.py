@@ -24,8 +24,9 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 
 from dacycle.cycler import drift, replay
-from dacycle.cycler.archive import Archive, Record
+from dacycle.cycler.archive import Archive, ArchiveError, Record
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
+from dacycle.cycler.verification import verify
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import load_world
 
@@ -86,13 +87,17 @@ def _flow_run_name() -> str:
 
 @flow(name="cycle", **_FLOW)
 def cycle(experiment: str, archive: str) -> list[str]:
-    """Run every cycle whose cutoff has passed, in order; return their ids, none if nothing was due.
+    """Run every cycle whose cutoff has passed, in order, and verify what the reference has come to hold since.
+
+    Returns the ids of the cycles, none if nothing was due.
 
     Args:
         experiment: path of the experiment's file.
         archive: path of the archive's folder.
     """
-    return catch_up(experiment, archive)
+    done = catch_up(experiment, archive)
+    fill_in(experiment, archive)
+    return done
 
 
 @task(task_run_name="catch up", **_TASK)
@@ -108,6 +113,21 @@ def catch_up(experiment: str, archive: str) -> list[str]:
     if not done:
         get_run_logger().info("%s: no cycle is due", described.name)
     return done
+
+
+@task(task_run_name="verify", **_TASK)
+def fill_in(experiment: str, archive: str) -> list[str]:
+    """Verify cycles and kept forecasts as far as the reference goes by now; return the starts with new scores."""
+    described = load_experiment(experiment)
+    branch, world = Archive(archive).branch(described.name), load_world(described.world)
+    verify(branch, world)
+    try:
+        starts = [cycle_id(start) for start in drift.fill_in(branch, world)]
+    except ArchiveError as error:  # where forecasts are being made just now, that process does this as well
+        get_run_logger().warning("%s", error)
+        return []
+    get_run_logger().info("%s: %d forecasts verified further", described.name, len(starts))
+    return starts
 
 
 def _now() -> pd.Timestamp:

@@ -46,7 +46,7 @@ class Inputs:
     def for_observations(self, state: NDArray) -> NDArray:
         """A state (69, H, W) of the world's grid on that one."""
         own, wanted = self.world.grid, self.observation_grid
-        return state if wanted is own else conservative_average(state, own, wanted)
+        return state if wanted.matches(own) else conservative_average(state, own, wanted)
 
     @property
     def mismatch(self) -> str:

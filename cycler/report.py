@@ -218,7 +218,8 @@ def _drift(drift: pd.DataFrame, free: Verification | None) -> dict[str, Any]:
     levels = {} if free is None else tables.free_run_level(free.errors)
     return {
         "drift": figures.drift_curves(curves, levels),
-        "by_start": figures.drift_by_start(drift),
+        # Live, the reference-started forecasts follow when the reference holds them whole.
+        "by_start": figures.drift_by_start(drift) if (drift["kind"] == "reference").any() else None,
         "curves": curves,
         "starts": starts,
     }

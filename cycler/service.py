@@ -12,6 +12,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from dacycle.cycler import drift, replay
 from dacycle.cycler.archive import Archive, ArchiveError
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
+from dacycle.cycler.verification import verify
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import load_world
 
@@ -108,15 +109,23 @@ class Service:
         self.stop()
 
     def run_due(self, now: pd.Timestamp | None = None) -> None:
-        """Run the cycles whose cutoffs have passed (by `now`, UTC), in order, and then the forecasts that are due."""
+        """Run the cycles whose cutoffs have passed (by `now`, UTC), in order, and then the forecasts that are due.
+
+        What the reference has come to hold since is verified, whether or not forecasts are made.
+        """
         now = pd.Timestamp.now("UTC").tz_localize(None) if now is None else now
         replay.hindcast(self.experiment, self.archive, now=now, progress=self._show, threads=self.threads)
         branch = self.archive.branch(self.experiment.name)
+        world = load_world(self.experiment.world)
+        for start in drift.fill_in(branch, world):
+            logger.info("%s: forecast from %s verified further", branch.name, cycle_id(start))
+            self._leave_if_told()
         if self.forecasts and self.experiment.drift.starts:
             model = load_model(self.experiment.model, self.threads)
-            for start in drift.make_forecasts(branch, load_world(self.experiment.world), model):
+            for start in drift.make_forecasts(branch, world, model):
                 logger.info("%s: forecast from %s", branch.name, cycle_id(start))
                 self._leave_if_told()
+        verify(branch, world)
         next_time, end = branch.next_time, self.experiment.end
         assert next_time is not None, "a branch that was run has at least its cold start"
         if end is not None and next_time > end:

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 __all__ = [
     "EARTH_RADIUS_KM",
@@ -24,6 +25,7 @@ __all__ = [
     "great_circle_km",
     "grid_of_shape",
     "interpolate_to_points",
+    "named",
     "regrid",
     "regridding",
 ]
@@ -123,6 +125,16 @@ def grid_of_shape(shape: tuple[int, int]) -> Grid:
     return next(named, None) or get_grid("{}x{}".format(*shape))
 
 
+def named(grid: Grid) -> Grid:
+    """The named grid that has the same cell centres; GridError where there is none."""
+    found = next((known for known in map(get_grid, _GRIDS) if known.matches(grid)), None)
+    if found is None:
+        raise GridError(
+            f"a grid of {grid.shape[0]} x {grid.shape[1]} cells from {grid.latitude[0]:g} N has no name here"
+        )
+    return found
+
+
 def _check(fields: Array, grid: Grid) -> None:
     if fields.shape[-2:] != grid.shape:
         raise GridError(f"fields of shape {fields.shape} are not on the grid {grid.name} {grid.shape}")
@@ -140,24 +152,29 @@ def _overlap(source: Array, target: Array) -> Array:
     return np.clip(high - low, 0, None)
 
 
-def _average_matrices(source: Grid, target: Grid) -> tuple[Array, Array]:
-    """Row and column weights, (H', H) and (W', W), each row summing to 1."""
+@lru_cache(maxsize=8)
+def _average_matrices(source: Grid, target: Grid) -> tuple[csr_array, csr_array]:
+    """Row and column weights, (H', H) and (W', W), each row summing to 1: a cell covers few of a finer grid's."""
     edges = [-np.sin(np.deg2rad(grid.latitude_bounds)) for grid in (source, target)]
     rows = _overlap(edges[0], edges[1])
     shifts = (source.longitude_bounds + shift for shift in (-360.0, 0.0, 360.0))
     columns = sum((_overlap(edges, target.longitude_bounds) for edges in shifts), np.zeros(1))
-    return rows / rows.sum(1, keepdims=True), columns / columns.sum(1, keepdims=True)
+    return csr_array(rows / rows.sum(1, keepdims=True)), csr_array(columns / columns.sum(1, keepdims=True))
 
 
 def conservative_average(fields: Array, source: Grid, target: Grid) -> Array:
     """First-order conservative regridding: each target cell is the area-weighted mean of what it covers.
 
     fields: (..., H, W) on `source`. Returns (..., H', W') in the input's dtype. Global area means are kept
-    (Jones 1999, doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2, first order).
+    (Jones 1999, doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2, first order). The weights, overlaps in the
+    sine of latitude and in longitude, are WeatherBench2's own (Rasp et al. 2024, doi:10.1029/2023MS004019).
     """
     _check(fields, source)
     rows, columns = _average_matrices(source, target)
-    return (rows @ fields.astype(np.float64) @ columns.T).astype(fields.dtype)
+    averaged = np.empty((*fields.shape[:-2], *target.shape), fields.dtype)
+    for at in np.ndindex(fields.shape[:-2]):  # in double precision one field at a time, whatever the number of them
+        averaged[at] = (columns @ (rows @ fields[at].astype(np.float64)).T).T
+    return averaged
 
 
 def cells(grid: Grid, latitude: Array, longitude: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.models import OnnxForecastModel
+from dacycle.forecast_adapter.models import OnnxForecastModel, model_files
 from dacycle.forecast_adapter.onnxfile import ModelFileError
 from dacycle.forecast_adapter.registry import Registration, add, registered
 from dacycle.forecast_adapter.statefiles import read_state
@@ -38,6 +38,8 @@ def add_half(name: str, steps: int, state: Path | None = None) -> tuple[Registra
     Raises:
         ModelFileError: no such network was added, it cannot be converted, or the package `onnx` is not there.
     """
+    if name in model_files():
+        raise ModelFileError(f"{name} takes states in SI, and half precision ends at 65 504: no geopotential fits in")
     whole = registered(name)
     try:
         import onnx

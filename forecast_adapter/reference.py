@@ -1,8 +1,9 @@
 """A reference: what a forecast is verified against, and what simulated observations are drawn from.
 
-`Reference` is a folder of netCDF files in the WeatherBench2 schema, one time per chunk, any number of times per file.
-They are read through h5netcdf directly: one state takes milliseconds, against tens through a lazily concatenated
-dataset. `ProductReference` is any product that states come from, where it is: ERA5 in a bucket, operational analyses.
+`Reference` is a folder of netCDF files in the WeatherBench2 schema, one time per chunk, any number of times per file;
+where it has a manifest, the files that this lists. They are read through h5netcdf directly: one state takes
+milliseconds, against tens through a lazily concatenated dataset. `ProductReference` is any product that states come
+from, where it is: ERA5 in a bucket, operational analyses.
 """
 
 import logging
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, regrid
+from dacycle.forecast_adapter.manifest import dataset_files
 from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, make_state
 
@@ -53,25 +55,52 @@ class Reference:
         folder: where the files are.
         grid: the grid they are on, latitude descending, longitude from 0.
         times: (n,) datetime64[h], ascending, unique.
+
+    Raises:
+        ReferenceError: there are no such files, or one is not as it should be.
+        DatasetError: the folder is a dataset that is unfinished or has lost a file.
     """
 
     def __init__(self, folder: Path | str, kept: int | None = 64) -> None:
         self.folder: Path | str = Path(folder)
-        files = sorted(Path(folder).rglob("[0-9]*.nc"))
+        self._where: dict[np.datetime64, tuple[Path, int]] = {}
+        self._stamps: dict[Path, tuple[int, int]] = {}
+        files = self._files()
         if not files:
             raise ReferenceError(f"{self.folder}: no netCDF files of states here")
         self.grid = _grid(files[0])
-        self._where: dict[np.datetime64, tuple[Path, int]] = {}
-        for path in files:
-            if not _grid(path).matches(self.grid):
-                raise ReferenceError(f"{path}: on another grid than {files[0].name}")
-            for i, time in enumerate(_times(path)):
-                if time in self._where:
-                    raise ReferenceError(f"{path}: {time} is also in {self._where[time][0].name}")
-                self._where[time] = (path, i)
-        self.times: NDArray[np.datetime64] = np.array(sorted(self._where), "datetime64[h]")
         self.array = lru_cache(maxsize=kept)(self._array)
         self.surface = lru_cache(maxsize=kept)(self._surface)
+        self.times: NDArray[np.datetime64] = np.array([], "datetime64[h]")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folder again: files that have come or changed since are taken in.
+
+        Raises:
+            ReferenceError: one of them is not as it should be; the reference stays as it was.
+        """
+        stamps = {path: _stamp(path) for path in self._files()}
+        changed = {path for path, stamp in stamps.items() if self._stamps.get(path) != stamp}
+        if not changed and stamps.keys() == self._stamps.keys():
+            return
+        where = {time: place for time, place in self._where.items() if place[0] in stamps and place[0] not in changed}
+        for path in sorted(changed):
+            if not _grid(path).matches(self.grid):
+                raise ReferenceError(f"{path}: on another grid than {next(iter(stamps)).name}")
+            for i, time in enumerate(_times(path)):
+                if time in where:
+                    raise ReferenceError(f"{path}: {time} is also in {where[time][0].name}")
+                where[time] = (path, i)
+        if self._stamps.keys() & changed:  # what was read of them is of the old files
+            for cache in (_file, self.array, self.surface):
+                cache.cache_clear()
+        self._where, self._stamps = where, stamps
+        self.times = np.array(sorted(where), "datetime64[h]")
+
+    def _files(self) -> list[Path]:
+        listed = dataset_files(Path(self.folder))
+        return sorted(Path(self.folder).rglob("[0-9]*.nc")) if listed is None else listed
 
     def __contains__(self, time: object) -> bool:
         return as_hour(time) in self._where
@@ -107,16 +136,22 @@ class Reference:
         out.flags.writeable = False
         return out
 
-    def _surface(self, time: np.datetime64) -> xr.Dataset:
-        """The fields of `SURFACE_FIELDS` at `time` as a dataset (latitude, longitude), in SI units."""
+    def _surface(self, time: np.datetime64, names: tuple[str, ...] = tuple(SURFACE_FIELDS)) -> xr.Dataset:
+        """Fields of `SURFACE_FIELDS` at `time` as a dataset (latitude, longitude), in SI units."""
         file, i = self._open(time)
         fields = {}
-        for short, (name, unit, factor) in SURFACE_FIELDS.items():
+        for short in names:
+            name, unit, factor = SURFACE_FIELDS[short]
             if name not in file.variables:
                 raise ReferenceError(f"{self._where[as_hour(time)][0]}: no {name} here")
             values = np.asarray(file[name][i], np.float32) * np.float32(factor)
             fields[short] = (("latitude", "longitude"), values, {"units": unit})
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
+
+    def surface_names(self, time: np.datetime64) -> tuple[str, ...]:
+        """Those of `SURFACE_FIELDS` that are there at `time`."""
+        file, _ = self._open(time)
+        return tuple(short for short, (name, _, _) in SURFACE_FIELDS.items() if name in file.variables)
 
     def _open(self, time: np.datetime64) -> tuple[Any, int]:
         try:
@@ -160,12 +195,17 @@ class ProductReference(Reference):
 
     def __contains__(self, time: object) -> bool:
         hour = as_hour(time)
-        if hour not in self._source and clock.monotonic() - self._looked >= self.AGAIN:
+        if hour not in self._source:
+            self.refresh()
+        return hour in self._source
+
+    def refresh(self) -> None:
+        """Look again, if the last look is `AGAIN` seconds ago; what was known stays known where that fails."""
+        if clock.monotonic() - self._looked >= self.AGAIN:
             try:
                 self._look()
-            except StateError as error:  # what was known stays known
+            except StateError as error:
                 logger.warning("reference %s cannot be looked at again: %s", self.folder, error)
-        return hour in self._source
 
     def _look(self) -> None:
         self._looked = clock.monotonic()
@@ -180,25 +220,39 @@ class ProductReference(Reference):
         values.flags.writeable = False
         return values
 
-    def _surface(self, time: np.datetime64) -> xr.Dataset:
-        try:
-            own = self._source.surface(time)
-        except StateError as error:
-            raise ReferenceError(str(error)) from error
-        absent = [name for name in SURFACE_FIELDS if name not in own]
+    def _surface(self, time: np.datetime64, names: tuple[str, ...] = tuple(SURFACE_FIELDS)) -> xr.Dataset:
+        own = self._own_surface(time)
+        absent = [name for name in names if name not in own]
         if absent:
             raise ReferenceError(f"{self.folder}, {time}: no {', '.join(absent)} here")
         coordinates = {"latitude": self.grid.latitude, "longitude": self.grid.longitude}
         fields = {
             name: (("latitude", "longitude"), regrid(own[name].values, self._source.grid, self.grid), own[name].attrs)
-            for name in SURFACE_FIELDS
+            for name in names
         }
         return xr.Dataset(fields, coordinates)
+
+    def surface_names(self, time: np.datetime64) -> tuple[str, ...]:
+        """Those of `SURFACE_FIELDS` that are there at `time`."""
+        own = self._own_surface(time)
+        return tuple(name for name in SURFACE_FIELDS if name in own)
+
+    def _own_surface(self, time: np.datetime64) -> xr.Dataset:
+        try:
+            return self._source.surface(time)
+        except StateError as error:
+            raise ReferenceError(str(error)) from error
 
 
 @lru_cache(maxsize=32)
 def _file(path: Path) -> Any:
     return h5netcdf.File(path, "r")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What tells a file from another one that takes its name: it is replaced whole, never written in place."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ino
 
 
 def _times(path: Path) -> NDArray[np.datetime64]:

@@ -48,25 +48,23 @@ class Scaling:
             np.subtract(plane, offset, out=target)
             target /= scale
 
-    def restore(self, normalised: Array, out: Array) -> None:
-        """Fill `out`, in SI, from a network's frame, both (69, H, W)."""
+    def restore(self, plane: Array, channel: int, out: Array) -> None:
+        """Fill `out` (H, W), in SI, from a channel of a network's frame."""
         if self.identity:
-            out[:] = normalised
+            out[:] = plane
             return
-        for plane, target, scale, offset in zip(normalised, out, self.scale, self.offset, strict=True):
-            np.multiply(plane, scale, out=target)
-            target += offset
+        np.multiply(plane, self.scale[channel], out=out)
+        out += self.offset[channel]
 
 
 class Chain(Protocol):
     """Forecasts of n starts in one call of a network."""
 
-    def step(self) -> None:
-        """Go on by six hours."""
-        ...
+    def step(self, out: Array) -> bool:
+        """Go on by six hours; fill `out` (n, 69, H, W) with where that leads, SI, and say whether it is finite.
 
-    def state(self, out: Array) -> None:
-        """Fill `out` (n, 69, H, W) with where the forecasts are now, SI."""
+        False may also mean that values are finite, but too large for their sum.
+        """
         ...
 
 
@@ -90,16 +88,19 @@ class HostChain:
         self._binding.bind_input("input", *bound, self._pair.ctypes.data)
         self._binding.bind_output("output", *bound, self._output.ctypes.data)
 
-    def step(self) -> None:
-        """See `Chain`."""
+    def step(self, out: Array) -> bool:
+        """See `Chain`; one pass over the memory, a plane at a time."""
         self._session.run_with_iobinding(self._binding)
-        self._pair[:, :CHANNELS] = self._pair[:, CHANNELS:]
-        self._pair[:, CHANNELS:] = self._output[:, :CHANNELS]
-
-    def state(self, out: Array) -> None:
-        """See `Chain`."""
-        for member, target in zip(self._pair, out, strict=True):
-            self._scaling.restore(member[CHANNELS:], target)
+        finite = True
+        with np.errstate(over="ignore", invalid="ignore"):
+            for member, output, state in zip(self._pair, self._output, out, strict=True):
+                planes = zip(member[:CHANNELS], member[CHANNELS:], output[:CHANNELS], state, strict=True)
+                for channel, (before, now, following, target) in enumerate(planes):
+                    before[:] = now
+                    now[:] = following
+                    self._scaling.restore(following, channel, target)
+                    finite &= bool(np.isfinite(target.sum()))
+        return finite
 
 
 class DeviceChain:
@@ -134,16 +135,19 @@ class DeviceChain:
 
         self._output, self._following, self._state = empty(2 * CHANNELS), empty(2 * CHANNELS), empty(CHANNELS)
 
-    def step(self) -> None:
-        """See `Chain`."""
+    def roll(self) -> None:
+        """Go on by six hours, on the device alone."""
         _run(self._session, {"input": self._pair}, {"output": self._output})
         given = {"pair": self._pair, "output": self._output, "scale": self._scale, "offset": self._offset}
         _run(self._roll, given, {"following": self._following, "state": self._state})
         self._pair, self._following = self._following, self._pair
 
-    def state(self, out: Array) -> None:
-        """See `Chain`; this is the one copy to the host."""
+    def step(self, out: Array) -> bool:
+        """See `Chain`; fetching the state is the one copy to the host."""
+        self.roll()
         out[:] = self._state.numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(out.sum()))
 
 
 def _run(session: ort.InferenceSession, inputs: dict[str, ort.OrtValue], outputs: dict[str, ort.OrtValue]) -> None:

@@ -1,14 +1,15 @@
 """Worlds: a reference, its statistics, climatology and static fields, which belong together, in one folder.
 
 * world.yaml: name, grid, description, and what kind of states the reference holds, if others have the same (`reference:
-  era5` or `operational`); `states`, where they are a product elsewhere (a place that `products.open_states` reads,
-  relative to the folder) instead of:
+  era5` or `operational`); `states`, where they are elsewhere, relative to the folder (a dataset that `dacycle dataset`
+  made, or a product that `products.open_states` reads) instead of:
 * reference/*.nc: states and surface fields by time (see `reference.py`)
 * statistics.nc: mean and standard deviation of each channel over the training years
 * climatology.nc: mean and two annual harmonics of each channel and grid point over the training years
 * static.nc: geopotential_at_surface, land_sea_mask
 """
 
+import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +19,14 @@ import xarray as xr
 import yaml
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import CHANNELS, NAMES, WB2_NAMES
-from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.dataset_writer import write_netcdf
+from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid, named
 from dacycle.forecast_adapter.home import dacycle_home
-from dacycle.forecast_adapter.reference import SURFACE_FIELDS, ProductReference, Reference, write_times
+from dacycle.forecast_adapter.manifest import DatasetError, is_dataset
+from dacycle.forecast_adapter.reference import SURFACE_FIELDS, ProductReference, Reference, ReferenceError
 from dacycle.forecast_adapter.remote import is_url
+from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.statistics import Statistics
 
 __all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", "load_world", "world_folders"]
@@ -89,7 +93,7 @@ def world_folders() -> list[Path]:
 
 
 def load_world(name_or_folder: str | Path) -> World:
-    """Open a world by its name or its folder.
+    """Open a world by its name or its folder; one that is open already is looked at for what its reference has gained.
 
     Raises:
         WorldError: there is none, it is incomplete, or its statistics or grid are another world's.
@@ -99,7 +103,12 @@ def load_world(name_or_folder: str | Path) -> World:
     if not found:
         places = ", ".join(str(folder) for folder in candidates)
         raise WorldError(f"no world {str(name_or_folder)!r}: looked for world.yaml in {places}")
-    return _load(found[0].resolve())
+    try:
+        world = _load(found[0].resolve())
+        world.reference.refresh()
+    except (ReferenceError, DatasetError) as error:
+        raise WorldError(f"{found[0]}: its reference cannot be used: {error}") from error
+    return world
 
 
 @lru_cache(maxsize=8)
@@ -129,39 +138,67 @@ def _load(folder: Path) -> World:
 def _reference(folder: Path, place: str | None, grid: Grid) -> Reference:
     if place is None:
         return Reference(folder / "reference")
-    return ProductReference(place if is_url(place) else str(folder / place), grid)
+    if is_url(place):
+        return ProductReference(place, grid)
+    return Reference(folder / place) if is_dataset(folder / place) else ProductReference(str(folder / place), grid)
 
 
 def build_world(
-    nature: Path, folder: Path, name: str, training_years: list[int], times: NDArray, description: str
+    data: Path,
+    folder: Path,
+    name: str,
+    training_years: list[int],
+    times: NDArray | None,
+    description: str,
+    statistics: Statistics | None = None,
+    kind: str = "",
 ) -> None:
-    """Make a world from a nature run: statistics and climatology of the training years, a sample of the rest.
+    """Make a world from a nature run or a dataset: statistics and climatology of the training years, and a reference.
 
     Args:
-        nature: the nature run's folder.    folder: the world's, made here.
+        data: the folder of the nature run or the dataset.
+        folder: the world's, made here.
+        name: the world's.
         training_years: years whose statistics and climatology describe the world.
-        times: the reference's times, none of them in a training year; rounded to 0.03 standard deviations and split
-            into files of a week.
+        times: of a reference that is copied into the world, none of them in a training year, rounded to 0.03 standard
+            deviations and split into files of a week. None: the reference is `data` itself, as it stands and grows.
+        description: a sentence on it.
+        statistics: to normalise with instead of the training years' own, such as FengWu's.
+        kind: of reference, for models that were made elsewhere: `era5`, `operational`, or none.
+
+    Raises:
+        WorldError: training years are sampled or hold no state, or `data` has no static fields.
     """
-    reference = Reference(nature)
-    training = reference.times_of(training_years)
-    if np.isin(times, training).any():
+    reference = Reference(data)
+    grid, training = named(reference.grid), reference.times_of(training_years)
+    if not len(training):
+        span = f"{reference.times[0]} to {reference.times[-1]}"
+        raise WorldError(f"{data}: no state of the training years {training_years}; it holds {span}")
+    if times is not None and np.isin(times, training).any():
         raise WorldError(f"{name}: the sample holds times of the training years {training_years}")
+    if not (data / "static.nc").is_file():
+        raise WorldError(f"{data}: no static.nc with orography and land_sea_mask; `dacycle dataset --static` adds it")
     folder.mkdir(parents=True, exist_ok=True)
     mean, std, coefficients = _describe(reference, training)
-    made_from = f"nature run, years {', '.join(map(str, training_years))}, {len(training)} states"
-    Statistics(mean, std, name, made_from).save(folder / "statistics.nc")
+    made_from = f"{data.name}, years {', '.join(map(str, training_years))}, {len(training)} states"
+    own = Statistics(mean, std, name, made_from) if statistics is None else replace(statistics, world=name)
+    own.save(folder / "statistics.nc")
     rounded = _round(coefficients, 0.03 * std[:, None, None])
     dataset = xr.Dataset(
         {"coefficients": (("term", "channel", "latitude", "longitude"), rounded, {"description": made_from})},
-        {"channel": NAMES, "latitude": reference.grid.latitude, "longitude": reference.grid.longitude},
+        {"channel": NAMES, "latitude": grid.latitude, "longitude": grid.longitude},
     )
     packed = {"coefficients": {"zlib": True, "complevel": 9, "shuffle": True}}
     dataset.to_netcdf(folder / "climatology.nc", engine="h5netcdf", encoding=packed)
-    (folder / "static.nc").write_bytes((nature / "static.nc").read_bytes())
-    for start in range(0, len(times), 28):
-        _write_sample(nature, folder / "reference", times[start : start + 28], std)
-    described = {"name": name, "grid": "5.625deg", "description": description}
+    (folder / "static.nc").write_bytes((data / "static.nc").read_bytes())
+    described = {"name": name, "grid": grid.name, "description": description}
+    if kind:
+        described["reference"] = kind
+    if times is None:
+        described["states"] = os.path.relpath(data.resolve(), folder.resolve())
+    else:
+        for start in range(0, len(times), 28):
+            _write_sample(reference, folder / "reference", times[start : start + 28], std)
     (folder / "world.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
 
 
@@ -190,16 +227,17 @@ def _round(values: NDArray, step: NDArray | float) -> NDArray[np.float32]:
     return (np.round(values / power) * power).astype(np.float32)
 
 
-def _write_sample(nature: Path, folder: Path, times: NDArray, std: NDArray) -> None:
-    """One file of the packaged reference, rounded to 0.03 standard deviations."""
-    files = sorted({nature / str(t)[:4] / f"{str(t)[:7]}.nc" for t in times})
-    datasets = [xr.open_dataset(path, engine="h5netcdf") for path in files]
-    dataset = xr.concat(datasets, "time").sel(time=times.astype("datetime64[ns]")).load()
-    for short, long in WB2_NAMES.items():
-        index = [i for i, channel in enumerate(CHANNELS) if channel.variable == short]
-        steps = 0.03 * (std[index[0]] if len(index) == 1 else std[index][:, None, None])
-        dataset[long] = dataset[long].copy(data=_round(dataset[long].values, steps))
-    for short, step in (("tp6h", 1e-5), ("olr", 1.0), ("td2m", 0.1), ("ps", 20.0)):
-        long = SURFACE_FIELDS[short][0]
-        dataset[long] = dataset[long].copy(data=_round(dataset[long].values, step))
-    write_times(dataset, folder / f"{str(times[0])[:10]}.nc", level=9)
+def _write_sample(reference: Reference, folder: Path, times: NDArray, std: NDArray) -> None:
+    """One file of a packaged reference, rounded to 0.03 standard deviations."""
+    write_netcdf(folder / f"{str(times[0])[:10]}.nc", (_rounded(reference, time, std) for time in times), {}, level=9)
+
+
+def _rounded(reference: Reference, time: np.datetime64, std: NDArray) -> xr.Dataset:
+    array = _round(reference.array(time), 0.03 * std[:, None, None])
+    dataset = to_dataset(make_state(array, reference.grid, time))
+    steps = {"tp6h": 1e-5, "olr": 1.0, "td2m": 0.1, "ps": 20.0}  # in the unit of the file
+    for short, field in reference.surface(time, reference.surface_names(time)).items():
+        name, _, factor = SURFACE_FIELDS[str(short)]
+        values = _round(field.values / np.float32(factor), steps[str(short)])
+        dataset[name] = (("time", "latitude", "longitude"), values[None])
+    return dataset

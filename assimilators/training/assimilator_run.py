@@ -169,11 +169,11 @@ def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
     absent = [month for month in months_of(recipe.training_years) if not (folder / f"{month}.nc").exists()]
     if absent:
         raise DataError(
-            f"{folder}: no backgrounds of {absent[0]} ({len(absent)} months missing); see `dacycle dataset`"
+            f"{folder}: no backgrounds of {absent[0]} ({len(absent)} months missing); see `dacycle backgrounds`"
         )
     backgrounds = read_store(folder, world, recipe.training_years)
     if backgrounds.model != load_model(recipe.model).digest:
-        raise DataError(f"{folder}: backgrounds of another model than {recipe.model}; see `dacycle dataset`")
+        raise DataError(f"{folder}: backgrounds of another model than {recipe.model}; see `dacycle backgrounds`")
     return backgrounds
 
 

@@ -198,7 +198,7 @@ def read_store(folder: Path, world: World, years: Sequence[int] = ()) -> Backgro
     if years:
         paths = [path for path in paths if int(path.name[:4]) in years]
     if not paths:
-        raise DataError(f"{folder}: no backgrounds{f' of {list(years)}' if years else ''}; see `dacycle dataset`")
+        raise DataError(f"{folder}: no backgrounds{f' of {list(years)}' if years else ''}; see `dacycle backgrounds`")
     parts = [_read_file(path, world) for path in paths]
     models = {part.model for part in parts}
     if len(models) > 1:

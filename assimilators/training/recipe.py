@@ -129,7 +129,7 @@ class AssimilatorRecipe(Recipe):
     Attributes:
         method: the network, one of `assimilators.networks.METHODS`.
         model: the forecast model whose backgrounds are corrected, by name or file.
-        backgrounds: folder of the store that `dacycle dataset` makes.
+        backgrounds: folder of the store that `dacycle backgrounds` makes.
         observations: sources as in an experiment; what is drawn from the reference.
         epochs, epoch_samples: passes, and samples in each, every one with observations of its own.
         workers: processes that draw observations beside the training.

@@ -13,6 +13,7 @@ from dacycle.assimilators.training.errors import DataError, ExportError, RecipeE
 from dacycle.cycler.cli import (
     analyse,
     benchmark,
+    dataset,
     errors,
     files,
     ingest,
@@ -24,11 +25,13 @@ from dacycle.cycler.cli import (
     states,
     verify,
     world,
+    write,
 )
 from dacycle.cycler.experiment import ExperimentError
 from dacycle.cycler.replay import RunStoppedError
 from dacycle.cycler.store import ArchiveError
 from dacycle.forecast_adapter.grid import GridError
+from dacycle.forecast_adapter.manifest import DatasetError
 from dacycle.forecast_adapter.models import ForecastError, ModelFileError
 from dacycle.forecast_adapter.reference import ReferenceError
 from dacycle.forecast_adapter.state import StateError
@@ -44,6 +47,7 @@ USER_ERRORS = (
     ArchiveError,
     AssimilatorError,
     DataError,
+    DatasetError,
     ExperimentError,
     ExportError,
     ForecastError,
@@ -90,6 +94,7 @@ app = typer.Typer(
 )
 for part in (
     run, verify, errors, model, models, benchmark, files, states, ingest, analyse, single_observation, operate, world,
+    dataset, write,
 ):  # fmt: skip
     app.add_typer(part.app)
 

@@ -22,7 +22,7 @@ from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models import ForecastError, ForecastModel, load_model
 from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.state import StateError, make_state
-from dacycle.forecast_adapter.statefiles import read_state, write_states
+from dacycle.forecast_adapter.statefiles import FORMATS, file_format, read_state, write_states
 
 app = typer.Typer()
 console = Console()
@@ -37,7 +37,7 @@ def forecast(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A state: GRIB, or netCDF or Zarr in the WeatherBench2 schema.")
     ],
-    out: Annotated[Path, typer.Option(help="The netCDF file to write.")],
+    out: Annotated[Path, typer.Option(help=f"The file to write; its ending says what: {', '.join(FORMATS)}.")],
     model: Annotated[str, typer.Option(help="A packaged or added model's name, or an ONNX file.")] = "mini",
     lead: Annotated[str, typer.Option(help="How far, a multiple of 6 h such as 120h or 10d.")] = "120h",
     time: Annotated[
@@ -48,13 +48,14 @@ def forecast(
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of the network; other numbers round differently.")] = 1,
 ) -> None:
-    """Run a forecast model from a state in a file, and write its states in the WeatherBench2 schema.
+    """Run a forecast model from a state in a file; write its states in the WeatherBench2 schema, or as GRIB2.
 
     Models take two frames, the start and 6 h before it. Where only one is given it is taken for both, which is said.
 
     Example: dacycle forecast gfs.grib2 --model mini --lead 120h --out forecast.nc
     """
     steps = _steps(lead)
+    file_format(out)  # a name that says nothing is refused before the work
     start = None if time is None else parse_time(time)
     network = load_model(model, threads)
     earlier, current, notes = read_frames(file, previous, start, network.grid)
@@ -71,7 +72,7 @@ def forecast(
     }
     summary = _summary_table(network, current)
     try:
-        write_states(out, _forecast(network, earlier, current, steps, summary), attrs)
+        write_states(out, _forecast(network, earlier, current, steps, summary), attrs, current.time.values)
     except ForecastError as error:
         raise StateError(f"{file}: {error}") from error
     except KeyboardInterrupt:

@@ -32,8 +32,8 @@ SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
 
 
 @app.command()
-def dataset(
-    nature: Annotated[Path, typer.Argument(help="folder of a nature run")],
+def backgrounds(
+    data: Annotated[Path, typer.Argument(help="folder of a nature run or a dataset")],
     folder: Annotated[Path, typer.Argument(help="where to write; months that exist are kept")],
     years: Annotated[str, typer.Option(help="training years, e.g. 2020,2021")],
     world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
@@ -45,11 +45,11 @@ def dataset(
     Observations are no part of it: training draws them afresh for every sample. Run it again to go on after an
     interruption.
 
-    Example: dacycle dataset nature backgrounds --years 2020,2021
+    Example: dacycle backgrounds nature backgrounds --years 2020,2021
     """
     from dacycle.assimilators.training.backgrounds import make_forecasts
 
-    make_forecasts(nature, folder, parse_years(years), world, model, workers=workers, say=typer.echo)
+    make_forecasts(data, folder, parse_years(years), world, model, workers=workers, say=typer.echo)
     size = sum(path.stat().st_size for path in folder.glob("*.nc")) / 1e9
     typer.echo(f"{folder}: {size:.1f} GB; a recipe's `backgrounds:` takes this path")
 

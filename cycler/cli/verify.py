@@ -15,7 +15,7 @@ from dacycle.cycler.archive import Archive, ArchiveError
 from dacycle.cycler.cli.run import cycle_time
 from dacycle.cycler.compare import compare as compare_runs
 from dacycle.cycler.compare import write_comparison
-from dacycle.cycler.drift import due, make_forecasts, read_scores
+from dacycle.cycler.drift import due, fill_in, make_forecasts, read_scores, unverified
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import write_report
 from dacycle.cycler.report_parts import figures, style, tables
@@ -40,7 +40,8 @@ def drift(
 ) -> None:
     """Make the forecasts that are missing from committed analyses, and score them against the reference.
 
-    Run it again to go on after an interruption, or when the reference has grown.
+    Run it again to go on after an interruption. Where the reference comes later, `dacycle verify` scores what was kept
+    as far as it goes; once it holds all leads of a start, this runs the forecast again to score every channel.
 
     Example: dacycle drift demo
     """
@@ -58,6 +59,28 @@ def drift(
             console.print("interrupted; what was made is kept, the same command goes on")
             raise typer.Exit(130) from None
     _print_drift(read_scores(branch))
+
+
+@app.command("verify")
+def verify_late(experiment: Name, archive: ArchiveFolder = DEFAULT_ARCHIVE) -> None:
+    """Verify what the reference has come to hold since: cycles, and the headline fields of forecasts. No model runs.
+
+    A live run does this by itself whenever it wakes.
+
+    Example: dacycle verify live --archive /var/lib/dacycle/live
+    """
+    branch = Archive(archive).branch(experiment)
+    world = load_world(branch.experiment.world)
+    with console.status(f"verifying {experiment}"):
+        starts = [cycle_id(start) for start in fill_in(branch, world)]
+        errors = verify(branch, world).errors
+    cycles = sum(record["status"] != "cold_start" for record in branch.records)
+    console.print(f"{world.name}: the reference holds {world.reference.times[0]} to {world.reference.times[-1]}")
+    console.print(f"cycles: {errors['time'].nunique()} of {cycles} verified")
+    further = f"; new scores of {', '.join(starts)}" if starts else ""
+    left = unverified(branch)
+    waiting = f"{sum(left.values())} leads of {len(left)} starts wait for it" if left else "none waits for it"
+    console.print(f"forecasts: {waiting}{further}", soft_wrap=True)
 
 
 def _print_drift(scored: pd.DataFrame) -> None:

@@ -1,5 +1,6 @@
 """Commands that make worlds: the nature run, the folder that an experiment's `world:` names, files of observations."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,11 +9,21 @@ import pandas as pd
 import typer
 
 from dacycle.cycler.experiment import ExperimentError, load_experiment
-from dacycle.forecast_adapter.worlds import build_world, load_world
+from dacycle.forecast_adapter.fengwu import ERA5, OPERATIONAL, published_statistics
+from dacycle.forecast_adapter.statistics import Statistics
+from dacycle.forecast_adapter.worlds import WorldError, build_world, load_world
 
 __all__ = ["app", "parse_years"]
 
 app = typer.Typer()
+
+
+class Kind(StrEnum):
+    """What a world's reference is: its own, or states that others have as well."""
+
+    own = "own"
+    era5 = ERA5
+    operational = OPERATIONAL
 
 
 @app.command("nature-run")
@@ -33,21 +44,51 @@ def nature_run(
 
 @app.command()
 def world(
-    nature: Annotated[Path, typer.Argument(help="folder of a nature run")],
-    folder: Annotated[Path, typer.Argument(help="the world's folder, e.g. deploy/worlds/demonstration")],
-    training: Annotated[str, typer.Option(help="years whose statistics and climatology describe the world")],
-    start: Annotated[str, typer.Option(help="first time of the reference, e.g. 2024-01-01T00")],
-    days: Annotated[int, typer.Option(help="length of the reference")] = 28,
+    data: Annotated[Path, typer.Argument(help="Folder of a nature run or of a dataset.")],
+    folder: Annotated[Path, typer.Argument(help="The world's folder, e.g. deploy/worlds/demonstration.")],
+    training: Annotated[str, typer.Option(help="Years whose statistics and climatology describe the world.")],
+    start: Annotated[
+        str | None,
+        typer.Option(help="First time of a copied reference, e.g. 2024-01-01T00; without it DATA is the reference."),
+    ] = None,
+    days: Annotated[int, typer.Option(help="Length of the copied reference.")] = 28,
+    statistics: Annotated[
+        str | None,
+        typer.Option(help="Normalise with these instead: `fengwu`, those it is used with, or a world's statistics.nc."),
+    ] = None,
+    reference: Annotated[
+        Kind, typer.Option(help="What DATA are, for models that were made elsewhere, such as FengWu.")
+    ] = Kind.own,
 ) -> None:
-    """Make a world from a nature run: statistics and climatology of its training years, a reference from another.
+    """Make a world from a nature run or a dataset: statistics and climatology of its training years, and a reference.
+
+    With --start a stretch of the data is copied into the world, rounded to a size that can be handed on. Without it the
+    world's reference is the data where they are, with all that is added to them later.
 
     Example: dacycle world nature deploy/worlds/demonstration --training 2020-2022 --start 2024-01-01T00
+
+    Example: dacycle world era5 ~/.local/share/dacycle/worlds/era5 --training 2015-2020 --statistics fengwu
+    --reference era5
     """
-    times = pd.date_range(start, periods=4 * days, freq="6h").values.astype("datetime64[h]")
-    description = f"SPEEDY T31 nature run; reference of {days} days from {start}"
-    build_world(nature, folder, folder.name, parse_years(training), np.asarray(times), description)
+    times = None
+    description = f"States of {data.name}, statistics and climatology of {training}"
+    if start is not None:
+        times = np.asarray(pd.date_range(start, periods=4 * days, freq="6h").values.astype("datetime64[h]"))
+        description += f"; reference of {days} days from {start}"
+    kind = "" if reference is Kind.own else reference.value
+    build_world(data, folder, folder.name, parse_years(training), times, description, _given(statistics), kind)
     size = sum(path.stat().st_size for path in folder.rglob("*.nc")) / 1e6
-    typer.echo(f"{folder}: {len(times)} states, {size:.1f} MB")
+    typer.echo(f"{folder}: {size:.1f} MB; an experiment's `world:` takes this path")
+
+
+def _given(statistics: str | None) -> Statistics | None:
+    if statistics is None:
+        return None
+    if statistics == "fengwu":
+        return published_statistics()
+    if not Path(statistics).is_file():
+        raise WorldError(f"--statistics: {statistics} is neither `fengwu` nor a file")
+    return Statistics.load(Path(statistics))
 
 
 @app.command()

@@ -241,8 +241,8 @@ def drift_by_start(drift: pd.DataFrame) -> Markup:
     """RMSE above that of the reference-started forecast, by start, at a few leads: does drift itself change?"""
     part = drift[(drift["region"] == "globe") & drift["channel"].isin(HEADLINE)]
     table = part.pivot_table(index=["channel", "start", "lead"], columns="kind", values="mse", observed=True)
-    excess = np.sqrt(table["analysis"]) - np.sqrt(table["reference"])
-    reached = set(part["lead"])
+    excess = (np.sqrt(table["analysis"]) - np.sqrt(table["reference"])).dropna()
+    reached = set(excess.index.get_level_values("lead"))
     wanted = [lead for lead in (0, 24, 72, 120, 240) if lead in reached] or [max(reached)]
     shades = ("#9ec3e2", "#5f9fd0", "#1f6fb2", "#174f80", "#0d2f4d")
 

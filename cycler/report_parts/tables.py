@@ -65,12 +65,12 @@ def free_run_level(errors: pd.DataFrame) -> dict[str, float]:
 def drift_summary(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Global curves by channel, kind and lead -> rmse, acc, lost (hours); and the number of starts in them.
 
-    Only starts that are verified at every lead count, so that all leads of a curve are means over the same
-    ones; where none is, all starts do.
+    Only starts that are verified at every lead, by every kind of forecast, count, so that all curves are means over the
+    same ones; where none is, all starts do.
     """
     globe = table[(table["region"] == "globe") & table["channel"].isin(HEADLINE)]
-    reached = globe.groupby("start")["lead"].nunique()
-    complete = reached.index[reached == table["lead"].nunique()]
+    reached = globe.drop_duplicates(["start", "kind", "lead"]).groupby("start").size()
+    complete = reached.index[reached == len(globe.drop_duplicates(["kind", "lead"]))]
     if len(complete):
         globe = globe[globe["start"].isin(complete)]
     means = globe.groupby(["channel", "kind", "lead"], observed=True)[["mse", "acc"]].mean().reset_index()

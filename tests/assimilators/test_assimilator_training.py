@@ -264,7 +264,7 @@ def test_a_recipe_with_a_mistake_says_which(entries: dict[str, Any], changes: di
 
 
 def test_a_store_that_lacks_months_stops_before_anything_is_written(entries: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no backgrounds of 2023-01 \(12 months missing\); see `dacycle dataset`"):
+    with pytest.raises(DataError, match=r"no backgrounds of 2023-01 \(12 months missing\); see `dacycle backgrounds`"):
         train_assimilator(recipe_of(entries, backgrounds=str(tmp_path)), tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
 

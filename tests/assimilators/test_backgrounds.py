@@ -74,7 +74,7 @@ def test_another_world_is_refused(tiny: World, store: Path) -> None:
 
 
 def test_an_empty_store_says_what_makes_one(tiny: World, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="dacycle dataset"):
+    with pytest.raises(DataError, match="dacycle backgrounds"):
         read_store(tmp_path, tiny)
 
 

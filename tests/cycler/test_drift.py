@@ -6,17 +6,25 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
+from typer.testing import CliRunner
 
-from dacycle.cycler import drift
+from dacycle.cycler import disk, drift
 from dacycle.cycler.archive import Archive, ArchiveError
-from dacycle.cycler.drift import KINDS, due, forecasts, make_forecasts, read_scores
+from dacycle.cycler.cli import app
+from dacycle.cycler.drift import KINDS, due, fill_in, forecasts, make_forecasts, read_scores, unverified
+from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.report_parts import tables
+from dacycle.cycler.service import Service
 from dacycle.cycler.verification import verify
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models import load_model
-from dacycle.forecast_adapter.reference import Reference
+from dacycle.forecast_adapter.reference import Reference, write_times
 from dacycle.forecast_adapter.worlds import load_world
+from tests.conftest import TinyWorld
 from tests.cycler.runs import START, make_run
+from tests.cycler.tiny import write_experiment
 from tests.worlds import DAMPING, make_model, make_world, profile
 
 CYCLES, STARTS = 6, [START + pd.Timedelta(hours=12) * n for n in range(3)]
@@ -161,17 +169,140 @@ def test_forecasts_from_analyses_that_were_taken_back_are_made_again(run, done, 
     assert (ratio[~first] > 4).all()
 
 
-def test_scores_grow_with_the_reference(run, done, tiny, model, tmp_path):
-    make_world(tmp_path / "short", days=2)  # until 3 January 00 UTC
-    short = replace(tiny, reference=Reference(tmp_path / "short" / "reference"))
-    assert list(make_forecasts(run, short, model)) == STARTS
-    reached = read_scores(run).groupby("start")["lead"].max()
-    assert reached.tolist() == [24, 12, 0]
-    assert due(run, short) == []
-    fields = forecasts(run).load()
-    assert list(make_forecasts(run, tiny, model)) == STARTS
-    assert files(run) == files(done)
-    assert forecasts(run).load().identical(fields)
+@pytest.fixture(scope="module")
+def short(tiny, tmp_path_factory):
+    """Worlds whose reference ends after so many days."""
+    folder = tmp_path_factory.mktemp("short")
+    for days in (1, 2, 3):
+        make_world(folder / f"{days}", days=days)
+    return {days: replace(tiny, reference=Reference(folder / f"{days}/reference")) for days in (1, 2, 3)}
+
+
+class TestLateReference:
+    """Live, the reference comes days after the forecast; the short ones here are the long one's first days."""
+
+    @pytest.fixture
+    def early(self, run, short, model):
+        """The run with forecasts that were made when the reference ended after two days."""
+        assert list(make_forecasts(run, short[2], model)) == STARTS
+        return run
+
+    def headline(self, branch):
+        """The scores that need no more than what is kept."""
+        table = read_scores(branch)
+        table = table[table["channel"].isin(HEADLINE) & (table["kind"] != "reference")]
+        return table.reset_index(drop=True)
+
+    def test_kept_forecasts_are_scored_without_a_model_bit_for_bit(self, early, done, short, tiny):
+        assert read_scores(early).groupby("start")["lead"].max().tolist() == [24, 12, 0]
+        assert list(fill_in(early, short[2])) == []
+        assert list(fill_in(early, short[3])) == STARTS  # to 4 January 00 UTC
+        assert read_scores(early).groupby("start")["lead"].max().tolist() == [36, 36, 24]
+        assert unverified(early) == {STARTS[2]: 1}
+        assert list(fill_in(early, tiny)) == [STARTS[2]]
+        assert unverified(early) == {}
+        pd.testing.assert_frame_equal(self.headline(early), self.headline(done), check_exact=True)
+
+    def test_then_every_channel_is_scored_as_if_the_reference_had_been_there(self, early, done, short, tiny, model):
+        fields = forecasts(early).load()
+        assert sorted(make_forecasts(early, short[3], model)) == STARTS
+        assert list(make_forecasts(early, short[3], model)) == []
+        assert files(early) != files(done)
+        assert due(early, tiny) == [STARTS[2]]
+        assert list(make_forecasts(early, tiny, model)) == [STARTS[2]]
+        assert files(early) == files(done)
+        assert forecasts(early).load().identical(fields)
+
+    def test_the_forecast_does_not_depend_on_a_reference_beside_it(self, run, done, short, tiny, model):
+        """Made without any reference, and scored later: the same fields, and in the end the same files."""
+        list(make_forecasts(run, short[1], model))
+        assert forecasts(run).load().identical(forecasts(done).load())
+        assert list(make_forecasts(run, tiny, model)) == STARTS
+        assert files(run) == files(done)
+
+    def test_cut_short_nothing_is_lost(self, early, done, tiny, monkeypatch):
+        before, filling = files(early), fill_in(early, tiny)
+        assert next(filling) == STARTS[0]
+        filling.close()
+        assert {name for name, content in files(early).items() if content != before[name]} == {"20240102T00.parquet"}
+
+        def no_space(*_: object) -> None:
+            raise OSError("no space left")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(disk.os, "replace", no_space)
+            with pytest.raises(OSError, match="no space"):
+                list(fill_in(early, tiny))
+        assert len(read_scores(early)["start"].unique()) == len(STARTS)
+        assert list(fill_in(early, tiny)) == STARTS[1:]
+        pd.testing.assert_frame_equal(self.headline(early), self.headline(done), check_exact=True)
+
+    def test_damaged_scores_stop_it_and_damaged_fields_are_not_scored(self, early, tiny):
+        path = early.folder / "drift" / "20240102T12.parquet"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 0xFF
+        path.write_bytes(bytes(content))
+        with pytest.raises(ArchiveError, match=r"20240102T12\.parquet"):
+            list(fill_in(early, tiny))
+
+    def test_a_fork_fills_in_the_forecasts_that_it_shares(self, early, short, tiny):
+        fork = make_run(
+            early.archive.folder, tiny, cycles=CYCLES, model_digest="m", name="fork", start="2024-01-02T18",
+            cold_start={"from": "run@20240102T12"},
+        )  # fmt: skip
+        theirs = files(early)
+        assert list(fill_in(fork, tiny)) == STARTS[:2]
+        assert files(early) == theirs
+        assert list(fill_in(early, tiny)) == STARTS
+
+    def test_the_summary_compares_the_same_starts(self, early, tiny, model):
+        """Reference-started forecasts of some starts alone are not set against all starts' forecasts."""
+        list(fill_in(early, tiny))
+        making = make_forecasts(early, tiny, model)
+        assert next(making) == STARTS[0]
+        making.close()
+        curves, starts = tables.drift_summary(read_scores(early))
+        assert starts == 1
+        assert set(curves["kind"]) == set(KINDS)
+
+    def test_the_command_scores_and_says_what_waits(self, world, run, short, model, tmp_path):
+        folder = tmp_path / "world"
+        shutil.copytree(world.folder, folder)
+        shutil.rmtree(folder / "reference")
+        shutil.copytree(short[2].reference.folder, folder / "reference")
+        path = run.folder / "experiment.yaml"
+        path.write_text(path.read_text().replace(str(world.folder), str(folder)))
+        list(make_forecasts(run, load_world(folder), model))
+        command = ["verify", run.name, "--archive", str(run.archive.folder)]
+        said = CliRunner().invoke(app, command).output
+        assert "5 of 6 verified" in said
+        assert "6 leads of 3 starts wait" in said
+        # The reference grows in a folder that this process has already read.
+        with xr.open_dataset(next((world.folder / "reference").glob("*.nc")), engine="h5netcdf") as whole:
+            write_times(whole.sel(time=slice("2024-01-03T06", None)).load(), folder / "reference/2024-01-03.nc")
+        said = CliRunner().invoke(app, command).output
+        assert "6 of 6 verified" in said
+        assert "none waits for it; new scores of 20240102T00, 20240102T12, 20240103T00" in " ".join(said.split())
+
+
+def test_a_live_run_verifies_what_the_reference_has_gained_when_it_wakes(world, tmp_path):
+    folder = tmp_path / "world"
+    shutil.copytree(world.folder, folder)
+    (path,) = (folder / "reference").glob("*.nc")
+    with xr.open_dataset(path, engine="h5netcdf") as file:
+        whole = file.load()
+    write_times(whole.sel(time=slice(None, "2024-01-03T12")), path)
+    live = load_experiment(write_experiment(tmp_path, TinyWorld(world.name, folder, world.model)))
+    archive, now = Archive(tmp_path / "archive", create=True), pd.Timestamp("2024-01-04")
+    Service(live, archive).run_due(now)
+    branch = archive.branch(live.name)
+    assert unverified(branch) == {pd.Timestamp("2024-01-03"): 1}
+    write_times(whole.sel(time=slice("2024-01-03T18", "2024-01-04T00")), folder / "reference/2024-01-03.nc")
+    Service(live, archive, forecasts=False).run_due(now)
+    assert unverified(branch) == {}
+    assert set(read_scores(branch).query("lead == 24")["channel"]) == set(HEADLINE)
+    Service(live, archive).run_due(now)
+    assert read_scores(branch).query("lead == 24")["channel"].nunique() == 69
 
 
 def test_without_a_reference_forecasts_are_made_and_not_scored(run, tiny, model, tmp_path):

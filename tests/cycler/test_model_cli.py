@@ -21,7 +21,7 @@ def data(world: TinyWorld, tmp_path: Path) -> Path:
     return tmp_path / "nature"
 
 
-@pytest.mark.parametrize("command", ["dataset", "train", "export", "gate", "evaluate"])
+@pytest.mark.parametrize("command", ["backgrounds", "train", "export", "gate", "evaluate"])
 def test_help_has_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
     assert f"Example: dacycle {command} " in shown.stdout

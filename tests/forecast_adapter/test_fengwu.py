@@ -129,8 +129,7 @@ def test_a_chain_on_a_device_is_the_chain_on_the_host(brought: Callable[..., str
     states = np.empty((2, 2, 69, *GRID.shape), np.float32)
     for _ in range(3):
         for chain, out in zip((host, device), states, strict=True):
-            chain.step()
-            chain.state(out)
+            assert chain.step(out)
         close(states[1], states[0])
 
 
@@ -308,6 +307,11 @@ def test_a_failing_network_is_a_forecast_error_with_what_to_try(tmp_path: Path) 
     add("wide", path, world="era5", grid="5.625deg")
     with pytest.raises(ForecastError, match=r"(?s)wide, step 1: ONNX Runtime failed.*DACYCLE_BATCH"):
         list(load_model("wide").forecast(*frames(1), 1))
+
+
+def test_a_network_of_physical_states_has_no_half() -> None:
+    with pytest.raises(ModelFileError, match="mini takes states in SI"):
+        add_half("mini", 1)
 
 
 def test_half_precision_stays_close_and_says_how_close() -> None:

@@ -1,6 +1,7 @@
 """Grid geometry and regridding on random global grids, with and without poles, regular and not."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,6 +49,37 @@ seeds = st.integers(0, 2**32 - 1)
 
 def noise(grid: Grid, seed: int, lead: tuple[int, ...] = ()) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(*lead, *grid.shape))
+
+
+def weatherbench2_average(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Cell means by WeatherBench2's method, cell by cell and without matrices, in double precision.
+
+    A cell ends half-way between centres, at the poles in the outermost rows. Its value is the mean of the cells that it
+    overlaps, weighted by the difference of the sines of the latitudes between which they do, times the longitudes
+    that they share on the circle.
+    """
+
+    def edges(centres: np.ndarray) -> np.ndarray:
+        ascending = np.deg2rad(centres[::-1])
+        return np.r_[-np.pi / 2, (ascending[1:] + ascending[:-1]) / 2, np.pi / 2]
+
+    def arcs(longitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gaps = np.diff(longitude, append=longitude[0] + 360)
+        return longitude - np.roll(gaps, 1) / 2, gaps / 2 + np.roll(gaps, 1) / 2
+
+    old, new = edges(source.latitude), edges(target.latitude)
+    upward = field[::-1].astype(np.float64)
+    bands = []
+    for south, north in pairwise(new):
+        low, high = np.clip(old[:-1], south, north), np.clip(old[1:], south, north)
+        weight = np.sin(high) - np.sin(low)
+        bands.append(weight @ upward / weight.sum())
+    zonal, (west, width), columns = np.array(bands)[::-1], arcs(source.longitude), []
+    for start, length in zip(*arcs(target.longitude), strict=True):
+        first = (west - start) % 360  # where the old cell begins, counted from the new one's western edge
+        shared = np.clip(length - first, 0, width) + np.clip(first + width - 360, 0, length)
+        columns.append(zonal @ shared / shared.sum())
+    return np.array(columns).T
 
 
 def area_mean(field: np.ndarray, grid: Grid) -> np.ndarray:
@@ -161,6 +193,25 @@ class TestConservativeAverage:
         ours = conservative_average(array.values, old, new)
         theirs = independent.sortby("latitude", ascending=False).transpose("latitude", "longitude").values
         assert_allclose(ours[1:-1], theirs[1:-1], atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("fine", "coarse"), [("0.25deg", "1.5deg"), ("0.25deg", "5.625deg"), ("1.5deg", "5.625deg")]
+    )
+    def test_agrees_with_weatherbench2(self, fine: str, coarse: str) -> None:
+        """Its conservative regridding, written from its description: poles, and cells cut in half, included."""
+        source, target = get_grid(fine), get_grid(coarse)
+        state = 250 + 40 * noise(source, 1).astype(np.float32)
+        expected = weatherbench2_average(state, source, target)
+        ours = conservative_average(state, source, target)
+        assert_allclose(ours, expected, rtol=3e-7)
+        constant = np.full(source.shape, 101325, np.float32)
+        assert_array_equal(conservative_average(constant, source, target), np.float32(101325))
+
+    @for_all(grids(), grids(), seeds)
+    def test_agrees_with_weatherbench2_on_any_grid(self, source: Grid, target: Grid, seed: int) -> None:
+        field = noise(source, seed)
+        expected = weatherbench2_average(field, source, target)
+        assert_allclose(conservative_average(field, source, target), expected, atol=1e-9)
 
     def test_single_precision_stays_single(self) -> None:
         fields = np.ones((3, *get_grid("1.5deg").shape), np.float32)
