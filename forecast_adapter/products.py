@@ -31,8 +31,8 @@ def open_states(place: Path | str, analyses: bool = False) -> StateSource:
     Args:
         place: a Zarr store, a netCDF or GRIB file, a folder of files of one kind (searched recursively) or a pattern
             such as `gfs.*/*/atmos/gfs.t*z.pgrb2.0p25.f000`; local, or a URL that fsspec knows (`gs://`, `s3://`,
-            `https://`; credentials are fsspec's own settings). Remote files are copied to a
-            cache, stores read in place.
+            `https://`; credentials are fsspec's own settings). Remote files are copied to a cache, stores are read
+            where they are.
         analyses: whether forecasts among GRIB fields are left aside.
 
     Raises:
@@ -66,38 +66,42 @@ def is_grib(path: Path) -> bool:
 
 def _files(place: str) -> list[Path]:
     """The files that a place names, remote ones as local copies; StateError where there are none."""
+    path = Path(place)
+    if path.is_file():
+        return [path]
     if is_url(place):
         try:
             found = local_copies(place, patterns=_PATTERNS)
         except FetchError as error:
             raise StateError(str(error)) from error
-        if not found:
-            raise StateError(f"{place}: no such file, and no folder of GRIB or netCDF files")
-        return found
-    path = Path(place)
-    if path.is_dir():
-        return _files_in(path)
-    found = [path] if path.is_file() else [Path(name) for name in sorted(glob(place, recursive=True))]
-    if not found:
-        raise StateError(f"{place}: no such file or folder")
-    return [file for file in found if file.is_file()]
+    elif path.is_dir():
+        _refuse_stores(path)
+        found = sorted(path.rglob("*"))
+    else:
+        found = [Path(name) for name in sorted(glob(place, recursive=True))]
+    held = [file for file in found if file.is_file() and _is_data(file)]
+    if not held:
+        there = (
+            "holds no GRIB or netCDF file, and is no Zarr store" if found or path.is_dir() else "no such file or folder"
+        )
+        raise StateError(f"{place}: {there}")
+    return held
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """Files of a folder that say or look as if they held fields; hidden ones are unfinished."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    found = [path for path in files if path.suffix in _SUFFIXES or _starts_like_data(path)]
-    if not found:
-        stores = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _is_zarr(str(path))]
-        hint = f"; it holds the stores {', '.join(stores)}: name one" if stores else ""
-        raise StateError(f"{folder}: holds no GRIB or netCDF file, and is no Zarr store{hint}")
-    return found
+def _refuse_stores(folder: Path) -> None:
+    """A folder of stores has files in abundance, none of which is one by itself."""
+    stores = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _is_zarr(str(path))]
+    if stores:
+        raise StateError(f"{folder}: holds the Zarr stores {', '.join(stores)}; name one")
 
 
-def _starts_like_data(path: Path) -> bool:
+def _is_data(path: Path) -> bool:
+    """Whether a file says or looks as if it held fields; hidden ones are unfinished, others are indexes and notes."""
+    if path.name.startswith("."):
+        return False
     with path.open("rb") as file:
         start = file.read(4)
-    return start == b"GRIB" or start[:3] in NETCDF
+    return path.suffix in _SUFFIXES or start == b"GRIB" or start[:3] in NETCDF
 
 
 def _is_zarr(place: str) -> bool:
