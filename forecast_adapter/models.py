@@ -8,6 +8,7 @@ between steps is in the network's own units: SI for the packaged networks, norma
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -39,6 +40,8 @@ __all__ = [
 logger = logging.getLogger("dacycle.models")
 
 CHANNELS = len(NAMES)
+UNSHARED = 3
+"""References to an array in a list that is gone through, by the list, the loop and the question itself."""
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 Array = NDArray[np.float32]
 
@@ -64,7 +67,10 @@ class ForecastModel(Protocol):
     digest: str
 
     def forecast(self, previous: Array, current: Array, steps: int) -> Iterator[Array]:
-        """Yield x(t+6h), x(t+12h), ..., each (B, 69, H, W) float32 SI, from x(t-6h) and x(t) of the same shape."""
+        """Yield x(t+6h), x(t+12h), ..., each (B, 69, H, W) float32 SI, from x(t-6h) and x(t) of the same shape.
+
+        What is yielded is the caller's to keep or change.
+        """
         ...
 
 
@@ -164,12 +170,18 @@ class OnnxForecastModel:
         return replace(self._runtime, provider="cuda").open(ROLL, large=True)
 
     def _steps(self, chains: list[Chain], parts: list[slice], shape: tuple[int, ...], steps: int) -> Iterator[Array]:
+        handed_out: list[Array] = []
         for step in range(1, steps + 1):
-            yield self._next(chains, parts, shape, step)
+            # Memory that its receiver has let go is used again: new pages cost more than the arithmetic.
+            states = next((each for each in handed_out if sys.getrefcount(each) == UNSHARED), None)
+            if states is None:
+                states = np.empty(shape, np.float32)
+                handed_out = [*handed_out[-1:], states]
+            self._step(chains, parts, states, step)
+            yield states
 
-    def _next(self, chains: list[Chain], parts: list[slice], shape: tuple[int, ...], step: int) -> Array:
-        """The states after one more step, in memory that is the caller's to keep or change."""
-        states = np.empty(shape, np.float32)
+    def _step(self, chains: list[Chain], parts: list[slice], states: Array, step: int) -> None:
+        """Fill `states` with where the forecasts are after one more step."""
         try:
             finite = [chain.step(states[part]) for chain, part in zip(chains, parts, strict=True)]
         except ORT_ERRORS as error:
@@ -179,7 +191,6 @@ class OnnxForecastModel:
             ) from error
         if not all(finite):
             self._check_finite(states, f"x(t+{6 * step}h), step {step}")
-        return states
 
     def _check_finite(self, state: Array, time: str) -> None:
         bad = [name for name, fields in zip(NAMES, state.swapaxes(0, 1), strict=True) if not np.isfinite(fields).all()]
