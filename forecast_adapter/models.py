@@ -179,6 +179,7 @@ class OnnxForecastModel:
                 handed_out = [*handed_out[-1:], states]
             self._step(chains, parts, states, step)
             yield states
+            del states  # lest it be held here
 
     def _step(self, chains: list[Chain], parts: list[slice], states: Array, step: int) -> None:
         """Fill `states` with where the forecasts are after one more step."""
