@@ -12,8 +12,8 @@ from pathlib import Path
 
 import fsspec
 
-from dacycle.forecast_adapter.datasets import NETCDF, NetcdfStates, ZarrStates
 from dacycle.forecast_adapter.grib import GribStates
+from dacycle.forecast_adapter.netcdf_zarr import NETCDF, NetcdfStates, ZarrStates
 from dacycle.forecast_adapter.remote import FetchError, is_url, local_copies
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.statesource import StateSource

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from dacycle.cycler.cli import app
 from dacycle.cycler.cli.files import read_frames
 from dacycle.forecast_adapter.channels import WB2_NAMES
-from dacycle.forecast_adapter.datasets import from_dataset
 from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.netcdf_zarr import from_dataset
 from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.statefiles import read_state, write_states

@@ -16,7 +16,7 @@ from dacycle.cycler.experiment import STEP
 from dacycle.cycler.output import Kind, held, write_output
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, NAMES, WB2_NAMES
 from dacycle.forecast_adapter.models import load_model
-from dacycle.forecast_adapter.schema import from_dataset
+from dacycle.forecast_adapter.netcdf_zarr import from_dataset
 from dacycle.forecast_adapter.statefiles import read_state
 from dacycle.forecast_adapter.worlds import load_world
 from tests.conftest import TinyWorld

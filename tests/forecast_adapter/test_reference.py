@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dacycle.forecast_adapter.channels import index
-from dacycle.forecast_adapter.datasets import from_dataset
+from dacycle.forecast_adapter.netcdf_zarr import from_dataset
 from dacycle.forecast_adapter.reference import Reference, ReferenceError, write_times
 from dacycle.forecast_adapter.state import StateError, validate
 from tests.conftest import TinyWorld

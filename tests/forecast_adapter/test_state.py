@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, WB2_NAMES, index
-from dacycle.forecast_adapter.datasets import from_dataset
 from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.netcdf_zarr import from_dataset
 from dacycle.forecast_adapter.state import StateError, make_state, to_dataset, validate
 from tests.worlds import profile
 
