@@ -19,6 +19,7 @@ from dacycle.forecast_adapter.grid import Grid, great_circle_km
 from dacycle.forecast_adapter.mini import pad_sphere
 
 __all__ = [
+    "Attention",
     "ConvolutionBlock",
     "Depthwise",
     "FourierLayer",
@@ -239,3 +240,49 @@ class FourierLayer(ConvolutionBlock):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         return x + self.scale[0] * self.local(y) + self.scale[1] * self.spectral(y)
+
+
+class Attention(nn.Module):
+    """Attention of x to y within windows (Liu et al. 2021, arXiv 2103.14030), then a perceptron; (B, C, H, W) both.
+
+    A grid smaller than a window is one window. Shifted ones begin half a window further: they go around the sphere,
+    and across a pole to the opposite meridian.
+    """
+
+    def __init__(self, width: int, heads: int, window: tuple[int, int], shifted: bool) -> None:
+        super().__init__()
+        self.heads, self.window, self.shifted = heads, window, shifted
+        self.norm_x, self.norm_y, self.norm = (TowerNorm(1, width) for _ in range(3))
+        self.query, self.keys = Pointwise(1, width, width), Pointwise(1, width, 2 * width)
+        self.out = Pointwise(1, width, width)
+        self.widen, self.narrow = Pointwise(1, width, 2 * width), Pointwise(1, 2 * width, width)
+        n = window[0] * window[1]
+        self.place = nn.Parameter(torch.zeros(heads, n, n))
+        self.scale = nn.Parameter(torch.full((2, width, 1, 1), 0.1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        query = self._windows(self.query(self.norm_x(x)))
+        key, value = (self._windows(part) for part in self.keys(self.norm_y(y)).chunk(2, 1))
+        alike = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + self.place
+        found = self._grid(alike.softmax(-1) @ value, x)
+        x = x + self.scale[0] * self.out(found)
+        return x + self.scale[1] * self.narrow(functional.silu(self.widen(self.norm(x))))
+
+    # The batch is left to `reshape`, so that the exported graph computes no shapes.
+    def _windows(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B windows, heads, points, C / heads)."""
+        rows, columns = self.window
+        if self.shifted:
+            x = pad_sphere(x, rows // 2)[..., rows // 2 : -(rows // 2)].roll(columns // 2, -1)
+        width, height, length = x.shape[1:]
+        x = x.reshape(-1, self.heads, width // self.heads, height // rows, rows, length // columns, columns)
+        return x.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, self.heads, rows * columns, width // self.heads)
+
+    def _grid(self, x: Tensor, like: Tensor) -> Tensor:
+        """The opposite of `_windows`, to the shape of `like`."""
+        rows, columns = self.window
+        width, height, length = like.shape[1:]
+        height += rows if self.shifted else 0
+        x = x.reshape(-1, height // rows, length // columns, self.heads, rows, columns, width // self.heads)
+        x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(-1, width, height, length)
+        return x[:, :, rows // 2 : -(rows // 2)].roll(-(columns // 2), -1) if self.shifted else x
