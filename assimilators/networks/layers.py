@@ -145,17 +145,19 @@ class SpectralMix(nn.Module):
 class Pointwise(nn.Module):
     """A matrix for each tower, at every point: (B, towers x inputs, H, W) -> (B, towers x outputs, H, W)."""
 
-    def __init__(self, towers: int, inputs: int, outputs: int) -> None:
+    def __init__(self, towers: int, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.towers = towers
         bound = inputs**-0.5
         self.weight = nn.Parameter(torch.empty(towers, outputs, inputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(towers, outputs, 1))
+        self.bias = nn.Parameter(torch.zeros(towers, outputs, 1)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         # The batch is left to `reshape`, so that the exported graph computes no shapes.
         width, height, length = x.shape[1:]
-        y = self.weight @ x.reshape(-1, self.towers, width // self.towers, height * length) + self.bias
+        y = self.weight @ x.reshape(-1, self.towers, width // self.towers, height * length)
+        if self.bias is not None:
+            y = y + self.bias
         return y.reshape(-1, self.towers * y.shape[2], height, length)
 
 
@@ -180,17 +182,22 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution whose gradients are forward convolutions: on a CPU they are faster than backward ones."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
         return functional.conv2d(x, weight, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         (x, weight), gradient = ctx.saved_tensors, gradients[0].contiguous()
         batch, channels, height, width = gradient.shape
         rows, columns = weight.shape[2:]
         around = functional.pad(gradient, (columns - 1, columns - 1, rows - 1, rows - 1))
         of_input = functional.conv2d(around, weight.flip(2, 3), groups=channels)
+        if not ctx.needs_input_grad[1]:
+            return of_input, None
         # Each sample's channel is correlated with its own gradient: samples stand side by side as channels.
         kernels = gradient.reshape(batch * channels, 1, height, width)
         each = functional.conv2d(x.reshape(1, batch * channels, *x.shape[2:]), kernels, groups=batch * channels)
@@ -200,14 +207,14 @@ class _Depthwise(torch.autograd.Function):
 class Depthwise(nn.Conv2d):
     """A convolution of each channel by itself, without padding."""
 
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__(channels, channels, kernel, groups=channels)
+    def __init__(self, channels: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(channels, channels, kernel, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return super().forward(x)
-        assert self.bias is not None
-        return _Depthwise.apply(x, self.weight) + self.bias[:, None, None]
+        y = _Depthwise.apply(x, self.weight)
+        return y if self.bias is None else y + self.bias[:, None, None]
 
 
 class ConvolutionBlock(nn.Module):

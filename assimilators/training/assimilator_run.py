@@ -46,7 +46,9 @@ from dacycle.assimilators.training.folder import (
     write_record,
 )
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
+from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.observing import Observing
+from dacycle.assimilators.training.prior import PriorTraining
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, network_size
 from dacycle.assimilators.training.samples import Samples
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
@@ -118,6 +120,8 @@ def build_network(recipe: AssimilatorRecipe, world: World, constants: Constants)
     if recipe.method not in METHODS:
         raise RecipeError(f"method: {recipe.method!r} is unknown; the methods are {', '.join(METHODS)}")
     method = METHODS[recipe.method]
+    if method.loss is None and recipe.rounds:
+        raise RecipeError(f"rounds: {recipe.method} learns from errors alone, in no closed loop; it must be 0")
     return method.network(world.grid, constants, network_size(method.size, recipe.network))
 
 
@@ -238,15 +242,22 @@ def _fit(
         epochs, rate = recipe.round_epochs, recipe.round_learning_rate
         load_average(network, checkpoint_of(folder / f"round-{_best_before(folder, number)}"))
 
-    def samples(epoch: int) -> Samples | ClosedLoop:
+    def drawn(epoch: int) -> Samples:
         generator = np.random.default_rng([recipe.seed, number, epoch])
         order = np.resize(generator.permutation(len(backgrounds.times)), recipe.epoch_samples)
         seed = 1000 * (1000 * recipe.seed + number) + epoch
-        drawn = Samples(backgrounds, observing, order, seed, EXACT * constants.error)
-        return ClosedLoop(drawn, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else drawn
+        return Samples(backgrounds, observing, order, seed, EXACT * constants.error)
+
+    def samples(epoch: int) -> Samples | ClosedLoop:
+        found = drawn(epoch)
+        return ClosedLoop(found, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else found
 
     loss, area = METHODS[recipe.method].loss, observing.world.grid.weights
-    module = AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate)
+    module: Training = (
+        PriorTraining(network, recipe, area, drawn, held)
+        if loss is None
+        else AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate)
+    )
     run_epochs(module, folder / f"round-{number}", epochs, say)
 
 

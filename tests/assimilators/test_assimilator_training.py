@@ -30,7 +30,7 @@ from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.observing import Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe, recipe_kind
-from dacycle.assimilators.training.samples import Samples, idealised
+from dacycle.assimilators.training.samples import ErrorPairs, Samples, idealised
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import World, load_world
@@ -240,7 +240,8 @@ def test_the_recipes_in_the_repository_are_sound() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "magic"}, "method: 'magic' is unknown; the methods are adas, convcnp, fnp"),
+        ({"method": "magic"}, "method: 'magic' is unknown; the methods are adas, convcnp, fnp, sda, slam"),
+        ({"method": "sda", "network": {}}, "rounds: sda learns from errors alone, in no closed loop; it must be 0"),
         ({"network": {"joints": 3}}, "unknown entry; the entries are joint"),
     ],
 )
@@ -391,6 +392,30 @@ def test_a_method_without_a_spread_is_trained_exported_and_judged(
     assert "spread" not in method.metadata["parity"]
     verdict = judge(file, data, [2024], entries["world"], baseline="none", starts=2, days=4, say=quiet)
     assert "no spread" in [check.found for check in verdict.checks]
+
+
+PRIORS = {"sda": {}, "slam": {"latent": 16, "auto": 16}}
+
+
+@pytest.mark.parametrize("method", PRIORS)
+def test_a_prior_is_trained_without_observations_and_exported_as_a_step(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tiny: World, tmp_path: Path, method: str
+) -> None:
+    size = {"context": 8, "width": 16, "coarse": 16, "depth": 1, "steps": 4, "pairs": 1, **PRIORS[method]}
+    recipe = recipe_of(entries, method=method, network=size, rounds=0)
+    fit_assimilator(recipe, tmp_path / "run", observing, backgrounds, held(backgrounds, observing), quiet)
+    with (tmp_path / "run/round-0/curve.csv").open(newline="") as file:
+        first, last = (float(row["validation_loss"]) for row in csv.DictReader(file))
+    assert last < first
+    exported = export_soon(tmp_path / "run", tmp_path / "prior.onnx")
+    assert load_assimilator(exported, tiny).metadata["parity"]["analysis"]["largest"] < 1e-4
+
+
+def test_pairs_of_errors_are_the_samples_without_observations(backgrounds: Backgrounds, observing: Observing) -> None:
+    samples = held(backgrounds, observing)
+    state, _, _, target, _ = samples[1]
+    pair = ErrorPairs(samples)[1]
+    torch.testing.assert_close(pair, (state, target))
 
 
 def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str, Any], data: Path) -> None:
