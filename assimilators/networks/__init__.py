@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from dacycle.assimilators.networks.adapter import AdaptedAdasSize, AdaptedFnpSize, AdaptedNetwork
 from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_mae
 from dacycle.assimilators.networks.convcnp import ConvCnpNetwork, ConvCnpSize
 from dacycle.assimilators.networks.departures import gaussian_loss
@@ -43,10 +45,14 @@ class Method:
     source: str
 
 
+ADAPTER = "DAMBench, arXiv 2511.01468"
+
 METHODS: dict[str, Method] = {
     "adas": Method(AdasNetwork, AdasSize, unified_mae, "Chen et al. 2023, arXiv 2312.12462"),
+    "adas-adapter": Method(partial(AdaptedNetwork, AdasNetwork), AdaptedAdasSize, unified_mae, ADAPTER),
     "convcnp": Method(ConvCnpNetwork, ConvCnpSize, gaussian_loss, "Gordon et al. 2020, arXiv 1910.13556"),
     "fnp": Method(FnpNetwork, FnpSize, gaussian_loss, "Chen et al. 2024, arXiv 2406.01645"),
+    "fnp-adapter": Method(partial(AdaptedNetwork, FnpNetwork), AdaptedFnpSize, gaussian_loss, ADAPTER),
     "sda": Method(SdaNetwork, DiffusionSize, None, "Rozet and Louppe 2023, arXiv 2306.10574"),
     "slam": Method(SlamNetwork, SlamSize, None, "Qu et al. 2024, arXiv 2404.06665"),
     "vae-var": Method(VaeVarNetwork, VaeVarSize, None, "Xiao et al. 2025, arXiv 2405.13711"),

@@ -1,8 +1,8 @@
 """The multi-modal adapter of DAMBench (arXiv 2511.01468): OLR and station precipitation, added to any method.
 
 What makes it the adapter: rasters of each modality become *patches*, by an encoder of its own; a *shared Transformer*
-sees the patches of all; what it makes of them is *projected*, from zeros at the beginning, into the base method's latent
-space, where it is added to what the base has fused of background and observations.
+sees the patches of all; what it makes of them is *projected*, from zeros at the beginning, into the base method's
+latent space, where it is added to what the base has fused of background and observations.
 
 Where it departs: rasters are of departures with their weights, as everywhere here (`base`), so that opposite departures
 give the opposite increment; a patch in which nothing of a modality was observed is a learnt token of its own; where
@@ -20,13 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.base import Constants
+from dacycle.assimilators.networks.adas import AdasSize
+from dacycle.assimilators.networks.base import CHANNELS, Constants
 from dacycle.assimilators.networks.departures import DepartureNetwork
+from dacycle.assimilators.networks.fnp import FnpSize
 from dacycle.assimilators.networks.layers import Attention, Pointwise
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["MODALITIES", "AdaptedNetwork", "AdapterSize"]
+__all__ = ["MODALITIES", "AdaptedAdasSize", "AdaptedFnpSize", "AdaptedNetwork", "AdapterSize"]
 
 MODALITIES = ("tp6h", "olr")
 PATCH = 4
@@ -37,11 +39,26 @@ WAVES = 4
 
 @dataclass(frozen=True)
 class AdapterSize:
-    """How large the adapter is: width of the tokens, heads and layers of the Transformer."""
+    """How large the adapter is, beside its base.
 
-    width: int = 96
-    heads: int = 4
-    layers: int = 2
+    Attributes:
+        tokens: width of the tokens.
+        token_heads, token_layers: of the shared Transformer.
+    """
+
+    tokens: int = 96
+    token_heads: int = 4
+    token_layers: int = 2
+
+
+@dataclass(frozen=True)
+class AdaptedFnpSize(AdapterSize, FnpSize):
+    """FNP's size, and its adapter's."""
+
+
+@dataclass(frozen=True)
+class AdaptedAdasSize(AdapterSize, AdasSize):
+    """The size of Adas, and of its adapter."""
 
 
 class Adapter(nn.Module):
@@ -56,17 +73,17 @@ class Adapter(nn.Module):
     def __init__(self, grid: Grid, size: AdapterSize, latent: int) -> None:
         super().__init__()
         rows, columns = (n // PATCH for n in grid.shape)
-        self.embed = nn.ModuleList(nn.Conv2d(2, size.width, PATCH, stride=PATCH) for _ in MODALITIES)
-        self.missing = nn.Parameter(torch.zeros(len(MODALITIES), size.width, 1, 1))
-        self.kind = nn.Parameter(0.1 * torch.randn(len(MODALITIES), size.width, 1, 1))
+        self.embed = nn.ModuleList(nn.Conv2d(2, size.tokens, PATCH, stride=PATCH) for _ in MODALITIES)
+        self.missing = nn.Parameter(torch.zeros(len(MODALITIES), size.tokens, 1, 1))
+        self.kind = nn.Parameter(0.1 * torch.randn(len(MODALITIES), size.tokens, 1, 1))
         self.register_buffer("places", _places(grid), persistent=False)
-        self.place = Pointwise(1, self.places.shape[1], size.width)
+        self.place = Pointwise(1, self.places.shape[1], size.tokens)
         # One window holds the patches of all modalities, one below the other.
         window = (len(MODALITIES) * rows, columns)
         self.layers = nn.ModuleList(
-            Attention(size.width, size.heads, window, shifted=False) for _ in range(size.layers)
+            Attention(size.tokens, size.token_heads, window, shifted=False) for _ in range(size.token_layers)
         )
-        self.project = Pointwise(1, len(MODALITIES) * size.width, latent * (PATCH // 2) ** 2)
+        self.project = Pointwise(1, len(MODALITIES) * size.tokens, latent * (PATCH // 2) ** 2)
         for parameter in self.project.parameters():
             nn.init.zeros_(parameter)
 
@@ -88,7 +105,9 @@ class Adapter(nn.Module):
 
 def _places(grid: Grid) -> Tensor:
     """(1, 2 + 2 WAVES, rows, columns) of the patches' centres."""
-    latitude, longitude = (np.deg2rad(np.asarray(c, float).reshape(-1, PATCH).mean(1)) for c in (grid.latitude, grid.longitude))
+    latitude, longitude = (
+        np.deg2rad(np.asarray(c, float).reshape(-1, PATCH).mean(1)) for c in (grid.latitude, grid.longitude)
+    )
     lat, lon = np.meshgrid(latitude, longitude, indexing="ij")
     waves = [f(m * lon) for m in range(1, WAVES + 1) for f in (np.sin, np.cos)]
     return torch.from_numpy(np.stack([np.sin(lat), np.cos(lat), *waves])[None].astype(np.float32))
@@ -98,30 +117,29 @@ class AdaptedNetwork(DepartureNetwork):
     """A base method with the adapter; see the module's docstring.
 
     Args:
-        base: makes the base network of (grid, constants, its size, planes); it has `latent` channels (`DepartureNetwork`).
-        size: of the base.
-        adapter: the adapter's size.
+        base: the network of the base method, whose `latent` is how many channels it fuses.
+        grid, constants, size, planes: as for the base; the size is also the adapter's.
     """
 
     def __init__(
-        self, grid: Grid, constants: Constants, base: Callable[..., Any], size: Any, adapter: AdapterSize,
+        self, base: Callable[..., Any], grid: Grid, constants: Constants, size: Any,
         planes: tuple[str, ...] = tuple(PLANES),
     ) -> None:  # fmt: skip
         super().__init__(grid, constants, size.reach_km, planes)
         self.size = size
         self.base = base(grid, constants, size, planes)
-        self.operator = self.base.operator  # one and the same
-        self.adapter = Adapter(grid, adapter, self.base.latent)
-        self.chosen = [len(self.mean) + planes.index(name) for name in MODALITIES]
+        self.base.operator = self.operator  # one and the same
+        self.adapter = Adapter(grid, size, self.base.latent)
+        self.chosen = [CHANNELS + planes.index(name) for name in MODALITIES]
         left = torch.ones(self.inputs, 1, 1)
         left[self.chosen] = 0
         self.register_buffer("left", left, persistent=False)
 
     def freeze_base(self, frozen: bool) -> None:
         """Whether the adapter alone is trained."""
-        for name, parameter in self.base.named_parameters():
-            if not name.startswith("operator."):
-                parameter.requires_grad_(not frozen)
+        for parameter in self.base.parameters():
+            parameter.requires_grad_(not frozen)
+        self.operator.requires_grad_(False)
 
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         """The base's features of all but the modalities, and these as they are."""

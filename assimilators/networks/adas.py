@@ -76,7 +76,7 @@ class AdasNetwork(DepartureNetwork):
         self.up = nn.ModuleDict({name: Pointwise(1, 2 * d, 4 * d) for name in streams})
         self.join = nn.ModuleDict({name: Pointwise(1, 2 * d, d) for name in streams})
         self.fuse = Pointwise(1, 3 * d, d)
-        self.after = nn.ModuleList(Attention(d, size.heads, size.window, shifted=bool(i % 2)) for i in range(size.layers))
+        self.after = nn.ModuleList(Attention(d, size.heads, size.window, bool(i % 2)) for i in range(size.layers))
         self.refine = Pointwise(1, d, 4 * size.fine)
         self.local = Pointwise(1, 2 * near + CHANNELS + self.known, size.fine)
         self.head = Pointwise(1, size.fine, CHANNELS)
@@ -119,8 +119,11 @@ class Stage(nn.Module):
     def __init__(self, width: int, size: AdasSize) -> None:
         super().__init__()
         self.convolve, self.gate = nn.Conv2d(width, width, 3), nn.Conv2d(width, width, 3)
-        self.of_background = nn.ModuleList(Attention(width, size.heads, size.window, shifted) for shifted in (False, True))
-        self.of_observed = nn.ModuleList(Attention(width, size.heads, size.window, shifted) for shifted in (False, True))
+
+        def attentions() -> nn.ModuleList:
+            return nn.ModuleList(Attention(width, size.heads, size.window, shifted) for shifted in (False, True))
+
+        self.of_background, self.of_observed = attentions(), attentions()
 
     def forward(self, background: Tensor, observed: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         confidence = self.gate(pad_sphere(confidence, 1))

@@ -14,8 +14,9 @@ Where it departs, beside what all methods share (`base`) and all priors (`prior`
 - the decoder knows the background: functions of the state and the place multiply its features, so that the prior is
   that of the day. It is *odd*, D(-z) = -D(z), by construction: no biases, odd activations. Errors have no sign of their
   own, and without departures there is no increment;
-- latents stand on blocks of 2 x 2 and of 4 x 4 cells and are decoded smoothly, where the original interpolates to the
-  nearest;
+- latents stand on blocks of 2 x 2, 4 x 4 and 8 x 8 cells, for errors of weather have the scales of weather, and one
+  number for a continent costs less than many that agree; they are decoded smoothly, where the original interpolates to
+  the nearest;
 - conjugate gradients (Polak and Ribiere) in place of L-BFGS: the curvature along each direction is measured by one more
   decoding (that of Gauss and Newton), so that no line search is needed, and one step is one graph (`stepping`).
 """
@@ -23,6 +24,7 @@ Where it departs, beside what all methods share (`base`) and all priors (`prior`
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +53,8 @@ class VaeVarSize:
 
     Attributes:
         width: features on blocks of 2 x 2 cells.
-        latent, wide: latent channels on blocks of 2 x 2 and of 4 x 4 cells.
-        layers: of the decoder, on blocks of 2 x 2; one more is on blocks of 4 x 4.
+        latent, wide, broad: latent channels on blocks of 2 x 2, of 4 x 4 and of 8 x 8 cells.
+        layers: of the decoder, on blocks of 2 x 2; one more is on each of the larger.
         kernel: of each.
         iterations: steps of the minimisation.
         reach_km: distance beyond which an observation changes nothing.
@@ -60,11 +62,22 @@ class VaeVarSize:
 
     width: int = 96
     latent: int = 24
-    wide: int = 48
+    wide: int = 32
+    broad: int = 64
     layers: int = 3
     kernel: int = 5
-    iterations: int = 20
+    iterations: int = 12
     reach_km: int = 2500
+
+    @property
+    def latents(self) -> tuple[int, int, int]:
+        """Channels of the latents, those of the largest blocks first, as everywhere."""
+        return self.broad, self.wide, self.latent
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How many blocks of 2 x 2 cells a block of each layer of the decoder is across."""
+        return 4, 2, *[1] * self.layers
 
 
 class OddBlock(nn.Module):
@@ -88,18 +101,20 @@ class Decoder(nn.Module):
     def __init__(self, size: VaeVarSize) -> None:
         super().__init__()
         width = size.width
-        self.from_wide, self.up = Pointwise(1, size.wide, width, bias=False), Pointwise(1, width, 4 * width, bias=False)
-        self.from_latent = Pointwise(1, size.latent, width, bias=False)
-        self.wide = OddBlock(width, size.kernel)
-        self.layers = nn.ModuleList(OddBlock(width, size.kernel) for _ in range(size.layers))
+        self.entries = nn.ModuleList(Pointwise(1, each, width, bias=False) for each in size.latents)
+        self.ups = nn.ModuleList(Pointwise(1, width, 4 * width, bias=False) for _ in size.latents[1:])
+        self.layers = nn.ModuleList(OddBlock(width, size.kernel) for _ in size.blocks)
         self.out, self.smooth = Pointwise(1, width, 4 * CHANNELS, bias=False), Depthwise(CHANNELS, 3, bias=False)
         nn.init.dirac_(self.smooth.weight, CHANNELS)
 
-    def forward(self, wide: Tensor, latent: Tensor, gates: tuple[Tensor, ...]) -> Tensor:
-        """(B, 69, H, W) of (B, wide, H/4, W/4) and (B, latent, H/2, W/2)."""
-        x = self.wide(self.from_wide(wide), gates[0])
-        x = functional.pixel_shuffle(self.up(x), 2) + self.from_latent(latent)
-        for layer, gate in zip(self.layers, gates[1:-1], strict=True):
+    def forward(self, latents: Sequence[Tensor], gates: Sequence[Tensor]) -> Tensor:
+        """(B, 69, H, W) of the latents (B, channels, rows, columns), the largest blocks' first."""
+        layers = list(zip(self.layers, gates, strict=False))
+        x = self.entries[0](latents[0])
+        for entry, up, latent in zip(self.entries[1:], self.ups, latents[1:], strict=True):
+            layer, gate = layers.pop(0)
+            x = functional.pixel_shuffle(up(layer(x, gate)), 2) + entry(latent)
+        for layer, gate in layers:
             x = layer(x, gate)
         return self.smooth(pad_sphere(functional.pixel_shuffle(self.out(x * gates[-1]), 2), 1))
 
@@ -110,15 +125,16 @@ class Gates(nn.Module):
     def __init__(self, size: VaeVarSize, inputs: int) -> None:
         super().__init__()
         width = size.width
+        self.blocks = (*size.blocks, 1)
         self.embed = nn.Conv2d(inputs, width, 2, stride=2)
         self.layer = ConvolutionBlock(1, width, size.kernel)
-        widths = [2 * width] * (1 + size.layers) + [width]
+        widths = [2 * width] * len(size.blocks) + [width]
         self.heads = nn.ModuleList(Pointwise(1, width, each) for each in widths)
 
-    def forward(self, known: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, known: Tensor) -> list[Tensor]:
         x = self.layer(self.embed(known))
-        places = [functional.avg_pool2d(x, 2), *[x] * (len(self.heads) - 1)]
-        return tuple(1 + torch.tanh(head(place)) for head, place in zip(self.heads, places, strict=True))
+        places = {each: functional.avg_pool2d(x, each) if each > 1 else x for each in self.blocks}
+        return [1 + torch.tanh(head(places[each])) for head, each in zip(self.heads, self.blocks, strict=True)]
 
 
 class Encoder(nn.Module):
@@ -126,15 +142,21 @@ class Encoder(nn.Module):
 
     def __init__(self, size: VaeVarSize, inputs: int) -> None:
         super().__init__()
-        width = size.width
+        width, coarser = size.width, size.latents[:-1]
         self.embed = nn.Conv2d(CHANNELS + inputs, width, 2, stride=2)
         self.layers = nn.Sequential(*(ConvolutionBlock(1, width, size.kernel) for _ in range(2)))
-        self.down, self.wide = nn.Conv2d(width, width, 2, stride=2), ConvolutionBlock(1, width, size.kernel)
-        self.to_latent, self.to_wide = Pointwise(1, width, 2 * size.latent), Pointwise(1, width, 2 * size.wide)
+        self.downs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 2, stride=2), ConvolutionBlock(1, width, size.kernel))
+            for _ in coarser
+        )
+        self.heads = nn.ModuleList(Pointwise(1, width, 2 * each) for each in reversed(size.latents))
 
-    def forward(self, error: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.layers(self.embed(torch.cat([error, known], 1)))
-        return self.to_wide(self.wide(self.down(x))), self.to_latent(x)
+    def forward(self, error: Tensor, known: Tensor) -> list[Tensor]:
+        """Of each of the latents, in the decoder's order."""
+        levels = [self.layers(self.embed(torch.cat([error, known], 1)))]
+        for down in self.downs:
+            levels.append(down(levels[-1]))
+        return [head(x) for head, x in zip(self.heads, levels, strict=True)][::-1]
 
 
 class VaeVarNetwork(PriorNetwork):
@@ -146,8 +168,8 @@ class VaeVarNetwork(PriorNetwork):
         super().__init__(grid, constants, size.reach_km, planes)
         self.size = size
         rows, columns = grid.shape
-        self.latents = (size.wide, rows // 4, columns // 4), (size.latent, rows // 2, columns // 2)
-        shape = (1, sum(map(math.prod, self.latents)))
+        self.shapes = [(each, rows // k, columns // k) for each, k in zip(size.latents, (8, 4, 2), strict=True)]
+        shape = (1, sum(map(math.prod, self.shapes)))
         self.stepping = Stepping(size.iterations + 1, tuple(Carried(name, shape) for name in CARRIED))
         inputs = CHANNELS + self.known
         self.encoder, self.decoder, self.gates = Encoder(size, inputs), Decoder(size), Gates(size, inputs)
@@ -164,14 +186,14 @@ class VaeVarNetwork(PriorNetwork):
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             drawn.append(mean + torch.exp(0.5 * log_variance) * noise)
             divergence = divergence + 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
-        left = error - self.decoder(*drawn, self.gates(known)).float()
+        left = error - self.decoder(drawn, self.gates(known)).float()
         likelihood = 0.5 * (left * torch.exp(-self.unsaid)).square() + self.unsaid
         return (likelihood * weights).mean() + divergence / error.numel()
 
-    def decode(self, z: Tensor, gates: tuple[Tensor, ...]) -> Tensor:
+    def decode(self, z: Tensor, gates: Sequence[Tensor]) -> Tensor:
         """(B, 69, H, W) error, in units of its size, of latents (B, n)."""
-        wide, latent = z.split([math.prod(each) for each in self.latents], 1)
-        return self.decoder(wide.reshape(-1, *self.latents[0]), latent.reshape(-1, *self.latents[1]), gates)
+        parts = z.split([math.prod(shape) for shape in self.shapes], 1)
+        return self.decoder([part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)], gates)
 
     def forward(
         self, background: Tensor, observations: Tensor, observation_errors: Tensor, step: Tensor, *carried: Tensor

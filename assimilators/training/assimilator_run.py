@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.networks.adapter import AdaptedNetwork
 from dacycle.assimilators.networks.base import Constants
 from dacycle.assimilators.training.assimilation import (
     PREFETCH,
@@ -34,6 +35,7 @@ from dacycle.assimilators.training.backgrounds import (
     systematic_error,
     year_times,
 )
+from dacycle.assimilators.training.base_weights import begin_with
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.data import load_states, preload, season_weights
@@ -122,7 +124,10 @@ def build_network(recipe: AssimilatorRecipe, world: World, constants: Constants)
     method = METHODS[recipe.method]
     if method.loss is None and recipe.rounds:
         raise RecipeError(f"rounds: {recipe.method} learns from errors alone, in no closed loop; it must be 0")
-    return method.network(world.grid, constants, network_size(method.size, recipe.network))
+    network = method.network(world.grid, constants, network_size(method.size, recipe.network))
+    if isinstance(network, AdaptedNetwork) != bool(recipe.base):
+        raise RecipeError(f"base: {recipe.method} has none" if recipe.base else f"base: {recipe.method} needs one")
+    return network
 
 
 def load_network(folder: Path, number: int) -> Any:
@@ -236,7 +241,11 @@ def _fit(
     lightning.seed_everything(recipe.seed, verbose=False)
     network = build_network(recipe, observing.world, constants)
     epochs, rate = recipe.epochs, recipe.learning_rate
-    if not number and not checkpoint_of(folder / "round-0").exists():
+    if isinstance(network, AdaptedNetwork):
+        network.freeze_base(not number)
+        if not number:
+            begin_with(network, recipe.base)
+    elif not number and not checkpoint_of(folder / "round-0").exists():
         _fit_planes(network, observing.world, backgrounds, recipe.seed, say)
     if number:
         epochs, rate = recipe.round_epochs, recipe.round_learning_rate

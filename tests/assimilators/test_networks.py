@@ -40,7 +40,7 @@ SIZES = {
     "fnp": FnpSize(joint=16, group=8, fine=8, layers=1, merged=1, modes=4, block=8, reach_km=REACH_KM),
     "sda": DiffusionSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM),
     "slam": SlamSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM, latent=16, auto=16),
-    "vae-var": VaeVarSize(width=16, latent=4, wide=4, layers=1, iterations=6, reach_km=REACH_KM),
+    "vae-var": VaeVarSize(width=16, latent=4, wide=4, broad=4, layers=1, iterations=6, reach_km=REACH_KM),
 }
 
 
