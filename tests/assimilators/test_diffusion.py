@@ -77,14 +77,15 @@ def test_members_have_the_mean_and_the_covariance_of_the_kalman_filter(seed: int
     spread = np.sqrt(np.diag(posterior))
     assert (spread < 0.9 * np.sqrt(variances)).all()  # something was observed
     # Pairs of opposite noise: for Gaussian errors their mean has no sampling error, only that of few steps.
-    assert (np.abs(found.mean(0) - mean) < 0.3 * spread + 0.05 * np.abs(mean)).all()
+    off = np.linalg.norm(found.mean(0) - mean)
+    assert off < 0.3 * np.linalg.norm(spread) + 0.02 * np.linalg.norm(mean)
     half = 0.5 * (found[:PAIRS] - found[PAIRS:])
     ratio = (half**2).mean(0) / np.diag(posterior)
     assert abs(ratio.mean() - 1) < 3 * np.sqrt(2 / PAIRS / MODES) + 0.1
     assert np.abs(ratio - 1).max() < 4 * np.sqrt(2 / PAIRS)
 
 
-@given(seed=st.integers(0, 99), gradients=st.integers(12, 16))
+@given(seed=st.integers(0, 99), gradients=st.integers(24, 30))
 @settings(max_examples=20, deadline=None)
 def test_conjugate_gradients_solve_the_equation(seed: int, gradients: int) -> None:
     generator = torch.Generator().manual_seed(seed)

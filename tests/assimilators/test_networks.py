@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.networks.adapter import AdaptedAdasSize, AdaptedFnpSize, AdaptedNetwork
 from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_mae
 from dacycle.assimilators.networks.base import AnalysisNetwork, Constants
 from dacycle.assimilators.networks.convcnp import ConvCnpSize
@@ -34,10 +35,15 @@ from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 
 GRID = get_grid("5.625deg")
 REACH_KM = 2500
+ADAPTER = {"tokens": 8, "token_heads": 2, "token_layers": 1}
 SIZES = {
     "adas": AdasSize(width=16, heads=2, layers=1, fine=8, reach_km=REACH_KM),
+    "adas-adapter": AdaptedAdasSize(width=16, heads=2, layers=1, fine=8, reach_km=REACH_KM, **ADAPTER),
     "convcnp": ConvCnpSize(width=16, fine=8, layers=1, merged=1, reach_km=REACH_KM),
     "fnp": FnpSize(joint=16, group=8, fine=8, layers=1, merged=1, modes=4, block=8, reach_km=REACH_KM),
+    "fnp-adapter": AdaptedFnpSize(
+        joint=16, group=8, fine=8, layers=1, merged=1, modes=4, block=8, reach_km=REACH_KM, **ADAPTER
+    ),
     "sda": DiffusionSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM),
     "slam": SlamSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM, latent=16, auto=16),
     "vae-var": VaeVarSize(width=16, latent=4, wide=4, broad=4, layers=1, iterations=6, reach_km=REACH_KM),
@@ -225,11 +231,35 @@ def test_on_a_planet_without_geography_turning_it_turns_the_analysis(
     network: AnalysisNetwork, turn: int, seed: int
 ) -> None:
     """By whole 2 x 2 blocks: no longitude is special, the date line least of all. By larger blocks where there are."""
-    turn *= network.size.columns * 2 if isinstance(network, AdasNetwork) else 2 if network.stepping else 1
+    if isinstance(network, AdaptedNetwork):
+        pytest.skip("the adapter's Transformer knows where its patches are")
+    turn *= network.size.columns * 2 if isinstance(network, AdasNetwork) else 4 if network.stepping else 1
     inputs = observations(seed, 0.2)
     straight = analyse(network, *inputs)[0].roll(2 * turn, -1)
     turned = analyse(network, *(x.roll(2 * turn, -1) for x in inputs), turn=turn)[0]
     torch.testing.assert_close(turned, straight, atol=1e-3, rtol=0)
+
+
+def test_without_its_modalities_an_adapted_method_is_its_base(network: AnalysisNetwork) -> None:
+    if not isinstance(network, AdaptedNetwork):
+        pytest.skip("not an adapted method")
+    background, values, errors = observations(0, 0.1)
+    modalities = [69 + network.planes.index(name) for name in ("tp6h", "olr")]
+    without = errors.clone()
+    without[:, modalities] = 0
+    alike = analyse(network, background, values, without)
+    for found, expected in zip(alike, analyse(network.base, background, values, without), strict=True):
+        assert torch.equal(found, expected)
+    for one in modalities:
+        alone = without.clone()
+        alone[:, one] = errors[:, one]
+        assert not torch.equal(analyse(network, background, values, alone)[0], alike[0])
+    # The base sees them in no other way.
+    none = torch.zeros(1, 72, *GRID.shape)
+    none[:, modalities] = errors[:, modalities]
+    torch.nn.init.zeros_(network.adapter.project.weight)
+    torch.nn.init.zeros_(network.adapter.project.bias)
+    assert torch.equal(analyse(network, background, values, none)[0], background)
 
 
 def test_the_loss_is_least_at_the_true_mean_and_spread() -> None:
