@@ -1,21 +1,28 @@
 """Networks that are trained here and exported: one module a method, and the layers that they share. Needs torch.
 
-A method is a `Method`: its network, whose `estimate` is trained and whose `forward` is the exported contract, its size
-and its loss. One more method is one more module with one, and its line in `METHODS`.
+A method is a `Method`: its network, whose `forward` is the exported contract, its size and its loss. One more method is
+one more module with one, and its line in `METHODS`. Feed-forward methods train their `estimate` (`departures`), priors
+their own loss (`prior`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from dacycle.assimilators.networks.adapter import AdaptedAdasSize, AdaptedFnpSize, AdaptedNetwork
 from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_mae
 from dacycle.assimilators.networks.convcnp import ConvCnpNetwork, ConvCnpSize
 from dacycle.assimilators.networks.departures import gaussian_loss
+from dacycle.assimilators.networks.diffusion import DiffusionSize
 from dacycle.assimilators.networks.fnp import FnpNetwork, FnpSize
+from dacycle.assimilators.networks.sda import SdaNetwork
+from dacycle.assimilators.networks.slam import SlamNetwork, SlamSize
+from dacycle.assimilators.networks.vae_var import VaeVarNetwork, VaeVarSize
 
 __all__ = ["METHODS", "Method"]
 
@@ -25,21 +32,28 @@ class Method:
     """A trained method.
 
     Attributes:
-        network: built from (grid, constants, size); see `departures.DepartureNetwork`.
+        network: built from (grid, constants, size); a `departures.DepartureNetwork` or a `prior.PriorNetwork`.
         size: dataclass of whole numbers, which a recipe's `network` entries fill.
         loss: of increment, spread (None where the method has none) and target, all in units of the background's usual
-            error, at every point.
+            error, at every point; None for a prior, which is trained on errors alone, without observations.
         source: the paper.
     """
 
     network: Callable[..., Any]
     size: type
-    loss: Callable[..., Tensor]
+    loss: Callable[..., Tensor] | None
     source: str
 
 
+ADAPTER = "DAMBench, arXiv 2511.01468"
+
 METHODS: dict[str, Method] = {
     "adas": Method(AdasNetwork, AdasSize, unified_mae, "Chen et al. 2023, arXiv 2312.12462"),
+    "adas-adapter": Method(partial(AdaptedNetwork, AdasNetwork), AdaptedAdasSize, unified_mae, ADAPTER),
     "convcnp": Method(ConvCnpNetwork, ConvCnpSize, gaussian_loss, "Gordon et al. 2020, arXiv 1910.13556"),
     "fnp": Method(FnpNetwork, FnpSize, gaussian_loss, "Chen et al. 2024, arXiv 2406.01645"),
+    "fnp-adapter": Method(partial(AdaptedNetwork, FnpNetwork), AdaptedFnpSize, gaussian_loss, ADAPTER),
+    "sda": Method(SdaNetwork, DiffusionSize, None, "Rozet and Louppe 2023, arXiv 2306.10574"),
+    "slam": Method(SlamNetwork, SlamSize, None, "Qu et al. 2024, arXiv 2404.06665"),
+    "vae-var": Method(VaeVarNetwork, VaeVarSize, None, "Xiao et al. 2025, arXiv 2405.13711"),
 }

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.base import CHANNELS, Constants
-from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions
-from dacycle.assimilators.networks.layers import Pointwise, TowerNorm
+from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions, added
+from dacycle.assimilators.networks.layers import Attention, Pointwise
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.mini import pad_sphere
@@ -50,6 +50,11 @@ class AdasSize:
     fine: int = 64
     reach_km: int = 2500
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Rows and columns of a window, in blocks."""
+        return self.rows, self.columns
+
 
 class AdasNetwork(DepartureNetwork):
     """See the module's docstring."""
@@ -61,7 +66,7 @@ class AdasNetwork(DepartureNetwork):
         self.size = size
         self.set_convolutions = SetConvolutions(grid)
         near, wide = (k * self.inputs // 2 for k in (self.set_convolutions.fine, self.set_convolutions.coarse))
-        d = size.width
+        d = self.latent = size.width
         self.embed = nn.Conv2d(CHANNELS + self.known, d, 2, stride=2)
         self.departures_near, self.departures_wide = nn.Conv2d(near, d, 2, stride=2), Pointwise(1, wide, d)
         self.confidence_near, self.confidence_wide = nn.Conv2d(near, d, 2, stride=2), Pointwise(1, wide, d)
@@ -71,7 +76,7 @@ class AdasNetwork(DepartureNetwork):
         self.up = nn.ModuleDict({name: Pointwise(1, 2 * d, 4 * d) for name in streams})
         self.join = nn.ModuleDict({name: Pointwise(1, 2 * d, d) for name in streams})
         self.fuse = Pointwise(1, 3 * d, d)
-        self.after = nn.ModuleList(Attention(d, size, shifted=bool(i % 2)) for i in range(size.layers))
+        self.after = nn.ModuleList(Attention(d, size.heads, size.window, bool(i % 2)) for i in range(size.layers))
         self.refine = Pointwise(1, d, 4 * size.fine)
         self.local = Pointwise(1, 2 * near + CHANNELS + self.known, size.fine)
         self.head = Pointwise(1, size.fine, CHANNELS)
@@ -86,8 +91,9 @@ class AdasNetwork(DepartureNetwork):
         return (self.embed(torch.cat([state, known], 1)),)
 
     def decode(
-        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...]
-    ) -> tuple[Tensor, None]:
+        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
+        beside: Tensor | None = None,
+    ) -> tuple[Tensor, None]:  # fmt: skip
         """From the three streams to the increment."""
         (fine, density), (wide, wide_density) = ([x.flatten(1, 2) for x in part.chunk(2, 1)] for part in observed)
         streams = [
@@ -99,7 +105,7 @@ class AdasNetwork(DepartureNetwork):
         deep = self.deep(*(down(x) for down, x in zip(self.down.values(), first, strict=True)))
         ups = zip(self.up.values(), self.join.values(), deep, first, strict=True)
         last = self.last(*(join(torch.cat([functional.pixel_shuffle(up(x), 2), skip], 1)) for up, join, x, skip in ups))
-        fused = self.fuse(torch.cat(last, 1))
+        fused = added(self.fuse(torch.cat(last, 1)), beside)
         for attention in self.after:
             fused = attention(fused, fused)
         local = self.local(torch.cat([fine, density, state, known], 1))
@@ -113,8 +119,11 @@ class Stage(nn.Module):
     def __init__(self, width: int, size: AdasSize) -> None:
         super().__init__()
         self.convolve, self.gate = nn.Conv2d(width, width, 3), nn.Conv2d(width, width, 3)
-        self.of_background = nn.ModuleList(Attention(width, size, shifted) for shifted in (False, True))
-        self.of_observed = nn.ModuleList(Attention(width, size, shifted) for shifted in (False, True))
+
+        def attentions() -> nn.ModuleList:
+            return nn.ModuleList(Attention(width, size.heads, size.window, shifted) for shifted in (False, True))
+
+        self.of_background, self.of_observed = attentions(), attentions()
 
     def forward(self, background: Tensor, observed: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         confidence = self.gate(pad_sphere(confidence, 1))
@@ -125,52 +134,6 @@ class Stage(nn.Module):
             observed = from_background(observed, background)
             background = gate * asked + (1 - gate) * background
         return background, observed, confidence
-
-
-class Attention(nn.Module):
-    """Attention of x to y within windows (Liu et al. 2021, arXiv 2103.14030), then a perceptron; (B, C, H, W) both.
-
-    A grid smaller than a window is one window. Shifted ones begin half a window further: they go around the sphere,
-    and across a pole to the opposite meridian.
-    """
-
-    def __init__(self, width: int, size: AdasSize, shifted: bool) -> None:
-        super().__init__()
-        self.heads, self.window, self.shifted = size.heads, (size.rows, size.columns), shifted
-        self.norm_x, self.norm_y, self.norm = (TowerNorm(1, width) for _ in range(3))
-        self.query, self.keys = Pointwise(1, width, width), Pointwise(1, width, 2 * width)
-        self.out = Pointwise(1, width, width)
-        self.widen, self.narrow = Pointwise(1, width, 2 * width), Pointwise(1, 2 * width, width)
-        n = size.rows * size.columns
-        self.place = nn.Parameter(torch.zeros(size.heads, n, n))
-        self.scale = nn.Parameter(torch.full((2, width, 1, 1), 0.1))
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        query = self._windows(self.query(self.norm_x(x)))
-        key, value = (self._windows(part) for part in self.keys(self.norm_y(y)).chunk(2, 1))
-        alike = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + self.place
-        found = self._grid(alike.softmax(-1) @ value, x)
-        x = x + self.scale[0] * self.out(found)
-        return x + self.scale[1] * self.narrow(functional.silu(self.widen(self.norm(x))))
-
-    # The batch is left to `reshape`, so that the exported graph computes no shapes.
-    def _windows(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B windows, heads, points, C / heads)."""
-        rows, columns = self.window
-        if self.shifted:
-            x = pad_sphere(x, rows // 2)[..., rows // 2 : -(rows // 2)].roll(columns // 2, -1)
-        width, height, length = x.shape[1:]
-        x = x.reshape(-1, self.heads, width // self.heads, height // rows, rows, length // columns, columns)
-        return x.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, self.heads, rows * columns, width // self.heads)
-
-    def _grid(self, x: Tensor, like: Tensor) -> Tensor:
-        """The opposite of `_windows`, to the shape of `like`."""
-        rows, columns = self.window
-        width, height, length = like.shape[1:]
-        height += rows if self.shifted else 0
-        x = x.reshape(-1, height // rows, length // columns, self.heads, rows, columns, width // self.heads)
-        x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(-1, width, height, length)
-        return x[:, :, rows // 2 : -(rows // 2)].roll(-(columns // 2), -1) if self.shifted else x
 
 
 def unified_mae(increment: Tensor, spread: Tensor | None, target: Tensor) -> Tensor:

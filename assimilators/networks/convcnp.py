@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.base import CHANNELS, Constants
-from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions
+from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions, added
 from dacycle.assimilators.networks.layers import ConvolutionBlock, Pointwise
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
@@ -52,7 +52,7 @@ class ConvCnpNetwork(DepartureNetwork):
         self, grid: Grid, constants: Constants, size: ConvCnpSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
         super().__init__(grid, constants, size.reach_km, planes)
-        self.size = size
+        self.size, self.latent = size, size.width
         self.set_convolutions = SetConvolutions(grid)
         fine, coarse = (k * self.inputs for k in (self.set_convolutions.fine, self.set_convolutions.coarse))
 
@@ -79,12 +79,13 @@ class ConvCnpNetwork(DepartureNetwork):
         return (self.background(self.embed(torch.cat([state, known], 1))),)
 
     def decode(
-        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor]:
+        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
+        beside: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """From the towers of observations and background to increment and spread."""
         fine, wide = (features.flatten(1, 2) for features in observed)
         seen = self.observed(self.near(fine) + self.wide(wide))
-        merged = self.merged(self.fuse(torch.cat([seen, *background], 1)))
+        merged = self.merged(added(self.fuse(torch.cat([seen, *background], 1)), beside))
         here = functional.pixel_shuffle(self.refine(merged), 2) + self.local(torch.cat([fine, state, known], 1))
         increment, spread = self.head(functional.silu(self.mix(functional.silu(here)))).float().chunk(2, 1)
         return increment, spread

@@ -18,7 +18,7 @@ from dacycle.assimilators.networks.base import AnalysisNetwork, weights_of
 from dacycle.assimilators.networks.layers import RadialConvolution
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["DepartureNetwork", "SetConvolutions", "gaussian_loss", "halved"]
+__all__ = ["DepartureNetwork", "SetConvolutions", "added", "gaussian_loss", "halved"]
 
 NEAR, WIDE = (1500.0,), (3000.0, 6000.0)
 """Supports in km of the set convolutions' kernels, on the grid and on its 2 x 2 blocks."""
@@ -40,9 +40,13 @@ class DepartureNetwork(AnalysisNetwork, ABC):
 
     @abstractmethod
     def decode(
-        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Increment, and spread before `_spread` or None, (B, 69, H, W), in units of the background's error."""
+        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
+        beside: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Increment, and spread before `_spread` or None, (B, 69, H, W), in units of the background's error.
+
+        beside: (B, latent, H/2, W/2) added to what is fused of background and observations (`adapter`).
+        """
 
     def estimate(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor | None]:
         """Increment and spread, (B, 69, H, W), in units of ``error``; no spread where the method has none.
@@ -159,6 +163,11 @@ def _and_opposite(features: Tensor) -> Tensor:
     """Means and densities, (B, 2 K, C, H, W), and below them, (2 B, ...), the same with the means' signs changed."""
     means, densities = features.chunk(2, 1)
     return torch.cat([features, torch.cat([-means, densities], 1)])
+
+
+def added(fused: Tensor, beside: Tensor | None) -> Tensor:
+    """Fused features, and what is beside them."""
+    return fused if beside is None else fused + beside
 
 
 def halved(grid: Grid) -> Grid:

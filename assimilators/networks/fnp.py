@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.base import CHANNELS, Constants
-from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions
+from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions, added
 from dacycle.assimilators.networks.layers import FourierLayer, Pointwise
 from dacycle.forecast_adapter.channels import GROUPS, PLANES
 from dacycle.forecast_adapter.grid import Grid
@@ -61,7 +61,7 @@ class FnpNetwork(DepartureNetwork):
         self, grid: Grid, constants: Constants, size: FnpSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
         super().__init__(grid, constants, size.reach_km, planes)
-        self.size = size
+        self.size, self.latent = size, size.joint
         self.set_convolutions = SetConvolutions(grid)
         inputs, known = self.inputs, self.known
         fine, wide = self.set_convolutions.fine, self.set_convolutions.coarse
@@ -110,8 +110,9 @@ class FnpNetwork(DepartureNetwork):
         )
 
     def decode(
-        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor]:
+        self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
+        beside: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """From the towers of observations and background to increment and spread."""
         fine, wide = observed
         own = [part.flatten(1, 2) for part in self._grouped(fine)]
@@ -121,7 +122,8 @@ class FnpNetwork(DepartureNetwork):
             self.encode_joint(fine.flatten(1, 2)) + self.wide_joint(wide.flatten(1, 2)),
             torch.cat([encode(part) + spread(whole) for encode, part, spread, whole in encoders], 1),
         )
-        joint, groups = self.merged(self.merge_joint(joint, background[0]), self.merge_groups(groups, background[1]))
+        joint = added(self.merge_joint(joint, background[0]), beside)
+        joint, groups = self.merged(joint, self.merge_groups(groups, background[1]))
         increments, spreads = [], []
         towers = zip(groups.chunk(len(GROUPS), 1), own, self._grouped(state), strict=True)
         layers = zip(self.refine, self.local, self.heads, strict=True)

@@ -19,6 +19,7 @@ from dacycle.forecast_adapter.grid import Grid, great_circle_km
 from dacycle.forecast_adapter.mini import pad_sphere
 
 __all__ = [
+    "Attention",
     "ConvolutionBlock",
     "Depthwise",
     "FourierLayer",
@@ -144,17 +145,19 @@ class SpectralMix(nn.Module):
 class Pointwise(nn.Module):
     """A matrix for each tower, at every point: (B, towers x inputs, H, W) -> (B, towers x outputs, H, W)."""
 
-    def __init__(self, towers: int, inputs: int, outputs: int) -> None:
+    def __init__(self, towers: int, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.towers = towers
         bound = inputs**-0.5
         self.weight = nn.Parameter(torch.empty(towers, outputs, inputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(towers, outputs, 1))
+        self.bias = nn.Parameter(torch.zeros(towers, outputs, 1)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         # The batch is left to `reshape`, so that the exported graph computes no shapes.
         width, height, length = x.shape[1:]
-        y = self.weight @ x.reshape(-1, self.towers, width // self.towers, height * length) + self.bias
+        y = self.weight @ x.reshape(-1, self.towers, width // self.towers, height * length)
+        if self.bias is not None:
+            y = y + self.bias
         return y.reshape(-1, self.towers * y.shape[2], height, length)
 
 
@@ -179,17 +182,22 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution whose gradients are forward convolutions: on a CPU they are faster than backward ones."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
         return functional.conv2d(x, weight, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         (x, weight), gradient = ctx.saved_tensors, gradients[0].contiguous()
         batch, channels, height, width = gradient.shape
         rows, columns = weight.shape[2:]
         around = functional.pad(gradient, (columns - 1, columns - 1, rows - 1, rows - 1))
         of_input = functional.conv2d(around, weight.flip(2, 3), groups=channels)
+        if not ctx.needs_input_grad[1]:
+            return of_input, None
         # Each sample's channel is correlated with its own gradient: samples stand side by side as channels.
         kernels = gradient.reshape(batch * channels, 1, height, width)
         each = functional.conv2d(x.reshape(1, batch * channels, *x.shape[2:]), kernels, groups=batch * channels)
@@ -199,14 +207,14 @@ class _Depthwise(torch.autograd.Function):
 class Depthwise(nn.Conv2d):
     """A convolution of each channel by itself, without padding."""
 
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__(channels, channels, kernel, groups=channels)
+    def __init__(self, channels: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(channels, channels, kernel, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return super().forward(x)
-        assert self.bias is not None
-        return _Depthwise.apply(x, self.weight) + self.bias[:, None, None]
+        y = _Depthwise.apply(x, self.weight)
+        return y if self.bias is None else y + self.bias[:, None, None]
 
 
 class ConvolutionBlock(nn.Module):
@@ -239,3 +247,49 @@ class FourierLayer(ConvolutionBlock):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         return x + self.scale[0] * self.local(y) + self.scale[1] * self.spectral(y)
+
+
+class Attention(nn.Module):
+    """Attention of x to y within windows (Liu et al. 2021, arXiv 2103.14030), then a perceptron; (B, C, H, W) both.
+
+    A grid smaller than a window is one window. Shifted ones begin half a window further: they go around the sphere,
+    and across a pole to the opposite meridian.
+    """
+
+    def __init__(self, width: int, heads: int, window: tuple[int, int], shifted: bool) -> None:
+        super().__init__()
+        self.heads, self.window, self.shifted = heads, window, shifted
+        self.norm_x, self.norm_y, self.norm = (TowerNorm(1, width) for _ in range(3))
+        self.query, self.keys = Pointwise(1, width, width), Pointwise(1, width, 2 * width)
+        self.out = Pointwise(1, width, width)
+        self.widen, self.narrow = Pointwise(1, width, 2 * width), Pointwise(1, 2 * width, width)
+        n = window[0] * window[1]
+        self.place = nn.Parameter(torch.zeros(heads, n, n))
+        self.scale = nn.Parameter(torch.full((2, width, 1, 1), 0.1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        query = self._windows(self.query(self.norm_x(x)))
+        key, value = (self._windows(part) for part in self.keys(self.norm_y(y)).chunk(2, 1))
+        alike = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + self.place
+        found = self._grid(alike.softmax(-1) @ value, x)
+        x = x + self.scale[0] * self.out(found)
+        return x + self.scale[1] * self.narrow(functional.silu(self.widen(self.norm(x))))
+
+    # The batch is left to `reshape`, so that the exported graph computes no shapes.
+    def _windows(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B windows, heads, points, C / heads)."""
+        rows, columns = self.window
+        if self.shifted:
+            x = pad_sphere(x, rows // 2)[..., rows // 2 : -(rows // 2)].roll(columns // 2, -1)
+        width, height, length = x.shape[1:]
+        x = x.reshape(-1, self.heads, width // self.heads, height // rows, rows, length // columns, columns)
+        return x.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, self.heads, rows * columns, width // self.heads)
+
+    def _grid(self, x: Tensor, like: Tensor) -> Tensor:
+        """The opposite of `_windows`, to the shape of `like`."""
+        rows, columns = self.window
+        width, height, length = like.shape[1:]
+        height += rows if self.shifted else 0
+        x = x.reshape(-1, height // rows, length // columns, self.heads, rows, columns, width // self.heads)
+        x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(-1, width, height, length)
+        return x[:, :, rows // 2 : -(rows // 2)].roll(-(columns // 2), -1) if self.shifted else x

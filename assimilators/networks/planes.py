@@ -1,10 +1,13 @@
 """What the columns of a state say of the observation planes, which no channel holds: an observation operator.
 
 OLR, precipitation and humidity at 2 m are compared with it, so that they too are departures. It is fitted to the truth
-before a method is trained, and then left alone: a method need not differentiate its departures.
+before a method is trained, and then left alone: a method need not differentiate its departures. Priors are guided
+through its tangent.
 """
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,17 @@ class PlaneOperator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+    def slope(self, x: Tensor) -> Tensor:
+        """How steep the hidden layer is at columns (B, inputs, H, W); for `tangent`."""
+        hidden = self.layers[0](x)
+        gate = torch.sigmoid(hidden)
+        return gate * (1 + hidden * (1 - gate))
+
+    def tangent(self, slope: Tensor, change: Tensor) -> Tensor:
+        """How the planes change, to first order, with the first of the inputs (B, n, H, W)."""
+        first, _, second = (cast(Any, layer) for layer in self.layers)
+        return functional.conv2d(slope * functional.conv2d(change, first.weight[:, : change.shape[1]]), second.weight)
 
     def fit(self, inputs: Tensor, targets: Tensor, seed: int) -> Tensor:
         """Fit to (n, inputs, H, W) and (n, planes, H, W); every fifth of the n is held out.

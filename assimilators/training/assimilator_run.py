@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.networks.adapter import AdaptedNetwork
 from dacycle.assimilators.networks.base import Constants
 from dacycle.assimilators.training.assimilation import (
     PREFETCH,
@@ -34,6 +35,7 @@ from dacycle.assimilators.training.backgrounds import (
     systematic_error,
     year_times,
 )
+from dacycle.assimilators.training.base_weights import begin_with
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.data import load_states, preload, season_weights
@@ -46,7 +48,9 @@ from dacycle.assimilators.training.folder import (
     write_record,
 )
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
+from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.observing import Observing
+from dacycle.assimilators.training.prior import PriorTraining
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, network_size
 from dacycle.assimilators.training.samples import Samples
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
@@ -118,7 +122,12 @@ def build_network(recipe: AssimilatorRecipe, world: World, constants: Constants)
     if recipe.method not in METHODS:
         raise RecipeError(f"method: {recipe.method!r} is unknown; the methods are {', '.join(METHODS)}")
     method = METHODS[recipe.method]
-    return method.network(world.grid, constants, network_size(method.size, recipe.network))
+    if method.loss is None and recipe.rounds:
+        raise RecipeError(f"rounds: {recipe.method} learns from errors alone, in no closed loop; it must be 0")
+    network = method.network(world.grid, constants, network_size(method.size, recipe.network))
+    if isinstance(network, AdaptedNetwork) != bool(recipe.base):
+        raise RecipeError(f"base: {recipe.method} has none" if recipe.base else f"base: {recipe.method} needs one")
+    return network
 
 
 def load_network(folder: Path, number: int) -> Any:
@@ -232,21 +241,32 @@ def _fit(
     lightning.seed_everything(recipe.seed, verbose=False)
     network = build_network(recipe, observing.world, constants)
     epochs, rate = recipe.epochs, recipe.learning_rate
-    if not number and not checkpoint_of(folder / "round-0").exists():
+    if isinstance(network, AdaptedNetwork):
+        network.freeze_base(not number)
+        if not number:
+            begin_with(network, recipe.base)
+    elif not number and not checkpoint_of(folder / "round-0").exists():
         _fit_planes(network, observing.world, backgrounds, recipe.seed, say)
     if number:
         epochs, rate = recipe.round_epochs, recipe.round_learning_rate
         load_average(network, checkpoint_of(folder / f"round-{_best_before(folder, number)}"))
 
-    def samples(epoch: int) -> Samples | ClosedLoop:
+    def drawn(epoch: int) -> Samples:
         generator = np.random.default_rng([recipe.seed, number, epoch])
         order = np.resize(generator.permutation(len(backgrounds.times)), recipe.epoch_samples)
         seed = 1000 * (1000 * recipe.seed + number) + epoch
-        drawn = Samples(backgrounds, observing, order, seed, EXACT * constants.error)
-        return ClosedLoop(drawn, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else drawn
+        return Samples(backgrounds, observing, order, seed, EXACT * constants.error)
+
+    def samples(epoch: int) -> Samples | ClosedLoop:
+        found = drawn(epoch)
+        return ClosedLoop(found, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else found
 
     loss, area = METHODS[recipe.method].loss, observing.world.grid.weights
-    module = AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate)
+    module: Training = (
+        PriorTraining(network, recipe, area, drawn, held)
+        if loss is None
+        else AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate)
+    )
     run_epochs(module, folder / f"round-{number}", epochs, say)
 
 

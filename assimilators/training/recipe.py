@@ -137,6 +137,8 @@ class AssimilatorRecipe(Recipe):
             more of them.
         round_epochs, round_learning_rate: of each round.
         validation_days: length of the cycles that a round is judged by.
+        base: a trained method, by name or file, whose weights the base of an adapter begins with. They stay as they are
+            in the first training, and are trained with the adapter in the rounds.
     """
 
     method: str
@@ -150,6 +152,7 @@ class AssimilatorRecipe(Recipe):
     round_epochs: int = 4
     round_learning_rate: float = 5e-4
     validation_days: int = 12
+    base: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from dacycle.assimilators.training.backgrounds import Backgrounds
 from dacycle.assimilators.training.observing import USUAL, Network, Observing, random_network
 from dacycle.forecast_adapter.channels import GROUPS
 
-__all__ = ["Batch", "Fields", "Samples", "idealised"]
+__all__ = ["Batch", "ErrorPairs", "Fields", "Samples", "idealised"]
 
 MIXED = 0.75
 """Share of the samples whose error is put together from two."""
@@ -56,21 +56,28 @@ class Samples(Dataset[Batch]):
         return len(self.order)
 
     def __getitem__(self, item: int) -> Batch:
+        world, generator = self.observing.world, np.random.default_rng([self.seed, item])
+        network = USUAL if self.whole else random_network(generator, self.observing.names)
+        time, background, truth = self.background(item, generator)
+        state, values, errors, target = self.observed(time, background, network, generator)
+        if not self.whole and generator.random() < IDEALISED:
+            error = (self.exact * world.statistics.std)[:, None, None]
+            values, errors = map(torch.from_numpy, idealised(values.numpy(), errors.numpy(), truth, error, generator))
+        return state, values, errors, target, torch.tensor(-1)
+
+    def background(
+        self, item: int, generator: np.random.Generator
+    ) -> tuple[np.datetime64, NDArray[np.float32], NDArray[np.float32]]:
+        """Time, background and truth (69, H, W), SI, of a sample."""
         sample = int(self.order[item])
         world = self.observing.world
-        generator = np.random.default_rng([self.seed, item])
-        network = USUAL if self.whole else random_network(generator, self.observing.names)
         time, error = self.backgrounds.times[sample], self.backgrounds.errors[sample].astype(np.float32)
         if not self.whole and generator.random() < MIXED:
             time, error = self._mixed(sample, generator)
         truth = world.reference.array(time)
         background = truth + error * world.statistics.std[:, None, None]
         background[GROUPS["q"]] = np.maximum(background[GROUPS["q"]], 0)
-        state, values, errors, target = self.observed(time, background, network, generator)
-        if not self.whole and generator.random() < IDEALISED:
-            error = (self.exact * world.statistics.std)[:, None, None]
-            values, errors = map(torch.from_numpy, idealised(values.numpy(), errors.numpy(), truth, error, generator))
-        return state, values, errors, target, torch.tensor(-1)
+        return time, background, truth
 
     def observed(
         self, time: np.datetime64, background: NDArray[np.float32], network: Network, generator: np.random.Generator
@@ -108,6 +115,23 @@ class Samples(Dataset[Batch]):
             ring[lead] = mine[np.argsort(day[mine], kind="stable")]
             place[ring[lead]] = np.arange(len(mine))
         return ring, place
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorPairs(Dataset[tuple[Tensor, Tensor]]):
+    """State and target of samples, see `Samples`, without observations: what a prior is trained on."""
+
+    samples: Samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
+        generator = np.random.default_rng([self.samples.seed, item])
+        _, background, truth = self.samples.background(item, generator)
+        normalise = self.samples.observing.world.statistics.normalise
+        state, true = (torch.from_numpy(normalise(x)) for x in (background, truth))
+        return state, true - state
 
 
 def idealised(

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
 
+import onnx
 import torch
 from torch import Tensor
 
@@ -23,14 +24,20 @@ from dacycle.assimilators.export_assimilator import export_assimilator
 from dacycle.assimilators.gate import Check, Verdict, judge, register
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.departures import gaussian_loss
-from dacycle.assimilators.training.assimilator_run import accepted_round, fit_assimilator, train_assimilator
+from dacycle.assimilators.trained import TrainedAssimilator
+from dacycle.assimilators.training.assimilator_run import (
+    accepted_round,
+    fit_assimilator,
+    load_network,
+    train_assimilator,
+)
 from dacycle.assimilators.training.backgrounds import Backgrounds
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.observing import Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe, recipe_kind
-from dacycle.assimilators.training.samples import Samples, idealised
+from dacycle.assimilators.training.samples import ErrorPairs, Samples, idealised
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import World, load_world
@@ -240,8 +247,14 @@ def test_the_recipes_in_the_repository_are_sound() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "magic"}, "method: 'magic' is unknown; the methods are adas, convcnp, fnp"),
+        (
+            {"method": "magic"},
+            "method: 'magic' is unknown; the methods are adas, adas-adapter, convcnp, fnp, fnp-adapter",
+        ),
+        ({"method": "sda", "network": {}}, "rounds: sda learns from errors alone, in no closed loop; it must be 0"),
         ({"network": {"joints": 3}}, "unknown entry; the entries are joint"),
+        ({"base": "fnp"}, "base: fnp has none"),
+        ({"method": "fnp-adapter"}, "base: fnp-adapter needs one"),
     ],
 )
 def test_an_unknown_method_or_size_is_refused(
@@ -391,6 +404,55 @@ def test_a_method_without_a_spread_is_trained_exported_and_judged(
     assert "spread" not in method.metadata["parity"]
     verdict = judge(file, data, [2024], entries["world"], baseline="none", starts=2, days=4, say=quiet)
     assert "no spread" in [check.found for check in verdict.checks]
+
+
+PRIORS = {
+    "slam": {
+        "context": 8, "width": 16, "coarse": 16, "depth": 1, "steps": 5, "pairs": 1, "latent": 16, "auto": 16,
+    },
+    "vae-var": {"width": 16, "latent": 4, "wide": 4, "broad": 4, "layers": 1, "iterations": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", PRIORS)
+def test_a_prior_is_trained_without_observations_and_exported_as_a_step(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path, method: str
+) -> None:
+    recipe = recipe_of(entries, method=method, network=PRIORS[method], rounds=0, epoch_samples=24)
+    fit_assimilator(recipe, tmp_path / "run", observing, backgrounds, held(backgrounds, observing), quiet)
+    with (tmp_path / "run/round-0/curve.csv").open(newline="") as file:
+        first, last = (float(row["validation_loss"]) for row in csv.DictReader(file))
+    assert last < first
+    exported = export_soon(tmp_path / "run", tmp_path / "prior.onnx")
+    metadata = TrainedAssimilator(exported).metadata
+    assert metadata["parity"]["analysis"]["largest"] < 1e-4
+    assert metadata["stepping"]["steps"] == 5
+
+
+def test_an_adapter_learns_beside_its_base_which_stays_as_it_is(
+    entries: dict[str, Any], exported: Path, backgrounds: Backgrounds, observing: Observing, tmp_path: Path
+) -> None:
+    adapter = {"tokens": 8, "token_heads": 2, "token_layers": 1}
+    changes = {"method": "fnp-adapter", "base": str(exported), "rounds": 0}
+    recipe = recipe_of(entries, **changes, network={**entries["network"], **adapter})
+    fit_assimilator(recipe, tmp_path / "run", observing, backgrounds, held(backgrounds, observing), quiet)
+    network = load_network(tmp_path / "run", 0)
+    tensors = onnx.load(exported).graph.initializer
+    stored = {tensor.name.removesuffix(".half"): onnx.numpy_helper.to_array(tensor) for tensor in tensors}
+    for name, weights in network.base.named_parameters():
+        if not name.startswith("operator."):
+            np.testing.assert_array_equal(weights.detach().numpy(), stored[name], err_msg=name)
+    assert network.adapter.project.weight.abs().max() > 0
+    larger = recipe_of(entries, **changes, network={**entries["network"], **adapter, "joint": 32})
+    with pytest.raises(RecipeError, match="`network` says another size than its"):
+        fit_assimilator(larger, tmp_path / "other", observing, backgrounds, held(backgrounds, observing), quiet)
+
+
+def test_pairs_of_errors_are_the_samples_without_observations(backgrounds: Backgrounds, observing: Observing) -> None:
+    samples = held(backgrounds, observing)
+    state, _, _, target, _ = samples[1]
+    pair = ErrorPairs(samples)[1]
+    torch.testing.assert_close(pair, (state, target))
 
 
 def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str, Any], data: Path) -> None:
