@@ -18,7 +18,7 @@ from dacycle.forecast_adapter.grid import get_grid
 GRID = get_grid("5.625deg")
 SHAPE = (69, *GRID.shape)
 MODES = 24
-PAIRS = 12
+PAIRS = 6
 
 
 class Gaussian(DiffusionNetwork):
@@ -29,7 +29,7 @@ class Gaussian(DiffusionNetwork):
         static, bias = np.zeros((4, *GRID.shape), np.float32), np.zeros((5, *SHAPE), np.float32)
         season = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
         constants = Constants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias)
-        super().__init__(GRID, constants, DiffusionSize(context=4, steps=26, pairs=PAIRS), SHAPE)
+        super().__init__(GRID, constants, DiffusionSize(context=4, steps=16, pairs=PAIRS), SHAPE)
         generator = np.random.default_rng(seed)
         modes = np.linalg.qr(generator.standard_normal((np.prod(SHAPE), MODES)))[0]
         self.modes = torch.from_numpy(modes.astype(np.float32))

@@ -28,6 +28,7 @@ from dacycle.assimilators.networks.layers import (
     zonal_transform,
 )
 from dacycle.assimilators.networks.planes import PlaneOperator
+from dacycle.assimilators.networks.prior import PriorNetwork
 from dacycle.assimilators.networks.slam import SlamSize
 from dacycle.assimilators.networks.vae_var import VaeVarSize
 from dacycle.assimilators.oi import gaspari_cohn
@@ -260,6 +261,31 @@ def test_without_its_modalities_an_adapted_method_is_its_base(network: AnalysisN
     torch.nn.init.zeros_(network.adapter.project.weight)
     torch.nn.init.zeros_(network.adapter.project.bias)
     assert torch.equal(analyse(network, background, values, none)[0], background)
+
+
+def test_a_prior_learns_what_errors_look_like(network: AnalysisNetwork) -> None:
+    """Errors of one pattern, of any size and sign: its own loss falls, on samples that it has not seen."""
+    if not isinstance(network, PriorNetwork):
+        pytest.skip("no prior: it is trained with observations")
+    prior = copy.deepcopy(network).train()
+    longitude = torch.from_numpy(np.deg2rad(GRID.longitude)).float()
+    pattern = torch.cos(torch.arange(69)[:, None, None] + 2 * longitude).expand(-1, GRID.shape[0], -1)
+    generator, weights = torch.Generator().manual_seed(1), torch.ones(69, *GRID.shape)
+
+    def loss(batch: int) -> torch.Tensor:
+        state = torch.randn(batch, 69, *GRID.shape, generator=generator)
+        size = torch.randn(batch, 1, 1, 1, generator=generator)
+        return prior.prior_loss(state, size * pattern, weights, generator)
+
+    optimiser = torch.optim.Adam(prior.parameters(), 5e-3)
+    with torch.no_grad():
+        before = loss(24)
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss(4).backward()
+        optimiser.step()
+    with torch.no_grad():
+        assert loss(24) < 0.8 * before
 
 
 def test_the_loss_is_least_at_the_true_mean_and_spread() -> None:
