@@ -21,7 +21,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dacycle.assimilators.base import Assimilator, load_assimilator
-from dacycle.assimilators.benchmark import Setting, score_single_analyses
+from dacycle.assimilators.benchmark import OVERALL, Setting, score_single_analyses
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.cycler import drift
 from dacycle.cycler.archive import Archive
@@ -97,7 +97,8 @@ def run_single_analyses(benchmark: Benchmark, folder: Path, say: Say = print) ->
         folder: where the table is kept.
 
     Returns:
-        The rows of `score_single_analyses` with method, setting and seed before them.
+        The rows of `score_single_analyses` with method, setting and seed before them; of the protocol also the
+        `megabytes` of each method (`memory_of`), with sample -1.
     """
     kept, known = read_tables(folder, ["single"])
     wanted: dict[str, str] = {}
@@ -110,6 +111,8 @@ def run_single_analyses(benchmark: Benchmark, folder: Path, say: Say = print) ->
         table = score_single_analyses(
             _method(benchmark, method), _observing(benchmark), _backgrounds(benchmark), setting, seed
         )
+        if (setting, seed) == (benchmark.settings[0], benchmark.seeds[0]):
+            table = pd.concat([table, _memory(benchmark, method)], ignore_index=True)
         for column, value in reversed({"job": name, "method": method, "setting": setting.name, "seed": seed}.items()):
             table.insert(0, column, value)
         others = kept["single"][kept["single"]["job"] != name] if "job" in kept["single"] else None
@@ -160,6 +163,12 @@ def _backgrounds(benchmark: Benchmark) -> Any:
 def _observing(benchmark: Benchmark) -> Any:
     reference = Reference(benchmark.data / str(benchmark.year))
     return observing_of(load_world(benchmark.world), reference, benchmark.observations)
+
+
+def _memory(benchmark: Benchmark, method: str) -> pd.DataFrame:
+    row = {"sample": -1, "time": np.datetime64("NaT"), "field": "analysis", "channel": OVERALL, "score": "megabytes"}
+    measured = memory_of(benchmark, method)
+    return pd.DataFrame([{**row, "lead": lead, "value": measured} for lead in benchmark.leads])
 
 
 def memory_of(benchmark: Benchmark, method: str) -> float:

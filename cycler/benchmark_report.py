@@ -1,6 +1,6 @@
 """What a benchmark found, for readers: Markdown, CSV and pictures in one folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,6 @@ def write_report(
     single: pd.DataFrame,
     cycled: pd.DataFrame,
     drifts: pd.DataFrame,
-    memory: Mapping[str, float],
     made_by: Sequence[str],
     folder: Path,
 ) -> Path:
@@ -43,7 +42,6 @@ def write_report(
     Args:
         single: of `benchmark.run_single_analyses`.
         cycled, drifts: of `benchmark.cycled_results`; empty where nothing was cycled.
-        memory: MB of each method.
         made_by: lines that say by what command, and on what machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +60,7 @@ def write_report(
         "Over all channels in the world's standard deviations. MSE and MAE are the published, unweighted ones, SpecDiv "
         "is the last tenth of a radial spectrum (published), zonal divergence is of the whole zonal spectrum; both are "
         "means over the headline channels. Spread is over error, both as root mean squares.",
-        *(part for lead in benchmark.leads for part in (f"### {lead} h", _protocol(benchmark, means, lead, memory))),
+        *(part for lead in benchmark.leads for part in (f"### {lead} h", _protocol(benchmark, means, lead))),
         "### Root mean squared errors",
         *(part for lead in benchmark.leads for part in (f"{lead} h:", _headline(benchmark, means, lead))),
         "## What is observed",
@@ -128,7 +126,7 @@ class _Means:
         return number(value) + (f" ± {number(deviation, 1)}" if deviation > 0 else "")
 
 
-def _protocol(benchmark: Benchmark, means: pd.DataFrame, lead: int, memory: Mapping[str, float]) -> str:
+def _protocol(benchmark: Benchmark, means: pd.DataFrame, lead: int) -> str:
     found = _Means(means, benchmark.settings[0].name, lead)
     first = benchmark.methods[0]
     nothing = [number(found.value(first, score, field="background")) for score in OVERALLS]
@@ -141,7 +139,7 @@ def _protocol(benchmark: Benchmark, means: pd.DataFrame, lead: int, memory: Mapp
                 *(found.text(method, score) for score in OVERALLS),
                 number(spread),
                 number(1000 * found.value(method, "seconds")),
-                f"{memory[method]:.0f}" if method in memory else "–",
+                f"{found.value(method, 'megabytes'):.0f}",
             ]
         )
     return _markdown(["", *OVERALLS.values(), "spread", "ms", "MB"], rows)

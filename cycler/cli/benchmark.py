@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from dacycle.cycler.bench import machine
-from dacycle.cycler.benchmark import cycled_results, load_benchmark, memory_of, run_cycles, run_single_analyses
+from dacycle.cycler.benchmark import cycled_results, load_benchmark, run_cycles, run_single_analyses
 from dacycle.cycler.benchmark_report import write_report
 
 __all__ = ["app"]
@@ -46,7 +46,6 @@ def benchmark(
     except KeyboardInterrupt:
         console.print("interrupted; what was done is kept, the same command goes on")
         raise typer.Exit(130) from None
-    memory = {name: memory_of(read, name) for name in read.methods}
     command = shlex.join(["dacycle", *sys.argv[1:]])
     made_by = [f"    {command}", f"on {machine()}."]
-    console.print(str(write_report(read, single, *cycled_results(read), memory, made_by, out)))
+    console.print(str(write_report(read, single, *cycled_results(read), made_by, out)))

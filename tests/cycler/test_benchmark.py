@@ -44,8 +44,9 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_benchmark_from_its_file_to_the_page(place):
-    demo = DEMO.read_text().replace("end: 2024-01-18T00", "end: 2024-01-08T12")
+def test_a_benchmark_from_its_file_to_the_page(place, monkeypatch):
+    monkeypatch.setattr("dacycle.cycler.benchmark.SPIN_UP", pd.Timedelta(hours=12))
+    demo = DEMO.read_text().replace("end: 2024-01-18T00", "end: 2024-01-05T00")
     drawn = "\n".join(f"  - {{source: {name}, cutoff: none}}" for name in ("stations", "olr"))
     observed = re.sub(r"observations:.*?deny:", f"observations:\n{drawn}\ndeny:", demo, flags=re.S)
     (place / "run.yaml").write_text(observed.replace("lead: 240h", "lead: 24h"))
@@ -73,13 +74,13 @@ def test_a_benchmark_from_its_file_to_the_page(place):
 
 
 def test_a_changed_setting_is_run_again_and_nothing_else(place):
-    (place / "b.yaml").write_text(write_experiment(content(methods=["oi"])))
+    (place / "b.yaml").write_text(write_experiment(content(methods=["none"])))
     dacycle("benchmark", "b.yaml", "--out", "page")
-    changed = content(methods=["oi"], settings=[{"name": "protocol"}, {"name": "20 %", "density": 0.3}])
+    changed = content(methods=["none"], settings=[{"name": "protocol"}, {"name": "20 %", "density": 0.3}])
     (place / "b.yaml").write_text(write_experiment(changed))
     said = dacycle("benchmark", "b.yaml", "--out", "page")
-    assert "oi | 20 % | 1" in said
-    assert "oi | protocol" not in said
+    assert "none | 20 % | 1" in said
+    assert "none | protocol" not in said
 
 
 def test_a_malformed_file_is_refused_with_its_line(place):
