@@ -121,6 +121,8 @@ class AdaptedNetwork(DepartureNetwork):
         grid, constants, size, planes: as for the base; the size is also the adapter's.
     """
 
+    left: Tensor
+
     def __init__(
         self, base: Callable[..., Any], grid: Grid, constants: Constants, size: Any,
         planes: tuple[str, ...] = tuple(PLANES),

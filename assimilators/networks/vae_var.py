@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -211,7 +212,7 @@ class VaeVarNetwork(PriorNetwork):
             decoded = self.decode(z, gates)
             return self.equivalents(slope, size, decoded), decoded
 
-        seen, transpose, decoded = torch.func.vjp(observe, z, has_aux=True)
+        seen, transpose, decoded = cast(tuple[Any, ...], torch.func.vjp(observe, z, has_aux=True))
         gradient = z - transpose(precision * (departure - seen))[0]
         turn = ((gradient - before) * gradient).sum() / before.square().sum().clamp(min=TINY)
         direction = turn.clamp(min=0) * direction - gradient
