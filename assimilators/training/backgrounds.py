@@ -26,7 +26,6 @@ from dacycle.forecast_adapter.worlds import World, annual_basis, load_world
 __all__ = [
     "LEADS",
     "Backgrounds",
-    "check_years",
     "forecast_errors",
     "make_forecasts",
     "months_of",
@@ -121,7 +120,13 @@ def make_forecasts(
     Raises:
         DataError: a year is incomplete, or on another grid; nothing has been written.
     """
-    check_years(nature, years, world)
+    reference, home = Reference(nature), load_world(world)
+    if not reference.grid.matches(home.grid):
+        raise DataError(f"{nature}: the data are on a {reference.grid.shape} grid, the world's is {home.grid.name}")
+    for year in years:
+        missing = reference.missing(year_times(year))
+        if missing:
+            raise DataError(f"{nature}: {len(missing)} times of {year} are missing, first {missing[0]}")
     jobs = [month for month in months_of(years) if not (folder / f"{month}.nc").exists()]
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
@@ -130,17 +135,6 @@ def make_forecasts(
         for done in as_completed(futures):
             done.result()
             say(f"backgrounds of {futures[done]}")
-
-
-def check_years(nature: Path | str, years: Sequence[int], world: str) -> None:
-    """DataError where a reference is on another grid than a world, or does not hold these years whole."""
-    reference, home = Reference(nature), load_world(world)
-    if not reference.grid.matches(home.grid):
-        raise DataError(f"{nature}: the data are on a {reference.grid.shape} grid, the world's is {home.grid.name}")
-    for year in years:
-        missing = reference.missing(year_times(year))
-        if missing:
-            raise DataError(f"{nature}: {len(missing)} times of {year} are missing, first {missing[0]}")
 
 
 def _make_month(
