@@ -12,7 +12,7 @@ nothing of any was, the method is the base, bit for bit. The base sees these mod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,16 @@ class AdaptedNetwork(DepartureNetwork):
         left = torch.ones(self.inputs, 1, 1)
         left[self.chosen] = 0
         self.register_buffer("left", left, persistent=False)
+
+    def begin_with(self, trained: nn.Module) -> None:
+        """Take the weights of a trained base, and what it was told of its world: weights are worth nothing without.
+
+        RuntimeError where it is of another method or size.
+        """
+        self.base.load_state_dict(trained.state_dict())
+        with torch.no_grad():
+            for field in fields(Constants):
+                getattr(self, field.name).copy_(getattr(trained, field.name))
 
     def freeze_base(self, frozen: bool) -> None:
         """Whether the adapter alone is trained."""

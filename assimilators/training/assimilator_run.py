@@ -35,7 +35,6 @@ from dacycle.assimilators.training.backgrounds import (
     systematic_error,
     year_times,
 )
-from dacycle.assimilators.training.base_weights import begin_with
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.data import load_states, preload, season_weights
@@ -227,6 +226,15 @@ def _fit_planes(network: Any, world: World, backgrounds: Backgrounds, seed: int,
     say("of the planes' standard deviations unexplained: " + ", ".join(f"{name} {share:.2f}" for name, share in pairs))
 
 
+def _begin_with(network: AdaptedNetwork, base: str) -> None:
+    """Give an adapter the base that a run has made. RecipeError where it is of another method or size."""
+    _, _, trained = read_assimilator_run(Path(base))
+    try:
+        network.begin_with(trained)
+    except RuntimeError as error:
+        raise RecipeError(f"base: {base} is of another method, or of another size than `network` says") from error
+
+
 def _fit(
     recipe: AssimilatorRecipe,
     folder: Path,
@@ -244,7 +252,7 @@ def _fit(
     if isinstance(network, AdaptedNetwork):
         network.freeze_base(not number)
         if not number:
-            begin_with(network, recipe.base)
+            _begin_with(network, recipe.base)
     elif not number and not checkpoint_of(folder / "round-0").exists():
         _fit_planes(network, observing.world, backgrounds, recipe.seed, say)
     if number:

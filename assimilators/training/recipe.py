@@ -137,8 +137,8 @@ class AssimilatorRecipe(Recipe):
             more of them.
         round_epochs, round_learning_rate: of each round.
         validation_days: length of the cycles that a round is judged by.
-        base: a trained method, by name or file, whose weights the base of an adapter begins with. They stay as they are
-            in the first training, and are trained with the adapter in the rounds.
+        base: folder of a finished run, whose network is an adapter's base. It stays as it is in the first training,
+            and is trained with the adapter in the rounds.
     """
 
     method: str

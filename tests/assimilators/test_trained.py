@@ -14,7 +14,7 @@ from dacycle.assimilators import base
 from dacycle.assimilators.base import AssimilatorError, load_assimilator, packaged_assimilators
 from dacycle.assimilators.evaluation import evaluate, held_out, increment_alone, observing_of, single_observation
 from dacycle.assimilators.trained import TrainedAssimilator, assimilator_metadata
-from dacycle.cycler.cli.model import app
+from dacycle.cycler.cli.models import app
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models import ModelFileError, load_model
 from dacycle.forecast_adapter.onnxfile import digest, write_metadata
