@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import eccodes
 import numpy as np
@@ -23,6 +24,14 @@ def made_state(hours: int = 0) -> xr.DataArray:
     noise = np.random.default_rng(hours).uniform(-1, 1, (len(NAMES), *GRID.shape))
     values = mean[:, None, None] + std[:, None, None] * noise
     return make_state(values.astype(np.float32), GRID, START + hours)
+
+
+def chunks(dataset: xr.Dataset, **sizes: int) -> dict[str, dict[str, Any]]:
+    """The encoding of a store with chunks of these sizes; whole along the other dimensions."""
+    return {
+        str(name): {"chunks": tuple(min(sizes.get(str(dim), n), n) for dim, n in variable.sizes.items())}
+        for name, variable in dataset.items()
+    }
 
 
 def made_dataset(*hours: int) -> xr.Dataset:

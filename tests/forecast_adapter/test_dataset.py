@@ -20,6 +20,7 @@ from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds import WorldError, build_world, load_world
 from tests.conftest import TinyWorld
+from tests.forecast_adapter.made import chunks
 from tests.worlds import profile
 
 FIRST = np.datetime64("2024-01-30T00", "h")
@@ -58,7 +59,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store as it is found: Zarr, two times a chunk."""
     path = tmp_path_factory.mktemp("wild") / "era5.zarr"
     dataset = in_the_wild(TIMES)
-    dataset.chunk(time=2).to_zarr(path, zarr_format=2, consolidated=True)
+    dataset.to_zarr(path, zarr_format=2, consolidated=True, encoding=chunks(dataset, time=2))
     return str(path)
 
 

@@ -15,7 +15,7 @@ from dacycle.forecast_adapter.grid import Grid, regrid
 from dacycle.forecast_adapter.products import open_states
 from dacycle.forecast_adapter.reference import ProductReference, ReferenceError
 from dacycle.forecast_adapter.state import StateError
-from tests.forecast_adapter.made import GRID, START, made_dataset, made_state, write_grib
+from tests.forecast_adapter.made import GRID, START, chunks, made_dataset, made_state, write_grib
 
 HOUR = np.timedelta64(1, "h")
 COARSE = Grid("30deg", 75 - 30.0 * np.arange(6), 30.0 * np.arange(12))
@@ -53,8 +53,7 @@ def with_more_levels(dataset: xr.Dataset) -> xr.Dataset:
 
 def one_time_a_chunk(dataset: xr.Dataset, **settings: object) -> dict:
     """The encoding of a store with a chunk for each time."""
-    each = {name: tuple(1 if d == "time" else n for d, n in v.sizes.items()) for name, v in dataset.items()}
-    return {name: {"chunks": chunks, **settings} for name, chunks in each.items()}
+    return {name: {**each, **settings} for name, each in chunks(dataset, time=1).items()}
 
 
 class TestWeatherBench2:
@@ -75,8 +74,8 @@ class TestWeatherBench2:
         """Dimension orders, latitudes from the south, more levels or in another order, both formats of Zarr."""
         store = tmp_path / "era5.zarr"
         dataset = layout(made_dataset(0, 6, 12))
-        chunks = one_time_a_chunk(dataset)
-        dataset.to_zarr(store, zarr_format=zarr_format, consolidated=consolidated, encoding=chunks)
+        parts = one_time_a_chunk(dataset)
+        dataset.to_zarr(store, zarr_format=zarr_format, consolidated=consolidated, encoding=parts)
         source = open_states(store)
         assert_array_equal(source.times, START + np.array([0, 6, 12]))
         assert source.grid.matches(GRID)
@@ -84,8 +83,9 @@ class TestWeatherBench2:
             same(source.state(START + hours), made_state(hours))
 
     def test_chunks_of_many_times_and_parts_of_the_globe(self, tmp_path: Path) -> None:
-        chunks = {"time": 2, "level": 5, "latitude": 7, "longitude": 10}
-        made_dataset(0, 6, 12).drop_encoding().chunk(chunks).to_zarr(tmp_path / "s.zarr")
+        dataset = made_dataset(0, 6, 12).drop_encoding()
+        parts = chunks(dataset, time=2, level=5, latitude=7, longitude=10)
+        dataset.to_zarr(tmp_path / "s.zarr", encoding=parts)
         same(open_states(tmp_path / "s.zarr").state(START + 12), made_state(12))
 
     def test_a_group_of_resolutions(self, tmp_path: Path) -> None:
