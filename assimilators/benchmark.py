@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time as clock
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -56,6 +56,12 @@ class Setting:
     noise: float = 0.05
     assumed: float = 1.0
     deny: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pattern not in get_args(Pattern):
+            raise ValueError(f"{self.name}: pattern is {self.pattern!r}, but must be {', '.join(get_args(Pattern))}")
+        if not (0 < self.density <= 1 and self.noise > 0 and self.assumed > 0):
+            raise ValueError(f"{self.name}: density must be in (0, 1], noise and assumed above 0")
 
 
 def score_single_analyses(
@@ -188,7 +194,7 @@ def _swaths(density: float, grid: Grid, generator: np.random.Generator) -> NDArr
     """(H, W): strips along great circles over the poles, as many as cover a share of the globe."""
     seen = np.zeros(grid.shape, bool)
     area = grid.weights / grid.weights.sum()
-    while (seen * area).sum() < density:
+    while (seen * area).sum() < density and not seen.all():
         longitude = generator.uniform(0, 360)
         away = great_circle_km(grid.latitude[:, None], grid.longitude, grid.latitude[:, None], np.array(longitude))
         seen |= away < SWATH_KM / 2

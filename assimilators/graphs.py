@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dacycle.assimilators.stepping import Stepping
+from dacycle.assimilators.training.errors import ExportError
 
 __all__ = ["step_to_onnx", "to_onnx"]
 
@@ -61,7 +62,7 @@ def _convolution_backward(
 ) -> tuple[Tensor | None, None, None]:  # fmt: skip
     """The gradient of a convolution's input, a transposed convolution; weights are constants of a graph."""
     if transposed or any(wanted[1:]):
-        raise NotImplementedError("only the gradient of a plain convolution's input has an ONNX form here")
+        raise ExportError("aten.convolution_backward: only the gradient of a plain convolution's input can be exported")
     sizes = zip(x.shape[2:], gradient.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     left = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in sizes]  # rows that no stride reached
     found = torch.ops.aten.convolution.default(gradient, weight, None, stride, padding, dilation, True, left, groups)

@@ -20,13 +20,14 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dacycle.assimilators.base import Assimilator, load_assimilator
+from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
 from dacycle.assimilators.benchmark import OVERALL, Setting, score_single_analyses
 from dacycle.assimilators.evaluation import held_out, observing_of
+from dacycle.assimilators.trained import TrainedAssimilator
 from dacycle.cycler import drift
 from dacycle.cycler.archive import Archive
 from dacycle.cycler.derived import read_tables, write_tables
-from dacycle.cycler.experiment import Experiment, load_experiment, parse_checked
+from dacycle.cycler.experiment import Experiment, ExperimentError, load_experiment, parse_checked
 from dacycle.cycler.replay import hindcast
 from dacycle.cycler.report_parts import tables
 from dacycle.cycler.verification import trends, verify
@@ -77,7 +78,7 @@ class Benchmark(BaseModel):
     def _named(cls, value: Any) -> list[Setting]:
         try:
             return [Setting(**{**entry, "deny": tuple(entry.get("deny", ()))}) for entry in value]
-        except TypeError as error:
+        except (AttributeError, TypeError) as error:
             raise ValueError(f"a setting has name, pattern, density, noise, assumed, deny: {error}") from None
 
     def seeds_of(self, setting: Setting) -> list[int]:
@@ -87,6 +88,8 @@ class Benchmark(BaseModel):
 
 def load_benchmark(path: Path) -> Benchmark:
     """Read and check a benchmark's file. ExperimentError, one line per problem, names the line."""
+    if not path.is_file():
+        raise ExperimentError(f"{path}: there is no such benchmark file")
     return parse_checked(path.read_text(), str(path), Benchmark, "a benchmark")
 
 
@@ -130,10 +133,11 @@ def _jobs(benchmark: Benchmark) -> Iterator[tuple[str, Setting, int]]:
 
 
 def _key(benchmark: Benchmark, method: str, setting: Setting, seed: int) -> str:
-    """Of everything that decides a run's scores but the data."""
+    """Of everything that decides a run's scores."""
     content = {
         "method": _method(benchmark, method).digest,
         "model": load_model(benchmark.model).digest,
+        "backgrounds": _backgrounds(benchmark).digest(),
         "setting": asdict(setting),
         "seed": seed,
         **benchmark.model_dump(include={"world", "year", "observations", "leads", "starts"}),
@@ -142,7 +146,11 @@ def _key(benchmark: Benchmark, method: str, setting: Setting, seed: int) -> str:
 
 
 def _method(benchmark: Benchmark, name: str) -> Assimilator:
-    return _loaded(name, benchmark.world)
+    """The method; AssimilatorError where it was trained on the benchmark's year."""
+    found = _loaded(name, benchmark.world)
+    if isinstance(found, TrainedAssimilator) and benchmark.year in found.metadata["training"]["years"]:
+        raise AssimilatorError(f"{name} was trained on {benchmark.year}: it cannot be compared by that year")
+    return found
 
 
 @lru_cache(maxsize=2)

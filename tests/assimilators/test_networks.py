@@ -37,6 +37,7 @@ from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 GRID = get_grid("5.625deg")
 REACH_KM = 2500
 ADAPTER = {"tokens": 8, "token_heads": 2, "token_layers": 1}
+ADAPTED = ["adas-adapter", "fnp-adapter"]
 SIZES = {
     "adas": AdasSize(width=16, heads=2, layers=1, fine=8, reach_km=REACH_KM),
     "adas-adapter": AdaptedAdasSize(width=16, heads=2, layers=1, fine=8, reach_km=REACH_KM, **ADAPTER),
@@ -226,14 +227,13 @@ def test_the_models_bias_is_taken_off_where_something_is_observed(network: Analy
     assert (increment[11, 24:] == 0).all()
 
 
+@pytest.mark.parametrize("network", sorted(METHODS.keys() - set(ADAPTED)), indirect=True)  # which know their places
 @given(turn=st.integers(1, 31), seed=st.integers(0, 9))
 @settings(max_examples=5, deadline=None)
 def test_on_a_planet_without_geography_turning_it_turns_the_analysis(
     network: AnalysisNetwork, turn: int, seed: int
 ) -> None:
     """By whole 2 x 2 blocks: no longitude is special, the date line least of all. By larger blocks where there are."""
-    if isinstance(network, AdaptedNetwork):
-        pytest.skip("the adapter's Transformer knows where its patches are")
     turn *= network.size.columns * 2 if isinstance(network, AdasNetwork) else 4 if network.stepping else 1
     inputs = observations(seed, 0.2)
     straight = analyse(network, *inputs)[0].roll(2 * turn, -1)
@@ -241,9 +241,9 @@ def test_on_a_planet_without_geography_turning_it_turns_the_analysis(
     torch.testing.assert_close(turned, straight, atol=1e-3, rtol=0)
 
 
-def test_without_its_modalities_an_adapted_method_is_its_base(network: AnalysisNetwork) -> None:
-    if not isinstance(network, AdaptedNetwork):
-        pytest.skip("not an adapted method")
+@pytest.mark.parametrize("network", ADAPTED, indirect=True)
+def test_without_its_modalities_an_adapted_method_is_its_base(network: AdaptedNetwork) -> None:
+    network = copy.deepcopy(network)
     background, values, errors = observations(0, 0.1)
     modalities = [69 + network.planes.index(name) for name in ("tp6h", "olr")]
     without = errors.clone()
@@ -263,10 +263,9 @@ def test_without_its_modalities_an_adapted_method_is_its_base(network: AnalysisN
     assert torch.equal(analyse(network, background, values, none)[0], background)
 
 
-def test_a_prior_learns_what_errors_look_like(network: AnalysisNetwork) -> None:
+@pytest.mark.parametrize("network", [name for name, method in METHODS.items() if method.loss is None], indirect=True)
+def test_a_prior_learns_what_errors_look_like(network: PriorNetwork) -> None:
     """Errors of one pattern, of any size and sign: its own loss falls, on samples that it has not seen."""
-    if not isinstance(network, PriorNetwork):
-        pytest.skip("no prior: it is trained with observations")
     prior = copy.deepcopy(network).train()
     longitude = torch.from_numpy(np.deg2rad(GRID.longitude)).float()
     pattern = torch.cos(torch.arange(69)[:, None, None] + 2 * longitude).expand(-1, GRID.shape[0], -1)

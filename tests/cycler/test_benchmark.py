@@ -92,3 +92,12 @@ def test_a_malformed_file_is_refused_with_its_line(place):
     ended = CliRunner().invoke(app, ["benchmark", "b.yaml", "--out", "page"])
     assert ended.exit_code == 2
     assert "densty" in ended.output
+    (place / "b.yaml").write_text(write_experiment(content(settings=[{"name": "x", "pattern": "stripes"}])))
+    assert "pattern is 'stripes'" in dacycle("benchmark", "b.yaml", "--out", "page", status=2)
+    assert "there is no such benchmark file" in dacycle("benchmark", "c.yaml", "--out", "page", status=2)
+
+
+def test_a_method_is_not_compared_by_a_year_of_its_training(place):
+    shutil.copytree(place / "data/2024", place / "data/2020")
+    (place / "b.yaml").write_text(write_experiment(content(methods=["fnp"], year=2020)))
+    assert "fnp was trained on 2020" in dacycle("benchmark", "b.yaml", "--out", "page", status=2)
