@@ -64,8 +64,8 @@ fnp: $(VENV)/train.stamp  ## train the packaged assimilator again from nothing; 
 	$(BIN)/dacycle export runs/$(basename $(notdir $(RECIPE)))
 	$(BIN)/dacycle gate runs/$(basename $(notdir $(RECIPE)))/fnp.onnx --data nature --register
 
-test: $(VENV)/dev.stamp  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/dev.stamp  ## run the tests, a file at a time on each core
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff check .

@@ -162,7 +162,7 @@ class OnnxForecastModel:
         """The start of forecasts that share a call, from frames (n, 69, H, W) in SI."""
         pair = start_pair(previous, current, self.scaling)
         if self.provider == CPU:
-            return HostChain(self.session, pair, self.scaling)
+            return HostChain(self.session, pair, self.scaling, self._runtime.threads)
         return DeviceChain(self.session, self._roll, pair, self.scaling, "cuda", self._runtime.device)
 
     @cached_property

@@ -1,15 +1,16 @@
 """A network stepping from its own output: where its frames lie between two calls.
 
 The pair of frames stays in the network's own units, normalised where it wants them so: what is rolled is never
-converted forth and back. A state is converted to SI once, when it is handed out, plane by plane while it is in the
-processor's cache; frames are normalised once, when a forecast starts. That is why the network's file is left as it is:
-a graph put around it would normalise both frames in every step, would hold copies of them between its nodes, and would
-mean rewriting gigabytes of weights.
+converted forth and back. A state is converted to SI once, when it is handed out; frames are normalised once, when a
+forecast starts. That is why the network's file is left as it is: a graph put around it would normalise both frames in
+every step, would hold copies of them between its nodes, and would mean rewriting gigabytes of weights.
 
 On the CPU the network reads and writes numpy's memory through IO binding. On a device the pair never leaves it: a
 second, tiny graph (`graphs/roll.onnx`) makes the next pair there, and the state in SI, which is all that is fetched.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -78,28 +79,44 @@ def start_pair(previous: Array, current: Array, scaling: Scaling) -> Array:
 
 
 class HostChain:
-    """A chain in the host's memory: the pair, what the network puts out, and nothing else."""
+    """A chain in the host's memory: the pair, what the network puts out, and nothing else.
 
-    def __init__(self, session: ort.InferenceSession, pair: Array, scaling: Scaling) -> None:
+    Args:
+        session: the network.
+        pair: (n, 138, H, W) in the network's units.
+        scaling: of the network.
+        threads: that share the channels when frames are rolled.
+    """
+
+    def __init__(self, session: ort.InferenceSession, pair: Array, scaling: Scaling, threads: int = 1) -> None:
         self._session, self._pair, self._scaling = session, pair, scaling
         self._output = np.empty_like(pair)
         self._binding = session.io_binding()
         bound = ("cpu", 0, np.float32, list(pair.shape))
         self._binding.bind_input("input", *bound, self._pair.ctypes.data)
         self._binding.bind_output("output", *bound, self._output.ctypes.data)
+        ends = np.linspace(0, CHANNELS, threads + 1).astype(int)
+        self._parts = [range(*part) for part in pairwise(ends)]
 
     def step(self, out: Array) -> bool:
-        """See `Chain`; one pass over the memory, a plane at a time."""
+        """See `Chain`."""
         self._session.run_with_iobinding(self._binding)
+        if len(self._parts) == 1:
+            return self._roll(self._parts[0], out)
+        with ThreadPoolExecutor(len(self._parts)) as pool:
+            return all(list(pool.map(self._roll, self._parts, repeat(out))))
+
+    def _roll(self, channels: range, out: Array) -> bool:
+        """Some channels of `step`: what needs no arithmetic is copied past the cache, the rest is done within it."""
+        first, end = channels.start, channels.stop
         finite = True
         with np.errstate(over="ignore", invalid="ignore"):
             for member, output, state in zip(self._pair, self._output, out, strict=True):
-                planes = zip(member[:CHANNELS], member[CHANNELS:], output[:CHANNELS], state, strict=True)
-                for channel, (before, now, following, target) in enumerate(planes):
-                    before[:] = now
-                    now[:] = following
-                    self._scaling.restore(following, channel, target)
-                    finite &= bool(np.isfinite(target.sum()))
+                member[first:end] = member[CHANNELS + first : CHANNELS + end]
+                member[CHANNELS + first : CHANNELS + end] = output[first:end]
+                for channel in channels:
+                    self._scaling.restore(output[channel], channel, state[channel])
+                    finite &= bool(np.isfinite(state[channel].sum()))
         return finite
 
 

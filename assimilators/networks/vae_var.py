@@ -16,7 +16,9 @@ Where it departs, beside what all methods share (`base`) and all priors (`prior`
   own, and without departures there is no increment;
 - latents stand on blocks of 2 x 2, 4 x 4 and 8 x 8 cells, for errors of weather have the scales of weather, and one
   number for a continent costs less than many that agree; they are decoded smoothly, where the original interpolates to
-  the nearest;
+  the nearest. In training the smaller blocks are at times left out (nested dropout, Rippel et al. 2014, arXiv
+  1402.0915). Else they say everything, the large ones fall silent, and a prior under which they are independent knows
+  no error that is larger than they are;
 - conjugate gradients (Polak and Ribiere) in place of L-BFGS: the curvature along each direction is measured by one more
   decoding (that of Gauss and Newton), so that no line search is needed, and one step is one graph (`stepping`).
 """
@@ -45,6 +47,8 @@ __all__ = ["VaeVarNetwork", "VaeVarSize"]
 PROBE = 0.05
 """Root mean square of the step in z by which the curvature is measured."""
 TINY = 1e-12
+USED = (0.2, 0.2, 0.6)
+"""Shares of the samples, in training, of which the largest blocks alone, those and the next, all are decoded."""
 CARRIED = ("latent", "direction", "gradient")
 
 
@@ -174,21 +178,25 @@ class VaeVarNetwork(PriorNetwork):
         self.stepping = Stepping(size.iterations + 1, tuple(Carried(name, shape) for name in CARRIED))
         inputs = CHANNELS + self.known
         self.encoder, self.decoder, self.gates = Encoder(size, inputs), Decoder(size), Gates(size, inputs)
-        self.unsaid = nn.Parameter(torch.zeros(CHANNELS, 1, 1))
+        # Of the largest blocks alone, of those and the next, of all.
+        self.unsaid = nn.Parameter(torch.zeros(len(USED), CHANNELS, 1, 1))
 
     def prior_loss(self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Minus the evidence lower bound, per number of a state."""
         state, error, sizes = self.error_of(state, target, generator)
         known = self.known_of(state, sizes)
+        used = torch.multinomial(torch.tensor(USED), len(error), replacement=True, generator=generator).to(error.device)
         drawn, divergence = [], torch.zeros((), device=state.device)
-        for latent in self.encoder(error, known):
+        for level, latent in enumerate(self.encoder(error, known)):
             mean, log_variance = latent.float().chunk(2, 1)
             log_variance = log_variance.clamp(-10, 5)
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-            drawn.append(mean + torch.exp(0.5 * log_variance) * noise)
-            divergence = divergence + 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
+            told = (level <= used).to(mean)[:, None, None, None]
+            drawn.append(told * (mean + torch.exp(0.5 * log_variance) * noise))
+            divergence = divergence + 0.5 * (told * (mean.square() + log_variance.exp() - 1 - log_variance)).sum()
         left = error - self.decoder(drawn, self.gates(known)).float()
-        likelihood = 0.5 * (left * torch.exp(-self.unsaid)).square() + self.unsaid
+        unsaid = self.unsaid[used]
+        likelihood = 0.5 * (left * torch.exp(-unsaid)).square() + unsaid
         return (likelihood * weights).mean() + divergence / error.numel()
 
     def decode(self, z: Tensor, gates: Sequence[Tensor]) -> Tensor:
@@ -205,7 +213,7 @@ class VaeVarNetwork(PriorNetwork):
         departure, error, sizes = self.observed(state, observations, observation_errors)
         size, gates = sizes[:, :1], self.gates(self.known_of(state, sizes))
         slope = self.operator.slope(self._columns(state))
-        unsaid = torch.cat([self.unsaid.exp(), torch.zeros_like(self.plane_left)])
+        unsaid = torch.cat([self.unsaid[-1].exp(), torch.zeros_like(self.plane_left)])
         precision = torch.where(error > 0, 1 / (error.square() + unsaid.square()), 0.0)
 
         def observe(z: Tensor) -> tuple[Tensor, Tensor]:

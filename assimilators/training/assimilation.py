@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dacycle.assimilators.base import Analysis
-from dacycle.assimilators.training.backgrounds import Backgrounds
+from dacycle.assimilators.training.backgrounds import CYCLED, Backgrounds
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
@@ -57,8 +57,9 @@ class TorchAssimilator:
 
 
 def typical_errors(backgrounds: Backgrounds, weights: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(69,) area-weighted root mean square of the backgrounds' errors, in standard deviations."""
-    chosen = backgrounds.errors[:: max(len(backgrounds.errors) // 500, 1)].astype(np.float32)
+    """(69,) area-weighted root mean square of the forecasts' errors, in standard deviations."""
+    forecasts = np.flatnonzero(backgrounds.leads != CYCLED)
+    chosen = backgrounds.errors[forecasts[:: max(len(forecasts) // 500, 1)]].astype(np.float32)
     return np.sqrt((chosen**2 * weights).mean(axis=(0, 2, 3))).astype(np.float32)
 
 

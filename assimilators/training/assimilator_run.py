@@ -29,6 +29,7 @@ from dacycle.assimilators.training.assimilation import (
     typical_errors,
 )
 from dacycle.assimilators.training.backgrounds import (
+    CYCLED,
     Backgrounds,
     months_of,
     read_store,
@@ -173,15 +174,18 @@ def _held_out(recipe: AssimilatorRecipe, world: World) -> Samples:
 
 def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
     """The backgrounds of the training years: of the recipe's model, and of every month."""
-    folder = Path(recipe.backgrounds)
-    absent = [month for month in months_of(recipe.training_years) if not (folder / f"{month}.nc").exists()]
-    if absent:
-        raise DataError(
-            f"{folder}: no backgrounds of {absent[0]} ({len(absent)} months missing); see `dacycle backgrounds`"
-        )
-    backgrounds = read_store(folder, world, recipe.training_years)
+    for folder in recipe.stores:
+        absent = [month for month in months_of(recipe.training_years) if not (folder / f"{month}.nc").exists()]
+        if absent:
+            raise DataError(
+                f"{folder}: no backgrounds of {absent[0]} ({len(absent)} months missing); see `dacycle backgrounds`"
+            )
+    backgrounds = read_store(recipe.stores, world, recipe.training_years)
+    where = ", ".join(map(str, recipe.stores))
+    if (backgrounds.leads == CYCLED).all():
+        raise DataError(f"{where}: backgrounds of cycles alone; those of forecasts are needed too")
     if backgrounds.model != load_model(recipe.model).digest:
-        raise DataError(f"{folder}: backgrounds of another model than {recipe.model}; see `dacycle backgrounds`")
+        raise DataError(f"{where}: backgrounds of another model than {recipe.model}; see `dacycle backgrounds`")
     return backgrounds
 
 

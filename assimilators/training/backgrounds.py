@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5netcdf
 import numpy as np
@@ -24,10 +25,14 @@ from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, annual_basis, load_world
 
 __all__ = [
+    "CYCLED",
     "LEADS",
+    "STEP",
     "Backgrounds",
+    "check_years",
     "forecast_errors",
     "make_forecasts",
+    "make_months",
     "months_of",
     "read_store",
     "systematic_error",
@@ -37,6 +42,8 @@ __all__ = [
 
 LEADS = (6, 12, 24, 48)
 """Hours: from the background of a cycle that has seen everything to that of one that has seen little."""
+CYCLED = 0
+"""What stands for the lead of a cycle's background (`cycled_backgrounds`), whose errors go back longer than 6 h."""
 STEP = np.timedelta64(6, "h")
 DAY = 24
 NOISE = 200
@@ -50,7 +57,7 @@ class Backgrounds:
 
     Attributes:
         times: (n,) datetime64[h], when each is valid.
-        leads: (n,) hours since the forecast began.
+        leads: (n,) hours since the forecast began, from the truth; `CYCLED` in a cycle.
         errors: (n, 69, H, W) float16: background minus truth, in standard deviations.
         model: digest of the model that made them.
     """
@@ -78,7 +85,8 @@ def systematic_error(backgrounds: Backgrounds) -> NDArray[np.float16]:
         (5, 69, H, W) coefficients of 1, cos, sin, cos 2, sin 2 of the day of the year: a ridge regression of the errors
         of 24 h, or of the longest lead below, divided by their number of steps. In half precision, like the errors.
     """
-    lead = max((lead for lead in backgrounds.leads.tolist() if lead <= DAY), default=min(backgrounds.leads))
+    leads = sorted(set(backgrounds.leads.tolist()) - {CYCLED})
+    lead = max((lead for lead in leads if lead <= DAY), default=leads[0])
     mine = np.flatnonzero(backgrounds.leads == lead)
     basis = annual_basis(backgrounds.times[mine]).astype(float)
     solution = np.linalg.solve(basis.T @ basis + NOISE * np.eye(5), basis.T) * 6 / lead
@@ -120,6 +128,12 @@ def make_forecasts(
     Raises:
         DataError: a year is incomplete, or on another grid; nothing has been written.
     """
+    check_years(nature, years, world)
+    make_months(_make_month, folder, years, workers, say, nature, world, model, tuple(leads))
+
+
+def check_years(nature: Path | str, years: Sequence[int], world: str) -> None:
+    """Raise DataError where a year of the reference is incomplete, or it is on another grid than the world."""
     reference, home = Reference(nature), load_world(world)
     if not reference.grid.matches(home.grid):
         raise DataError(f"{nature}: the data are on a {reference.grid.shape} grid, the world's is {home.grid.name}")
@@ -127,18 +141,29 @@ def make_forecasts(
         missing = reference.missing(year_times(year))
         if missing:
             raise DataError(f"{nature}: {len(missing)} times of {year} are missing, first {missing[0]}")
+
+
+def make_months(
+    make: Callable[..., None],
+    folder: Path,
+    years: Sequence[int],
+    workers: int,
+    say: Callable[[str], None],
+    *given: Any,
+) -> None:
+    """Call ``make(folder, month, *given)``, in processes of its own, for each month of a store that is not there."""
     jobs = [month for month in months_of(years) if not (folder / f"{month}.nc").exists()]
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = {pool.submit(_make_month, nature, folder, month, world, model, tuple(leads)): month for month in jobs}
+        futures = {pool.submit(make, folder, month, *given): month for month in jobs}
         for done in as_completed(futures):
             done.result()
             say(f"backgrounds of {futures[done]}")
 
 
 def _make_month(
-    nature: Path | str, folder: Path, month: np.datetime64, world: str, model: str, leads: tuple[int, ...]
+    folder: Path, month: np.datetime64, nature: Path | str, world: str, model: str, leads: tuple[int, ...]
 ) -> None:
     reference, home, forecaster = Reference(nature), load_world(world), load_model(model)
     first, last = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
@@ -187,22 +212,28 @@ def write_backgrounds(backgrounds: Backgrounds, path: Path, world: World) -> Non
     part.replace(path)
 
 
-def read_store(folder: Path, world: World, years: Sequence[int] = ()) -> Backgrounds:
-    """All samples of a store, or those of some years, in order of their files.
+def read_store(folders: Path | Sequence[Path], world: World, years: Sequence[int] = ()) -> Backgrounds:
+    """All samples of one store or more, or those of some years, in order of their files.
 
     Raises:
-        DataError: the folder holds none, a file is of another world, grid or model than the rest, or
+        DataError: a folder holds none, a file is of another world, grid or model than the rest, or
             a value is not finite; names the file and the time.
     """
-    paths = sorted(folder.glob("[0-9]*.nc"))
-    if years:
-        paths = [path for path in paths if int(path.name[:4]) in years]
-    if not paths:
-        raise DataError(f"{folder}: no backgrounds{f' of {list(years)}' if years else ''}; see `dacycle backgrounds`")
-    parts = [_read_file(path, world) for path in paths]
+    folders = [folders] if isinstance(folders, Path) else folders
+    parts = []
+    for folder in folders:
+        paths = sorted(folder.glob("[0-9]*.nc"))
+        if years:
+            paths = [path for path in paths if int(path.name[:4]) in years]
+        if not paths:
+            raise DataError(
+                f"{folder}: no backgrounds{f' of {list(years)}' if years else ''}; see `dacycle backgrounds`"
+            )
+        parts += [_read_file(path, world) for path in paths]
     models = {part.model for part in parts}
     if len(models) > 1:
-        raise DataError(f"{folder}: backgrounds of {len(models)} different models; make them anew with one")
+        where = ", ".join(map(str, folders))
+        raise DataError(f"{where}: backgrounds of {len(models)} different models; make them anew with one")
     times, leads, errors = (np.concatenate([getattr(p, name) for p in parts]) for name in ("times", "leads", "errors"))
     return Backgrounds(times, leads, errors, models.pop())
 

@@ -129,7 +129,7 @@ class AssimilatorRecipe(Recipe):
     Attributes:
         method: the network, one of `assimilators.networks.METHODS`.
         model: the forecast model whose backgrounds are corrected, by name or file.
-        backgrounds: folder of the store that `dacycle backgrounds` makes.
+        backgrounds: folder of the store that `dacycle backgrounds` makes, or a list of them.
         observations: sources as in an experiment; what is drawn from the reference.
         epochs, epoch_samples: passes, and samples in each, every one with observations of its own.
         workers: processes that draw observations beside the training.
@@ -143,7 +143,7 @@ class AssimilatorRecipe(Recipe):
 
     method: str
     model: str
-    backgrounds: str
+    backgrounds: str | list[str]
     observations: list[dict[str, Any]]
     epochs: int
     epoch_samples: int
@@ -153,6 +153,11 @@ class AssimilatorRecipe(Recipe):
     round_learning_rate: float = 5e-4
     validation_days: int = 12
     base: str = ""
+
+    @property
+    def stores(self) -> list[Path]:
+        """The folders of the backgrounds."""
+        return [Path(each) for each in ([self.backgrounds] if isinstance(self.backgrounds, str) else self.backgrounds)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +182,7 @@ def network_size(size: type[Size], entries: dict[str, int]) -> Size:
 # What YAML may hold for each annotation of Recipe; whole numbers count as floats too.
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
+    "str | list[str]": (str, list),
     "int": (int,),
     "float": (int, float),
     "bool": (bool,),
@@ -280,6 +286,8 @@ def _check(recipe: NetworkRecipe, source: str) -> None:
             "epoch_samples must be at least a batch": recipe.epoch_samples >= recipe.batch,
             "rounds must not be negative": recipe.rounds >= 0,
             "round_learning_rate must be above 0": recipe.round_learning_rate > 0,
+            "backgrounds must be a folder, or a list of folders": bool(recipe.backgrounds)
+            and all(isinstance(each, str) for each in recipe.backgrounds),
             "observations must not be empty": bool(recipe.observations),
             "every entry of observations is a mapping with a source": all(
                 isinstance(entry, dict) and "source" in entry for entry in recipe.observations

@@ -38,18 +38,28 @@ def backgrounds(
     years: Annotated[str, typer.Option(help="training years, e.g. 2020,2021")],
     world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
     model: Annotated[str, typer.Option(help="forecast model whose backgrounds are made")] = "mini",
+    cycling: Annotated[
+        str | None, typer.Option(help="assimilator, by name or file: backgrounds of its cycles instead of forecasts")
+    ] = None,
     workers: Annotated[int, typer.Option(help="months made side by side")] = 2,
 ) -> None:
-    """Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts.
+    """Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, or of cycles.
 
     Observations are no part of it: training draws them afresh for every sample. Run it again to go on after an
     interruption.
 
     Example: dacycle backgrounds nature backgrounds --years 2020,2021
+
+    Example: dacycle backgrounds nature cycles --years 2020,2021 --cycling fnp
     """
     from dacycle.assimilators.training.backgrounds import make_forecasts
+    from dacycle.assimilators.training.cycled_backgrounds import make_cycles
 
-    make_forecasts(data, folder, parse_years(years), world, model, workers=workers, say=typer.echo)
+    chosen, say = parse_years(years), typer.echo
+    if cycling is None:
+        make_forecasts(data, folder, chosen, world, model, workers=workers, say=say)
+    else:
+        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers, say)
     size = sum(path.stat().st_size for path in folder.glob("*.nc")) / 1e9
     typer.echo(f"{folder}: {size:.1f} GB; a recipe's `backgrounds:` takes this path")
 

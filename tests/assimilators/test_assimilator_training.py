@@ -30,7 +30,7 @@ from dacycle.assimilators.training.assimilator_run import (
     load_network,
     train_assimilator,
 )
-from dacycle.assimilators.training.backgrounds import Backgrounds
+from dacycle.assimilators.training.backgrounds import Backgrounds, months_of
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
@@ -268,16 +268,29 @@ def test_an_unknown_method_or_size_is_refused(
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"epochs": 0}, "epochs, round_epochs and workers must be above 0"), ({"observations": []}, "must not be empty")],
+    [
+        ({"epochs": 0}, "epochs, round_epochs and workers must be above 0"),
+        ({"observations": []}, "must not be empty"),
+        ({"backgrounds": []}, "backgrounds must be a folder, or a list of folders"),
+        ({"backgrounds": ["forecasts", 7]}, "backgrounds must be a folder, or a list of folders"),
+    ],
 )
 def test_a_recipe_with_a_mistake_says_which(entries: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         recipe_of(entries, **changes)
 
 
-def test_a_store_that_lacks_months_stops_before_anything_is_written(entries: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no backgrounds of 2023-01 \(12 months missing\); see `dacycle backgrounds`"):
-        train_assimilator(recipe_of(entries, backgrounds=str(tmp_path)), tmp_path / "run", quiet)
+@pytest.mark.parametrize("stores", [1, 2])
+def test_a_store_that_lacks_months_stops_before_anything_is_written(
+    entries: dict[str, Any], tmp_path: Path, stores: int
+) -> None:
+    whole, lacking = tmp_path / "whole", tmp_path / "lacking"
+    for month in months_of([2023]):
+        whole.mkdir(exist_ok=True)
+        (whole / f"{month}.nc").touch()
+    backgrounds = [str(whole), str(lacking)] if stores == 2 else str(lacking)
+    with pytest.raises(DataError, match=r"lacking: no backgrounds of 2023-01 \(12 months missing\); see `dacycle back"):
+        train_assimilator(recipe_of(entries, backgrounds=backgrounds), tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
 
 

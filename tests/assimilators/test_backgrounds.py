@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dacycle.assimilators.evaluation import observing_of
 from dacycle.assimilators.training.backgrounds import (
+    CYCLED,
     Backgrounds,
     forecast_errors,
     make_forecasts,
@@ -16,12 +18,14 @@ from dacycle.assimilators.training.backgrounds import (
     write_backgrounds,
     year_times,
 )
+from dacycle.assimilators.training.cycled_backgrounds import cycled_errors_between, make_cycles
 from dacycle.assimilators.training.errors import DataError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, annual_basis, load_world
 from tests.conftest import TinyWorld
+from tests.worlds import Nudge
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,33 @@ class _Endless(Reference):
 
     def array(self, time: np.datetime64) -> NDArray[np.float32]:
         return self.first
+
+
+def test_backgrounds_of_cycles_are_what_those_cycles_were_wrong_by(world: TinyWorld, tiny: World) -> None:
+    times, observing = tiny.reference.times, observing_of(tiny, tiny.reference, [{"source": "stations"}])
+    found = cycled_errors_between(Nudge("tiny"), load_model(world.model), observing, times[23], times[27], seed=1)
+    assert set(found.leads) == {CYCLED}
+    np.testing.assert_array_equal(found.times, [*times[23:27], *times[23:27]])
+    size = np.sqrt(np.square(found.errors.astype(float)).mean((0, 2, 3)))
+    t2m, z50 = (size[NAMES.index(name)] for name in ("t2m", "z50"))
+    assert 0.05 < t2m < 0.95 * z50  # stations see the one and not the other
+
+
+def test_cycles_need_whole_years(world: TinyWorld, tmp_path: Path) -> None:
+    given = (str(world.folder), str(world.model), "nudge", [{"source": "stations"}])
+    with pytest.raises(DataError, match=r"1435 times of 2024 are missing, first 2024-01-08T06"):
+        make_cycles(world.folder / "reference", tmp_path / "store", [2024], *given)
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_systematic_error_is_that_of_forecasts() -> None:
+    times = year_times(2020)
+    of_forecasts = backgrounds_of(times, np.ones((len(times), 1, 2, 2)))
+    with_cycles = Backgrounds(
+        np.concatenate([of_forecasts.times, times]), np.concatenate([of_forecasts.leads, np.full(len(times), CYCLED)]),
+        np.concatenate([of_forecasts.errors, np.full((len(times), 1, 2, 2), 7, np.float16)]), "model",
+    )  # fmt: skip
+    np.testing.assert_array_equal(systematic_error(with_cycles), systematic_error(of_forecasts))
 
 
 def test_the_systematic_error_is_found_by_place_and_season() -> None:

@@ -133,6 +133,17 @@ def test_a_chain_on_a_device_is_the_chain_on_the_host(brought: Callable[..., str
         close(states[1], states[0])
 
 
+def test_threads_share_the_rolling_and_change_nothing(brought: Callable[..., str]) -> None:
+    model = load_model(brought())
+    pair = start_pair(*frames(2), model.scaling)
+    chains = [HostChain(model.session, pair.copy(), model.scaling, threads) for threads in (1, 2, 5)]
+    states = np.empty((3, 2, 69, *GRID.shape), np.float32)
+    for _ in range(3):
+        for chain, out in zip(chains, states, strict=True):
+            assert chain.step(out)
+        np.testing.assert_array_equal(states[1:], states[:1].repeat(2, 0))
+
+
 def test_the_packaged_roll_graph_is_the_one_that_is_made() -> None:
     assert onnx.load(ROLL) == make_roll.roll()
 
