@@ -14,7 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from dacycle.assimilators.networks.adapter import AdaptedAdasSize, AdaptedFnpSize, AdaptedNetwork
+from dacycle.assimilators.networks.adapter import (
+    AdaptedAdasSize,
+    AdaptedFnpSize,
+    AdaptedNetwork,
+    AdaptedVaeVar,
+    AdaptedVaeVarSize,
+)
 from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_mae
 from dacycle.assimilators.networks.convcnp import ConvCnpNetwork, ConvCnpSize
 from dacycle.assimilators.networks.departures import gaussian_loss
@@ -56,4 +62,5 @@ METHODS: dict[str, Method] = {
     "sda": Method(SdaNetwork, DiffusionSize, None, "Rozet and Louppe 2023, arXiv 2306.10574"),
     "slam": Method(SlamNetwork, SlamSize, None, "Qu et al. 2024, arXiv 2404.06665"),
     "vae-var": Method(VaeVarNetwork, VaeVarSize, None, "Xiao et al. 2025, arXiv 2405.13711"),
+    "vae-var-adapter": Method(AdaptedVaeVar, AdaptedVaeVarSize, None, ADAPTER),
 }

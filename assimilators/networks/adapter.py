@@ -11,6 +11,7 @@ nothing of any was, the method is the base, bit for bit. The base sees these mod
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,14 +22,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.adas import AdasSize
-from dacycle.assimilators.networks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.base import CHANNELS, Constants, weights_of
 from dacycle.assimilators.networks.departures import DepartureNetwork
 from dacycle.assimilators.networks.fnp import FnpSize
 from dacycle.assimilators.networks.layers import Attention, Pointwise
+from dacycle.assimilators.networks.vae_var import VaeVarNetwork, VaeVarSize
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["MODALITIES", "AdaptedAdasSize", "AdaptedFnpSize", "AdaptedNetwork", "AdapterSize"]
+__all__ = [
+    "MODALITIES",
+    "Adapted",
+    "AdaptedAdasSize",
+    "AdaptedFnpSize",
+    "AdaptedNetwork",
+    "AdaptedVaeVar",
+    "AdaptedVaeVarSize",
+    "AdapterSize",
+]
 
 MODALITIES = ("tp6h", "olr")
 PATCH = 4
@@ -59,6 +70,11 @@ class AdaptedFnpSize(AdapterSize, FnpSize):
 @dataclass(frozen=True)
 class AdaptedAdasSize(AdapterSize, AdasSize):
     """The size of Adas, and of its adapter."""
+
+
+@dataclass(frozen=True)
+class AdaptedVaeVarSize(AdapterSize, VaeVarSize):
+    """The size of VAE-Var, and of its adapter."""
 
 
 class Adapter(nn.Module):
@@ -103,6 +119,18 @@ class Adapter(nn.Module):
         return found * any_seen
 
 
+def _chosen(planes: tuple[str, ...]) -> list[int]:
+    """Where the modalities are among the inputs."""
+    return [CHANNELS + planes.index(name) for name in MODALITIES]
+
+
+def _all_but(chosen: list[int], inputs: int) -> Tensor:
+    """(inputs, 1, 1): 0 for the modalities, 1 for all else."""
+    left = torch.ones(inputs, 1, 1)
+    left[chosen] = 0
+    return left
+
+
 def _places(grid: Grid) -> Tensor:
     """(1, 2 + 2 WAVES, rows, columns) of the patches' centres."""
     latitude, longitude = (
@@ -113,8 +141,23 @@ def _places(grid: Grid) -> Tensor:
     return torch.from_numpy(np.stack([np.sin(lat), np.cos(lat), *waves])[None].astype(np.float32))
 
 
-class AdaptedNetwork(DepartureNetwork):
-    """A base method with the adapter; see the module's docstring.
+class Adapted(ABC):
+    """What training asks of a method with an adapter."""
+
+    @abstractmethod
+    def begin_with(self, trained: nn.Module) -> None:
+        """Take the weights of a trained base, and what it was told of its world: weights are worth nothing without.
+
+        RuntimeError where it is of another method or size.
+        """
+
+    @abstractmethod
+    def freeze_base(self, frozen: bool) -> None:
+        """Whether the adapter alone is trained."""
+
+
+class AdaptedNetwork(DepartureNetwork, Adapted):
+    """A feed-forward method with the adapter; see the module's docstring.
 
     Args:
         base: the network of the base method, whose `latent` is how many channels it fuses.
@@ -132,23 +175,18 @@ class AdaptedNetwork(DepartureNetwork):
         self.base = base(grid, constants, size, planes)
         self.base.operator = self.operator  # one and the same
         self.adapter = Adapter(grid, size, self.base.latent)
-        self.chosen = [CHANNELS + planes.index(name) for name in MODALITIES]
-        left = torch.ones(self.inputs, 1, 1)
-        left[self.chosen] = 0
-        self.register_buffer("left", left, persistent=False)
+        self.chosen = _chosen(planes)
+        self.register_buffer("left", _all_but(self.chosen, self.inputs), persistent=False)
 
     def begin_with(self, trained: nn.Module) -> None:
-        """Take the weights of a trained base, and what it was told of its world: weights are worth nothing without.
-
-        RuntimeError where it is of another method or size.
-        """
+        """See `Adapted`."""
         self.base.load_state_dict(trained.state_dict())
         with torch.no_grad():
             for field in fields(Constants):
                 getattr(self, field.name).copy_(getattr(trained, field.name))
 
     def freeze_base(self, frozen: bool) -> None:
-        """Whether the adapter alone is trained."""
+        """See `Adapted`."""
         for parameter in self.base.parameters():
             parameter.requires_grad_(not frozen)
         self.operator.requires_grad_(False)
@@ -173,3 +211,51 @@ class AdaptedNetwork(DepartureNetwork):
             state, known, background, tuple(own), self.adapter(rasters[:, 0], rasters[:, 1])
         )
         return found
+
+
+class AdaptedVaeVar(VaeVarNetwork, Adapted):
+    """VAE-Var with the adapter; see the module's docstring."""
+
+    observes = True
+    left: Tensor
+
+    def __init__(
+        self, grid: Grid, constants: Constants, size: AdaptedVaeVarSize, planes: tuple[str, ...] = tuple(PLANES)
+    ) -> None:
+        super().__init__(grid, constants, size, planes)
+        self.adapter = Adapter(grid, size, sum(size.latents))
+        self.chosen = _chosen(planes)
+        self.register_buffer("left", _all_but(self.chosen, self.inputs), persistent=False)
+
+    def begin_with(self, trained: nn.Module) -> None:
+        """See `Adapted`."""
+        own = self.adapter.state_dict(prefix="adapter.")
+        self.load_state_dict({**trained.state_dict(), **own})
+
+    def freeze_base(self, frozen: bool) -> None:
+        """See `Adapted`."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not frozen or name.startswith("adapter."))
+        self.operator.requires_grad_(False)
+
+    def prior_loss(
+        self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator,
+        values: Tensor | None = None, errors: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`VaeVarNetwork.prior_loss`, given the modalities among observations, (B, 69 + M, H, W) in SI units."""
+        assert values is not None
+        assert errors is not None
+        departure, error, _ = self.observed(self.unbiased(state)[0], values, errors)
+        state, found, sizes = self.error_of(state, target, generator)
+        expected, _ = self.centred(departure, error, sizes[:, :1])
+        return self._bound(state, found, sizes, weights, generator, expected)
+
+    def centred(self, departure: Tensor, error: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the modalities expect the latents, odd in their departures; they are compared with nothing then."""
+        weight = weights_of(error[:, self.chosen] / size)
+        rasters = departure[:, self.chosen] / size * weight
+        there, back = self.adapter(torch.cat([rasters, -rasters]), torch.cat([weight, weight])).chunk(2)
+        found = 0.5 * (there - back)
+        parts = zip(found.split(list(self.size.latents), 1), (4, 2, 1), strict=True)
+        expected = [functional.avg_pool2d(part, k).flatten(1) for part, k in parts]
+        return torch.cat(expected, 1), error * self.left

@@ -70,9 +70,13 @@ class AnalysisNetwork(nn.Module):
 
     Attributes:
         stepping: of an iterative method, whose ``forward`` makes one step (`dacycle.assimilators.stepping`).
+        trust: how much more exact observations than others say of the background's error: a power of their weight.
+        shares: bounds of how much larger the error may be in one group of variables than in all.
     """
 
     stepping: Stepping | None = None
+    trust = 0
+    shares = (LEAST, MOST)
     mean: Tensor
     std: Tensor
     error: Tensor
@@ -139,12 +143,13 @@ class AnalysisNetwork(nn.Module):
         departure = (values[:, :CHANNELS] - self.mean) / scale - state / self.error
         error = errors[:, :CHANNELS] / scale
         with torch.autocast(state.device.type, enabled=False):
-            excess = torch.where(channels, departure.square() - error.square(), 0.0).sum((2, 3)) @ self.members
-            count = channels.float().sum((2, 3)) @ self.members
+            told = torch.where(channels, (1 + error.square()) ** -self.trust, 0.0)
+            excess = (told * (departure.square() - error.square())).sum((2, 3)) @ self.members
+            count = told.sum((2, 3)) @ self.members
         whole = (excess.sum(1, keepdim=True) + PRIOR) / (count.sum(1, keepdim=True) + PRIOR)
         whole = whole.clamp(LEAST**2, MOST**2)
         groups = (excess / whole + PRIOR) / (count + PRIOR)
-        sizes = torch.cat([whole, groups.clamp(LEAST**2, MOST**2)], 1).sqrt()[..., None, None]
+        sizes = torch.cat([whole, groups.clamp(*(bound**2 for bound in self.shares))], 1).sqrt()[..., None, None]
         size = sizes[:, :1]
         departure, error = departure / size, error / size
         plane, plane_error = values[:, CHANNELS:], errors[:, CHANNELS:]

@@ -11,7 +11,7 @@ So observations y = H x0 + N(0, R) add to it
 
 which is exact where errors are Gaussian. SDA (arXiv 2306.10574, eq. 15) guesses R + gamma (sigma/mu)^2 I for the
 matrix, as if errors at different places and of different variables were independent; with real networks, in which a
-sonde has 65 values, that counts the same news many times. The equation is solved by a few conjugate gradients instead,
+sonde has 65 values, that counts the same news many times. The equation is solved by a few conjugate residuals instead,
 as the same authors came to do (arXiv 2405.13712). The multipliers v are much the same in all steps: each begins with
 those of the one before, so that the solution gets better from step to step.
 
@@ -39,7 +39,7 @@ from dacycle.assimilators.stepping import Carried, Stepping
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["DiffusionNetwork", "DiffusionSize", "conjugate_gradients", "noise_levels"]
+__all__ = ["DiffusionNetwork", "DiffusionSize", "least_residual", "noise_levels"]
 
 MOST_NOISE, LEAST_NOISE = 10.0, 0.1
 """Where sampling begins and ends, in units of the error. More would be needed to hide patterns that cover the globe;
@@ -63,7 +63,7 @@ class DiffusionSize:
         width, coarse, depth, kernel: of the denoiser, see `Denoiser`.
         steps: of the sampler, the first of which solve for the multipliers alone.
         pairs: of members.
-        gradients: conjugate gradients in each step.
+        gradients: conjugate residuals in each step, beside the direction of the step before.
         reach_km: distance beyond which an observation changes nothing.
     """
 
@@ -72,8 +72,8 @@ class DiffusionSize:
     coarse: int = 160
     depth: int = 2
     kernel: int = 5
-    steps: int = 13
-    pairs: int = 2
+    steps: int = 10
+    pairs: int = 1
     gradients: int = 2
     reach_km: int = 2500
 
@@ -165,7 +165,7 @@ class DiffusionNetwork(PriorNetwork, ABC):
 
         equivalent, transpose, denoised = cast(Any, torch.func.vjp(seen, x, has_aux=True))
         variance = noise.square()
-        pull, multipliers = conjugate_gradients(
+        pull, multipliers = least_residual(
             lambda v: variance * transpose(v)[0], observe, departure - equivalent, multipliers, self.size.gradients
         )
         return denoised + pull, multipliers
@@ -184,30 +184,35 @@ def noise_levels(steps: int) -> Tensor:
     return torch.from_numpy(np.concatenate([np.full(SOLVING, MOST_NOISE), falling]).astype(np.float32))
 
 
-def conjugate_gradients(
+def least_residual(
     spread: Linear, observe: Linear, departure: Tensor, multipliers: Tensor, gradients: int
 ) -> tuple[Tensor, Tensor]:
     """Solve (I + H C H^T) v = y for v, beginning with `multipliers`; returns C H^T v and v, of each member.
+
+    By generalised conjugate residuals (Eisenstat et al. 1983, doi:10.1137/0720023), the given multipliers' direction
+    first: a network's Jacobian need not be what a covariance is, symmetric and positive, and here what is left can only
+    get less.
 
     Args:
         spread: C H^T, of multipliers.
         observe: H, in units of the observations' errors; 0 where there are none.
         departure: y (B, channels, H, W), in the same units.
-        gradients: how many.
+        gradients: how many directions beside the first.
     """
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum((1, 2, 3), keepdim=True)
+    def share(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum((1, 2, 3), keepdim=True) / b.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-12)
 
-    pull = spread(multipliers)
-    left = departure - multipliers - observe(pull)
-    direction, size = left, dot(left, left)
-    for _ in range(gradients):
+    found, pull, left = torch.zeros_like(multipliers), torch.zeros(()), departure
+    before: list[tuple[Tensor, Tensor, Tensor]] = []
+    for k in range(gradients + 1):
+        direction = left if k else multipliers
         along = spread(direction)
         turned = direction + observe(along)
-        # A network's Jacobian need not be what a covariance is: positive, and symmetric.
-        length = size / torch.maximum(dot(direction, turned), dot(direction, direction)).clamp(min=1e-12)
-        multipliers, pull, left = multipliers + length * direction, pull + length * along, left - length * turned
-        before, size = size, dot(left, left)
-        direction = left + size / before.clamp(min=1e-12) * direction
-    return pull, multipliers
+        for each in before:
+            part = share(turned, each[2])
+            direction, along, turned = (x - part * y for x, y in zip((direction, along, turned), each, strict=True))
+        before.append((direction, along, turned))
+        length = share(left, turned)
+        found, pull, left = found + length * direction, pull + length * along, left - length * turned
+    return pull, found

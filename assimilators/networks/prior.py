@@ -24,8 +24,16 @@ DOUBT = 0.15
 
 
 class PriorNetwork(AnalysisNetwork, ABC):
-    """See the module's docstring. ``prior_loss`` is what is trained."""
+    """See the module's docstring. ``prior_loss`` is what is trained.
 
+    Attributes:
+        observes: whether its loss takes observations as well, (B, 69 + M, H, W) values and errors in SI units: those
+            that the prior is conditional on.
+    """
+
+    observes = False
+    trust = 4
+    shares = (0.8, 1.25)
     area: Tensor
     plane_left: Tensor
 

@@ -183,8 +183,15 @@ class VaeVarNetwork(PriorNetwork):
 
     def prior_loss(self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Minus the evidence lower bound, per number of a state."""
-        state, error, sizes = self.error_of(state, target, generator)
+        return self._bound(*self.error_of(state, target, generator), weights, generator)
+
+    def _bound(
+        self, state: Tensor, error: Tensor, sizes: Tensor, weights: Tensor, generator: torch.Generator,
+        expected: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`prior_loss` of what `error_of` gives, where latents are `expected` to be (B, n); None: 0."""
         known = self.known_of(state, sizes)
+        centres = [0.0] * len(USED) if expected is None else self._shaped(expected)
         used = torch.multinomial(torch.tensor(USED), len(error), replacement=True, generator=generator).to(error.device)
         drawn, divergence = [], torch.zeros((), device=state.device)
         for level, latent in enumerate(self.encoder(error, known)):
@@ -193,7 +200,8 @@ class VaeVarNetwork(PriorNetwork):
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             told = (level <= used).to(mean)[:, None, None, None]
             drawn.append(told * (mean + torch.exp(0.5 * log_variance) * noise))
-            divergence = divergence + 0.5 * (told * (mean.square() + log_variance.exp() - 1 - log_variance)).sum()
+            off = (mean - centres[level]).square()
+            divergence = divergence + 0.5 * (told * (off + log_variance.exp() - 1 - log_variance)).sum()
         left = error - self.decoder(drawn, self.gates(known)).float()
         unsaid = self.unsaid[used]
         likelihood = 0.5 * (left * torch.exp(-unsaid)).square() + unsaid
@@ -201,8 +209,20 @@ class VaeVarNetwork(PriorNetwork):
 
     def decode(self, z: Tensor, gates: Sequence[Tensor]) -> Tensor:
         """(B, 69, H, W) error, in units of its size, of latents (B, n)."""
+        return self.decoder(self._shaped(z), gates)
+
+    def _shaped(self, z: Tensor) -> list[Tensor]:
+        """Latents (B, n) as those of each size of blocks, in the decoder's order."""
         parts = z.split([math.prod(shape) for shape in self.shapes], 1)
-        return self.decoder([part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)], gates)
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def centred(self, departure: Tensor, error: Tensor, size: Tensor) -> tuple[Tensor | float, Tensor]:
+        """Where the latents (B, n) are expected before the analysis, and the errors of what it then compares them with.
+
+        Args:
+            departure, error: (B, 69 + M, H, W), see `departures`; size: (B, 1, 1, 1).
+        """
+        return 0.0, error
 
     def forward(
         self, background: Tensor, observations: Tensor, observation_errors: Tensor, step: Tensor, *carried: Tensor
@@ -214,14 +234,15 @@ class VaeVarNetwork(PriorNetwork):
         size, gates = sizes[:, :1], self.gates(self.known_of(state, sizes))
         slope = self.operator.slope(self._columns(state))
         unsaid = torch.cat([self.unsaid[-1].exp(), torch.zeros_like(self.plane_left)])
-        precision = torch.where(error > 0, 1 / (error.square() + unsaid.square()), 0.0)
+        expected, compared = self.centred(departure, error, size)
+        precision = torch.where(compared > 0, 1 / (compared.square() + unsaid.square()), 0.0)
 
         def observe(z: Tensor) -> tuple[Tensor, Tensor]:
             decoded = self.decode(z, gates)
             return self.equivalents(slope, size, decoded), decoded
 
         seen, transpose, decoded = cast(tuple[Any, ...], torch.func.vjp(observe, z, has_aux=True))
-        gradient = z - transpose(precision * (departure - seen))[0]
+        gradient = z - expected - transpose(precision * (departure - seen))[0]
         turn = ((gradient - before) * gradient).sum() / before.square().sum().clamp(min=TINY)
         direction = turn.clamp(min=0) * direction - gradient
         square = direction.square().sum()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
-from dacycle.assimilators.networks.adapter import AdaptedNetwork
+from dacycle.assimilators.networks.adapter import Adapted
 from dacycle.assimilators.networks.base import Constants
 from dacycle.assimilators.training.assimilation import (
     PREFETCH,
@@ -122,10 +122,10 @@ def build_network(recipe: AssimilatorRecipe, world: World, constants: Constants)
     if recipe.method not in METHODS:
         raise RecipeError(f"method: {recipe.method!r} is unknown; the methods are {', '.join(METHODS)}")
     method = METHODS[recipe.method]
-    if method.loss is None and recipe.rounds:
-        raise RecipeError(f"rounds: {recipe.method} learns from errors alone, in no closed loop; it must be 0")
     network = method.network(world.grid, constants, network_size(method.size, recipe.network))
-    if isinstance(network, AdaptedNetwork) != bool(recipe.base):
+    if method.loss is None and recipe.rounds and not isinstance(network, Adapted):
+        raise RecipeError(f"rounds: {recipe.method} learns from errors alone, in no closed loop; it must be 0")
+    if isinstance(network, Adapted) != bool(recipe.base):
         raise RecipeError(f"base: {recipe.method} has none" if recipe.base else f"base: {recipe.method} needs one")
     return network
 
@@ -230,7 +230,7 @@ def _fit_planes(network: Any, world: World, backgrounds: Backgrounds, seed: int,
     say("of the planes' standard deviations unexplained: " + ", ".join(f"{name} {share:.2f}" for name, share in pairs))
 
 
-def _begin_with(network: AdaptedNetwork, base: str) -> None:
+def _begin_with(network: Adapted, base: str) -> None:
     """Give an adapter the base that a run has made. RecipeError where it is of another method or size."""
     _, _, trained = read_assimilator_run(Path(base))
     try:
@@ -253,7 +253,7 @@ def _fit(
     lightning.seed_everything(recipe.seed, verbose=False)
     network = build_network(recipe, observing.world, constants)
     epochs, rate = recipe.epochs, recipe.learning_rate
-    if isinstance(network, AdaptedNetwork):
+    if isinstance(network, Adapted):
         network.freeze_base(not number)
         if not number:
             _begin_with(network, recipe.base)
@@ -275,7 +275,7 @@ def _fit(
 
     loss, area = METHODS[recipe.method].loss, observing.world.grid.weights
     module: Training = (
-        PriorTraining(network, recipe, area, drawn, held)
+        PriorTraining(network, recipe, area, drawn, held, epochs, rate)
         if loss is None
         else AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate)
     )

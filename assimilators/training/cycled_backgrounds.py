@@ -75,8 +75,8 @@ def _make_month(
     home = load_world(world)
     observing = observing_of(home, Reference(Path(nature) / str(month.astype("datetime64[Y]"))), sources)
     method, forecaster = load_assimilator(assimilator, home), load_model(model)
-    ends = (each.astype("datetime64[h]") for each in (month, month + 1))
-    found = cycled_errors_between(method, forecaster, observing, *ends, seed=2 * int(month.astype(int)))
+    first, end = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
+    found = cycled_errors_between(method, forecaster, observing, first, end, seed=2 * int(month.astype(int)))
     write_backgrounds(found, folder / f"{month}.nc", home)
 
 

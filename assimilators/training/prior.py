@@ -1,23 +1,21 @@
-"""Training of a prior: on backgrounds and their errors, without observations."""
+"""Training of a prior: on backgrounds and their errors, and on observations where it is conditional on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.assimilators.training.samples import ErrorPairs, Samples
 
 __all__ = ["PriorTraining"]
-
-Pair = tuple[Tensor, Tensor]
 
 
 class PriorTraining(Training):
@@ -29,6 +27,7 @@ class PriorTraining(Training):
         area: (H, W) weights of the cells.
         samples: those of an epoch.
         held_out: to validate with, always with the same noise.
+        epochs, rate: how many, and the highest learning rate; None: the recipe's.
     """
 
     def __init__(
@@ -38,30 +37,41 @@ class PriorTraining(Training):
         area: NDArray[np.floating],
         samples: Callable[[int], Samples],
         held_out: Samples,
+        epochs: int | None = None,
+        rate: float | None = None,
     ) -> None:
-        super().__init__(network, recipe, area)
+        super().__init__(network, recipe, area, rate)
         self.samples, self.held_out = samples, held_out
+        self.epochs = recipe.epochs if epochs is None else epochs
         self._generator = torch.Generator()
 
     @property
     def updates(self) -> int:
-        return self.recipe.epochs * (self.recipe.epoch_samples // self.recipe.batch)
+        return self.epochs * (self.recipe.epoch_samples // self.recipe.batch)
 
-    def training_step(self, batch: Pair, batch_index: int) -> Tensor:
+    def _loss(self, network: Any, batch: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+        if not network.observes:
+            return cast(Tensor, network.prior_loss(*batch, self.loss_weights, generator))
+        state, values, errors, target, _ = batch
+        return cast(Tensor, network.prior_loss(state, target, self.loss_weights, generator, values, errors))
+
+    def _dataset(self, samples: Samples) -> Dataset[Any]:
+        return samples if self.network.observes else ErrorPairs(samples)
+
+    def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         with self.mixed():
-            loss = self.network.prior_loss(*batch, self.loss_weights, self._generator)
+            loss = self._loss(self.network, batch, self._generator)
         return self.checked(loss, batch_index)
 
-    def validation_step(self, batch: Pair, batch_index: int) -> None:
-        generator = torch.Generator().manual_seed(batch_index)
-        loss = self.average.prior_loss(*batch, self.loss_weights, generator)
+    def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
+        loss = self._loss(self.average, batch, torch.Generator().manual_seed(batch_index))
         self.log("validation_loss", loss, batch_size=len(batch[0]))
 
-    def train_dataloader(self) -> DataLoader[Pair]:
+    def train_dataloader(self) -> DataLoader[Any]:
         # Every process has noise of its own.
         self._generator.manual_seed(1000 * (1000 * self.recipe.seed + self.trainer.current_epoch) + self.global_rank)
-        pairs = ErrorPairs(self.samples(self.trainer.current_epoch))
-        return DataLoader(pairs, self.recipe.batch, drop_last=True, num_workers=self.recipe.workers)
+        drawn = self._dataset(self.samples(self.trainer.current_epoch))
+        return DataLoader(drawn, self.recipe.batch, drop_last=True, num_workers=self.recipe.workers)
 
-    def val_dataloader(self) -> DataLoader[Pair]:
-        return DataLoader(ErrorPairs(self.held_out), self.recipe.batch)
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self._dataset(self.held_out), self.recipe.batch)

@@ -138,7 +138,7 @@ class AssimilatorRecipe(Recipe):
         round_epochs, round_learning_rate: of each round.
         validation_days: length of the cycles that a round is judged by.
         base: folder of a finished run, whose network is an adapter's base. It stays as it is in the first training,
-            and is trained with the adapter in the rounds.
+            and is trained with the adapter in the rounds, which for a prior are in no closed loop.
     """
 
     method: str

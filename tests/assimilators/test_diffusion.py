@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dacycle.assimilators.networks.base import Constants
-from dacycle.assimilators.networks.diffusion import DiffusionNetwork, DiffusionSize, conjugate_gradients
+from dacycle.assimilators.networks.diffusion import DiffusionNetwork, DiffusionSize, least_residual
 from dacycle.forecast_adapter.grid import get_grid
 
 GRID = get_grid("5.625deg")
@@ -87,15 +87,31 @@ def test_members_have_the_mean_and_the_covariance_of_the_kalman_filter(seed: int
 
 @given(seed=st.integers(0, 99), gradients=st.integers(24, 30))
 @settings(max_examples=20, deadline=None)
-def test_conjugate_gradients_solve_the_equation(seed: int, gradients: int) -> None:
+def test_conjugate_residuals_solve_the_equation(seed: int, gradients: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     H, root = (torch.randn(12, 20, generator=generator, dtype=torch.float64) for _ in range(2))
     C = 0.1 * root.T @ root
     y, first = (torch.randn(3, 12, 1, 1, generator=generator, dtype=torch.float64) for _ in range(2))
-    pull, v = conjugate_gradients(
+    pull, v = least_residual(
         lambda v: (v[..., 0, 0] @ H @ C)[..., None, None], lambda x: (x[..., 0, 0] @ H.T)[..., None, None],
         y, first, gradients,
     )  # fmt: skip
     expected = torch.linalg.solve(torch.eye(12, dtype=torch.float64) + H @ C @ H.T, y[..., 0, 0].T).T
     torch.testing.assert_close(v[..., 0, 0], expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(pull[..., 0, 0], expected @ H @ C, atol=1e-4, rtol=1e-4)
+
+
+@given(seed=st.integers(0, 99), gradients=st.integers(0, 4), size=st.floats(0.1, 100))
+@settings(max_examples=30, deadline=None)
+def test_what_is_left_of_the_equation_never_grows(seed: int, gradients: int, size: float) -> None:
+    """Whatever a network's Jacobian is: neither symmetric nor positive, and however bad the first guess."""
+    generator = torch.Generator().manual_seed(seed)
+    spread, observe = (torch.randn(2, 12, 12, generator=generator, dtype=torch.float64) for _ in range(2))
+    y, first = (torch.randn(2, 12, 1, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    def through(matrix: Tensor, x: Tensor) -> Tensor:
+        return torch.einsum("bij,bjhw->bihw", matrix, x)
+
+    pull, v = least_residual(lambda v: size * through(spread, v), lambda x: through(observe, x), y, first, gradients)
+    left = y - v - through(observe, pull)
+    assert (left.norm(dim=1) <= (1 + 1e-9) * y.norm(dim=1)).all()

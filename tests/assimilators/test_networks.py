@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacycle.assimilators.networks import METHODS
-from dacycle.assimilators.networks.adapter import AdaptedAdasSize, AdaptedFnpSize, AdaptedNetwork
+from dacycle.assimilators.networks.adapter import (
+    AdaptedAdasSize,
+    AdaptedFnpSize,
+    AdaptedNetwork,
+    AdaptedVaeVar,
+    AdaptedVaeVarSize,
+)
 from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_mae
 from dacycle.assimilators.networks.base import AnalysisNetwork, Constants
 from dacycle.assimilators.networks.convcnp import ConvCnpSize
@@ -37,7 +43,7 @@ from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 GRID = get_grid("5.625deg")
 REACH_KM = 2500
 ADAPTER = {"tokens": 8, "token_heads": 2, "token_layers": 1}
-ADAPTED = ["adas-adapter", "fnp-adapter"]
+ADAPTED = ["adas-adapter", "fnp-adapter", "vae-var-adapter"]
 SIZES = {
     "adas": AdasSize(width=16, heads=2, layers=1, fine=8, reach_km=REACH_KM),
     "adas-adapter": AdaptedAdasSize(width=16, heads=2, layers=1, fine=8, reach_km=REACH_KM, **ADAPTER),
@@ -49,6 +55,9 @@ SIZES = {
     "sda": DiffusionSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM),
     "slam": SlamSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM, latent=16, auto=16),
     "vae-var": VaeVarSize(width=16, latent=4, wide=4, broad=4, layers=1, iterations=6, reach_km=REACH_KM),
+    "vae-var-adapter": AdaptedVaeVarSize(
+        width=16, latent=4, wide=4, broad=4, layers=1, iterations=6, reach_km=REACH_KM, **ADAPTER
+    ),
 }
 
 
@@ -241,15 +250,26 @@ def test_on_a_planet_without_geography_turning_it_turns_the_analysis(
     torch.testing.assert_close(turned, straight, atol=1e-3, rtol=0)
 
 
+def base_of(network: AdaptedNetwork | AdaptedVaeVar) -> AnalysisNetwork:
+    """The base method with the same weights."""
+    if isinstance(network, AdaptedNetwork):
+        return network.base
+    constants = Constants(**{field: getattr(network, field).numpy() for field in Constants.__annotations__})
+    base = METHODS["vae-var"].network(GRID, constants, SIZES["vae-var"]).eval()
+    base.load_state_dict({name: value for name, value in network.state_dict().items() if "adapter." not in name})
+    return base
+
+
 @pytest.mark.parametrize("network", ADAPTED, indirect=True)
-def test_without_its_modalities_an_adapted_method_is_its_base(network: AdaptedNetwork) -> None:
+def test_without_its_modalities_an_adapted_method_is_its_base(network: AdaptedNetwork | AdaptedVaeVar) -> None:
     network = copy.deepcopy(network)
+    base = base_of(network)
     background, values, errors = observations(0, 0.1)
     modalities = [69 + network.planes.index(name) for name in ("tp6h", "olr")]
     without = errors.clone()
     without[:, modalities] = 0
     alike = analyse(network, background, values, without)
-    for found, expected in zip(alike, analyse(network.base, background, values, without), strict=True):
+    for found, expected in zip(alike, analyse(base, background, values, without), strict=True):
         assert torch.equal(found, expected)
     for one in modalities:
         alone = without.clone()
@@ -263,6 +283,22 @@ def test_without_its_modalities_an_adapted_method_is_its_base(network: AdaptedNe
     assert torch.equal(analyse(network, background, values, none)[0], background)
 
 
+@pytest.mark.parametrize("network", ["sda", "vae-var"], indirect=True)
+def test_a_prior_is_told_the_size_of_errors_by_exact_observations(network: PriorNetwork) -> None:
+    """Many others, whose stated errors are larger than they are, would say that there is no error at all."""
+    state, values, errors = torch.zeros(1, 69, *GRID.shape), *(torch.zeros(1, 72, *GRID.shape) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.rand(1, 69, *GRID.shape, generator=generator)
+    exact, rough = seen < 0.02, seen > 0.9
+    departure = 2 * torch.randn(seen.shape, generator=generator)
+    values[:, :69] = torch.where(exact | rough, departure, 0)
+    errors[:, :69] = torch.where(exact, 0.1, torch.where(rough, 5.0, 0))
+    _, _, sizes = network.departures(state, values, errors)
+    assert 1.8 < sizes[0, 0].item() < 2.2
+    assert (sizes[0, 1:] >= 0.8).all()
+    assert (sizes[0, 1:] <= 1.25).all()
+
+
 @pytest.mark.parametrize("network", [name for name, method in METHODS.items() if method.loss is None], indirect=True)
 def test_a_prior_learns_what_errors_look_like(network: PriorNetwork) -> None:
     """Errors of one pattern, of any size and sign: its own loss falls, on samples that it has not seen."""
@@ -274,7 +310,9 @@ def test_a_prior_learns_what_errors_look_like(network: PriorNetwork) -> None:
     def loss(batch: int) -> torch.Tensor:
         state = torch.randn(batch, 69, *GRID.shape, generator=generator)
         size = torch.randn(batch, 1, 1, 1, generator=generator)
-        return prior.prior_loss(state, size * pattern, weights, generator)
+        target = size * pattern
+        seen = [state.new_zeros(batch, 72, *GRID.shape), state.new_zeros(batch, 72, *GRID.shape)]
+        return prior.prior_loss(state, target, weights, generator, *(seen if prior.observes else []))
 
     optimiser = torch.optim.Adam(prior.parameters(), 5e-3)
     with torch.no_grad():
