@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 import yaml
 
 from dacycle.cycler.archive import Archive
@@ -29,14 +30,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def era5(world, tmp_path: Path) -> Path:
     """The tiny world under another name, its reference said to be ERA5."""
-    folder = tmp_path / "laptop"
+    return renamed(world, tmp_path / "laptop", "era5")
+
+
+def renamed(world, folder: Path, reference: str) -> Path:
     folder.mkdir()
     for path in world.folder.iterdir():
         if path.name not in ("world.yaml", "statistics.nc"):
             (folder / path.name).symlink_to(path)
     own = Statistics.load(world.folder / "statistics.nc")
-    Statistics(own.mean, own.std, "laptop", own.description).save(folder / "statistics.nc")
-    (folder / "world.yaml").write_text(yaml.safe_dump({"name": "laptop", "grid": "5.625deg", "reference": "era5"}))
+    Statistics(own.mean, own.std, folder.name, own.description).save(folder / "statistics.nc")
+    described = {"name": folder.name, "grid": "5.625deg", "reference": reference}
+    (folder / "world.yaml").write_text(yaml.safe_dump(described))
     return folder
 
 
@@ -72,10 +77,15 @@ def test_a_key_that_is_not_used_leaves_an_experiments_digest_alone(world, tmp_pa
     assert not {"unpaired_model", "assimilation_grid"} & replays.experiment(content).as_dict().keys()
 
 
-def test_one_state_can_stand_for_both_frames_and_is_marked(world, tmp_path):
+@pytest.mark.parametrize("product", ["start.nc", "start.zarr"])
+def test_one_state_can_stand_for_both_frames_and_is_marked(world, tmp_path, product):
     reference, file = Reference(world.folder / "reference"), tmp_path / "start.nc"
     last = np.datetime64(replays.START - STEP, "h")
     write_states(file, [reference.state(last)], {})
+    if product == "start.zarr":  # a store as WeatherBench2 publishes them
+        with xr.open_dataset(file) as found:
+            file = tmp_path / product
+            found.load().to_zarr(file)
     content = replays.content(world.folder, world.model, tmp_path)
     both = replays.experiment(content | {"cold_start": {"state": str(file)}})
     with pytest.raises(ExperimentError, match="20240103T00 and 20240103T06"):
@@ -129,3 +139,56 @@ def test_the_experiments_for_fengwu_are_sound(name):
     file = Path(__file__).resolve().parents[2] / f"deploy/experiments/{name}.yaml"
     lacks = {f.what for f in check_experiment(file, Path("archive")) if f.level == "wrong"}
     assert lacks >= {"world", "model", "assimilator"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "start", "files", "seen"),
+    [
+        (
+            "live", "operational", "2018-11-20T12",
+            {"stations": "obs/synop_europe_2018112012.bufr", "sondes": "obs/temp_global_2008120812.bufr"},
+            {"stations": 1000, "sondes": 0},
+        ),
+        (
+            "live", "operational", "2008-12-08T12",
+            {"stations": "obs/synop_europe_2018112012.bufr", "sondes": "obs/temp_global_2008120812.bufr"},
+            {"stations": 0, "sondes": 1000},
+        ),
+        (
+            "hindcast-2024", "era5", "2016-01-04T12",
+            {"stations": "obs/isd_014160-99999-2016.gz", "olr": "olr/noaa_olr_2p5deg_20080125_with_uvh.nc"},
+            {"stations": 1, "olr": 0},
+        ),
+        (
+            "hindcast-2024", "era5", "2008-01-26T00",
+            {"stations": "obs/isd_014160-99999-2016.gz", "olr": "olr/noaa_olr_2p5deg_20080125_with_uvh.nc"},
+            {"stations": 0, "olr": 1000},
+        ),
+    ],
+)  # fmt: skip
+def test_the_experiments_for_fengwu_run_on_genuine_observations(
+    world, shared, tmp_path, name, kind, start, files, seen
+):
+    """Their sources, guards and increments between grids; what cannot be had here are the weights and the reference."""
+    replays.register_doubles()
+    file = Path(__file__).resolve().parents[2] / f"deploy/experiments/{name}.yaml"
+    content = yaml.safe_load(file.read_text())
+    for source in content["observations"]:
+        source["path"] = str(shared / files[source["name"]])
+        if source["name"] == "olr":  # the file says little of itself
+            source |= {"variable": "o", "stamp": "start", "period": "24h", "units": "W m-2"}
+    content |= {
+        "world": str(renamed(world, tmp_path / "laptop", kind)), "grid": "5.625deg", "start": start, "end": start,
+        "cold_start": {"climatology": True}, "model": add_double("5.625deg", kind).name, "assimilator": "nudge",
+        "assimilation_grid": "16x32", "drift": {"free_run": False},
+    }  # fmt: skip
+    archive = Archive(tmp_path / "archive", create=True)
+    (cycle,) = hindcast(replays.experiment(content), archive, limit=1)
+    departures = archive.branch(name).departures([cycle.time])
+    for source, least in seen.items():
+        count = (departures.source == source).sum()
+        assert count >= least if least else count == 0
+    analysis, background = (
+        archive.branch(name).state(group, cycle.time).values for group in ("analysis", "background")
+    )
+    assert (np.abs(analysis - background).max() > 0.1) == (cycle.record["status"] == "ok")
