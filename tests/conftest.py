@@ -8,6 +8,10 @@ import pytest
 
 from tests.worlds import make_model, make_world
 
+# pytest-xdist tells its workers of 80 columns, and consoles would keep that width whatever a test asks for.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
 
 @dataclass(frozen=True)
 class TinyWorld:

@@ -198,6 +198,5 @@ def test_a_packaged_file_is_what_its_card_describes(path: Path) -> None:
     found = evaluate(method, observing, backgrounds, seed=1)
     for name in HEADLINE:
         assert found.rmse("analysis", name) < found.rmse("background", name)
-    ratio = found.spread_to_skill()
-    assert ratio is not None
-    assert 0.7 < ratio < 1.3
+    ratio = found.spread_to_skill()  # None where the method has no spread
+    assert ratio is None or 0.7 < ratio < 1.3
