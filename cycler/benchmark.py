@@ -8,7 +8,6 @@ runs are experiments like any other, in an archive of their own.
 import hashlib
 import json
 import multiprocessing
-import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from dacycle.cycler import drift
 from dacycle.cycler.archive import Archive
 from dacycle.cycler.derived import read_tables, write_tables
 from dacycle.cycler.experiment import Experiment, ExperimentError, load_experiment, parse_checked
+from dacycle.cycler.memory import peak_memory
 from dacycle.cycler.replay import hindcast
 from dacycle.cycler.report_parts import tables
 from dacycle.cycler.verification import trends, verify
@@ -180,7 +180,10 @@ def _memory(benchmark: Benchmark, method: str) -> pd.DataFrame:
 
 
 def memory_of(benchmark: Benchmark, method: str) -> float:
-    """Most memory (MB) that a process holds which loads a method and makes one analysis, beyond one that has none."""
+    """Most memory (MB) that a process holds which loads a method and makes one analysis, beyond one that has none.
+
+    NaN where the system does not tell.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measure_memory, benchmark.world, method).result()
@@ -188,16 +191,18 @@ def memory_of(benchmark: Benchmark, method: str) -> float:
 
 def _measure_memory(world: str, method: str) -> float:
     home = load_world(world)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assimilator = load_assimilator(method, home)
     state = home.reference.array(home.reference.times[0])[None]
-    shape = (1, state.shape[1] + len(assimilator.planes), *home.grid.shape)
-    errors = np.zeros(shape, np.float32)
-    errors[:, : state.shape[1]] = home.statistics.std[:, None, None]
-    values = np.zeros(shape, np.float32)
-    values[:, : state.shape[1]] = state + errors[:, : state.shape[1]]
-    assimilator.analyse(state, values, errors)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+    def analyse() -> None:
+        assimilator = load_assimilator(method, home)
+        errors = np.zeros((1, state.shape[1] + len(assimilator.planes), *home.grid.shape), np.float32)
+        errors[:, : state.shape[1]] = home.statistics.std[:, None, None]
+        values = np.zeros_like(errors)
+        values[:, : state.shape[1]] = state + errors[:, : state.shape[1]]
+        assimilator.analyse(state, values, errors)
+
+    taken = peak_memory(analyse)
+    return np.nan if taken is None else taken / 2**20
 
 
 def run_cycles(benchmark: Benchmark, say: Say = print) -> None:

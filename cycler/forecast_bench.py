@@ -1,6 +1,5 @@
 """What a forecast costs beside its network: time and memory, against the loop that anyone would write first."""
 
-import gc
 import json
 import tempfile
 import time as clock
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.cycler.bench import machine
+from dacycle.cycler.memory import peak_memory
 from dacycle.forecast_adapter.double import add_double
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.half import made_up
@@ -91,7 +91,7 @@ def bench_forecast(name: str = DOUBLE, steps: int = 6, threads: int = 1) -> Fore
         raise ModelFileError(f"no added model {name!r}; there are {', '.join([DOUBLE, *added])}")
     made = added[name] if name in added else add_double("0.25deg", "era5")
     model = OnnxForecastModel(made, threads)
-    bare, session = _peak(lambda: _run_bare(model)), model.session
+    bare, session = peak_memory(lambda: _run_bare(model)), model.session
     alone = model.provider == CPU and threads == 1
     model.session = timed = _Timed(session, clock.process_time if alone else clock.perf_counter)
     totals: list[tuple[float, float]] = []
@@ -100,10 +100,10 @@ def bench_forecast(name: str = DOUBLE, steps: int = 6, threads: int = 1) -> Fore
         # Frames are handed over and states let go: a caller who keeps two of either holds one input's worth more.
         deque(_clocked(model.forecast(*_frames(model.grid, made.statistics), steps), totals, timed), maxlen=0)
 
-    peak = _peak(rollout)
+    peak = peak_memory(rollout)
     network, outside = np.median(np.array(totals[1:]), axis=0)
     totals.clear()
-    naive_peak = _peak(lambda: _naive(timed, model.grid, made.statistics, steps, totals))
+    naive_peak = peak_memory(lambda: _naive(timed, model.grid, made.statistics, steps, totals))
     _, naive_outside = np.median(np.array(totals[1:]), axis=0)
     input_bytes = 4 * 2 * CHANNELS * int(np.prod(model.grid.shape))
     own = None if bare is None else bare - 2 * input_bytes
@@ -156,24 +156,6 @@ def _naive(timed: _Timed, grid: Grid, statistics: Statistics, steps: int, totals
         previous, current = current, statistics.denormalise(output[:, :CHANNELS])
         inside = timed.seconds - before
         totals.append((inside, timed.now() - begun - inside))
-
-
-def _peak(run: Callable[[], None]) -> int | None:
-    """Bytes of memory that a call took at most, beyond what was held before it; None where Linux does not tell."""
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # begin the high-water mark anew
-    except OSError:
-        run()
-        return None
-    before = _status("VmRSS")
-    run()
-    return _status("VmHWM") - before
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def _device_copies(made: Registration, model: OnnxForecastModel, steps: int, threads: int) -> int:

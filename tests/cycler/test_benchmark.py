@@ -66,6 +66,8 @@ def test_a_benchmark_from_its_file_to_the_page(place, monkeypatch):
     assert mse["oi", "20 %", 6, "analysis"] < mse["oi", "protocol", 6, "analysis"]
     assert mse["oi", "protocol", 6, "analysis"] < mse["none", "protocol", 6, "analysis"]
     assert (mse.xs("background", level="field")["none"] == mse.xs("background", level="field")["oi"]).all()
+    megabytes = single["value"].xs("megabytes", level="score")
+    assert 5 < megabytes["oi", "protocol", 6, "analysis", "all"] < 2000  # its ensemble alone has 18
     cycled = pd.read_csv(place / "page/cycled.csv")
     assert set(cycled["method"]) == {"none", "oi"}
     assert (place / "page/drift.svg").read_text().startswith("<svg")
