@@ -32,6 +32,7 @@ class PriorNetwork(AnalysisNetwork, ABC):
     """
 
     observes = False
+    # Nothing is seen in training that would teach a prior to distrust what rough observations say of sizes.
     trust = 4
     shares = (0.8, 1.25)
     area: Tensor

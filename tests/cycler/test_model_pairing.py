@@ -141,40 +141,28 @@ def test_the_experiments_for_fengwu_are_sound(name):
     assert lacks >= {"world", "model", "assimilator"}
 
 
+GENUINE = {
+    "live": {"stations": "obs/synop_europe_2018112012.bufr", "sondes": "obs/temp_global_2008120812.bufr"},
+    "hindcast-2024": {"stations": "obs/isd_014160-99999-2016.gz", "olr": "olr/noaa_olr_2p5deg_20080125_with_uvh.nc"},
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "start", "files", "seen"),
+    ("name", "kind", "start", "seen"),
     [
-        (
-            "live", "operational", "2018-11-20T12",
-            {"stations": "obs/synop_europe_2018112012.bufr", "sondes": "obs/temp_global_2008120812.bufr"},
-            {"stations": 1000, "sondes": 0},
-        ),
-        (
-            "live", "operational", "2008-12-08T12",
-            {"stations": "obs/synop_europe_2018112012.bufr", "sondes": "obs/temp_global_2008120812.bufr"},
-            {"stations": 0, "sondes": 1000},
-        ),
-        (
-            "hindcast-2024", "era5", "2016-01-04T12",
-            {"stations": "obs/isd_014160-99999-2016.gz", "olr": "olr/noaa_olr_2p5deg_20080125_with_uvh.nc"},
-            {"stations": 1, "olr": 0},
-        ),
-        (
-            "hindcast-2024", "era5", "2008-01-26T00",
-            {"stations": "obs/isd_014160-99999-2016.gz", "olr": "olr/noaa_olr_2p5deg_20080125_with_uvh.nc"},
-            {"stations": 0, "olr": 1000},
-        ),
+        ("live", "operational", "2018-11-20T12", {"stations": 1000, "sondes": 0}),
+        ("live", "operational", "2008-12-08T12", {"stations": 0, "sondes": 1000}),
+        ("hindcast-2024", "era5", "2016-01-04T12", {"stations": 1, "olr": 0}),
+        ("hindcast-2024", "era5", "2008-01-26T00", {"stations": 0, "olr": 1000}),
     ],
-)  # fmt: skip
-def test_the_experiments_for_fengwu_run_on_genuine_observations(
-    world, shared, tmp_path, name, kind, start, files, seen
-):
+)
+def test_the_experiments_for_fengwu_run_on_genuine_observations(world, shared, tmp_path, name, kind, start, seen):
     """Their sources, guards and increments between grids; what cannot be had here are the weights and the reference."""
     replays.register_doubles()
     file = Path(__file__).resolve().parents[2] / f"deploy/experiments/{name}.yaml"
     content = yaml.safe_load(file.read_text())
     for source in content["observations"]:
-        source["path"] = str(shared / files[source["name"]])
+        source["path"] = str(shared / GENUINE[name][source["name"]])
         if source["name"] == "olr":  # the file says little of itself
             source |= {"variable": "o", "stamp": "start", "period": "24h", "units": "W m-2"}
     content |= {
