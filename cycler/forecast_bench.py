@@ -37,9 +37,9 @@ class ForecastBench:
         machine, running: processor and cores; on what the model runs.
         steps: of each loop.
         clock: `processor` seconds on one thread of the CPU, which a busy machine does not lengthen; else `wall`.
-        network: seconds that the network takes a step, in the rollout.
-        outside: seconds a step beside the network, in the rollout.
-        naive_outside: the same in the loop that normalises both frames, joins them, runs and converts back in numpy.
+        network, outside: seconds a step within the network and beside it, in the rollout.
+        naive_network, naive_outside: the same in the loop that normalises both frames, joins them, runs and converts
+            back in numpy.
         input_bytes: the network's input.
         memory, naive_memory: peak of both loops, without what the network itself needs beside input and output, in
             units of its input; None where the system does not tell.
@@ -52,6 +52,7 @@ class ForecastBench:
     clock: str
     network: float
     outside: float
+    naive_network: float
     naive_outside: float
     input_bytes: int
     memory: float | None
@@ -104,15 +105,16 @@ def bench_forecast(name: str = DOUBLE, steps: int = 6, threads: int = 1) -> Fore
     network, outside = np.median(np.array(totals[1:]), axis=0)
     totals.clear()
     naive_peak = peak_memory(lambda: _naive(timed, model.grid, made.statistics, steps, totals))
-    _, naive_outside = np.median(np.array(totals[1:]), axis=0)
+    naive_network, naive_outside = np.median(np.array(totals[1:]), axis=0)
     input_bytes = 4 * 2 * CHANNELS * int(np.prod(model.grid.shape))
     own = None if bare is None else bare - 2 * input_bytes
     memory, naive_memory = (
         None if found is None or own is None else (found - own) / input_bytes for found in (peak, naive_peak)
     )
     copies = None if model.provider == CPU else _device_copies(made, model, steps, threads)
-    found = (float(network), float(outside), float(naive_outside), input_bytes, memory, naive_memory, copies)
-    return ForecastBench(machine(), model.running, steps, "processor" if alone else "wall", *found)
+    seconds = (float(network), float(outside), float(naive_network), float(naive_outside))
+    running = (machine(), model.running, steps, "processor" if alone else "wall")
+    return ForecastBench(*running, *seconds, input_bytes, memory, naive_memory, copies)
 
 
 def _frames(grid: Grid, statistics: Statistics) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -22,6 +22,14 @@ class TinyWorld:
     model: Path
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what would not fit into a small machine, unless it is asked for."""
+    if "large" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("large"):
+                item.add_marker(pytest.mark.skip(reason="needs 8 GB of memory: -m large"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real sample files; a test that needs them is skipped where they are not."""

@@ -65,11 +65,11 @@ def make_world(folder: Path, days: int, seed: int = 0, name: str = "tiny") -> Pa
     for step in range(4 * days + 1):
         array = mean[:, None, None] + std[:, None, None] * anomaly
         state = to_dataset(make_state(array.astype(np.float32), GRID, START + 6 * step))
-        states.append(state.assign(_surface_fields(array, anomaly, orography)))
+        states.append(state.assign(surface_fields(array, anomaly, orography)))
         fresh = np.sqrt(1 - DAMPING**2) * _smooth(rng, len(NAMES))
         anomaly = DAMPING * np.roll(anomaly, 1, axis=-1) + fresh
     write_times(xr.concat(states, "time", data_vars="minimal"), folder / "reference/2024-01-01.nc")
-    _write_constants(folder, name, mean, std, orography, land)
+    write_constants(folder, name, GRID, orography, land)
     return folder
 
 
@@ -143,7 +143,8 @@ def _smooth(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     return fields / fields.std()
 
 
-def _surface_fields(array: NDArray, anomaly: NDArray, orography: NDArray) -> dict[str, tuple]:
+def surface_fields(array: NDArray, anomaly: NDArray, orography: NDArray) -> dict[str, tuple]:
+    """What a reference file holds beside a state (69, H, W), from it and its normalised anomaly."""
     t2m, msl = array[NAMES.index("t2m")], array[NAMES.index("msl")]
     pressure = msl * (1 - 0.0065 * orography / 288.15) ** 5.257
     fields = {
@@ -155,12 +156,13 @@ def _surface_fields(array: NDArray, anomaly: NDArray, orography: NDArray) -> dic
     return {k: (("time", "latitude", "longitude"), v[None].astype(np.float32)) for k, v in fields.items()}
 
 
-def _write_constants(folder: Path, name: str, mean: NDArray, std: NDArray, orography: NDArray, land: NDArray) -> None:
-    """Everything of a world beside its reference."""
+def write_constants(folder: Path, name: str, grid: Grid, orography: NDArray, land: NDArray) -> None:
+    """Everything of a world beside its reference; its climate is the profile everywhere."""
+    mean, std = profile()
     Statistics(mean, std, name, "made up").save(folder / "statistics.nc")
-    coefficients = np.zeros((5, len(NAMES), *GRID.shape), np.float32)
+    coefficients = np.zeros((5, len(NAMES), *grid.shape), np.float32)
     coefficients[0] = mean[:, None, None]
-    place = {"latitude": GRID.latitude, "longitude": GRID.longitude}
+    place = {"latitude": grid.latitude, "longitude": grid.longitude}
     climatology = {"coefficients": (("term", "channel", "latitude", "longitude"), coefficients)}
     xr.Dataset(climatology, {"channel": NAMES, **place}).to_netcdf(folder / "climatology.nc", engine="h5netcdf")
     static = {
@@ -168,4 +170,4 @@ def _write_constants(folder: Path, name: str, mean: NDArray, std: NDArray, orogr
         "land_sea_mask": (("latitude", "longitude"), land),
     }
     xr.Dataset(static, place).to_netcdf(folder / "static.nc", engine="h5netcdf")
-    (folder / "world.yaml").write_text(f"name: {name}\ngrid: {GRID.name}\ndescription: a double for tests\n")
+    (folder / "world.yaml").write_text(f"name: {name}\ngrid: {grid.name}\ndescription: a double for tests\n")

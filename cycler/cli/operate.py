@@ -150,13 +150,14 @@ def _bench_forecast(model: str, steps: int, threads: int, as_json: bool) -> None
         f"{found.running}\non {found.machine}; {found.clock} time, medians of {found.steps - 1} steps after the first"
     )
     table = Table("", "rollout", "naive loop")
-    table.add_row("beside the network, s a step", f"{found.outside:.3f}", f"{found.naive_outside:.3f}")
+    table.add_row("the network, s a step", f"{found.network:.3f}", f"{found.naive_network:.3f}")
+    table.add_row("beside it, s a step", f"{found.outside:.3f}", f"{found.naive_outside:.3f}")
     if found.memory is not None and found.naive_memory is not None:
         unit = f"peak memory, of the input's {found.input_bytes / 1e6:.0f} MB"
         table.add_row(unit, f"{found.memory:.2f}", f"{found.naive_memory:.2f}")
     console.print(table)
-    share = found.outside / found.naive_outside
-    console.print(f"the network takes {found.network:.3f} s a step; beside it {share:.1%} of the naive loop's time")
+    whole, beside = found.outside / (found.naive_network + found.naive_outside), found.outside / found.naive_outside
+    console.print(f"beside it: {whole:.1%} of all that the naive loop takes, {beside:.1%} of what that takes beside it")
     if found.copies is not None:
         console.print(f"copies between host and device in a chain of {found.steps} steps: {found.copies}")
 
