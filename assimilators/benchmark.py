@@ -159,7 +159,8 @@ def _draw(
     planes: tuple[str, ...],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Values and errors (69 + M, H, W) of a sample; the network's own superobs, or idealised ones and its planes."""
-    generator = np.random.default_rng([seed, sample])
+    # Points have a generator of their own: what is denied leaves them where they are.
+    generator, points = np.random.default_rng([seed, sample]), np.random.default_rng([seed, sample, 1])
     if setting.pattern == "network":
         drawn = observing.draw(time, background, Network(USUAL.share, setting.deny), generator, planes)
         return drawn.values, drawn.errors * np.float32(setting.assumed)
@@ -167,8 +168,8 @@ def _draw(
     drawn = observing.draw(time, background, Network(1.0, (*setting.deny, *left_out)), generator, planes)
     world = observing.world
     error = (setting.noise * world.statistics.std)[:, None, None]
-    seen = _seen(setting, world.grid, generator)
-    noisy = world.reference.array(time) + error * generator.standard_normal(seen.shape)
+    seen = _seen(setting, world.grid, points)
+    noisy = world.reference.array(time) + error * points.standard_normal(seen.shape)
     noisy[GROUPS["q"]] = np.maximum(noisy[GROUPS["q"]], 0)
     values, errors = drawn.values.copy(), drawn.errors * np.float32(setting.assumed)
     values[: len(NAMES)] = np.where(seen, noisy, 0)

@@ -84,11 +84,13 @@ def test_every_method_is_given_the_same(given):
 
 
 def test_denied_types_stay_out(given):
-    method = Draws()
+    whole, method = Draws(), Draws()
+    score(given, whole)
     score(given, method, deny=("olr",))
     errors = method.seen[0][2]
     assert (errors[0, 69] > 0).any()
     assert not (errors[0, 70] > 0).any()
+    np.testing.assert_array_equal(errors[0, :70], whole.seen[0][2][0, :70])  # and nothing else changes
 
 
 def test_stated_errors_may_be_wrong(given):

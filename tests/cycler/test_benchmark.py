@@ -33,7 +33,11 @@ def content(**changes):
         "leads": [6, 12],
         "starts": 2,
         "seeds": [1, 2],
-        "settings": [{"name": "protocol"}, {"name": "20 %", "density": 0.2}],
+        "settings": [
+            {"name": "protocol"},
+            {"name": "20 %", "density": 0.2},
+            {"name": "without either", "deny": ["olr", "tp"]},
+        ],
     } | changes
 
 
@@ -68,6 +72,9 @@ def test_a_benchmark_from_its_file_to_the_page(place, monkeypatch):
     assert (mse.xs("background", level="field")["none"] == mse.xs("background", level="field")["oi"]).all()
     megabytes = single["value"].xs("megabytes", level="score")
     assert 5 < megabytes["oi", "protocol", 6, "analysis", "all"] < 2000  # its ensemble alone has 18
+    gained = pd.read_csv(place / "page/gains.csv").set_index(["method", "setting"])
+    assert gained.loc[("none", "without either"), "change"] == 0
+    assert gained.loc[("oi", "without either"), "change"] < 0
     cycled = pd.read_csv(place / "page/cycled.csv")
     assert set(cycled["method"]) == {"none", "oi"}
     assert (place / "page/drift.svg").read_text().startswith("<svg")
