@@ -38,7 +38,7 @@ from dacycle.assimilators.training.backgrounds import (
 )
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
-from dacycle.assimilators.training.data import load_states, preload, season_weights
+from dacycle.assimilators.training.data import check_complete, load_states, preload, season_weights
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.folder import (
     check_folder,
@@ -71,6 +71,7 @@ __all__ = [
 
 HELD_OUT_STARTS = 12
 EXACT = 0.5  # error of idealised observations, in units of the backgrounds'
+KEPT = 16  # states in a process's memory, where not all are
 PLANE_STATES = 100  # by which planes are normalised, and their operator is fitted
 
 
@@ -86,9 +87,10 @@ def train_assimilator(recipe: AssimilatorRecipe, folder: Path, say: Callable[[st
     world = load_world(recipe.world)
     backgrounds = _checked_store(recipe, world)
     say(f"{len(backgrounds.times)} backgrounds; reading {recipe.data}")
-    reference = Reference(recipe.data, kept=None)
+    reference = Reference(recipe.data, kept=None if recipe.in_memory else KEPT)
+    look = preload if recipe.in_memory else check_complete
     for year in recipe.training_years:
-        preload(reference, year_times(year), world.grid)
+        look(reference, year_times(year), world.grid)
     observing = observing_of(world, reference, recipe.observations)
     return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world), say)
 

@@ -1,7 +1,8 @@
 """Backgrounds to train an assimilator with: the errors of a model's forecasts, kept by the time they are valid at.
 
 A store is a folder of netCDF files, each whole or absent. Its samples are background minus truth in the world's
-standard deviations, as half-precision numbers: small next to one, they lose nothing that counts.
+standard deviations, as half-precision numbers: small next to one, they lose nothing that counts. Files are mapped into
+memory, not read: a store may be larger than memory, and all processes of a training share what the system keeps of it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import h5netcdf
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +31,7 @@ __all__ = [
     "LEADS",
     "STEP",
     "Backgrounds",
+    "Errors",
     "check_years",
     "forecast_errors",
     "make_forecasts",
@@ -46,9 +49,41 @@ CYCLED = 0
 """What stands for the lead of a cycle's background (`cycled_backgrounds`), whose errors go back longer than 6 h."""
 STEP = np.timedelta64(6, "h")
 DAY = 24
+TOGETHER = 32
+"""Samples that are summed at once."""
 NOISE = 200
 """How many errors tell as much as is known beforehand: that a model has no bias. Errors of 6-hourly forecasts go on for
 days, and are several times as large as their mean."""
+
+
+class Errors:
+    """Errors (n, 69, H, W) float16 of several files as one sequence, read where they are taken.
+
+    Args:
+        parts: arrays (n_i, 69, H, W), mapped or in memory.
+    """
+
+    def __init__(self, parts: Sequence[NDArray[np.float16]]) -> None:
+        self._parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[np.float16]]:
+        return (sample for part in self._parts for sample in part)
+
+    @overload
+    def __getitem__(self, item: int) -> NDArray[np.float16]: ...
+    @overload
+    def __getitem__(self, item: NDArray[np.integer]) -> NDArray[np.float16]: ...
+    def __getitem__(self, item: int | NDArray[np.integer]) -> NDArray[np.float16]:
+        """One sample (69, H, W), or those with some numbers (m, 69, H, W)."""
+        if isinstance(item, np.ndarray):
+            return np.stack([self[int(each)] for each in item])
+        part = int(np.searchsorted(self._ends, item, side="right"))
+        return np.asarray(self._parts[part][item - (self._ends[part - 1] if part else 0)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +99,15 @@ class Backgrounds:
 
     times: NDArray[np.datetime64]
     leads: NDArray[np.int64]
-    errors: NDArray[np.float16]
+    errors: NDArray[np.float16] | Errors
     model: str
 
     def digest(self) -> str:
         """SHA-256 of times, leads and errors."""
         content = hashlib.sha256(self.times.astype("datetime64[h]").astype(np.int64).tobytes())
         content.update(self.leads.astype(np.int64).tobytes())
-        content.update(np.ascontiguousarray(self.errors).data)
+        for error in self.errors:
+            content.update(np.ascontiguousarray(error).data)
         return content.hexdigest()
 
 
@@ -90,9 +126,11 @@ def systematic_error(backgrounds: Backgrounds) -> NDArray[np.float16]:
     mine = np.flatnonzero(backgrounds.leads == lead)
     basis = annual_basis(backgrounds.times[mine]).astype(float)
     solution = np.linalg.solve(basis.T @ basis + NOISE * np.eye(5), basis.T) * 6 / lead
-    shape = backgrounds.errors.shape[1:]
-    found = [solution @ backgrounds.errors[mine, k].reshape(len(mine), -1).astype(float) for k in range(shape[0])]
-    return np.stack(found, 1).reshape(5, *shape).astype(np.float16)
+    found = np.zeros((5, *backgrounds.errors.shape[1:]))
+    for some in range(0, len(mine), TOGETHER):
+        few = slice(some, some + TOGETHER)
+        found += np.tensordot(solution[:, few], backgrounds.errors[mine[few]].astype(float), 1)
+    return found.astype(np.float16)
 
 
 def year_times(year: int) -> NDArray[np.datetime64]:
@@ -234,8 +272,18 @@ def read_store(folders: Path | Sequence[Path], world: World, years: Sequence[int
     if len(models) > 1:
         where = ", ".join(map(str, folders))
         raise DataError(f"{where}: backgrounds of {len(models)} different models; make them anew with one")
-    times, leads, errors = (np.concatenate([getattr(p, name) for p in parts]) for name in ("times", "leads", "errors"))
-    return Backgrounds(times, leads, errors, models.pop())
+    times, leads = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "leads"))
+    return Backgrounds(times, leads, Errors([np.asarray(part.errors) for part in parts]), models.pop())
+
+
+def _mapped(path: Path, name: str) -> NDArray[np.float16]:
+    """A variable of a file, which it holds in one piece."""
+    with h5py.File(path, "r") as file:
+        found = file[name]
+        place, shape, dtype = found.id.get_offset(), found.shape, found.dtype
+        if place is None:
+            return np.asarray(found)
+    return np.memmap(path, dtype, "r", place, shape)
 
 
 def _read_file(path: Path, world: World) -> Backgrounds:
@@ -243,7 +291,8 @@ def _read_file(path: Path, world: World) -> Backgrounds:
         with h5netcdf.File(path, "r") as file:
             found = {name: str(file.attrs[name]) for name in ("world", "grid", "channels", "model")}
             times = file["time"][:].astype("datetime64[h]")
-            leads, errors = file["lead"][:], file["error"][:]
+            leads = file["lead"][:]
+        errors = _mapped(path, "error")
     except (OSError, KeyError) as error:
         raise DataError(f"{path}: not a whole file of backgrounds ({error}); delete it and make it anew") from error
     wanted = {"world": world.name, "grid": world.grid.name, "channels": " ".join(NAMES)}
@@ -252,8 +301,9 @@ def _read_file(path: Path, world: World) -> Backgrounds:
         raise DataError(f"{path}: its {', '.join(differs)} are not those of the world {world.name}; make it anew")
     if errors.shape != (len(times), len(NAMES), *world.grid.shape):
         raise DataError(f"{path}: errors are {errors.shape}, not on the grid {world.grid.name}")
-    bad = ~np.isfinite(errors.sum(axis=(2, 3), dtype=np.float32))
-    if bad.any():
-        sample, channel = np.argwhere(bad)[0]
-        raise DataError(f"{path}: {NAMES[channel]} at {times[sample]} is not finite; delete the file and make it anew")
+    for time, sample in zip(times, errors, strict=True):
+        bad = ~np.isfinite(sample.sum(axis=(1, 2), dtype=np.float32))
+        if bad.any():
+            channel = NAMES[int(bad.argmax())]
+            raise DataError(f"{path}: {channel} at {time} is not finite; delete the file and make it anew")
     return Backgrounds(times, leads, errors, found["model"])

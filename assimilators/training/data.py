@@ -19,7 +19,16 @@ from dacycle.forecast_adapter.reference import Reference, ReferenceError
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds import annual_basis
 
-__all__ = ["Windows", "Year", "data_digest", "load_states", "preload", "season_weights", "step_deviation"]
+__all__ = [
+    "Windows",
+    "Year",
+    "check_complete",
+    "data_digest",
+    "load_states",
+    "preload",
+    "season_weights",
+    "step_deviation",
+]
 
 RIDGE = 0.01
 
@@ -38,7 +47,7 @@ def load_states(reference: Reference, times: NDArray[np.datetime64], grid: Grid,
     Raises:
         DataError: another grid, missing times, or values that are not finite.
     """
-    _check_complete(reference, times, grid)
+    check_complete(reference, times, grid)
     states = torch.empty((len(times), len(NAMES), *grid.shape), dtype=torch.float32)
     for i, time in enumerate(times):
         state = statistics.normalise(reference.array(time))
@@ -53,7 +62,7 @@ def preload(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> 
     Raises:
         DataError: as `load_states`, and where a surface field is missing or not finite.
     """
-    _check_complete(reference, times, grid)
+    check_complete(reference, times, grid)
     for time in times:
         _check_finite(reference.array(time), reference.folder, time)
         try:
@@ -65,7 +74,8 @@ def preload(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> 
             raise DataError(f"{reference.folder}: values at {time} are not finite in {', '.join(bad)}; make it anew")
 
 
-def _check_complete(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> None:
+def check_complete(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> None:
+    """Raise DataError where the reference is on another grid, or lacks one of `times`."""
     if not reference.grid.matches(grid):
         raise DataError(f"{reference.folder}: the data are on a {reference.grid.shape} grid, not on {grid.name}")
     missing = reference.missing(times)

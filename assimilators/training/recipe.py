@@ -88,7 +88,7 @@ class Recipe:
 
     def digest(self) -> str:
         """SHA-256 of everything that decides the result; where the data lies does not."""
-        places = ("data", "backgrounds")
+        places = ("data", "backgrounds", "in_memory")
         content = {key: value for key, value in self.as_dict().items() if key not in places}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -133,6 +133,8 @@ class AssimilatorRecipe(Recipe):
         observations: sources as in an experiment; what is drawn from the reference.
         epochs, epoch_samples: passes, and samples in each, every one with observations of its own.
         workers: processes that draw observations beside the training.
+        in_memory: whether the training years' states are read at the start, and looked at for values that are not
+            finite; else each is read when its turn comes. Backgrounds are never read as a whole.
         rounds: closed-loop rounds, trained on cycles of the network in training. A finished run goes on if there are
             more of them.
         round_epochs, round_learning_rate: of each round.
@@ -148,6 +150,7 @@ class AssimilatorRecipe(Recipe):
     epochs: int
     epoch_samples: int
     workers: int = 1
+    in_memory: bool = True
     rounds: int = 1
     round_epochs: int = 4
     round_learning_rate: float = 5e-4

@@ -30,7 +30,13 @@ from dacycle.assimilators.training.assimilator_run import (
     load_network,
     train_assimilator,
 )
-from dacycle.assimilators.training.backgrounds import Backgrounds, months_of
+from dacycle.assimilators.training.backgrounds import (
+    Backgrounds,
+    months_of,
+    read_store,
+    systematic_error,
+    write_backgrounds,
+)
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
@@ -152,6 +158,22 @@ def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
         assert (tiny.statistics.denormalise(state)[GROUPS["q"]] > -1e-9).all()
         own += np.abs(-target - backgrounds.errors[samples.order[item]]).max() < 0.02
     assert 0 < own < 8  # a quarter of the samples keep the error that they came with
+
+
+def test_samples_of_a_store_are_those_of_its_arrays(
+    backgrounds: Backgrounds, observing: Observing, tiny: World, tmp_path: Path
+) -> None:
+    for month, part in (("2024-01", slice(0, 5)), ("2024-02", slice(5, None))):
+        of_part = (each[part] for each in (backgrounds.times, backgrounds.leads, np.asarray(list(backgrounds.errors))))
+        write_backgrounds(Backgrounds(*of_part, backgrounds.model), tmp_path / f"{month}.nc", tiny)
+    stored = read_store(tmp_path, tiny)
+    assert stored.digest() == backgrounds.digest()
+    np.testing.assert_array_equal(systematic_error(stored), systematic_error(backgrounds))
+    order = np.arange(len(backgrounds.times))
+    mapped, held = (Samples(each, observing, order, 1, EXACT) for each in (stored, backgrounds))
+    for item in order.tolist():
+        for one, other in zip(mapped[item], held[item], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_idealised_observations_stand_beside_the_others(observing: Observing, tiny: World) -> None:
