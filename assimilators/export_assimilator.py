@@ -1,7 +1,7 @@
 """From an assimilator's training run to its file: an ONNX graph with metadata, checked against torch once and cycled.
 
 Weights are rounded to half precision and kept so in the file; the graph computes in single precision. What the rounding
-changes is measured and stated. The spread is calibrated on the validation year (`_calibration`). The file is no method
+changes is measured and stated. The spread is calibrated on the validation year (`_calibrate`). The file is no method
 of the registry yet: `dacycle gate` judges it.
 """
 
@@ -19,7 +19,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from dacycle.assimilators.evaluation import evaluate, held_out, observing_of
+from dacycle.assimilators.evaluation import OneShot, evaluate, held_out, observing_of
 from dacycle.assimilators.export import PARITY_LIMIT
 from dacycle.assimilators.graphs import step_to_onnx, to_onnx
 from dacycle.assimilators.networks import METHODS
@@ -60,8 +60,11 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
     network = copy.deepcopy(trained)
     for weights in network.parameters():
         weights.data = weights.data.half().float()
-    say(f"calibrating the spread on {year}")
-    calibration = _calibration(network, world, observing, recipe)
+    ours, exact = (TorchAssimilator(each, world.grid, world.name) for each in (network, trained))
+    say(f"single analyses of {year}, with weights in half precision and with exact ones")
+    single, before = (_single_analyses(method, observing, recipe) for method in (ours, exact))
+    say(f"cycles of {year}, to calibrate the spread")
+    calibration = _calibrate(ours, single, observing, recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         part = Path(folder) / out.name
@@ -70,14 +73,14 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
         about = _metadata(recipe, record, world, network, accepted_round(run)) | {"calibration": calibration}
         write_metadata(part, about)
         exported = TrainedAssimilator(part)
-        ours = TorchAssimilator(network, world.grid, world.name)
         say(f"{SAMPLES} real inputs, and inputs that no atmosphere gives, in ONNX Runtime and in torch")
         parity = _parity(exported, ours, observing, recipe)
         say(f"{CYCLES} cycles with each")
         parity["cycled"] = _cycled_parity(exported, ours, observing, recipe)
-        parity["half_precision"] = _cost_of_halves(
-            ours, TorchAssimilator(trained, world.grid, world.name), observing, recipe
-        )
+        parity["half_precision"] = {
+            f"overall_mse_{name}": float(f"{(found.analysis.mean(0) / world.statistics.std**2).mean():.6g}")
+            for name, found in (("rounded", single), ("exact", before))
+        }
         for name, value in parity.items():
             say(f"{name}: {value}")
         write_metadata(part, {**about, "parity": parity})
@@ -98,7 +101,15 @@ def write_graph(network: Any, path: Path) -> None:
     write(network, path, dict(zip(INPUTS, sizes, strict=True)), list(OUTPUTS[:found]))
 
 
-def _calibration(network: Any, world: World, observing: Observing, recipe: AssimilatorRecipe) -> dict[str, float]:
+def _single_analyses(method: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe) -> OneShot:
+    reference, world = observing.world.reference, observing.world
+    backgrounds = held_out(load_model(recipe.model), reference, world, STARTS)
+    return evaluate(method, observing, backgrounds, recipe.seed)
+
+
+def _calibrate(
+    method: TorchAssimilator, single: OneShot, observing: Observing, recipe: AssimilatorRecipe
+) -> dict[str, float]:
     """Multiply each channel's spread so that it is as much too large in single analyses as too small in cycles.
 
     At the same departures a cycle's errors are larger than a forecast's where nothing is observed, and the network
@@ -107,14 +118,13 @@ def _calibration(network: Any, world: World, observing: Observing, recipe: Assim
     Returns:
         Spread over error, before, over all channels: of single analyses, and of cycles.
     """
-    model, method = load_model(recipe.model), TorchAssimilator(network, world.grid, world.name)
-    backgrounds = held_out(model, observing.world.reference, world, STARTS)
-    single = evaluate(method, observing, backgrounds, recipe.seed)
-    cycled = cycled_errors(method, model, observing, recipe.seed, recipe.validation_days)
-    if single.spread_ratio is None or cycled.spread_ratio is None:
+    if single.spread_ratio is None:
         return {}
+    cycled = cycled_errors(method, load_model(recipe.model), observing, recipe.seed, recipe.validation_days)
+    if cycled.spread_ratio is None:
+        raise ExportError("no analysis of the validation year's cycles could be used")
     factor = 1 / np.sqrt(single.spread_ratio * cycled.spread_ratio)
-    network.calibration.copy_(torch.from_numpy(factor.astype(np.float32))[:, None, None])
+    method.network.calibration.copy_(torch.from_numpy(factor.astype(np.float32))[:, None, None])
     ratios = {"single": single.spread_to_skill(), "cycled": cycled.spread_to_skill()}
     return {name: round(float(ratio), 3) for name, ratio in ratios.items() if ratio is not None}
 
@@ -249,19 +259,3 @@ def _cycled_parity(
             f"after {CYCLES} cycles the file's error is {found:.2g} standard deviations, torch's is {expected:.2g}"
         )
     return {"cycles": CYCLES, "rms_difference": float(f"{apart:.2g}"), "rms_error": float(f"{expected:.2g}")}
-
-
-def _cost_of_halves(
-    rounded: TorchAssimilator, exact: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe
-) -> dict[str, float]:
-    """Mean squared error of the analyses, over the channels' variances, with rounded and with exact weights."""
-    world = observing.world
-    backgrounds = held_out(load_model(recipe.model), world.reference, world, STARTS)
-    variance = world.statistics.std.astype(np.float64) ** 2
-    results = {"rounded": rounded, "exact": exact}
-    return {
-        f"overall_mse_{name}": float(
-            f"{(evaluate(method, observing, backgrounds, recipe.seed).analysis.mean(0) / variance).mean():.6g}"
-        )
-        for name, method in results.items()
-    }

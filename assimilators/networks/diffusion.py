@@ -49,6 +49,9 @@ SOLVING = 3
 """Steps before the first of the sampler, which solve for the multipliers and set the mean of the members."""
 USUAL, RANGE = 0.7, 1.6
 """Mean and standard deviation of the logarithm of the noise that a denoiser is trained with."""
+BELIEVED = 0.5
+"""Power of the size that the departures tell with which the spread grows. Where nothing is observed, and errors are
+largest, they tell little: a cycle's seem small and are large."""
 NEIGHBOURHOOD = 1500.0
 """Support in km of the kernel over which the spread is averaged."""
 Linear = Callable[[Tensor], Tensor]
@@ -152,7 +155,8 @@ class DiffusionNetwork(PriorNetwork, ABC):
         errors = self.decode(found, context)
         scale = self.std * self.error
         analysis = background + gate * (size * errors.mean(0, keepdim=True) - bias) * scale
-        return analysis, self._spread(errors) * size * scale * self.calibration, sample, found, multipliers
+        spread = self._spread(errors) * size**BELIEVED * scale * self.calibration
+        return analysis, spread, sample, found, multipliers
 
     def _pulled(
         self, x: Tensor, noise: Tensor, context: Tensor, observe: Linear, departure: Tensor, multipliers: Tensor

@@ -54,6 +54,7 @@ from dacycle.assimilators.training.prior import PriorTraining
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, network_size
 from dacycle.assimilators.training.samples import Samples
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
+from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.mini import static_planes
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.reference import Reference
@@ -62,9 +63,9 @@ from dacycle.obs_ingest.operators import specific_humidity
 
 __all__ = [
     "accepted_round",
-    "build_network",
     "fit_assimilator",
     "load_network",
+    "network_of",
     "read_assimilator_run",
     "train_assimilator",
 ]
@@ -111,7 +112,7 @@ def fit_assimilator(
     constants = _constants(world, backgrounds)
     samples = (recipe.epochs + recipe.rounds * recipe.round_epochs) * recipe.epoch_samples
     write_record(
-        recipe, folder, world, constants, build_network(recipe, world, constants), backgrounds.digest(), samples
+        recipe, folder, world, constants, network_of(recipe, world.grid, constants), backgrounds.digest(), samples
     )
     for number in range(recipe.rounds + 1):
         _fit(recipe, folder, number, backgrounds, observing, held, say)
@@ -119,12 +120,17 @@ def fit_assimilator(
     return checkpoint_of(folder / f"round-{accepted_round(folder)}")
 
 
-def build_network(recipe: AssimilatorRecipe, world: World, constants: Constants) -> Any:
-    """The network of a recipe, with fresh weights. RecipeError where method or size are unknown."""
+def network_of(recipe: AssimilatorRecipe, grid: Grid, constants: Constants) -> Any:
+    """The network of a recipe, with fresh weights. RecipeError where method or size are unknown, or the grid unfit."""
     if recipe.method not in METHODS:
         raise RecipeError(f"method: {recipe.method!r} is unknown; the methods are {', '.join(METHODS)}")
+    if any(count % 2 for count in grid.shape) or np.abs(grid.latitude).max() == 90:
+        raise RecipeError(
+            f"world: its grid is {grid.name}, but networks need an even number of rows and columns, none at a pole: "
+            "1.40625deg, or ROWSxCOLUMNS such as 120x240"
+        )
     method = METHODS[recipe.method]
-    network = method.network(world.grid, constants, network_size(method.size, recipe.network))
+    network = method.network(grid, constants, network_size(method.size, recipe.network))
     if method.loss is None and recipe.rounds and not isinstance(network, Adapted):
         raise RecipeError(f"rounds: {recipe.method} learns from errors alone, in no closed loop; it must be 0")
     if isinstance(network, Adapted) != bool(recipe.base):
@@ -138,7 +144,7 @@ def load_network(folder: Path, number: int) -> Any:
     if not isinstance(recipe, AssimilatorRecipe):
         raise TrainingError(f"{folder}: a run of kind {recipe.kind}, not of an assimilator")
     constants = Constants(**read_constants(folder))
-    network = build_network(recipe, load_world(recipe.world), constants)
+    network = network_of(recipe, load_world(recipe.world).grid, constants)
     load_average(network, checkpoint_of(folder / f"round-{number}"))
     return network.eval()
 
@@ -253,7 +259,7 @@ def _fit(
     """Train one round: the first from fresh weights, the others in the closed loop from the accepted ones."""
     constants = Constants(**read_constants(folder))
     lightning.seed_everything(recipe.seed, verbose=False)
-    network = build_network(recipe, observing.world, constants)
+    network = network_of(recipe, observing.world.grid, constants)
     epochs, rate = recipe.epochs, recipe.learning_rate
     if isinstance(network, Adapted):
         network.freeze_base(not number)

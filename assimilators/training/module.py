@@ -71,7 +71,7 @@ class Training(lightning.LightningModule, ABC):
     @property
     @abstractmethod
     def updates(self) -> int:
-        """How many updates there will be, over which the learning rate falls."""
+        """How many updates there will be in all processes, over which the learning rate falls."""
 
     def checked(self, loss: Tensor, batch_index: int) -> Tensor:
         """The loss, logged. TrainingError where it is no longer a number."""
@@ -111,9 +111,11 @@ class Training(lightning.LightningModule, ABC):
         ]
         optimiser = torch.optim.AdamW(groups, self.learning_rate, betas=(0.9, 0.98), fused=True)
 
+        updates = max(self.updates // self.trainer.world_size, 1)
+
         def rate(update: int) -> float:
-            rise = min((update + 1) / min(self.recipe.warm_up, max(self.updates // 10, 1)), 1.0)
-            return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(update / max(self.updates, 1), 1.0))))
+            rise = min((update + 1) / min(self.recipe.warm_up, max(updates // 10, 1)), 1.0)
+            return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(update / updates, 1.0))))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

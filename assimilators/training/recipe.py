@@ -53,7 +53,7 @@ class Recipe:
         data: folder with the years (`data/2021/*.nc`, WeatherBench2 schema), relative to the working folder.
         training_years, validation_years: no year may be in both.
         network: widths and depths (`MiniSize`, `FnpSize`).
-        batch: samples per update.
+        batch: samples per update, of each process: there is one a GPU.
         learning_rate, weight_decay: AdamW's; the rate rises for `warm_up` updates and then falls along a cosine.
         average: decay per update of the running average of the weights, which is what is validated and exported.
         top_weight: weight of the levels above 200 hPa in the loss, against 1 below.

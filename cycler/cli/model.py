@@ -13,9 +13,17 @@ from dacycle.assimilators.base import AssimilatorError, load_assimilator, packag
 from dacycle.assimilators.evaluation import evaluate as evaluate_assimilator
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.operator_scores import score_operator
-from dacycle.assimilators.training.recipe import AssimilatorRecipe, OperatorRecipe, load_recipe, recipe_kind
+from dacycle.assimilators.training.errors import RecipeError
+from dacycle.assimilators.training.recipe import (
+    AssimilatorRecipe,
+    NetworkRecipe,
+    OperatorRecipe,
+    load_recipe,
+    recipe_kind,
+)
 from dacycle.cycler.cli.world import parse_years
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, PLANES, index
+from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models import ModelFileError, load_model
 from dacycle.forecast_adapter.onnxfile import read_metadata
 from dacycle.forecast_adapter.reference import Reference
@@ -27,6 +35,9 @@ __all__ = ["app"]
 
 app = typer.Typer()
 console = Console()
+GPUS = (1, 4, 8)
+SUSTAINED = (1, 10, 50)
+"""10^12 operations a second: networks like these sustain a fraction of what a GPU's maker says."""
 SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
 """What is observed where no recipe says it: the demonstration's network."""
 
@@ -69,12 +80,17 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. deploy/recipes/fnp-cpu.yaml")],
     out: Annotated[Path | None, typer.Option(help="folder of the run (default: runs/ and the recipe's name)")] = None,
     data: Annotated[str | None, typer.Option(help="folder with the years, instead of the recipe's")] = None,
+    estimate: Annotated[
+        str | None, typer.Option(metavar="GRID", help="train nothing: say what an assimilator's training takes there")
+    ] = None,
 ) -> None:
     """Train a network, or estimate the ensemble of a recipe of `kind: oi`.
 
     A network needs the extra `train`; an interrupted training goes on when the same command is run again.
 
     Example: dacycle train deploy/recipes/mini-cpu.yaml --data nature
+
+    Example: dacycle train deploy/recipes/era5/fnp.yaml --estimate 1.40625deg
     """
     folder = out or Path("runs") / recipe.stem
     if recipe_kind(recipe) == "oi":
@@ -85,6 +101,9 @@ def train(
         return
     _need_torch()
     read = load_recipe(recipe, data)
+    if estimate is not None:
+        _say_what_it_takes(read, estimate)
+        return
     if isinstance(read, AssimilatorRecipe):
         from dacycle.assimilators.training.assimilator_run import train_assimilator
 
@@ -98,6 +117,24 @@ def train(
 
         train_forecast(read, folder, say=typer.echo)
     typer.echo(f"trained: {folder}; next: dacycle export {folder}")
+
+
+def _say_what_it_takes(recipe: NetworkRecipe, grid: str) -> None:
+    from dacycle.assimilators.training.estimate import estimate
+
+    if not isinstance(recipe, AssimilatorRecipe):
+        raise RecipeError(f"{recipe.name}: what a recipe of kind {recipe.kind} takes cannot be estimated yet")
+    found = estimate(recipe, get_grid(grid))
+    memory = found.memory_gb(recipe.batch)
+    typer.echo(f"{found.weights:,} weights; {memory:.2g} GB of memory in each process, {recipe.batch} samples at once")
+    typer.echo(f"{found.samples:,} samples, {found.teraflops:.2g} x 10^12 operations each")
+    typer.echo(f"on disk {found.states_gb:.0f} GB of states and {found.backgrounds_gb:.0f} GB of forecasts' errors")
+    table = Table("hours, if each GPU sustains", *(f"{n} GPU{'s' if n > 1 else ''}" for n in GPUS))
+    for sustained in SUSTAINED:
+        hours = (f"{found.hours(n, sustained):.2g}" for n in GPUS)
+        table.add_row(f"{sustained} x 10^12 operations a second", *hours)
+    console.print(table)
+    typer.echo("not counted: observations, which workers draw beside it, and the model in closed-loop rounds")
 
 
 @app.command()

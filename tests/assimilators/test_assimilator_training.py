@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
 
+import lightning
 import torch
 from torch import Tensor
 
@@ -257,8 +258,9 @@ def test_chains_longer_than_the_reference_are_refused(
 # A run
 
 
-def test_the_recipes_in_the_repository_are_sound() -> None:
-    paths = sorted((Path(__file__).parents[2] / "deploy/recipes").glob("*.yaml"))
+@pytest.mark.parametrize("folder", ["deploy/recipes", "deploy/recipes/era5"])
+def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
+    paths = sorted((Path(__file__).parents[2] / folder).glob("*.yaml"))
     recipes = [load_recipe(path) for path in paths if recipe_kind(path) == "assimilator"]
     assert {recipe.method for recipe in recipes} == set(METHODS)
     for recipe in recipes:
@@ -367,6 +369,23 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     fit_assimilator(recipe, tmp_path / "stopped", *given, quiet)
     straight, stopped = (rounds(tmp_path / name)[0]["cycled_error"] for name in ("straight", "stopped"))
     assert straight == stopped
+
+
+def test_two_processes_share_the_samples_and_the_weights(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As on several GPUs, one process on each: half the updates, and one keeps the books."""
+    together = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork"}
+    alone = lightning.Trainer
+    monkeypatch.setattr(lightning, "Trainer", lambda **given: alone(**given | together))
+    recipe = recipe_of(entries, batch=2)
+    fit_assimilator(recipe, tmp_path, observing, backgrounds, held(backgrounds, observing), quiet)
+    with (tmp_path / "round-0/curve.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    state = torch.load(tmp_path / "round-0/last.ckpt", weights_only=False)
+    assert state["global_step"] == recipe.epochs * recipe.epoch_samples // (2 * recipe.batch)
+    assert [row["round"] for row in rounds(tmp_path)] == ["0", "1"]
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
