@@ -36,7 +36,7 @@ from dacycle.forecast_adapter.onnxfile import write_metadata
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
 
-__all__ = ["export_assimilator", "store_halves", "write_graph"]
+__all__ = ["example_inputs", "export_assimilator", "store_halves", "write_graph"]
 
 SAMPLES, CYCLES, STARTS = 24, 40, 16
 WORSE = 1.1  # a chain of the file may be worse than torch's by so much, because chains part
@@ -88,17 +88,24 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
     return out
 
 
-def write_graph(network: Any, path: Path) -> None:
-    """Write a method's graph, or that of its step, with the tensors of the contract but without metadata."""
-    sizes = (len(NAMES), *2 * (len(NAMES) + len(network.planes),))
-    given = [torch.zeros(1, size, *network.static.shape[1:]) for size in sizes]
+def example_inputs(network: Any) -> list[torch.Tensor]:
+    """One background, the mean state, with nothing observed; of an iterative method also what its first step takes."""
+    channels = len(NAMES)
+    given = [torch.zeros(1, size, *network.static.shape[1:]) for size in (channels, *2 * (network.inputs,))]
     given[0] += network.mean
     if (stepping := network.stepping) is not None:
         given += [torch.zeros(1, dtype=torch.int64), *map(torch.from_numpy, stepping.start(given[0][0].numpy()))]
+    return given
+
+
+def write_graph(network: Any, path: Path) -> None:
+    """Write a method's graph, or that of its step, with the tensors of the contract but without metadata."""
+    given, stepping = example_inputs(network), network.stepping
     with torch.no_grad():
         found = len(network(*given)) - (len(stepping.carried) if stepping else 0)  # a method may have no spread
     write = to_onnx if stepping is None else step_to_onnx
-    write(network, path, dict(zip(INPUTS, sizes, strict=True)), list(OUTPUTS[:found]))
+    sizes = (tensor.shape[1] for tensor in given)
+    write(network, path, dict(zip(INPUTS, sizes, strict=False)), list(OUTPUTS[:found]))
 
 
 def _single_analyses(method: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe) -> OneShot:

@@ -31,7 +31,7 @@ from dacycle.forecast_adapter.worlds import load_world
 from dacycle.obs_ingest.learned import KIND as OPERATOR
 from dacycle.obs_ingest.learned import LearnedOperator, operator_files
 
-__all__ = ["app"]
+__all__ = ["app", "need_torch"]
 
 app = typer.Typer()
 console = Console()
@@ -99,7 +99,7 @@ def train(
         estimate_from_recipe(recipe, path, data)
         typer.echo(f"estimated: {path}; an experiment's `assimilator:` takes this path")
         return
-    _need_torch()
+    need_torch()
     read = load_recipe(recipe, data)
     if estimate is not None:
         _say_what_it_takes(read, estimate)
@@ -150,7 +150,7 @@ def export(
 
     Example: dacycle export runs/mini-cpu --out mini.onnx
     """
-    _need_torch()
+    need_torch()
     from dacycle.assimilators.training.folder import read_record
 
     recipe, _ = read_record(run)
@@ -264,7 +264,7 @@ def _evaluate_operator(path: Path, data: Path, year: int) -> None:
     typer.echo("correlation of anomalies from the climatology of the training years")
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
     from importlib.util import find_spec
 
     missing = [name for name in ("torch", "lightning", "onnx", "onnxscript") if find_spec(name) is None]

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dacycle.cycler.archive import Archive
+from dacycle.cycler.cli.model import need_torch
 from dacycle.cycler.experiment import load_experiment
+from dacycle.forecast_adapter.grid import get_grid
 
 app = typer.Typer()
 console = Console()
@@ -20,6 +22,7 @@ ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help=
 ArchiveFolder = Annotated[Path, typer.Option("--archive", envvar="DACYCLE_ARCHIVE", help="The archive's folder.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the networks; other numbers round differently.")]
 DEFAULT_ARCHIVE = Path("archive")
+PUBLISHED_FNP = Path("deploy/recipes/era5/fnp-r64.yaml")
 
 
 @app.command()
@@ -79,8 +82,9 @@ def bench(
     experiment: Annotated[
         Path,
         typer.Argument(
-            metavar="[EXPERIMENT.yaml|ingest|forecast]",
-            help="Whose cycles to run; or `ingest`: reading observations; or `forecast`: a model's steps.",
+            metavar="[EXPERIMENT.yaml|ingest|forecast|network]",
+            help="Whose cycles to run; or `ingest`: reading observations; or `forecast`: a model's steps; "
+            "or `network`: an assimilator's in ONNX Runtime and in torch.",
         ),
     ] = Path("deploy/experiments/demo.yaml"),
     cycles: Annotated[int, typer.Option(min=2, help="How many cycles to run.")] = 12,
@@ -94,6 +98,8 @@ def bench(
         str, typer.Option(help="For `forecast`: an added model; the double is made where it is not there.")
     ] = "double-0.25deg",
     steps: Annotated[int, typer.Option(min=2, help="For `forecast`: how many steps of 6 h.")] = 6,
+    recipe: Annotated[Path, typer.Option(help="For `network`: whose network, with fresh weights.")] = PUBLISHED_FNP,
+    grid: Annotated[str, typer.Option(help="For `network`: on which grid.")] = "120x240",
     as_json: Annotated[bool, typer.Option("--json", help="Print numbers for a program.")] = False,
 ) -> None:
     """Measure where the time of a run goes, with real cycles in a temporary archive; or how fast observations come in.
@@ -105,7 +111,12 @@ def bench(
     Example: dacycle bench ingest --samples shared/data
 
     Example: dacycle bench forecast --model fengwu-v1
+
+    Example: dacycle bench network --recipe deploy/recipes/fnp-cpu.yaml --grid 5.625deg
     """
+    if experiment == Path("network"):
+        _bench_network(recipe, grid, threads, as_json)
+        return
     if experiment == Path("forecast"):
         _bench_forecast(model, steps, threads, as_json)
         return
@@ -160,6 +171,27 @@ def _bench_forecast(model: str, steps: int, threads: int, as_json: bool) -> None
     console.print(f"beside it: {whole:.1%} of all that the naive loop takes, {beside:.1%} of what that takes beside it")
     if found.copies is not None:
         console.print(f"copies between host and device in a chain of {found.steps} steps: {found.copies}")
+
+
+def _bench_network(recipe: Path, grid: str, threads: int, as_json: bool) -> None:
+    need_torch()
+    from dacycle.assimilators.training.errors import RecipeError
+    from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe
+    from dacycle.cycler.network_bench import bench_network
+
+    read = load_recipe(recipe)
+    if not isinstance(read, AssimilatorRecipe):
+        raise RecipeError(f"{recipe} is of kind {read.kind}, not of an assimilator")
+    found = bench_network(read, get_grid(grid), threads)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    console.print(f"{read.method}, {found.weights:,} weights, on {grid}\non {found.machine}, {threads} threads of both")
+    table = Table("", "torch", "ONNX Runtime")
+    table.add_row("s a call", f"{found.torch:.3f}", f"{found.onnx:.3f}")
+    console.print(table)
+    foreign = ", ".join(found.foreign) or "none"
+    console.print(f"analyses apart by at most {found.apart:.1e} sd; operations that are not of ONNX: {foreign}")
 
 
 def _bench_ingest(samples: Path | None, as_json: bool) -> None:
