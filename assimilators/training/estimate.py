@@ -29,8 +29,7 @@ STATES_A_YEAR = 1461
 PER_WEIGHT = 5 * 4
 """Bytes: the weight, its gradient, two moments of AdamW, the running average."""
 PASSING = 1.35
-"""Peak memory over what is kept for the gradients. On a CPU, in single precision, the recipes for two cores took 1.12
-(FNP) to 1.34 (SDA) times as much."""
+"""Peak memory over what is kept for the gradients: an allowance for what comes and goes."""
 
 
 @dataclass(frozen=True)

@@ -50,4 +50,6 @@ def test_a_cycle_by_increments_at_full_size_takes_less_than_8_gb(quarter_degree,
     branch = archive.branch("demo")
     (record,) = branch.records[-1:]
     assert record["status"] == "ok"
-    assert peak is None or peak < MOST
+    if peak is None:
+        pytest.skip("this system does not tell how much memory a process takes")
+    assert peak < MOST
