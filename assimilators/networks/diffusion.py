@@ -17,7 +17,8 @@ those of the one before, so that the solution gets better from step to step.
 
 **Pairs.** Members come in pairs of opposite noise. The denoiser being odd, the mean of a pair that no observation pulls
 is exactly 0, that of Gaussian errors has no sampling error at all, and opposite departures give the opposite increment.
-The half differences of the pairs are the spread, averaged over some neighbourhood.
+The half differences of the pairs are the spread, averaged over some neighbourhood, in units of the usual error whatever
+size departures tell: where nothing is observed, and errors are largest, they tell little.
 """
 
 from __future__ import annotations
@@ -49,9 +50,6 @@ SOLVING = 3
 """Steps before the first of the sampler, which solve for the multipliers and set the mean of the members."""
 USUAL, RANGE = 0.7, 1.6
 """Mean and standard deviation of the logarithm of the noise that a denoiser is trained with."""
-BELIEVED = 0.5
-"""Power of the size that the departures tell with which the spread grows. Where nothing is observed, and errors are
-largest, they tell little: a cycle's seem small and are large."""
 NEIGHBOURHOOD = 1500.0
 """Support in km of the kernel over which the spread is averaged."""
 Linear = Callable[[Tensor], Tensor]
@@ -155,7 +153,7 @@ class DiffusionNetwork(PriorNetwork, ABC):
         errors = self.decode(found, context)
         scale = self.std * self.error
         analysis = background + gate * (size * errors.mean(0, keepdim=True) - bias) * scale
-        spread = self._spread(errors) * size**BELIEVED * scale * self.calibration
+        spread = self._spread(errors) * scale * self.calibration
         return analysis, spread, sample, found, multipliers
 
     def _pulled(

@@ -9,8 +9,10 @@ Beside what every run's folder holds (`training.folder`):
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning
@@ -67,6 +69,7 @@ __all__ = [
     "load_network",
     "network_of",
     "read_assimilator_run",
+    "run_assimilator",
     "train_assimilator",
 ]
 
@@ -138,15 +141,34 @@ def network_of(recipe: AssimilatorRecipe, grid: Grid, constants: Constants) -> A
     return network
 
 
-def load_network(folder: Path, number: int) -> Any:
-    """The network that a round of a run made, in evaluation mode."""
+def load_network(folder: Path, number: int, sizes: Mapping[str, int] = MappingProxyType({})) -> Any:
+    """The network that a round of a run made, in evaluation mode.
+
+    Args:
+        sizes: entries of the recipe's `network` to change, such as the steps of an iterative method.
+
+    Raises:
+        RecipeError: with such sizes the network has other weights than those of the run, or they are unknown.
+    """
     recipe, _ = read_record(folder)
     if not isinstance(recipe, AssimilatorRecipe):
         raise TrainingError(f"{folder}: a run of kind {recipe.kind}, not of an assimilator")
     constants = Constants(**read_constants(folder))
-    network = network_of(recipe, load_world(recipe.world).grid, constants)
-    load_average(network, checkpoint_of(folder / f"round-{number}"))
+    changed = replace(recipe, network={**recipe.network, **sizes})
+    network = network_of(changed, load_world(recipe.world).grid, constants)
+    try:
+        load_average(network, checkpoint_of(folder / f"round-{number}"))
+    except RuntimeError as error:
+        raise RecipeError(f"{folder}: its weights are not those of a network with {dict(sizes)}") from error
     return network.eval()
+
+
+def run_assimilator(folder: Path, world: World, sizes: Mapping[str, int]) -> TorchAssimilator:
+    """What a run has made so far, before it is exported; see `load_network`. RecipeError if for another world."""
+    _, record = read_record(folder)
+    if record["world"] != world.name:
+        raise RecipeError(f"{folder}: it is trained for the world {record['world']!r}, this is {world.name!r}")
+    return TorchAssimilator(load_network(folder, accepted_round(folder), sizes), world.grid, world.name)
 
 
 def read_assimilator_run(folder: Path) -> tuple[AssimilatorRecipe, dict[str, Any], Any]:

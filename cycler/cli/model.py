@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dacycle.assimilators.background_error import estimate_from_recipe
-from dacycle.assimilators.base import AssimilatorError, load_assimilator, packaged_assimilators
+from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator, packaged_assimilators
 from dacycle.assimilators.evaluation import evaluate as evaluate_assimilator
 from dacycle.assimilators.evaluation import held_out, observing_of
 from dacycle.assimilators.operator_scores import score_operator
@@ -27,7 +27,7 @@ from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models import ModelFileError, load_model
 from dacycle.forecast_adapter.onnxfile import read_metadata
 from dacycle.forecast_adapter.reference import Reference
-from dacycle.forecast_adapter.worlds import load_world
+from dacycle.forecast_adapter.worlds import World, load_world
 from dacycle.obs_ingest.learned import KIND as OPERATOR
 from dacycle.obs_ingest.learned import LearnedOperator, operator_files
 
@@ -204,7 +204,7 @@ def gate(
 
 @app.command()
 def evaluate(
-    name: Annotated[str, typer.Argument(help="a packaged assimilator or observation operator, or a file")],
+    name: Annotated[str, typer.Argument(help="packaged assimilator or observation operator, file, or a run's folder")],
     data: Annotated[Path, typer.Option(help="folder with the years")],
     year: Annotated[int, typer.Option(help="held out from its training")],
     against: Annotated[str, typer.Option(help="another method, shown beside it")] = "oi",
@@ -212,13 +212,21 @@ def evaluate(
     world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
     model: Annotated[str, typer.Option(help="forecast model whose backgrounds are corrected")] = "mini",
     seed: Annotated[int, typer.Option(help="of the observations")] = 1,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SIZE=N", help="of a run's network, where no weight depends on it; repeatable"),
+    ] = None,
 ) -> None:
     """Score single analyses of held-out backgrounds: errors over the globe, against the background and another method.
 
     An observation operator is scored against the OLR and the precipitation of the year, beside their climatology and
     the regression of optimal interpolation; only `--data` and `--year` matter to it.
 
+    A run's network is judged as it is, before it is exported.
+
     Example: dacycle evaluate fnp --data nature --year 2024
+
+    Example: dacycle evaluate runs/sda-cpu --data nature --year 2023 --starts 8 --set steps=20
     """
     path = {**operator_files(), **packaged_assimilators()}.get(name, Path(name))
     if path.suffix == ".onnx" and path.is_file() and read_metadata(path).get("kind") == OPERATOR:
@@ -228,10 +236,10 @@ def evaluate(
     reference = Reference(data / str(year))
     observing = observing_of(home, reference, SOURCES)
     backgrounds = held_out(forecaster, reference, home, starts)
-    names = list(dict.fromkeys([name, against]))
-    scores = {n: evaluate_assimilator(load_assimilator(n, home), observing, backgrounds, seed) for n in names}
+    methods = {name: _method(name, home, sizes or []), against: load_assimilator(against, home)}
+    scores = {n: evaluate_assimilator(method, observing, backgrounds, seed) for n, method in methods.items()}
     table = Table(
-        "channel", "lead", "background", *names, *(f"spread of {n}" for n in names if scores[n].spread is not None)
+        "channel", "lead", "background", *scores, *(f"spread of {n}" for n in scores if scores[n].spread is not None)
     )
     first = scores[name]
     for channel in HEADLINE:
@@ -251,7 +259,30 @@ def evaluate(
     for method, found in scores.items():
         ratio = found.spread_to_skill()
         spread = "" if ratio is None else f"; spread over error {ratio:.2f}"
-        typer.echo(f"{method}: {1000 * found.seconds:.0f} ms an analysis{spread}")
+        left = np.mean([found.rmse("analysis", c) / found.rmse("background", c) for c in HEADLINE])
+        typer.echo(
+            f"{method}: {left:.3f} of the background's error, mean of {len(HEADLINE)} channels; "
+            f"{1000 * found.seconds:.0f} ms an analysis{spread}"
+        )
+
+
+def _method(name: str, world: World, sizes: list[str]) -> Assimilator:
+    """The assimilator; a run's folder stands for its network, with some of its sizes changed."""
+    if not Path(name).is_dir():
+        if sizes:
+            raise RecipeError(f"--set {sizes[0]}: {name} is no run's folder, so its sizes are what they are")
+        return load_assimilator(name, world)
+    need_torch()
+    from dacycle.assimilators.training.assimilator_run import run_assimilator
+
+    return run_assimilator(Path(name), world, dict(map(_size, sizes)))
+
+
+def _size(item: str) -> tuple[str, int]:
+    name, _, value = item.partition("=")
+    if not value.isdecimal():
+        raise RecipeError(f"--set {item}: write it as SIZE=N, such as steps=20")
+    return name, int(value)
 
 
 def _evaluate_operator(path: Path, data: Path, year: int) -> None:

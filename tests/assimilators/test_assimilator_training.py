@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ pytest.importorskip("lightning", reason="the extra `train` is not installed: lig
 import lightning
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from dacycle.assimilators.base import AssimilatorError, load_assimilator
 from dacycle.assimilators.evaluation import evaluate, held_out, observing_of
@@ -44,6 +46,7 @@ from dacycle.assimilators.training.errors import DataError, RecipeError, Trainin
 from dacycle.assimilators.training.observing import Network, Observing, random_network
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe, recipe_kind
 from dacycle.assimilators.training.samples import ErrorPairs, Samples, idealised
+from dacycle.cycler.cli.model import app
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models import load_model
 from dacycle.forecast_adapter.worlds import World, load_world
@@ -479,6 +482,31 @@ def test_a_prior_is_trained_without_observations_and_exported_as_a_step(
     metadata = TrainedAssimilator(exported).metadata
     assert metadata["parity"]["analysis"]["largest"] < 1e-4
     assert metadata["stepping"]["steps"] == 5
+
+
+def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, data: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(entries, method="vae-var", network=PRIORS["vae-var"], rounds=0)
+    run = tmp_path / "run"
+    fit_assimilator(recipe, run, observing, backgrounds, held(backgrounds, observing), quiet)
+    arguments = ["evaluate", str(run), "--data", str(data), "--year", "2024", "--against", "none", "--starts", "2"]
+    arguments += ["--world", entries["world"], "--model", entries["model"]]
+
+    def share(*options: str) -> float:
+        shown = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False).stdout.replace("\n", " ")
+        found = re.search(r"run: ([0-9.]+) of the background's error", shown)
+        assert found, shown
+        return float(found[1])
+
+    assert share() == share("--set", "iterations=4") < share("--set", "iterations=1") < 1
+    with pytest.raises(RecipeError, match="its weights are not those of a network with"):
+        share("--set", "width=32")
+    with pytest.raises(RecipeError, match="write it as SIZE=N"):
+        share("--set", "iterations=few")
+    arguments[1] = "none"
+    with pytest.raises(RecipeError, match="none is no run's folder"):
+        share("--set", "iterations=1")
 
 
 def test_an_adapter_learns_beside_its_base_which_stays_as_it_is(
