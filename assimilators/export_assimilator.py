@@ -1,8 +1,7 @@
 """From an assimilator's training run to its file: an ONNX graph with metadata, checked against torch once and cycled.
 
-Weights are rounded to half precision and kept so in the file; the graph computes in single precision. What the rounding
-changes is measured and stated. The spread is calibrated on the validation year (`_calibrate`). The file is no method
-of the registry yet: `dacycle gate` judges it.
+Weights are rounded (`rounding`), and what that changes is measured and stated. The spread is calibrated on the
+validation year (`_calibrate`). The file is no method of the registry yet: `dacycle gate` judges it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -23,6 +21,7 @@ from dacycle.assimilators.evaluation import OneShot, evaluate, held_out, observi
 from dacycle.assimilators.export import PARITY_LIMIT
 from dacycle.assimilators.graphs import step_to_onnx, to_onnx
 from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.rounding import round_weights, store_rounded
 from dacycle.assimilators.trained import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
 from dacycle.assimilators.training.assimilation import TorchAssimilator
 from dacycle.assimilators.training.assimilator_run import accepted_round, read_assimilator_run
@@ -36,7 +35,7 @@ from dacycle.forecast_adapter.onnxfile import write_metadata
 from dacycle.forecast_adapter.reference import Reference
 from dacycle.forecast_adapter.worlds import World, load_world
 
-__all__ = ["example_inputs", "export_assimilator", "store_halves", "write_graph"]
+__all__ = ["example_inputs", "export_assimilator", "write_graph"]
 
 SAMPLES, CYCLES, STARTS = 24, 40, 16
 WORSE = 1.1  # a chain of the file may be worse than torch's by so much, because chains part
@@ -58,10 +57,9 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
     year = recipe.validation_years[0]
     observing = observing_of(world, Reference(Path(data or recipe.data) / str(year)), recipe.observations)
     network = copy.deepcopy(trained)
-    for weights in network.parameters():
-        weights.data = weights.data.half().float()
+    round_weights(network)
     ours, exact = (TorchAssimilator(each, world.grid, world.name) for each in (network, trained))
-    say(f"single analyses of {year}, with weights in half precision and with exact ones")
+    say(f"single analyses of {year}, with rounded weights and with exact ones")
     single, before = (_single_analyses(method, observing, recipe) for method in (ours, exact))
     say(f"cycles of {year}, to calibrate the spread")
     calibration = _calibrate(ours, single, observing, recipe)
@@ -69,19 +67,19 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         part = Path(folder) / out.name
         write_graph(network, part)
-        store_halves(part)
+        store_rounded(part)
         about = _metadata(recipe, record, world, network, accepted_round(run)) | {"calibration": calibration}
+        about["rounding"] = {
+            f"overall_mse_{name}": float(f"{(found.analysis.mean(0) / world.statistics.std**2).mean():.6g}")
+            for name, found in (("rounded", single), ("exact", before))
+        }
         write_metadata(part, about)
         exported = TrainedAssimilator(part)
         say(f"{SAMPLES} real inputs, and inputs that no atmosphere gives, in ONNX Runtime and in torch")
         parity = _parity(exported, ours, observing, recipe)
         say(f"{CYCLES} cycles with each")
         parity["cycled"] = _cycled_parity(exported, ours, observing, recipe)
-        parity["half_precision"] = {
-            f"overall_mse_{name}": float(f"{(found.analysis.mean(0) / world.statistics.std**2).mean():.6g}")
-            for name, found in (("rounded", single), ("exact", before))
-        }
-        for name, value in parity.items():
+        for name, value in {"rounding": about["rounding"], **parity}.items():
             say(f"{name}: {value}")
         write_metadata(part, {**about, "parity": parity})
         part.replace(out)
@@ -134,29 +132,6 @@ def _calibrate(
     method.network.calibration.copy_(torch.from_numpy(factor.astype(np.float32))[:, None, None])
     ratios = {"single": single.spread_to_skill(), "cycled": cycled.spread_to_skill()}
     return {name: round(float(ratio), 3) for name, ratio in ratios.items() if ratio is not None}
-
-
-def store_halves(path: Path) -> None:
-    """Keep in half precision every tensor of a graph that this loses nothing of; the graph casts them when loaded."""
-    model = onnx.load(str(path))
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT:
-            continue
-        values = onnx.numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):  # what is too large is kept as it is
-            halves = values.astype(np.float16)
-        if values.size < 64 or not np.array_equal(halves.astype(np.float32), values):
-            continue
-        name = tensor.name
-        stored = onnx.numpy_helper.from_array(halves, f"{name}.half")
-        tensor.CopyFrom(stored)
-        casts.append(onnx.helper.make_node("Cast", [stored.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
 
 
 def _metadata(

@@ -98,7 +98,7 @@ def judge(
     home = load_world(world)
     load_assimilator(path, home)  # refuses a file that does not fit
     mine = TrainedAssimilator(path)
-    lacking = [key for key in ("training", "parity") if key not in mine.metadata]
+    lacking = [key for key in ("training", "parity", "rounding") if key not in mine.metadata]
     if lacking:
         raise AssimilatorError(f"{path}: its metadata lack {', '.join(lacking)}; export it with `dacycle export`")
     trained_on = sorted(set(mine.metadata["training"]["years"]) & set(years))
@@ -197,7 +197,7 @@ def _card(mine: TrainedAssimilator, verdict: Verdict) -> str:
     about = mine.metadata
     training, parity = about["training"], about["parity"]
     units = {name: CHANNELS[index(name)].unit for name in HEADLINE}
-    halves, calibration = parity["half_precision"], about.get("calibration")
+    rounding, calibration = about["rounding"], about.get("calibration")
     lines = [
         f"# {mine.name} {about['version']}",
         "",
@@ -214,8 +214,8 @@ def _card(mine: TrainedAssimilator, verdict: Verdict) -> str:
         f"{parity['analysis']['largest']:.1e} standard deviations ({parity['analysis']['channel']}); two chains apart "
         f"by {parity['cycled']['rms_difference']:.1e} after {parity['cycled']['cycles']} cycles, at an error of "
         f"{parity['cycled']['rms_error']:.2f}",
-        f"- weights in half precision: overall mean squared error {halves['overall_mse_rounded']:.5g}, with exact ones "
-        f"{halves['overall_mse_exact']:.5g}",
+        f"- weights in eight bits: overall mean squared error {rounding['overall_mse_rounded']:.5g}, with exact ones "
+        f"{rounding['overall_mse_exact']:.5g}",
         *(
             [
                 "- the spread of each channel is calibrated on the validation year; before, spread over error was "

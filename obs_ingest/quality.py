@@ -218,8 +218,8 @@ def judge(
     return table.assign(
         error=error,
         height_difference=height,
-        use=pd.Categorical.from_codes(verdicts.use, USES),
-        reason=pd.Categorical.from_codes(verdicts.reason, REASONS),
+        use=pd.Categorical.from_codes(verdicts.use, dtype=table["use"].dtype),
+        reason=pd.Categorical.from_codes(verdicts.reason, dtype=table["reason"].dtype),
     )
 
 

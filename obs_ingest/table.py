@@ -212,7 +212,7 @@ def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             codes = np.concatenate([part.codes for part in parts])
             columns[name] = pd.Categorical.from_codes(codes, dtype=_DTYPES[name])
         else:
-            columns[name] = np.concatenate([table[name].to_numpy() for table in filled])
+            columns[name] = np.concatenate([part.to_numpy() for part in parts])
     return pd.DataFrame(columns, copy=False)
 
 

@@ -563,7 +563,7 @@ def test_only_what_has_passed_is_registered(
 
 def test_a_file_that_was_not_exported_here_cannot_be_judged(world: TinyWorld, data: Path, tmp_path: Path) -> None:
     path = make_file(tmp_path / "double.onnx")
-    with pytest.raises(AssimilatorError, match=r"double\.onnx: its metadata lack training, parity"):
+    with pytest.raises(AssimilatorError, match=r"double\.onnx: its metadata lack training, parity, rounding"):
         judge(path, data, [2024], str(world.folder), "nudge", say=quiet)
 
 
