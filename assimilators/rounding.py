@@ -19,8 +19,10 @@ __all__ = ["round_weights", "store_rounded"]
 LARGEST = 127
 STEP_BITS = 11
 """Significant bits of a step: so few that its products with whole numbers are exact."""
-LEAST = 1024
+MATRIX = 1024
 """Fewer weights than these are kept in half precision."""
+LEAST = 64
+"""Tensors of fewer numbers stay as they are."""
 
 
 def round_weights(network: nn.Module) -> None:
@@ -33,7 +35,7 @@ def round_weights(network: nn.Module) -> None:
 
 
 def _rounded(weights: Tensor) -> Tensor:
-    if weights.dim() < 2 or weights.numel() < LEAST:
+    if weights.dim() < 2 or weights.numel() < MATRIX:
         return weights.half().float()
     mantissa, exponent = torch.frexp(weights.flatten(1).abs().amax(1) / LARGEST)
     step = torch.ldexp((mantissa * 2**STEP_BITS).ceil() / 2**STEP_BITS, exponent)
@@ -49,7 +51,7 @@ def store_rounded(path: Path) -> None:
         if tensor.data_type != onnx.TensorProto.FLOAT:
             continue
         values = onnx.numpy_helper.to_array(tensor)
-        if values.size < 64 or (parts := _whole_numbers(values) or _halves(values)) is None:
+        if values.size < LEAST or (parts := _whole_numbers(values) or _halves(values)) is None:
             continue
         name = tensor.name
         model.graph.initializer.remove(tensor)
@@ -68,7 +70,7 @@ def store_rounded(path: Path) -> None:
 
 def _whole_numbers(values: NDArray[np.float32]) -> tuple[NDArray, ...] | None:
     """Whole numbers, and steps along the axis on which rows lie in the graph; None where the values are not that."""
-    if values.size < LEAST:
+    if values.size < MATRIX:
         return None
     for axis in range(values.ndim):
         others = tuple(k for k in range(values.ndim) if k != axis)

@@ -159,7 +159,8 @@ def load_network(folder: Path, number: int, sizes: Mapping[str, int] = MappingPr
     try:
         load_average(network, checkpoint_of(folder / f"round-{number}"))
     except RuntimeError as error:
-        raise RecipeError(f"{folder}: its weights are not those of a network with {dict(sizes)}") from error
+        with_sizes = f" with {dict(sizes)}" if sizes else ""
+        raise RecipeError(f"{folder}: its weights are not those of its recipe's network{with_sizes}") from error
     return network.eval()
 
 

@@ -500,7 +500,7 @@ def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(
         return float(found[1])
 
     assert share() == share("--set", "iterations=4") < share("--set", "iterations=1") < 1
-    with pytest.raises(RecipeError, match="its weights are not those of a network with"):
+    with pytest.raises(RecipeError, match="its weights are not those of its recipe's network with"):
         share("--set", "width=32")
     with pytest.raises(RecipeError, match="write it as SIZE=N"):
         share("--set", "iterations=few")
