@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.worlds import make_model, make_world
 
 # pytest-xdist tells its workers of 80 columns, and consoles would keep that width whatever a test asks for.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
+# No test depends on how busy the machine is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def test_members_have_the_mean_and_the_covariance_of_the_kalman_filter(seed: int
 
 
 @given(seed=st.integers(0, 99), gradients=st.integers(24, 30))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_conjugate_residuals_solve_the_equation(seed: int, gradients: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     H, root = (torch.randn(12, 20, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -102,7 +102,7 @@ def test_conjugate_residuals_solve_the_equation(seed: int, gradients: int) -> No
 
 
 @given(seed=st.integers(0, 99), gradients=st.integers(0, 4), size=st.floats(0.1, 100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_left_of_the_equation_never_grows(seed: int, gradients: int, size: float) -> None:
     """Whatever a network's Jacobian is: neither symmetric nor positive, and however bad the first guess."""
     generator = torch.Generator().manual_seed(seed)

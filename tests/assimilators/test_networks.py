@@ -102,7 +102,7 @@ def observations(seed: int, share: float) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @given(width=st.integers(2, 12), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_zonal_transform_with_all_modes_is_inverted(width: int, seed: int) -> None:
     width *= 2
     forward, inverse = zonal_transform(width, width // 2 + 1)
@@ -143,7 +143,7 @@ def test_a_radial_convolution_is_the_sum_over_great_circles(support: float) -> N
 
 
 @given(kernel=st.sampled_from([1, 3, 5]), batch=st.integers(1, 3), seed=st.integers(0, 99))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_depthwise_convolution_and_its_gradients_are_torchs(kernel: int, batch: int, seed: int) -> None:
     torch.manual_seed(seed)
     mine = Depthwise(4, kernel)
@@ -184,7 +184,7 @@ def test_without_observations_the_analysis_is_the_background(network: AnalysisNe
 
 
 @given(seed=st.integers(0, 99))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_what_stands_where_nothing_is_observed_changes_nothing(network: AnalysisNetwork, seed: int) -> None:
     background, values, errors = observations(seed, 0.1)
     noise = torch.where(errors > 0, values, 1e6 * torch.randn(values.shape))
@@ -205,7 +205,7 @@ def test_beyond_its_reach_an_observation_changes_nothing(network: AnalysisNetwor
 
 
 @given(seed=st.integers(0, 99))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_the_increment_changes_its_sign_with_the_departures(network: AnalysisNetwork, seed: int) -> None:
     """Without a bias of the model: a background that agrees with its observations is left alone."""
     background, values, errors = observations(seed, 0.1)
@@ -238,7 +238,7 @@ def test_the_models_bias_is_taken_off_where_something_is_observed(network: Analy
 
 @pytest.mark.parametrize("network", sorted(METHODS.keys() - set(ADAPTED)), indirect=True)  # which know their places
 @given(turn=st.integers(1, 31), seed=st.integers(0, 9))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_on_a_planet_without_geography_turning_it_turns_the_analysis(
     network: AnalysisNetwork, turn: int, seed: int
 ) -> None:

@@ -151,7 +151,7 @@ def test_a_positive_height_departure_makes_an_anticyclone(oi: OptimalInterpolati
         assert sign * v[row, 18] > 0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     departure=st.floats(-3, 3).filter(lambda x: abs(x) > 0.1),
     row=st.integers(0, 31),

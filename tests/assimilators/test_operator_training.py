@@ -98,7 +98,7 @@ def network(static: np.ndarray | None = None) -> OperatorNetwork:
 # The network
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 15), st.floats(0, 30))
 def test_values_are_finite_rain_is_not_negative_and_longitude_is_periodic(seed: int, shift: int, size: float) -> None:
     """Turning the state and the ground below it turns what comes out."""

@@ -49,7 +49,7 @@ def test_the_file_computes_with_the_rounded_weights_and_is_a_third_as_large(tmp_
     assert 3 * small.stat().st_size < plain.stat().st_size
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
 def test_a_weight_moves_by_half_a_step_of_its_row_at_most(scale: float, seed: int) -> None:
     torch.manual_seed(seed)

@@ -120,7 +120,7 @@ def test_an_increment_beyond_the_limit_falls_back_and_a_cold_start_allows_more()
     assert run(only("z500", 12.1 * std), cold=True).status == ["fallback"]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(arrays(np.float32, (13, 1, 1), elements=st.floats(-4, 4, width=32)))
 def test_humidity_is_never_negative_and_the_clipped_water_is_recorded(change: NDArray) -> None:
     increment = np.zeros(SHAPE[1:], np.float32)

@@ -8,7 +8,7 @@ import eccodes
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -176,13 +176,11 @@ class TestHumidity:
         """Over water above freezing, over ice well below it (Smithsonian Meteorological Tables)."""
         assert saturation_vapour_pressure(np.array(celsius + 273.15), centre) == pytest.approx(pascals, rel=4e-3)
 
-    @settings(deadline=None)
     @given(st.floats(180, 320), st.floats(0.01, 5), st.sampled_from(["kwbc", "ecmf"]))
     def test_saturation_rises_with_temperature(self, temperature: float, more: float, centre: str) -> None:
         low, high = saturation_vapour_pressure(np.array([temperature, temperature + more]), centre)
         assert 0 < low < high
 
-    @settings(deadline=None)
     @given(st.floats(0, 110), st.floats(180, 320), st.floats(4e4, 1.05e5))
     def test_relative_humidity_can_be_had_back(self, humidity: float, temperature: float, pressure: float) -> None:
         t = np.array(temperature)

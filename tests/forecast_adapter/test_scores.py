@@ -115,7 +115,7 @@ def test_spectrum_finds_a_wave_and_keeps_variance():
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_parseval(seed):
     data = fields(seed)
     mean_square = scores.region_means(np.square(data.astype(np.float64)), GRID)[:, GLOBE]
@@ -123,7 +123,7 @@ def test_parseval(seed):
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=3, max_size=40), st.floats(1e-3, 1e3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_divergence_judges_shape_and_is_never_negative(power, scale):
     power = np.array(power)
     other = power[::-1].copy()
@@ -139,7 +139,7 @@ def test_divergence_of_a_smoothed_field_by_hand():
 
 
 @given(st.floats(-50, 50), st.floats(0.1, 10), st.integers(0, 100))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_mean_interval_moves_and_stretches_with_the_series(shift, scale, seed):
     series = np.random.default_rng(seed).normal(size=60)
     plain = scores.mean_interval(series, block=4, samples=200)
@@ -202,7 +202,7 @@ def test_lead_time_lost_by_hand():
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=4, max_size=20), st.floats(0, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_lead_time_lost_is_zero_against_itself_and_grows_with_error(steps, more):
     errors = np.concatenate([[0.0], np.cumsum(steps)])
     leads = 6.0 * np.arange(errors.size)
@@ -212,7 +212,7 @@ def test_lead_time_lost_is_zero_against_itself_and_grows_with_error(steps, more)
 
 
 @given(mean=st.floats(-3, 3), spread=st.floats(0.05, 3), truth=st.floats(-5, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_crps_of_a_gaussian_is_its_integral(mean: float, spread: float, truth: float) -> None:
     """Of the squared difference between its distribution function and the step at the truth."""
     x = np.linspace(-40, 40, 400_001)

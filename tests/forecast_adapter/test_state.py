@@ -125,7 +125,7 @@ class TestFiles:
         assert_array_equal(dataset["geopotential"].sel(level=500).values[0], state().sel(channel="z500").values)
         assert_array_equal(dataset["10m_u_component_of_wind"].values[0], state().sel(channel="u10").values)
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(
         st.permutations(["time", "level", "latitude", "longitude"]),
         st.permutations(LEVELS),

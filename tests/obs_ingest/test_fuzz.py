@@ -262,7 +262,7 @@ def test_mutated_bytes(sample, tmp_path_factory):
     form, content = sample
     folder = tmp_path_factory.mktemp("mutated")
 
-    @settings(max_examples=form.examples, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+    @settings(max_examples=form.examples, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
     @given(mutations(len(content)))
     def check(changes):
         read_or_refuse(form, folder, mutate(content, changes))
@@ -270,7 +270,7 @@ def test_mutated_bytes(sample, tmp_path_factory):
     check()
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(st.text(st.sampled_from("0123456789/ABCDEGKLMNOPQRSTVWXZ= \n-+"), max_size=200))
 def test_no_text_keeps_the_reader_of_metars(tmp_path_factory, text):
     folder = tmp_path_factory.getbasetemp()

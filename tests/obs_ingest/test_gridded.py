@@ -159,7 +159,7 @@ def test_the_attributes_of_the_physical_sciences_laboratory_say_what_a_time_is(s
     assert shifted["value"].tolist() == table["value"].tolist()
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dims=st.permutations(["time", "lat", "lon"]),
     names=st.sampled_from([("lat", "lon"), ("latitude", "longitude"), ("y", "x")]),

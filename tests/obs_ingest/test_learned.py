@@ -199,7 +199,7 @@ class TestPackaged:
             stated = np.sqrt((np.square(found.errors[variable]) * area).mean())
             assert 0.6 < stated / off < 1.6
 
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(st.integers(0, 2**32 - 1), st.floats(0, 3))
     def test_whatever_the_state_values_are_finite_and_rain_is_not_negative(self, packaged, seed, size):
         operator, world, frames, _ = packaged

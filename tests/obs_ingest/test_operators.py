@@ -54,7 +54,7 @@ def test_direction_is_that_of_the_components(direction, speed):
     assert abs((found - direction + 180) % 360 - 180) < 1e-6
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(-400, 4000), st.floats(0, 4000))
 def test_temperature_moves_with_height_at_the_standard_lapse_rate(elevation, ground):
     table = observations("t2m", 0.0, elevation=elevation)
@@ -98,7 +98,7 @@ def test_station_pressure_follows_sea_level_pressure_below_750_metres_only():
     assert np.isnan(value[2:]).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(-87, 87), st.floats(-180, 180))
 def test_longitude_conventions_agree_and_a_smooth_field_is_reproduced(latitude, longitude):
     lat, lon = np.meshgrid(np.deg2rad(GRID.latitude), np.deg2rad(GRID.longitude), indexing="ij")

@@ -194,7 +194,7 @@ def positions(seed, n=400):
     return centres[:, rng.integers(0, 40, n)] + rng.normal(0, 0.08, (2, n))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_everything_near_a_chosen_site_is_withheld_with_it(seed):
     lat, lon = positions(seed)
@@ -205,7 +205,7 @@ def test_everything_near_a_chosen_site_is_withheld_with_it(seed):
     assert (withheld == (near & alone).any(1)).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.randoms(use_true_random=False))
 def test_the_withheld_sites_depend_on_positions_alone(seed, random):
     lat, lon = positions(seed, 100)

@@ -175,7 +175,7 @@ def test_impossible_temperatures_are_no_part_of_a_thickness():
     assert values[:, others] == pytest.approx(expected[:, others], nan_ok=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_whatever_levels_say_values_are_possible_and_above_ground(data):
     n = data.draw(st.integers(0, 25))
@@ -213,7 +213,7 @@ def test_whatever_levels_say_values_are_possible_and_above_ground(data):
     assert not (q[np.isfinite(q)] < 0).any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(order=st.permutations(range(20)))
 def test_the_order_of_levels_means_nothing(order):
     levels = sounding(pressure=np.geomspace(100500, 4000, 7), elevation=50.0)

@@ -36,7 +36,7 @@ def judged(table, share=0.0, deny=(), **checks):
                  checks=Checks(**checks))  # fmt: skip
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(0, 59), st.sampled_from([-15.0, 15.0, 40.0]))
 def test_a_gross_error_among_neighbours_that_agree_is_rejected_alone(seed, who, size):
     """The spatial consistency test, which estimates the neighbours' scatter anew at each place, may err once in 59."""
@@ -48,7 +48,7 @@ def test_a_gross_error_among_neighbours_that_agree_is_rejected_alone(seed, who, 
         assert (reasons.drop(who) != "").sum() <= most
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_decides_nothing(seed, random):
     table = network(seed, scatter=2.0)

@@ -91,7 +91,7 @@ def test_what_is_older_than_the_memory_is_forgotten():
     assert not removed(learnt([cycle(o_b)] * 4 + [cycle(0.0)] * 4, memory=4 * SIX)).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.floats(-5, 5))
 def test_a_shift_of_all_stations_and_their_order_change_nothing(seed, shift):
     rng = np.random.default_rng(seed)

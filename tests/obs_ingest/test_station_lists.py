@@ -79,7 +79,7 @@ def test_a_whitelist_of_stations_leaves_rasters_alone(written):
     assert reasons.tolist() == ["not_listed", "", *["not_listed"] * 3, "", "blacklisted"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(-90, 90), st.floats(-180, 360)), min_size=1, max_size=20))
 def test_a_position_in_a_list_names_its_site(tmp_path_factory, places):
     latitude, longitude = np.array(places).T

@@ -29,7 +29,7 @@ def gridded(table, h=None, state=None, **options):
     return grid_observations(table, np.asarray(h, float), state, GRID, **options)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 30),
     st.floats(-20, 20),
@@ -59,7 +59,7 @@ def test_one_observation_keeps_its_error_and_many_keep_the_representativeness():
     assert many.errors.max() == pytest.approx(ERRORS["msl"].representativeness, rel=1e-2)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(-85, 85), st.floats(-540, 540))
 def test_an_observation_lands_in_its_cell_whatever_the_longitude_convention(latitude, longitude):
     state = background()

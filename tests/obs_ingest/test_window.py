@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dacycle.obs_ingest.window import Window
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(min_value=0, max_value=4 * 86400))
 def test_every_second_lies_in_exactly_one_window(second):
     time = np.array([np.datetime64("2024-01-01T00:00:00") + np.timedelta64(second, "s")])
