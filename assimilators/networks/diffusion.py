@@ -18,7 +18,7 @@ those of the one before, so that the solution gets better from step to step.
 **Pairs.** Members come in pairs of opposite noise. The denoiser being odd, the mean of a pair that no observation pulls
 is exactly 0, that of Gaussian errors has no sampling error at all, and opposite departures give the opposite increment.
 The half differences of the pairs are the spread, averaged over some neighbourhood, in units of the usual error whatever
-size departures tell: where nothing is observed, and errors are largest, they tell little.
+size departures tell: of where nothing is observed, and errors are largest, they say nothing.
 """
 
 from __future__ import annotations

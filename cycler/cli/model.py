@@ -268,7 +268,7 @@ def evaluate(
 
 def _method(name: str, world: World, sizes: list[str]) -> Assimilator:
     """The assimilator; a run's folder stands for its network, with some of its sizes changed."""
-    if not Path(name).is_dir():
+    if not (Path(name) / "run.json").is_file():
         if sizes:
             raise RecipeError(f"--set {sizes[0]}: {name} is no run's folder, so its sizes are what they are")
         return load_assimilator(name, world)

@@ -80,6 +80,13 @@ def test_a_benchmark_from_its_file_to_the_page(place, monkeypatch):
     assert (place / "page/drift.svg").read_text().startswith("<svg")
     again = dacycle("benchmark", "b.yaml", "--out", "page")
     assert "protocol" not in again.replace("b.yaml", "")  # everything is kept
+    (place / "b.yaml").write_text(write_experiment(content(seeds=[1])))
+    dacycle("benchmark", "b.yaml", "--out", "first")
+    settings, of_first = (
+        (place / name / "README.md").read_text().split("## What is observed")[1].split("## Cycled")[0].strip()
+        for name in ("page", "first")
+    )
+    assert settings == of_first  # settings are compared by the seed that all have
 
 
 def test_a_changed_setting_is_run_again_and_nothing_else(place):
