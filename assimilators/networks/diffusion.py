@@ -12,7 +12,8 @@ So observations y = H x0 + N(0, R) add to it
 which is exact where errors are Gaussian. SDA (arXiv 2306.10574, eq. 15) guesses R + gamma (sigma/mu)^2 I for the
 matrix, as if errors at different places and of different variables were independent; with real networks, in which a
 sonde has 65 values, that counts the same news many times. The equation is solved by a few conjugate residuals instead,
-as the same authors came to do (arXiv 2405.13712). The multipliers v are much the same in all steps: each begins with
+as the same authors came to do (arXiv 2405.13712), preconditioned with the matrix that independent errors would have:
+exact and rough observations stand side by side. The multipliers v are much the same in all steps: each begins with
 those of the one before, so that the solution gets better from step to step.
 
 **Pairs.** Members come in pairs of opposite noise. The denoiser being odd, the mean of a pair that no observation pulls
@@ -143,7 +144,9 @@ class DiffusionNetwork(PriorNetwork, ABC):
         noise = self.noise.index_select(0, step)[:, None, None, None]
         half = sample[: self.size.pairs]
         sample = torch.where(step == 0, noise * torch.cat([half, -half]), sample)
-        found, multipliers = self._pulled(sample, noise, context, observe, precision * departure, multipliers)
+        # The matrix's diagonal if errors were independent, each of its usual size.
+        diagonal = 1 + precision.square() * noise.square() / (1 + noise.square())
+        found, multipliers = self._pulled(sample, noise, context, observe, precision * departure, multipliers, diagonal)
         # The members of a Gaussian posterior have its mean at every noise.
         centred = sample - sample.mean(0, keepdim=True) + found.mean(0, keepdim=True)
         ahead = torch.where(step == SOLVING, found, 1.5 * found - 0.5 * denoised)
@@ -157,8 +160,9 @@ class DiffusionNetwork(PriorNetwork, ABC):
         return analysis, spread, sample, found, multipliers
 
     def _pulled(
-        self, x: Tensor, noise: Tensor, context: Tensor, observe: Linear, departure: Tensor, multipliers: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, noise: Tensor, context: Tensor, observe: Linear, departure: Tensor, multipliers: Tensor,
+        diagonal: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """What noisy latents are expected to be, given the observations, and the multipliers that pull them there."""
 
         def seen(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,8 +172,9 @@ class DiffusionNetwork(PriorNetwork, ABC):
         equivalent, transpose, denoised = cast(Any, torch.func.vjp(seen, x, has_aux=True))
         variance = noise.square()
         pull, multipliers = least_residual(
-            lambda v: variance * transpose(v)[0], observe, departure - equivalent, multipliers, self.size.gradients
-        )
+            lambda v: variance * transpose(v)[0], observe, departure - equivalent, multipliers, diagonal,
+            self.size.gradients,
+        )  # fmt: skip
         return denoised + pull, multipliers
 
     def _spread(self, errors: Tensor) -> Tensor:
@@ -187,8 +192,8 @@ def noise_levels(steps: int) -> Tensor:
 
 
 def least_residual(
-    spread: Linear, observe: Linear, departure: Tensor, multipliers: Tensor, gradients: int
-) -> tuple[Tensor, Tensor]:
+    spread: Linear, observe: Linear, departure: Tensor, multipliers: Tensor, diagonal: Tensor, gradients: int
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Solve (I + H C H^T) v = y for v, beginning with `multipliers`; returns C H^T v and v, of each member.
 
     By generalised conjugate residuals (Eisenstat et al. 1983, doi:10.1137/0720023), the given multipliers' direction
@@ -199,6 +204,7 @@ def least_residual(
         spread: C H^T, of multipliers.
         observe: H, in units of the observations' errors; 0 where there are none.
         departure: y (B, channels, H, W), in the same units.
+        diagonal: about that of the matrix, as a preconditioner.
         gradients: how many directions beside the first.
     """
 
@@ -208,7 +214,7 @@ def least_residual(
     found, pull, left = torch.zeros_like(multipliers), torch.zeros(()), departure
     before: list[tuple[Tensor, Tensor, Tensor]] = []
     for k in range(gradients + 1):
-        direction = left if k else multipliers
+        direction = left / diagonal if k else multipliers
         along = spread(direction)
         turned = direction + observe(along)
         for each in before:

@@ -94,7 +94,7 @@ def test_conjugate_residuals_solve_the_equation(seed: int, gradients: int) -> No
     y, first = (torch.randn(3, 12, 1, 1, generator=generator, dtype=torch.float64) for _ in range(2))
     pull, v = least_residual(
         lambda v: (v[..., 0, 0] @ H @ C)[..., None, None], lambda x: (x[..., 0, 0] @ H.T)[..., None, None],
-        y, first, gradients,
+        y, first, torch.ones_like(y), gradients,
     )  # fmt: skip
     expected = torch.linalg.solve(torch.eye(12, dtype=torch.float64) + H @ C @ H.T, y[..., 0, 0].T).T
     torch.testing.assert_close(v[..., 0, 0], expected, atol=1e-4, rtol=1e-4)
@@ -112,6 +112,22 @@ def test_what_is_left_of_the_equation_never_grows(seed: int, gradients: int, siz
     def through(matrix: Tensor, x: Tensor) -> Tensor:
         return torch.einsum("bij,bjhw->bihw", matrix, x)
 
-    pull, v = least_residual(lambda v: size * through(spread, v), lambda x: through(observe, x), y, first, gradients)
+    diagonal = 1 + 100 * torch.rand(y.shape, generator=generator, dtype=torch.float64)
+    pull, v = least_residual(
+        lambda v: size * through(spread, v), lambda x: through(observe, x), y, first, diagonal, gradients
+    )
     left = y - v - through(observe, pull)
     assert (left.norm(dim=1) <= (1 + 1e-9) * y.norm(dim=1)).all()
+
+
+@given(seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_independent_errors_take_one_direction_however_exact_observations_are(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    precision = 10 ** (4 * torch.rand(1, 12, 4, 4, generator=generator, dtype=torch.float64) - 2)
+    y = torch.randn(1, 12, 4, 4, generator=generator, dtype=torch.float64)
+    diagonal = 1 + precision**2
+    pull, _ = least_residual(
+        lambda v: precision * v, lambda x: precision * x, y, torch.zeros_like(y), diagonal, gradients=1
+    )
+    torch.testing.assert_close(pull, precision * y / diagonal)
