@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Column, Table
@@ -62,7 +63,9 @@ def models(
     """
     if context.invoked_subcommand is not None:
         return
-    table = Table(Column("name", no_wrap=True), "kind", "grid", "world", "sha256", "card" if verify else "size")
+    # Names and digests stay whole in 80 columns.
+    whole = (Column(heading, no_wrap=True) for heading in ("name", "kind", "grid", "world", "sha256"))
+    table = Table(*whole, "card" if verify else "size", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     wrong = []
     for entry in _entries():
         complaint = entry.complaint() if verify else ""

@@ -27,9 +27,9 @@ def packaged(world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_models_are_listed_with_their_world(packaged: Path) -> None:
-    result = CliRunner().invoke(app, ["models"], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["models"], env={"COLUMNS": "80"}, catch_exceptions=False)
     assert result.exit_code == 0
-    for word in ("stand-in", "5.625deg", "tiny", digest(packaged)[:12]):
+    for word in ("stand-in", "vae-var-adapter", "5.625deg", "tiny", digest(packaged)[:12]):
         assert word in result.stdout
 
 
