@@ -37,6 +37,7 @@ class Descent(nn.Module):
         STEPS, (Carried("control", (1, 8, 16, 32), "normal"), Carried("momentum", (1, 8, 16, 32), "zeros"))
     )
     planes = ("olr",)
+    inputs = 70
 
     def __init__(self) -> None:
         super().__init__()
