@@ -191,7 +191,8 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
-        (x, weight), gradient = ctx.saved_tensors, gradients[0].contiguous()
+        gradient = gradients[0].contiguous()
+        x, weight = (saved.to(gradient.dtype) for saved in ctx.saved_tensors)  # in mixed precision they are float32
         batch, channels, height, width = gradient.shape
         rows, columns = weight.shape[2:]
         around = functional.pad(gradient, (columns - 1, columns - 1, rows - 1, rows - 1))

@@ -178,7 +178,7 @@ def read_assimilator_run(folder: Path) -> tuple[AssimilatorRecipe, dict[str, Any
     network = load_network(folder, accepted_round(folder))  # refuses other kinds of runs
     assert isinstance(recipe, AssimilatorRecipe)
     record["rounds"] = _rounds(folder)
-    record["minutes"] = round(sum(minutes_of(path) for path in sorted(folder.glob("round-*")) if path.is_dir()))
+    record["minutes"] = round(sum(minutes_of(curve.parent) for curve in sorted(folder.glob("round-*/curve.csv"))))
     return recipe, record, network
 
 

@@ -1,11 +1,14 @@
-"""What a training will take, worked out from the network itself without running it.
+"""What a training will take: worked out from the network itself without running it, and measured where there is a GPU.
 
 The loss and its gradients are gone through once with tensors that have shapes and no values: what is computed and what
-is kept for the gradients is counted, for any grid, in seconds and without the memory that it would take.
+is kept for the gradients is counted, for any grid, in seconds and without the memory that it would take. On a GPU some
+updates with random numbers say what that comes to.
 """
 
 from __future__ import annotations
 
+import copy
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +26,7 @@ from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.forecast_adapter.channels import NAMES, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["Estimate", "estimate", "loss_of", "placeholders"]
+__all__ = ["Estimate", "Measured", "estimate", "loss_of", "measure", "placeholders"]
 
 STATES_A_YEAR = 1461
 PER_WEIGHT = 5 * 4
@@ -63,6 +66,25 @@ class Estimate:
         return self.samples * self.teraflops / (processors * sustained) / 3600
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What updates took on a GPU, in the recipe's precision and without `torch.compile`.
+
+    Attributes:
+        device: its name.
+        memory_gb: the most that was allocated at once.
+        seconds: of one sample, there and back and with its share of the update.
+    """
+
+    device: str
+    memory_gb: float
+    seconds: float
+
+    def hours(self, samples: int, processors: int) -> float:
+        """With so many of these."""
+        return samples * self.seconds / processors / 3600
+
+
 def estimate(recipe: AssimilatorRecipe, grid: Grid) -> Estimate:
     """Work out what a recipe takes on a grid; neither its world nor its data need to be there.
 
@@ -85,6 +107,28 @@ def estimate(recipe: AssimilatorRecipe, grid: Grid) -> Estimate:
     )
 
 
+def measure(recipe: AssimilatorRecipe, grid: Grid, updates: int = 8) -> Measured | None:
+    """Train on random numbers for a few updates; the first ones are not timed. None where there is no GPU."""
+    if not torch.cuda.is_available():
+        return None
+    network = network_of(recipe, grid, placeholders(grid)).cuda()
+    average = copy.deepcopy(network)  # as a training keeps it
+    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, fused=True)
+    torch.cuda.reset_peak_memory_stats()
+    ends = []
+    for _ in range(updates):
+        with torch.autocast("cuda", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            loss = loss_of(recipe, network, grid, recipe.batch, "cuda")
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+    del average
+    seconds = float(np.median(np.diff(ends)[1:])) / recipe.batch
+    return Measured(torch.cuda.get_device_name(), torch.cuda.max_memory_allocated() / 1e9, seconds)
+
+
 def _count(recipe: AssimilatorRecipe, network: Any, grid: Grid, batch: int) -> tuple[int, int]:
     """Bytes that a batch leaves for its gradients, and its operations, there and back."""
     kept: dict[int, int] = {}
@@ -105,14 +149,18 @@ def _count(recipe: AssimilatorRecipe, network: Any, grid: Grid, batch: int) -> t
     return sum(kept.values()), counter.get_total_flops()
 
 
-def loss_of(recipe: AssimilatorRecipe, network: Any, grid: Grid, batch: int) -> Tensor:
-    """The loss of a batch of zeros."""
-    state, target = (torch.zeros(batch, len(NAMES), *grid.shape) for _ in range(2))
-    values = torch.zeros(batch, len(NAMES) + len(PLANES), *grid.shape)
-    weights, loss = torch.ones(len(NAMES), *grid.shape), METHODS[recipe.method].loss
+def loss_of(recipe: AssimilatorRecipe, network: Any, grid: Grid, batch: int, device: str = "cpu") -> Tensor:
+    """The loss of a batch of random numbers, observed everywhere."""
+
+    def drawn(channels: int) -> Tensor:
+        return torch.rand(batch, channels, *grid.shape, device=device)
+
+    state, target = drawn(len(NAMES)), drawn(len(NAMES))
+    values, errors = (drawn(len(NAMES) + len(PLANES)) for _ in range(2))
+    weights, loss = torch.ones(len(NAMES), *grid.shape, device=device), METHODS[recipe.method].loss
     if loss is not None:
-        return (loss(*network.estimate_one_way(state, values, values), target) * weights).mean()
-    observed = (values, values) if network.observes else ()
+        return (loss(*network.estimate_one_way(state, values, errors), target) * weights).mean()
+    observed = (values, errors) if network.observes else ()
     found: Tensor = network.prior_loss(state, target, weights, torch.Generator(), *observed)
     return found
 

@@ -57,7 +57,7 @@ def write_record(
         "statistics": world.statistics.description,
         "weights": sum(p.numel() for p in network.parameters()),
         "versions": {name: metadata.version(name) for name in ("torch", "lightning", "numpy")},
-        "machine": f"{platform.machine()}, {recipe.threads} threads",
+        "machine": _machine(recipe.threads),
     }
     path = folder / "run.json"
     if path.exists():
@@ -70,6 +70,13 @@ def write_record(
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False))
     np.savez(folder / "constants.npz", **vars(constants))
     path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _machine(threads: int) -> str:
+    """What `training.loop` trains on here."""
+    if not torch.cuda.is_available():
+        return f"{platform.machine()}, {threads} threads"
+    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
 
 
 def read_record(folder: Path) -> tuple[NetworkRecipe, dict[str, Any]]:

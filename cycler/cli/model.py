@@ -120,7 +120,7 @@ def train(
 
 
 def _say_what_it_takes(recipe: NetworkRecipe, grid: str) -> None:
-    from dacycle.assimilators.training.estimate import estimate
+    from dacycle.assimilators.training.estimate import estimate, measure
 
     if not isinstance(recipe, AssimilatorRecipe):
         raise RecipeError(f"{recipe.name}: what a recipe of kind {recipe.kind} takes cannot be estimated yet")
@@ -134,6 +134,13 @@ def _say_what_it_takes(recipe: NetworkRecipe, grid: str) -> None:
         hours = (f"{found.hours(n, sustained):.2g}" for n in GPUS)
         table.add_row(f"{sustained} x 10^12 operations a second", *hours)
     console.print(table)
+    measured = measure(recipe, get_grid(grid))
+    if measured is not None:
+        took = ", ".join(f"{measured.hours(found.samples, n):.2g} on {n}" for n in GPUS)
+        typer.echo(
+            f"measured on {measured.device}, uncompiled: {measured.memory_gb:.2g} GB, "
+            f"{1000 * measured.seconds:.3g} ms a sample; hours: {took}"
+        )
     typer.echo("not counted: observations, which workers draw beside it, and the model in closed-loop rounds")
 
 

@@ -5,11 +5,12 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dacycle.assimilators.training.assimilator_run import network_of
 from dacycle.assimilators.training.errors import RecipeError
-from dacycle.assimilators.training.estimate import estimate, loss_of, placeholders
+from dacycle.assimilators.training.estimate import estimate, loss_of, measure, placeholders
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, parse_recipe
 from dacycle.forecast_adapter.grid import get_grid
 
@@ -59,6 +60,15 @@ def test_mixed_precision_takes_less_and_rounds_count_as_samples() -> None:
     more = estimate(recipe_of("fnp", rounds=3, round_epochs=1), GRID)
     assert (plain.samples, more.samples) == (200, 500)
     assert more.hours(8, 10) == pytest.approx(2.5 * plain.hours(8, 10))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to measure on")
+def test_on_a_gpu_updates_take_about_the_memory_that_was_worked_out() -> None:
+    recipe, grid = recipe_of("sda", precision="bfloat16"), get_grid("64x128")
+    found = measure(recipe, grid)
+    assert found is not None
+    assert 0.5 < found.memory_gb / estimate(recipe, grid).memory_gb(recipe.batch) < 1.5
+    assert found.seconds > 0
 
 
 def test_a_grid_with_rows_at_the_poles_is_refused() -> None:

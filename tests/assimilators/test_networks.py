@@ -162,6 +162,22 @@ def test_a_depthwise_convolution_and_its_gradients_are_torchs(kernel: int, batch
         assert torch.equal(mine(x), theirs(x))
 
 
+def test_a_depthwise_convolution_has_gradients_in_mixed_precision_too() -> None:
+    torch.manual_seed(0)
+    layer, x = Depthwise(4, 3), torch.randn(2, 4, 9, 11, requires_grad=True)
+    found = []
+    for mixed in (False, True):
+        layer.zero_grad()
+        x.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            outputs = layer(x)
+        outputs.float().square().sum().backward()
+        found.append((x.grad, layer.weight.grad, layer.bias.grad))
+    for exact, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.float32
+        assert (exact - rounded).norm() < 0.02 * exact.norm()
+
+
 def test_an_operator_of_planes_learns_what_a_column_says() -> None:
     """One plane follows from the column, one does not: the unexplained shares are near 0 and near 1."""
     generator = torch.Generator().manual_seed(0)
