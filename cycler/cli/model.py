@@ -237,6 +237,7 @@ def evaluate(
     """
     path = {**operator_files(), **packaged_assimilators()}.get(name, Path(name))
     if path.suffix == ".onnx" and path.is_file() and read_metadata(path).get("kind") == OPERATOR:
+        _refuse_sizes(name, sizes or [])
         _evaluate_operator(path, data, year)
         return
     home, forecaster = load_world(world), load_model(model)
@@ -276,13 +277,17 @@ def evaluate(
 def _method(name: str, world: World, sizes: list[str]) -> Assimilator:
     """The assimilator; a run's folder stands for its network, with some of its sizes changed."""
     if not (Path(name) / "run.json").is_file():
-        if sizes:
-            raise RecipeError(f"--set {sizes[0]}: {name} is no run's folder, so its sizes are what they are")
+        _refuse_sizes(name, sizes)
         return load_assimilator(name, world)
     need_torch()
     from dacycle.assimilators.training.assimilator_run import run_assimilator
 
     return run_assimilator(Path(name), world, dict(map(_size, sizes)))
+
+
+def _refuse_sizes(name: str, sizes: list[str]) -> None:
+    if sizes:
+        raise RecipeError(f"--set {sizes[0]}: {name} is no run's folder, so its sizes are what they are")
 
 
 def _size(item: str) -> tuple[str, int]:
