@@ -56,6 +56,8 @@ def reason_colour(reason: str) -> str:
     return REASONS.get(reason, "#b9bec5")
 
 
+IN_A_ROW = 6
+"""Most entries of a legend beside each other."""
 COMB = 120
 """Of more cycles than this counts are drawn as daily means, or sources that report twice a day would make a comb."""
 
@@ -187,7 +189,8 @@ def legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         place = (_LEFT / figure.get_size_inches()[0], 1.0)
-        options = {"ncols": len(labels), "handlelength": 2.2, "columnspacing": 1.6, "borderaxespad": 0.1}
+        rows = -(-len(labels) // IN_A_ROW)
+        options = {"ncols": -(-len(labels) // rows), "handlelength": 2.2, "columnspacing": 1.6, "borderaxespad": 0.1}
         figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, borderpad=0.1, **options)
 
 
