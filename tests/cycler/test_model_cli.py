@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dacycle.assimilators.training.errors import DataError
+from dacycle.assimilators.training.errors import DataError, RecipeError
 from dacycle.cycler.cli.model import app
 from dacycle.forecast_adapter.onnxfile import read_metadata, write_metadata
 from tests.conftest import TinyWorld
@@ -54,6 +54,12 @@ def test_evaluate_scores_an_observation_operator_beside_climatology(data: Path, 
     assert list(found) == [(p, m) for p in ("tp6h (kg m-2)", "olr (W m-2)") for m in ("double", "climatology")]
     assert float(found["olr (W m-2)", "double"][0]) < 0.01 < 5 < float(found["olr (W m-2)", "climatology"][0])
     assert float(found["tp6h (kg m-2)", "double"][2]) == pytest.approx(1)
+
+
+def test_sizes_of_an_observation_operator_are_what_they_are(data: Path) -> None:
+    arguments = ["evaluate", "olr-tp", "--data", str(data), "--year", "2024", "--set", "steps=2"]
+    with pytest.raises(RecipeError, match=r"--set steps=2: olr-tp is no run's folder"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_a_year_that_is_too_short_is_named(world: TinyWorld, data: Path) -> None:
