@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from dacycle.cycler.benchmark_report import summary
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import write_experiment
 from dacycle.forecast_adapter.worlds import load_world
@@ -97,6 +98,14 @@ def test_a_changed_setting_is_run_again_and_nothing_else(place):
     said = dacycle("benchmark", "b.yaml", "--out", "page")
     assert "none | 20 % | 1" in said
     assert "none | protocol" not in said
+
+
+def test_scores_are_means_and_a_time_is_the_fastest():
+    row = {"method": "oi", "setting": "protocol", "lead": 6, "field": "analysis", "channel": "all", "seed": 1}
+    table = pd.DataFrame(
+        [row | {"score": score, "value": value} for score in ("mse", "seconds") for value in (1.0, 3.0)]
+    )
+    assert summary(table).set_index("score")["value"].to_dict() == {"mse": 2, "seconds": 1}
 
 
 def test_a_malformed_file_is_refused_with_its_line(place):
