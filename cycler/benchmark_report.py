@@ -23,6 +23,8 @@ __all__ = ["write_report"]
 COLOURS = ("#1f6fb2", "#d9772b", "#2b8a6b", "#a9719f", "#9a8c4a", "#4c4f57", "#b8473f", "#5c8f97")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 """One colour a method, in the order of the benchmark's file; dashed where there are more methods than colours."""
+TABLED = (0, 24, 72, 120, 168, 240)
+"""Leads, hours, of the table of forecasts; drift.csv has all."""
 OVERALLS = {
     "mse": "MSE",
     "mae": "MAE",
@@ -94,9 +96,11 @@ def write_report(
         parts += [
             "## Cycled",
             f"{int(cycled['cycles'].iloc[0])} cycles of `{benchmark.cycled.experiment if benchmark.cycled else ''}`, "
-            "the first four days left out. RMSE of the analyses, and below it the trend a day with its 95 % interval.",
+            "the first four days left out. RMSE of the analyses, and below it the trend a day with its 95 % interval; "
+            f"then the errors over those of `{benchmark.methods[0]}`, in the mean of the channels.",
             _cycled(benchmark, cycled),
-            "Forecasts from the analyses, to ten days:",
+            "Forecasts from the analyses, and their errors by lead:",
+            _by_lead(benchmark, drifts),
             "![drift](drift.svg)",
         ]
     page = folder / "README.md"
@@ -264,16 +268,32 @@ def _but_density(setting: object) -> tuple[object, ...]:
 
 
 def _cycled(benchmark: Benchmark, cycled: pd.DataFrame) -> str:
+    """RMSE and trend by method and channel; the errors over the first method's, in the mean of the channels."""
     units = {channel: style.readable(channel) for channel in HEADLINE}
+    first = benchmark.methods[0]
+    rmse = cycled.pivot(index="method", columns="channel", values="rmse")
+    ratios = (rmse / rmse.loc[first]).mean(axis=1)
     rows = []
     for method, own in cycled.groupby("method", sort=False):
         by = own.set_index("channel")
         cells = []
         for channel, (factor, _) in units.items():
-            rmse, trend, low, high = (factor * float(by.loc[channel, n]) for n in ("rmse", "trend", "low", "high"))
-            cells.append(f"{number(rmse)}<br>{trend:+.2g} ({low:+.2g} to {high:+.2g})")
-        rows.append([str(method), *cells, str(int(own["fallbacks"].iloc[0]))])
-    return _markdown(["", *(f"{c} ({unit})" for c, (_, unit) in units.items()), "fallbacks"], rows)
+            error, trend, low, high = (factor * float(by.loc[channel, n]) for n in ("rmse", "trend", "low", "high"))
+            cells.append(f"{number(error)}<br>{trend:+.2g} ({low:+.2g} to {high:+.2g})")
+        rows.append([str(method), *cells, number(ratios[method]), str(int(own["fallbacks"].iloc[0]))])
+    return _markdown(["", *(f"{c} ({unit})" for c, (_, unit) in units.items()), f"over {first}", "fallbacks"], rows)
+
+
+def _by_lead(benchmark: Benchmark, drifts: pd.DataFrame) -> str:
+    """RMSE of z500 by lead of the forecasts from each method's analyses, and from the reference."""
+    factor, unit = style.readable("z500")
+    own = drifts[drifts["channel"] == "z500"]
+    table = own[own["kind"] == "analysis"].pivot(index="method", columns="lead", values="rmse")
+    perfect = own[(own["kind"] == "reference") & (own["method"] == benchmark.methods[0])].set_index("lead")["rmse"]
+    leads = [lead for lead in TABLED if lead in table.columns]
+    rows = [[method, *(number(factor * table.loc[method, lead]) for lead in leads)] for method in benchmark.methods]
+    rows.append(["from the reference", *(number(factor * perfect[lead]) for lead in leads)])
+    return _markdown([f"z500 ({unit})", *(f"{lead / 24:g} d" for lead in leads)], rows)
 
 
 def _drift(benchmark: Benchmark, drifts: pd.DataFrame) -> str:

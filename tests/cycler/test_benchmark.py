@@ -78,6 +78,13 @@ def test_a_benchmark_from_its_file_to_the_page(place, monkeypatch):
     assert gained.loc[("oi", "without either"), "change"] < 0
     cycled = pd.read_csv(place / "page/cycled.csv")
     assert set(cycled["method"]) == {"none", "oi"}
+    ratio = cycled.pivot(index="channel", columns="method", values="rmse").eval("oi / none").mean()
+    cells = [cell.strip() for cell in page.split("## Cycled")[1].split("\n| oi |")[1].split("\n")[0].split("|")]
+    assert float(cells[-3]) == pytest.approx(ratio, rel=0.01)
+    drifts = pd.read_csv(place / "page/drift.csv").set_index(["method", "kind", "channel", "lead"])["rmse"]
+    by_lead = page.split("| z500 (m²/s²) | 0 d | 1 d |")[1]
+    cells = [cell.strip() for cell in by_lead.split("\n| oi |")[1].split("\n")[0].split("|")]
+    assert float(cells[1]) == pytest.approx(drifts["oi", "analysis", "z500", 24], rel=0.01)
     assert (place / "page/drift.svg").read_text().startswith("<svg")
     again = dacycle("benchmark", "b.yaml", "--out", "page")
     assert "protocol" not in again.replace("b.yaml", "")  # everything is kept
