@@ -300,7 +300,7 @@ def _drift(benchmark: Benchmark, drifts: pd.DataFrame) -> str:
     """RMSE by lead of the forecasts from each method's analyses, and from the reference."""
 
     def draw(figure: Figure) -> None:
-        axes_list = style.panels(figure, len(HEADLINE), bottom=0.45, gap=0.6)
+        axes_list = style.panels(figure, len(HEADLINE), top=0.65, bottom=0.45, gap=0.6)
         for axes, channel in zip(axes_list, HEADLINE, strict=True):
             factor, unit = style.readable(channel)
             own = drifts[drifts["channel"] == channel]
@@ -316,4 +316,4 @@ def _drift(benchmark: Benchmark, drifts: pd.DataFrame) -> str:
             axes.set_xlabel("lead (days)")
         style.legend(figure, axes_list[0])
 
-    return str(style.svg(draw, "Forecast error by lead of every method", height=4.4))
+    return str(style.svg(draw, "Forecast error by lead of every method", height=4.6))
