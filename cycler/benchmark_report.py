@@ -68,7 +68,7 @@ def write_report(
         "Over all channels in the world's standard deviations. MSE and MAE are the published, unweighted ones, SpecDiv "
         "is the last tenth of a radial spectrum (published), zonal divergence is of the whole zonal spectrum; both are "
         "means over the headline channels. Spread is over error, both as root mean squares; ms is the fastest "
-        "analysis, MB what a process needs more that makes one.",
+        "analysis, MB what a process that makes one needs beyond one that makes none.",
         *(part for lead in benchmark.leads for part in (f"### {lead} h", _protocol(benchmark, means, lead))),
         "### Root mean squared errors",
         *(part for lead in benchmark.leads for part in (f"{lead} h:", _headline(benchmark, means, lead))),
