@@ -1,9 +1,9 @@
 """From a background and gridded observations to an analysis: the methods, and the guarded step around them."""
 
-from dacycle.assimilators import oi as oi  # registers its files' suffix
-from dacycle.assimilators import trained as trained  # the same
 from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError, known_assimilators, load_assimilator
+from dacycle.assimilators.classical import oi as oi  # registers the suffix of its files
 from dacycle.assimilators.step import Guards, StepResult, assimilate
+from dacycle.assimilators.trained import network as network  # the same
 
 __all__ = [
     "Analysis",

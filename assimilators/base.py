@@ -15,7 +15,7 @@ from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 
 if TYPE_CHECKING:
-    from dacycle.forecast_adapter.worlds import World
+    from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
     "Analysis",

@@ -30,10 +30,10 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from dacycle.assimilators.step import Guards as StepGuards
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.obs_ingest import quality
-from dacycle.obs_ingest.error_table import ErrorSettings, ErrorTable, read_errors
-from dacycle.obs_ingest.sources import DRAWN
-from dacycle.obs_ingest.station_lists import read_station_list
+from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
+from dacycle.obs_ingest.quality import control as quality
+from dacycle.obs_ingest.quality.station_lists import read_station_list
+from dacycle.obs_ingest.sources.base import DRAWN
 
 __all__ = [
     "STEP",

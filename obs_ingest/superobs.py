@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, PLANES, index
 from dacycle.forecast_adapter.grid import Grid, cells, interpolate_to_points
-from dacycle.obs_ingest.error_table import ErrorTable
-from dacycle.obs_ingest.errors import period_variance
-from dacycle.obs_ingest.operators import specific_humidity, station_pressure_ratio
+from dacycle.obs_ingest.errors.model import period_variance
+from dacycle.obs_ingest.errors.table import ErrorTable
+from dacycle.obs_ingest.operators.columns import specific_humidity, station_pressure_ratio
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, USES, VARIABLES, ObservationError
 
 __all__ = ["ERROR_FLOOR", "GriddedObservations", "grid_observations"]

@@ -7,8 +7,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dacycle.forecast_adapter.channels import NAMES
-from dacycle.forecast_adapter.onnxfile import write_metadata
-from dacycle.obs_ingest.learned import operator_metadata
+from dacycle.forecast_adapter.models.onnxfile import write_metadata
+from dacycle.obs_ingest.operators.learned import operator_metadata
 from tests.worlds import GRID, profile
 
 ERRORS = {"tp6h": 0.2, "olr": 5.0}

@@ -17,11 +17,11 @@ from scipy.ndimage import gaussian_filter
 from dacycle.assimilators.base import Analysis, register
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
-from dacycle.forecast_adapter.models import forecast_metadata
-from dacycle.forecast_adapter.onnxfile import write_metadata
-from dacycle.forecast_adapter.reference import write_times
+from dacycle.forecast_adapter.models.model import forecast_metadata
+from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.statistics import Statistics
+from dacycle.forecast_adapter.worlds.reference import write_times
 
 GRID = get_grid("5.625deg")
 START = np.datetime64("2024-01-01T00", "h")

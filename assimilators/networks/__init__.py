@@ -22,9 +22,9 @@ from dacycle.assimilators.networks.adapter import (
     AdaptedVaeVarSize,
 )
 from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_mae
+from dacycle.assimilators.networks.blocks.departures import gaussian_loss
+from dacycle.assimilators.networks.blocks.diffusion import DiffusionSize
 from dacycle.assimilators.networks.convcnp import ConvCnpNetwork, ConvCnpSize
-from dacycle.assimilators.networks.departures import gaussian_loss
-from dacycle.assimilators.networks.diffusion import DiffusionSize
 from dacycle.assimilators.networks.fnp import FnpNetwork, FnpSize
 from dacycle.assimilators.networks.sda import SdaNetwork
 from dacycle.assimilators.networks.slam import SlamNetwork, SlamSize

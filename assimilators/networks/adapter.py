@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.adas import AdasSize
-from dacycle.assimilators.networks.base import CHANNELS, Constants, weights_of
-from dacycle.assimilators.networks.departures import DepartureNetwork
+from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants, weights_of
+from dacycle.assimilators.networks.blocks.departures import DepartureNetwork
+from dacycle.assimilators.networks.blocks.layers import Attention, Pointwise
 from dacycle.assimilators.networks.fnp import FnpSize
-from dacycle.assimilators.networks.layers import Attention, Pointwise
 from dacycle.assimilators.networks.vae_var import VaeVarNetwork, VaeVarSize
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid

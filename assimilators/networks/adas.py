@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.base import CHANNELS, Constants
-from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions, added
-from dacycle.assimilators.networks.layers import Attention, Pointwise
+from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, SetConvolutions, added
+from dacycle.assimilators.networks.blocks.layers import Attention, Pointwise
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.mini import pad_sphere
+from dacycle.forecast_adapter.models.mini import pad_sphere
 
 __all__ = ["AdasNetwork", "AdasSize", "unified_mae"]
 

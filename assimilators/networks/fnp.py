@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.base import CHANNELS, Constants
-from dacycle.assimilators.networks.departures import DepartureNetwork, SetConvolutions, added
-from dacycle.assimilators.networks.layers import FourierLayer, Pointwise
+from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, SetConvolutions, added
+from dacycle.assimilators.networks.blocks.layers import FourierLayer, Pointwise
 from dacycle.forecast_adapter.channels import GROUPS, PLANES
 from dacycle.forecast_adapter.grid import Grid
 

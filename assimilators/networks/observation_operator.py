@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.layers import Depthwise
+from dacycle.assimilators.networks.blocks.layers import Depthwise
 from dacycle.forecast_adapter.channels import NAMES
-from dacycle.forecast_adapter.mini import pad_sphere
+from dacycle.forecast_adapter.models.mini import pad_sphere
 
 __all__ = ["OperatorConstants", "OperatorNetwork", "OperatorSize", "likelihood_loss", "negative_log_likelihood"]
 

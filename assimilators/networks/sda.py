@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dacycle.assimilators.networks.base import CHANNELS, Constants
-from dacycle.assimilators.networks.denoiser import Denoiser
-from dacycle.assimilators.networks.diffusion import DiffusionNetwork, DiffusionSize
+from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.denoiser import Denoiser
+from dacycle.assimilators.networks.blocks.diffusion import DiffusionNetwork, DiffusionSize
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
 

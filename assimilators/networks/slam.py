@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.base import CHANNELS, Constants
-from dacycle.assimilators.networks.denoiser import Denoiser, OddBlock
-from dacycle.assimilators.networks.diffusion import DiffusionNetwork, DiffusionSize
-from dacycle.assimilators.networks.layers import Pointwise
+from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.denoiser import Denoiser, OddBlock
+from dacycle.assimilators.networks.blocks.diffusion import DiffusionNetwork, DiffusionSize
+from dacycle.assimilators.networks.blocks.layers import Pointwise
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
 

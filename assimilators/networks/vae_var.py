@@ -34,13 +34,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.base import CHANNELS, Constants, weights_of
-from dacycle.assimilators.networks.layers import ConvolutionBlock, Depthwise, Pointwise
-from dacycle.assimilators.networks.prior import PriorNetwork
-from dacycle.assimilators.stepping import Carried, Stepping
+from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants, weights_of
+from dacycle.assimilators.networks.blocks.layers import ConvolutionBlock, Depthwise, Pointwise
+from dacycle.assimilators.networks.blocks.prior import PriorNetwork
+from dacycle.assimilators.trained.stepping import Carried, Stepping
 from dacycle.forecast_adapter.channels import PLANES
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.mini import pad_sphere
+from dacycle.forecast_adapter.models.mini import pad_sphere
 
 __all__ = ["VaeVarNetwork", "VaeVarSize"]
 

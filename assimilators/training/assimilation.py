@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dacycle.assimilators.base import Analysis
-from dacycle.assimilators.training.backgrounds import CYCLED, Backgrounds
+from dacycle.assimilators.sampling.backgrounds import CYCLED, Backgrounds
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
@@ -32,7 +32,7 @@ Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 class TorchAssimilator:
     """A network as an `Assimilator`, not yet exported.
 
-    A network with `stepping` is called as its exported graph is: see `dacycle.assimilators.stepping`.
+    A network with `stepping` is called as its exported graph is: see `dacycle.assimilators.trained.stepping`.
     """
 
     network: Any

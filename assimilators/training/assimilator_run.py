@@ -20,17 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dacycle.assimilators.evaluation import held_out, observing_of
+from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
+from dacycle.assimilators.judging.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.adapter import Adapted
-from dacycle.assimilators.networks.base import Constants
-from dacycle.assimilators.training.assimilation import (
-    PREFETCH,
-    AssimilationTraining,
-    TorchAssimilator,
-    typical_errors,
-)
-from dacycle.assimilators.training.backgrounds import (
+from dacycle.assimilators.networks.blocks.base import Constants
+from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
     Backgrounds,
     months_of,
@@ -38,10 +33,16 @@ from dacycle.assimilators.training.backgrounds import (
     systematic_error,
     year_times,
 )
+from dacycle.assimilators.sampling.cycles import cycled_errors
+from dacycle.assimilators.sampling.observing import Observing
+from dacycle.assimilators.training.assimilation import (
+    PREFETCH,
+    AssimilationTraining,
+    TorchAssimilator,
+    typical_errors,
+)
 from dacycle.assimilators.training.closed_loop import ClosedLoop
-from dacycle.assimilators.training.cycles import cycled_errors
 from dacycle.assimilators.training.data import check_complete, load_states, preload, season_weights
-from dacycle.assimilators.training.errors import DataError, RecipeError, TrainingError
 from dacycle.assimilators.training.folder import (
     check_folder,
     load_average,
@@ -51,17 +52,16 @@ from dacycle.assimilators.training.folder import (
 )
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
 from dacycle.assimilators.training.module import Training
-from dacycle.assimilators.training.observing import Observing
 from dacycle.assimilators.training.prior import PriorTraining
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, network_size
 from dacycle.assimilators.training.samples import Samples
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.mini import static_planes
-from dacycle.forecast_adapter.models import load_model
-from dacycle.forecast_adapter.reference import Reference
-from dacycle.forecast_adapter.worlds import World, load_world
-from dacycle.obs_ingest.operators import specific_humidity
+from dacycle.forecast_adapter.models.mini import static_planes
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import World, load_world
+from dacycle.obs_ingest.operators.columns import specific_humidity
 
 __all__ = [
     "accepted_round",

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dacycle.assimilators.training.backgrounds import STEP
-from dacycle.assimilators.training.errors import DataError
-from dacycle.assimilators.training.observing import USUAL
+from dacycle.assimilators.exceptions import DataError
+from dacycle.assimilators.sampling.backgrounds import STEP
+from dacycle.assimilators.sampling.observing import USUAL
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
-from dacycle.forecast_adapter.models import ForecastModel, load_model
+from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 
 __all__ = ["ClosedLoop"]
 

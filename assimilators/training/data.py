@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dacycle.assimilators.training.errors import DataError
+from dacycle.assimilators.exceptions import DataError
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.reference import Reference, ReferenceError
 from dacycle.forecast_adapter.statistics import Statistics
-from dacycle.forecast_adapter.worlds import annual_basis
+from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceError
+from dacycle.forecast_adapter.worlds.world import annual_basis
 
 __all__ = [
     "Windows",

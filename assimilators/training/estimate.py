@@ -19,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dacycle.assimilators.networks import METHODS
-from dacycle.assimilators.networks.base import Constants
+from dacycle.assimilators.networks.blocks.base import Constants
+from dacycle.assimilators.sampling.backgrounds import LEADS
 from dacycle.assimilators.training.assimilator_run import network_of
-from dacycle.assimilators.training.backgrounds import LEADS
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.forecast_adapter.channels import NAMES, PLANES
 from dacycle.forecast_adapter.grid import Grid

@@ -19,9 +19,9 @@ import torch
 import yaml
 from torch import nn
 
-from dacycle.assimilators.training.errors import RecipeError, TrainingError
+from dacycle.assimilators.exceptions import RecipeError, TrainingError
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, NetworkRecipe, Recipe, parse_recipe
-from dacycle.forecast_adapter.worlds import World
+from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = ["check_folder", "load_average", "read_constants", "read_record", "write_record"]
 

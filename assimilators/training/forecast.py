@@ -14,7 +14,7 @@ from dacycle.assimilators.training.data import Windows, Year
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import ForecastRecipe
 from dacycle.forecast_adapter.channels import index
-from dacycle.forecast_adapter.mini import MiniNetwork
+from dacycle.forecast_adapter.models.mini import MiniNetwork
 
 __all__ = ["ForecastTraining"]
 

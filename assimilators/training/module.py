@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dacycle.assimilators.training.errors import TrainingError
+from dacycle.assimilators.exceptions import TrainingError
 from dacycle.assimilators.training.recipe import Recipe
 from dacycle.forecast_adapter.channels import CHANNELS
 

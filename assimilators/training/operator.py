@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dacycle.assimilators.exceptions import DataError, TrainingError
 from dacycle.assimilators.networks.observation_operator import (
     OperatorConstants,
     OperatorNetwork,
@@ -22,17 +23,16 @@ from dacycle.assimilators.networks.observation_operator import (
     likelihood_loss,
     negative_log_likelihood,
 )
-from dacycle.assimilators.training.backgrounds import year_times
+from dacycle.assimilators.sampling.backgrounds import year_times
 from dacycle.assimilators.training.data import Year, data_digest, load_states
-from dacycle.assimilators.training.errors import DataError, TrainingError
 from dacycle.assimilators.training.folder import check_folder, load_average, read_constants, read_record, write_record
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import OperatorRecipe, network_size
-from dacycle.forecast_adapter.mini import static_planes
-from dacycle.forecast_adapter.reference import Reference, ReferenceError
-from dacycle.forecast_adapter.worlds import World, load_world
-from dacycle.obs_ingest.learned import LEARNED
+from dacycle.forecast_adapter.models.mini import static_planes
+from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceError
+from dacycle.forecast_adapter.worlds.world import World, load_world
+from dacycle.obs_ingest.operators.learned import LEARNED
 
 __all__ = ["ObservedYear", "OperatorTraining", "fit_operator", "load_year", "read_operator_run", "train_operator"]
 

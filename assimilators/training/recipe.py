@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
-from dacycle.assimilators.training.errors import RecipeError
+from dacycle.assimilators.exceptions import RecipeError
 
 __all__ = [
     "KINDS",

@@ -10,7 +10,8 @@ import lightning
 import numpy as np
 import torch
 
-from dacycle.assimilators.training.backgrounds import year_times
+from dacycle.assimilators.exceptions import TrainingError
+from dacycle.assimilators.sampling.backgrounds import year_times
 from dacycle.assimilators.training.data import (
     Year,
     data_digest,
@@ -18,7 +19,6 @@ from dacycle.assimilators.training.data import (
     season_weights,
     step_deviation,
 )
-from dacycle.assimilators.training.errors import TrainingError
 from dacycle.assimilators.training.folder import (
     check_folder,
     load_average,
@@ -30,9 +30,9 @@ from dacycle.assimilators.training.forecast import ForecastTraining
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
 from dacycle.assimilators.training.recipe import ForecastRecipe, network_size
 from dacycle.forecast_adapter.channels import CHANNELS
-from dacycle.forecast_adapter.mini import MiniConstants, MiniNetwork, MiniSize, static_planes
-from dacycle.forecast_adapter.reference import Reference
-from dacycle.forecast_adapter.worlds import World, load_world
+from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, static_planes
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import World, load_world
 
 __all__ = ["build_network", "fit", "read_run", "train"]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dacycle.assimilators.training.backgrounds import Backgrounds
-from dacycle.assimilators.training.observing import USUAL, Network, Observing, random_network
+from dacycle.assimilators.sampling.backgrounds import Backgrounds
+from dacycle.assimilators.sampling.observing import USUAL, Network, Observing, random_network
 from dacycle.forecast_adapter.channels import GROUPS
 
 __all__ = ["Batch", "ErrorPairs", "Fields", "Samples", "idealised"]

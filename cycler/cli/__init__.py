@@ -9,33 +9,19 @@ import typer
 from typer.core import TyperGroup
 
 from dacycle.assimilators.base import AssimilatorError
-from dacycle.assimilators.training.errors import DataError, ExportError, RecipeError, TrainingError
-from dacycle.cycler.cli import (
-    analyse,
-    benchmark,
-    dataset,
-    errors,
-    files,
-    ingest,
-    model,
-    models,
-    operate,
-    run,
-    single_observation,
-    states,
-    verify,
-    world,
-    write,
-)
+from dacycle.assimilators.exceptions import DataError, ExportError, RecipeError, TrainingError
+from dacycle.cycler.archive.store import ArchiveError
+from dacycle.cycler.cli.cycles import benchmark, errors, operate, run, single_observation, verify
+from dacycle.cycler.cli.files import analyse, dataset, forecast, ingest, states, write
+from dacycle.cycler.cli.models import listing, training, world
+from dacycle.cycler.cycle.replay import RunStoppedError
 from dacycle.cycler.experiment import ExperimentError
-from dacycle.cycler.replay import RunStoppedError
-from dacycle.cycler.store import ArchiveError
 from dacycle.forecast_adapter.grid import GridError
-from dacycle.forecast_adapter.manifest import DatasetError
-from dacycle.forecast_adapter.models import ForecastError, ModelFileError
-from dacycle.forecast_adapter.reference import ReferenceError
+from dacycle.forecast_adapter.models.model import ForecastError, ModelFileError
 from dacycle.forecast_adapter.state import StateError
-from dacycle.forecast_adapter.worlds import WorldError
+from dacycle.forecast_adapter.worlds.manifest import DatasetError
+from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.world import WorldError
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["app", "main"]
@@ -93,8 +79,8 @@ app = typer.Typer(
     help="Cycling data assimilation with AI weather models.",
 )
 for part in (
-    run, verify, errors, model, models, benchmark, files, states, ingest, analyse, single_observation, operate, world,
-    dataset, write,
+    run, verify, errors, training, listing, benchmark, forecast, states, ingest, analyse, single_observation, operate,
+    world, dataset, write,
 ):  # fmt: skip
     app.add_typer(part.app)
 

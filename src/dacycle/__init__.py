@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dacycle.cycler.archive import open_experiment as open
+    from dacycle.cycler.archive.branches import open_experiment as open
 
 __all__ = ["COMPONENTS", "__version__", "open"]
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ if _lost:
 def __getattr__(name: str) -> Any:
     """`dacycle.open` loads the archive only when asked for, so that `import dacycle` stays light."""
     if name == "open":
-        from dacycle.cycler.archive import open_experiment
+        from dacycle.cycler.archive.branches import open_experiment
 
         return open_experiment
     raise AttributeError(f"module 'dacycle' has no attribute {name!r}")

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from dacycle import obs_ingest
-from dacycle.cycler.archive import Archive
+from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.experiment import Experiment, parse_experiment, write_experiment
 from tests.worlds import register_doubles
 
-NETWORK = Path(obs_ingest.__file__).parent / "networks/stations.csv"
+NETWORK = Path(obs_ingest.__file__).parent / "station_network/stations.csv"
 START, LAST = pd.Timestamp("2024-01-03T12"), pd.Timestamp("2024-01-04T06")
 
 

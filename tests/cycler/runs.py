@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive import Archive, Branch, Writer
+from dacycle.cycler.archive.branches import Archive, Branch, Writer
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
-from dacycle.forecast_adapter.worlds import World
-from dacycle.obs_ingest.operators import equivalents
+from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.table import add_departures, check_table
 from tests.worlds import _smooth
 

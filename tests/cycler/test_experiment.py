@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.experiment import (
     ExperimentError,
     differences,
@@ -14,7 +15,6 @@ from dacycle.cycler.experiment import (
     parse_experiment,
     write_experiment,
 )
-from dacycle.cycler.inputs import load_inputs
 
 GOOD = """\
 name: demo

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dacycle.cycler.archive import Record, open_experiment
+from dacycle.cycler.archive.branches import Record, open_experiment
 
 START, END = pd.Timestamp("2024-01-02T12"), pd.Timestamp("2024-01-03T12")
 CYCLES = 5

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, WB2_NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
-from dacycle.forecast_adapter.netcdf_zarr import from_dataset
 from dacycle.forecast_adapter.state import StateError, make_state, to_dataset, validate
+from dacycle.forecast_adapter.states.netcdf_zarr import from_dataset
 from tests.worlds import profile
 
 GRID = Grid("small", np.array([67.5, 22.5, -22.5, -67.5]), 45.0 * np.arange(8))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dacycle.forecast_adapter.worlds import World, load_world
+from dacycle.forecast_adapter.worlds.world import World, load_world
 from tests.conftest import TinyWorld
 
 

@@ -16,13 +16,13 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dacycle.cycler.ingest_bench import bufr_message
-from dacycle.obs_ingest.ingest import ingest
-from dacycle.obs_ingest.sources import build_source
-from dacycle.obs_ingest.surface import LOST, VALUES
+from dacycle.cycler.timing.ingest import bufr_message
+from dacycle.obs_ingest.sources.base import build_source
+from dacycle.obs_ingest.sources.ingested import ingest
+from dacycle.obs_ingest.sources.surface import LOST, VALUES
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
-from tests.obs_ingest import test_ghcnh, test_isd
+from tests.obs_ingest.sources import test_ghcnh, test_isd
 
 PAGE = b"<!DOCTYPE html><html><body><h1>503 Service Unavailable</h1></body></html>\n"
 PATIENCE = 60  # seconds, much more than any of these takes

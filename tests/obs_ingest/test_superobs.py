@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import cells, get_grid
-from dacycle.obs_ingest.errors import ERRORS, standard_error
-from dacycle.obs_ingest.operators import equivalents, specific_humidity, station_pressure_ratio
+from dacycle.obs_ingest.errors.model import ERRORS, standard_error
+from dacycle.obs_ingest.operators.columns import equivalents, specific_humidity, station_pressure_ratio
 from dacycle.obs_ingest.superobs import grid_observations
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from tests.obs_ingest.helpers import observations

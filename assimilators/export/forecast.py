@@ -1,0 +1,192 @@
+"""From a training run to a model file: an ONNX graph with its metadata, checked against torch, and its card."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dacycle.assimilators.exceptions import ExportError
+from dacycle.assimilators.export.graphs import to_onnx
+from dacycle.assimilators.judging.forecast_scores import (
+    ForecastScores,
+    FreeRun,
+    increment_growth,
+    run_freely,
+    score_forecasts,
+)
+from dacycle.assimilators.training.recipe import ForecastRecipe
+from dacycle.assimilators.training.run import read_run
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES
+from dacycle.forecast_adapter.models.mini import MiniNetwork
+from dacycle.forecast_adapter.models.model import OnnxForecastModel, forecast_metadata
+from dacycle.forecast_adapter.models.onnxfile import open_session, write_metadata
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import World, load_world
+
+__all__ = ["export", "parity"]
+
+PARITY_LIMIT = 1e-4  # of a channel's standard deviation
+STARTS = 48
+
+
+def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], None] = print) -> Path:
+    """Export a run's averaged weights to `out` (NAME.onnx) and write its card beside it (NAME.md).
+
+    Args:
+        run: folder of a training run.
+        out: the file to write.
+        data: folder with the years, where it is not the recipe's.
+
+    Raises:
+        ExportError: the graph differs from the network by more than 1e-4 standard deviations.
+    """
+    recipe, record, network = read_run(run)
+    world = load_world(recipe.world)
+    year = str(recipe.validation_years[0])
+    reference = Reference(Path(data or recipe.data) / year)
+    times = reference.times
+    if len(times) < 4 * 61:
+        raise ExportError(f"{reference.folder}: {len(times)} times of {year}, too few to judge the model with")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        part = Path(folder) / out.name
+        network = cast(Any, network).to(memory_format=torch.contiguous_format)
+        to_onnx(network, part, {"input": 2 * len(NAMES)}, ["output"])
+        differences = parity(network, part, _samples(reference, times))
+        worst = int(differences.argmax())
+        say(f"largest difference from torch: {differences[worst]:.1e} standard deviations, in {NAMES[worst]}")
+        if not differences.max() <= PARITY_LIMIT:
+            raise ExportError(f"{NAMES[worst]} differs from torch by {differences[worst]:.1e} standard deviations")
+        about = _metadata(recipe, record, float(differences[worst]), NAMES[worst])
+        write_metadata(part, about)
+        model = OnnxForecastModel(part, threads=recipe.threads)
+        say(f"forecasts from {STARTS} times of {year}")
+        scores = score_forecasts(model, reference, world.climatology, times, STARTS)
+        say("60 days without analyses")
+        free = run_freely(model, reference, world.climatology, world.statistics, times)
+        growth = increment_growth(model, reference, times)
+        write_metadata(part, {**about, "scores": scores.as_dict()})
+        part.replace(out)
+    out.with_suffix(".md").write_text(_card(recipe, record, OnnxForecastModel(out), scores, free, growth, world, year))
+    return out
+
+
+def parity(network: MiniNetwork, path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(69,) largest difference between ONNX Runtime and torch, both float32, in standard deviations.
+
+    inputs: (B, 138, H, W), physical.
+    """
+    session = open_session(path)
+    (found,) = session.run(["output"], {"input": inputs})
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(inputs)).numpy()
+    size = len(NAMES)
+    difference = np.abs(found[:, :size].astype(np.float64) - expected[:, :size]).max((0, 2, 3))
+    return difference / network.std.numpy()[:, 0, 0]
+
+
+def _samples(reference: Reference, times: NDArray[np.datetime64]) -> NDArray[np.float32]:
+    """(7, 138, H, W): real frames, and frames that no atmosphere has."""
+    chosen = np.linspace(1, len(times) - 1, 4).astype(int)
+    real = np.stack([np.concatenate([reference.array(times[k - 1]), reference.array(times[k])]) for k in chosen])
+    noise = np.random.default_rng(0).standard_normal(real.shape).astype(np.float32)
+    odd = real.mean((0, 2, 3), keepdims=True) + real.std((0, 2, 3), keepdims=True) * noise[:2]
+    return np.concatenate([real, odd.astype(np.float32), np.zeros_like(real[:1])])
+
+
+def _metadata(recipe: ForecastRecipe, record: dict[str, Any], difference: float, channel: str) -> dict[str, Any]:
+    return forecast_metadata(
+        recipe.name,
+        recipe.version,
+        record["grid"],
+        record["world"],
+        units={channel.name: channel.unit for channel in CHANNELS},
+        unused_channels=f"{len(NAMES)} to {2 * len(NAMES) - 1} are undefined, NaN here",
+        licence=recipe.licence,
+        training={
+            "recipe": recipe.digest(),
+            "years": recipe.training_years,
+            "samples": record["samples"],
+            "data_sha256": record["data"],
+            "statistics": record["statistics"],
+            "epochs": f"{record['epochs_done']} of {recipe.epochs}",
+            "weights": record["weights"],
+            "versions": record["versions"],
+        },
+        parity={"largest_difference_in_standard_deviations": float(f"{difference:.2g}"), "channel": channel},
+    )
+
+
+def _card(
+    recipe: ForecastRecipe,
+    record: dict[str, Any],
+    model: OnnxForecastModel,
+    scores: ForecastScores,
+    free: FreeRun,
+    growth: dict[int, float],
+    world: World,
+    year: str,
+) -> str:
+    """The model's card, in Markdown; every number in it is of this export."""
+    parity_of = model.metadata["parity"]
+    stages = ", then ".join(
+        f"{s.epochs} epoch{'s' * (s.epochs > 1)} of {s.steps} step{'s' * (s.steps > 1)}" for s in recipe.stages
+    )
+    unfinished = "" if record["epochs_done"] == recipe.epochs else f", stopped after {record['epochs_done']} of them"
+    lines = [
+        f"# {recipe.name} {recipe.version}",
+        "",
+        f"Forecast model of the world `{world.name}` on `{world.grid.name}`. `input` (B, 138, H, W) is x(t-6h), x(t)",
+        "in SI units; the first 69 channels of `output` are x(t+6h). The others are NaN: they are never to be used.",
+        "",
+        f"- sha256: `{model.digest}`",
+        f"- {record['weights']:,} weights, licence {recipe.licence}",
+        f"- training data: years {', '.join(map(str, recipe.training_years))} ({record['samples']} states), "
+        f"sha256 of the normalised states `{record['data'][:16]}…`",
+        f"- training: {stages}{unfinished}; {record['minutes']} minutes on {record['machine']}, "
+        f"torch {record['versions']['torch']}",
+        f"- relaxation towards the climate of the season within {recipe.relaxation_days:g} days",
+        "- made by `dacycle train RECIPE` and `dacycle export RUN`",
+        f"- largest difference between ONNX Runtime and torch: "
+        f"{parity_of['largest_difference_in_standard_deviations']:.1e} standard deviations ({parity_of['channel']})",
+        "",
+        f"## Errors in the validation year {year}",
+        "",
+        f"Root-mean-square error over the globe, {scores.starts} forecasts from the reference itself: "
+        f"{recipe.name} / persistence / climatology (anomaly correlation).",
+        "",
+        "| channel | " + " | ".join(f"{lead} h" for lead in scores.leads) + " |",
+        "|---|" + "---|" * len(scores.leads),
+    ]
+    for k, name in enumerate(HEADLINE):
+        cells = (
+            f"{scores.model[i, k]:.3g} / {scores.persistence[i, k]:.3g} / {scores.climatology[i, k]:.3g} "
+            f"({scores.correlation[i, k]:.2f})"
+            for i in range(len(scores.leads))
+        )
+        lines.append(f"| {name} ({CHANNELS[NAMES.index(name)].unit}) | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "## After an analysis",
+        "",
+        "An increment in the newer frame alone is left with these shares of its size: "
+        + ", ".join(f"{share:.2f} after {lead} h" for lead, share in growth.items())
+        + ".",
+        "",
+        f"## {free.days} days without analyses",
+        "",
+        f"{free.starts} runs. Over the last ten days: strength of the anomalies from climatology as a share of the",
+        "reference's (1 is right), and drift of the global mean in standard deviations of the channel. The largest",
+        f"departure of any value from its channel's mean, at any time, was {free.largest:.1f} standard deviations.",
+        "",
+        "| channel | anomalies | drift |",
+        "|---|---|---|",
+        *(f"| {name} | {free.spread[name]:.2f} | {free.drift[name]:+.3f} |" for name in HEADLINE),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,309 @@
+"""Backgrounds to train an assimilator with: the errors of a model's forecasts, kept by the time they are valid at.
+
+A store is a folder of netCDF files, each whole or absent. Its samples are background minus truth in the world's
+standard deviations, as half-precision numbers: small next to one, they lose nothing that counts. Files are mapped into
+memory, not read: a store may be larger than memory, and all processes of a training share what the system keeps of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import h5netcdf
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from dacycle.assimilators.exceptions import DataError
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import World, annual_basis, load_world
+
+__all__ = [
+    "CYCLED",
+    "LEADS",
+    "STEP",
+    "Backgrounds",
+    "Errors",
+    "check_years",
+    "forecast_errors",
+    "make_forecasts",
+    "make_months",
+    "months_of",
+    "read_store",
+    "systematic_error",
+    "write_backgrounds",
+    "year_times",
+]
+
+LEADS = (6, 12, 24, 48)
+"""Hours: from the background of a cycle that has seen everything to that of one that has seen little."""
+CYCLED = 0
+"""What stands for the lead of a cycle's background (`cycled_backgrounds`), whose errors go back longer than 6 h."""
+STEP = np.timedelta64(6, "h")
+DAY = 24
+TOGETHER = 32
+"""Samples that are summed at once."""
+NOISE = 200
+"""How many errors tell as much as is known beforehand: that a model has no bias. Errors of 6-hourly forecasts go on for
+days, and are several times as large as their mean."""
+
+
+class Errors:
+    """Errors (n, 69, H, W) float16 of several files as one sequence, read where they are taken.
+
+    Args:
+        parts: arrays (n_i, 69, H, W), mapped or in memory.
+    """
+
+    def __init__(self, parts: Sequence[NDArray[np.float16]]) -> None:
+        self._parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[np.float16]]:
+        return (sample for part in self._parts for sample in part)
+
+    @overload
+    def __getitem__(self, item: int) -> NDArray[np.float16]: ...
+    @overload
+    def __getitem__(self, item: NDArray[np.integer]) -> NDArray[np.float16]: ...
+    def __getitem__(self, item: int | NDArray[np.integer]) -> NDArray[np.float16]:
+        """One sample (69, H, W), or those with some numbers (m, 69, H, W)."""
+        if isinstance(item, np.ndarray):
+            return np.stack([self[int(each)] for each in item])
+        part = int(np.searchsorted(self._ends, item, side="right"))
+        return np.asarray(self._parts[part][item - (self._ends[part - 1] if part else 0)])
+
+
+@dataclass(frozen=True, eq=False)
+class Backgrounds:
+    """n backgrounds.
+
+    Attributes:
+        times: (n,) datetime64[h], when each is valid.
+        leads: (n,) hours since the forecast began, from the truth; `CYCLED` in a cycle.
+        errors: (n, 69, H, W) float16: background minus truth, in standard deviations.
+        model: digest of the model that made them.
+    """
+
+    times: NDArray[np.datetime64]
+    leads: NDArray[np.int64]
+    errors: NDArray[np.float16] | Errors
+    model: str
+
+    def digest(self) -> str:
+        """SHA-256 of times, leads and errors."""
+        content = hashlib.sha256(self.times.astype("datetime64[h]").astype(np.int64).tobytes())
+        content.update(self.leads.astype(np.int64).tobytes())
+        for error in self.errors:
+            content.update(np.ascontiguousarray(error).data)
+        return content.hexdigest()
+
+
+def systematic_error(backgrounds: Backgrounds) -> NDArray[np.float16]:
+    """What a step of the model adds to the error on average, by place and season, in standard deviations.
+
+    It comes back in every cycle, and where nothing is observed it adds up: what is known of it is better taken off than
+    left to the observations (Dee 2005, doi:10.1256/qj.05.137).
+
+    Returns:
+        (5, 69, H, W) coefficients of 1, cos, sin, cos 2, sin 2 of the day of the year: a ridge regression of the errors
+        of 24 h, or of the longest lead below, divided by their number of steps. In half precision, like the errors.
+    """
+    leads = sorted(set(backgrounds.leads.tolist()) - {CYCLED})
+    lead = max((lead for lead in leads if lead <= DAY), default=leads[0])
+    mine = np.flatnonzero(backgrounds.leads == lead)
+    basis = annual_basis(backgrounds.times[mine]).astype(float)
+    solution = np.linalg.solve(basis.T @ basis + NOISE * np.eye(5), basis.T) * 6 / lead
+    found = np.zeros((5, *backgrounds.errors.shape[1:]))
+    for some in range(0, len(mine), TOGETHER):
+        few = slice(some, some + TOGETHER)
+        found += np.tensordot(solution[:, few], backgrounds.errors[mine[few]].astype(float), 1)
+    return found.astype(np.float16)
+
+
+def year_times(year: int) -> NDArray[np.datetime64]:
+    """Every 6 h of a year, from 1 January 00 UTC, datetime64[h]."""
+    return np.arange(np.datetime64(f"{year}-01-01T00", "h"), np.datetime64(f"{year + 1}-01-01T00", "h"), STEP)
+
+
+def months_of(years: Sequence[int]) -> list[np.datetime64]:
+    """All months of some years."""
+    return [np.datetime64(f"{year}-{month:02d}", "M") for year in years for month in range(1, 13)]
+
+
+def make_forecasts(
+    nature: Path | str,
+    folder: Path,
+    years: Sequence[int],
+    world: str,
+    model: str,
+    leads: Sequence[int] = LEADS,
+    workers: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Write the forecast errors of whole years, a file a month; months that exist are kept.
+
+    Args:
+        nature: folder of the reference.
+        folder: of the store.
+        years: no forecast leaves its year: a nature run's years do not follow on each other.
+        world, model: their names or files.
+        leads: hours, multiples of 6.
+        workers: months made side by side.
+
+    Raises:
+        DataError: a year is incomplete, or on another grid; nothing has been written.
+    """
+    check_years(nature, years, world)
+    make_months(_make_month, folder, years, workers, say, nature, world, model, tuple(leads))
+
+
+def check_years(nature: Path | str, years: Sequence[int], world: str) -> None:
+    """Raise DataError where a year of the reference is incomplete, or it is on another grid than the world."""
+    reference, home = Reference(nature), load_world(world)
+    if not reference.grid.matches(home.grid):
+        raise DataError(f"{nature}: the data are on a {reference.grid.shape} grid, the world's is {home.grid.name}")
+    for year in years:
+        missing = reference.missing(year_times(year))
+        if missing:
+            raise DataError(f"{nature}: {len(missing)} times of {year} are missing, first {missing[0]}")
+
+
+def make_months(
+    make: Callable[..., None],
+    folder: Path,
+    years: Sequence[int],
+    workers: int,
+    say: Callable[[str], None],
+    *given: Any,
+) -> None:
+    """Call ``make(folder, month, *given)``, in processes of its own, for each month of a store that is not there."""
+    jobs = [month for month in months_of(years) if not (folder / f"{month}.nc").exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = {pool.submit(make, folder, month, *given): month for month in jobs}
+        for done in as_completed(futures):
+            done.result()
+            say(f"backgrounds of {futures[done]}")
+
+
+def _make_month(
+    folder: Path, month: np.datetime64, nature: Path | str, world: str, model: str, leads: tuple[int, ...]
+) -> None:
+    reference, home, forecaster = Reference(nature), load_world(world), load_model(model)
+    first, last = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
+    year = month.astype("datetime64[Y]").astype("datetime64[h]")
+    times, used, errors = [], [], []
+    for start in np.arange(max(first - np.timedelta64(max(leads), "h"), year + STEP), last - STEP, STEP):
+        for lead, error in forecast_errors(forecaster, reference, home, start, leads):
+            valid = start + np.timedelta64(lead, "h")
+            if first <= valid < last:
+                times.append(valid)
+                used.append(lead)
+                errors.append(error)
+    found = Backgrounds(np.array(times), np.array(used), np.stack(errors), forecaster.digest)
+    write_backgrounds(found, folder / f"{month}.nc", home)
+
+
+def forecast_errors(
+    model: ForecastModel, reference: Reference, world: World, start: np.datetime64, leads: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.float16]]]:
+    """Lead and error (69, H, W), in standard deviations, of one forecast, as far as the reference's year goes."""
+    end = (start.astype("datetime64[Y]") + 1).astype("datetime64[h]")
+    steps = min(max(leads) // 6, int((end - STEP - start) / STEP))
+    previous, current = (reference.array(time)[None] for time in (start - STEP, start))
+    for step, state in enumerate(model.forecast(previous, current, steps), 1):
+        if 6 * step in leads:
+            truth = reference.array(start + step * STEP)
+            yield 6 * step, ((state[0] - truth) / world.statistics.std[:, None, None]).astype(np.float16)
+
+
+def write_backgrounds(backgrounds: Backgrounds, path: Path, world: World) -> None:
+    """Write one file of a store; it appears under its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with h5netcdf.File(part, "w") as file:
+        file.attrs.update(world=world.name, grid=world.grid.name, channels=" ".join(NAMES), model=backgrounds.model)
+        file.dimensions = {"sample": len(backgrounds.times), "channel": len(NAMES)} | dict(
+            zip(("latitude", "longitude"), world.grid.shape, strict=True)
+        )
+        time = file.create_variable("time", ("sample",), "i8")
+        time[:] = backgrounds.times.astype("datetime64[h]").astype(np.int64)
+        time.attrs["units"] = "hours since 1970-01-01"
+        file.create_variable("lead", ("sample",), "i8")[:] = backgrounds.leads
+        error = file.create_variable("error", ("sample", "channel", "latitude", "longitude"), "f2")
+        error[:] = backgrounds.errors
+        error.attrs["units"] = "standard deviations of the channel"
+    part.replace(path)
+
+
+def read_store(folders: Path | Sequence[Path], world: World, years: Sequence[int] = ()) -> Backgrounds:
+    """All samples of one store or more, or those of some years, in order of their files.
+
+    Raises:
+        DataError: a folder holds none, a file is of another world, grid or model than the rest, or
+            a value is not finite; names the file and the time.
+    """
+    folders = [folders] if isinstance(folders, Path) else folders
+    parts = []
+    for folder in folders:
+        paths = sorted(folder.glob("[0-9]*.nc"))
+        if years:
+            paths = [path for path in paths if int(path.name[:4]) in years]
+        if not paths:
+            raise DataError(
+                f"{folder}: no backgrounds{f' of {list(years)}' if years else ''}; see `dacycle backgrounds`"
+            )
+        parts += [_read_file(path, world) for path in paths]
+    models = {part.model for part in parts}
+    if len(models) > 1:
+        where = ", ".join(map(str, folders))
+        raise DataError(f"{where}: backgrounds of {len(models)} different models; make them anew with one")
+    times, leads = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "leads"))
+    return Backgrounds(times, leads, Errors([np.asarray(part.errors) for part in parts]), models.pop())
+
+
+def _mapped(path: Path, name: str) -> NDArray[np.float16]:
+    """A variable of a file, which it holds in one piece."""
+    with h5py.File(path, "r") as file:
+        found = file[name]
+        place, shape, dtype = found.id.get_offset(), found.shape, found.dtype
+        if place is None:
+            return np.asarray(found)
+    return np.memmap(path, dtype, "r", place, shape)
+
+
+def _read_file(path: Path, world: World) -> Backgrounds:
+    try:
+        with h5netcdf.File(path, "r") as file:
+            found = {name: str(file.attrs[name]) for name in ("world", "grid", "channels", "model")}
+            times = file["time"][:].astype("datetime64[h]")
+            leads = file["lead"][:]
+        errors = _mapped(path, "error")
+    except (OSError, KeyError) as error:
+        raise DataError(f"{path}: not a whole file of backgrounds ({error}); delete it and make it anew") from error
+    wanted = {"world": world.name, "grid": world.grid.name, "channels": " ".join(NAMES)}
+    differs = [name for name, value in wanted.items() if found[name] != value]
+    if differs:
+        raise DataError(f"{path}: its {', '.join(differs)} are not those of the world {world.name}; make it anew")
+    if errors.shape != (len(times), len(NAMES), *world.grid.shape):
+        raise DataError(f"{path}: errors are {errors.shape}, not on the grid {world.grid.name}")
+    for time, sample in zip(times, errors, strict=True):
+        bad = ~np.isfinite(sample.sum(axis=(1, 2), dtype=np.float32))
+        if bad.any():
+            channel = NAMES[int(bad.argmax())]
+            raise DataError(f"{path}: {channel} at {time} is not finite; delete the file and make it anew")
+    return Backgrounds(times, leads, errors, found["model"])

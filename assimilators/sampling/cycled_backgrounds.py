@@ -1,0 +1,105 @@
+"""Backgrounds of cycles to train with: what those of another assimilator are wrong by.
+
+A cycle's errors are those that it cannot see: large where there are no observations, and grown over days. A method that
+learns from errors alone, and in no closed loop, learns of them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dacycle.assimilators.base import Assimilator, load_assimilator
+from dacycle.assimilators.judging.evaluation import observing_of
+from dacycle.assimilators.sampling.backgrounds import (
+    CYCLED,
+    STEP,
+    Backgrounds,
+    check_years,
+    make_months,
+    write_backgrounds,
+)
+from dacycle.assimilators.sampling.cycles import DROPPED, LAG, cycle
+from dacycle.assimilators.sampling.observing import USUAL, Observing, random_network
+from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import load_world
+
+__all__ = ["cycled_errors_between", "make_cycles"]
+
+
+def make_cycles(
+    nature: Path | str,
+    folder: Path,
+    years: Sequence[int],
+    world: str,
+    model: str,
+    assimilator: str,
+    sources: Sequence[Mapping[str, Any]],
+    workers: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Write the errors of the backgrounds of cycles through whole years, a file a month; months that exist are kept.
+
+    Two chains go through each month: one is observed as an experiment is, the other by a random part of the network.
+
+    Args:
+        nature: folder of the reference, from which observations are drawn.
+        folder: of the store; see `backgrounds`.
+        years, world, model, workers: as for `backgrounds.make_forecasts`.
+        assimilator: that cycles, by name or file.
+        sources: as an experiment's `observations`.
+
+    Raises:
+        DataError: a year is incomplete, or on another grid; nothing has been written.
+        AssimilatorError: there is no such assimilator, or it is not of this world.
+    """
+    check_years(nature, years, world)
+    load_assimilator(assimilator, load_world(world))
+    make_months(_make_month, folder, years, workers, say, nature, world, model, assimilator, list(sources))
+
+
+def _make_month(
+    folder: Path,
+    month: np.datetime64,
+    nature: Path | str,
+    world: str,
+    model: str,
+    assimilator: str,
+    sources: list[Mapping[str, Any]],
+) -> None:
+    home = load_world(world)
+    observing = observing_of(home, Reference(Path(nature) / str(month.astype("datetime64[Y]"))), sources)
+    method, forecaster = load_assimilator(assimilator, home), load_model(model)
+    first, end = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
+    found = cycled_errors_between(method, forecaster, observing, first, end, seed=2 * int(month.astype(int)))
+    write_backgrounds(found, folder / f"{month}.nc", home)
+
+
+def cycled_errors_between(
+    method: Assimilator,
+    model: ForecastModel,
+    observing: Observing,
+    first: np.datetime64,
+    end: np.datetime64,
+    seed: int,
+) -> Backgrounds:
+    """The errors of the backgrounds of two chains from `first` to before `end`; see `make_cycles`.
+
+    Chains begin three days earlier, or as soon after as the year has states.
+    """
+    world = observing.world
+    begin = max(first - DROPPED * STEP, world.reference.times[LAG + 2])
+    std = world.statistics.std[:, None, None]
+    times, errors = [], []
+    for chain in range(2):
+        network = random_network(np.random.default_rng(seed + chain), observing.names) if chain else USUAL
+        cycles = int((end - begin) / STEP)
+        for each in islice(cycle(method, model, observing, begin, cycles, seed + chain, network), DROPPED, None):
+            times.append(each.time)
+            errors.append(((each.background - each.truth) / std).astype(np.float16))
+    return Backgrounds(np.array(times), np.full(len(times), CYCLED), np.stack(errors), model.digest)

@@ -1,0 +1,399 @@
+"""The archive of an experiment family: what is in it, and the one way to add to it.
+
+    states.icechunk        groups analysis, background, cycles; a branch is an experiment
+    forecasts.icechunk     forecasts and their scores, with commits of their own
+    branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, report/
+
+The archive is the ledger: which cycle comes next is read from `cycles`, and a file beside the stores counts only if a
+committed cycle names it. A cycle's departures are on disk under their final name before its commit, so that a process
+killed anywhere leaves either a whole cycle or an unnamed file that the next run replaces.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.cycler.archive.disk import locked, write_whole
+from dacycle.cycler.archive.store import ArchiveError, Store
+from dacycle.cycler.experiment import (
+    STEP,
+    Experiment,
+    cycle_id,
+    differences,
+    load_experiment,
+    parse_donor,
+    write_experiment,
+)
+from dacycle.forecast_adapter.channels import WB2_NAMES
+from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.state import make_state, to_dataset, validate
+from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
+
+__all__ = ["Archive", "ArchiveError", "Branch", "Record", "Writer", "open_experiment", "write_whole"]
+
+Record = dict[str, Any]
+"""What is written of a cycle: plain JSON values, the same whenever and wherever the cycle is run."""
+
+_NAMES = list(WB2_NAMES.values())
+
+
+class Archive:
+    """The folder of an experiment family.
+
+    Args:
+        folder: where it is.
+        create: whether it may be made; reading a folder that is none raises ArchiveError.
+    """
+
+    def __init__(self, folder: Path | str, create: bool = False) -> None:
+        self.folder = Path(folder)
+        if not create and not (self.folder / "states.icechunk").is_dir():
+            raise ArchiveError(f"{self.folder} is not an archive (it has no states.icechunk)")
+        self.states = self._store("states.icechunk", create)
+
+    @cached_property
+    def forecasts(self) -> Store:
+        """The store of forecasts, made when first asked for; its groups grow along `time`, the forecasts' starts."""
+        return self._store("forecasts.icechunk", create=not (self.folder / "forecasts.icechunk").is_dir())
+
+    def _store(self, name: str, create: bool) -> Store:
+        if not create:
+            return Store(self.folder / name)
+        (self.folder / "branches").mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / "lock", "the archive", wait=True):
+            return Store(self.folder / name, create=True)
+
+    def branches(self) -> list[str]:
+        """Names of the experiments in this archive."""
+        return self.states.branches()
+
+    def branch(self, name: str) -> "Branch":
+        """One experiment, to read.
+
+        Raises:
+            ArchiveError: there is none of that name (lists those there are).
+        """
+        if name not in self.branches():
+            known = ", ".join(self.branches()) or "none yet"
+            raise ArchiveError(f"{self.folder}: no experiment {name!r} here (there are: {known})")
+        return Branch(self, name)
+
+    @contextmanager
+    def write(self, experiment: Experiment) -> Iterator["Writer"]:
+        """Become the one writer of an experiment's branch. Nothing is written before its cold start, or its fork.
+
+        Raises:
+            ArchiveError: another process is writing it, or it was begun with other settings (lists the keys).
+        """
+        with self.lock(experiment.name):
+            _check_or_fork(self, experiment)
+            yield Writer(self, experiment)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the writer's lock of a branch; the kernel releases it even when the process is killed."""
+        folder = self.folder / "branches" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock", f"experiment {name}"):
+            yield
+
+    def rewind(self, name: str, time: pd.Timestamp) -> None:
+        """Make `time` the newest cycle of an experiment again; later cycles, and the files of theirs, are gone.
+
+        Raises:
+            ArchiveError: no such cycle, or one before the experiment's own, or another process is writing it.
+        """
+        branch = self.branch(name)
+        first = branch.experiment.start - STEP
+        if time < first:
+            raise ArchiveError(f"{name} begins at {cycle_id(first)}; it cannot be rewound to {cycle_id(time)}")
+        with self.lock(name):
+            self.states.reset(name, branch.commit_of(time))
+            for path in sorted(branch.folder.glob("d*/*.parquet")):
+                if path.stem > cycle_id(time):
+                    path.unlink()
+
+
+class Branch:
+    """One experiment as xarray and pandas. What it shows is what was committed when it is asked."""
+
+    def __init__(self, archive: Archive, name: str) -> None:
+        self.archive = archive
+        self.name = name
+        self.folder = archive.folder / "branches" / name
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment as frozen at its first cycle."""
+        return load_experiment(self.folder / "experiment.yaml")
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of its states."""
+        return get_grid(self.experiment.grid)
+
+    @property
+    def analysis(self) -> xr.Dataset:
+        """Analyses in the WeatherBench2 schema, read when used; the first two are the cold start's."""
+        return self.archive.states.dataset(self.name, "analysis")
+
+    @property
+    def background(self) -> xr.Dataset:
+        """Backgrounds in the WeatherBench2 schema, read when used."""
+        return self.archive.states.dataset(self.name, "background")
+
+    @property
+    def times(self) -> pd.DatetimeIndex:
+        """Times of the committed analyses, the two of the cold start first."""
+        return pd.DatetimeIndex(self.archive.states.times(self.name, "cycles").astype("datetime64[s]"))
+
+    @property
+    def next_time(self) -> pd.Timestamp | None:
+        """The cycle that comes next; None before the cold start."""
+        times = self.times
+        return times[-1] + STEP if len(times) else None
+
+    @property
+    def records(self) -> list[Record]:
+        """The record of every committed analysis, in order."""
+        return self._records(slice(None)) if len(self.times) else []
+
+    def recent_records(self, count: int) -> list[Record]:
+        """The records of the last `count` analyses (fewer where there are fewer), in order."""
+        return self._records(slice(-count, None))
+
+    def _records(self, rows: slice) -> list[Record]:
+        texts = self.archive.states.column(self.name, "cycles", "record", rows)
+        return [json.loads(text) for text in texts]
+
+    @property
+    def cycles(self) -> pd.DataFrame:
+        """The records as a table indexed by time; nested entries become columns such as `uses.assimilated`."""
+        table = pd.json_normalize(self.records)
+        table.index = pd.DatetimeIndex(self.times, name="time")
+        return table.drop(columns="time", errors="ignore")
+
+    def state(self, group: str, time: pd.Timestamp) -> xr.DataArray:
+        """A state (channel, latitude, longitude), float32, of `analysis` or `background`, exactly as stored.
+
+        Raises:
+            ArchiveError: there is none, or its bytes are damaged (names array and time).
+        """
+        arrays = self.archive.states.read(self.name, group, time, _NAMES)
+        upper = [a for a in arrays.values() if a.ndim == 3]
+        surface = [a[None] for a in arrays.values() if a.ndim == 2]
+        return make_state(np.concatenate([*surface, *upper]), self.grid, np.datetime64(time, "h"))
+
+    def departures(self, times: Sequence[pd.Timestamp] | None = None) -> pd.DataFrame:
+        """Observations with their departures, of all committed cycles or of those given; a `cycle` column says which.
+
+        Raises:
+            ArchiveError: a cycle that is not committed, or a file that is not the one that was committed.
+        """
+        tables = [table for _, table in self.each_departures(times)]
+        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases that its past did not
+            tables = [table if BIAS_COLUMN in table else table.assign(**{BIAS_COLUMN: 0.0}) for table in tables]
+        return concatenate(tables)
+
+    def each_departures(
+        self, times: Sequence[pd.Timestamp] | None = None
+    ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
+        """The same cycle by cycle, in memory one at a time: time and table; raises as `departures`."""
+        digests = {r["time"]: r["departures"] for r in self.records if "departures" in r}
+        wanted = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
+        absent = [name for name in wanted if name not in digests]
+        if absent:
+            raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {', '.join(absent)}")
+        for name in wanted:
+            yield pd.Timestamp(name), self._departures_of(name, digests[name])
+
+    def departures_between(
+        self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None
+    ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
+        """The same of the committed cycles from `first` to `last`; no other record is read."""
+        times = self.times
+        for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
+            if "departures" in record:
+                yield pd.Timestamp(record["time"]), self._departures_of(record["time"], record["departures"])
+
+    def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
+        path = self.folder / "departures" / f"{name}.parquet"
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != digest:
+            state = "damaged" if content else "missing"
+            raise ArchiveError(
+                f"{path} is {state}: it is not the file that cycle {name} committed; rewind and run again"
+            )
+        table = from_arrow(pq.read_table(io.BytesIO(content)), str(path))
+        table["cycle"] = pd.Timestamp(name)
+        return table
+
+    def commit_of(self, time: pd.Timestamp) -> str:
+        """The snapshot in which a cycle was published.
+
+        Raises:
+            ArchiveError: no such cycle.
+        """
+        for commit in self.archive.states.commits(self.name):
+            if commit.metadata.get("time") == cycle_id(time):
+                return str(commit.id)
+        raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
+
+    def damaged(self) -> list[str]:
+        """Read everything that is committed; one complaint per damaged array or file."""
+        complaints = []
+        for record in self.records:
+            time = pd.Timestamp(record["time"])
+            for read in self._readers(record, time):
+                try:
+                    read()
+                except ArchiveError as error:
+                    complaints.append(str(error))
+        return complaints
+
+    def _readers(self, record: Record, time: pd.Timestamp) -> Iterator[Any]:
+        yield lambda: self.state("analysis", time)
+        if record["status"] != "cold_start":
+            yield lambda: self.state("background", time)
+            yield lambda: self.departures([time])
+
+
+class Writer(Branch):
+    """The one writer of a branch; made by `Archive.write`, which holds the lock."""
+
+    def __init__(self, archive: Archive, experiment: Experiment) -> None:
+        super().__init__(archive, experiment.name)
+        self.experiment = experiment
+        self._next = super().next_time if experiment.name in archive.branches() else None
+
+    @property
+    def next_time(self) -> pd.Timestamp | None:
+        """As in the archive; while the lock is held only this writer moves it on."""
+        return self._next
+
+    def commit_start(self, frames: NDArray, times: Sequence[pd.Timestamp], record: Record) -> None:
+        """Publish the two frames (2, 69, H, W) that precede the first cycle."""
+        states = [self._checked(frame, time, "cold start") for frame, time in zip(frames, times, strict=True)]
+        records = [{"time": cycle_id(time), "status": "cold_start", **record} for time in times]
+        _freeze(self.folder, self.experiment)
+        if self.name not in self.archive.branches():
+            self.archive.states.create_branch(self.name)
+        self.archive.states.append(
+            self.name,
+            {
+                "analysis": xr.concat(states, "time", data_vars="minimal"),
+                "cycles": _record_dataset(times, records),
+            },
+            f"cold start to {cycle_id(times[-1])}",
+            {"time": cycle_id(times[-1])},
+        )
+        self._next = times[-1] + STEP
+
+    def commit_cycle(
+        self,
+        time: pd.Timestamp,
+        background: NDArray,
+        analysis: NDArray,
+        departures: pd.DataFrame,
+        record: Record,
+        notes: Mapping[str, Any],
+    ) -> Record:
+        """Publish one cycle: background and analysis (69, H, W), departures, record; return the record as written.
+
+        `notes` go with the commit but are no part of the record: wall times, for instance.
+
+        Raises:
+            ArchiveError: the branch does not stand right before `time`.
+        """
+        if self.next_time != time:
+            raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
+        content = _parquet(departures)
+        record = {"time": cycle_id(time), **record, "departures": hashlib.sha256(content).hexdigest()}
+        groups = {
+            "background": self._checked(background, time, "background"),
+            "analysis": self._checked(analysis, time, "analysis"),
+            "cycles": _record_dataset([time], [record]),
+        }
+        write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
+        self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", {"time": cycle_id(time), **notes})
+        self._next = time + STEP
+        return record
+
+    def _checked(self, array: NDArray, time: pd.Timestamp, source: str) -> xr.Dataset:
+        state = make_state(array, self.grid, np.datetime64(time, "h"))
+        return to_dataset(validate(state, f"{self.name}, {source}"))
+
+
+def open_experiment(archive: Path | str, branch: str) -> Branch:
+    """Open an experiment to read: `.analysis`, `.background` (lazy xarray), `.cycles`, `.departures()` (pandas).
+
+    Raises:
+        ArchiveError: the folder is no archive, or has no such branch.
+    """
+    return Archive(archive).branch(branch)
+
+
+def _check_or_fork(archive: Archive, experiment: Experiment) -> None:
+    """Check an experiment against the frozen one; begin it if it goes on from another one."""
+    branch = Branch(archive, experiment.name)
+    if experiment.name in archive.branches() and len(branch.times):
+        changed = differences(branch.experiment, experiment)
+        if changed:
+            lines = [f"  {key}: {old!r} at its first cycle, now {new!r}" for key, (old, new) in changed.items()]
+            raise ArchiveError(
+                f"{archive.folder}: experiment {experiment.name} has changed since its first cycle:\n"
+                + "\n".join(lines)
+                + "\ngive the new one a name of its own, or fork it with `dacycle fork`"
+            )
+        if branch.experiment != experiment:  # another end
+            _freeze(branch.folder, experiment)
+    elif experiment.cold_start.from_ is not None:
+        donor, time = parse_donor(experiment.cold_start.from_)
+        _fork(archive.branch(donor), time, Writer(archive, experiment))
+
+
+def _freeze(folder: Path, experiment: Experiment) -> None:
+    write_whole(folder / "experiment.yaml", write_experiment(experiment.as_dict()).encode())
+
+
+def _fork(donor: Branch, time: pd.Timestamp, branch: "Writer") -> None:
+    """Begin `branch` at a cycle of `donor`; it gets its own links to the files of the past they share."""
+    old, new = donor.experiment, branch.experiment
+    if (old.world, old.grid) != (new.world, new.grid):
+        raise ArchiveError(
+            f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
+            f"which is on world {old.world}, {old.grid}"
+        )
+    snapshot = donor.commit_of(time)
+    _freeze(branch.folder, new)
+    for kind in ("departures", "drift"):
+        (branch.folder / kind).mkdir(exist_ok=True)
+        for path in sorted((donor.folder / kind).glob("*.parquet")):
+            link = branch.folder / kind / path.name
+            link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
+            if path.stem <= cycle_id(time):
+                os.link(path, link)
+    branch.archive.states.create_branch(branch.name, snapshot)
+
+
+def _record_dataset(times: Sequence[pd.Timestamp], records: Sequence[Record]) -> xr.Dataset:
+    texts = np.array([json.dumps(record, sort_keys=True) for record in records], dtype=object)
+    return xr.Dataset({"record": ("time", texts)}, coords={"time": pd.DatetimeIndex(times)})
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(to_arrow(table), content, compression="zstd")
+    return content.getvalue()

@@ -1,0 +1,51 @@
+"""The command that compares all methods."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dacycle.cycler.benchmark.page import write_report
+from dacycle.cycler.benchmark.run import cycled_results, load_benchmark, run_cycles, run_single_analyses
+from dacycle.cycler.timing.cycles import machine
+
+__all__ = ["app"]
+
+app = typer.Typer()
+console = Console()
+
+
+@app.command()
+def benchmark(
+    file: Annotated[Path, typer.Argument(help="What is compared, e.g. deploy/benchmarks/demonstration.yaml.")],
+    out: Annotated[Path, typer.Option(help="Where README.md, CSV and pictures are written.")],
+    kept: Annotated[Path, typer.Option(help="Where scores are kept; what is there is not run again.")] = Path(
+        "runs/benchmark"
+    ),
+    method: Annotated[list[str] | None, typer.Option(help="Only these methods of the file; may be repeated.")] = None,
+    cycles: Annotated[bool, typer.Option(help="Also run, and show, the file's cycled experiment.")] = True,
+) -> None:
+    """Compare methods on the same single analyses, and in the same cycles; run it again to go on.
+
+    Example: dacycle benchmark deploy/benchmarks/demonstration.yaml --out docs/benchmark
+    """
+    read = load_benchmark(file)
+    if method:
+        unknown = [name for name in method if name not in read.methods]
+        if unknown:
+            raise typer.BadParameter(f"{', '.join(unknown)} not among the methods of {file}: {', '.join(read.methods)}")
+        read = read.model_copy(update={"methods": method})
+    if not cycles:
+        read = read.model_copy(update={"cycled": None})
+    try:
+        single = run_single_analyses(read, kept, say=console.print)
+        run_cycles(read, say=console.print)
+    except KeyboardInterrupt:
+        console.print("interrupted; what was done is kept, the same command goes on")
+        raise typer.Exit(130) from None
+    command = shlex.join(["dacycle", *sys.argv[1:]])
+    made_by = [f"    {command}", f"on {machine()}."]
+    console.print(str(write_report(read, single, *cycled_results(read), made_by, out)))

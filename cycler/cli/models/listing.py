@@ -1,0 +1,233 @@
+"""`dacycle models`: list networks, show their cards, check their files, add FengWu's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Column, Table
+from typer.core import TyperGroup
+
+from dacycle.assimilators.base import packaged_assimilators
+from dacycle.forecast_adapter.models import registry
+from dacycle.forecast_adapter.models.double import add_double
+from dacycle.forecast_adapter.models.fengwu import LICENCE, RELEASES
+from dacycle.forecast_adapter.models.half import add_half
+from dacycle.forecast_adapter.models.model import ModelFileError, model_files
+from dacycle.forecast_adapter.models.onnxfile import digest, read_metadata
+from dacycle.forecast_adapter.models.registry import Registration, registered_models
+from dacycle.obs_ingest.operators.learned import operator_files
+
+__all__ = ["app"]
+
+
+class _CardByDefault(TyperGroup):
+    """`dacycle models NAME` shows a card, as if it were `dacycle models show NAME`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command to run, and its arguments."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["show", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer()
+group = typer.Typer(cls=_CardByDefault)
+app.add_typer(group, name="models")
+console = Console()
+
+For = Annotated[
+    str | None,
+    typer.Option("--for", help="What states it was made for: era5, operational, or a world. A release's is known."),
+]
+Grid = Annotated[str | None, typer.Option(help="Where the file runs on any grid: which, e.g. 0.25deg or 181x360.")]
+
+
+@group.callback(invoke_without_command=True)
+def models(
+    context: typer.Context,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file, and check it against its card or its registration.")
+    ] = False,
+) -> None:
+    """List the forecast models, assimilators and observation operators; `dacycle models NAME` shows a card.
+
+    Example: dacycle models fnp
+
+    Example: dacycle models --verify
+    """
+    if context.invoked_subcommand is not None:
+        return
+    # Names and digests stay whole in 80 columns.
+    whole = (Column(heading, no_wrap=True) for heading in ("name", "kind", "grid", "world", "sha256"))
+    table = Table(*whole, "card" if verify else "size", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    wrong = []
+    for entry in _entries():
+        complaint = entry.complaint() if verify else ""
+        wrong += [f"{entry.file}: {complaint}"] if complaint else []
+        found = complaint or "agrees" if verify else f"{entry.size / 1e6:.1f} MB"
+        table.add_row(entry.name, entry.kind, entry.grid, entry.world, entry.digest[:12], found)
+    console.print(table)
+    absent = [name for name in RELEASES if name not in registered_models()]
+    if absent:
+        console.print(f"not on this machine: {', '.join(absent)}; `dacycle models {absent[0]}` says how to get it")
+    if wrong:
+        raise ModelFileError(f"{'; '.join(wrong)}; get file and card anew")
+
+
+@group.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A packaged or added model, assimilator or operator, or a file.")],
+) -> None:
+    """Show a card, or how to get a model of FengWu's that is not here.
+
+    Example: dacycle models show fengwu-v1
+    """
+    packaged, added = _packaged(), registered_models()
+    if name in added:
+        complaint = added[name].complaint()
+        console.print(Markdown(added[name].card.read_text()))
+        if complaint:
+            raise ModelFileError(f"model {name}: {complaint}")
+        return
+    path = packaged.get(name, Path(name))
+    if name in RELEASES and not path.is_file():
+        registry.registered(name)
+    if not path.is_file():
+        known = ", ".join([*packaged, *added])
+        raise ModelFileError(f"no model {name!r}: not a file, and the known ones are {known}")
+    if path.suffix == ".onnx":
+        read_metadata(path)  # and with it the whole file's checksum
+    card = path.with_suffix(".md")
+    if not card.exists():
+        raise ModelFileError(f"{path}: the model is sound, but its card {card.name} is missing")
+    console.print(Markdown(card.read_text()))
+
+
+@group.command()
+def add(
+    name: Annotated[str, typer.Argument(help=f"{', '.join(RELEASES)}, or a name of your own.")],
+    file: Annotated[Path, typer.Argument(help="The ONNX file; weights in files of their own lie beside it.")],
+    mean: Annotated[Path | None, typer.Option(help="data_mean.npy; without it, FengWu's published values.")] = None,
+    std: Annotated[Path | None, typer.Option(help="data_std.npy; the two go together.")] = None,
+    made_for: For = None,
+    grid: Grid = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Keep a copy; else the file stays where it is.")] = False,
+) -> None:
+    """Make FengWu's weights, or a network with the same tensors, known by a name, after checking all that can be.
+
+    Nothing is downloaded. The file is neither changed nor moved; its SHA-256 is kept and checked when it is used.
+
+    Example: dacycle models add fengwu-v1 fengwu_v1.onnx --mean data_mean.npy --std data_std.npy
+    """
+    if name in _packaged():
+        raise ModelFileError(f"{name} is the name of a packaged network; choose another one")
+    if (mean is None) != (std is None):
+        raise ModelFileError("give both --mean and --std, or neither")
+    statistics = registry.read_npy_statistics(mean, std) if mean is not None and std is not None else None
+    made = registry.add(name, file, statistics, world=made_for, grid=grid, copy=copy)
+    _say_added(made)
+
+
+@group.command()
+def double(
+    grid: Annotated[str, typer.Option(help="Its grid.")] = "0.25deg",
+    made_for: Annotated[str, typer.Option("--for", help="What states it takes the place of a model of.")] = "era5",
+) -> None:
+    """Make a double of FengWu, of its contract and size but without skill, to test and measure with; add it.
+
+    Needs the package `onnx`, of the extra `train`.
+
+    Example: dacycle models double --grid 0.25deg
+    """
+    _say_added(add_double(grid, made_for))
+
+
+@group.command("half")
+def half_precision(
+    name: Annotated[str, typer.Argument(help="An added model.")],
+    steps: Annotated[int, typer.Option(min=1, help="How long a forecast to compare.")] = 20,
+    state: Annotated[
+        Path | None, typer.Option(help="A state to start from: GRIB, netCDF or Zarr; else one is made up.")
+    ] = None,
+) -> None:
+    """Add NAME-fp16, the same network computing in half precision, and measure how far its forecasts go apart.
+
+    States stay float32 and normalisation is outside the network, so that no geopotential is ever a half. Needs `onnx`.
+
+    Example: dacycle models half fengwu-v1 --steps 40 --state era5.nc
+    """
+    made, apart = add_half(name, steps, state)
+    table = Table("step", "rms difference", "largest channel", "", title=f"{made.name} against {name}, in std")
+    for step, (rms, channel, worst) in apart.items():
+        table.add_row(f"{step} ({6 * step} h)", f"{rms:.2g}", f"{worst:.2g}", channel)
+    console.print(table)
+    _say_added(made)
+
+
+def _say_added(made: Registration) -> None:
+    console.print(Markdown(made.card.read_text()))
+    if made.name in RELEASES:
+        console.print(f"licence of the weights: {LICENCE}", soft_wrap=True)
+    console.print(f"added: an experiment's `model: {made.name}` and `dacycle forecast --model {made.name}` take it")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A row of the list."""
+
+    name: str
+    kind: str
+    grid: str
+    world: str
+    digest: str
+    size: int
+    file: str
+    complaint: Callable[[], str]
+
+
+def _entries() -> list[_Entry]:
+    found = []
+    for name, path in _packaged().items():
+        kind, grid, home = _described(path)
+        size = path.stat().st_size
+        found.append(_Entry(name, kind, grid, home, digest(path), size, path.name, partial(_complaint, path)))
+    for name, made in registered_models().items():
+        kind, check = "double" if made.double else "forecast", partial(made.complaint, whole=True)
+        found.append(_Entry(name, kind, made.grid, made.world, made.digest, made.size, name, check))
+    return found
+
+
+def _packaged() -> dict[str, Path]:
+    return {**model_files(), **packaged_assimilators(), **operator_files()}
+
+
+def _complaint(path: Path) -> str:
+    """What is wrong with a packaged file or its card; empty if the card is its own and it has passed the gate."""
+    card = path.with_suffix(".md")
+    if not card.exists():
+        return "it has no card"
+    if digest(path) not in card.read_text():
+        return "its card is another file's"
+    if path.suffix != ".onnx":
+        return ""  # estimated, not trained
+    about = read_metadata(path)
+    if about["kind"] == "assimilator" and not about.get("scores", {}).get("passed"):
+        return "it has not passed the gate"
+    return ""
+
+
+def _described(path: Path) -> tuple[str, str, str]:
+    """Kind, grid and world of a packaged file, which is read whole."""
+    if path.suffix == ".onnx":
+        about = read_metadata(path)
+        return about["kind"], about["grid"], about["world"]
+    from dacycle.assimilators.classical.background_error import BackgroundError
+
+    found = BackgroundError.load(path)
+    return "assimilator", found.grid.name, found.world

@@ -1,0 +1,127 @@
+"""Commands that make worlds: the nature run, the folder that an experiment's `world:` names, files of observations."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+
+from dacycle.cycler.experiment import ExperimentError, load_experiment
+from dacycle.forecast_adapter.models.fengwu import ERA5, OPERATIONAL, published_statistics
+from dacycle.forecast_adapter.statistics import Statistics
+from dacycle.forecast_adapter.worlds.world import WorldError, build_world, load_world
+
+__all__ = ["app", "parse_years"]
+
+app = typer.Typer()
+
+
+class Kind(StrEnum):
+    """What a world's reference is: its own, or states that others have as well."""
+
+    own = "own"
+    era5 = ERA5
+    operational = OPERATIONAL
+
+
+@app.command("nature-run")
+def nature_run(
+    folder: Annotated[Path, typer.Argument(help="where to write; months that exist are kept")],
+    years: Annotated[str, typer.Option(help="labels of the realisations, e.g. 2014-2024 or 2021,2023")],
+    seed: Annotated[int, typer.Option(help="with the year, decides a realisation")] = 1,
+    workers: Annotated[int, typer.Option(help="years run side by side, about 4 GB of memory each")] = 1,
+) -> None:
+    """Run SPEEDY and write its states, precipitation and OLR. Needs the extra `nature`.
+
+    Example: dacycle nature-run nature --years 2020-2024 --workers 2
+    """
+    from dacycle.forecast_adapter.worlds import nature
+
+    nature.run(folder, parse_years(years), seed, workers, progress=typer.echo)
+
+
+@app.command()
+def world(
+    data: Annotated[Path, typer.Argument(help="Folder of a nature run or of a dataset.")],
+    folder: Annotated[Path, typer.Argument(help="The world's folder, e.g. deploy/worlds/demonstration.")],
+    training: Annotated[str, typer.Option(help="Years whose statistics and climatology describe the world.")],
+    start: Annotated[
+        str | None,
+        typer.Option(help="First time of a copied reference, e.g. 2024-01-01T00; without it DATA is the reference."),
+    ] = None,
+    days: Annotated[int, typer.Option(help="Length of the copied reference.")] = 28,
+    statistics: Annotated[
+        str | None,
+        typer.Option(help="Normalise with these instead: `fengwu`, those it is used with, or a world's statistics.nc."),
+    ] = None,
+    reference: Annotated[
+        Kind, typer.Option(help="What DATA are, for models that were made elsewhere, such as FengWu.")
+    ] = Kind.own,
+) -> None:
+    """Make a world from a nature run or a dataset: statistics and climatology of its training years, and a reference.
+
+    With --start a stretch of the data is copied into the world, rounded to a size that can be handed on. Without it the
+    world's reference is the data where they are, with all that is added to them later.
+
+    Example: dacycle world nature deploy/worlds/demonstration --training 2020-2022 --start 2024-01-01T00
+
+    Example: dacycle world era5 ~/.local/share/dacycle/worlds/era5 --training 2015-2020 --statistics fengwu
+    --reference era5
+    """
+    times = None
+    description = f"States of {data.name}, statistics and climatology of {training}"
+    if start is not None:
+        times = np.asarray(pd.date_range(start, periods=4 * days, freq="6h").values.astype("datetime64[h]"))
+        description += f"; reference of {days} days from {start}"
+    kind = "" if reference is Kind.own else reference.value
+    build_world(data, folder, folder.name, parse_years(training), times, description, _given(statistics), kind)
+    size = sum(path.stat().st_size for path in folder.rglob("*.nc")) / 1e6
+    typer.echo(f"{folder}: {size:.1f} MB; an experiment's `world:` takes this path")
+
+
+def _given(statistics: str | None) -> Statistics | None:
+    if statistics is None:
+        return None
+    if statistics == "fengwu":
+        return published_statistics()
+    if not Path(statistics).is_file():
+        raise WorldError(f"--statistics: {statistics} is neither `fengwu` nor a file")
+    return Statistics.load(Path(statistics))
+
+
+@app.command()
+def simulate(
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")],
+) -> None:
+    """Draw an experiment's observations from its world, and write the files that it reads.
+
+    For each of its sources `synop_bufr`, `temp_bufr` and `olr_netcdf` this makes the folder that is its path, with what
+    the source `stations`, `sondes` or `olr` of the same name would draw. A folder that is there already is left.
+
+    Example: dacycle simulate deploy/experiments/demo.yaml
+    """
+    from dacycle.obs_ingest.simulation.files import SIMULATED, simulate  # loads ecCodes
+
+    described = load_experiment(experiment)
+    specs = [source.model_dump(mode="json") for source in described.observations if source.source in SIMULATED]
+    if not specs:
+        raise ExperimentError(f"{experiment}: none of its sources ({', '.join(SIMULATED)}) reads files to simulate")
+    opened = load_world(described.world)
+    times = described.times().values.astype("datetime64[h]")
+    for spec in specs:
+        made = simulate(spec, opened, described.seed, times)
+        typer.echo(f"{spec['path']}: {f'{made} files' if made else 'is there'}")
+
+
+def parse_years(text: str) -> list[int]:
+    """`2014-2016,2020` as [2014, 2015, 2016, 2020]."""
+    years: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            years += range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a list of years such as 2014-2022 or 2021,2023") from None
+    return years

@@ -1,0 +1,237 @@
+"""What an experiment runs with, loaded once and checked to belong together before anything runs."""
+
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
+from dacycle.assimilators.incremental import Incremental
+from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
+from dacycle.forecast_adapter.grid import Grid, GridError, conservative_average, get_grid, regridding
+from dacycle.forecast_adapter.models.fengwu import RELEASES
+from dacycle.forecast_adapter.models.model import ForecastModel, ModelFileError, load_model
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.states.products import open_states
+from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.world import World, WorldError, load_world
+from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator
+from dacycle.obs_ingest.quality.control import Checks
+from dacycle.obs_ingest.sources.base import Source, build_source
+from dacycle.obs_ingest.table import VARIABLES, ObservationError
+
+__all__ = ["Inputs", "absent_files", "cold_start", "cold_start_times", "load_inputs"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """An experiment with its world, forecast model, assimilator, learned operator, sources and their checks."""
+
+    experiment: Experiment
+    world: World
+    model: ForecastModel
+    assimilator: Assimilator
+    sources: tuple[Source, ...]
+    operator: LearnedOperator | None
+    checks: Checks
+
+    @property
+    def observation_grid(self) -> Grid:
+        """The grid of the observations that the assimilator is given."""
+        return self.assimilator.inner.grid if isinstance(self.assimilator, Incremental) else self.assimilator.grid
+
+    def for_observations(self, state: NDArray) -> NDArray:
+        """A state (69, H, W) of the world's grid on that one."""
+        own, wanted = self.world.grid, self.observation_grid
+        return state if wanted.matches(own) else conservative_average(state, own, wanted)
+
+    @property
+    def mismatch(self) -> str:
+        """What is wrong with the pairing of model and world; empty if the model was made for it."""
+        model, world = self.model, self.world
+        if model.world in (world.name, world.reference_kind):
+            return ""
+        kind = f", whose reference is {world.reference_kind}" if world.reference_kind else ""
+        return f"model {model.name} was made for {model.world!r}, not for the world {world.name!r}{kind}"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the experiment, and of the files of the model, the assimilator and the learned operator."""
+        return {
+            "experiment": self.experiment.digest,
+            "model": self.model.digest,
+            "assimilator": self.assimilator.digest,
+        } | ({} if self.operator is None else {"operator": self.operator.digest})
+
+
+def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
+    """Load what an experiment names.
+
+    Args:
+        experiment: as read from its file.
+        threads: of the model and of the assimilator; other numbers give other roundings.
+
+    Raises:
+        ExperimentError: something is unknown, unreadable, of another grid or of another world; names the key.
+    """
+    name = experiment.name
+    try:
+        world = load_world(experiment.world)
+        model = load_model(experiment.model, threads)
+        assimilator = _load_assimilator(experiment, world, threads)
+        operator = load_operator(experiment.operator, world, threads)
+        specs = [source.model_dump(mode="json") for source in experiment.observations]
+        sources = tuple(build_source(spec, world, experiment.seed) for spec in specs)
+        checks = experiment.quality.checks()
+    except (WorldError, GridError, ModelFileError, AssimilatorError, ObservationError) as error:
+        raise ExperimentError(f"experiment {name}: {error}") from error
+    inputs = Inputs(experiment, world, model, assimilator, sources, operator, checks)
+    problems = [
+        *_mixed(inputs),
+        *_unpaired(inputs),
+        *_unknown_denials(inputs),
+        *_unknown_errors(inputs),
+        *_uncovered(inputs),
+    ]
+    if problems:
+        raise ExperimentError("\n".join(f"experiment {name}: {problem}" for problem in problems))
+    return inputs
+
+
+def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
+    """The assimilator on the world's grid, if need be by increments from a coarser one."""
+    if experiment.assimilation_grid in (None, world.grid.name):
+        return load_assimilator(experiment.assimilator, world, threads)
+    coarse = world.on(get_grid(experiment.assimilation_grid))
+    return Incremental(load_assimilator(experiment.assimilator, coarse, threads), world.grid)
+
+
+def _unpaired(inputs: Inputs) -> list[str]:
+    """A model of states of another kind than the reference's: it forecasts, but not what it is verified against."""
+    mismatch = inputs.mismatch
+    if not mismatch or inputs.experiment.unpaired_model:
+        return []
+    kind = inputs.world.reference_kind
+    better = [name for name, release in RELEASES.items() if kind and release.made_for == kind]
+    instead = f"; for it there is {' or '.join(better)}" if better else ""
+    return [f"{mismatch}{instead}. To run it all the same, say `unpaired_model: true`, which is recorded"]
+
+
+def _mixed(inputs: Inputs) -> list[str]:
+    """Parts that belong to another grid or world."""
+    experiment, world = inputs.experiment, inputs.world
+    parts: dict[str, ForecastModel | Assimilator] = {"model": inputs.model, "assimilator": inputs.assimilator}
+    grids = {"world": world.grid.name, **{key: part.grid.name for key, part in parts.items()}}
+    problems = [
+        f"grid is {experiment.grid}, but the {key}'s is {grid}"
+        for key, grid in grids.items()
+        if grid != experiment.grid
+    ]
+    if inputs.assimilator.world != world.name:
+        name, other = inputs.assimilator.name, inputs.assimilator.world
+        problems.append(f"assimilator {name} carries the statistics of world {other!r}, not of {world.name!r}")
+    return problems
+
+
+def _unknown_denials(inputs: Inputs) -> list[str]:
+    """Denials that would deny nothing."""
+    names = [source.name for source in inputs.sources]
+    if len(names) != len(set(names)):
+        return [f"observations: two sources have one name ({', '.join(names)}); give them a `name` each"]
+    known = {*names, *VARIABLES, *(f"{name}:{variable}" for name in names for variable in VARIABLES)}
+    return [
+        f"deny: {name!r} is no source ({', '.join(names)}), variable ({', '.join(VARIABLES)}) or SOURCE:VARIABLE"
+        for name in inputs.experiment.deny
+        if name not in known
+    ]
+
+
+def _unknown_errors(inputs: Inputs) -> list[str]:
+    """Errors of sources that are not there."""
+    names = [source.name for source in inputs.sources]
+    return [
+        f"errors: {key!r} is of no source of this experiment ({', '.join(names)})"
+        for key in inputs.experiment.errors or {}
+        if ":" in key and key.rpartition(":")[0] not in names
+    ]
+
+
+def _uncovered(inputs: Inputs) -> list[str]:
+    """Times that the cold start needs and the reference does not hold."""
+    needed = _reference_times(inputs.experiment)
+    missing = inputs.world.reference.missing([np.datetime64(time, "h") for time in needed])
+    if not missing:
+        return []
+    listed = ", ".join(str(time) for time in missing)
+    return [f"cold_start needs the reference at {listed}; {inputs.world.reference.absence(missing[0])}"]
+
+
+def absent_files(experiment: Experiment) -> dict[str, str]:
+    """Sources none of whose files is there, and a sentence on each: a run would go on without, cycle after cycle."""
+    absent = {}
+    for source in experiment.observations:
+        options = source.model_extra or {}
+        path = options.get("path")
+        if isinstance(path, str) and "://" not in path and not Path(path).is_dir() and not glob(path, recursive=True):
+            name = options.get("name", source.source)
+            absent[name] = (
+                f"source {name}: there is no {Path(path).absolute()}; "
+                "if it is to hold simulated observations, `dacycle simulate EXPERIMENT.yaml` makes them"
+            )
+    return absent
+
+
+def cold_start_times(experiment: Experiment) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """The two times before the first cycle."""
+    return experiment.start - 2 * STEP, experiment.start - STEP
+
+
+def _reference_times(experiment: Experiment) -> tuple[pd.Timestamp, ...]:
+    lag = experiment.cold_start.lagged
+    if lag is None:
+        return ()
+    last = experiment.start - STEP - lag
+    return last - STEP, last
+
+
+def cold_start(inputs: Inputs) -> NDArray[np.float32]:
+    """The two frames (2, 69, H, W), SI, that precede the first cycle.
+
+    Raises:
+        ExperimentError: what `cold_start.state` names lacks a time or a field, or holds an implausible one.
+    """
+    start = inputs.experiment.cold_start
+    times = [np.datetime64(time, "h") for time in cold_start_times(inputs.experiment)]
+    if start.lagged is not None:
+        return _lagged(inputs, start.lagged)
+    if start.state is not None:
+        return _from_product(inputs, start.state, times[1:] * 2 if start.one_frame else times)
+    return np.stack([inputs.world.climatology.at(time) for time in times])
+
+
+def _lagged(inputs: Inputs, lag: pd.Timedelta) -> NDArray[np.float32]:
+    """The last two frames of a forecast that starts from the reference, `lag` before the second of them."""
+    try:
+        frames = [
+            inputs.world.reference.array(np.datetime64(t, "h"))[None] for t in _reference_times(inputs.experiment)
+        ]
+    except ReferenceError as error:
+        raise ExperimentError(f"experiment {inputs.experiment.name}: cold_start: {error}") from error
+    forecast = [state[0] for state in inputs.model.forecast(frames[0], frames[1], lag // STEP)]
+    return np.stack(forecast[-2:])
+
+
+def _from_product(inputs: Inputs, place: str, times: list[np.datetime64]) -> NDArray[np.float32]:
+    try:
+        source, grid = open_states(place), inputs.world.grid
+        if regridding(source.grid, grid) == "bilinear":
+            shape = " x ".join(map(str, source.grid.shape))
+            raise StateError(f"{place}: a grid of {shape} is coarser than {grid.name}; a start needs one as fine")
+        return np.stack([source.state(time, grid).values for time in times])
+    except StateError as error:
+        needs = " and ".join(cycle_id(pd.Timestamp(time)) for time in dict.fromkeys(times))
+        where = f"experiment {inputs.experiment.name}: cold_start.state (needs {needs})"
+        raise ExperimentError(f"{where}: {error}") from error

@@ -1,0 +1,254 @@
+"""Checks of an installation, and of what one experiment needs: what is wrong, and what mends it."""
+
+import hashlib
+import importlib
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+from onnxruntime.datasets import get_example
+from packaging.requirements import Requirement
+
+from dacycle.cycler.archive.branches import Archive, ArchiveError
+from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
+from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, load_experiment
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.models.onnxfile import CPU, CUDA, ModelFileError, digest, open_session
+from dacycle.forecast_adapter.models.runtime import gpu_present
+from dacycle.forecast_adapter.worlds.world import WorldError, load_world
+from dacycle.obs_ingest.sources.base import FileSource
+from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["Finding", "check_experiment", "check_installation"]
+
+_WHY = {
+    "fastapi": "Prefect 3.8.8 cannot be imported with a newer one",
+    "sqlalchemy": "Prefect's scheduler creates no runs with 2.1, without saying so",
+    "eccodes": "from 2.48 on it crashes beside pyproj",
+    "eccodeslib": "from 2.48 on it crashes beside pyproj",
+}
+"""Bounds whose breach shows itself late or in the wrong place."""
+
+_SPARE = 1 << 30
+"""Bytes that should stay free on the archive's disk."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, how it stands, what was found, and what to do about it."""
+
+    what: str
+    level: Literal["ok", "warning", "wrong"]
+    found: str
+    remedy: str = ""
+
+
+def check_installation() -> Iterator[Finding]:
+    """Python, packages, Prefect's server and the provider that ONNX Runtime really uses."""
+    yield Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}")
+    yield from _packages()
+    yield _one_onnxruntime()
+    yield _provider()
+    yield _prefect()
+    yield _matplotlib()
+
+
+def check_experiment(path: Path, archive: Path, threads: int = 1) -> Iterator[Finding]:
+    """An experiment file, what it names, and whether its archive can take it."""
+    try:
+        experiment = load_experiment(path)
+        inputs = load_inputs(experiment, threads)
+    except ExperimentError as error:
+        absent = list(_absent(path, threads))
+        yield from absent or [Finding("experiment", "wrong", str(error), "mend the file, or get what it names")]
+        yield _disk(archive, 0)
+        return
+    yield Finding("experiment", "ok", f"{experiment.name}, digest {experiment.digest[:12]}")
+    yield _world(experiment, inputs.world.folder, inputs.world.reference.times)
+    yield _model(inputs)
+    yield _assimilator(inputs)
+    yield _ledger(experiment, archive, inputs.digests)
+    yield from _sources(inputs)
+    frames = 2 * 69 * int(np.prod(inputs.world.grid.shape)) * 4
+    # Packed states take about nine tenths of a byte per value; departures and forecasts about as much again.
+    yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * frames // 2)
+
+
+def _absent(path: Path, threads: int) -> Iterator[Finding]:
+    """What an experiment that cannot be loaded names and this machine has not got, each by itself."""
+    try:
+        experiment = load_experiment(path)
+    except ExperimentError:
+        return
+    parts: dict[str, tuple[Callable[[], object], str]] = {
+        "world": (
+            lambda: load_world(experiment.world),
+            "get or make it; forecast_adapter/README.md says what is in one",
+        ),
+        "model": (lambda: load_model(experiment.model, threads), "`dacycle models` lists what is here"),
+    }
+    if Path(experiment.assimilator).suffix and not Path(experiment.assimilator).is_file():
+        yield Finding(
+            "assimilator", "wrong", f"there is no {experiment.assimilator}", "train and export it, or name another"
+        )
+    for what, (load, remedy) in parts.items():
+        try:
+            load()
+        except (WorldError, ModelFileError) as error:
+            yield Finding(what, "wrong", str(error), remedy)
+    for source, sentence in absent_files(experiment).items():
+        yield Finding(f"source {source}", "wrong", sentence, "get its files: `dacycle fetch --help`")
+
+
+def _model(inputs: Inputs) -> Finding:
+    """Which model, on what it runs, and whether it was made for this world."""
+    model = inputs.model
+    found = f"{model.name}, digest {model.digest[:12]}; {getattr(model, 'running', '')}"
+    if inputs.mismatch:
+        return Finding("model", "warning", f"{found}; {inputs.mismatch}", "scores are not those of the model")
+    return Finding("model", "ok", found)
+
+
+def _assimilator(inputs: Inputs) -> Finding:
+    method = inputs.assimilator
+    by = "" if inputs.observation_grid is method.grid else f", increments on {inputs.observation_grid.name}"
+    return Finding("assimilator", "ok", f"{method.name}, digest {method.digest[:12]}{by}")
+
+
+def _packages() -> Iterator[Finding]:
+    for text in metadata.requires("dacycle") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        why = _WHY.get(requirement.name.lower(), "")
+        remedy = f"pip install '{requirement}'" + (f" ({why})" if why else "")
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(requirement.name, "wrong", "not installed", remedy)
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        found = version if fits else f"{version}, outside {requirement.specifier}"
+        yield Finding(requirement.name, "ok" if fits else "wrong", found, "" if fits else remedy)
+
+
+def _one_onnxruntime() -> Finding:
+    installed = {d.metadata["Name"].lower() for d in metadata.distributions() if d.metadata["Name"]}
+    both = {"onnxruntime", "onnxruntime-gpu"} <= installed
+    remedy = (
+        "they overwrite each other's files: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu"
+    )
+    found = "onnxruntime and onnxruntime-gpu are both installed" if both else "one build of ONNX Runtime"
+    return Finding("ONNX Runtime", "wrong" if both else "ok", found, remedy if both else "")
+
+
+def _provider() -> Finding:
+    """Which provider a real session runs on: ONNX Runtime falls back to the CPU without an error."""
+    device = gpu_present()
+    try:
+        session = open_session(get_example("sigmoid.onnx"), provider=CUDA if device else CPU)
+    except ModelFileError as error:
+        found = f"there is a GPU, but a session does not run on it: {error}"
+        return Finding(
+            "provider", "warning", found, "install the CUDA and cuDNN libraries that this ONNX Runtime needs"
+        )
+    values = np.linspace(-1, 1, 60, dtype=np.float32).reshape(3, 4, 5)
+    (result,) = session.run(None, {session.get_inputs()[0].name: values})
+    right = np.allclose(result, 1 / (1 + np.exp(-values)), atol=1e-6)
+    found = f"{session.get_providers()[0]} of ONNX Runtime {onnxruntime.__version__}" + (
+        "" if device else "; no GPU found"
+    )
+    return Finding(
+        "provider", "ok" if right else "wrong", found, "" if right else "it computes wrong numbers: reinstall"
+    )
+
+
+def _prefect() -> Finding:
+    try:
+        importlib.import_module("prefect.server.api.server")
+    except (ImportError, TypeError) as error:
+        remedy = "bring the packages above within their bounds; `dacycle serve` and `hindcast` run without Prefect"
+        return Finding("Prefect's server", "wrong", f"it cannot be imported: {error}", remedy)
+    return Finding("Prefect's server", "ok", "can be imported")
+
+
+def _matplotlib() -> Finding:
+    """Another package named `cycler` on sys.path, ours above all, would break every plot."""
+    module = importlib.import_module("cycler")
+    place = getattr(module, "__file__", None)
+    if hasattr(module, "Cycler"):
+        return Finding("imports", "ok", "matplotlib's own cycler is in place")
+    remedy = "remove that package or folder from sys.path (PYTHONPATH); ours is imported as dacycle.cycler"
+    return Finding("imports", "wrong", f"`import cycler` gives {place}, which is not matplotlib's", remedy)
+
+
+def _world(experiment: Experiment, folder: Path, times: np.ndarray) -> Finding:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = "".join(f"{path.relative_to(folder)} {digest(path)}\n" for path in files)
+    short = hashlib.sha256(digests.encode()).hexdigest()[:12]
+    first, last = pd.Timestamp(times[0]), pd.Timestamp(times[-1])
+    found = f"{experiment.world}, {len(files)} files, digest {short}, reference {cycle_id(first)} to {cycle_id(last)}"
+    if experiment.end is not None and experiment.end > last:
+        remedy = "later cycles are not verified, and nothing can be drawn from it for them"
+        return Finding("world", "warning", f"{found}; the experiment ends {cycle_id(experiment.end)}", remedy)
+    return Finding("world", "ok", found)
+
+
+def _sources(inputs: Inputs) -> Iterator[Finding]:
+    """Whether the files of each source can be read, for the first cycle."""
+    window = np.datetime64(inputs.experiment.start, "h")
+    for source in inputs.sources:
+        if not isinstance(source, FileSource):
+            continue
+        what = f"source {source.name}"
+        try:
+            table, inventory = source.read(Window(window, source.cutoff))
+        except ObservationError as error:
+            yield Finding(what, "wrong", str(error), "mend its path, or get its files")
+            continue
+        found = f"{len(table)} values from {len(inventory.files)} files for {cycle_id(inputs.experiment.start)}"
+        if inventory.unreadable:
+            remedy = "remove or mend them: " + "; ".join(inventory.problems[: inventory.unreadable])
+            yield Finding(what, "warning", f"{found}; unreadable files: {inventory.unreadable}", remedy)
+        else:
+            yield Finding(what, "ok", found)
+
+
+def _ledger(experiment: Experiment, folder: Path, digests: dict[str, str]) -> Finding:
+    """Whether the archive holds this very experiment, run with these very files."""
+    if not (folder / "states.icechunk").is_dir():
+        return Finding("archive", "ok", f"{folder} is not there yet")
+    archive = Archive(folder)
+    if experiment.name not in archive.branches():
+        return Finding("archive", "ok", f"{folder} does not hold {experiment.name} yet")
+    branch = archive.branch(experiment.name)
+    try:
+        records = branch.records
+    except ArchiveError as error:
+        return Finding("archive", "wrong", str(error), "restore the archive from a copy")
+    if not records:
+        return Finding("archive", "ok", f"{folder}: {experiment.name} has not begun")
+    own = [r for r in records if r["time"] >= cycle_id(experiment.start - 2 * STEP)]
+    changed = [key for key, value in digests.items() if own and own[-1]["digests"].get(key, value) != value]
+    if changed:
+        found = f"{', '.join(changed)}: not as at cycle {own[-1]['time']}"
+        return Finding("archive", "wrong", found, "put the old files back, or `dacycle fork` the experiment")
+    return Finding("archive", "ok", f"{experiment.name} stands at {records[-1]['time']}")
+
+
+def _disk(archive: Path, needed: int) -> Finding:
+    place = next(folder for folder in (archive.resolve(), *archive.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    found = f"{free / 1e9:.1f} GB free at {place}, about {needed / 1e9:.2f} GB needed"
+    if free < needed + _SPARE:
+        return Finding("disk", "wrong", found, "make room, or give --archive on another disk")
+    return Finding("disk", "ok", found)

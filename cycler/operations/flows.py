@@ -1,0 +1,244 @@
+"""Prefect flows: thin, over the plain functions that also run without Prefect.
+
+Prefect wakes, shows, retries and alerts. What is due is read from the archive, never from a schedule or from Prefect's
+own records, so a lost, late or repeated flow run does no harm. Tasks pass paths and small values; nothing is cached.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Read when prefect is imported: nothing is reported to anyone.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import pandas as pd
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.futures import PrefectFuture
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import get_current_settings, temporary_settings
+
+from dacycle.cycler.archive.branches import Archive, ArchiveError, Record
+from dacycle.cycler.cycle import replay
+from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
+from dacycle.cycler.verification import drift
+from dacycle.cycler.verification.cycles import verify
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.world import load_world
+
+__all__ = ["cycle", "embedded_server", "forecasts", "hindcast", "report"]
+
+
+@contextmanager
+def embedded_server(home: Path) -> Iterator[None]:
+    """Run flows inside on a Prefect server of their own, with its files in `home`, that stops at the end.
+
+    Where a server is configured (PREFECT_API_URL or the active profile), that one is used instead.
+    """
+    if get_current_settings().api.url:
+        yield
+        return
+    # The server's code is large, and the process of a worker's flow run does not need it.
+    from prefect.server.api.server import SubprocessASGIServer
+
+    home.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {"home": home.resolve(), "server.analytics_enabled": False}
+    with temporary_settings(settings):
+        server = SubprocessASGIServer()
+        # A first start migrates its database: 10 s on an idle machine, more than the default 20 s on a busy one.
+        server.start(timeout=180)
+        try:
+            with temporary_settings({"api.url": server.api_url}):
+                yield
+        finally:
+            # What runs told it last is still on its way.
+            APILogWorker.instance().drain()
+            EventsWorker.drain_all()
+            server.stop()
+
+
+def _transient(_task: object, _run: object, state: Any) -> bool:
+    """Only what may pass by itself is tried again: disks and networks. The archive stands whole whatever happened."""
+    return isinstance(state.data, OSError)
+
+
+_TASK: dict[str, Any] = {
+    "persist_result": False,
+    "cache_policy": NO_CACHE,
+    "retries": 3,
+    "retry_delay_seconds": [30, 120, 600],
+    "retry_condition_fn": _transient,
+}
+_FLOW: dict[str, Any] = {"persist_result": False, "flow_run_name": lambda: _flow_run_name()}
+
+
+def _flow_run_name() -> str:
+    """EXPERIMENT and when the run was to start, which is not the time of any cycle."""
+    started = runtime.flow_run.scheduled_start_time
+    return f"{Path(runtime.flow_run.parameters['experiment']).stem} {started:%Y-%m-%d %H:%M}"
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+
+@flow(name="cycle", **_FLOW)
+def cycle(experiment: str, archive: str) -> list[str]:
+    """Run every cycle whose cutoff has passed, in order, and verify what the reference has come to hold since.
+
+    Returns the ids of the cycles, none if nothing was due.
+
+    Args:
+        experiment: path of the experiment's file.
+        archive: path of the archive's folder.
+    """
+    done = catch_up(experiment, archive)
+    fill_in(experiment, archive)
+    return done
+
+
+@task(task_run_name="catch up", **_TASK)
+def catch_up(experiment: str, archive: str) -> list[str]:
+    """The cycles that the archive says are due now; each is shown as soon as it is committed."""
+    described, done = load_experiment(experiment), []
+
+    def show(cycle: replay.Cycle) -> None:
+        done.append(cycle_id(cycle.time))
+        _show(described, cycle.record)
+
+    replay.hindcast(described, Archive(archive, create=True), now=_now(), progress=show)
+    if not done:
+        get_run_logger().info("%s: no cycle is due", described.name)
+    return done
+
+
+@task(task_run_name="verify", **_TASK)
+def fill_in(experiment: str, archive: str) -> list[str]:
+    """Verify cycles and kept forecasts as far as the reference goes by now; return the starts with new scores."""
+    described = load_experiment(experiment)
+    branch, world = Archive(archive).branch(described.name), load_world(described.world)
+    verify(branch, world)
+    try:
+        starts = [cycle_id(start) for start in drift.fill_in(branch, world)]
+    except ArchiveError as error:  # where forecasts are being made just now, that process does this as well
+        get_run_logger().warning("%s", error)
+        return []
+    get_run_logger().info("%s: %d forecasts verified further", described.name, len(starts))
+    return starts
+
+
+def _now() -> pd.Timestamp:
+    return pd.Timestamp.now("UTC").tz_localize(None)
+
+
+def _show(experiment: Experiment, record: Record) -> None:
+    """A cycle's card in Prefect, and an event, for automations to alert on, where it was not ok."""
+    uses = "\n".join(f"| {use} | {count} |" for use, count in record["uses"].items())
+    heading = f"## {experiment.name} {record['time']}: {record['status']}"
+    create_markdown_artifact(
+        key=f"cycle-{_slug(experiment.name)}",
+        markdown=f"{heading}\n\n{record['reason']}\n\n| observations | values |\n|---|---|\n{uses}\n",
+        description=f"the newest cycle of {experiment.name}; its history is that of the run",
+    )
+    logger = get_run_logger()
+    if record["status"] == "ok":
+        logger.info("%s %s: ok", experiment.name, record["time"])
+        return
+    logger.warning("%s %s: %s, %s", experiment.name, record["time"], record["status"], record["reason"])
+    emit_event(
+        event=f"dacycle.cycle.{record['status']}",
+        resource={"prefect.resource.id": f"dacycle.experiment.{_slug(experiment.name)}"},
+        payload={"cycle": record["time"], "reason": record["reason"]},
+    )
+
+
+def _slug(name: str) -> str:
+    """A name as Prefect's keys may be: lower case, digits and dashes."""
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
+# --- replay -----------------------------------------------------------------------------------------------------------
+
+
+@flow(name="hindcast", **_FLOW)
+def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
+    """Replay an experiment, and its free run if it asks for one, with the forecasts beside the chain; then report.
+
+    Args:
+        experiment: path of the experiment's file.
+        archive: path of the archive's folder.
+        days_per_task: days of cycles in one task; each task loads the networks anew.
+    """
+    described = load_experiment(experiment)
+    forecasting: PrefectFuture[list[str]] | None = None
+    for run in described.runs():
+        for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
+            replay_stretch(experiment, archive, run.name, first, last)
+            # Never needed by the chain, so they run beside it, one at a time and in order.
+            forecasting = make_forecasts.submit(experiment, archive, run.name, return_state=False, wait_for=forecasting)
+    if forecasting is not None:
+        forecasting.result()
+    write_report(experiment, archive)
+
+
+def _find(experiment: str, name: str) -> Experiment:
+    """The experiment of a file, or its free run."""
+    return next(run for run in load_experiment(experiment).runs() if run.name == name)
+
+
+def _stretches(experiment: Experiment, archive: Archive, length: pd.Timedelta) -> Iterator[tuple[str, str]]:
+    """First and last cycle of each stretch, cut at fixed times, from where the archive stands to the end."""
+    times = experiment.times()
+    if experiment.name in archive.branches():
+        next_time = archive.branch(experiment.name).next_time
+        times = times if next_time is None else times[times >= next_time]
+    for _, stretch in times.to_series().groupby(times.floor(length)):
+        yield cycle_id(stretch.iloc[0]), cycle_id(stretch.iloc[-1])
+
+
+@task(task_run_name="{name} {first} to {last}", **_TASK)
+def replay_stretch(experiment: str, archive: str, name: str, first: str, last: str) -> dict[str, int]:
+    """Run the cycles up to `last` that the archive lacks; return how many had each status."""
+    done = replay.hindcast(_find(experiment, name), Archive(archive, create=True), until=pd.Timestamp(last))
+    counts = pd.Series([c.record["status"] for c in done], dtype=str).value_counts()
+    get_run_logger().info("%s to %s: %s", first, last, ", ".join(f"{n} {s}" for s, n in counts.items()))
+    return {str(status): int(count) for status, count in counts.items()}
+
+
+# --- forecasts and report ---------------------------------------------------------------------------------------------
+
+
+@flow(name="forecasts", **_FLOW)
+def forecasts(experiment: str, archive: str) -> list[str]:
+    """Make the forecasts that are due from committed analyses, and score those whose leads are now verifiable."""
+    return make_forecasts(experiment, archive, load_experiment(experiment).name)
+
+
+@task(task_run_name="{name} forecasts", **_TASK)
+def make_forecasts(experiment: str, archive: str, name: str) -> list[str]:
+    """Forecasts that are due; return their starts."""
+    described = _find(experiment, name)
+    branch, world = Archive(archive).branch(name), load_world(described.world)
+    starts = drift.make_forecasts(branch, world, load_model(described.model))
+    return [cycle_id(start) for start in starts]
+
+
+@flow(name="report", **_FLOW)
+def report(experiment: str, archive: str) -> str:
+    """Write the report of an experiment; return its path."""
+    return write_report(experiment, archive)
+
+
+@task(task_run_name="report", **_TASK)
+def write_report(experiment: str, archive: str) -> str:
+    """The report from what is in the archive; return its path."""
+    from dacycle.cycler.report import page as reporting  # pictures: seconds to import
+
+    described = load_experiment(experiment)
+    path = reporting.write_report(Archive(archive).branch(described.name), load_world(described.world))
+    get_run_logger().info("report: %s", path)
+    return str(path)

@@ -1,0 +1,116 @@
+"""What a run would do, before it does: cycles, inputs that are there or missing, and what it would cost."""
+
+import time as clock
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
+from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_donor
+from dacycle.forecast_adapter.channels import CHANNELS
+from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        first, last: the cycles still to run; None where there is none, and no last one in a live experiment.
+        cycles: how many they are; 0 for a live experiment without an end.
+        done: cycles already in the archive.
+        sources: per source, what it has for the first and the last of these cycles.
+        missing: sentences about inputs that are not there.
+        step_seconds: one 6-h step of the model on this machine, measured.
+        megabytes: of states that the cycles would add, before compression.
+        forecast_steps: model steps of the drift forecasts that belong to these cycles.
+    """
+
+    first: pd.Timestamp | None
+    last: pd.Timestamp | None
+    cycles: int
+    done: int
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    step_seconds: float = 0.0
+    megabytes: float = 0.0
+    forecast_steps: int = 0
+
+
+def plan(experiment: Experiment, archive: Archive | None, threads: int = 1) -> Plan:
+    """Look at everything a run needs, run nothing, write nothing.
+
+    Args:
+        experiment: the experiment.
+        archive: where it would run; None where there is no archive yet.
+        threads: of the model.
+
+    Raises:
+        ExperimentError: the experiment's parts do not belong together.
+    """
+    inputs = load_inputs(experiment, threads)
+    branch = None
+    if archive is not None and experiment.name in archive.branches():
+        branch = archive.branch(experiment.name)
+    first = (branch.next_time if branch is not None else None) or experiment.start
+    done = max(int((first - experiment.start) / STEP), 0)
+    if experiment.end is not None and first > experiment.end:
+        return Plan(None, None, 0, done)
+    times = [] if experiment.end is None else list(pd.date_range(first, experiment.end, freq=STEP))
+    outlook = Plan(first, experiment.end, len(times), done)
+    outlook.missing += _missing_donor(experiment, archive) if branch is None else []
+    _look_at_sources(inputs, [first, *times[1:][-1:]], outlook)
+    outlook.step_seconds = _time_one_step(inputs, first)
+    outlook.megabytes = len(times) * 2 * len(CHANNELS) * np.prod(inputs.world.grid.shape) * 4 / 1e6
+    starts = sum(time.hour in experiment.drift.starts for time in times)
+    outlook.forecast_steps = starts * (experiment.drift.lead // STEP)
+    return outlook
+
+
+def _missing_donor(experiment: Experiment, archive: Archive | None) -> list[str]:
+    if experiment.cold_start.from_ is None:
+        return []
+    donor, time = parse_donor(experiment.cold_start.from_)
+    if archive is None or donor not in archive.branches():
+        return [f"cold_start: there is no experiment {donor} in this archive"]
+    if time not in archive.branch(donor).times:
+        return [f"cold_start: {donor} has no cycle {cycle_id(time)}"]
+    return []
+
+
+def _look_at_sources(inputs: Inputs, times: list[pd.Timestamp], outlook: Plan) -> None:
+    absent = absent_files(inputs.experiment)
+    outlook.missing += absent.values()
+    for source in inputs.sources:
+        if source.name in absent:
+            continue
+        found = []
+        for time in times:
+            try:
+                table, inventory = source.read(Window(np.datetime64(time, "h"), source.cutoff))
+                unreadable = f", unreadable files: {inventory.unreadable}" if inventory.unreadable else ""
+                found.append(f"{cycle_id(time)}: {len(table)} values{unreadable}")
+                if not len(table):
+                    outlook.missing.append(f"source {source.name} has nothing for {cycle_id(time)}")
+            except (ReferenceError, ObservationError) as error:
+                found.append(f"{cycle_id(time)}: not there")
+                said = f"source {source.name}: {error}"
+                outlook.missing += [said] if said not in outlook.missing else []
+        outlook.sources[source.name] = found
+
+
+def _time_one_step(inputs: Inputs, time: pd.Timestamp) -> float:
+    """Seconds of one model step from the climatology; a first one, which also sets the session up, is not counted."""
+    frame = inputs.world.climatology.at(np.datetime64(time, "h"))[None]
+    seconds = 0.0
+    for _ in range(2):
+        begun = clock.perf_counter()
+        next(iter(inputs.model.forecast(frame, frame, 1)))
+        seconds = clock.perf_counter() - begun
+    return seconds

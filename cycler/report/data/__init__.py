@@ -1,0 +1,1 @@
+"""Data that pictures need, and the scripts that make them."""

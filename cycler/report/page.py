@@ -1,0 +1,284 @@
+"""The report of an experiment: one HTML page that needs nothing beside itself.
+
+What it says comes from `verification` and `drift`; what is missing is said to be missing, with the command
+that makes it.
+"""
+
+from collections import Counter
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.cycler.report import figures, maps, observation_figures, observations, style, tables
+from dacycle.cycler.verification.cycles import (
+    BLOCK_DAYS,
+    QUANTITIES,
+    Verification,
+    fingerprint,
+    trends,
+    verify,
+    verify_free_run,
+)
+from dacycle.cycler.verification.drift import LEAD_STEP, read_scores
+from dacycle.cycler.verification.usage import usage
+from dacycle.forecast_adapter import scores
+from dacycle.forecast_adapter.channels import HEADLINE
+from dacycle.forecast_adapter.worlds.world import World
+
+__all__ = ["page", "render", "write_report"]
+
+_STRIP_ROW = 124  # cycles in a row of the strip of statuses: a month
+
+
+def write_report(branch: Branch, world: World, path: Path | None = None) -> Path:
+    """Write the report of a branch to `path`, by default report/index.html in its folder; return where it is.
+
+    Raises:
+        ArchiveError: the branch has no cycle yet, or something of it is damaged.
+    """
+    path = path or branch.folder / "report" / "index.html"
+    write_whole(path, page(branch, world).encode())
+    return path
+
+
+def page(branch: Branch, world: World) -> str:
+    """The report as HTML; raises as `write_report`."""
+    records = [record for record in branch.records if record["status"] != "cold_start"]
+    if not records:
+        raise ArchiveError(f"{branch.archive.folder}: {branch.name} has no cycle yet; run `dacycle hindcast` first")
+    verification = verify(branch, world)
+    free = verify_free_run(branch, world)
+    drift = read_scores(branch)
+    context = {
+        "experiment": branch.experiment,
+        "world": world,
+        "overview": _overview(records, verification),
+        "not_causal": [source.source for source in branch.experiment.observations if source.cutoff is None],
+        "centred": [source.source for source in branch.experiment.observations if getattr(source, "centred", False)],
+        "strip": status_strip(records),
+        "incidents": [r for r in records if r["status"] != "ok"],
+        "free_name": f"{branch.name}-free" if free is not None else None,
+        "withheld": tables.withheld_rows(verification.fits),
+        "fits": figures.fits_over_time(verification.fits),
+        "means": figures.means_over_time(verification.means, None if free is None else free.means),
+        "yaml": (branch.folder / "experiment.yaml").read_text(),
+        "digests": _digests(branch, records),
+        "block_days": BLOCK_DAYS,
+        "lead_step": LEAD_STEP,
+    }
+    context |= _observations(branch, records, verification.fits)
+    context |= _errors(verification, free, world)
+    context |= _drift(drift, free)
+    context |= _fields(branch, world, records)
+    context["headline"] = _headline(verification, free, context["curves"])
+    context["trends"] = _mean_trends(verification)
+    return render("report.html", **context)
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill one of the packaged templates; a name the template misses is an error."""
+    folder = files("dacycle.cycler.report") / "templates"
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (folder / name).read_text()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = tables.number
+    environment.filters["percent"] = tables.percent
+    environment.globals.update(
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", colours=style.COLOURS, statuses=style.STATUSES
+    )
+    return environment.get_template(template).render(**context)
+
+
+def _overview(records: list[dict[str, Any]], verification: Verification) -> dict[str, Any]:
+    fits = verification.fits
+    assimilated = fits[fits["use"] == "assimilated"].groupby("time")["count"].sum()
+    return {
+        "cycles": len(records),
+        "first": records[0]["time"],
+        "last": records[-1]["time"],
+        "statuses": dict(Counter(record["status"] for record in records).most_common()),
+        "assimilated": float(assimilated.reindex([pd.Timestamp(r["time"]) for r in records]).fillna(0).mean()),
+        "verified": int(verification.errors["time"].nunique()),
+    }
+
+
+def _headline(
+    verification: Verification, free: Verification | None, curves: pd.DataFrame | None
+) -> list[dict[str, Any]]:
+    """One row per headline channel, in readable units; NaN where there is no such forecast or run."""
+    if verification.errors.empty:
+        return []
+    slopes = trends(verification, HEADLINE)
+    forecast = pd.DataFrame() if curves is None else curves.set_index(["channel", "kind", "lead"])
+    rows = []
+    for channel in HEADLINE:
+        factor, unit = style.readable(channel)
+        row: dict[str, Any] = {"channel": channel, "unit": unit}
+        row["free"] = np.nan if free is None else factor * tables.rmse_of(free.errors, "analysis", channel)
+        for kind in ("background", "analysis"):
+            row[kind] = factor * tables.rmse_of(verification.errors, kind, channel)
+        row["reduction"] = row["analysis"] / row["background"] - 1 if row["background"] else np.nan
+        row |= _slope(slopes, channel, factor)
+        for day in (1, 5):
+            for kind in ("analysis", "reference"):
+                row[f"{kind}_{day}"] = factor * _at(forecast, (channel, kind, 24 * day), "rmse")
+            row[f"lost_{day}"] = _at(forecast, (channel, "analysis", 24 * day), "lost")
+        rows.append(row)
+    return rows
+
+
+def _slope(slopes: pd.DataFrame, channel: str, factor: float) -> dict[str, Any]:
+    """Trend of the background error of a channel with its interval; NaN where one cycle is all there is."""
+    names = ("estimate", "low", "high")
+    own = slopes[(slopes["of"] == f"{channel} error") & (slopes["kind"] == "background")] if len(slopes) else slopes
+    found = {name: factor * float(own[name].iloc[0]) if len(own) else np.nan for name in names}
+    return found | {"drifting": found["low"] > 0 or found["high"] < 0}
+
+
+def _at(table: pd.DataFrame, key: tuple[str, str, int], column: str) -> float:
+    return float(table.loc[key, column]) if key in table.index else np.nan
+
+
+def _errors(verification: Verification, free: Verification | None, world: World) -> dict[str, Any]:
+    """Figures of errors against the reference; none where no cycle can be verified."""
+    if verification.errors.empty:
+        return {"errors": None}
+    errors = verification.errors
+    runs = {kind: errors[errors["kind"] == kind] for kind in ("background", "analysis")}
+    if free is not None and len(free.errors):
+        runs = {"free run": free.errors[free.errors["kind"] == "analysis"]} | runs
+    std = world.statistics.std
+    return {
+        "errors": figures.errors_over_time(runs),
+        "groups": figures.errors_by_group(runs, std),
+        "levels": figures.errors_by_level(runs, std),
+        "regions": _region_rows(errors),
+        "region_names": list(scores.REGIONS),
+    }
+
+
+def _observations(branch: Branch, records: list[dict[str, Any]], fits: pd.DataFrame) -> dict[str, Any]:
+    """What sources found, what became of it, and how departures are distributed."""
+    summed = usage(branch)
+    places = observations.places(summed.sites)
+    problems, more_problems = observations.problem_rows(records)
+    suspects, more_suspects = observations.suspect_rows(places)
+    reasons, reason_rows = observations.reason_rows(fits)
+    outcomes, outcome_rows = observations.outcome_rows(places)
+    found = observations.inventories(records)
+    return {
+        "counts": figures.counts_over_time(fits),
+        "departures": tables.departure_rows(fits),
+        "inventories": observations.inventory_rows(records),
+        "problems": problems,
+        "more_problems": more_problems,
+        "sources_over_time": observation_figures.sources_over_time(fits, found),
+        "reasons": reasons,
+        "reason_rows": reason_rows,
+        "site_maps": observation_figures.site_maps(places),
+        "often": observations.OFTEN,
+        "outcomes": outcomes,
+        "outcome_rows": outcome_rows,
+        "suspects": suspects,
+        "more_suspects": more_suspects,
+        "histograms": observation_figures.histograms(summed.departures),
+    }
+
+
+def _region_rows(errors: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for channel in HEADLINE:
+        factor, unit = style.readable(channel)
+        cells = [
+            (
+                factor * tables.rmse_of(errors, "background", channel, r),
+                factor * tables.rmse_of(errors, "analysis", channel, r),
+            )
+            for r in scores.REGIONS
+        ]
+        rows.append({"channel": channel, "unit": unit, "cells": cells})
+    return rows
+
+
+def _drift(drift: pd.DataFrame, free: Verification | None) -> dict[str, Any]:
+    if drift.empty:
+        return {"drift": None, "curves": None, "by_start": None, "starts": 0}
+    curves, starts = tables.drift_summary(drift)
+    levels = {} if free is None else tables.free_run_level(free.errors)
+    return {
+        "drift": figures.drift_curves(curves, levels),
+        # Live, the reference-started forecasts follow when the reference holds them whole.
+        "by_start": figures.drift_by_start(drift) if (drift["kind"] == "reference").any() else None,
+        "curves": curves,
+        "starts": starts,
+    }
+
+
+def _fields(branch: Branch, world: World, records: list[dict[str, Any]]) -> dict[str, Any]:
+    sample = tables.sample_fields(branch, world, pd.DatetimeIndex([pd.Timestamp(r["time"]) for r in records]))
+    verified = bool(sample.errors)
+    divergence = {}
+    if verified:
+        divergence = {
+            kind: scores.spectral_divergence(sample.powers[kind], sample.powers["reference"])
+            for kind in ("background", "analysis")
+        }
+    return {
+        "sampled": sample.cycles,
+        "increments": maps.increment_maps(sample.increment, sample.increment_rms, world.grid),
+        "error_maps": maps.error_maps(**sample.errors, grid=world.grid) if verified else None,
+        "spectra": figures.spectra(sample.powers) if verified else None,
+        "divergence": [
+            {"channel": name, **{kind: float(values[i]) for kind, values in divergence.items()}}
+            for i, name in enumerate(HEADLINE)
+            if divergence
+        ],
+    }
+
+
+def _mean_trends(verification: Verification) -> list[dict[str, Any]]:
+    found = trends(verification, HEADLINE)
+    rows = found[found["of"].isin(list(QUANTITIES))].to_dict("records") if len(found) else []
+    return [row | {"unit": QUANTITIES[row["of"]], "drifting": row["low"] > 0 or row["high"] < 0} for row in rows]
+
+
+def _digests(branch: Branch, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What, SHA-256, and of which cycles."""
+    rows = []
+    for key in ("experiment", "model", "assimilator", "operator"):
+        named = [record for record in records if key in record["digests"]]
+        for digest in dict.fromkeys(record["digests"][key] for record in named):
+            times = [record["time"] for record in named if record["digests"][key] == digest]
+            rows.append((key, digest, f"{times[0]} to {times[-1]}"))
+    rows.append(("records of all cycles", fingerprint(records), f"{records[0]['time']} to {records[-1]['time']}"))
+    return rows
+
+
+def status_strip(records: list[dict[str, Any]]) -> Markup:
+    """One small block per cycle, coloured by its status; those that are not `ok` say why when pointed at."""
+    blocks = []
+    for i, record in enumerate(records):
+        x, y = 8 * (i % _STRIP_ROW), 22 * (i // _STRIP_ROW)
+        block = Markup('<rect x="{}" y="{}" width="7" height="16" fill="{}"').format(
+            x, y, style.STATUSES[record["status"]]
+        )
+        if record["status"] == "ok":
+            blocks.append(block + Markup("/>"))
+        else:
+            said = f"{record['time']}: {record['status']}, {record['reason']}"
+            blocks.append(block + Markup("><title>{}</title></rect>").format(said))
+    width = 8 * min(len(records), _STRIP_ROW)
+    height = 22 * (-(-len(records) // _STRIP_ROW)) - 6
+    head = Markup('<svg role="img" aria-label="Status of each cycle" viewBox="0 0 {} {}" style="max-width:{}px">')
+    return head.format(width, height, 2 * width) + Markup("").join(blocks) + Markup("</svg>")

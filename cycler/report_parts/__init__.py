@@ -1,1 +1,0 @@
-"""What a report is drawn with: its look, its figures, its maps and its tables."""

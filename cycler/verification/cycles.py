@@ -1,0 +1,241 @@
+"""Verification of a run, cycle by cycle: errors, fits to observations, global means.
+
+Everything is recomputed from the archive and the world's reference; what was computed is kept in
+branches/NAME/verification/ and used again for the cycles whose record, and whose reference, have not changed
+since.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.assimilators.step import water_column
+from dacycle.cycler.archive.branches import Branch, Record
+from dacycle.cycler.archive.derived import read_tables, write_tables
+from dacycle.forecast_adapter import scores
+from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.worlds.world import World
+
+__all__ = [
+    "BLOCK_DAYS",
+    "LAYERS",
+    "QUANTITIES",
+    "Verification",
+    "fingerprint",
+    "layer_of",
+    "trends",
+    "verify",
+    "verify_free_run",
+]
+
+_TABLES = ("errors", "means", "fits")
+
+BLOCK_DAYS = 2
+"""Errors of a cycling run remember one another for about this long: the block of every bootstrap."""
+
+LAYERS: dict[str, tuple[float, float]] = {
+    "1000-700 hPa": (70000.0, np.inf),
+    "700-300 hPa": (30000.0, 70000.0),
+    "300-200 hPa": (20000.0, 30000.0),
+    "above 200 hPa": (0.0, 20000.0),
+}
+"""Layers in which observations with a pressure are counted: name, and lowest (included) and highest pressure
+in Pa.
+"""
+
+QUANTITIES: dict[str, str] = {
+    "mean sea-level pressure": "Pa",
+    "temperature": "K",
+    "column water": "kg m-2",
+    "kinetic energy": "J kg-1",
+}
+"""Global means: temperature and kinetic energy weighted by mass between 1000 and 50 hPa, water integrated
+between them.
+"""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Tidy tables of a run, one row per what their first columns say.
+
+    Attributes:
+        errors: time, kind (background, analysis), channel, region -> mse, mae, bias; where there is a
+        reference. means: time, kind (background, analysis, reference), quantity -> value. fits: time, source,
+        variable, layer, use, reason -> count of values, count of departures (`compared`) and the sums
+            over them of error squared, o_b, o_b squared, o_a, o_a squared, (o_b/error) and (o_a/error) squared.
+    """
+
+    errors: pd.DataFrame
+    means: pd.DataFrame
+    fits: pd.DataFrame
+
+    def within(self, times: pd.DatetimeIndex) -> "Verification":
+        """The same of these cycles alone."""
+        return Verification(*(table[table["time"].isin(times)] for table in (self.errors, self.means, self.fits)))
+
+
+def verify(branch: Branch, world: World) -> Verification:
+    """Verify every committed cycle of a branch (the two states of a cold start are none).
+
+    Raises:
+        ArchiveError: a state or a departure table is damaged.
+    """
+    records = [r for r in branch.records if r["status"] != "cold_start"]
+    wanted = {r["time"]: _key(r, world) for r in records}
+    tables, known = read_tables(branch.folder / "verification", _TABLES)
+    current = {name for name, key in wanted.items() if known.get(name) == key}
+    due = [pd.Timestamp(name) for name in wanted if name not in current]
+    new = [_verify_cycle(branch, world, time, table) for time, table in branch.each_departures(due)]
+    if new or known.keys() != wanted.keys():
+        for name in tables:
+            kept = tables[name][tables[name]["time"].isin([pd.Timestamp(c) for c in current])]
+            parts = [part for part in (kept, *(getattr(cycle, name) for cycle in new)) if len(part)]
+            joined = pd.concat(parts, ignore_index=True) if parts else getattr(new[0], name) if new else kept
+            tables[name] = joined.sort_values("time", kind="stable", ignore_index=True)
+        write_tables(branch.folder / "verification", tables, wanted)
+    return Verification(**tables)
+
+
+def verify_free_run(branch: Branch, world: World) -> Verification | None:
+    """The free run beside an experiment, where the archive has it, over the experiment's own times."""
+    name = f"{branch.name}-free"
+    if name not in branch.archive.branches():
+        return None
+    return verify(branch.archive.branch(name), world).within(branch.times)
+
+
+def fingerprint(records: list[Record]) -> str:
+    """SHA-256 of cycle records: cycles that are run again with the same result have the same one."""
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+
+
+def _key(record: Record, world: World) -> str:
+    verified = np.datetime64(pd.Timestamp(record["time"]), "h") in world.reference
+    return f"{fingerprint([record])} {'verified' if verified else 'unverified'}"
+
+
+# --- one cycle --------------------------------------------------------------------------------------------------------
+
+
+def _verify_cycle(branch: Branch, world: World, time: pd.Timestamp, departures: pd.DataFrame) -> Verification:
+    when = np.datetime64(time, "h")
+    states = {kind: branch.state(kind, time).values for kind in ("background", "analysis")}
+    errors = []
+    if when in world.reference:
+        truth = world.reference.array(when)
+        errors = [_error_table(time, kind, state, truth, world.grid) for kind, state in states.items()]
+        states["reference"] = truth
+    means = [
+        {"time": time, "kind": kind, "quantity": quantity, "value": value}
+        for kind, state in states.items()
+        for quantity, value in global_means(state, world.grid).items()
+    ]
+    return Verification(
+        pd.concat(errors, ignore_index=True) if errors else pd.DataFrame(columns=_ERROR_COLUMNS),
+        pd.DataFrame(means),
+        fit_table(time, departures),
+    )
+
+
+_ERROR_COLUMNS = ["time", "kind", "channel", "region", "mse", "mae", "bias"]
+
+
+def _error_table(time: pd.Timestamp, kind: str, state: NDArray, truth: NDArray, grid: Grid) -> pd.DataFrame:
+    regions = list(scores.REGIONS)
+    return pd.DataFrame(
+        {
+            "time": time,
+            "kind": kind,
+            "channel": np.repeat(NAMES, len(regions)),
+            "region": np.tile(regions, len(NAMES)),
+            "mse": scores.mse(state, truth, grid).ravel(),
+            "mae": scores.mae(state, truth, grid).ravel(),
+            "bias": scores.bias(state, truth, grid).ravel(),
+        }
+    )
+
+
+def global_means(state: NDArray, grid: Grid) -> dict[str, float]:
+    """The QUANTITIES of a state (69, H, W). Values below ground count as they stand in the state."""
+    pressure = 100.0 * np.asarray(LEVELS, float)
+    profile = (state * grid.weights).mean(axis=(1, 2), dtype=np.float64)
+    energy = ((state[GROUPS["u"]] ** 2 + state[GROUPS["v"]] ** 2) / 2 * grid.weights).mean(axis=(1, 2), dtype=float)
+    depth = pressure[-1] - pressure[0]
+    values = (
+        profile[index("msl")],
+        np.trapezoid(profile[GROUPS["t"]], pressure) / depth,
+        water_column(state[GROUPS["q"]], grid.weights),
+        np.trapezoid(energy, pressure) / depth,
+    )
+    return {name: float(value) for name, value in zip(QUANTITIES, values, strict=True)}
+
+
+def layer_of(pressure: NDArray) -> NDArray:
+    """(n,) names of the LAYERS of pressures in Pa; `surface` where there is none."""
+    conditions = [(pressure >= low) & (pressure < high) for low, high in LAYERS.values()]
+    return np.select(conditions, list(LAYERS), default="surface")
+
+
+def fit_table(time: pd.Timestamp, departures: pd.DataFrame) -> pd.DataFrame:
+    """Counts and sums of one cycle's departures; see `Verification.fits`."""
+    compared = np.isfinite(departures["o_b"]) & np.isfinite(departures["o_a"])
+    o_b, o_a = (departures[name].where(compared, 0.0).astype(float) for name in ("o_b", "o_a"))
+    error = departures["error"].astype(float)
+    rows = pd.DataFrame(
+        {
+            "source": departures["source"].astype(str),
+            "variable": departures["variable"].astype(str),
+            "layer": layer_of(departures["pressure"].to_numpy(float)),
+            "use": departures["use"].astype(str),
+            "reason": departures["reason"].astype(str),
+            "count": 1,
+            "compared": compared.astype(int),
+            "error_squared": error.where(compared, 0.0) ** 2,
+            "o_b": o_b,
+            "o_b_squared": o_b**2,
+            "o_a": o_a,
+            "o_a_squared": o_a**2,
+            "o_b_in_errors_squared": (o_b / error) ** 2,
+            "o_a_in_errors_squared": (o_a / error) ** 2,
+        }
+    )
+    sums = rows.groupby(["source", "variable", "layer", "use", "reason"], as_index=False).sum()
+    sums.insert(0, "time", time)
+    return sums
+
+
+# --- the whole run ----------------------------------------------------------------------------------------------------
+
+
+def trends(verification: Verification, channels: tuple[str, ...]) -> pd.DataFrame:
+    """Linear trends over the run, per day, with 95 % intervals: is the run drifting?
+
+    Of the global root mean square error of backgrounds and analyses in `channels` (SI units), and of the
+    global means of the analyses, minus the reference's where there is one. Columns: of, kind, estimate, low,
+    high.
+    """
+    errors, means = verification.errors, verification.means
+    rows = []
+    for kind in ("background", "analysis"):
+        for channel in channels:
+            at = (errors["kind"] == kind) & (errors["channel"] == channel) & (errors["region"] == "globe")
+            rows.append((f"{channel} error", kind, np.sqrt(errors[at].set_index("time")["mse"])))
+    table = means.pivot(index="time", columns=["quantity", "kind"], values="value")
+    for quantity in QUANTITIES if len(table) else ():
+        series = table[quantity]["analysis"]
+        if "reference" in table[quantity] and table[quantity]["reference"].notna().all():
+            series = series - table[quantity]["reference"]
+        rows.append((quantity, "analysis", series))
+    return pd.DataFrame([{"of": of, "kind": kind, **_trend(series)} for of, kind, series in rows if len(series) > 1])
+
+
+def _trend(series: pd.Series) -> dict[str, float]:
+    days = (series.index - series.index[0]) / pd.Timedelta(days=1)
+    block = max(1, round(BLOCK_DAYS / float(np.median(np.diff(days)))))
+    found = scores.trend_interval(days.to_numpy(float), series.to_numpy(float), block)
+    return {"estimate": found.estimate, "low": found.low, "high": found.high}

@@ -1,0 +1,302 @@
+"""Drift: forecasts from committed analyses, and how their errors grow with lead.
+
+Beside the forecast from the analyses stand one from the reference itself (the model's own error), persistence
+of the reference, and climatology. Forecasts start from what is committed and are never needed by the chain,
+so they are made whenever there is time for them, in order, one commit per start:
+
+    forecasts.icechunk          group forecasts: headline channels by start and lead; group starts: what each
+    was made from branches/NAME/drift/        START.parquet: scores by kind, lead, channel and region
+
+A start counts if it is committed *and* its two analyses are still the ones in the archive: after a rewind the
+starts that followed are made again.
+
+Live, the reference comes days later. A forecast is made and kept without it; as the reference grows, what is kept is
+scored (`fill_in`), which needs no model. Once the reference holds all leads of a start, its forecast is run once more,
+now beside one from the reference, and scored in every channel: the same scores as if the reference had been there.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.cycler.archive.branches import ArchiveError, Branch, Record
+from dacycle.cycler.experiment import STEP, cycle_id, parse_donor
+from dacycle.cycler.verification.cycles import fingerprint
+from dacycle.cycler.verification.drift_scores import (
+    COLUMNS,
+    KINDS,
+    is_whole,
+    join,
+    read_scores_of,
+    score,
+    scored_leads,
+    write_scores,
+)
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
+from dacycle.forecast_adapter.models.model import ForecastModel
+from dacycle.forecast_adapter.worlds.world import World
+
+__all__ = ["KINDS", "LEAD_STEP", "due", "fill_in", "forecasts", "make_forecasts", "read_scores", "unverified"]
+
+LEAD_STEP = 12
+"""Hours between the leads that are kept and scored, from 0; the model itself steps 6 hours."""
+
+
+def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterator[pd.Timestamp]:
+    """Make and score what is due, in order, and yield each start once it is on disk; may be stopped at any time.
+
+    Raises:
+        ArchiveError: another process makes this branch's forecasts, a state is damaged, or the model is not the one
+            that the run was made with.
+    """
+    with branch.archive.lock(f"{branch.name}/drift"):
+        _prepare(branch)
+        yield from _fill_in(branch, world, skipped=due(branch, world))
+        # First: cycles may be committed meanwhile, so what is read after it knows at least as many.
+        starts = due(branch, world)
+        sources, committed = _sources(branch), _committed(branch)
+        models = {record["time"]: record["digests"]["model"] for record in branch.records}
+        for start in starts:
+            if models[cycle_id(start)] != model.digest:
+                raise ArchiveError(
+                    f"{branch.archive.folder}: cycle {cycle_id(start)} of {branch.name} ran with a forecast model of "
+                    f"digest {models[cycle_id(start)][:12]}, but {model.name} is {model.digest[:12]}; put that one back"
+                )
+            fields, table = _forecast(branch, world, model, start)
+            write_scores(branch, start, table, sources[start])
+            if start not in committed:
+                groups = {"forecasts": fields, "starts": _start_dataset(start, sources[start], model)}
+                time = {"time": cycle_id(start)}
+                branch.archive.forecasts.append(branch.name, groups, f"forecast {cycle_id(start)}", time)
+            yield start
+
+
+def due(branch: Branch, world: World) -> list[pd.Timestamp]:
+    """Starts whose forecast is not made yet, has no scores, or could now be scored as a whole."""
+    sources, committed = _sources(branch), _committed(branch)
+    return [
+        start
+        for start, made_from in sources.items()
+        if start not in committed
+        or scored_leads(branch, start, made_from) is None
+        or (_is_covered(branch, world, start) and not is_whole(branch, start, leads(branch)))
+    ]
+
+
+def fill_in(branch: Branch, world: World) -> Iterator[pd.Timestamp]:
+    """Score what is kept of forecasts at leads that the reference has come to hold, without running the model.
+
+    These are the headline channels of the forecasts from the analyses, of persistence and climatology. Yields each
+    start once its scores are on disk; may be stopped at any time.
+
+    Raises:
+        ArchiveError: another process makes this branch's forecasts, or something of them is damaged.
+    """
+    with branch.archive.lock(f"{branch.name}/drift"):
+        yield from _fill_in(branch, world, skipped=[])
+
+
+def unverified(branch: Branch) -> dict[pd.Timestamp, int]:
+    """How many leads of each kept forecast have no scores yet; starts that have them all are left out."""
+    sources, count = _sources(branch), len(leads(branch))
+    left = {s: count - len(scored_leads(branch, s, sources[s]) or ()) for s in sorted(_committed(branch))}
+    return {start: number for start, number in left.items() if number}
+
+
+def read_scores(branch: Branch) -> pd.DataFrame:
+    """Scores of all forecasts: start, kind, lead (hours), channel, region -> mse, mae, bias, acc.
+
+    Leads that the reference does not hold have no row; those that were filled in have rows of the headline channels,
+    and none of the reference-started forecast. acc is NaN where an anomaly is zero everywhere.
+
+    Raises:
+        ArchiveError: the file of a committed start is missing, damaged or another run's.
+    """
+    sources = _sources(branch)
+    tables = {start: read_scores_of(branch, start, sources[start]) for start in sorted(_committed(branch))}
+    for start, table in tables.items():
+        table.insert(0, "start", start)
+    filled = [table for table in tables.values() if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=["start", *COLUMNS])
+
+
+def forecasts(branch: Branch) -> xr.Dataset:
+    """Headline channels of all forecasts by `time` (their start) and `lead` (hours), read when used.
+
+    Raises:
+        ArchiveError: no forecast has been made.
+    """
+    store, starts = branch.archive.forecasts, sorted(_committed(branch))
+    if not starts or branch.name not in store.branches():
+        raise ArchiveError(
+            f"{branch.archive.folder}: {branch.name} has no forecasts; make them with `dacycle drift {branch.name}`"
+        )
+    return store.dataset(branch.name, "forecasts").sel(time=starts)
+
+
+# --- which starts
+# ------------------------------------------------------------------------------------------------
+
+
+def leads(branch: Branch) -> NDArray[np.int64]:
+    """Leads kept, in hours: 0, 12, ... to the experiment's."""
+    return np.arange(0, branch.experiment.drift.lead // pd.Timedelta(hours=1) + 1, LEAD_STEP)
+
+
+def _sources(branch: Branch) -> dict[pd.Timestamp, str]:
+    """The starts an experiment asks for, each with the fingerprint of the two cycles it goes out from."""
+    records: dict[pd.Timestamp, Record] = {pd.Timestamp(r["time"]): r for r in branch.records}
+    hours = branch.experiment.drift.starts
+    return {
+        time: fingerprint([records[time - STEP], record])
+        for time, record in records.items()
+        if record["status"] != "cold_start" and time.hour in hours and time - STEP in records
+    }
+
+
+def _committed(branch: Branch) -> set[pd.Timestamp]:
+    """Starts whose forecast is in the archive and was made from the analyses that are there now.
+
+    A forked experiment that has made none of its own has those of the past it shares: of its donor's, the
+    ones whose scores it was given when it was forked.
+    """
+    store, name = branch.archive.forecasts, _kept_under(branch)
+    if name is None or not len(store.times(name, "starts")):
+        return set()
+    sources = _sources(branch)
+    made = [json.loads(text) for text in store.column(name, "starts", "record")]
+    starts = {pd.Timestamp(m["time"]) for m in made if sources.get(pd.Timestamp(m["time"])) == m["made_from"]}
+    return starts if name == branch.name else {s for s in starts if scored_leads(branch, s, sources[s]) is not None}
+
+
+def _kept_under(branch: Branch) -> str | None:
+    """The branch of the store of forecasts that holds an experiment's: its own, its donor's, or none yet."""
+    origin = branch.experiment.cold_start.from_
+    names = [branch.name, *([] if origin is None else [parse_donor(origin)[0]])]
+    return next((name for name in names if name in branch.archive.forecasts.branches()), None)
+
+
+def _prepare(branch: Branch) -> None:
+    """Begin the branch of forecasts, or take back those made from analyses that are no longer there."""
+    store = branch.archive.forecasts
+    if branch.name not in store.branches():
+        store.create_branch(branch.name, _shared_past(branch))
+    good = _committed(branch)
+    made = pd.DatetimeIndex(store.times(branch.name, "starts").astype("datetime64[s]"))
+    stale = [start for start in made if start not in good]
+    # The store grows in order of time: an earlier start that was never made also takes back what follows it.
+    skipped = [start for start in _sources(branch) if len(made) and start < made[-1] and start not in made]
+    if stale or skipped:
+        first = cycle_id(min([*stale, *skipped]))
+        before = next(c for c in store.commits(branch.name) if c.metadata.get("time", "") < first)
+        store.reset(branch.name, str(before.id))
+
+
+def _shared_past(branch: Branch) -> str | None:
+    """The commit that a forked experiment's forecasts go on from, if its donor has any."""
+    origin = branch.experiment.cold_start.from_
+    if origin is None:
+        return None
+    donor, time = parse_donor(origin)
+    store = branch.archive.forecasts
+    if donor not in store.branches():
+        return None
+    return next(str(c.id) for c in store.commits(donor) if c.metadata.get("time", "") <= cycle_id(time))
+
+
+def _verifiable(branch: Branch, world: World, start: pd.Timestamp) -> list[int]:
+    """Leads that can be scored: those whose valid time the reference holds."""
+    return [int(h) for h in leads(branch) if np.datetime64(start, "h") + int(h) in world.reference]
+
+
+def _is_covered(branch: Branch, world: World, start: pd.Timestamp) -> bool:
+    """Whether the reference holds both frames of a start and all leads."""
+    frames = (np.datetime64(start - STEP, "h"), np.datetime64(start, "h"))
+    return not world.reference.missing(frames) and len(_verifiable(branch, world, start)) == len(leads(branch))
+
+
+# --- scoring what is kept
+# ------------------------------------------------------------------------------------------------
+
+
+def _fill_in(branch: Branch, world: World, skipped: list[pd.Timestamp]) -> Iterator[pd.Timestamp]:
+    sources, name = _sources(branch), _kept_under(branch)
+    for start in sorted(_committed(branch) - set(skipped)):
+        scored = scored_leads(branch, start, sources[start])
+        new = [lead for lead in _verifiable(branch, world, start) if scored is not None and lead not in scored]
+        if new and name is not None:
+            kept = branch.archive.forecasts.read(name, "forecasts", start, list(HEADLINE))
+            fields = dict(zip(leads(branch).tolist(), np.stack(list(kept.values()), axis=1), strict=True))
+            tables = [_score_kept(world, np.datetime64(start, "h"), lead, fields[lead]) for lead in new]
+            old = read_scores_of(branch, start, sources[start])
+            write_scores(branch, start, join([old, *tables]), sources[start])
+            yield start
+
+
+def _score_kept(world: World, start: np.datetime64, lead: int, headline: NDArray) -> pd.DataFrame:
+    """Scores of kept fields (6, H, W), and of the forecasts that need no model, in the same channels."""
+    # In a whole state, whose other channels are dropped again: sums over another number of channels round differently.
+    state = world.reference.array(start + lead).copy()
+    state[[index(name) for name in HEADLINE]] = headline
+    table = join([score(world, start, lead, "analysis", state), *_score_simple(world, start, lead)])
+    return table[table["channel"].isin(HEADLINE)]
+
+
+def _score_simple(world: World, start: np.datetime64, lead: int) -> list[pd.DataFrame]:
+    """Scores of the forecasts that need no model: persistence, where the reference holds the start, and climatology."""
+    simple = {"climatology": world.climatology.at(start + lead)}
+    if start in world.reference:
+        simple["persistence"] = world.reference.array(start)
+    return [score(world, start, lead, kind, state) for kind, state in simple.items()]
+
+
+# --- one forecast
+# ------------------------------------------------------------------------------------------------
+
+
+def _forecast(
+    branch: Branch, world: World, model: ForecastModel, start: pd.Timestamp
+) -> tuple[xr.Dataset, pd.DataFrame]:
+    """Run the model from the analyses, and from the reference beside it; headline fields and scores."""
+    times = [np.datetime64(start - STEP, "h"), np.datetime64(start, "h")]
+    frames = {"analysis": [branch.state("analysis", pd.Timestamp(time)).values for time in times]}
+    if not world.reference.missing(times):
+        frames["reference"] = [world.reference.array(time) for time in times]
+    kept, verifiable = leads(branch), _verifiable(branch, world, start)
+    tables = [table for lead in verifiable for table in _score_simple(world, times[1], lead)]
+    headline, fields = [index(name) for name in HEADLINE], []
+    # One after the other, as a batch of two may round differently: the forecast from the analyses is the same whether
+    # the reference is there yet or not.
+    for kind, (previous, current) in frames.items():
+        steps = model.forecast(previous[None], current[None], int(kept[-1]) // 6)
+        for lead, state in enumerate(chain([current[None]], steps)):  # one lead at a time in memory, whatever the grid
+            if 6 * lead in kept and kind == "analysis":
+                fields.append(state[0, headline])
+            if 6 * lead in verifiable:
+                tables.append(score(world, times[1], 6 * lead, kind, state[0]))
+    return _field_dataset(branch, start, kept, np.stack(fields)), join(tables)
+
+
+def _field_dataset(branch: Branch, start: pd.Timestamp, kept: NDArray, fields: NDArray) -> xr.Dataset:
+    dims = ("time", "lead", "latitude", "longitude")
+    variables = {
+        name: (dims, fields[None, :, i], {"units": CHANNELS[index(name)].unit}) for i, name in enumerate(HEADLINE)
+    }
+    coordinates = {
+        "time": [start],
+        "lead": ("lead", kept, {"long_name": "lead in hours"}),
+        "latitude": ("latitude", branch.grid.latitude, {"units": "degrees_north"}),
+        "longitude": ("longitude", branch.grid.longitude, {"units": "degrees_east"}),
+    }
+    return xr.Dataset(variables, coordinates)
+
+
+def _start_dataset(start: pd.Timestamp, made_from: str, model: ForecastModel) -> xr.Dataset:
+    record = {"time": cycle_id(start), "made_from": made_from, "model": model.name, "digest": model.digest}
+    text = np.array([json.dumps(record, sort_keys=True)], dtype=object)
+    return xr.Dataset({"record": ("time", text)}, {"time": [start]})

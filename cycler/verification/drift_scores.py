@@ -1,0 +1,100 @@
+"""Scores of forecasts: computed lead by lead, and kept in one Parquet file a start.
+
+    branches/NAME/drift/START.parquet       kind, lead, channel, region -> mse, mae, bias, acc
+
+A file says which analyses its forecast went out from; scores of others are not taken for its own.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.cycler.experiment import cycle_id
+from dacycle.forecast_adapter import scores
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.worlds.world import World
+
+__all__ = ["COLUMNS", "KINDS", "is_whole", "join", "read_scores_of", "score", "scored_leads", "write_scores"]
+
+KINDS = ("analysis", "reference", "persistence", "climatology")
+"""Forecasts scored: started from the analyses, started from the reference, and the two that need no model."""
+
+COLUMNS = ("kind", "lead", "channel", "region", "mse", "mae", "bias", "acc")
+
+_MADE_FROM = b"dacycle.made_from"
+
+
+def score(world: World, start: np.datetime64, lead: int, kind: str, state: NDArray) -> pd.DataFrame:
+    """Scores of a forecast state (69, H, W) at a lead (hours) that the reference holds: a row a channel and region."""
+    truth, climatology = world.reference.array(start + lead), world.climatology.at(start + lead)
+    regions = list(scores.REGIONS)
+    return pd.DataFrame(
+        {
+            "kind": pd.Categorical([kind] * len(NAMES) * len(regions), categories=KINDS),
+            "lead": np.int16(lead),
+            "channel": pd.Categorical(np.repeat(NAMES, len(regions)), categories=NAMES),
+            "region": pd.Categorical(np.tile(regions, len(NAMES)), categories=regions),
+            "mse": scores.mse(state, truth, world.grid).ravel().astype(np.float32),
+            "mae": scores.mae(state, truth, world.grid).ravel().astype(np.float32),
+            "bias": scores.bias(state, truth, world.grid).ravel().astype(np.float32),
+            "acc": scores.anomaly_correlation(state, truth, climatology, world.grid).ravel().astype(np.float32),
+        }
+    )
+
+
+def join(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """One table by lead, of each lead by kind, in the order of KINDS."""
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        return pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(filled, ignore_index=True).sort_values(["lead", "kind"], kind="stable", ignore_index=True)
+
+
+def write_scores(branch: Branch, start: pd.Timestamp, frame: pd.DataFrame, made_from: str) -> None:
+    """Keep the scores of a start; `made_from` is the fingerprint of the cycles that it went out from."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE_FROM: made_from.encode()})
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd", write_page_checksum=True)
+    write_whole(_path(branch, start), content.getvalue())
+
+
+def scored_leads(branch: Branch, start: pd.Timestamp, made_from: str) -> set[int] | None:
+    """The leads that the scores of a start hold; None where there are no scores, or they are of other analyses."""
+    path = _path(branch, start)
+    if not path.is_file() or pq.read_schema(path).metadata.get(_MADE_FROM) != made_from.encode():
+        return None
+    return set(pq.read_table(path, columns=["lead"])["lead"].unique().to_pylist())
+
+
+def is_whole(branch: Branch, start: pd.Timestamp, leads: NDArray) -> bool:
+    """Whether the scores of a start, which are there, are of all leads, kinds and channels."""
+    rows = len(leads) * len(KINDS) * len(NAMES) * len(scores.REGIONS)
+    return pq.read_metadata(_path(branch, start)).num_rows == rows
+
+
+def read_scores_of(branch: Branch, start: pd.Timestamp, made_from: str) -> pd.DataFrame:
+    """The scores of a start.
+
+    Raises:
+        ArchiveError: the file is missing, damaged or another run's.
+    """
+    path = _path(branch, start)
+    if scored_leads(branch, start, made_from) is None:
+        raise ArchiveError(
+            f"{path}: the scores of {branch.name} are missing or another run's; run `dacycle drift` again"
+        )
+    try:
+        return pq.read_table(path, page_checksum_verification=True).to_pandas()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArchiveError(f"{path} is damaged ({error}); delete it and run `dacycle drift` again") from error
+
+
+def _path(branch: Branch, start: pd.Timestamp) -> Path:
+    return branch.folder / "drift" / f"{cycle_id(start)}.parquet"

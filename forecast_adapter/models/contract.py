@@ -1,0 +1,71 @@
+"""The tensors of a forecast model: `input` and `output`, (B, 138, H, W) float32, as FengWu has them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.models.onnxfile import ModelFileError
+
+__all__ = ["Signature", "read_signature"]
+
+_PAIR = 2 * len(NAMES)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a network's tensors leave open, or fix.
+
+    Attributes:
+        batch: 1 where it takes one state a call, None where it takes any number.
+        shape: rows and columns, each None where it takes any.
+    """
+
+    batch: int | None
+    shape: tuple[int | None, int | None]
+
+    def fits(self, grid: Grid) -> bool:
+        """Whether the network runs on a grid."""
+        return all(own in (None, wanted) for own, wanted in zip(self.shape, grid.shape, strict=True))
+
+
+def read_signature(path: Path, session: ort.InferenceSession) -> Signature:
+    """The signature of a network, if it is a forecast model's.
+
+    Raises:
+        ModelFileError: a tensor has another name, type or number of channels, or the network a batch other than 1.
+    """
+    pairs = {
+        "input": _only(path, "input", session.get_inputs()),
+        "output": _only(path, "output", session.get_outputs()),
+    }
+    for name, tensor in pairs.items():
+        if tensor.type != "tensor(float)":
+            raise ModelFileError(
+                f"{path}: `{name}` is {tensor.type}, but must be float32; export it with float32 tensors"
+            )
+        channels = tensor.shape[1] if len(tensor.shape) == 4 else None
+        undeclared = name == "output" and not isinstance(channels, int) and len(tensor.shape) in (0, 4)
+        if channels != _PAIR and not undeclared:
+            raise ModelFileError(
+                f"{path}: `{name}` is {tensor.shape}, but must be (batch, {_PAIR}, rows, columns): two frames of "
+                f"{len(NAMES)} channels; networks with other channels cannot be run"
+            )
+    batch, _, *shape = (size if isinstance(size, int) else None for size in pairs["input"].shape)
+    if batch not in (None, 1):
+        raise ModelFileError(
+            f"{path}: `input` has a fixed batch of {batch}; a forecast needs 1 or any: export it with a dynamic batch"
+        )
+    return Signature(batch, (shape[0], shape[1]))
+
+
+def _only(path: Path, name: str, tensors: list[Any]) -> Any:
+    if [tensor.name for tensor in tensors] != [name]:
+        found = ", ".join(tensor.name for tensor in tensors) or "nothing"
+        raise ModelFileError(
+            f"{path}: its {name} must be one tensor called `{name}`, not {found}; rename it in the export"
+        )
+    return tensors[0]

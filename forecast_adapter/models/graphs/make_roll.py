@@ -1,0 +1,44 @@
+"""Make `roll.onnx`, which turns a network's output into its next input without leaving the device.
+
+    following = concatenate(pair[:, 69:], output[:, :69])        state = offset + scale * output[:, :69]
+
+What a network puts into its other 69 channels is never read. Needs the package `onnx`; run it as
+`python forecast_adapter/models/graphs/make_roll.py`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def roll() -> onnx.ModelProto:
+    """The graph, for any batch and grid."""
+    bounds = {"zero": [0], "half": [69], "end": [138], "channels": [1], "across": [1, 69, 1, 1]}
+    nodes = [
+        helper.make_node("Slice", ["pair", "half", "end", "channels"], ["current"]),
+        helper.make_node("Slice", ["output", "zero", "half", "channels"], ["next"]),
+        helper.make_node("Concat", ["current", "next"], ["following"], axis=1),
+        helper.make_node("Reshape", ["scale", "across"], ["scales"]),
+        helper.make_node("Reshape", ["offset", "across"], ["offsets"]),
+        helper.make_node("Mul", ["next", "scales"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "offsets"], ["state"]),
+    ]
+
+    def tensor(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    place = ("batch", 138, "rows", "columns")
+    graph = helper.make_graph(
+        nodes,
+        "roll",
+        [tensor("pair", *place), tensor("output", *place), tensor("scale", 69), tensor("offset", 69)],
+        [tensor("following", *place), tensor("state", "batch", 69, "rows", "columns")],
+        [numpy_helper.from_array(np.array(value), name) for name, value in bounds.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+if __name__ == "__main__":
+    onnx.save(roll(), Path(__file__).with_name("roll.onnx"))

@@ -1,0 +1,241 @@
+"""A dataset: states of a product on a grid of one's own, in files that `Reference` reads, to train and verify with.
+
+    FOLDER/manifest.json            where it is from, its files and their SHA-256 (see `manifest`)
+    FOLDER/YYYY/FIRST_TIME.nc       states, and the surface fields that the product has, in WeatherBench2's schema
+    FOLDER/static.nc                orography (geopotential_at_surface) and land_sea_mask, where the product has them
+    FOLDER/.parts/                  times that are fetched and not yet part of a file
+
+Times are fetched side by side, each into a part that is whole or not there, so that an interruption costs what was on
+its way. Parts of a month (on fine grids: of a day) become one file. Files are never written again: an extension adds.
+"""
+
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.grid import Grid, get_grid, regrid
+from dacycle.forecast_adapter.state import StateError, to_dataset
+from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
+from dacycle.forecast_adapter.states.products import open_states
+from dacycle.forecast_adapter.states.source import StateSource
+from dacycle.forecast_adapter.worlds.manifest import DatasetError, Entry, Manifest
+from dacycle.forecast_adapter.worlds.reference import SURFACE_FIELDS
+from dacycle.forecast_adapter.worlds.static import write_static
+
+__all__ = ["build_dataset"]
+
+Say = Callable[[str], None]
+_MONTH_CELLS = 121 * 240
+"""Grids of no more cells have a file a month, up to 1 GB each; finer ones a file a day."""
+
+
+def build_dataset(
+    place: str,
+    folder: Path,
+    grid: Grid,
+    times: NDArray[np.datetime64],
+    static: str | None = None,
+    workers: int = 1,
+    say: Say = print,
+    fetched: Callable[[int, int], None] = lambda done, total: None,
+) -> Manifest:
+    """Make a dataset, go on with one that was interrupted, or add times to a finished one.
+
+    Args:
+        place: the product, as `open_states` takes it.
+        folder: where to write.
+        grid: a named one; states are averaged down to it conservatively, else interpolated bilinearly.
+        times: (n,) datetime64[h], ascending. Those outside of what the product holds are said, and left for later.
+        static: where the static fields are, if not in the product.
+        workers: processes that fetch.
+        say: is told what a user should know.
+        fetched: is told how many of the times that were missing are there, and how many are wanted.
+
+    Returns:
+        The manifest as it stands in the folder.
+
+    Raises:
+        DatasetError: the folder holds another dataset, or times could not be read; these are named, all others kept.
+        StateError: the product cannot be opened.
+    """
+    source = open_states(place)
+    manifest = _manifest(folder, place, grid)
+    held = _held(folder, manifest)
+    wanted = _available(source, times, say)
+    todo = [time for time in wanted if time not in held]
+    manifest.write(folder)
+    if "static.nc" not in manifest.files:
+        _add_static(static or place, folder, grid, wanted[0], manifest, say)
+    failures: dict[np.datetime64, str] = {}
+    parts = {time: folder / ".parts" / f"{time}.nc" for time in todo}
+    groups = [list(group) for _, group in groupby(todo, key=lambda time: _period(time, grid))]
+    for done, (time, error) in enumerate(_fetch_all(place, grid, parts, workers), 1):
+        fetched(done, len(todo))
+        if error is not None:
+            failures[time] = error
+        for group in [group for group in groups if time in group]:
+            if all(parts[t].exists() for t in group):
+                _join([parts[t] for t in group], folder, manifest)
+    if failures:
+        raise DatasetError(_spell(folder, failures, len(todo)))
+    manifest.finished = True
+    manifest.write(folder)
+    shutil.rmtree(folder / ".parts", ignore_errors=True)
+    return manifest
+
+
+def _manifest(folder: Path, place: str, grid: Grid) -> Manifest:
+    """The manifest of the folder, or of a dataset that begins; its damaged and missing files are made again."""
+    found = Manifest.read(folder)
+    if found is None:
+        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise DatasetError(f"{folder} holds other files and no manifest; give an empty folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Manifest(place, grid.name)
+    if (found.source, found.grid) != (place, grid.name):
+        held = f"{folder} holds states of {found.source} on {found.grid}"
+        raise DatasetError(f"{held}, not of {place} on {grid.name}; give another folder")
+    whole = {n: e for n, e in found.files.items() if (folder / n).is_file() and (folder / n).stat().st_size == e.size}
+    found.finished = found.finished and len(whole) == len(found.files)
+    found.files = whole
+    return found
+
+
+def _held(folder: Path, manifest: Manifest) -> set[np.datetime64]:
+    """The times of the files that belong to the dataset."""
+    held: set[np.datetime64] = set()
+    for name, entry in manifest.files.items():
+        if entry.times is not None:
+            with xr.open_dataset(folder / name, engine="h5netcdf") as file:
+                held.update(file["time"].values.astype("datetime64[h]"))
+    return held
+
+
+def _available(source: StateSource, times: NDArray[np.datetime64], say: Say) -> list[np.datetime64]:
+    """Those of `times` that the product holds; of the others the user is told."""
+    there = np.isin(times, source.times)
+    if not there.any():
+        held = f"{source.times[0]} to {source.times[-1]}" if len(source.times) else "nothing"
+        raise DatasetError(f"{source.name}: holds none of the times from {times[0]} to {times[-1]}; it has {held}")
+    outside = (times < source.times[0]) | (times > source.times[-1])
+    if outside.any():
+        say(f"{source.name} holds {source.times[0]} to {source.times[-1]}: {outside.sum()} times are not there (yet)")
+    gaps = times[~there & ~outside]
+    if len(gaps):
+        listed = ", ".join(map(str, gaps[:4])) + (", ..." if len(gaps) > 4 else "")
+        say(f"{source.name} has gaps: {len(gaps)} times are missing ({listed}); the dataset goes on without them")
+    return list(times[there])
+
+
+def _period(time: np.datetime64, grid: Grid) -> np.datetime64:
+    return time.astype("datetime64[M]" if grid.shape[0] * grid.shape[1] <= _MONTH_CELLS else "datetime64[D]")
+
+
+# --- fetching
+# ------------------------------------------------------------------------------------------------
+
+
+def _fetch_all(
+    place: str, grid: Grid, parts: dict[np.datetime64, Path], workers: int
+) -> Iterator[tuple[np.datetime64, str | None]]:
+    """Each time once its part is on disk, or with what went wrong."""
+    missing = [time for time in parts if not parts[time].exists()]
+    yield from ((time, None) for time in parts if time not in missing)
+    if workers == 1 or len(missing) < 2:
+        yield from ((time, _fetch(place, grid.name, time, parts[time])) for time in missing)
+        return
+    # Spawned: the threads of a network file system do not survive a fork.
+    pool: Executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        waiting: dict[Future[str | None], np.datetime64] = {
+            pool.submit(_fetch, place, grid.name, time, parts[time]): time for time in missing
+        }
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _fetch(place: str, grid_name: str, time: np.datetime64, part: Path) -> str | None:
+    """Write one time on a grid; return what went wrong with it, if anything."""
+    try:
+        grid, source = get_grid(grid_name), _source(place)
+        state = source.state(time, grid)
+        dataset = to_dataset(state)
+        surface = source.surface(time)
+        for short, (name, _, factor) in SURFACE_FIELDS.items():
+            if short in surface and np.isfinite(surface[short].values).all():
+                values = regrid(surface[short].values, source.grid, grid) / np.float32(factor)
+                dataset[name] = (("time", "latitude", "longitude"), values[None].astype(np.float32))
+        write_netcdf(part, [dataset], {"notes": state.attrs["notes"]})
+    except (StateError, OSError) as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _source(place: str) -> StateSource:
+    return open_states(place)
+
+
+# --- joining
+# ------------------------------------------------------------------------------------------------
+
+
+def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
+    """Make one file of parts, enter it in the manifest, and only then remove the parts."""
+    kept, notes = _common(parts)
+    for text in notes:
+        manifest.note(text)
+    first, last = parts[0].stem, parts[-1].stem
+    name = f"{first[:4]}/{first}.nc"
+    attrs = {"source": manifest.source, "notes": "; ".join(notes)}
+    write_netcdf(folder / name, (_read(part, kept) for part in parts), attrs)
+    manifest.files[name] = Entry.of(folder / name, (first, last, len(parts)))
+    manifest.write(folder)
+    for part in parts:
+        part.unlink()
+
+
+def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
+    """Names of the fields that all parts have, and notes: the parts' own, and on surface fields that some lack."""
+    names: list[set[str]] = []
+    notes: dict[str, None] = {}
+    for part in parts:
+        with xr.open_dataset(part, engine="h5netcdf") as file:
+            names.append({str(name) for name in file.data_vars})
+            notes |= {note: None for note in file.attrs["notes"].split("; ") if note}
+    common = set.intersection(*names)
+    for name in sorted(set.union(*names) - common):
+        notes[f"{name} is left out where a time of its month or day lacks it"] = None
+    return sorted(common), list(notes)
+
+
+def _read(part: Path, names: list[str]) -> xr.Dataset:
+    with xr.open_dataset(part, engine="h5netcdf") as file:
+        return file[names].load()
+
+
+def _add_static(place: str, folder: Path, grid: Grid, time: np.datetime64, manifest: Manifest, say: Say) -> None:
+    try:
+        write_static(place, folder / "static.nc", grid, time)
+    except StateError as error:
+        say(f"no static fields: {error}; `dacycle world` needs them: give --static, a file that has them")
+        return
+    manifest.files["static.nc"] = Entry.of(folder / "static.nc")
+    manifest.write(folder)
+
+
+def _spell(folder: Path, failures: dict[np.datetime64, str], total: int) -> str:
+    shown = [f"  {time}: {failures[time]}" for time in sorted(failures)[:5]]
+    more = [f"  and {len(failures) - 5} more"] if len(failures) > 5 else []
+    remedy = "what was read is kept, the same command goes on; --without TIME leaves a time out"
+    return "\n".join([f"{folder}: {len(failures)} of {total} times could not be read; {remedy}", *shown, *more])

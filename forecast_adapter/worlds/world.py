@@ -1,0 +1,243 @@
+"""Worlds: a reference, its statistics, climatology and static fields, which belong together, in one folder.
+
+* world.yaml: name, grid, description, and what kind of states the reference holds, if others have the same (`reference:
+  era5` or `operational`); `states`, where they are elsewhere, relative to the folder (a dataset that `dacycle dataset`
+  made, or a product that `products.open_states` reads) instead of:
+* reference/*.nc: states and surface fields by time (see `reference.py`)
+* statistics.nc: mean and standard deviation of each channel over the training years
+* climatology.nc: mean and two annual harmonics of each channel and grid point over the training years
+* static.nc: geopotential_at_surface, land_sea_mask
+"""
+
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import yaml
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid, named
+from dacycle.forecast_adapter.home import dacycle_home
+from dacycle.forecast_adapter.remote import is_url
+from dacycle.forecast_adapter.state import make_state, to_dataset
+from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
+from dacycle.forecast_adapter.statistics import Statistics
+from dacycle.forecast_adapter.worlds.manifest import DatasetError, is_dataset
+from dacycle.forecast_adapter.worlds.reference import SURFACE_FIELDS, ProductReference, Reference, ReferenceError
+
+__all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", "load_world", "world_folders"]
+
+GRAVITY = 9.80665
+_YEAR = 365.2425
+_HARMONICS = 2
+
+
+class WorldError(ValueError):
+    """A world cannot be found, or its parts do not belong together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Climatology:
+    """The mean annual cycle: coefficients (5, 69, H, W) of 1, cos, sin, cos 2, sin 2 of the day of the year."""
+
+    coefficients: NDArray[np.float32]
+
+    def at(self, time: np.datetime64) -> NDArray[np.float32]:
+        """(69, H, W) in SI units at `time`."""
+        return np.tensordot(annual_basis(np.array([time]))[0], self.coefficients, 1)
+
+
+def annual_basis(times: NDArray) -> NDArray[np.float32]:
+    """(n, 5) annual basis functions at `times`."""
+    start = times.astype("datetime64[Y]").astype("datetime64[s]")
+    angle = 2 * np.pi * (times.astype("datetime64[s]") - start).astype(float) / (86400 * _YEAR)
+    columns = [np.ones_like(angle)]
+    for k in range(1, _HARMONICS + 1):
+        columns += [np.cos(k * angle), np.sin(k * angle)]
+    return np.stack(columns, -1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What belongs together: see the module. Orography (H, W) in m, land fraction (H, W) in 0..1.
+
+    `reference_kind` is what forecast models of others are made for, `""` where the reference is this world's alone.
+    """
+
+    name: str
+    grid: Grid
+    folder: Path
+    reference: Reference
+    statistics: Statistics
+    climatology: Climatology
+    orography: NDArray[np.float32]
+    land_fraction: NDArray[np.float32]
+    reference_kind: str = ""
+
+    def on(self, grid: Grid) -> "World":
+        """The same world for a method on a coarser grid: statistics as they are, fields averaged conservatively."""
+        climatology, orography, land = (
+            conservative_average(fields, self.grid, grid)
+            for fields in (self.climatology.coefficients, self.orography, self.land_fraction)
+        )
+        return replace(self, grid=grid, climatology=Climatology(climatology), orography=orography, land_fraction=land)
+
+
+def world_folders() -> list[Path]:
+    """Folders searched for a world by name: `$DACYCLE_HOME/worlds`, then `deploy/worlds` of the checkout."""
+    return [dacycle_home() / "worlds", Path(__file__).resolve().parents[2] / "deploy/worlds"]
+
+
+def load_world(name_or_folder: str | Path) -> World:
+    """Open a world by its name or its folder; one that is open already is looked at for what its reference has gained.
+
+    Raises:
+        WorldError: there is none, it is incomplete, or its statistics or grid are another world's.
+    """
+    candidates = [Path(name_or_folder), *(folder / str(name_or_folder) for folder in world_folders())]
+    found = [folder for folder in candidates if (folder / "world.yaml").exists()]
+    if not found:
+        places = ", ".join(str(folder) for folder in candidates)
+        raise WorldError(f"no world {str(name_or_folder)!r}: looked for world.yaml in {places}")
+    try:
+        world = _load(found[0].resolve())
+        world.reference.refresh()
+    except (ReferenceError, DatasetError) as error:
+        raise WorldError(f"{found[0]}: its reference cannot be used: {error}") from error
+    return world
+
+
+@lru_cache(maxsize=8)
+def _load(folder: Path) -> World:
+    described = yaml.safe_load((folder / "world.yaml").read_text())
+    for part in ("statistics.nc", "climatology.nc", "static.nc"):
+        if not (folder / part).exists():
+            raise WorldError(f"{folder}: the world has no {part}")
+    statistics = Statistics.load(folder / "statistics.nc")
+    if statistics.world != described["name"]:
+        raise WorldError(f"{folder}/statistics.nc belongs to {statistics.world!r}, not to {described['name']!r}")
+    grid = get_grid(described["grid"])
+    reference = _reference(folder, described.get("states"), grid)
+    if not reference.grid.matches(grid):
+        raise WorldError(f"{folder}: the reference is on a {reference.grid.shape} grid, not on {grid.name}")
+    with xr.open_dataset(folder / "climatology.nc", engine="h5netcdf") as file:
+        climatology = Climatology(file["coefficients"].sel(channel=NAMES).values.astype(np.float32, copy=False))
+    with xr.open_dataset(folder / "static.nc", engine="h5netcdf") as file:
+        orography = file["geopotential_at_surface"].values.astype(np.float32) / np.float32(GRAVITY)
+        land = file["land_sea_mask"].values.astype(np.float32)
+    return World(
+        described["name"], grid, folder, reference, statistics, climatology, orography, land,
+        described.get("reference", ""),
+    )  # fmt: skip
+
+
+def _reference(folder: Path, place: str | None, grid: Grid) -> Reference:
+    if place is None:
+        return Reference(folder / "reference")
+    if is_url(place):
+        return ProductReference(place, grid)
+    return Reference(folder / place) if is_dataset(folder / place) else ProductReference(str(folder / place), grid)
+
+
+def build_world(
+    data: Path,
+    folder: Path,
+    name: str,
+    training_years: list[int],
+    times: NDArray | None,
+    description: str,
+    statistics: Statistics | None = None,
+    kind: str = "",
+) -> None:
+    """Make a world from a nature run or a dataset: statistics and climatology of the training years, and a reference.
+
+    Args:
+        data: the folder of the nature run or the dataset.
+        folder: the world's, made here.
+        name: the world's.
+        training_years: years whose statistics and climatology describe the world.
+        times: of a reference that is copied into the world, none of them in a training year, rounded to 0.03 standard
+            deviations and split into files of a week. None: the reference is `data` itself, as it stands and grows.
+        description: a sentence on it.
+        statistics: to normalise with instead of the training years' own, such as FengWu's.
+        kind: of reference, for models that were made elsewhere: `era5`, `operational`, or none.
+
+    Raises:
+        WorldError: training years are sampled or hold no state, or `data` has no static fields.
+    """
+    reference = Reference(data)
+    grid, training = named(reference.grid), reference.times_of(training_years)
+    if not len(training):
+        span = f"{reference.times[0]} to {reference.times[-1]}"
+        raise WorldError(f"{data}: no state of the training years {training_years}; it holds {span}")
+    if times is not None and np.isin(times, training).any():
+        raise WorldError(f"{name}: the sample holds times of the training years {training_years}")
+    if not (data / "static.nc").is_file():
+        raise WorldError(f"{data}: no static.nc with orography and land_sea_mask; `dacycle dataset --static` adds it")
+    folder.mkdir(parents=True, exist_ok=True)
+    mean, std, coefficients = _describe(reference, training)
+    made_from = f"{data.name}, years {', '.join(map(str, training_years))}, {len(training)} states"
+    own = Statistics(mean, std, name, made_from) if statistics is None else replace(statistics, world=name)
+    own.save(folder / "statistics.nc")
+    rounded = _round(coefficients, 0.03 * std[:, None, None])
+    dataset = xr.Dataset(
+        {"coefficients": (("term", "channel", "latitude", "longitude"), rounded, {"description": made_from})},
+        {"channel": NAMES, "latitude": grid.latitude, "longitude": grid.longitude},
+    )
+    packed = {"coefficients": {"zlib": True, "complevel": 9, "shuffle": True}}
+    dataset.to_netcdf(folder / "climatology.nc", engine="h5netcdf", encoding=packed)
+    (folder / "static.nc").write_bytes((data / "static.nc").read_bytes())
+    described = {"name": name, "grid": grid.name, "description": description}
+    if kind:
+        described["reference"] = kind
+    if times is None:
+        described["states"] = os.path.relpath(data.resolve(), folder.resolve())
+    else:
+        for start in range(0, len(times), 28):
+            _write_sample(reference, folder / "reference", times[start : start + 28], std)
+    (folder / "world.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+
+
+def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Mean (69,), standard deviation (69,) and harmonic coefficients (5, 69, H, W), in one pass over the states."""
+    basis = annual_basis(times).astype(np.float64)
+    weights = reference.grid.weights / reference.grid.weights.sum()
+    first = reference.array(times[0]).astype(np.float64)
+    projected, total, square = np.zeros((basis.shape[1], *first.shape)), np.zeros(69), np.zeros(69)
+    origin = (first * weights).sum((1, 2))[:, None, None]  # near the mean: variances without cancellation
+    for row, time in zip(basis, times, strict=True):
+        departure = reference.array(time) - origin
+        projected += row[:, None, None, None] * departure
+        total += (departure * weights).sum((1, 2))
+        square += (departure**2 * weights).sum((1, 2))
+    mean = total / len(times)
+    std = np.sqrt(square / len(times) - mean**2)
+    flat = np.linalg.solve(basis.T @ basis, projected.reshape(len(projected), -1)).reshape(projected.shape)
+    flat[0] += origin
+    return (mean + origin[:, 0, 0]).astype(np.float32), std.astype(np.float32), flat.astype(np.float32)
+
+
+def _round(values: NDArray, step: NDArray | float) -> NDArray[np.float32]:
+    """Round to a multiple of the power of two at or below `step`: the zero bits that follow compress away."""
+    power = np.exp2(np.floor(np.log2(step)))
+    return (np.round(values / power) * power).astype(np.float32)
+
+
+def _write_sample(reference: Reference, folder: Path, times: NDArray, std: NDArray) -> None:
+    """One file of a packaged reference, rounded to 0.03 standard deviations."""
+    write_netcdf(folder / f"{str(times[0])[:10]}.nc", (_rounded(reference, time, std) for time in times), {}, level=9)
+
+
+def _rounded(reference: Reference, time: np.datetime64, std: NDArray) -> xr.Dataset:
+    array = _round(reference.array(time), 0.03 * std[:, None, None])
+    dataset = to_dataset(make_state(array, reference.grid, time))
+    steps = {"tp6h": 1e-5, "olr": 1.0, "td2m": 0.1, "ps": 20.0}  # in the unit of the file
+    for short, field in reference.surface(time, reference.surface_names(time)).items():
+        name, _, factor = SURFACE_FIELDS[str(short)]
+        values = _round(field.values / np.float32(factor), steps[str(short)])
+        dataset[name] = (("time", "latitude", "longitude"), values[None])
+    return dataset

@@ -1,0 +1,153 @@
+"""The errors that one experiment assumes: the built-in ones brought to its grid, with the experiment's own numbers.
+
+Sources state the built-in errors when they read, because files and caches know of no grid; the cycle restates them
+here, once for all sources, and superobs divide them between their two parts by the same table. What is drawn from a
+world's reference keeps the errors that it was drawn with, on any grid.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.obs_ingest.errors.model import ERRORS, REFERENCE_SPACING, ErrorModel, Profile, representativeness_factor
+from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError
+
+__all__ = ["PARTS", "ErrorSettings", "ErrorTable", "read_errors", "scaled"]
+
+PARTS: tuple[str, ...] = tuple(part.name for part in fields(ErrorModel))
+"""What may be said of a variable: instrument, representativeness (SI), and both relative to the value."""
+
+ErrorSettings = dict[str, dict[str, float | list[float]]]
+"""By VARIABLE or SOURCE:VARIABLE, numbers for some of `PARTS`; a list holds one per level, 50 to 1000 hPa."""
+
+
+@dataclass(frozen=True)
+class ErrorTable:
+    """Instrument and representativeness errors by source and variable.
+
+    Attributes:
+        settings: numbers that replace the built-in ones, for the grid as it is; SOURCE:VARIABLE before VARIABLE.
+        spacing: of the grid, degrees between rows.
+        drawn: names of the sources whose values are drawn from a reference.
+    """
+
+    settings: Mapping[str, Mapping[str, float | Sequence[float]]] = field(default_factory=dict)
+    spacing: float = REFERENCE_SPACING
+    drawn: frozenset[str] = frozenset()
+
+    def model(self, source: str, variable: str) -> ErrorModel:
+        """The errors of a variable that a source of this name observes."""
+        factor = 1.0 if source in self.drawn else representativeness_factor(variable, self.spacing)
+        said = {**self.settings.get(variable, {}), **self.settings.get(f"{source}:{variable}", {})}
+        built_in = ERRORS[variable]
+        on_grid = replace(
+            built_in,
+            representativeness=scaled(built_in.representativeness, factor),
+            relative_representativeness=scaled(built_in.relative_representativeness, factor),
+        )
+        return replace(on_grid, **{part: _profile(value) for part, value in said.items()})
+
+    def restate(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table (n rows) with its errors multiplied by what this table says over what the built-in one does.
+
+        A ratio, so that what a source knows better than the table stays: humidity in proportion to the season's mean.
+        """
+        value, pressure = table["value"].to_numpy(), table["pressure"].to_numpy()
+        error = table["error"].to_numpy().copy()
+        for source, variable, rows in _groups(table):
+            built_in, own = ERRORS[variable], self.model(source, variable)
+            if own != built_in:
+                new, old = (sum(model.variances(value[rows], pressure[rows])) for model in (own, built_in))
+                ratio = np.sqrt(new / old)
+                error[rows] *= np.where(np.isfinite(ratio), ratio, 1.0)  # a missing value has no ratio
+        return table.assign(error=error)
+
+    def instrument_share(self, table: pd.DataFrame) -> NDArray[np.float64]:
+        """(n,) the instrument's share of each row's error variance, in [0, 1]."""
+        value, pressure = table["value"].to_numpy(), table["pressure"].to_numpy()
+        share = np.empty(len(table))
+        for source, variable, rows in _groups(table):
+            share[rows] = self.model(source, variable).instrument_share(value[rows], pressure[rows])
+        return share
+
+
+def scaled(profile: Profile, factor: float | NDArray) -> Profile:
+    """A profile times a number, or times one per level."""
+    if np.ndim(profile) == 0 and np.ndim(factor) == 0:
+        return float(np.multiply(profile, factor))
+    return tuple(float(x) for x in np.multiply(profile, factor))
+
+
+def _profile(value: float | Sequence[float]) -> Profile:
+    return tuple(value) if isinstance(value, Sequence) else float(value)
+
+
+def _groups(table: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
+    """Source, variable and the places of their rows, for each pair in a table."""
+    sources, variables = table["source"].array, table["variable"].array.codes
+    pair = sources.codes.astype(np.int64) * len(VARIABLES) + variables
+    for code in np.unique(pair):
+        source, variable = divmod(int(code), len(VARIABLES))
+        yield str(sources.categories[source]), VARIABLES[variable], np.nonzero(pair == code)[0]
+
+
+def read_errors(settings: Any) -> ErrorSettings | None:
+    """An experiment's `errors`, checked: a mapping, or the path of a YAML file that holds one.
+
+    Raises:
+        ObservationError: no such file, no mapping, or an unknown variable or part; names the entry and those known.
+    """
+    if settings is None:
+        return None
+    if isinstance(settings, str | Path):
+        settings = _load(Path(settings))
+    if not isinstance(settings, Mapping):
+        raise ObservationError("errors are a mapping such as {t2m: {instrument: 0.5}}, or a file that holds one")
+    checked = {str(name): _entry(str(name), parts) for name, parts in settings.items()}
+    for name in checked:
+        source, _, variable = name.rpartition(":")
+        model = ErrorTable(checked).model(source, variable)
+        if np.any(np.add(model.instrument, model.representativeness) <= 0):
+            raise ObservationError(f"{name}: instrument and representativeness are both 0; every value has an error")
+    return checked
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise ObservationError(f"there is no file {path}")
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text())
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ObservationError(f"{path} is not YAML: {error}") from None
+
+
+def _entry(name: str, parts: Any) -> dict[str, float | list[float]]:
+    variable = name.rpartition(":")[2]
+    if variable not in VARIABLES:
+        raise ObservationError(f"{name} is no VARIABLE or SOURCE:VARIABLE; variables are {', '.join(VARIABLES)}")
+    if not isinstance(parts, Mapping) or not parts or not set(parts) <= set(PARTS):
+        raise ObservationError(f"{name} is {parts!r}; it says some of {', '.join(PARTS)}")
+    return {str(part): _numbers(f"{name}: {part}", value, variable) for part, value in parts.items()}
+
+
+def _numbers(what: str, value: Any, variable: str) -> float | list[float]:
+    if isinstance(value, list | tuple):
+        if variable not in LEVEL_VARIABLES or len(value) != len(LEVELS):
+            wanted = f"one number, or {len(LEVELS)}" if variable in LEVEL_VARIABLES else "one number"
+            raise ObservationError(f"{what} is a list of {len(value)}; it takes {wanted}")
+        return [_number(what, item) for item in value]
+    return _number(what, value)
+
+
+def _number(what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+        raise ObservationError(f"{what} is {value!r}, not a number of at least 0")
+    return float(value)

@@ -1,0 +1,207 @@
+"""Learned observation operators: ONNX files that make OLR and precipitation of two frames, run without torch.
+
+`previous` and `current` (B, 69, H, W) are x(t-6h) and x(t); `equivalents` and `errors` (B, 2, H, W) are what the six
+hours between them bring, in the order of the metadata's `planes`, and one standard deviation of what the operator
+itself does not know of it. All float32, SI, normalisation inside the graph. `dacycle train` and `dacycle export` make
+such a file; the packaged one belongs to the world whose statistics it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.channels import NAMES, PLANES
+from dacycle.forecast_adapter.grid import GridError, get_grid
+from dacycle.forecast_adapter.models.onnxfile import ModelFileError, digest, open_session, read_metadata
+from dacycle.obs_ingest.operators.columns import over_periods
+from dacycle.obs_ingest.quality.control import PLANE_VARIABLES
+
+if TYPE_CHECKING:
+    from dacycle.forecast_adapter.worlds.world import World
+
+__all__ = [
+    "KIND",
+    "LEARNED",
+    "NO_OPERATOR",
+    "LearnedFields",
+    "LearnedOperator",
+    "load_operator",
+    "operator_files",
+    "operator_metadata",
+]
+
+KIND = "operator"
+NO_OPERATOR = "none"
+"""The name that asks for no learned operator."""
+LEARNED: tuple[str, ...] = ("tp6h", "olr")
+"""The planes that a learned operator gives, in the order of its tensors."""
+INPUTS, OUTPUTS = ("previous", "current"), ("equivalents", "errors")
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+
+
+def operator_metadata(
+    name: str, version: str, grid: str, world: str, plane_std: dict[str, float], **more: Any
+) -> dict[str, Any]:
+    """The metadata that an operator's file needs, and any more that describe it.
+
+    plane_std: standard deviation of each plane in the training years, SI.
+    """
+    return {
+        "kind": KIND,
+        "name": name,
+        "version": version,
+        "grid": grid,
+        "world": world,
+        "channels": NAMES,
+        "planes": {plane: PLANES[plane] for plane in LEARNED},
+        "plane_std": plane_std,
+        **more,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedFields:
+    """What an operator makes of two frames, by variable (`tp`, `olr`): ``values`` and ``errors``, (H, W) each, SI."""
+
+    values: dict[str, NDArray[np.float32]]
+    errors: dict[str, NDArray[np.float32]]
+
+
+class LearnedOperator:
+    """An operator from its ONNX file; the session is made once.
+
+    Attributes:
+        name, world, grid, digest: as of a forecast model.
+        std: standard deviation of each variable in the training years, SI.
+        metadata: everything that the file says of itself.
+    """
+
+    def __init__(self, path: Path | str, threads: int = 1) -> None:
+        self.path = Path(path)
+        self._session = open_session(self.path, threads)
+        self.metadata = read_metadata(self._session)
+        _check_metadata(self.path, self.metadata)
+        self.name: str = self.metadata["name"]
+        self.world: str = self.metadata["world"]
+        try:
+            self.grid = get_grid(self.metadata["grid"])
+        except GridError as error:
+            raise ModelFileError(f"{self.path}: {error}") from error
+        self.digest = digest(self.path)
+        self.std = {PLANE_VARIABLES[plane]: float(self.metadata["plane_std"][plane]) for plane in LEARNED}
+        _check_tensors(self.path, self._session, self.grid.shape)
+
+    def __call__(self, previous: NDArray, current: NDArray) -> LearnedFields:
+        """Precipitation and mean OLR of the six hours between two frames, each (69, H, W) SI.
+
+        Raises:
+            ModelFileError: the frames have another shape than the file's.
+        """
+        frames = dict(zip(INPUTS, (previous, current), strict=True))
+        for name, frame in frames.items():
+            if frame.shape != (len(NAMES), *self.grid.shape):
+                raise ModelFileError(f"{self.name}: {name} is {frame.shape}, not {(len(NAMES), *self.grid.shape)}")
+        given = {name: np.ascontiguousarray(frame, np.float32)[None] for name, frame in frames.items()}
+        values, errors = (
+            {PLANE_VARIABLES[plane]: field for plane, field in zip(LEARNED, fields[0], strict=True)}
+            for fields in self._session.run(list(OUTPUTS), given)
+        )
+        return LearnedFields(values, errors)
+
+    def intervals(self, previous: NDArray, current: NDArray, earlier: Sequence[NDArray] = ()) -> list[LearnedFields]:
+        """The same of the six hours before `current`, and of those between the states before it; newest first.
+
+        earlier: (69, H, W) states before `previous`, every 6 h, oldest first.
+        """
+        frames = [*earlier, previous, current]
+        return [self(*pair) for pair in zip(frames[-2::-1], frames[:0:-1], strict=True)]
+
+    def background_error(
+        self, table: pd.DataFrame, previous: NDArray, current: NDArray, share: float, earlier: Sequence[NDArray] = ()
+    ) -> NDArray[np.float64]:
+        """(n,) error of H(x_b) that quality control assumes, SI: the operator's and the background's, in quadrature.
+
+        Over a longer period the errors of its intervals are taken to be the same one: for OLR that is the largest that
+        a mean can have.
+
+        Args:
+            table: observations, n rows.
+            previous, current, earlier: as in `intervals`.
+            share: of the background's, in standard deviations of each variable.
+        """
+        both = [
+            {name: np.hypot(error, share * self.std[name]) for name, error in interval.errors.items()}
+            for interval in self.intervals(previous, current, earlier)
+        ]
+        return over_periods(table, both, self.grid)
+
+
+def operator_files() -> dict[str, Path]:
+    """The packaged operators by name."""
+    return {path.stem: path for path in sorted(WEIGHTS.glob("*.onnx"))}
+
+
+def load_operator(name_or_file: str | Path | None, world: World, threads: int = 1) -> LearnedOperator | None:
+    """The operator of a world.
+
+    Args:
+        name_or_file: a packaged operator's name or a file; `none` for none; None for the packaged one that carries the
+            world's statistics, if there is one.
+
+    Raises:
+        ModelFileError: there is no such operator, it is damaged, or belongs to another world or grid.
+    """
+    if name_or_file == NO_OPERATOR:
+        return None
+    packaged = operator_files()
+    if name_or_file is None:
+        own = [name for name, path in packaged.items() if _home(path) == (world.name, world.grid.name)]
+        return LearnedOperator(packaged[own[0]], threads) if own else None
+    path = packaged.get(str(name_or_file), Path(name_or_file))
+    if not path.is_file():
+        known = ", ".join([*packaged, NO_OPERATOR])
+        raise ModelFileError(f"no observation operator {str(name_or_file)!r}: not a file, and the known are {known}")
+    found = LearnedOperator(path, threads)
+    if (found.world, found.grid.name) != (world.name, world.grid.name):
+        raise ModelFileError(
+            f"operator {found.name} carries the statistics of world {found.world!r} on {found.grid.name}, "
+            f"not of {world.name!r} on {world.grid.name}"
+        )
+    return found
+
+
+@lru_cache(maxsize=8)
+def _home(path: Path) -> tuple[str, str]:
+    about = read_metadata(path)
+    return about["world"], about["grid"]
+
+
+def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
+    needed = operator_metadata("", "", "", "", {})
+    missing = [key for key in needed if key not in metadata]
+    if missing:
+        raise ModelFileError(f"{path}: its metadata lack {', '.join(missing)}; export it with `dacycle export`")
+    for key in ("kind", "channels", "planes"):
+        if metadata[key] != needed[key]:
+            raise ModelFileError(f"{path}: its {key} is not that of an observation operator")
+
+
+def _check_tensors(path: Path, session: Any, shape: tuple[int, int]) -> None:
+    """The graph's tensors must be the contract's, on the grid that its metadata name."""
+    for kind, tensors, names, channels in (
+        ("inputs", session.get_inputs(), INPUTS, len(NAMES)),
+        ("outputs", session.get_outputs(), OUTPUTS, len(LEARNED)),
+    ):
+        found = {tensor.name: (tensor.type, list(tensor.shape[1:])) for tensor in tensors}
+        if found != dict.fromkeys(names, ("tensor(float)", [channels, *shape])):
+            raise ModelFileError(
+                f"{path}: its {kind} must be {' and '.join(names)}, float32 (batch, {channels}, {shape[0]}, {shape[1]})"
+            )

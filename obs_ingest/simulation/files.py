@@ -1,0 +1,156 @@
+"""Simulated observations as files: what `stations` and `fields` draw, in the formats that sources read.
+
+A folder of them is made whole or not at all, and says in `simulated.json` what it holds. The same is drawn again by any
+process, so a folder that is there is either the one that would be made, or refused.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops, encode_temps
+from dacycle.obs_ingest.sources.base import Source, build_source
+from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["NOTE", "SIMULATED", "simulate"]
+
+SIMULATED: dict[str, str] = {"synop_bufr": "stations", "temp_bufr": "sondes", "olr_netcdf": "olr"}
+"""Sources of files that can be simulated, and the simulated source whose draws fill them."""
+
+NOTE = "simulated.json"
+"""The file that says what a folder of simulated observations holds."""
+
+_EPOCH = np.datetime64("1970-01-01T00", "h")
+
+
+def simulate(spec: Mapping[str, Any], world: World, seed: int, times: Sequence[np.datetime64]) -> int:
+    """Draw what a source of files is to read, and write it into the folder that is its `path`, a file for each time.
+
+    Drawn is what the simulated source of the same `name`, with its default options, hands over in the process. Reports
+    that are missing are in no file; late ones are there, with the time of their receipt (a field of OLR has none).
+
+    Args:
+        spec: of a source in `SIMULATED`, as in an experiment.
+        world: what is observed.
+        seed: the experiment's.
+        times: analysis times, in order.
+
+    Returns:
+        How many files were made; 0 where they were there.
+
+    Raises:
+        ObservationError: the folder holds something else, or a value does not fit into the format.
+    """
+    kind, path = spec["source"], spec.get("path")
+    name = spec.get("name", kind)
+    if not isinstance(path, str):
+        raise ObservationError(f"source {name}: path is {path!r}, not a folder to write simulated observations into")
+    folder = Path(path)
+    source = build_source({"source": SIMULATED[kind], "name": name, "cutoff": "none"}, world, seed)
+    note = {
+        "source": name,
+        "drawn from": world.name,
+        "seed": seed,
+        "first": str(times[0]),
+        "last": str(times[-1]),
+        "digest of the first day": _digest(source, times[:4]),
+    }
+    if _is_there(folder, note):
+        return 0
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as part:
+        made = Path(part) / folder.name
+        made.mkdir()
+        written = sum(_write(kind, source, time, made) for time in times)
+        (made / NOTE).write_text(json.dumps(note, indent=2) + "\n")
+        try:
+            os.rename(made, folder)
+        except OSError:
+            if not _is_there(folder, note):  # else another process was quicker
+                raise
+            return 0
+    return written
+
+
+def _digest(source: Source, times: Sequence[np.datetime64]) -> str:
+    """Of what is drawn: it changes with the world, the network and the seed, and with the way in which it is drawn."""
+    tables = [source.read(Window(time))[0] for time in times]
+    content = b"".join(
+        part for t in tables for part in (t["value"].to_numpy(np.float32).tobytes(), t["received"].to_numpy().tobytes())
+    )
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_there(folder: Path, note: Mapping[str, Any]) -> bool:
+    """Whether the folder holds what would be made; ObservationError if it holds anything else."""
+    if not folder.is_dir():
+        if folder.exists() or set("*?[") & set(str(folder)):
+            raise ObservationError(f"{folder}: observations are simulated into a folder, which this is not")
+        return False
+    try:
+        found = json.loads((folder / NOTE).read_text())
+    except FileNotFoundError:
+        if any(folder.iterdir()):
+            raise ObservationError(f"{folder}: holds files that were not simulated; nothing is added to them") from None
+        return False
+    except (OSError, ValueError) as error:
+        raise ObservationError(f"{folder / NOTE}: cannot be read: {error}") from None
+    other = [key for key, value in note.items() if found.get(key) != value]
+    if other:
+        differences = ", ".join(f"{key} {found.get(key)}, not {note[key]}" for key in other)
+        raise ObservationError(f"{folder}: holds other simulated observations ({differences}); remove it to make these")
+    return True
+
+
+def _write(kind: str, source: Source, time: np.datetime64, folder: Path) -> bool:
+    """The file of a time, if anything is observed then."""
+    table, _ = source.read(Window(time))
+    if not len(table):
+        return False
+    path = folder / f"{pd.Timestamp(time):%Y%m%dT%H}{'.nc' if kind == 'olr_netcdf' else '.bufr'}"
+    if kind == "olr_netcdf":
+        _olr(table).to_netcdf(path, engine="h5netcdf")
+    else:
+        path.write_bytes(encode_synops(table) if kind == "synop_bufr" else encode_temps(table))
+    return True
+
+
+def _olr(table: pd.DataFrame) -> xr.Dataset:
+    """The field of a mean, by the CF conventions; NaN where nothing was observed."""
+    field = table.pivot(index="latitude", columns="longitude", values="value").sort_index(ascending=False)
+    end = table["time"].iloc[0]
+    start = end - pd.Timedelta(hours=float(table["period"].iloc[0]))
+    hours = [(t.to_datetime64() - _EPOCH) / np.timedelta64(1, "h") for t in (start, end)]
+    attributes = {
+        "standard_name": "toa_outgoing_longwave_flux",
+        "long_name": "outgoing long-wave radiation",
+        "units": "W m-2",
+        "cell_methods": "time: mean",
+    }
+    clock = {"units": "hours since 1970-01-01", "calendar": "standard"}
+    return xr.Dataset(
+        {
+            "olr": (("time", "latitude", "longitude"), field.to_numpy(np.float32)[None], attributes),
+            "time_bounds": (("time", "bound"), np.array([hours]), clock),
+        },
+        {
+            "time": ("time", hours[1:], {"standard_name": "time", "bounds": "time_bounds", **clock}),
+            "latitude": ("latitude", field.index.to_numpy(), {"standard_name": "latitude", "units": "degrees_north"}),
+            "longitude": (
+                "longitude",
+                field.columns.to_numpy(),
+                {"standard_name": "longitude", "units": "degrees_east"},
+            ),
+        },
+        {"Conventions": "CF-1.11"},
+    )

@@ -1,0 +1,195 @@
+"""What every source of observations is, the inventory it hands over, and how an experiment names one.
+
+A source reads a window and returns a checked table and an inventory. To add one: write a class with `name`, `cutoff`
+and `read`, whose constructor takes (world, seed, name, cutoff) and its own options by keyword; list it in `SOURCES`.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+
+from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.table import VARIABLES, ObservationError
+from dacycle.obs_ingest.window import Window
+
+__all__ = [
+    "DEFAULT_CUTOFF",
+    "DRAWN",
+    "SOURCES",
+    "FileSource",
+    "Inventory",
+    "Source",
+    "build_source",
+    "duration",
+    "take_inventory",
+]
+
+SOURCES: dict[str, str] = {
+    "stations": "simulation.stations:Stations",
+    "sondes": "simulation.stations:Sondes",
+    "olr": "simulation.fields:Olr",
+    "mask": "simulation.fields:Mask",
+    "synop_bufr": "sources.bufr.synop:SynopBufr",
+    "isd": "sources.text.isd:Isd",
+    "ghcnh": "sources.text.ghcnh:Ghcnh",
+    "metar": "sources.text.metar:Metar",
+    "temp_bufr": "sources.bufr.temp:TempBufr",
+    "olr_netcdf": "sources.gridded:OlrNetcdf",
+    "precipitation_netcdf": "sources.gridded:PrecipitationNetcdf",
+    "table": "sources.ingested:TableFolder",
+}
+"""Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
+
+DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
+"""Those whose values are drawn from the world's reference, with known errors."""
+
+DEFAULT_CUTOFF = "3h"
+
+MOST_PROBLEMS = 20
+"""How many problems an inventory names; all are counted."""
+
+
+@dataclass
+class Inventory:
+    """What a source found for a window.
+
+    Attributes:
+        source: the source's name.
+        found: reports that were there, or expected, before any was left out; a message that was not read counts once.
+        decoded: those that became rows.
+        missing: values or reports expected and absent.
+        late: values received after the window's cutoff.
+        latency: median minutes from a value's time to its receipt; None where unknown.
+        skipped: reports, or values of reports, left out, by reason.
+        values: rows by variable.
+        files: files read.
+        digests: the first digits of the SHA-256 of their content, by file.
+        unreadable: files that could not be read.
+        problems: those files and the first damaged messages, by file and number.
+    """
+
+    source: str
+    found: int = 0
+    decoded: int = 0
+    missing: int = 0
+    late: int = 0
+    latency: float | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
+    values: dict[str, int] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    unreadable: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a record or JSON."""
+        return asdict(self)
+
+    def skip(self, reason: str, count: int = 1) -> None:
+        """Count reports left out, if any."""
+        if count:
+            self.skipped[reason] = self.skipped.get(reason, 0) + count
+
+    def problem(self, what: str) -> None:
+        """Name something that could not be read, if not too many have been named."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(what)
+
+
+class Source(Protocol):
+    """Observations of one kind.
+
+    Attributes:
+        name: what the table's `source` column says.
+        cutoff: how long after the analysis time its values are waited for; None: without limit.
+    """
+
+    name: str
+    cutoff: pd.Timedelta | None
+
+    def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
+        """The checked table of what falls into the window, and the inventory."""
+        ...
+
+
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """A source that reads files."""
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files that hold something of the window, by path: the same digests, the same table.
+
+        Raises:
+            ObservationError: there is no file.
+        """
+        ...
+
+
+def take_inventory(inventory: Inventory, table: pd.DataFrame, window: Window) -> Inventory:
+    """Fill in what the finished table says: rows by variable, late values, latency."""
+    counts = np.bincount(table["variable"].array.codes, minlength=len(VARIABLES))
+    inventory.values = {name: int(count) for name, count in zip(VARIABLES, counts, strict=True) if count}
+    received = table["received"].to_numpy()
+    inventory.late = int(window.late(received).sum())
+    known = ~np.isnat(received)
+    if known.any():
+        waits = (received[known] - table["time"].to_numpy()[known]).astype("timedelta64[s]").astype(float)
+        inventory.latency = round(float(np.median(waits)) / 60, 1)
+    return inventory
+
+
+def build_source(spec: Mapping[str, Any], world: World | None, seed: int) -> Source:
+    """The source that an experiment's `observations` entry describes.
+
+    Args:
+        spec: `source` (one of `SOURCES`), optional `name` (default: the same) and `cutoff` (a duration such as `3h`,
+            the default, or `none`), and the source's own options.
+        world: what simulated observations are drawn from, and whose statistics scale errors; real ones need none.
+        seed: the experiment's seed.
+
+    Raises:
+        ObservationError: for an unknown source, option or duration, with the known ones.
+    """
+    options = dict(spec)
+    kind = options.pop("source", None)
+    if kind not in SOURCES:
+        raise ObservationError(f"unknown observation source {kind!r}; the sources are {', '.join(SOURCES)}")
+    module, _, attribute = SOURCES[kind].partition(":")
+    factory = getattr(import_module(f"dacycle.obs_ingest.{module}"), attribute)
+    known = [name for name in inspect.signature(factory).parameters if name not in ("world", "seed")]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ObservationError(
+            f"source {kind}: unknown option {', '.join(map(repr, unknown))}; its options are {', '.join(known)}"
+        )
+    required = [
+        name for name, p in inspect.signature(factory).parameters.items() if p.default is p.empty and name in known
+    ]
+    absent = [name for name in required if name not in (*options, "name", "cutoff")]
+    if absent:
+        raise ObservationError(f"source {kind}: needs the option {', '.join(absent)}")
+    options.setdefault("name", kind)
+    options["cutoff"] = _cutoff(options.get("cutoff", DEFAULT_CUTOFF), kind)
+    return factory(world=world, seed=seed, **options)
+
+
+def _cutoff(text: Any, kind: str) -> pd.Timedelta | None:
+    if text is None or text == "none":
+        return None
+    return duration(text, f"source {kind}: cutoff")
+
+
+def duration(text: Any, what: str) -> pd.Timedelta:
+    """A duration such as `45min` or `3h`; `what` names it in the message."""
+    try:
+        value = pd.Timedelta(text)
+    except (TypeError, ValueError):
+        value = pd.NaT
+    if isinstance(text, int | float) or value is pd.NaT or value < pd.Timedelta(0):
+        raise ObservationError(f"{what} is {text!r}, not a duration such as 45min, 3h or 2d")
+    return value

@@ -1,0 +1,284 @@
+"""Reports in files of WMO BUFR, whatever their kind: the messages, what their headers say, and their decoding.
+
+Messages are found and filtered by their raw headers (WMO Manual on Codes, FM 94, sections 0 and 1); only those that can
+hold a wanted report near the window are decoded, in a process of their own (`decoder`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from dacycle.obs_ingest.sources.base import Inventory
+from dacycle.obs_ingest.sources.bufr.decoder import Decoder, DecodingError, Receipt, Report
+from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
+from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["ECMWF", "BufrFiles", "Decoded", "Header", "report_time", "station_name"]
+
+ECMWF = 98
+
+_MARGIN = np.timedelta64(3, "h")  # a bulletin's header time may differ from its reports' times by this much
+_BATCH = 1000  # messages in memory at a time
+_BLOCK = 1 << 16
+_NEEDED = ("year", "month", "day", "hour", "latitude", "longitude")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What sections 0 and 1 of a message say."""
+
+    centre: int
+    category: int
+    subcategory: int
+    time: np.datetime64
+    local_section: bool
+
+
+@dataclass(frozen=True)
+class _Message:
+    """Where a message lies in its file; no header where it is cut off or damaged."""
+
+    number: int
+    start: int
+    end: int
+    header: Header | None
+
+
+@dataclass
+class Decoded:
+    """Reports of a read, and when they were received."""
+
+    reports: list[Report] = field(default_factory=list)
+    received: list[np.datetime64] = field(default_factory=list)
+
+
+class BufrFiles:
+    """The BUFR files of a source, each scanned for messages once.
+
+    Args:
+        path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
+        source: the source's name, for messages.
+        reader: the script whose `Reader` makes reports of a message; see `decoder`.
+        unwanted: why a message with this header cannot hold a wanted report, or nothing.
+        latency, received: when reports are taken to have been received that do not say; see `Files`.
+    """
+
+    def __init__(
+        self,
+        path: Paths,
+        source: str,
+        reader: str,
+        unwanted: Callable[[Header], str],
+        latency: str | None = None,
+        received: str | None = None,
+    ) -> None:
+        self._files = Files(source, path, ("*.bufr", "*.bfr"), latency, received)
+        self._reader, self._unwanted = Path(__file__).with_name(reader), unwanted
+        self._scan = Remembered(lambda path: list(_messages(path)))
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files with messages near the window, by path."""
+        return self._files.inputs(lambda path: _may_hold(self._scan(path), window))
+
+    def read(self, window: Window, inventory: Inventory) -> Decoded:
+        """The reports of messages near the window, each with a time and a position; the inventory says what was left.
+
+        Raises:
+            ObservationError: no file is there, or none holds a BUFR message.
+        """
+        decoded = Decoded()
+        with Decoder(self._reader) as decoder:
+            self._files.each(
+                inventory,
+                lambda path: _may_hold(self._scan(path), window),
+                lambda path: self._read_file(path, window, decoder, decoded, inventory),
+            )
+        return decoded
+
+    def _read_file(self, path: Path, window: Window, decoder: Decoder, decoded: Decoded, inventory: Inventory) -> None:
+        """Add a file's reports to `decoded`, and what became of its messages to the inventory."""
+        messages = self._scan(path)
+        reports: list[Report] = []
+        known: list[np.datetime64] = []
+        with _opened(path) as file:
+            inventory.found += len(messages)
+            for begin in range(0, len(messages), _BATCH):
+                batch = messages[begin : begin + _BATCH]
+                wanted = [
+                    (message, header) for message in batch if (header := self._wanted(path, message, window, inventory))
+                ]
+                requests = [(_content(file, message), _keeps_receipt(header)) for message, header in wanted]
+                for (message, header), answer in zip(wanted, decoder.decode(requests), strict=True):
+                    if isinstance(answer, DecodingError):
+                        _damaged(inventory, f"{path}, message {message.number}: {answer}")
+                        continue
+                    found, receipt = answer
+                    inventory.found += max(len(found) - 1, 0)  # a message may hold many reports; unread it counts once
+                    placed = [report for report in found if _is_placed(report)]
+                    inventory.skip("no time or position", len(found) - len(placed))
+                    inventory.skip("no report of this kind", int(not found))
+                    inventory.decoded += len(placed)
+                    reports += placed
+                    known += [_received(receipt, header)] * len(placed)
+        times = np.array([report_time(report) for report in reports], "M8[s]")
+        decoded.reports += reports
+        decoded.received += list(self._files.received(path, times, np.array(known, "M8[s]")))
+
+    def _wanted(self, path: Path, message: _Message, window: Window, inventory: Inventory) -> Header | None:
+        """The header of a message that can hold a wanted report; of another, the inventory says why it cannot."""
+        if message.header is None:
+            _damaged(inventory, f"{path}, message {message.number}: truncated or damaged")
+        elif reason := self._unwanted(message.header) or _far(message.header, window):
+            inventory.skip(reason)
+        else:
+            return message.header
+        return None
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ObservationError(f"{path}: cannot be read: {error}") from None
+
+
+def _content(file: BinaryIO, message: _Message) -> bytes:
+    file.seek(message.start)
+    return file.read(message.end - message.start)
+
+
+def _keeps_receipt(header: Header) -> bool:
+    return header.centre == ECMWF and header.local_section
+
+
+def _messages(path: Path) -> Iterator[_Message]:
+    """The messages of a file, numbered from 1; no header for one that is cut off or does not end in 7777."""
+    with _opened(path) as file:
+        start, number = _find(file, 0), 0
+        if start < 0:
+            raise ObservationError(f"{path}: no BUFR message in this file of {path.stat().st_size} bytes")
+        while start >= 0:
+            number += 1
+            file.seek(start)
+            head = file.read(30)
+            end = start + int.from_bytes(head[4:7], "big")
+            file.seek(max(end - 4, 0))
+            whole = end - start >= 30 and file.read(4) == b"7777"
+            header = _header(head) if whole and _adds_up(file, start, end, head) else None
+            yield _Message(number, start, end, header)
+            start = _find(file, end if whole else start + 4)
+
+
+def _adds_up(file: BinaryIO, start: int, end: int, head: bytes) -> bool:
+    """Whether the lengths that the sections state are that of the message: ecCodes reads on where they are not."""
+    has_second = head[17 if head[7] == 4 else 15] & 0x80
+    place = start + 8
+    for _ in range(4 if has_second else 3):
+        file.seek(place)
+        length = int.from_bytes(file.read(3), "big")
+        if length < 4:
+            return False
+        place += length
+    return place == end - 4
+
+
+def _find(file: BinaryIO, start: int) -> int:
+    """Where the next message begins at or after `start`; -1 if there is none."""
+    file.seek(start)
+    block = file.read(4)  # most often it is there
+    while len(block) > 3:
+        found = block.find(b"BUFR")
+        if found >= 0:
+            return start + found
+        start += len(block) - 3
+        block = block[-3:] + file.read(_BLOCK)
+    return -1
+
+
+def _header(message: bytes) -> Header | None:
+    """Sections 0 and 1 of editions 2 to 4; None where they make no sense."""
+    edition = message[7]
+    if edition == 4:
+        centre, flag, category, subcategory = (
+            int.from_bytes(message[12:14], "big"),
+            message[17],
+            message[18],
+            message[20],
+        )
+        year, clock = int.from_bytes(message[23:25], "big"), message[25:29]
+    elif edition in (2, 3):
+        centre, flag, category, subcategory = message[13], message[15], message[16], message[17]
+        year, clock = message[20] % 100 + (1900 if message[20] % 100 >= 70 else 2000), message[21:25]
+    else:
+        return None
+    time = _instant(year, *clock)
+    return None if time is None else Header(centre, category, subcategory, time, bool(flag & 0x80))
+
+
+def _instant(year: int, month: int, day: int, hour: int, minute: int) -> np.datetime64 | None:
+    """The time, or None where these numbers are none."""
+    try:
+        return np.datetime64(datetime(year, month, day, hour, minute), "s")
+    except ValueError:
+        return None
+
+
+def _may_hold(messages: list[_Message], window: Window) -> bool:
+    """Whether the header times of a file reach into the window."""
+    times = [message.header.time for message in messages if message.header is not None]
+    # A file without one whole message is opened, so that its damage is counted in every inventory.
+    return not times or not (max(times) < window.start - _MARGIN or min(times) > window.end + _MARGIN)
+
+
+def _far(header: Header, window: Window) -> str:
+    """Why a message cannot hold a report of the window, or nothing."""
+    if header.time <= window.start - _MARGIN or header.time > window.end + _MARGIN:
+        return "header time far from the window"
+    return ""
+
+
+def _damaged(inventory: Inventory, what: str) -> None:
+    inventory.skip("damaged")
+    inventory.problem(what)
+
+
+def _received(receipt: Receipt | None, header: Header) -> np.datetime64:
+    """When a report was received, whose message keeps the day of the month only; NaT where unknown."""
+    if receipt is not None:
+        day, hour, minute, second = receipt
+        for offset in (0, 1, -1, 2, 3, 4, 5):
+            date = header.time.astype("datetime64[D]") + offset
+            if date.astype(object).day == day:
+                return date.astype("datetime64[s]") + np.timedelta64(hour * 3600 + minute * 60 + second, "s")
+    return np.datetime64("NaT", "s")
+
+
+def _is_placed(report: Report) -> bool:
+    """Whether a report has a time and a possible position."""
+    if not all(name in report for name in _NEEDED) or np.isnat(report_time(report)):
+        return False
+    return abs(float(report["latitude"])) <= 90 and -180 <= float(report["longitude"]) <= 360
+
+
+def report_time(report: Report) -> np.datetime64:
+    """The time of a report; NaT where its numbers are none."""
+    year, month, day, hour, minute = (int(report.get(part, 0)) for part in ("year", "month", "day", "hour", "minute"))
+    time = _instant(year, month, day, hour, minute)
+    return np.datetime64("NaT", "s") if time is None else time
+
+
+def station_name(report: Report) -> str:
+    """WMO block and station number, else the WIGOS identifier or the call sign, else the position."""
+    if "block" in report and "number" in report:
+        return f"{int(report['block']):02d}{int(report['number']):03d}"
+    if "wigos" in report:
+        series, issuer, issue = (int(report.get(f"wigos_{part}", 0)) for part in ("series", "issuer", "issue"))
+        return f"{series}-{issuer}-{issue}-{report['wigos']}"
+    if "ship" in report:
+        return str(report["ship"])
+    return f"{report['latitude']:+.2f}{report['longitude']:+.2f}"

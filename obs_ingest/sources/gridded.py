@@ -1,0 +1,225 @@
+"""Gridded observations in netCDF files: the sources `olr_netcdf` and `precipitation_netcdf`.
+
+A daily mean is not a six-hour mean, nor a daily sum a six-hour sum: every row keeps the period it covers. The plane of
+OLR takes means over any period up to a day, at the price of a larger error (`errors.period_variance`); that of
+precipitation takes sums over six hours only, and others stay in the table as `no_operator`.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.errors.model import standard_error
+from dacycle.obs_ingest.sources.base import Inventory, duration, take_inventory
+from dacycle.obs_ingest.sources.files import Files, Paths
+from dacycle.obs_ingest.sources.netcdf import STAMPS, Fields, Wanted, describe
+from dacycle.obs_ingest.table import VARIABLES, ObservationError, concatenate, make_table
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["OlrNetcdf", "PrecipitationNetcdf"]
+
+_FLUX = ("wm-2", "w/m2", "wattm-2", "watt/m2", "wattsm-2", "watts/m2")
+_AMOUNTS = ("mm", "kgm-2", "kg/m2")
+_RATES = {  # units, without blanks and signs of powers: the hours in which such a rate brings that amount
+    **dict.fromkeys(("mm/day", "mmday-1", "mm/d", "mmd-1", "kgm-2day-1", "kgm-2d-1"), 24.0),
+    **dict.fromkeys(("mm/h", "mmh-1", "mm/hr", "mmhr-1", "mm/hour", "mmhour-1"), 1.0),
+    **dict.fromkeys(("mm/s", "mms-1", "kgm-2s-1", "kg/m2/s"), 1 / 3600),
+}
+_LARGEST = float(np.finfo(np.float32).max)  # what a table holds on disk
+
+
+class _Gridded(ABC):
+    """What both sources share.
+
+    Args:
+        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
+        path: a file, a folder (its `*.nc` files), a pattern, a URL, or several of them. Of a day that is there twice
+            the final file counts before one whose name says `preliminary`.
+        variable, units: its name and units in the files, where the files do not say.
+        stamp: what a time is of its period (`start`, `middle`, `end`), and
+        period: how long that is (such as `24h`); both needed where the files neither have time bounds nor say it in
+            the attributes `coordinate_defines` and `avg_period`.
+        latency: how long after the end of the period values are taken to have been received; by default that stays
+            unknown, and no value is ever late.
+        received: `mtime` takes them to have been received when their file was last written, instead.
+    """
+
+    _variable: str
+    _wanted: Wanted
+    _at_middle = False
+
+    def __init__(
+        self,
+        world: World | None,
+        seed: int,
+        path: Paths,
+        name: str,
+        cutoff: pd.Timedelta | None = None,
+        variable: str | None = None,
+        units: str | None = None,
+        stamp: str | None = None,
+        period: str | None = None,
+        latency: str | None = None,
+        received: str | None = None,
+    ) -> None:
+        if stamp is not None and stamp not in STAMPS:
+            raise ObservationError(f"source {name}: stamp is {stamp!r}; it is {', '.join(STAMPS)}")
+        self.name, self.cutoff = name, cutoff
+        self._files = Files(name, path, ("*.nc",), latency, received)
+        hours = None if period is None else duration(period, f"source {name}: period").to_timedelta64()
+        wanted = self._wanted
+        self._wanted = Wanted(wanted.names, wanted.standard_names, wanted.methods, variable, units, stamp, hours)
+
+    def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
+        """The values whose periods end in the window, one row for each point that has one.
+
+        Raises:
+            ObservationError: no file is there, or one cannot be read or is not what it should be.
+        """
+        inventory = Inventory(self.name)
+        tables: dict[Path, pd.DataFrame] = {}
+
+        def read(path: Path) -> None:
+            tables[path] = self._table(describe(path, self._wanted), window, inventory)
+
+        self._files.each(inventory, lambda path: self._holds(path, window), read)
+        table = concatenate([tables[path] for path in sorted(tables, key=lambda p: ("preliminary" in p.name, p))])
+        return table, take_inventory(inventory, table, window)
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files with fields of the window, by path."""
+        return self._files.inputs(lambda path: self._holds(path, window))
+
+    def _holds(self, path: Path, window: Window) -> bool:
+        return bool(window.holds(self._times(describe(path, self._wanted))).any())
+
+    def _times(self, fields: Fields) -> NDArray[np.datetime64]:
+        return fields.start + (fields.end - fields.start) // 2 if self._at_middle else fields.end
+
+    def _table(self, fields: Fields, window: Window, inventory: Inventory) -> pd.DataFrame:
+        times = self._times(fields)
+        held = np.nonzero(window.holds(times))[0]
+        hours = (fields.end - fields.start)[held] / np.timedelta64(1, "h")
+        received = self._files.received(fields.path, fields.end[held])
+        values = self._si(fields, fields.read(held), hours[:, None])
+        absurd = abs(values) > _LARGEST
+        which, who = np.nonzero(np.isfinite(values) & ~absurd)
+        inventory.found += values.size
+        inventory.decoded += len(who)
+        inventory.skip("value that cannot be read", int(absurd.sum()))
+        inventory.missing += values.size - len(who) - int(absurd.sum())
+        points, value = fields.points, values[which, who]
+        return make_table(
+            time=times[held][which],
+            period=hours[which],
+            received=received[which],
+            site=points.site[who],
+            station=points.site[who],
+            latitude=points.latitude[who],
+            longitude=points.longitude[who],
+            elevation=np.nan,
+            pressure=np.nan,
+            variable=np.full(len(who), VARIABLES.index(self._variable)),
+            value=value,
+            error=standard_error(self._variable, value),
+            source=self.name,
+        )
+
+    @abstractmethod
+    def _si(self, fields: Fields, values: NDArray, hours: NDArray) -> NDArray:
+        """(k, n) values in the table's unit, of periods of (k, 1) hours; ObservationError for a unit or sign."""
+
+
+class OlrNetcdf(_Gridded):
+    """Outgoing long-wave radiation: NOAA's daily climate data record and interpolated OLR, or sub-daily means.
+
+    A mean counts in the cycle whose window holds the end of its period: a daily one at 00 UTC of the next day.
+
+    Args (beside those of `_Gridded`):
+        centred: a mean counts in the cycle of the middle of its period instead, and its `time` is that middle: a daily
+            one at 12 UTC of its own day. It then holds what came after the analysis time, and the report says so.
+    """
+
+    _variable = "olr"
+    _wanted = Wanted(("olr",), ("toa_outgoing_longwave_flux",), ("mean",))
+
+    def __init__(
+        self,
+        world: World | None,
+        seed: int,
+        path: Paths,
+        name: str = "olr_netcdf",
+        cutoff: pd.Timedelta | None = None,
+        variable: str | None = None,
+        units: str | None = None,
+        stamp: str | None = None,
+        period: str | None = None,
+        latency: str | None = None,
+        received: str | None = None,
+        centred: bool = False,
+    ) -> None:
+        super().__init__(world, seed, path, name, cutoff, variable, units, stamp, period, latency, received)
+        if centred and cutoff is not None and latency is None and received is None:
+            raise ObservationError(
+                f"source {name}: centred values end after the analysis time, and when they are received is unknown; "
+                "give `cutoff: none`, or a `latency` and a cutoff that waits for it"
+            )
+        self._at_middle = centred
+
+    def _si(self, fields: Fields, values: NDArray, hours: NDArray) -> NDArray:
+        units, what = _plain(fields), f"{fields.path}: {fields.variable}"
+        if units.startswith("j"):
+            raise ObservationError(
+                f"{what} is in {fields.units}, accumulated energy; divide it by the seconds of its period and make it "
+                "positive upward (hourly ERA5: OLR = -ttr / 3600)"
+            )
+        if units not in _FLUX:
+            raise ObservationError(f"{what} is in {fields.units!r}, not in W m-2")
+        if np.isfinite(values).any() and (middle := np.nanmedian(values)) < 0:
+            raise ObservationError(
+                f"{what} has a median of {middle:.4g} W m-2: it looks positive downward; multiply it by -1"
+            )
+        return values
+
+
+class PrecipitationNetcdf(_Gridded):
+    """Analyses of precipitation from gauges, such as CPC's: sums over the period, in kg/m2 (the same as mm).
+
+    The days of a gauge analysis may end at other hours than 00 UTC, in CPC's at those of each country's observers: the
+    period of a row is what the file or the experiment says.
+    """
+
+    _variable = "tp"
+    _wanted = Wanted(
+        ("precip", "precipitation", "tp", "pr"),
+        (
+            "precipitation_amount",
+            "lwe_thickness_of_precipitation_amount",
+            "precipitation_flux",
+            "lwe_precipitation_rate",
+        ),
+        ("sum", "mean"),
+    )
+
+    def _si(self, fields: Fields, values: NDArray, hours: NDArray) -> NDArray:
+        units = _plain(fields)
+        if units in _AMOUNTS:
+            return values
+        if units not in _RATES:
+            raise ObservationError(
+                f"{fields.path}: {fields.variable} is in {fields.units!r}, not mm, mm/day, mm/h, kg m-2 or kg m-2 s-1"
+            )
+        return values * (hours / _RATES[units])
+
+
+def _plain(fields: Fields) -> str:
+    """The units in lower case, without blanks and signs of powers."""
+    if not fields.units:
+        raise ObservationError(
+            f"{fields.path}: {fields.variable} has no units; say what they are with the option `units`"
+        )
+    return fields.units.lower().translate(str.maketrans("", "", " ^*."))

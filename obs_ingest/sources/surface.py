@@ -1,0 +1,288 @@
+"""Reports of surface stations: one record per report whatever its format, the table made of them, and their files.
+
+A decoder fills records (`new_reports`, `put`, `put_wind`); what it cannot use it counts in the record itself, so that a
+window's inventory can say what became of every value. `ReportFiles` is a source whose files are parsed once each.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.errors.model import standard_error
+from dacycle.obs_ingest.operators.columns import wind_components
+from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, take_inventory
+from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
+from dacycle.obs_ingest.table import VARIABLES, check_unit, empty_table, make_table, site_names
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["REPORT", "VALUES", "Parsed", "ReportFiles", "joined", "new_reports", "put", "put_wind", "surface_table"]
+
+VALUES = ("t2m", "td2m", "msl", "ps", "u10", "v10", "tp")
+"""What a report can hold; `tp` over the six hours before its time."""
+
+LOST = {
+    "flagged": "value rejected by its provider",
+    "unreadable": "value that cannot be read",
+    "undirected": "wind without a direction",
+}
+"""Values found in a report and left out, by the record's field that counts them (a wind is two values)."""
+
+REPORT = np.dtype(
+    [("time", "M8[s]"), ("received", "M8[s]"), ("station", object), ("latitude", "f8"), ("longitude", "f8")]
+    + [(name, "f4") for name in ("elevation", *VALUES)]
+    + [(name, "u1") for name in LOST]
+)
+"""A report: UTC, degrees, m, and `VALUES` in SI; NaN and NaT where unknown."""
+
+_ELEVATIONS = (-500.0, 9000.0)  # m; nothing stands lower or higher, but codes for "unknown" do
+
+
+def new_reports(n: int) -> NDArray:
+    """(n,) records of which nothing is known yet."""
+    reports = np.zeros(n, REPORT)
+    for name in REPORT.names or ():
+        kind = REPORT[name].kind
+        if kind != "u":
+            reports[name] = {"M": np.datetime64("NaT"), "O": "", "f": np.nan}[kind]
+    return reports
+
+
+def joined(parts: Iterable[NDArray]) -> NDArray:
+    """Records one below the other, in hardly more memory than they take: each part is given back once it is copied."""
+    kept = list(parts)
+    whole = np.empty(sum(map(len, kept)), REPORT)
+    end = len(whole)
+    while kept:
+        part = kept.pop()
+        whole[end - len(part) : end] = part
+        end -= len(part)
+    return whole
+
+
+def put(
+    reports: NDArray,
+    name: str,
+    value: NDArray,
+    accepted: NDArray[np.bool_] | bool = True,
+    readable: NDArray[np.bool_] | bool = True,
+) -> None:
+    """Set `name` (of `VALUES`), and count the values that are not taken.
+
+    Args:
+        reports: (n,) records.
+        value: (n,) SI, NaN where there is none.
+        accepted: whether the provider's quality control lets it pass.
+        readable: whether what stood there was a value, or nothing.
+    """
+    rejected = np.isfinite(value) & ~np.asarray(accepted)
+    reports[name] = np.where(rejected, np.nan, value)
+    reports["flagged"] += rejected
+    reports["unreadable"] += ~np.asarray(readable)
+
+
+def put_wind(
+    reports: NDArray,
+    direction: NDArray,
+    speed: NDArray,
+    accepted: NDArray[np.bool_] | bool = True,
+    readable: NDArray[np.bool_] | bool = True,
+) -> None:
+    """Set u10 and v10 from the direction (degrees) the wind blows from and its speed (m/s); the rest as for `put`.
+
+    Calm needs no direction. North is 360 in every meteorological code; 0 beside a speed stands for a direction that was
+    variable or not observed.
+    """
+    readable = np.asarray(readable) & ~(speed < 0)
+    usable = np.isfinite(speed) & readable
+    rejected = usable & ~np.asarray(accepted)
+    undirected = usable & ~rejected & (speed > 0) & ~((direction > 0) & (direction <= 360))
+    taken = usable & ~rejected & ~undirected
+    for name, component in zip(("u10", "v10"), wind_components(direction, speed), strict=True):
+        reports[name] = np.where(taken, component, np.nan)
+    for name, lost in (("flagged", rejected), ("unreadable", ~readable), ("undirected", undirected)):
+        reports[name] += 2 * lost.astype(np.uint8)
+
+
+def surface_table(reports: NDArray, source: str, inventory: Inventory) -> pd.DataFrame:
+    """The observation table of (n,) records with a time and a position; counts what is absent in the inventory.
+
+    Args:
+        reports: records of `REPORT`.
+        source: the source's name.
+        inventory: gets `missing` and what was lost.
+    """
+    values = np.stack([reports[name] for name in VALUES]).astype(float)
+    which, who = np.nonzero(np.isfinite(values))
+    lost = {reason: int(reports[name].sum()) for name, reason in LOST.items()}
+    for reason, count in lost.items():
+        inventory.skip(reason, count)
+    inventory.missing = values.size - len(who) - sum(lost.values())
+    if not len(who):
+        return empty_table()
+    errors = np.stack([standard_error(name, value) for name, value in zip(VALUES, values, strict=True)])
+    return make_table(
+        time=reports["time"][who],
+        period=np.where(which == VALUES.index("tp"), 6.0, 0.0),
+        received=reports["received"][who],
+        site=site_names(reports["latitude"], reports["longitude"])[who],
+        station=pd.Categorical(reports["station"])[who],
+        latitude=reports["latitude"][who],
+        longitude=reports["longitude"][who],
+        elevation=reports["elevation"][who],
+        pressure=np.nan,
+        variable=np.array([VARIABLES.index(name) for name in VALUES])[which],
+        value=values[which, who],
+        error=errors[which, who],
+        source=source,
+    )
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What one file holds.
+
+    Attributes:
+        reports: (n,) records, in any order.
+        problems: the damaged records, each by file and number.
+    """
+
+    reports: NDArray
+    problems: list[str]
+
+
+class ReportFiles(ABC):
+    """A source of surface reports in files, each parsed once and again only when it has changed.
+
+    A parsed file that reaches into the window stays in memory, about 75 bytes per report: a year of hourly reports of
+    2000 stations takes 1.3 GB. Of the others only the times of their first and last report are kept.
+
+    Args:
+        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
+        path: a file, a folder, a pattern, a URL, or several of them.
+        latency: how long after their time reports are taken to have been received, where they do not say; by default
+            that stays unknown, and such reports are never late.
+        received: `mtime` takes such reports to have been received when their file was last written, instead.
+    """
+
+    patterns: ClassVar[tuple[str, ...]]
+    """Files of a folder that are read."""
+
+    def __init__(
+        self,
+        world: World | None,
+        seed: int,
+        path: Paths,
+        name: str = "",
+        cutoff: pd.Timedelta | None = None,
+        latency: str | None = None,
+        received: str | None = None,
+    ) -> None:
+        self.name, self.cutoff = name or type(self).__name__.lower(), cutoff
+        self._files = Files(self.name, path, self.patterns, latency, received)
+        self._parsed = Remembered(self._sorted)
+        self._spans = Remembered(self._span)
+
+    @abstractmethod
+    def parse(self, path: Path) -> Parsed:
+        """All reports of a file.
+
+        Raises:
+            ObservationError: it is no file of this kind; names it.
+        """
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Digests of the files with reports of the window, or with none that has a time, by path."""
+        return self._files.inputs(lambda path: self._holds(path, window))
+
+    def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
+        """The window's reports. Damaged ones, and those without a time, are counted with every window of their file.
+
+        Raises:
+            ObservationError: no file is there, or none can be read.
+        """
+        inventory = Inventory(self.name)
+        parts = [new_reports(0)]
+
+        def read(path: Path) -> None:
+            parsed = self._parsed(path)
+            first, last, timed = _places(parsed.reports["time"], window)
+            held = parsed.reports[first:last].copy()
+            held["received"] = self._files.received(path, held["time"], held["received"])
+            parts.extend([held, parsed.reports[timed:]])
+            inventory.found += len(parsed.problems)
+            inventory.skip("damaged", len(parsed.problems))
+            for problem in parsed.problems[:MOST_PROBLEMS]:
+                inventory.problem(problem)
+
+        self._files.each(inventory, lambda path: self._holds(path, window), read)
+        reports = self._usable(np.concatenate(parts), inventory)
+        inventory.decoded = len(reports)
+        table = surface_table(reports, self.name, inventory)
+        return table, take_inventory(inventory, table, window)
+
+    def _holds(self, path: Path, window: Window) -> bool:
+        """Whether a file has reports of the window, or none with a time: its damage is then counted in every window."""
+        first, last = self._spans(path)
+        if np.isnat(first):
+            return True
+        if first <= window.end and last > window.start:
+            begin, end, _ = _places(self._parsed(path).reports["time"], window)
+            return begin < end
+        self._parsed.forget(path)
+        return False
+
+    def _span(self, path: Path) -> tuple[np.datetime64, np.datetime64]:
+        """The times of a file's first and last report, NaT where none has one."""
+        times = self._parsed(path).reports["time"]
+        timed = times[~np.isnat(times)]
+        return (timed[0], timed[-1]) if len(timed) else (np.datetime64("NaT"), np.datetime64("NaT"))
+
+    def _sorted(self, path: Path) -> Parsed:
+        """The file's reports by time, those without one last."""
+        parsed = self.parse(path)
+        for name in VALUES:
+            check_unit(name, parsed.reports[name], str(path))
+        order = np.argsort(parsed.reports["time"], kind="stable")
+        if (order[1:] > order[:-1]).all():
+            return parsed
+        return Parsed(parsed.reports[order], parsed.problems)
+
+    def _usable(self, reports: NDArray, inventory: Inventory) -> NDArray:
+        """Reports with a time and a position, each once."""
+        inventory.found += len(reports)
+        reports = _keep(reports, ~np.isnat(reports["time"]), "no time", inventory)
+        latitude, longitude = reports["latitude"], reports["longitude"]
+        placed = (abs(latitude) <= 90) & (longitude >= -180) & (longitude <= 360)
+        # 0 N 0 E is in the sea: what a station list says that nobody filled in.
+        placed &= (abs(latitude) > 0.01) | (abs(longitude) > 0.01)
+        reports = _keep(reports, placed, "no position", inventory)
+        reports = reports[np.lexsort((reports["received"], reports["time"]))]
+        reports = _keep(reports, ~_repeated(reports), "repeated report", inventory)
+        low, high = _ELEVATIONS
+        unknown = (reports["elevation"] < low) | (reports["elevation"] > high)
+        reports["elevation"][unknown] = np.nan
+        return reports
+
+
+def _places(times: NDArray, window: Window) -> tuple[int, int, int]:
+    """Where in sorted times the window begins and ends, and where those that are no times begin."""
+    first, last = np.searchsorted(times, np.array([window.start, window.end], "M8[s]"), side="right")
+    return int(first), int(last), int(np.searchsorted(times, np.datetime64("NaT")))
+
+
+def _keep(reports: NDArray, good: NDArray[np.bool_], otherwise: str, inventory: Inventory) -> NDArray:
+    inventory.skip(otherwise, int((~good).sum()))
+    return reports[good]
+
+
+def _repeated(reports: NDArray) -> NDArray[np.bool_]:
+    """Reports that say nothing that an earlier one of the same station, place and time has not said."""
+    same = ("time", "station", "latitude", "longitude", *VALUES)
+    return pd.DataFrame({name: reports[name] for name in same}).duplicated().to_numpy()

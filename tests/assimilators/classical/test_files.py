@@ -1,0 +1,216 @@
+"""Finding assimilators by name and file, and the background error file: made, read, refused."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.assimilators import AssimilatorError, known_assimilators, load_assimilator
+from dacycle.assimilators.classical.background_error import (
+    BackgroundError,
+    Settings,
+    estimate_background_error,
+    forecast_errors,
+    read_recipe,
+)
+from dacycle.assimilators.classical.olr import OlrOperator, OlrSamples
+from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
+from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.state import make_state, to_dataset
+from dacycle.forecast_adapter.worlds.reference import Reference, write_times
+
+GRID = get_grid("5.625deg")
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass
+class SomeWorld:
+    name: str = "somewhere"
+    grid: Grid = GRID
+
+
+@pytest.fixture(scope="module")
+def error() -> BackgroundError:
+    samples = np.random.default_rng(0).normal(0, 3, (4, len(NAMES), *GRID.shape)).astype(np.float32)
+    samples[:, GROUPS["q"]] *= 1e-4
+    tuned = Settings({**dict.fromkeys(GROUPS, 0.8), "q": 0.5}, 1800.0)
+    return BackgroundError.from_samples(samples, GRID, "somewhere", tuned, model="mini", seed=5)
+
+
+@pytest.fixture(scope="module")
+def file(error: BackgroundError, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("error") / "oi.nc"
+    error.save(path)
+    return path
+
+
+def test_file_keeps_members_to_8_bits_and_everything_else_exactly(error: BackgroundError, file: Path) -> None:
+    read = BackgroundError.load(file)
+    step = np.abs(error.members).max(axis=(0, 2, 3)) / 100
+    assert np.all(np.abs(read.members - error.members).max(axis=(0, 2, 3)) <= step)
+    np.testing.assert_array_equal(read.std, error.std)
+    assert (read.world, read.grid, read.settings) == ("somewhere", GRID, error.settings)
+    assert read.provenance == {"model": "mini", "seed": 5}
+    assert len(read.digest) == 64
+
+
+def test_file_keeps_the_operator_of_olr(error: BackgroundError, tmp_path: Path) -> None:
+    members = np.random.default_rng(1).normal(0, 20, (4, *GRID.shape)).astype(np.float32)
+    members -= members.mean(axis=0)
+    olr = OlrSamples(OlrOperator(np.linspace(-1, 1, 43), 250.0, 8.5), members)
+    replace(error, olr=olr).save(tmp_path / "oi.nc")
+    read = BackgroundError.load(tmp_path / "oi.nc").olr
+    assert read is not None
+    np.testing.assert_array_equal(read.operator.weights, olr.operator.weights)
+    assert (read.operator.constant, read.operator.error) == (250.0, 8.5)
+    assert np.abs(read.members - members).max() <= np.abs(members).max() / 100
+    assert load_assimilator(tmp_path / "oi.nc", SomeWorld()).planes == ("olr",)
+
+
+def test_a_file_is_loaded_by_its_path_with_its_tuned_settings(error: BackgroundError, file: Path) -> None:
+    oi = load_assimilator(file, SomeWorld())
+    assert (oi.name, oi.world, oi.planes) == ("oi", "somewhere", ())
+    assert oi.digest == BackgroundError.load(file).digest
+    expected = error.std * error.settings.inflation_by_channel()
+    np.testing.assert_allclose(oi.background_error_std, expected)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(AssimilatorError, match=r"no assimilator 'magic'.*none"):
+        load_assimilator("magic", SomeWorld())
+    assert "none" in known_assimilators()
+
+
+@pytest.mark.parametrize(
+    ("world", "message"),
+    [
+        (SomeWorld(grid=get_grid("1.5deg")), r"its grid is 5\.625deg, the world's 1\.5deg"),
+        (SomeWorld(name="elsewhere"), "made for the world 'somewhere', this is 'elsewhere'"),
+    ],
+)
+def test_a_file_for_another_grid_or_world_is_refused(file: Path, world: SomeWorld, message: str) -> None:
+    with pytest.raises(AssimilatorError, match=message):
+        load_assimilator(file, world)
+
+
+def test_other_channels_other_kinds_and_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
+    with xr.open_dataset(file, mask_and_scale=False) as dataset:
+        dataset.isel(channel=slice(68)).to_netcdf(tmp_path / "fewer.nc", engine="h5netcdf")
+        dataset.drop_attrs().to_netcdf(tmp_path / "unmarked.nc", engine="h5netcdf")
+    (tmp_path / "damaged.nc").write_bytes(file.read_bytes()[:1000])
+    (tmp_path / "model.pkl").write_bytes(b"")
+    for name, message in {
+        "fewer.nc": "channels",
+        "unmarked.nc": "not a background error file",
+        "damaged.nc": "not a readable netCDF file",
+        "model.pkl": "ends in one of",
+    }.items():
+        with pytest.raises(AssimilatorError, match=message) as caught:
+            load_assimilator(tmp_path / name, SomeWorld())
+        assert name in str(caught.value)
+
+
+# A linear world: every field grows by 1 in 6 h, the model's by 1 + `bias`, so that errors are known exactly.
+
+
+@dataclass
+class Drifting:
+    bias: float = 0.1
+    name: str = "drifting"
+    world: str = "somewhere"
+    digest: str = "0" * 64
+    grid: Grid = GRID
+    starts: list[float] = field(default_factory=list)
+
+    def forecast(self, previous: NDArray, current: NDArray, steps: int) -> Iterator[NDArray]:
+        np.testing.assert_allclose(current - previous, 1.0, atol=1e-3)
+        self.starts.append(float(current[0, 0, 0, 0]))
+        for step in range(1, steps + 1):
+            yield current + step * (1 + self.bias)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("reference")
+    for first in ("2001-12-29T00", "2003-01-01T00"):
+        times = np.datetime64(first, "h") + 6 * np.arange(20)
+        states = [
+            to_dataset(make_state(np.full((len(NAMES), *GRID.shape), i, np.float32), GRID, time))
+            for i, time in enumerate(times)
+        ]
+        write_times(xr.concat(states, "time"), folder / f"{first[:7]}.nc")
+    return Reference(folder)
+
+
+def test_errors_are_forecast_minus_reference_at_every_lead(reference: Reference) -> None:
+    errors, leads = forecast_errors(Drifting(), reference, [6, 12, 24], members=9, seed=1, years=[2001, 2003])
+    assert sorted(leads) == [6, 6, 6, 12, 12, 12, 24, 24, 24]
+    for error, lead in zip(errors, leads, strict=True):
+        np.testing.assert_allclose(error, 0.1 * lead / 6, atol=1e-4)
+
+
+def test_drawing_is_repeatable_spread_over_the_years_and_never_leaves_one(reference: Reference) -> None:
+    draws = []
+    for seed in (1, 1, 2):
+        model = Drifting()
+        forecast_errors(model, reference, [6, 48], members=12, seed=seed, years=[2001])
+        draws.append(model.starts)
+    assert draws[0] == draws[1] != draws[2]
+    # 2001 has 12 states here, numbered from 0; the next year's would follow on without a gap.
+    assert min(draws[0]) >= 1
+    assert max(draws[0]) <= 10
+    with pytest.raises(AssimilatorError, match=r"no forecast of 72 h.*2001"):
+        forecast_errors(Drifting(), reference, [72], members=2, seed=1, years=[2001])
+
+
+def test_estimated_ensemble_is_centred_and_long_leads_do_not_dominate(reference: Reference) -> None:
+    @dataclass
+    class Noisy(Drifting):
+        def forecast(self, previous: NDArray, current: NDArray, steps: int) -> Iterator[NDArray]:
+            generator = np.random.default_rng(int(current[0, 0, 0, 0]) * 100 + steps)
+            for step in range(1, steps + 1):
+                yield current + step + generator.normal(0, step, current.shape).astype(np.float32)
+
+    error = estimate_background_error(
+        Noisy(), reference, SomeWorld(), leads=[6, 24], members=10, seed=1, years=[2001], settings=Settings()
+    )
+    np.testing.assert_allclose(error.members.mean(axis=0), 0, atol=1e-4)
+    sizes = error.members.std(axis=(1, 2, 3))
+    assert sizes.max() < 1.2 * sizes.min()
+    expected = np.sqrt((1 + 16) / 2)  # both leads' mean square
+    assert error.std[index("z500")] == pytest.approx(expected, rel=0.1)
+    assert error.provenance["leads"] == [6, 24]
+
+
+def test_a_model_of_another_world_is_refused(reference: Reference) -> None:
+    with pytest.raises(AssimilatorError, match="belongs to the world 'elsewhere'"):
+        estimate_background_error(
+            replace(Drifting(), world="elsewhere"), reference, SomeWorld(),
+            leads=[6], members=2, seed=1, years=[2001], settings=Settings(),
+        )  # fmt: skip
+
+
+def test_the_packaged_ensemble_is_the_one_of_its_card() -> None:
+    path = ROOT / "assimilators/weights/oi.nc"
+    assert BackgroundError.load(path).digest in path.with_suffix(".md").read_text()
+    assert path.stat().st_size < 10e6
+
+
+def test_the_packaged_recipe_is_readable_and_a_wrong_one_names_its_faults(tmp_path: Path) -> None:
+    packaged = ROOT / "deploy/recipes/oi.yaml"
+    recipe = read_recipe(packaged)
+    assert (recipe.world, recipe.model) == ("demonstration", "mini")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(packaged.read_text().replace("seed: 1", "sead: 1"))
+    with pytest.raises(AssimilatorError, match=r"wrong\.yaml: seed is missing, sead is unknown"):
+        read_recipe(wrong)
+    wrong.write_text(packaged.read_text().replace("kind: oi", "kind: fnp"))
+    with pytest.raises(AssimilatorError, match="kind: oi"):
+        read_recipe(wrong)
+    wrong.write_text(packaged.read_text().replace("leads: [144,", "leads: [143,"))
+    with pytest.raises(AssimilatorError, match="multiples of 6"):
+        read_recipe(wrong)

@@ -1,0 +1,65 @@
+"""Weights in a file: as small as promised, and exactly those that torch is given."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
+pytest.importorskip("onnxscript", reason="the extra `train` is not installed: onnxscript is missing")
+
+import torch
+from torch import Tensor, nn
+
+from dacycle.assimilators.export.graphs import to_onnx
+from dacycle.assimilators.export.rounding import round_weights, store_rounded
+from dacycle.forecast_adapter.models.onnxfile import open_session
+
+
+class Small(nn.Module):
+    """A convolution, a matrix that is transposed on its way, and a field for each channel, called as in networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.matrix = nn.Conv2d(16, 96, 3, padding=1), nn.Linear(96, 64)
+        self.register_buffer("bias", torch.randn(5, 64, 8, 16) * torch.logspace(-6, 3, 64)[:, None, None])
+        self.register_buffer("static", torch.zeros(1, 8, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.matrix(self.convolution(x).relu().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.bias.sum(0)
+
+
+def test_the_file_computes_with_the_rounded_weights_and_is_a_third_as_large(tmp_path: Path) -> None:
+    network = Small().eval()
+    with torch.no_grad():
+        network.matrix.weight[3] = 0  # a row without a step
+    round_weights(network)
+    plain, small = tmp_path / "plain.onnx", tmp_path / "small.onnx"
+    for path in (plain, small):
+        to_onnx(network, path, {"x": 16}, ["y"])
+    store_rounded(small)
+    x = torch.randn(2, 16, 8, 16)
+    found, same = (open_session(path).run(None, {"x": x.numpy()})[0] for path in (small, plain))
+    np.testing.assert_array_equal(found, same)
+    np.testing.assert_allclose(found, network(x).detach().numpy(), rtol=1e-5, atol=1e-4)
+    assert 3 * small.stat().st_size < plain.stat().st_size
+
+
+@settings(max_examples=50)
+@given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
+def test_a_weight_moves_by_half_a_step_of_its_row_at_most(scale: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = nn.Linear(32, 64)
+    layer.weight.data = scale * torch.randn(64, 32) * torch.logspace(-3, 3, 64)[:, None]
+    before = layer.weight.detach().clone()
+    round_weights(layer)
+    step = before.abs().amax(1, keepdim=True) / 127
+    assert ((layer.weight - before).abs() <= 0.501 * step).all()
+    assert all(len(row.unique()) <= 255 for row in layer.weight)
+    again = layer.weight.detach().clone()
+    round_weights(layer)
+    assert torch.equal(layer.weight, again)

@@ -1,0 +1,35 @@
+"""How far an increment reaches."""
+
+import numpy as np
+import pytest
+
+from dacycle.assimilators.judging.evaluation import influence
+from dacycle.forecast_adapter.grid import get_grid, great_circle_km
+
+GRID = get_grid("1.5deg")
+ROW, COLUMN = 40, 239  # beside the date line of the grid's own longitudes
+
+
+def away():
+    lat, lon = np.meshgrid(GRID.latitude, GRID.longitude, indexing="ij")
+    return great_circle_km(lat, lon, np.array(GRID.latitude[ROW]), np.array(GRID.longitude[COLUMN]))
+
+
+def test_the_half_peak_radius_is_that_of_a_round_increment():
+    found = influence(-np.exp(-((away() / 1000) ** 2)), GRID, ROW, COLUMN, 3000)
+    assert found.half_km == pytest.approx(1000 * np.sqrt(np.log(2)), rel=0.03)
+    assert (found.peak, found.row, found.column, found.away_km) == (1, ROW, COLUMN, 0)
+    assert found.beyond == pytest.approx(np.exp(-9), rel=0.1)
+
+
+def test_a_peak_away_from_the_observation_and_a_far_one_are_seen():
+    field = np.zeros(GRID.shape)
+    field[ROW + 2, COLUMN], field[100, 100] = 2.0, -0.5
+    found = influence(field, GRID, ROW, COLUMN, 3000)
+    assert found.away_km == pytest.approx(3 * 111.19, rel=1e-3)
+    assert found.beyond == 0.25
+
+
+def test_no_increment_reaches_nowhere():
+    found = influence(np.zeros(GRID.shape), GRID, ROW, COLUMN, 3000)
+    assert (found.peak, found.beyond, found.half_km) == (0, 0, 0)

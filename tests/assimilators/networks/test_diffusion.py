@@ -1,0 +1,133 @@
+"""The sampler of diffusion methods, with a denoiser that is exact for Gaussian errors, against the Kalman filter."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dacycle.assimilators.networks.blocks.base import Constants
+from dacycle.assimilators.networks.blocks.diffusion import DiffusionNetwork, DiffusionSize, least_residual
+from dacycle.forecast_adapter.grid import get_grid
+
+GRID = get_grid("5.625deg")
+SHAPE = (69, *GRID.shape)
+MODES = 24
+PAIRS = 6
+
+
+class Gaussian(DiffusionNetwork):
+    """Errors of a few orthonormal modes, with known variances; all else never errs."""
+
+    def __init__(self, seed: int) -> None:
+        ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
+        static, bias = np.zeros((4, *GRID.shape), np.float32), np.zeros((5, *SHAPE), np.float32)
+        season = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
+        constants = Constants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias)
+        super().__init__(GRID, constants, DiffusionSize(context=4, steps=16, pairs=PAIRS), SHAPE)
+        generator = np.random.default_rng(seed)
+        modes = np.linalg.qr(generator.standard_normal((np.prod(SHAPE), MODES)))[0]
+        self.modes = torch.from_numpy(modes.astype(np.float32))
+        self.variances = torch.from_numpy(np.geomspace(100, 20000, MODES).astype(np.float32))
+
+    def denoise(self, x: Tensor, noise: Tensor, context: Tensor) -> Tensor:
+        share = self.variances / (self.variances + noise.flatten().square())
+        return ((x.flatten(1) @ self.modes) * share @ self.modes.T).reshape(x.shape)
+
+    def decode(self, latent: Tensor, context: Tensor) -> Tensor:
+        return latent
+
+    def prior_loss(self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+
+def members_and_posterior(seed: int, share: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """The sampled members by mode, and the Kalman filter's mean and covariance by mode; the means' standard errors."""
+    network, generator = Gaussian(seed).eval(), np.random.default_rng(seed)
+    modes, variances = network.modes.numpy().astype(float), network.variances.numpy().astype(float)
+    background = torch.full((1, *SHAPE), float(seed))  # noise is the background's
+    truth = (modes @ (np.sqrt(variances) * generator.standard_normal(MODES))).reshape(SHAPE).astype(np.float32)
+    seen = generator.random(SHAPE) < share
+    error = np.where(seen, 0.5, 0).astype(np.float32)
+    values = np.where(seen, seed + truth + error * generator.standard_normal(SHAPE), 0).astype(np.float32)
+    nothing = np.zeros((3, *GRID.shape), np.float32)
+    given = [background, *(torch.from_numpy(np.concatenate([part, nothing])[None]) for part in (values, error))]
+    with torch.no_grad():
+        departure, errors, _ = network.observed(background, *given[1:])
+        carried = [torch.from_numpy(part) for part in network.stepping.start(background[0].numpy())]
+        for step in range(network.stepping.steps):
+            _, _, *carried = network(*given, torch.tensor([step]), *carried)
+    found = carried[1].flatten(1).numpy().astype(float) @ modes
+    observed = seen.ravel()
+    H, R = modes[observed], errors[0, :69].numpy().ravel()[observed].astype(float) ** 2
+    precision = H.T @ (H / R[:, None]) + np.diag(1 / variances)
+    posterior = np.linalg.inv(precision)
+    y = departure[0, :69].numpy().ravel()[observed].astype(float)
+    return found, posterior @ (H.T @ (y / R)), posterior, variances
+
+
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.05), (1, 0.2)])
+def test_members_have_the_mean_and_the_covariance_of_the_kalman_filter(seed: int, share: float) -> None:
+    found, mean, posterior, variances = members_and_posterior(seed, share)
+    spread = np.sqrt(np.diag(posterior))
+    assert (spread < 0.9 * np.sqrt(variances)).all()  # something was observed
+    # Pairs of opposite noise: for Gaussian errors their mean has no sampling error, only that of few steps.
+    off = np.linalg.norm(found.mean(0) - mean)
+    assert off < 0.3 * np.linalg.norm(spread) + 0.02 * np.linalg.norm(mean)
+    half = 0.5 * (found[:PAIRS] - found[PAIRS:])
+    ratio = (half**2).mean(0) / np.diag(posterior)
+    assert abs(ratio.mean() - 1) < 3 * np.sqrt(2 / PAIRS / MODES) + 0.1
+    assert np.abs(ratio - 1).max() < 4 * np.sqrt(2 / PAIRS)
+
+
+@given(seed=st.integers(0, 99), gradients=st.integers(24, 30))
+@settings(max_examples=20)
+def test_conjugate_residuals_solve_the_equation(seed: int, gradients: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    H, root = (torch.randn(12, 20, generator=generator, dtype=torch.float64) for _ in range(2))
+    C = 0.1 * root.T @ root
+    y, first = (torch.randn(3, 12, 1, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    pull, v = least_residual(
+        lambda v: (v[..., 0, 0] @ H @ C)[..., None, None], lambda x: (x[..., 0, 0] @ H.T)[..., None, None],
+        y, first, torch.ones_like(y), gradients,
+    )  # fmt: skip
+    expected = torch.linalg.solve(torch.eye(12, dtype=torch.float64) + H @ C @ H.T, y[..., 0, 0].T).T
+    torch.testing.assert_close(v[..., 0, 0], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(pull[..., 0, 0], expected @ H @ C, atol=1e-4, rtol=1e-4)
+
+
+@given(seed=st.integers(0, 99), gradients=st.integers(0, 4), size=st.floats(0.1, 100))
+@settings(max_examples=30)
+def test_what_is_left_of_the_equation_never_grows(seed: int, gradients: int, size: float) -> None:
+    """Whatever a network's Jacobian is: neither symmetric nor positive, and however bad the first guess."""
+    generator = torch.Generator().manual_seed(seed)
+    spread, observe = (torch.randn(2, 12, 12, generator=generator, dtype=torch.float64) for _ in range(2))
+    y, first = (torch.randn(2, 12, 1, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    def through(matrix: Tensor, x: Tensor) -> Tensor:
+        return torch.einsum("bij,bjhw->bihw", matrix, x)
+
+    diagonal = 1 + 100 * torch.rand(y.shape, generator=generator, dtype=torch.float64)
+    pull, v = least_residual(
+        lambda v: size * through(spread, v), lambda x: through(observe, x), y, first, diagonal, gradients
+    )
+    left = y - v - through(observe, pull)
+    assert (left.norm(dim=1) <= (1 + 1e-9) * y.norm(dim=1)).all()
+
+
+@given(seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_independent_errors_take_one_direction_however_exact_observations_are(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    precision = 10 ** (4 * torch.rand(1, 12, 4, 4, generator=generator, dtype=torch.float64) - 2)
+    y = torch.randn(1, 12, 4, 4, generator=generator, dtype=torch.float64)
+    diagonal = 1 + precision**2
+    pull, _ = least_residual(
+        lambda v: precision * v, lambda x: precision * x, y, torch.zeros_like(y), diagonal, gradients=1
+    )
+    torch.testing.assert_close(pull, precision * y / diagonal)

@@ -1,0 +1,160 @@
+"""Stores of backgrounds: what is kept is what the model did, and a store that is not whole is refused."""
+
+from pathlib import Path
+
+import h5netcdf
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dacycle.assimilators.exceptions import DataError
+from dacycle.assimilators.judging.evaluation import observing_of
+from dacycle.assimilators.sampling.backgrounds import (
+    CYCLED,
+    Backgrounds,
+    forecast_errors,
+    make_forecasts,
+    read_store,
+    systematic_error,
+    write_backgrounds,
+    year_times,
+)
+from dacycle.assimilators.sampling.cycled_backgrounds import cycled_errors_between, make_cycles
+from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import World, annual_basis, load_world
+from tests.conftest import TinyWorld
+from tests.worlds import Nudge
+
+
+@pytest.fixture(scope="module")
+def tiny(world: TinyWorld) -> World:
+    return load_world(world.folder)
+
+
+@pytest.fixture
+def store(world: TinyWorld, tiny: World, tmp_path: Path) -> Path:
+    """The errors of one forecast, as a month."""
+    model = load_model(world.model)
+    start = tiny.reference.times[4]
+    found = list(forecast_errors(model, tiny.reference, tiny, start, (6, 24)))
+    times = np.array([start + np.timedelta64(lead, "h") for lead, _ in found])
+    backgrounds = Backgrounds(times, np.array([6, 24]), np.stack([e for _, e in found]), model.digest)
+    write_backgrounds(backgrounds, tmp_path / "2024-01.nc", tiny)
+    return tmp_path
+
+
+def test_errors_are_forecast_minus_truth_in_standard_deviations(world: TinyWorld, tiny: World, store: Path) -> None:
+    read = read_store(store, tiny)
+    reference, times = tiny.reference, tiny.reference.times
+    model = load_model(world.model)
+    states = list(model.forecast(reference.array(times[3])[None], reference.array(times[4])[None], 4))
+    for row, step in ((0, 1), (1, 4)):
+        assert read.times[row] == times[4 + step]
+        expected = (states[step - 1][0] - reference.array(times[4 + step])) / tiny.statistics.std[:, None, None]
+        np.testing.assert_allclose(read.errors[row], expected, atol=2e-3, rtol=1e-3)
+
+
+def test_a_value_that_is_not_finite_is_named(tiny: World, store: Path) -> None:
+    with h5netcdf.File(store / "2024-01.nc", "a") as file:
+        file["error"][1, NAMES.index("t850"), 3, 4] = np.nan
+    with pytest.raises(DataError, match=r"2024-01\.nc: t850 at 2024-01-03T00 is not finite"):
+        read_store(store, tiny)
+
+
+def test_a_damaged_file_is_named(tiny: World, store: Path) -> None:
+    whole = (store / "2024-01.nc").read_bytes()
+    (store / "2024-01.nc").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"2024-01\.nc: not a whole file"):
+        read_store(store, tiny)
+
+
+def test_another_world_is_refused(tiny: World, store: Path) -> None:
+    with h5netcdf.File(store / "2024-01.nc", "a") as file:
+        file.attrs["world"] = "elsewhere"
+    with pytest.raises(DataError, match="its world are not those of the world tiny"):
+        read_store(store, tiny)
+
+
+def test_an_empty_store_says_what_makes_one(tiny: World, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="dacycle backgrounds"):
+        read_store(tmp_path, tiny)
+
+
+def test_a_year_with_a_gap_stops_before_anything_is_written(world: TinyWorld, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1435 times of 2024 are missing, first 2024-01-08T06"):
+        make_forecasts(world.folder / "reference", tmp_path / "store", [2024], str(world.folder), str(world.model))
+    assert not (tmp_path / "store").exists()
+
+
+def test_forecasts_do_not_leave_their_year(world: TinyWorld, tiny: World) -> None:
+    """The tiny reference ends long before its year does; a fresh one of the last days of a year would hold a jump."""
+    model = load_model(world.model)
+    last = np.datetime64("2024-12-31T12", "h")
+    assert len(list(forecast_errors(model, _Endless(tiny.reference), tiny, last, (6, 12, 24)))) == 1
+
+
+class _Endless(Reference):
+    """The first state of a reference at every time."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.first = reference.array(reference.times[0])
+
+    def array(self, time: np.datetime64) -> NDArray[np.float32]:
+        return self.first
+
+
+def test_backgrounds_of_cycles_are_what_those_cycles_were_wrong_by(world: TinyWorld, tiny: World) -> None:
+    times, observing = tiny.reference.times, observing_of(tiny, tiny.reference, [{"source": "stations"}])
+    found = cycled_errors_between(Nudge("tiny"), load_model(world.model), observing, times[23], times[27], seed=1)
+    assert set(found.leads) == {CYCLED}
+    np.testing.assert_array_equal(found.times, [*times[23:27], *times[23:27]])
+    size = np.sqrt(np.square(found.errors.astype(float)).mean((0, 2, 3)))
+    t2m, z50 = (size[NAMES.index(name)] for name in ("t2m", "z50"))
+    assert 0.05 < t2m < 0.95 * z50  # stations see the one and not the other
+
+
+def test_cycles_need_whole_years(world: TinyWorld, tmp_path: Path) -> None:
+    given = (str(world.folder), str(world.model), "nudge", [{"source": "stations"}])
+    with pytest.raises(DataError, match=r"1435 times of 2024 are missing, first 2024-01-08T06"):
+        make_cycles(world.folder / "reference", tmp_path / "store", [2024], *given)
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_systematic_error_is_that_of_forecasts() -> None:
+    times = year_times(2020)
+    of_forecasts = backgrounds_of(times, np.ones((len(times), 1, 2, 2)))
+    with_cycles = Backgrounds(
+        np.concatenate([of_forecasts.times, times]), np.concatenate([of_forecasts.leads, np.full(len(times), CYCLED)]),
+        np.concatenate([of_forecasts.errors, np.full((len(times), 1, 2, 2), 7, np.float16)]), "model",
+    )  # fmt: skip
+    np.testing.assert_array_equal(systematic_error(with_cycles), systematic_error(of_forecasts))
+
+
+def test_the_systematic_error_is_found_by_place_and_season() -> None:
+    """In noise five times as large, from two years of forecasts; the next lead's errors are not looked at."""
+    generator = np.random.default_rng(0)
+    times = np.concatenate([year_times(year) for year in (2020, 2021)])
+    season = annual_basis(times)[:, 1]
+    errors = 0.25 * generator.standard_normal((len(times), 3, 4, 6))
+    errors[:, 1, 2, 3] += 4 * (0.01 + 0.02 * season)
+    found = systematic_error(backgrounds_of(times, errors))
+    assert found.shape == (5, 3, 4, 6)
+    assert found[0, 1, 2, 3] == pytest.approx(0.01, abs=0.004)
+    assert found[1, 1, 2, 3] == pytest.approx(0.02, abs=0.006)
+    assert np.sqrt(np.square(found[:, 0]).mean()) < 0.003
+
+
+def test_few_forecasts_say_little_of_a_systematic_error() -> None:
+    times = year_times(2020)[:20]
+    found = systematic_error(backgrounds_of(times, np.ones((len(times), 1, 2, 2))))
+    step = np.einsum("ns,schw->nchw", annual_basis(times), found)
+    assert step.min() > 0
+    assert step.max() < 0.08  # of 0.25
+
+
+def backgrounds_of(times: np.ndarray, errors: np.ndarray) -> Backgrounds:
+    """Errors of 24 h, and beside each one of 48 h that is 100."""
+    both = np.concatenate([errors, np.full_like(errors, 100)]).astype(np.float16)
+    return Backgrounds(np.tile(times, 2), np.repeat([24, 48], len(times)), both, "model")

@@ -1,0 +1,572 @@
+"""Training an assimilator: samples, a run with a closed-loop round, resuming, export with parity, and the gate."""
+
+import csv
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
+pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
+
+import lightning
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from dacycle.assimilators.base import AssimilatorError, load_assimilator
+from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
+from dacycle.assimilators.export.assimilator import export_assimilator
+from dacycle.assimilators.judging.evaluation import evaluate, held_out, observing_of
+from dacycle.assimilators.judging.gate import Check, Verdict, judge, register
+from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.networks.blocks.departures import gaussian_loss
+from dacycle.assimilators.sampling.backgrounds import (
+    Backgrounds,
+    months_of,
+    read_store,
+    systematic_error,
+    write_backgrounds,
+)
+from dacycle.assimilators.sampling.cycles import cycled_errors
+from dacycle.assimilators.sampling.observing import Network, Observing, random_network
+from dacycle.assimilators.trained.network import TrainedAssimilator
+from dacycle.assimilators.training.assimilator_run import (
+    accepted_round,
+    fit_assimilator,
+    load_network,
+    train_assimilator,
+)
+from dacycle.assimilators.training.closed_loop import ClosedLoop
+from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, parse_recipe, recipe_kind
+from dacycle.assimilators.training.samples import ErrorPairs, Samples, idealised
+from dacycle.cycler.cli.models.training import app
+from dacycle.forecast_adapter.channels import GROUPS, NAMES
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.world import World, load_world
+from tests.assimilators.trained.test_trained import make_file
+from tests.conftest import TinyWorld
+from tests.worlds import register_doubles
+
+pytestmark = pytest.mark.slow
+SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
+
+
+def quiet(_: str) -> None: ...
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hasty() -> Iterator[None]:
+    """The operator of the planes is fitted a little only: nothing here asks how well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dacycle.assimilators.networks.blocks.planes.UPDATES", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(world: TinyWorld) -> World:
+    return load_world(world.folder)
+
+
+@pytest.fixture(scope="module")
+def data(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of years that holds the tiny world's reference as 2024."""
+    folder = tmp_path_factory.mktemp("nature")
+    (folder / "2024").mkdir()
+    for file in (world.folder / "reference").glob("*.nc"):
+        (folder / "2024" / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def entries(world: TinyWorld, data: Path) -> dict[str, Any]:
+    return {
+        "kind": "assimilator", "method": "fnp", "name": "small", "version": "1", "world": str(world.folder),
+        "model": str(world.model), "data": str(data), "backgrounds": "nowhere", "training_years": [2023],
+        "validation_years": [2024], "observations": SOURCES, "epochs": 2, "epoch_samples": 8, "rounds": 1,
+        "round_epochs": 1, "validation_days": 4, "batch": 4, "warm_up": 2, "average": 0.5, "threads": 1, "seed": 3,
+        "network": {"joint": 16, "group": 8, "fine": 8, "layers": 1, "merged": 1, "modes": 4, "block": 8},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def backgrounds(world: TinyWorld, tiny: World) -> Backgrounds:
+    return held_out(load_model(world.model), tiny.reference, tiny, 6, leads=(6, 24))
+
+
+@pytest.fixture(scope="module")
+def observing(tiny: World) -> Observing:
+    return observing_of(tiny, tiny.reference, SOURCES)
+
+
+EXACT = np.full(len(NAMES), 0.05, np.float32)
+
+
+def held(backgrounds: Backgrounds, observing: Observing) -> Samples:
+    return Samples(backgrounds, observing, np.arange(4), 1, EXACT, whole=True)
+
+
+@pytest.fixture(scope="module")
+def run(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run of two epochs and one closed-loop round."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = recipe_of(entries)
+    fit_assimilator(recipe, folder, observing, backgrounds, held(backgrounds, observing), quiet)
+    return folder
+
+
+def recipe_of(entries: dict[str, Any], **changes: Any) -> AssimilatorRecipe:
+    recipe = parse_recipe({**entries, **changes}, "test")
+    assert isinstance(recipe, AssimilatorRecipe)
+    return recipe
+
+
+def rounds(folder: Path) -> list[dict[str, str]]:
+    with (folder / "rounds.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Samples
+
+
+def test_a_sample_is_background_observations_and_what_is_missing_to_the_truth(
+    backgrounds: Backgrounds, observing: Observing, tiny: World
+) -> None:
+    state, values, errors, target, _ = (part.numpy() for part in held(backgrounds, observing)[1])
+    truth = tiny.statistics.normalise(tiny.reference.array(backgrounds.times[1]))
+    np.testing.assert_allclose(state + target, truth, atol=1e-5)
+    seen = errors[: len(NAMES)] > 0
+    observed = tiny.statistics.normalise(np.where(seen, values[: len(NAMES)], 0))
+    assert 500 < seen.sum() < 0.5 * seen.size
+    assert abs(observed - truth)[seen].mean() < abs(state - truth).mean() + 1
+    assert (values[errors == 0] == 0).all()
+
+
+def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
+    backgrounds: Backgrounds, observing: Observing, tiny: World
+) -> None:
+    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5, EXACT)
+    truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in np.unique(backgrounds.times)])
+    own = 0
+    for item in range(len(samples)):
+        state, _, _, target, _ = (part.numpy() for part in samples[item])
+        assert np.abs(truths - (state + target)).max(axis=(1, 2, 3)).min() < 1e-4
+        assert (tiny.statistics.denormalise(state)[GROUPS["q"]] > -1e-9).all()
+        own += np.abs(-target - backgrounds.errors[samples.order[item]]).max() < 0.02
+    assert 0 < own < 8  # a quarter of the samples keep the error that they came with
+
+
+def test_samples_of_a_store_are_those_of_its_arrays(
+    backgrounds: Backgrounds, observing: Observing, tiny: World, tmp_path: Path
+) -> None:
+    for month, part in (("2024-01", slice(0, 5)), ("2024-02", slice(5, None))):
+        of_part = (each[part] for each in (backgrounds.times, backgrounds.leads, np.asarray(list(backgrounds.errors))))
+        write_backgrounds(Backgrounds(*of_part, backgrounds.model), tmp_path / f"{month}.nc", tiny)
+    stored = read_store(tmp_path, tiny)
+    assert stored.digest() == backgrounds.digest()
+    np.testing.assert_array_equal(systematic_error(stored), systematic_error(backgrounds))
+    order = np.arange(len(backgrounds.times))
+    mapped, held = (Samples(each, observing, order, 1, EXACT) for each in (stored, backgrounds))
+    for item in order.tolist():
+        for one, other in zip(mapped[item], held[item], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_idealised_observations_stand_beside_the_others(observing: Observing, tiny: World) -> None:
+    time, error = tiny.reference.times[8], EXACT[:, None, None] * tiny.statistics.std[:, None, None]
+    truth = tiny.reference.array(time)
+    drawn = observing.draw(time, truth, Network(), np.random.default_rng(0))
+    shares = []
+    for seed in range(20):
+        values, errors = idealised(drawn.values, drawn.errors, truth, error, np.random.default_rng(seed))
+        real, more = drawn.errors > 0, (errors > 0) & (drawn.errors == 0)
+        assert (values[real] == drawn.values[real]).all()
+        assert (errors[real] == drawn.errors[real]).all()
+        assert (values[errors == 0] == 0).all()
+        assert not more[len(NAMES) :].any()
+        shares.append(more[: len(NAMES)].mean())
+        off = ((values[: len(NAMES)] - truth) / error)[more[: len(NAMES)]]
+        assert abs(off.std() - 1) < 0.2  # humidity is clipped
+    assert min(shares) < 0.03 < 0.2 < max(shares)
+
+
+def test_every_pass_draws_other_observations(backgrounds: Backgrounds, observing: Observing) -> None:
+    passes = [dataclasses.replace(held(backgrounds, observing), seed=seed)[0] for seed in (1, 1, 2)]
+    assert (passes[0][1] == passes[1][1]).all()
+    assert (passes[0][1] != passes[2][1]).any()
+
+
+def test_networks_are_of_all_densities_and_every_type_is_denied_at_times() -> None:
+    generator = np.random.default_rng(0)
+    drawn = [random_network(generator, ["stations", "sondes", "olr"]) for _ in range(2000)]
+    shares = np.array([network.share for network in drawn])
+    assert 0.4 < (shares == 0.9).mean() < 0.6
+    assert shares.min() < 0.07
+    denied = {name for network in drawn for name in network.deny}
+    assert denied >= {"stations", "sondes", "olr", "tp", "td2m", "t2m", "msl", "z", "q", "u", "v", "t"}
+
+
+def test_what_is_denied_is_not_observed(observing: Observing, tiny: World) -> None:
+    time = tiny.reference.times[8]  # 00 UTC, when sondes fly
+    background = tiny.reference.array(time)
+
+    def draw(network: Network) -> np.ndarray:
+        return observing.draw(time, background, network, np.random.default_rng(0)).errors > 0
+
+    whole, partly = draw(Network()), draw(Network(deny=("olr", "tp")))
+    planes = {"tp6h": 69, "olr": 70, "q2m": 71}
+    assert all(whole[k].any() for k in planes.values())
+    assert [partly[k].any() for k in planes.values()] == [False, False, True]
+    assert draw(Network(share=0.1)).sum() < 0.3 * whole.sum()
+
+
+# The closed loop
+
+
+@pytest.mark.parametrize("off", [0.0, 2.0])
+def test_a_chain_goes_on_from_its_analyses(
+    backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World, off: float
+) -> None:
+    """Analyses `off` standard deviations away from the truth give backgrounds about as far from it."""
+    first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
+    chains = ClosedLoop(first, str(world.model), ahead=4)  # a ring of four, of which two are chains of three cycles
+    truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
+    times, errors = [], []
+    for item in (3, 7, 11):  # of the last chain in the ring: to index it by the others' -1 would spoil it
+        state, _, _, target, slot = chains[item]
+        times.append(int(np.abs(truths - (state + target).numpy()).max(axis=(1, 2, 3)).argmin()))
+        errors.append(-target[GROUPS["t"]].mean().item())
+        chains.analysed(slot[None], (state + target)[None] + off)
+        chains.analysed(chains[item - 1][-1][None], torch.full_like(state, np.nan)[None])  # one of the first data
+    assert times == [times[0], times[0] + 1, times[0] + 2]
+    np.testing.assert_allclose(errors[1:], off, atol=0.3)
+
+
+def test_chains_longer_than_the_reference_are_refused(
+    backgrounds: Backgrounds, observing: Observing, world: TinyWorld
+) -> None:
+    first = Samples(backgrounds, observing, np.zeros(4000, int), 1, EXACT)
+    with pytest.raises(DataError, match="too short for chains of 48 cycles"):
+        ClosedLoop(first, str(world.model), ahead=4)
+
+
+# A run
+
+
+@pytest.mark.parametrize("folder", ["deploy/recipes", "deploy/recipes/era5"])
+def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
+    paths = sorted((Path(__file__).parents[3] / folder).glob("*.yaml"))
+    recipes = [load_recipe(path) for path in paths if recipe_kind(path) == "assimilator"]
+    assert {recipe.method for recipe in recipes} == set(METHODS)
+    for recipe in recipes:
+        assert not set(recipe.training_years) & {*recipe.validation_years, 2024}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"method": "magic"},
+            "method: 'magic' is unknown; the methods are adas, adas-adapter, convcnp, fnp, fnp-adapter",
+        ),
+        ({"method": "sda", "network": {}}, "rounds: sda learns from errors alone, in no closed loop; it must be 0"),
+        ({"network": {"joints": 3}}, "unknown entry; the entries are joint"),
+        ({"base": "fnp"}, "base: fnp has none"),
+        ({"method": "fnp-adapter"}, "base: fnp-adapter needs one"),
+    ],
+)
+def test_an_unknown_method_or_size_is_refused(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path,
+    changes: dict[str, Any], message: str,
+) -> None:  # fmt: skip
+    recipe = recipe_of(entries, **changes)
+    with pytest.raises(RecipeError, match=message):
+        fit_assimilator(recipe, tmp_path, observing, backgrounds, held(backgrounds, observing), quiet)
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs, round_epochs and workers must be above 0"),
+        ({"observations": []}, "must not be empty"),
+        ({"backgrounds": []}, "backgrounds must be a folder, or a list of folders"),
+        ({"backgrounds": ["forecasts", 7]}, "backgrounds must be a folder, or a list of folders"),
+    ],
+)
+def test_a_recipe_with_a_mistake_says_which(entries: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe_of(entries, **changes)
+
+
+@pytest.mark.parametrize("stores", [1, 2])
+def test_a_store_that_lacks_months_stops_before_anything_is_written(
+    entries: dict[str, Any], tmp_path: Path, stores: int
+) -> None:
+    whole, lacking = tmp_path / "whole", tmp_path / "lacking"
+    for month in months_of([2023]):
+        whole.mkdir(exist_ok=True)
+        (whole / f"{month}.nc").touch()
+    backgrounds = [str(whole), str(lacking)] if stores == 2 else str(lacking)
+    with pytest.raises(DataError, match=r"lacking: no backgrounds of 2023-01 \(12 months missing\); see `dacycle back"):
+        train_assimilator(recipe_of(entries, backgrounds=backgrounds), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_both_cycled_errors_and_goes_on_with_the_better(run: Path) -> None:
+    found = rounds(run)
+    assert [row["round"] for row in found] == ["0", "1"]
+    assert found[0]["accepted"] == "yes"
+    better = float(found[1]["cycled_error"]) < float(found[0]["cycled_error"])
+    assert found[1]["accepted"] == ("yes" if better else "no")
+    assert accepted_round(run) == int(better)
+    record = json.loads((run / "run.json").read_text())
+    assert record["samples"] == 3 * 8
+
+
+def test_a_finished_run_is_left_as_it_is(
+    run: Path, entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing
+) -> None:
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.suffix in (".csv", ".ckpt")}
+    fit_assimilator(recipe_of(entries), run, observing, backgrounds, held(backgrounds, observing), quiet)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_run_goes_on_with_one_more_round_and_with_nothing_else_changed(
+    run: Path, entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    given = (observing, backgrounds, held(backgrounds, observing), quiet)
+    with pytest.raises(RecipeError, match="holds a run of another recipe"):
+        fit_assimilator(recipe_of(entries, rounds=2, seed=4), folder, *given)
+    fit_assimilator(recipe_of(entries, rounds=2), folder, *given)
+    assert rounds(folder)[:2] == rounds(run)
+    assert len(rounds(folder)) == 3
+    assert json.loads((folder / "run.json").read_text())["samples"] == 4 * 8
+    with pytest.raises(RecipeError, match="holds a run of another recipe"):
+        fit_assimilator(recipe_of(entries), folder, *given)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path
+) -> None:
+    recipe = recipe_of(entries, rounds=0)
+    given = (observing, backgrounds, held(backgrounds, observing))
+    fit_assimilator(recipe, tmp_path / "straight", *given, quiet)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 0"):
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit_assimilator(recipe, tmp_path / "stopped", *given, stop)
+    fit_assimilator(recipe, tmp_path / "stopped", *given, quiet)
+    straight, stopped = (rounds(tmp_path / name)[0]["cycled_error"] for name in ("straight", "stopped"))
+    assert straight == stopped
+
+
+def test_two_processes_share_the_samples_and_the_weights(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As on several GPUs, one process on each: half the updates, and one keeps the books."""
+    together = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork"}
+    alone = lightning.Trainer
+    monkeypatch.setattr(lightning, "Trainer", lambda **given: alone(**given | together))
+    recipe = recipe_of(entries, batch=2)
+    fit_assimilator(recipe, tmp_path, observing, backgrounds, held(backgrounds, observing), quiet)
+    with (tmp_path / "round-0/curve.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    state = torch.load(tmp_path / "round-0/last.ckpt", weights_only=False)
+    assert state["global_step"] == recipe.epochs * recipe.epoch_samples // (2 * recipe.batch)
+    assert [row["round"] for row in rounds(tmp_path)] == ["0", "1"]
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
+    entries: dict[str, Any],
+    backgrounds: Backgrounds,
+    observing: Observing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    updates = []
+
+    def spoiled(increment: Tensor, spread: Tensor, target: Tensor) -> Tensor:
+        updates.append(increment.requires_grad)
+        return gaussian_loss(increment, spread, target) * (np.nan if sum(updates) > 2 else 1)
+
+    monkeypatch.setitem(METHODS, "fnp", dataclasses.replace(METHODS["fnp"], loss=spoiled))
+    given = (observing, backgrounds, held(backgrounds, observing), quiet)
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 1"):
+        fit_assimilator(recipe_of(entries, rounds=0), tmp_path, *given)
+    assert (tmp_path / "round-0/last.ckpt").exists()
+    assert not (tmp_path / "rounds.csv").exists()
+
+
+# Export and gate
+
+
+def export_soon(run: Path, out: Path) -> Path:
+    """Export, with as much of the checks as the tiny world has room for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dacycle.assimilators.export.assimilator.CYCLES", 8)  # the tiny world is short
+        patch.setattr("dacycle.assimilators.export.assimilator.SAMPLES", 6)
+        patch.setattr("dacycle.assimilators.export.assimilator.STARTS", 2)
+        return export_assimilator(run, out, say=quiet)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_soon(run, tmp_path_factory.mktemp("exported") / "small.onnx")
+
+
+def test_the_exported_file_is_the_network(exported: Path, tiny: World) -> None:
+    method = load_assimilator(exported, tiny)
+    assert method.planes == ("tp6h", "olr", "q2m")  # as the network takes them: no other order gives its analyses
+    parity = method.metadata["parity"]
+    assert parity["analysis"]["largest"] < 1e-4
+    assert parity["cycled"]["rms_difference"] < parity["cycled"]["rms_error"] / 10
+    assert method.metadata["training"]["rounds"][0]["round"] == "0"
+    assert exported.stat().st_size < 1.5 * 2 * method.metadata["training"]["weights"] + 2e6
+
+
+def test_the_spread_is_as_much_too_large_in_single_analyses_as_it_is_too_small_in_cycles(
+    exported: Path, world: TinyWorld, tiny: World, observing: Observing
+) -> None:
+    method, model = load_assimilator(exported, tiny), load_model(world.model)
+    single = evaluate(method, observing, held_out(model, tiny.reference, tiny, 2), seed=3)
+    cycled = cycled_errors(method, model, observing, seed=3, days=4)
+    assert single.spread_ratio is not None
+    assert cycled.spread_ratio is not None
+    np.testing.assert_allclose(single.spread_ratio * cycled.spread_ratio, 1, rtol=0.01)
+
+
+def test_a_method_without_a_spread_is_trained_exported_and_judged(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, data: Path, tiny: World, tmp_path: Path
+) -> None:
+    recipe = recipe_of(entries, method="adas", network={"width": 16, "heads": 2, "fine": 8}, rounds=0)
+    fit_assimilator(recipe, tmp_path / "run", observing, backgrounds, held(backgrounds, observing), quiet)
+    file = export_soon(tmp_path / "run", tmp_path / "adas.onnx")
+    method = load_assimilator(file, tiny)
+    assert "spread" not in method.metadata["parity"]
+    verdict = judge(file, data, [2024], entries["world"], baseline="none", starts=2, days=4, say=quiet)
+    assert "no spread" in [check.found for check in verdict.checks]
+
+
+PRIORS = {
+    "slam": {
+        "context": 8, "width": 16, "coarse": 16, "depth": 1, "steps": 5, "pairs": 1, "latent": 16, "auto": 16,
+    },
+    "vae-var": {"width": 16, "latent": 4, "wide": 4, "broad": 4, "layers": 1, "iterations": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", PRIORS)
+def test_a_prior_is_trained_without_observations_and_exported_as_a_step(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path, method: str
+) -> None:
+    recipe = recipe_of(entries, method=method, network=PRIORS[method], rounds=0, epoch_samples=24)
+    fit_assimilator(recipe, tmp_path / "run", observing, backgrounds, held(backgrounds, observing), quiet)
+    with (tmp_path / "run/round-0/curve.csv").open(newline="") as file:
+        assert [np.isfinite(float(row["validation_loss"])) for row in csv.DictReader(file)] == [True, True]
+    exported = export_soon(tmp_path / "run", tmp_path / "prior.onnx")
+    metadata = TrainedAssimilator(exported).metadata
+    assert metadata["parity"]["analysis"]["largest"] < 1e-4
+    assert metadata["stepping"]["steps"] == 5
+
+
+def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, data: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(entries, method="vae-var", network=PRIORS["vae-var"], rounds=0)
+    run = tmp_path / "run"
+    fit_assimilator(recipe, run, observing, backgrounds, held(backgrounds, observing), quiet)
+    arguments = ["evaluate", str(run), "--data", str(data), "--year", "2024", "--against", "none", "--starts", "2"]
+    arguments += ["--world", entries["world"], "--model", entries["model"]]
+
+    def share(*options: str) -> float:
+        shown = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False).stdout.replace("\n", " ")
+        found = re.search(r"run: ([0-9.]+) of the background's error", shown)
+        assert found, shown
+        return float(found[1])
+
+    assert share() == share("--set", "iterations=4") < share("--set", "iterations=1") < 1
+    with pytest.raises(RecipeError, match="its weights are not those of its recipe's network with"):
+        share("--set", "width=32")
+    with pytest.raises(RecipeError, match="write it as SIZE=N"):
+        share("--set", "iterations=few")
+    arguments[1] = "none"
+    with pytest.raises(RecipeError, match="none is no run's folder"):
+        share("--set", "iterations=1")
+
+
+def test_an_adapter_learns_beside_its_base_which_stays_as_it_is(
+    entries: dict[str, Any], run: Path, backgrounds: Backgrounds, observing: Observing, tmp_path: Path
+) -> None:
+    adapter = {"tokens": 8, "token_heads": 2, "token_layers": 1}
+    changes = {"method": "fnp-adapter", "base": str(run), "rounds": 0}
+    recipe = recipe_of(entries, **changes, network={**entries["network"], **adapter})
+    fit_assimilator(recipe, tmp_path / "run", observing, backgrounds, held(backgrounds, observing), quiet)
+    network, base = load_network(tmp_path / "run", 0), load_network(run, accepted_round(run))
+    for (name, weights), expected in zip(network.base.named_parameters(), base.parameters(), strict=True):
+        assert torch.equal(weights, expected), name
+    assert network.adapter.project.weight.abs().max() > 0
+    larger = recipe_of(entries, **changes, network={**entries["network"], **adapter, "joint": 32})
+    with pytest.raises(RecipeError, match="of another size than `network` says"):
+        fit_assimilator(larger, tmp_path / "other", observing, backgrounds, held(backgrounds, observing), quiet)
+
+
+def test_pairs_of_errors_are_the_samples_without_observations(backgrounds: Backgrounds, observing: Observing) -> None:
+    samples = held(backgrounds, observing)
+    state, _, _, target, _ = samples[1]
+    pair = ErrorPairs(samples)[1]
+    torch.testing.assert_close(pair, (state, target))
+
+
+def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str, Any], data: Path) -> None:
+    """A network of a few updates: its tests of single observations hold by construction, its scores may be poor."""
+    register_doubles()
+    verdict = judge(exported, data, [2024], entries["world"], "nudge", starts=2, days=4, say=quiet)
+    met = {check.name: check.passed for check in verdict.checks}
+    assert met["increment without observations"]
+    assert met["largest difference from torch"]
+    card = exported.with_suffix(".md").read_text()
+    judged = load_assimilator(exported, load_world(entries["world"]))
+    assert judged.digest in card
+    assert ("not passed" in card) == (not verdict.passed)
+    assert judged.metadata["scores"]["passed"] == verdict.passed
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_only_what_has_passed_is_registered(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: bool
+) -> None:
+    monkeypatch.setattr("dacycle.assimilators.judging.gate.WEIGHTS", tmp_path)
+    exported.with_suffix(".md").touch()
+    verdict = Verdict([Check("reach", "9 %", "5 %", passed)], {}, {})
+    if passed:
+        assert register(exported, verdict).read_bytes() == exported.read_bytes()
+        return
+    with pytest.raises(AssimilatorError, match="has not passed: reach is 9 %, allowed is 5 %"):
+        register(exported, verdict)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_was_not_exported_here_cannot_be_judged(world: TinyWorld, data: Path, tmp_path: Path) -> None:
+    path = make_file(tmp_path / "double.onnx")
+    with pytest.raises(AssimilatorError, match=r"double\.onnx: its metadata lack training, parity, rounding"):
+        judge(path, data, [2024], str(world.folder), "nudge", say=quiet)
+
+
+def test_the_gate_refuses_years_of_the_training(exported: Path, entries: dict[str, Any], data: Path) -> None:
+    with pytest.raises(AssimilatorError, match="was trained on 2023"):
+        judge(exported, data, [2023], entries["world"], "nudge", say=quiet)

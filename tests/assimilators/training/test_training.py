@@ -1,0 +1,317 @@
+"""Training from recipes: what is refused, that the loss falls, that a run resumes, that a broken one stops."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
+pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
+
+import torch
+
+from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
+from dacycle.assimilators.sampling.backgrounds import year_times
+from dacycle.assimilators.training.data import Windows, Year, load_states, season_weights, step_deviation
+from dacycle.assimilators.training.module import channel_weights
+from dacycle.assimilators.training.recipe import Recipe, load_recipe, parse_recipe
+from dacycle.assimilators.training.run import fit, read_run, train
+from dacycle.forecast_adapter.channels import GROUPS, index
+from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.state import to_dataset
+from dacycle.forecast_adapter.worlds.reference import Reference, write_times
+from dacycle.forecast_adapter.worlds.world import World, load_world
+from tests.conftest import TinyWorld
+
+ENTRIES: dict[str, Any] = {
+    "kind": "forecast",
+    "name": "small",
+    "version": "1",
+    "world": "tiny",
+    "data": "nowhere",
+    "training_years": [2021],
+    "validation_years": [2022],
+    "stages": [{"steps": 1, "epochs": 2}, {"steps": 2, "epochs": 1}],
+    "network": {"fine": 8, "coarse": 16, "depth": 1},
+    "batch": 4,
+    "warm_up": 4,
+    "average": 0.5,
+    "threads": 1,
+    "seed": 3,
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    return parse_recipe({**ENTRIES, **changes}, "test")
+
+
+@pytest.fixture(scope="module")
+def tiny(world: TinyWorld) -> tuple[World, list[Year], list[Year]]:
+    """The tiny world: five days to train on, two to validate with."""
+    opened = load_world(world.folder)
+    times = opened.reference.times
+    parts = (times[:20], times[20:])
+    return (opened, *([load_states(opened.reference, t, opened.grid, opened.statistics)] for t in parts))
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    with (folder / "curve.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def quiet(_: str) -> None: ...
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "forcast"}, "kind is 'forcast'"),
+        ({"learning_rat": 1e-3}, "unknown entry learning_rat"),
+        ({"seed": "one"}, "seed is 'one'"),
+        ({"seed": True}, "seed is True"),
+        ({"training_years": [2021, 2022]}, "not in both"),
+        ({"training_years": []}, "must not be empty"),
+        ({"stages": [{"steps": 1}]}, "a stage is"),
+        ({"stages": [{"steps": 0, "epochs": 3}]}, "a stage is"),
+        ({"stages": []}, "stages must not be empty"),
+        ({"precision": "float16"}, "float32 or bfloat16"),
+        ({"average": 1.0}, "average"),
+    ],
+)
+def test_a_recipe_with_a_mistake_says_which(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe(**changes)
+
+
+def test_a_recipe_without_a_needed_entry_names_it() -> None:
+    with pytest.raises(RecipeError, match="missing seed"):
+        parse_recipe({key: value for key, value in ENTRIES.items() if key != "seed"}, "test")
+
+
+def test_the_recipes_in_the_repository_are_sound() -> None:
+    folder = Path(__file__).resolve().parents[3] / "deploy/recipes"
+    read = [load_recipe(path) for path in sorted(folder.glob("mini*.yaml"))]
+    assert {r.name for r in read} == {"mini"}
+    assert all(r.world == "demonstration" for r in read)
+
+
+def test_stages_follow_one_another() -> None:
+    read = recipe(stages=[{"steps": 1, "epochs": 2}, {"steps": 4, "epochs": 1}])
+    assert [read.steps_at(epoch) for epoch in range(4)] == [1, 1, 4, 4]
+    assert read.epochs == 3
+
+
+def test_where_the_data_lie_is_no_part_of_the_recipes_digest() -> None:
+    assert recipe(data="here").digest() == recipe(data="there").digest()
+    assert recipe(seed=4).digest() != recipe().digest()
+
+
+# Data
+
+
+def test_missing_times_are_counted_and_the_first_is_named(world: TinyWorld) -> None:
+    opened = load_world(world.folder)
+    times = np.arange(np.datetime64("2024-01-07T00", "h"), np.datetime64("2024-01-10T00", "h"), 6)
+    with pytest.raises(DataError, match=r"7 of the 12 times .* first 2024-01-08T06"):
+        load_states(opened.reference, times, opened.grid, opened.statistics)
+
+
+def test_a_store_with_a_gap_stops_before_anything_is_written(world: TinyWorld, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/2021").symlink_to(world.folder / "reference")
+    with pytest.raises(DataError, match=r"1460 of the 1460 times .* nature-run"):
+        train(recipe(world=str(world.folder), data=str(tmp_path / "data")), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_values_that_are_not_finite_name_channel_and_time(world: TinyWorld, tmp_path: Path) -> None:
+    opened = load_world(world.folder)
+    time = opened.reference.times[3]
+    state = to_dataset(opened.reference.state(time))
+    temperature = state["temperature"].values.copy()
+    temperature[0, 5, 6, 7] = np.nan  # 300 hPa
+    state["temperature"] = state["temperature"].copy(data=temperature)
+    write_times(state, tmp_path / "2024-01-01.nc")
+    with pytest.raises(DataError, match=r"2024-01-01T18 .* t300"):
+        load_states(Reference(tmp_path), np.array([time]), opened.grid, opened.statistics)
+
+
+def test_another_grid_is_refused(world: TinyWorld) -> None:
+    opened = load_world(world.folder)
+    with pytest.raises(DataError, match=r"1\.5deg"):
+        load_states(opened.reference, opened.reference.times, get_grid("1.5deg"), opened.statistics)
+
+
+def test_no_window_reaches_across_two_years(tiny: tuple[World, list[Year], list[Year]]) -> None:
+    _, first, second = tiny
+    windows = Windows([*first, *second], frames=4)
+    sizes = [len(part[0].times) for part in (first, second)]
+    assert len(windows) == sum(size - 3 for size in sizes)
+    torch.testing.assert_close(windows[sizes[0] - 4], first[0].states[-4:])
+    torch.testing.assert_close(windows[sizes[0] - 3], second[0].states[:4])
+
+
+def test_the_change_over_six_hours_is_measured_per_channel(tiny: tuple[World, list[Year], list[Year]]) -> None:
+    opened, first, _ = tiny
+    states = first[0].states.clone()
+    states[1::2, index("t850")] = states[0, index("t850")]
+    states[0::2, index("t850")] = states[0, index("t850")] + 2
+    deviation = step_deviation([Year(first[0].times, states)], opened.grid.weights)
+    assert deviation[index("t850")] == pytest.approx(2, rel=1e-3)
+    assert deviation[index("z500")] < 1
+
+
+def test_a_channel_that_never_changes_is_named(tiny: tuple[World, list[Year], list[Year]]) -> None:
+    opened, first, _ = tiny
+    states = first[0].states.clone()
+    states[:, index("q50")] = 0
+    with pytest.raises(DataError, match="q50"):
+        step_deviation([Year(first[0].times, states)], opened.grid.weights)
+
+
+def test_the_season_is_read_off_zonal_mean_temperatures() -> None:
+    """From a year whose temperatures swing with the season, differently on every latitude, and with weather."""
+    rng = np.random.default_rng(0)
+    times = year_times(2021)[::4]
+    angle = 2 * np.pi * np.arange(len(times)) / 365.2425
+    swing = rng.standard_normal((2, 8, 1))
+    states = 0.3 * rng.standard_normal((len(times), 69, 8, 4))
+    for wave, size in zip((np.cos(angle), np.sin(angle)), swing, strict=True):
+        states += wave[:, None, None, None] * size
+    halves = [Year(times[k::2], torch.from_numpy(states[k::2].astype(np.float32))) for k in (0, 1)]
+    weights = season_weights(halves[:1])
+    zonal = halves[1].states[:, GROUPS["t"]].mean(-1).flatten(1).numpy()
+    found = zonal @ weights[:, :-1].T + weights[:, -1]
+    days = np.angle(np.exp(1j * (np.arctan2(found[:, 1], found[:, 0]) - angle[1::2]))) * 365.2425 / (2 * np.pi)
+    assert np.abs(days).max() < 10
+
+
+def test_only_levels_above_200_hpa_weigh_less() -> None:
+    weights = channel_weights(0.1)
+    assert [weights[index(name)] for name in ("z50", "q150", "z200", "t2m")] == pytest.approx([0.1, 0.1, 1, 1])
+
+
+# Training
+
+
+def moving(year: Year) -> Year:
+    """One pattern in every channel that moves a column to the east every 6 h: a truth that is quickly learnt."""
+    pattern = year.states[0, index("z500")]
+    states = torch.stack([pattern.roll(k, dims=-1).expand(69, -1, -1) for k in range(len(year.times))])
+    return Year(year.times, states.contiguous())
+
+
+def test_the_loss_falls(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    opened, first, second = tiny
+    quick = recipe(stages=[{"steps": 1, "epochs": 12}], learning_rate=1e-2, noise=0.0)
+    fit(quick, tmp_path, opened, [moving(first[0])], [moving(second[0])], quiet)
+    rows = curve(tmp_path)
+    assert len(rows) == 12
+    assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
+    assert float(rows[-1]["validation_loss"]) < 0.8 * float(rows[0]["validation_loss"])
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    """The command is run again after a stop in the second epoch: same weights and curve as without the stop."""
+    fit(recipe(), tmp_path / "straight", *tiny, quiet)
+
+    class StopError(Exception):
+        pass
+
+    def stop(_: str) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        fit(recipe(), tmp_path / "stopped", *tiny, stop)
+    assert len(curve(tmp_path / "stopped")) == 1
+    fit(recipe(), tmp_path / "stopped", *tiny, quiet)
+    straight, resumed = (read_run(tmp_path / name)[2].state_dict() for name in ("straight", "stopped"))
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, msg=name)
+    rows = [[row["loss"] for row in curve(tmp_path / name)] for name in ("straight", "stopped")]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 3
+
+
+def test_a_finished_run_is_left_as_it_is(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    fit(recipe(), tmp_path, *tiny, quiet)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    fit(recipe(), tmp_path, *tiny, quiet)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
+    tiny: tuple[World, list[Year], list[Year]], tmp_path: Path
+) -> None:
+    """Data that turn bad after the first epoch, as a failing disk or memory would make them."""
+    opened, first, second = tiny
+    spoiled = [Year(year.times, year.states.clone()) for year in first]
+
+    def spoil(_: str) -> None:
+        spoiled[0].states[:] = torch.nan
+
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 1"):
+        fit(recipe(), tmp_path, opened, spoiled, second, spoil)
+    assert len(curve(tmp_path)) == 1
+    weights = read_run(tmp_path)[2].state_dict()
+    assert all(value.isfinite().all() for name, value in weights.items() if name != "floor")
+
+
+def test_another_recipe_does_not_go_on_with_a_run(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    fit(recipe(stages=[{"steps": 1, "epochs": 1}]), tmp_path, *tiny, quiet)
+    with pytest.raises(RecipeError, match="another recipe"):
+        fit(recipe(stages=[{"steps": 1, "epochs": 1}], seed=4), tmp_path, *tiny, quiet)
+
+
+def test_a_run_is_not_resumed_with_other_data(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    opened, first, second = tiny
+    short = recipe(stages=[{"steps": 1, "epochs": 1}])
+    fit(short, tmp_path, *tiny, quiet)
+    other = [Year(first[0].times[:-1], first[0].states[:-1])]
+    with pytest.raises(RecipeError, match="data have changed"):
+        fit(short, tmp_path, opened, other, second, quiet)
+
+
+def test_an_unknown_size_is_refused(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="the entries are fine, coarse, depth, expansion"):
+        fit(recipe(network={"width": 3}), tmp_path, *tiny, quiet)
+
+
+def test_a_run_says_what_made_it(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    short = recipe(stages=[{"steps": 1, "epochs": 1}])
+    fit(short, tmp_path, *tiny, quiet)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["recipe"] == short.digest()
+    assert (record["world"], record["grid"], record["samples"]) == ("tiny", "5.625deg", 20)
+    assert len(record["data"]) == 64
+    assert parse_recipe(yaml.safe_load((tmp_path / "recipe.yaml").read_text()), "run") == short
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"no recipe\.yaml"):
+        read_run(tmp_path)
+
+
+def test_noise_changes_the_inputs_but_not_the_targets(tiny: tuple[World, list[Year], list[Year]]) -> None:
+    from dacycle.assimilators.training.forecast import ForecastTraining
+    from dacycle.assimilators.training.run import _constants, build_network
+
+    opened, first, _ = tiny
+    noisy = recipe(noise=0.2)
+    network = build_network(noisy, _constants(noisy, opened, first))
+    module = ForecastTraining(network, noisy, opened.grid.weights)
+    batch = torch.stack([Windows(first, 4)[k] for k in range(4)])
+    frames = module._perturbed(batch)
+    changes = (batch[:, 1] - batch[:, 0]).square().mean().sqrt()
+    moved = [(frames[k] - batch[:, k]).square().mean().sqrt() for k in (0, 1)]
+    assert 0 < moved[1] < 0.5 * changes
+    assert moved[0] > moved[1], "the older frame must be moved by itself, as it is after an analysis"
+    for k in (2, 3):
+        torch.testing.assert_close(frames[k], batch[:, k])

@@ -1,0 +1,333 @@
+"""`dacycle forecast` and `dacycle ingest`: from files to files, and one clear line where that cannot be."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+from click.testing import Result
+from numpy.testing import assert_allclose, assert_array_equal
+from typer.testing import CliRunner
+
+from dacycle.cycler.cli import app
+from dacycle.cycler.cli.files.forecast import read_frames
+from dacycle.forecast_adapter.channels import WB2_NAMES
+from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.states.files import read_state, write_states
+from dacycle.forecast_adapter.states.netcdf_zarr import from_dataset
+from dacycle.forecast_adapter.states.products import open_states
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.obs_ingest.table import from_arrow
+from tests.conftest import TinyWorld
+from tests.worlds import DAMPING, make_model, profile
+
+GRID = get_grid("5.625deg")
+START = np.datetime64("2024-01-03T00", "h")
+HOUR = np.timedelta64(1, "h")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def failed(result: Result, *words: str) -> None:
+    """Exit status 2 and one line of error that holds all `words`."""
+    assert result.exit_code == 2, result.output
+    text = " ".join(re.sub(r"[│╭╰╮╯─]", " ", result.output).split())
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+
+
+@pytest.fixture(scope="module")
+def states(world: TinyWorld) -> xr.Dataset:
+    """A week of states in the WeatherBench2 schema."""
+    whole = xr.load_dataset(world.folder / "reference/2024-01-01.nc", engine="h5netcdf")
+    return whole[list(WB2_NAMES.values())]
+
+
+@pytest.fixture(scope="module")
+def one(states: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One state in a netCDF file."""
+    path = tmp_path_factory.mktemp("states") / "one.nc"
+    states.sel(time=[START]).to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(states: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same state and the one 6 h before."""
+    path = tmp_path_factory.mktemp("states") / "two.nc"
+    states.sel(time=[START - 6 * HOUR, START]).to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+class TestForecast:
+    def test_states_are_the_models(self, world: TinyWorld, one: Path, states: xr.Dataset, tmp_path: Path) -> None:
+        out = tmp_path / "folder/forecast.nc"
+        result = run("forecast", one, "--model", world.model, "--lead", "48h", "--out", out)
+        assert result.exit_code == 0, result.output
+        made = xr.load_dataset(out, engine="h5netcdf")
+        assert_array_equal(made.time.values, START + 6 * HOUR * np.arange(9))
+        mean = profile()[0][:, None, None]
+        anomaly = from_dataset(states, START).values - mean
+        for step in (0, 1, 8):
+            expected = mean + DAMPING**step * np.roll(anomaly, step, axis=-1)
+            assert_allclose(from_dataset(made, START + step * 6 * HOUR).values, expected, rtol=1e-4, atol=1e-6)
+
+    def test_the_file_is_weatherbench2_with_one_time_a_chunk(self, world: TinyWorld, one: Path, tmp_path: Path) -> None:
+        out = tmp_path / "1.nc"
+        assert run("forecast", one, "--model", world.model, "--lead", "1d", "--out", out).exit_code == 0
+        with xr.open_dataset(out, engine="h5netcdf") as made:
+            assert set(made.data_vars) == set(WB2_NAMES.values())
+            assert made["geopotential"].dims == ("time", "level", "latitude", "longitude")
+            assert made["geopotential"].encoding["chunksizes"][0] == 1
+            assert made["time"].encoding["units"] == "hours since 1970-01-01"
+            assert made["geopotential"].attrs["units"] == "m2 s-2"
+            assert made.attrs["model_world"] == "tiny"
+            assert made.attrs["forecast_start"] == "2024-01-03T00"
+            assert len(made.attrs["model_digest"]) == 64
+        assert len(Reference(tmp_path).times) == 5  # what reads a reference, strict about layouts, reads it too
+
+    def test_one_frame_is_repeated_and_that_is_said(self, world: TinyWorld, one: Path, tmp_path: Path) -> None:
+        result = run("forecast", one, "--model", world.model, "--lead", "6h", "--out", tmp_path / "f.nc")
+        assert "one frame only" in result.output
+        assert "one frame only" in xr.load_dataset(tmp_path / "f.nc", engine="h5netcdf").attrs["notes"]
+
+    def test_two_frames_are_both_used(self, world: TinyWorld, two: Path, tmp_path: Path) -> None:
+        command = ["forecast", two, "--model", world.model, "--lead", "6h", "--out", tmp_path / "f.nc"]
+        result = run(*command, "--time", "2024-01-03T00")
+        assert result.exit_code == 0, result.output
+        assert "one frame only" not in result.output
+        assert "one frame" not in xr.load_dataset(tmp_path / "f.nc", engine="h5netcdf").attrs["notes"]
+
+    def test_frames(self, one: Path, two: Path, states: xr.Dataset, tmp_path: Path) -> None:
+        """The earlier frame is the earlier state wherever it is given, and never a later or a distant one."""
+        before, at = from_dataset(states, START - 6 * HOUR).values, from_dataset(states, START).values
+        other = tmp_path / "before.nc"
+        states.sel(time=[START - 6 * HOUR]).to_netcdf(other, engine="h5netcdf")
+        for earlier, current, notes in (
+            read_frames(two, None, START, GRID),
+            read_frames(one, other, None, GRID),
+        ):
+            assert_array_equal(earlier.values, before)
+            assert_array_equal(current.values, at)
+            assert notes == []
+        earlier, current, notes = read_frames(one, None, None, GRID)
+        assert_array_equal(earlier.values, at)
+        assert_array_equal(current.values, at)
+        assert len(notes) == 1
+        distant = tmp_path / "distant.nc"
+        states.sel(time=[START - 12 * HOUR, START]).to_netcdf(distant, engine="h5netcdf")
+        earlier, _, notes = read_frames(distant, None, START, GRID)
+        assert_array_equal(earlier.values, at)
+        assert len(notes) == 1
+
+    def test_a_wrong_earlier_file_is_refused(self, world: TinyWorld, one: Path, tmp_path: Path) -> None:
+        out = tmp_path / "f.nc"
+        result = run("forecast", one, "--previous", one, "--model", world.model, "--out", out)
+        failed(result, one.name, "2024-01-02T18")
+        assert not out.exists()
+
+    def test_it_goes_on_from_its_own_output(self, world: TinyWorld, one: Path, tmp_path: Path) -> None:
+        """24 h and then 24 h more are 48 h at once."""
+        first, second, whole = tmp_path / "a.nc", tmp_path / "b.nc", tmp_path / "c.nc"
+        model = ["--model", world.model]
+        assert run("forecast", one, *model, "--lead", "24h", "--out", first).exit_code == 0
+        late = START + 24 * HOUR
+        assert run("forecast", first, *model, "--time", late, "--lead", "24h", "--out", second).exit_code == 0
+        assert run("forecast", one, *model, "--lead", "48h", "--out", whole).exit_code == 0
+        last = START + 48 * HOUR
+        assert_array_equal(read_state(second, GRID, last).values, read_state(whole, GRID, last).values)
+
+    def test_zarr(self, world: TinyWorld, states: xr.Dataset, tmp_path: Path) -> None:
+        chosen = states.sel(time=[START]).drop_encoding()
+        chosen.transpose("time", "level", "longitude", "latitude").sortby("latitude").to_zarr(tmp_path / "s.zarr")
+        result = run(
+            "forecast", tmp_path / "s.zarr", "--model", world.model, "--lead", "6h", "--out", tmp_path / "f.nc"
+        )
+        assert result.exit_code == 0, result.output
+        assert_array_equal(read_state(tmp_path / "f.nc", GRID, START).values, from_dataset(states, START).values)
+
+    def test_a_finer_grid_is_averaged_down(self, states: xr.Dataset, tmp_path: Path) -> None:
+        fine = get_grid("1.5deg")
+        dense = states.sel(time=[START]).interp(latitude=fine.latitude, longitude=fine.longitude, method="nearest",
+                                               kwargs={"fill_value": "extrapolate"})  # fmt: skip
+        dense.astype(np.float32).to_netcdf(tmp_path / "fine.nc", engine="h5netcdf")
+        given, used = read_state(tmp_path / "fine.nc", fine), read_state(tmp_path / "fine.nc", GRID)
+        assert given.attrs["notes"] == ""
+        assert "121 x 240" in used.attrs["notes"]
+        means = [(s.values.astype(float) * g.weights).mean((1, 2)) for s, g in ((given, fine), (used, GRID))]
+        assert_allclose(means[1], means[0], rtol=1e-5, atol=1e-4)
+
+    def test_real_gfs_file(self, world: TinyWorld, shared: Path, tmp_path: Path) -> None:
+        out = tmp_path / "f.nc"
+        file = shared / "grid/gfs_2p5_2011011012_f120.grib2"
+        result = run("forecast", file, "--model", world.model, "--lead", "12h", "--out", out)
+        assert result.exit_code == 0, result.output
+        made = xr.load_dataset(out, engine="h5netcdf")
+        assert_array_equal(made.time.values, np.datetime64("2011-01-15T12") + 6 * HOUR * np.arange(3))
+        for words in ("doubtful", "one frame only", "9.80665"):
+            assert words in made.attrs["notes"]
+            assert words in " ".join(result.output.split())
+        assert made.attrs["source"] == file.name
+        warmth = made["2m_temperature"].isel(time=0).weighted(np.cos(np.deg2rad(made.latitude))).mean()
+        assert 284 < warmth < 288  # January's global mean
+
+    def test_several_times_need_a_choice(self, world: TinyWorld, two: Path, tmp_path: Path) -> None:
+        command = ["forecast", two, "--model", world.model, "--out", tmp_path / "f.nc"]
+        failed(run(*command), two.name, "2 times", "2024-01-03T00")
+        failed(run(*command, "--time", "2025-01-01T00"), two.name, "2025-01-01T00")
+        failed(run(*command, "--time", "yesterday"), "--time", "yesterday")
+        failed(run(*command, "--time", "2024-01-03T00:30"), "not on the hour")
+
+    @pytest.mark.parametrize("lead", ["100h", "0h", "-6h", "soon", "7"])
+    def test_leads_that_are_none(self, world: TinyWorld, one: Path, tmp_path: Path, lead: str) -> None:
+        result = run("forecast", one, "--model", world.model, f"--lead={lead}", "--out", tmp_path / "f.nc")
+        failed(result, "--lead", lead, "multiple of 6 h")
+
+    def test_files_that_are_no_states(self, world: TinyWorld, one: Path, states: xr.Dataset, tmp_path: Path) -> None:
+        out = tmp_path / "f.nc"
+        text, cut, empty = tmp_path / "text.grib2", tmp_path / "cut.nc", tmp_path / "folder"
+        text.write_text("not a state\n")
+        cut.write_bytes(one.read_bytes()[:5000])
+        empty.mkdir()
+        partial = tmp_path / "partial.nc"
+        states.sel(time=[START]).drop_vars("specific_humidity").to_netcdf(partial, engine="h5netcdf")
+        cases = {
+            text: "GRIB",
+            cut: "cannot be opened",
+            empty: "holds no GRIB or netCDF file",
+            tmp_path / "nowhere.nc": "no such file",
+            partial: "specific_humidity",
+        }
+        for path, words in cases.items():
+            failed(run("forecast", path, "--model", world.model, "--out", out), path.name, words)
+            assert not out.exists()
+
+    def test_unknown_model(self, one: Path, tmp_path: Path) -> None:
+        failed(run("forecast", one, "--model", "oracle", "--out", tmp_path / "f.nc"), "oracle")
+
+    def test_a_forecast_that_fails_leaves_the_old_file(self, one: Path, tmp_path: Path) -> None:
+        """A model that blows up: one line says where, and what was there stays."""
+        broken = make_model(tmp_path / "broken.onnx", scale=float("nan"))
+        out = tmp_path / "f.nc"
+        out.write_text("an older file")
+        failed(run("forecast", one, "--model", broken, "--lead", "24h", "--out", out), "not finite", one.name)
+        assert out.read_text() == "an older file"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.onnx", "f.nc"]
+
+
+def test_times_in_a_file(two: Path, shared: Path) -> None:
+    assert_array_equal(open_states(two).times, [START - 6 * HOUR, START])
+    members = shared / "grid/era5_eda10_zt_500_850_3deg_20170101-02_12h.grib"
+    assert_array_equal(open_states(members).times, np.datetime64("2017-01-01T00", "h") + 12 * HOUR * np.arange(4))
+
+
+def test_an_interrupted_write_leaves_nothing(states: xr.Dataset, tmp_path: Path) -> None:
+    def cut_off():
+        yield from_dataset(states, START)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_states(tmp_path / "f.nc", cut_off(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestIngest:
+    def test_real_synops(self, shared: Path, tmp_path: Path) -> None:
+        out = tmp_path / "folder/synop.parquet"
+        result = run(
+            "ingest", "synop_bufr", shared / "obs/synop_europe_2018112012.bufr", "--time", "2018-11-20T12", "--out", out
+        )
+        assert result.exit_code == 0, result.output
+        table = from_arrow(pq.read_table(out), str(out))
+        counts = table["variable"].value_counts()
+        assert counts["t2m"] == 1471
+        assert 250 < table.loc[table["variable"] == "t2m", "value"].median() < 290
+        assert (table["error"] > 0).all()
+        assert table["time"].between("2018-11-20T09:00:01", "2018-11-20T15:00").all()
+        text = " ".join(result.output.split())
+        for words in ("1507", "1471", "values of t2m", "synop_europe_2018112012.bufr", f"{len(table)} values"):
+            assert words in text
+
+    def test_several_files_are_one_table(self, shared: Path, tmp_path: Path) -> None:
+        files = [shared / "obs" / name for name in ("synop_europe_2018112012.bufr", "synop_dwd_20210516T1150.bufr")]
+        command = ["ingest", "synop_bufr", *files, "--time", "2021-05-16T12", "--out", tmp_path / "t.parquet"]
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        table = from_arrow(pq.read_table(tmp_path / "t.parquet"), "t")
+        assert set(table["time"].dt.year) == {2021}  # the other file's are in another window
+        assert all(file.name in result.output for file in files)
+
+    def test_a_source_that_needs_options(self, shared: Path, tmp_path: Path) -> None:
+        """The file says neither which hours its day covers, nor its units."""
+        out = tmp_path / "olr.parquet"
+        command = ["ingest", "olr_netcdf", shared / "olr/noaa_olr_2p5deg_20080125_with_uvh.nc", "--out", out]
+        command += ["--time", "2008-01-26T00", "--option", "variable=o", "--option", "units=W m-2"]
+        failed(run(*command), "stamp", "period")
+        result = run(*command, "--option", "stamp=start", "--option", "period=24h")
+        assert result.exit_code == 0, result.output
+        table = from_arrow(pq.read_table(out), str(out))
+        assert set(table["period"]) == {24.0}
+        assert 101 < table["value"].min() < table["value"].max() < 329
+        failed(run(*command, "--option", "stamp"), "stamp", "KEY=VALUE")
+
+    def test_refusals(self, shared: Path, tmp_path: Path) -> None:
+        bufr, out = shared / "obs/synop_europe_2018112012.bufr", tmp_path / "t.parquet"
+        when = ["--time", "2018-11-20T12", "--out", out]
+        grib = shared / "grid/gfs_2p5_3lev_2008021312_f000.grib2"
+        failed(run("ingest", "radar", bufr, *when), "radar", "synop_bufr")
+        failed(run("ingest", "stations", bufr, *when), "stations", "path")
+        failed(run("ingest", "synop_bufr", tmp_path / "nowhere.bufr", *when), "nowhere.bufr", "no such file")
+        failed(run("ingest", "synop_bufr", grib, *when), grib.name, "no BUFR message")
+        failed(run("ingest", "synop_bufr", bufr, "--time", "1999-01-01T00", "--out", out), bufr.name, "1999-01-01")
+        failed(run("ingest", "synop_bufr", bufr, "--time", "noon", "--out", out), "--time", "noon")
+        assert not out.exists()
+
+
+class TestPeriod:
+    def test_a_period_becomes_a_folder_and_is_kept(self, shared: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        command = ["ingest", "isd", shared / "obs/isd_014160-99999-2016.gz", "--out", out]
+        command += ["--start", "2016-02-01T00", "--end", "2016-02-02T18"]
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        assert "8 windows made, 0 kept" in " ".join(result.output.split())
+        inventory = json.loads((out / "inventory.json").read_text())
+        tables = sorted(path.stem for path in out.glob("*.parquet"))
+        assert (
+            tables == sorted(inventory["windows"]) == [f"201602{d:02}T{h:02}" for d in (1, 2) for h in (0, 6, 12, 18)]
+        )
+        rows = sum(pq.read_metadata(out / f"{name}.parquet").num_rows for name in tables)
+        total = inventory["total"]
+        assert total["found"] == total["decoded"] == sum(each["found"] for each in inventory["windows"].values())
+        assert rows == sum(total["values"].values())
+        assert f"{total['values']['t2m']}" in result.output
+        assert len(total["files"]) == 1
+        again = run(*command)
+        assert "0 windows made, 8 kept" in " ".join(again.output.split())
+        assert json.loads((out / "inventory.json").read_text()) == inventory
+
+    def test_refusals(self, shared: Path, tmp_path: Path) -> None:
+        command = ["ingest", "isd", shared / "obs/isd_014160-99999-2016.gz", "--out", tmp_path / "out"]
+        failed(run(*command), "--time", "--start")
+        failed(run(*command, "--start", "2016-02-01T00"), "--end")
+        failed(run(*command, "--start", "2016-02-02T00", "--end", "2016-02-01T00"), "after")
+        (tmp_path / "out").write_text("a file")
+        failed(run(*command, "--start", "2016-02-01T00", "--end", "2016-02-01T00"), "is a file", "folder")
+
+
+def test_fetch_says_what_is_missing(tmp_path: Path) -> None:
+    failed(run("fetch", "isd", "--years", "2016", "--out", tmp_path), "name stations")
+    failed(run("fetch", "radar", "--years", "2016", "--out", tmp_path), "no archive", "isd")
+
+
+@pytest.mark.parametrize("command", ["forecast", "ingest", "fetch"])
+def test_help_has_an_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: dacycle {command}" in " ".join(result.output.split())

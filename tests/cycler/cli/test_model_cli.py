@@ -1,0 +1,69 @@
+"""The commands for networks: their help, scores of single analyses, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dacycle.assimilators.exceptions import DataError, RecipeError
+from dacycle.cycler.cli.models.training import app
+from dacycle.forecast_adapter.models.onnxfile import read_metadata, write_metadata
+from tests.conftest import TinyWorld
+from tests.learned import make_operator
+from tests.worlds import register_doubles
+
+
+@pytest.fixture
+def data(world: TinyWorld, tmp_path: Path) -> Path:
+    """A folder of years that holds the tiny world's reference as 2024."""
+    (tmp_path / "nature").mkdir()
+    (tmp_path / "nature/2024").symlink_to(world.folder / "reference")
+    return tmp_path / "nature"
+
+
+@pytest.mark.parametrize("command", ["backgrounds", "train", "export", "gate", "evaluate"])
+def test_help_has_an_example(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
+    assert f"Example: dacycle {command} " in shown.stdout
+
+
+def test_evaluate_shows_both_methods_by_lead(world: TinyWorld, data: Path) -> None:
+    register_doubles()
+    arguments = [
+        "evaluate", "nudge", "--data", str(data), "--year", "2024", "--against", "none", "--starts", "2",
+        "--world", str(world.folder), "--model", str(world.model),
+    ]  # fmt: skip
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "120"}).stdout
+    rows = [line.split("│") for line in shown.splitlines() if "│" in line]
+    assert len(rows) == 6 * 4  # six channels, three leads and all of them together
+    t2m = next(k for k, row in enumerate(rows) if "t2m (K)" in row[1])
+    background, nudge, none = (float(cell) for cell in rows[t2m + 3][3:6])
+    assert nudge < none == background
+    assert "nudge: " in shown
+    assert "ms an analysis" in shown
+
+
+def test_evaluate_scores_an_observation_operator_beside_climatology(data: Path, tmp_path: Path) -> None:
+    """The double makes OLR and precipitation exactly as the tiny world does."""
+    path = make_operator(tmp_path / "double.onnx")
+    write_metadata(path, read_metadata(path) | {"training": {"years": [2024]}})
+    arguments = ["evaluate", str(path), "--data", str(data), "--year", "2024"]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "120"}).stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    assert list(found) == [(p, m) for p in ("tp6h (kg m-2)", "olr (W m-2)") for m in ("double", "climatology")]
+    assert float(found["olr (W m-2)", "double"][0]) < 0.01 < 5 < float(found["olr (W m-2)", "climatology"][0])
+    assert float(found["tp6h (kg m-2)", "double"][2]) == pytest.approx(1)
+
+
+def test_sizes_of_an_observation_operator_are_what_they_are(data: Path) -> None:
+    arguments = ["evaluate", "olr-tp", "--data", str(data), "--year", "2024", "--set", "steps=2"]
+    with pytest.raises(RecipeError, match=r"--set steps=2: olr-tp is no run's folder"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_year_that_is_too_short_is_named(world: TinyWorld, data: Path) -> None:
+    arguments = ["evaluate", "none", "--data", str(data), "--year", "2024", "--against", "none", "--starts", "99"]
+    arguments += ["--world", str(world.folder), "--model", str(world.model)]
+    with pytest.raises(DataError, match="29 times, too few for 99 starts"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -1,0 +1,142 @@
+"""The commands that run experiments: what a user types, sees, and is told when it cannot be done."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dacycle.cycler.archive.branches import Archive, open_experiment
+from dacycle.cycler.cli import app
+from dacycle.cycler.experiment import write_experiment
+from dacycle.forecast_adapter.worlds.world import load_world
+from tests.cycler import replays
+from tests.cycler.runs import make_run
+
+
+@pytest.fixture
+def place(world, tmp_path, monkeypatch) -> Path:
+    """A working directory with demo.yaml in it, and an archive to come."""
+    content = replays.content(world.folder, world.model, tmp_path, end="2024-01-04T00")
+    (tmp_path / "demo.yaml").write_text(write_experiment(content))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def dacycle(*arguments: str, status: int = 0) -> str:
+    """What a command prints; its exit status is checked, and that no user sees a traceback."""
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == status, (ended.output, ended.exception)
+    assert "Traceback" not in ended.output
+    return " ".join(ended.output.split())
+
+
+def test_from_plan_to_status(place):
+    assert "3 cycles, 20240103T12 to 20240104T00" in dacycle("plan", "demo.yaml")
+    assert not (place / "archive").exists()
+    assert "demo: 2 ok; it stands at 20240103T18" in dacycle("hindcast", "demo.yaml", "--limit", "2")
+    assert "1 cycles, 20240104T00 to 20240104T00" in dacycle("plan", "demo.yaml")
+    assert "demo 20240104T00: ok" in dacycle("cycle", "demo.yaml")
+    assert "nothing is due yet; next is 20240104T06" in dacycle("cycle", "demo.yaml")
+    assert "nothing: all 3 cycles are in the archive" in dacycle("plan", "demo.yaml")
+    assert "demo │ 3 │ 20240104T00" in dacycle("status", "--check")
+    log = dacycle("log", "demo", "--last", "2")
+    assert "20240104T00 │ ok" in log
+    assert "20240103T12" not in log
+
+
+def test_status_and_log_name_what_a_source_could_not_read(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    make_run(tmp_path, load_world(world.folder), cycles=3)
+    problem = "20240102T12, source sondes: temp.bufr, message 3: <truncated>"
+    for arguments in (["status"], ["log", "run"]):
+        said = dacycle(*arguments, "--archive", str(tmp_path))
+        assert problem in said
+        assert "source stations" not in said
+    make_run(tmp_path, load_world(world.folder), cycles=4)
+    assert problem not in dacycle("status", "--archive", str(tmp_path)), "the last cycle had none"
+
+
+def test_a_hindcast_keeps_its_free_run_beside_it(place):
+    text = (place / "demo.yaml").read_text().replace("free_run: false", "free_run: true")
+    (place / "demo.yaml").write_text(text)
+    dacycle("hindcast", "demo.yaml", "--limit", "1")
+    assert Archive("archive").branches() == ["demo", "demo-free"]
+    assert open_experiment("archive", "demo-free").experiment.assimilator == "none"
+
+
+def test_fork_and_rewind(place):
+    dacycle("hindcast", "demo.yaml")
+    told = dacycle("fork", "demo@20240103T18", "dry", "--set", "deny=[td2m, 'stations:tp']", "--set", "drift.lead=48h")
+    assert "go on with `dacycle hindcast dry.yaml --archive archive`" in told
+    assert "dry: 1 ok; it stands at 20240104T00" in dacycle("hindcast", "dry.yaml")
+    dry = open_experiment("archive", "dry")
+    assert dry.experiment.deny == ("td2m", "stations:tp")
+    assert len(dry.times) == 5
+    assert "demo stands at 20240103T12; 2 cycles were dropped" in dacycle("rewind", "demo", "20240103T12", "--yes")
+    assert len(open_experiment("archive", "demo").times) == 3
+    assert len(open_experiment("archive", "dry").times) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["hindcast", "nothing.yaml"], "nothing.yaml: there is no such experiment file"),
+        (["status", "--archive", "nowhere"], "nowhere is not an archive"),
+        (["log", "dome"], "no experiment 'dome' here (there are: demo)"),
+        (["fork", "demo", "other"], "'demo' is not EXPERIMENT@TIME"),
+        (["fork", "demo@20240103T12", "demo"], "demo.yaml exists"),
+        (["fork", "demo@20240103T12", "x", "--set", "sede=2"], "sede: unknown key; did you mean seed?"),
+        (["fork", "demo@20240103T12", "x", "--set", "deny=[a"], "is not a YAML value"),
+        (["rewind", "demo", "yesterday-ish", "--yes"], "is not a time; write it as 2024-01-04T00"),
+        (["hindcast", "demo.yaml", "--until", "20240104T01"], "cycles are at 00, 06, 12 and 18 UTC"),
+    ],
+)
+def test_errors_are_sentences_and_the_status_is_2(place, arguments, expected):
+    dacycle("hindcast", "demo.yaml", "--limit", "1")
+    assert expected in dacycle(*arguments, status=2)
+    assert not (place / "x.yaml").exists()
+
+
+def test_a_run_that_stops_says_so_with_status_1(place):
+    text = (place / "demo.yaml").read_text().replace("assimilator: nudge", "assimilator: wild")
+    (place / "demo.yaml").write_text(text)
+    assert "3 cycles in a row fell back" in dacycle("hindcast", "demo.yaml", status=1)
+
+
+def test_damage_is_reported_with_status_1(place):
+    dacycle("hindcast", "demo.yaml", "--limit", "1")
+    (place / "archive/branches/demo/departures/20240103T12.parquet").write_bytes(b"")
+    assert "20240103T12.parquet is missing" in dacycle("status", "--check", status=1)
+
+
+def test_an_interrupted_hindcast_leaves_the_archive_whole(place):
+    text = (place / "demo.yaml").read_text().replace("assimilator: nudge", "assimilator: none")
+    assert "2024-01-04T00" in text
+    (place / "demo.yaml").write_text(text.replace("2024-01-04T00", "2024-01-07T00"))  # long enough to be interrupted
+    command = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()", "hindcast", "demo.yaml"]
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # Tests started in a shell's background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    first = place / "archive/branches/demo/departures/20240103T12.parquet"
+    while run.poll() is None and not first.exists():
+        time.sleep(0.02)
+    os.kill(run.pid, signal.SIGINT)
+    said, _ = run.communicate(timeout=120)
+    assert "Traceback" not in said
+    assert run.returncode == 130, said
+    assert "the archive is whole" in " ".join(said.split())
+    assert "it stands at 20240107T00" in dacycle("hindcast", "demo.yaml")
+    assert "15" in dacycle("status", "--check")
+
+
+@pytest.mark.parametrize("command", ["plan", "hindcast", "cycle", "status", "log", "fork", "rewind"])
+def test_every_command_has_help_with_an_example(command):
+    assert f"Example: dacycle {command} " in dacycle(command, "--help")

@@ -1,0 +1,189 @@
+"""What a cycle starts from, what it does with its observations, and when a run stops or goes on."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dacycle.cycler.archive.branches import Archive, open_experiment
+from dacycle.cycler.cycle.replay import RunStoppedError, due, hindcast, open_run, run_cycle
+from dacycle.cycler.experiment import STEP, ExperimentError
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.obs_ingest.table import ObservationError
+from tests.cycler import replays
+
+
+@pytest.fixture(scope="module")
+def content(world, tmp_path_factory):
+    return replays.content(world.folder, world.model, tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def run(content, tmp_path_factory) -> Path:
+    """The archive of a finished run of four cycles."""
+    folder = tmp_path_factory.mktemp("run") / "archive"
+    hindcast(replays.experiment(content), Archive(folder, create=True))
+    return folder
+
+
+def test_the_analysis_is_what_is_cycled(run, world):
+    branch, model = open_experiment(run, "demo"), load_model(world.model)
+    for time in branch.times[3:]:
+        frames = [branch.state("analysis", time - lag).values[None] for lag in (2 * STEP, STEP)]
+        np.testing.assert_array_equal(branch.state("background", time), next(iter(model.forecast(*frames, 1)))[0])
+        fed_back = branch.state("background", time - STEP).values[None]
+        assert (
+            np.abs(next(iter(model.forecast(frames[0], fed_back, 1)))[0] - branch.state("background", time)).max() > 0.1
+        )
+
+
+def test_the_analysis_is_nearer_to_the_truth_and_to_the_observations(run, world):
+    branch = open_experiment(run, "demo")
+    departures = branch.departures()
+    used = departures[(departures.use == "assimilated") & departures.o_b.notna()]
+    by_variable = used.groupby("variable", observed=True)[["o_b", "o_a"]].std()
+    assert (by_variable.o_a < 0.9 * by_variable.o_b).all()
+
+
+def test_departures_are_observation_minus_state(run):
+    departures = open_experiment(run, "demo").departures([replays.LAST])
+    np.testing.assert_allclose(departures.o_b, departures.value - departures.background, atol=0.02)
+    np.testing.assert_allclose(departures.o_a, departures.value - departures.analysis, atol=0.02)
+
+
+def test_every_observation_has_its_row_whatever_became_of_it(run):
+    branch = open_experiment(run, "demo")
+    departures, records = branch.departures(), branch.records[2:]
+    for use in ("assimilated", "withheld", "rejected", "late"):
+        counted = sum(record["uses"][use] for record in records)
+        assert counted == (departures.use == use).sum() > 0, use
+    assert departures.groupby("cycle").size().tolist() == [sum(record["uses"].values()) for record in records]
+    assert (departures.reason[departures.use != "assimilated"] != "").all()
+
+
+def test_a_second_run_of_the_same_experiment_is_the_same_bit_for_bit(run, content, tmp_path):
+    first, rest = tmp_path / "twice", replays.experiment(content)
+    hindcast(rest, Archive(first, create=True), limit=1)
+    hindcast(rest, Archive(first), until=replays.START + STEP)
+    hindcast(rest, Archive(first))
+    again, whole = replays.everything(first), replays.everything(run)
+    assert again.keys() == whole.keys()
+    assert [key for key in whole if again[key] != whole[key]] == []
+
+
+def test_a_finished_run_has_nothing_more_to_do_and_may_be_made_longer(content, tmp_path):
+    archive = Archive(tmp_path / "a", create=True)
+    assert len(hindcast(replays.experiment(content | {"end": "2024-01-03T18"}), archive)) == 2
+    assert hindcast(replays.experiment(content | {"end": "2024-01-03T18"}), archive) == []
+    assert len(hindcast(replays.experiment(content), archive)) == 2
+    assert archive.branch("demo").experiment.end == replays.LAST
+
+
+def test_the_free_run_assimilates_nothing_and_is_compared_with_everything(content, run, tmp_path):
+    free = replays.experiment(content).free_run()
+    archive = Archive(tmp_path / "free", create=True)
+    hindcast(free, archive, limit=2)
+    branch = archive.branch("demo-free")
+    np.testing.assert_array_equal(branch.state("analysis", replays.START), branch.state("background", replays.START))
+    free_values = branch.departures([replays.START]).value
+    np.testing.assert_array_equal(free_values, open_experiment(run, "demo").departures([replays.START]).value)
+
+
+def test_a_cycle_without_observations_keeps_its_background(content, tmp_path):
+    archive = Archive(tmp_path / "a", create=True)
+    cycles = hindcast(replays.experiment(content | {"observations": []}), archive, limit=1)
+    branch = archive.branch("demo")
+    assert (cycles[0].record["status"], cycles[0].record["reason"]) == ("degraded", "no observations")
+    np.testing.assert_array_equal(branch.state("analysis", replays.START), branch.state("background", replays.START))
+    assert len(branch.departures([replays.START])) == 0
+
+
+def test_a_source_that_cannot_be_read_costs_the_cycle_only_that_source(content, tmp_path):
+    class Broken:
+        name, cutoff = "broken", None
+
+        def read(self, window):
+            raise ObservationError("feed/20240103.bufr: the file ends in the middle of a message")
+
+    with open_run(replays.experiment(content), Archive(tmp_path / "a", create=True)) as run:
+        whole = run.inputs
+        run.inputs = replace(whole, sources=(*whole.sources, Broken()))
+        first = run_cycle(run, replays.START).record
+        run.inputs = whole
+        second = run_cycle(run, replays.START + STEP).record
+    assert first["status"] == "degraded"
+    assert "source broken could not be read: feed/20240103.bufr" in first["reason"]
+    assert first["uses"]["assimilated"] > 100
+    assert second["status"] == "ok"
+
+
+def test_fallbacks_in_a_row_stop_the_run_and_say_what_to_do(content, tmp_path):
+    archive = Archive(tmp_path / "a", create=True)
+    wild = replays.experiment(content | {"assimilator": "wild"})
+    for _ in range(2):  # a second attempt does not slip past
+        with pytest.raises(RunStoppedError, match=r"3 cycles in a row .* not finite .*dacycle rewind demo 20240103T06"):
+            hindcast(wild, archive)
+    branch = archive.branch("demo")
+    assert list(branch.cycles.status) == ["cold_start"] * 2 + ["fallback"] * 3
+    np.testing.assert_array_equal(branch.state("analysis", replays.START), branch.state("background", replays.START))
+
+
+def test_a_live_cycle_waits_for_its_cutoff(content, tmp_path):
+    live = replays.experiment({key: value for key, value in content.items() if key != "end"})
+    archive = Archive(tmp_path / "a", create=True)
+    cutoff = replays.START + pd.Timedelta("3h")
+    assert hindcast(live, archive, now=cutoff - pd.Timedelta("1min")) == []
+    assert [cycle.time for cycle in hindcast(live, archive, now=cutoff + STEP)] == [replays.START, replays.START + STEP]
+    with open_run(live, archive) as run, pytest.raises(ExperimentError, match="no end"):
+        next(due(run))
+
+
+def test_denied_observations_are_compared_not_assimilated(content, run, tmp_path):
+    archive = Archive(tmp_path / "a", create=True)
+    record = hindcast(replays.experiment(content | {"deny": ["t2m"]}), archive, limit=1)[0].record
+    control = open_experiment(run, "demo").records[2]
+    assert record["variables"]["t2m"]["assimilated"] == 0 < control["variables"]["t2m"]["assimilated"]
+    assert record["variables"]["msl"] == control["variables"]["msl"]
+    assert sum(record["uses"].values()) == sum(control["uses"].values())
+
+
+def test_a_blacklist_and_a_stricter_check_reject_and_the_record_says_which_list(content, run, tmp_path):
+    control = open_experiment(run, "demo").departures([replays.START])
+    station = str(control["station"][control["use"] == "assimilated"].iloc[0])
+    (tmp_path / "bad.csv").write_text(f"station,variable\n{station},t2m\n{station},msl\n")
+    asked = {"blacklist": str(tmp_path / "bad.csv"), "background_check": 1.5}
+    archive = Archive(tmp_path / "a", create=True)
+    record = hindcast(replays.experiment(content | {"quality": asked}), archive, limit=1)[0].record
+    departures = archive.branch("demo").departures()
+    rejected = departures[departures["reason"] == "blacklisted"]
+    assert set(rejected["variable"]) == {"t2m", "msl"}
+    assert set(rejected["station"]) == {station}
+    assert record["reasons"]["background_check"] > (control["reason"] == "background_check").sum()
+    assert record["digests"]["blacklist"] == hashlib.sha256((tmp_path / "bad.csv").read_bytes()).hexdigest()
+    assert len(departures) == len(control)
+    moved = departures[departures["height_difference"].notna()]
+    assert set(moved["variable"]) == {"t2m", "td2m"}
+
+    (tmp_path / "bad.csv").write_text("stations\nEDDM\n")
+    with pytest.raises(ExperimentError, match=r"experiment demo: .*bad\.csv, line 1: unknown column 'stations'"):
+        hindcast(replays.experiment(content | {"quality": asked}), archive)
+
+
+@pytest.mark.parametrize("start", [{"climatology": True}, {"lagged": "24h"}])
+def test_a_cold_start_publishes_the_two_frames_before_the_first_cycle(content, tmp_path, start, world):
+    archive = Archive(tmp_path / "a", create=True)
+    with open_run(replays.experiment(content | {"cold_start": start}), archive):
+        branch = archive.branch("demo")
+    assert list(branch.times) == [replays.START - 2 * STEP, replays.START - STEP]
+    assert list(branch.cycles.status) == ["cold_start", "cold_start"]
+    second = branch.state("analysis", replays.START - STEP).values
+    if "lagged" in start:  # the double moves and damps: four steps make a 24-h forecast
+        from dacycle.forecast_adapter.worlds.world import load_world
+        from tests.worlds import DAMPING, profile
+
+        mean = profile()[0][:, None, None]
+        truth = load_world(world.folder).reference.array(np.datetime64("2024-01-02T06", "h"))
+        np.testing.assert_allclose(second, mean + DAMPING**4 * np.roll(truth - mean, 4, -1), rtol=1e-4, atol=1e-4)

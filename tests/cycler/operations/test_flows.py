@@ -1,0 +1,87 @@
+"""The flows on an embedded Prefect server: they do what the plain functions do, and show it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from prefect.artifacts import Artifact
+from typer.testing import CliRunner
+
+from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
+from dacycle.cycler.cli import app
+from dacycle.cycler.cycle import replay
+from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.operations import flows
+from dacycle.cycler.verification.drift import read_scores
+from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
+from tests.worlds import register_doubles
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("prefect")
+    with flows.embedded_server(folder):
+        yield folder
+
+
+def test_a_hindcast_goes_on_and_gives_what_it_gives_without_prefect(world, tmp_path: Path, home: Path) -> None:
+    experiment = write_experiment(tmp_path, world)
+    described = load_experiment(experiment)
+    replay.hindcast(described, Archive(tmp_path / "plain", create=True))
+    replay.hindcast(described, Archive(tmp_path / "flow", create=True), limit=2)
+    flows.hindcast(str(experiment), str(tmp_path / "flow"))
+    assert len(records(tmp_path / "flow")) == 2 + CYCLES
+    assert records(tmp_path / "flow") == records(tmp_path / "plain")
+    branch = open_experiment(tmp_path / "flow", "tiny")
+    assert set(read_scores(branch)["start"]) == {pd.Timestamp("2024-01-03T00")}
+    assert (branch.folder / "report/index.html").stat().st_size > 10_000
+    assert (home / "prefect.db").exists(), "the embedded server's records belong into the folder it was given"
+
+
+def test_the_command_line_runs_experiment_and_free_run_with_forecasts_and_report(world, tmp_path: Path) -> None:
+    register_doubles()
+    drift = {"starts": [0], "lead": "24h", "free_run": True}
+    experiment = write_experiment(tmp_path, world, assimilator="nudge", drift=drift)
+    options = ["hindcast", str(experiment), "--archive", str(tmp_path / "archive"), "--prefect"]
+    assert CliRunner().invoke(app, [*options, "--limit", "2"]).exit_code == 2, "a flow runs the whole experiment"
+    ran = CliRunner().invoke(app, options)
+    assert ran.exit_code == 0, ran.output
+    for name in ("tiny", "tiny-free"):
+        branch = open_experiment(tmp_path / "archive", name)
+        assert len(branch.records) == 2 + CYCLES
+        assert set(read_scores(branch)["start"]) == {pd.Timestamp("2024-01-03T00")}
+    assert (tmp_path / "archive/branches/tiny/report/index.html").stat().st_size > 10_000
+
+
+def test_a_woken_flow_runs_all_that_is_due_in_order_and_nothing_more(world, tmp_path: Path) -> None:
+    last = START + pd.Timedelta(hours=12)
+    experiment = write_experiment(tmp_path, world, end=None, observations=cutoff_passed_until(last))
+    assert flows.cycle(str(experiment), str(tmp_path / "archive")) == ["20240102T12", "20240102T18", "20240103T00"]
+    assert flows.cycle(str(experiment), str(tmp_path / "archive")) == []
+
+
+def test_the_card_shows_the_newest_cycle_and_why_it_is_not_well(world, tmp_path: Path) -> None:
+    guards = {"minimum_observations": 10_000_000}
+    experiment = write_experiment(tmp_path, world, "Sparse_1", guards=guards)
+    flows.cycle(str(experiment), str(tmp_path / "archive"))
+    card = Artifact.get("cycle-sparse-1")
+    assert card is not None
+    assert f"Sparse_1 {END:%Y%m%dT%H}: degraded" in card.data
+    assert "fewer than 10000000" in card.data
+
+
+def test_a_changed_experiment_fails_the_flow_with_the_reason(world, tmp_path: Path) -> None:
+    flows.cycle(str(write_experiment(tmp_path, world)), str(tmp_path / "archive"))
+    changed = write_experiment(tmp_path, world, seed=2)
+    with pytest.raises(ArchiveError, match="seed: 1 at its first cycle, now 2"):
+        flows.cycle(str(changed), str(tmp_path / "archive"))
+
+
+def test_forecasts_flow_makes_what_is_due(world, tmp_path: Path) -> None:
+    experiment, archive = str(write_experiment(tmp_path, world)), str(tmp_path / "archive")
+    flows.cycle(experiment, archive)
+    assert flows.forecasts(experiment, archive) == ["20240103T00"]
+    assert flows.forecasts(experiment, archive) == []

@@ -1,0 +1,135 @@
+"""deploy/prefect.yaml with a real Prefect server and worker: a schedule wakes the flow, and the archive fills."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dacycle.cycler.archive.branches import Archive
+from tests.cycler.tiny import CYCLES, records, write_experiment
+
+pytestmark = pytest.mark.prefect
+ROOT = Path(__file__).parents[3]
+PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+
+
+@contextmanager
+def process(command: list[str], log: Path, env: dict[str, str]) -> Iterator[None]:
+    """A process of ours, its whole group ended afterwards."""
+    with log.open("w") as output:
+        started = subprocess.Popen(
+            command, stdout=output, stderr=output, env=env, cwd=log.parent, start_new_session=True
+        )
+    try:
+        yield
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        try:
+            started.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+
+def until(what: str, done: Callable[[], Any], folder: Path, limit: float = 400) -> Any:
+    """Poll for something to come true; the limit only keeps a broken run from hanging."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < limit:
+        if result := done():
+            return result
+        time.sleep(0.3)
+    logs = "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in sorted(folder.glob("*.log")))
+    pytest.fail(f"{what} did not come\n{logs}")
+
+
+class Api:
+    """The server's REST interface."""
+
+    def __init__(self, url: str) -> None:
+        self.client = httpx.Client(base_url=url, timeout=30, trust_env=False)
+
+    def healthy(self) -> bool:
+        try:
+            return self.client.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def post(self, path: str, content: Any) -> Any:
+        answer = self.client.post(path, json=content)
+        for _ in range(30):
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)  # the server's database is locked: nothing was done, ask again, as Prefect's own client does
+            answer = self.client.post(path, json=content)
+        answer.raise_for_status()
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        answer = self.client.get(path)
+        return answer.json() if answer.is_success else None
+
+
+def test_a_schedule_starts_the_flow_and_it_runs_what_is_due(world, tmp_path: Path) -> None:
+    experiment, archive = write_experiment(tmp_path, world), tmp_path / "archive"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # only so that the test need not wait a minute for each
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "DACYCLE_EXPERIMENT": str(experiment),
+        "DACYCLE_ARCHIVE": str(archive),
+    }
+    api = Api(env["PREFECT_API_URL"])
+    start = [*PREFECT, "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port)]
+    work = [*PREFECT, "worker", "start", "--pool", "dacycle", "--type", "process"]
+    with process(start, tmp_path / "server.log", env):
+        until("the server", api.healthy, tmp_path)
+        with process(work, tmp_path / "worker.log", env):
+            until("the work pool", lambda: api.get("/work_pools/dacycle"), tmp_path)
+            deploy = [*PREFECT, "deploy", "--all", "--prefect-file", str(ROOT / "deploy/prefect.yaml")]
+            deployed = subprocess.run(deploy, env=env, cwd=tmp_path, capture_output=True, text=True)
+            assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+            check_deployments(api)
+
+            live = api.get("/deployments/name/cycle/live")
+            soon = {"interval": 20, "anchor_date": datetime.now(UTC).isoformat()}
+            api.post(f"/deployments/{live['id']}/schedules", [{"schedule": soon, "active": True}])
+            ours = {"flows": {"name": {"any_": ["cycle"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+            runs = until("a completed flow run", lambda: api.post("/flow_runs/filter", ours), tmp_path)
+    assert runs[0]["auto_scheduled"], "nobody but the schedule started it"
+    assert runs[0]["name"].startswith("tiny ")
+    assert len(records(archive)) == 2 + CYCLES
+    with Archive(archive).lock("tiny"):
+        pass  # nobody holds it any more
+
+
+def check_deployments(api: Api) -> None:
+    """What the file says is what the server understood."""
+    live = api.get("/deployments/name/cycle/live")
+    assert [s["schedule"]["cron"] for s in live["schedules"]] == ["5 3,9,15,21 * * *"]
+    assert [s["schedule"]["timezone"] for s in live["schedules"]] == ["UTC"]
+    assert live["global_concurrency_limit"]["limit"] == 1
+    assert live["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    assert live["entrypoint"] == "dacycle.cycler.operations.flows:cycle"
+    assert not live["pull_steps"], "the package is installed; no code is fetched"
+    replay = api.get("/deployments/name/hindcast/replay")
+    assert not replay["schedules"]
+    assert replay["parameters"].keys() == {"experiment", "archive"}
+    for name in ("forecasts/live", "report/live"):
+        assert api.get(f"/deployments/name/{name}"), f"{name} was not deployed"

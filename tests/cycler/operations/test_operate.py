@@ -1,0 +1,207 @@
+"""`dacycle doctor`, `bench` and `serve`: what an operator sees."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.cli import app
+from dacycle.cycler.cycle import replay
+from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.operations.doctor import Finding, check_experiment, check_installation
+from dacycle.cycler.operations.service import Service
+from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
+from tests.worlds import make_model
+
+
+def one(findings: list[Finding], what: str) -> Finding:
+    (found,) = [finding for finding in findings if finding.what == what]
+    return found
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_finds_this_installation_well() -> None:
+    findings = list(check_installation())
+    assert [f for f in findings if f.level == "wrong"] == []
+    assert "Provider" in one(findings, "provider").found
+    assert one(findings, "prefect").found[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "what", "remedy"),
+    [
+        ("fastapi", "0.165.0", "fastapi", "Prefect 3.8.8 cannot be imported"),
+        ("SQLAlchemy", "2.1.9", "sqlalchemy", "creates no runs"),
+        ("eccodes", "2.48.0", "eccodes", "pyproj"),
+        ("onnxruntime", "1.31.1", "ONNX Runtime", "pip uninstall -y onnxruntime onnxruntime-gpu"),
+    ],
+)
+def test_doctor_names_a_known_trap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, version: str, what: str, remedy: str
+) -> None:
+    folder = tmp_path / f"{name}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = one(list(check_installation()), what)
+    assert found.level == "wrong"
+    assert remedy in found.remedy
+
+
+def test_doctor_follows_an_experiment_and_its_archive(world, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "own.onnx")
+    path, archive = write_experiment(tmp_path, world, model=str(model)), tmp_path / "archive"
+    before = list(check_experiment(path, archive))
+    assert {f.level for f in before} == {"ok"}
+    assert "not there yet" in one(before, "archive").found
+    replay.hindcast(load_experiment(path), Archive(archive, create=True), limit=1)
+    assert "stands at 20240102T12" in one(list(check_experiment(path, archive)), "archive").found
+    make_model(model, scale=0.5)
+    after = one(list(check_experiment(path, archive)), "archive")
+    assert after.level == "wrong"
+    assert "model" in after.found
+    assert "20240102T12" in after.found
+
+
+def test_doctor_says_what_is_wrong_with_an_experiment_and_exits_1(world, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, world, model="no-such-model")
+    found = CliRunner().invoke(app, ["doctor", str(path), "--archive", str(tmp_path / "archive")])
+    assert found.exit_code == 1
+    assert "no-such-model" in found.output
+    assert not (tmp_path / "archive").exists(), "looking must not make an archive"
+
+
+def test_doctor_warns_of_a_reference_that_ends_before_the_experiment(world, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, world, end="2024-02-01T00")
+    found = one(list(check_experiment(path, tmp_path / "archive")), "world")
+    assert found.level == "warning"
+    assert "20240108T00" in found.found
+
+
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+def test_bench_accounts_for_the_time_of_real_cycles(world, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, world)
+    found = CliRunner().invoke(app, ["bench", str(path), "--cycles", "4", "--json"])
+    assert found.exit_code == 0, found.output
+    numbers = json.loads(found.stdout)
+    assert (numbers["cycles"], numbers["first"], numbers["last"]) == (4, "20240102T12", "20240103T06")
+    assert {"background", "observations", "quality", "analysis", "commit", "other"} <= numbers["stages"].keys()
+    assert (numbers["forecasts"], numbers["forecast_steps"]) == (1, 4)
+    assert 0 < numbers["rate_with_forecasts"] < numbers["rate"]
+    assert numbers["peak_megabytes"] > 50
+    assert not list(tmp_path.glob("**/states.icechunk")), "the archive of a bench is a temporary one"
+
+
+def test_bench_shows_a_table(world, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, world)
+    found = CliRunner().invoke(app, ["bench", str(path), "--cycles", "2", "--no-forecasts"])
+    assert found.exit_code == 0, found.output
+    for text in ("observations", "commit", "cycles a second", "peak memory"):
+        assert text in found.output
+
+
+def test_bench_of_reading_observations(monkeypatch, tmp_path: Path) -> None:
+    """With made files, and fewer of them than are worth measuring."""
+    from dacycle.cycler.timing import ingest as ingest_bench
+
+    for name, value in {"REPORTS": 3000, "STATIONS": 50, "MESSAGES": 40, "CHUNKS": (1, 2)}.items():
+        monkeypatch.setattr(ingest_bench, name, value)
+    found = CliRunner().invoke(app, ["bench", "ingest", "--json"])
+    assert found.exit_code == 0, found.output
+    numbers = json.loads(found.stdout)
+    assert (numbers["real"], numbers["synop_messages"], numbers["synop_wanted"]) == (False, 80, 40)
+    assert (numbers["isd_reports"], numbers["row_reports"]) == (3000, 300)
+    assert (numbers["day_reports"], numbers["day_values"]) == (50 * 24, 50 * 24 * 7)
+    assert [row[0] for row in numbers["memory"]] == [1, 2]
+    assert all(peak > stays > 0 for _, _, peak, stays in numbers["memory"])
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+def served(path: Path, archive: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()", "serve", str(path)]
+    command += ["--archive", str(archive)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def test_serve_catches_up_in_order_makes_forecasts_and_ends_with_its_experiment(world, tmp_path: Path) -> None:
+    process = served(write_experiment(tmp_path, world), tmp_path / "archive")
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    times = [record["time"] for record in records(tmp_path / "archive")]
+    assert times == [f"{t:%Y%m%dT%H}" for t in pd.date_range(START - pd.Timedelta("12h"), END, freq="6h")]
+    assert "tiny: forecast from 20240103T00" in log
+    assert "complete" in log
+
+
+def test_serve_stops_cleanly_after_the_current_cycle(world, tmp_path: Path) -> None:
+    """SIGTERM after the first cycle: the archive is whole, and going on gives what a straight run gives."""
+    path = write_experiment(tmp_path, world, end="2024-01-06T00")
+    process = served(path, tmp_path / "archive")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "20240102T12: ok" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    stopped = records(tmp_path / "archive")
+    assert 3 <= len(stopped) < 17
+    experiment = load_experiment(path)
+    last = START + pd.Timedelta("30h")
+    for name in ("archive", "straight"):
+        replay.hindcast(experiment, Archive(tmp_path / name, create=True), until=last)
+    assert records(tmp_path / "archive")[:8] == records(tmp_path / "straight")[:8]
+
+
+def test_an_idle_service_stops_at_once_when_told(world, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, world, end=None, observations=cutoff_passed_until(START))
+    process = served(path, tmp_path / "archive")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "the next cycle is 20240102T18" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 0, log
+    assert len(records(tmp_path / "archive")) == 3
+
+
+def test_serve_waits_for_another_writer_and_tries_again(
+    world, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = load_experiment(write_experiment(tmp_path, world))
+    archive = Archive(tmp_path / "archive", create=True)
+    service = Service(experiment, archive, forecasts=False, retry=pd.Timedelta(seconds=0.5))
+    with caplog.at_level("INFO"):
+        thread = threading.Thread(target=service.serve)
+        with archive.lock("tiny"):
+            thread.start()
+            while "trying again" not in caplog.text:
+                thread.join(0.1)
+                assert thread.is_alive()
+        thread.join(60)
+    assert not thread.is_alive()
+    assert len(records(tmp_path / "archive")) == 2 + CYCLES
+
+
+def test_serve_ends_with_an_error_that_nobody_but_the_operator_can_mend(world, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, world, grid="1.5deg")
+    process = served(path, tmp_path / "archive")
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 2, log
+    assert "grid" in log

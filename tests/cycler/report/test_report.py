@@ -1,0 +1,307 @@
+"""The report: one page that stands alone, says what is there, and what is missing."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from dacycle.cycler.archive.branches import ArchiveError
+from dacycle.cycler.cli.cycles.verify import app
+from dacycle.cycler.report import maps, tables
+from dacycle.cycler.report.compare import compare, write_comparison
+from dacycle.cycler.report.page import page, status_strip, write_report
+from dacycle.cycler.verification.cycles import verify
+from dacycle.cycler.verification.drift import make_forecasts, read_scores
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import load_world
+from dacycle.obs_ingest.table import add_departures, empty_table
+from tests.cycler.runs import make_run
+from tests.worlds import make_world
+
+CYCLES = 6
+VOID = {"meta", "img", "br", "hr", "input", "link", "rect", "use", "path"}
+
+
+@pytest.fixture(scope="module")
+def tiny(world):
+    return load_world(world.folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, world, tiny):
+    """A run with its free run and its forecasts, and a better one beside it."""
+    model = load_model(world.model)
+    folder = tmp_path_factory.mktemp("report") / "archive"
+    make_run(folder, tiny, cycles=CYCLES, error=0.15, name="better", model_digest=model.digest)
+    make_run(folder, tiny, cycles=CYCLES, error=0.8, name="run-free", model_digest=model.digest)
+    branch = make_run(folder, tiny, cycles=CYCLES, model=str(world.model), model_digest=model.digest)
+    for name in ("run", "better"):
+        list(make_forecasts(branch.archive.branch(name), tiny, model))
+    return branch
+
+
+@pytest.fixture(scope="module")
+def html(run, tiny):
+    return page(run, tiny)
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its ids and its text; complains about tags that are not closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.ids, self.references, self.text = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href"):
+                self.references.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def test_the_page_stands_alone(html):
+    found = Page(html)
+    assert found.open == []
+    outside = [r for r in found.references if not r.startswith(("#", "data:"))]
+    assert outside == []
+    assert not re.search(r"@import|url\((?!#)|<script", html)
+    assert len(html) < 4e6
+    inside = {r[1:] for r in found.references if r.startswith("#")}
+    assert inside <= set(found.ids)
+    assert len(found.ids) == len(set(found.ids))
+
+
+def test_the_page_has_every_part(html):
+    words = Page(html).words
+    for part in ("Summary", "Errors against the reference", "Observations", "Fit to withheld sites", "Spectra",
+                 "Drift of the forecasts", "Maps", "Global means", "The experiment"):  # fmt: skip
+        assert part in words
+    for said in ("above 200 hPa", "free run", "persistence", "climatology", "southern extratropics", "O-B", "SHA-256"):
+        assert said in words
+    assert not re.search(r"\bnan\b|\binf\b", words, flags=re.IGNORECASE)
+
+
+def test_the_summary_prints_the_run_s_own_numbers(html, run, tiny):
+    errors = verify(run, tiny).errors
+    row = re.search(r"<tr><td class=\"name\"><b>t850</b>.*?</tr>", html).group()
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
+    numbers = [re.sub(r"<.*?>", "", cell) for cell in cells]
+    free = verify(run.archive.branch("run-free"), tiny).errors
+    expected = [tables.rmse_of(free, "analysis", "t850")]
+    expected += [tables.rmse_of(errors, kind, "t850") for kind in ("background", "analysis")]
+    assert numbers[2:5] == [tables.number(value) for value in expected]
+
+
+def test_it_is_written_into_the_branch_and_the_same_archive_gives_the_same_page(html, run, tiny):
+    def unsigned(text):
+        return re.sub(r"<footer>.*?</footer>", "", text)
+
+    path = write_report(run, tiny)
+    assert path == run.folder / "report" / "index.html"
+    assert unsigned(path.read_text()) == unsigned(html)
+
+
+def test_the_experiment_and_its_digests_are_printed(html, run):
+    assert "fallbacks_in_a_row" in html
+    record = run.records[-1]
+    for key in ("experiment", "model", "assimilator"):
+        assert record["digests"][key] in html
+
+
+def test_a_fallback_says_why_and_cannot_inject_markup():
+    records = [
+        {"time": "20240104T00", "status": "ok", "reason": ""},
+        {"time": "20240104T06", "status": "fallback", "reason": "increment <b>of</b> t850 & more"},
+    ]
+    strip = str(status_strip(records))
+    assert strip.count("<rect") == 2
+    assert "increment &lt;b&gt;of&lt;/b&gt; t850 &amp; more" in strip
+
+
+def test_means_used_at_the_middle_of_their_period_are_marked_as_not_causal(html, tiny, tmp_path):
+    daily = {"source": "olr_netcdf", "path": "olr.nc", "cutoff": "60h", "centred": True, "latency": "48h"}
+    branch = make_run(tmp_path / "archive", tiny, cycles=2, observations=[daily])
+    assert re.search(r"Not causal: values of olr_netcdf are used at the middle of the period", page(branch, tiny))
+    assert "at the middle of the period" not in html
+
+
+def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations_still_speak(run, tiny, tmp_path):
+    make_world(tmp_path / "other", days=0)
+    other = replace(tiny, reference=Reference(tmp_path / "other" / "reference"))
+    branch = run.archive.branch("run-free")
+    words = Page(page(branch, other)).words
+    assert "No forecasts have been made yet: dacycle drift run-free" in words
+    assert "errors cannot be given" in words
+    assert "Fit to withheld sites" in words
+    assert not re.search(r"\bnan\b", words, flags=re.IGNORECASE)
+
+
+def test_what_sources_found_and_could_not_read_is_printed(html):
+    words = Page(html).words
+    for said in ("What the sources found", "What became of the values", "Sites in these maps", "withheld site"):
+        assert said in words
+    assert "temp.bufr, message 3: <truncated>" in words, "a file's name cannot inject markup"
+    for label in ("Each source over time", "Maps of the sites used", "Histograms of O-B and O-A"):
+        assert f'<svg role="img" aria-label="{label}' in html
+
+
+def test_a_run_whose_sources_never_had_anything_has_a_report_all_the_same(tiny, tmp_path, monkeypatch):
+    nothing = add_departures(empty_table(), np.empty(0), np.empty(0))
+    monkeypatch.setattr("tests.cycler.runs.departures", lambda *arguments: nothing)
+    words = Page(page(make_run(tmp_path / "archive", tiny, cycles=2), tiny)).words
+    assert "No cycle had an observation" in words
+    assert "What the sources found" in words
+
+
+def test_a_run_without_a_cycle_has_no_report(tiny, tmp_path):
+    branch = make_run(tmp_path / "archive", tiny, cycles=0)
+    with pytest.raises(ArchiveError, match="dacycle hindcast"):
+        page(branch, tiny)
+
+
+def test_numbers_are_printed_to_three_digits_and_never_as_nan():
+    printed = {0.0012345: "0.00123", 12345.6: "12,346", -3.14159: "−3.14", 0.0: "0", np.nan: "–", np.inf: "–"}
+    assert {value: tables.number(value) for value in printed} == printed
+
+
+def test_curves_are_means_over_the_same_starts():
+    rows = [
+        {"start": pd.Timestamp(start), "kind": "analysis", "lead": lead, "channel": "z500", "region": "globe",
+         "mse": mse, "acc": 0.5}
+        for start, leads in (("2024-01-01", (0, 12)), ("2024-01-02", (0,)))
+        for lead, mse in zip(leads, (1.0, 4.0), strict=False)
+    ]  # fmt: skip
+    rows[-1]["mse"] = 100.0
+    curves, starts = tables.drift_summary(pd.DataFrame(rows))
+    assert starts == 1
+    assert curves.set_index("lead")["rmse"].to_dict() == {0: 1.0, 12: 2.0}
+
+
+def test_the_projection_keeps_areas():
+    longitude, latitude = np.meshgrid(np.linspace(-180, 180, 73), np.linspace(-90, 90, 721))
+    x, y = maps.equal_earth(longitude, latitude)
+    dx, dy = np.diff(x, axis=1), np.diff(y, axis=0)
+    area = (dx[1:] + dx[:-1]) / 2 * (dy[:, 1:] + dy[:, :-1]) / 2
+    on_sphere = np.diff(np.sin(np.deg2rad(latitude)), axis=0)[:, 1:] * np.deg2rad(5)
+    np.testing.assert_allclose(area[20:-20] / on_sphere[20:-20], 1, rtol=1e-3)
+
+
+def test_coastlines_are_where_the_coasts_are():
+    longitude, latitude = maps.coastlines()
+    assert np.nanmin(longitude) >= -180
+    assert np.nanmax(longitude) <= 180
+
+    def nearest(lon, lat):
+        return np.nanmin(np.hypot((longitude - lon) * np.cos(np.deg2rad(lat)), latitude - lat))
+
+    assert nearest(-9.5, 38.7) < 0.6  # Lisbon
+    assert nearest(18.5, -34.2) < 0.6  # the Cape of Good Hope
+    assert nearest(85.0, 45.0) > 10  # far inland
+    assert nearest(20.0, 49.0) > 4  # a border between countries is no coast
+
+
+# --- two experiments
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_better_experiment_is_found_better_by_how_much_it_is(run, tiny):
+    found = compare(run, run.archive.branch("better"), tiny)
+    analysis = found.table[(found.table["of"] == "analysis") & (found.table["region"] == "globe")]
+    assert analysis["n"].eq(CYCLES).all()
+    np.testing.assert_allclose(analysis["change"], -0.5, atol=0.02)
+    np.testing.assert_allclose(analysis["rmse_b"] / analysis["rmse_a"] - 1, analysis["change"])
+    assert analysis["low"].isna().all(), "six cycles are too few for an interval"
+    day = found.table[found.table["of"] == "day 1"]
+    assert set(day["region"]) == {"globe", "northern extratropics", "tropics", "southern extratropics"}
+    assert (day["change"] < 0).all()
+    withheld = found.table[found.table["of"] == "withheld O-A"]
+    assert (withheld["change"] < 0).all()
+
+
+def test_an_experiment_compared_with_itself_does_not_differ(run, tiny):
+    assert compare(run, run, tiny).table["change"].eq(0).all()
+
+
+def test_the_comparison_page_stands_alone_and_names_what_differs(run, tiny, tmp_path):
+    found = compare(run, run.archive.branch("better"), tiny)
+    html = write_comparison(found, tmp_path / "compare.html").read_text()
+    parsed = Page(html)
+    assert parsed.open == []
+    assert all(r.startswith(("#", "data:")) for r in parsed.references)
+    assert "model" in parsed.words
+    assert "−50 %" in parsed.words
+
+
+def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
+    shell, archive = CliRunner(), ["--archive", str(run.archive.folder)]
+    drift = shell.invoke(app, ["drift", "run", *archive])
+    assert drift.exit_code == 0, drift.output
+    assert "z500" in drift.output
+    report = shell.invoke(app, ["report", "run", *archive, "--output", str(tmp_path / "r.html")])
+    assert report.exit_code == 0, report.output
+    assert (tmp_path / "r.html").stat().st_size > 1e5
+    picture = tmp_path / "errors.svg"
+    stretch = ["--since", "20240102T06", "--until", "20240102T12", "--picture", str(picture)]
+    scored = shell.invoke(app, ["scores", "run", *archive, *stretch])
+    assert scored.exit_code == 0, scored.output
+    assert "20240102T06 to 20240102T12" in scored.output
+    assert shell.invoke(app, ["scores", "run", *archive, "--until", "20240102T06"]).exit_code == 0, "a single cycle"
+    assert picture.read_text().startswith("<svg")
+    monkeypatch.setattr("dacycle.cycler.cli.cycles.verify.TREND_DAYS", 0)
+    long = shell.invoke(app, ["scores", "run", *archive])
+    assert "trend" in long.output, "a long stretch has its trend"
+    assert "trend" not in scored.output
+    nothing = shell.invoke(app, ["scores", "run", *archive, "--since", "20310101T00"])
+    assert "no cycle from 20310101T00 to its last" in str(nothing.exception)
+    compared = shell.invoke(app, ["compare", "run", "better", *archive])
+    assert compared.exit_code == 0, compared.output
+    assert "run too short" in compared.output
+    assert len(read_scores(run)) > 0
+
+
+def test_scores_of_two_runs_stand_side_by_side(run, tmp_path):
+    picture = tmp_path / "picture.svg"
+    arguments = [
+        "scores",
+        "run",
+        "--archive",
+        str(run.archive.folder),
+        "--against",
+        "better",
+        "--picture",
+        str(picture),
+    ]
+    printed = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "160"}).stdout
+    names, values = (
+        [cell.strip() for cell in re.split("[┃│]", next(x for x in printed.splitlines() if word in x)) if cell.strip()]
+        for word in ("channel", "z500")
+    )
+    errors = dict(zip(names, values, strict=True))
+    assert float(errors["better"]) < float(errors["analysis"]) < float(errors["free run"])
+    assert "better" in picture.read_text()

@@ -1,0 +1,127 @@
+"""The network of mini: symmetries of the sphere, and the same numbers from ONNX Runtime as from torch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
+pytest.importorskip("onnxscript", reason="the extra `train` is not installed: onnxscript is missing")
+
+import torch
+
+from dacycle.assimilators.export.forecast import parity
+from dacycle.assimilators.export.graphs import to_onnx
+from dacycle.forecast_adapter.channels import CHANNELS
+from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, pad_sphere, static_planes
+from dacycle.forecast_adapter.models.model import OnnxForecastModel, forecast_metadata
+from dacycle.forecast_adapter.models.onnxfile import write_metadata
+from tests.worlds import GRID, profile
+
+SIZE = MiniSize(fine=8, coarse=16, depth=2)
+
+
+def network(orography: float = 500.0, seed: int = 0, relaxation: float = 0.0125) -> MiniNetwork:
+    """Small, with random weights; `orography` 0 removes everything that tells longitudes apart."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    mean, std = profile()
+    land = rng.random(GRID.shape) if orography else np.zeros(GRID.shape)
+    static = static_planes(GRID.latitude, orography * rng.random(GRID.shape), land)
+    floor = np.where([c.variable == "q" for c in CHANNELS], 0, -np.inf).astype(np.float32)
+    # A climate that is the same everywhere, and a season that lengthens with the temperature of the top levels.
+    climate = np.zeros((5, 69, *GRID.shape), np.float32)
+    climate[1:] = 0.1
+    season = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
+    season[0, :40], season[1, 40:80] = 1, 1
+    return MiniNetwork(MiniConstants(mean, std, 0.2 * std, floor, static, climate, season, relaxation), SIZE).eval()
+
+
+def states(batch: int, seed: int = 1) -> torch.Tensor:
+    """(B, 138, H, W) plausible and rough."""
+    mean, std = profile()
+    noise = np.random.default_rng(seed).standard_normal((batch, 138, *GRID.shape))
+    column = (np.tile(mean, 2)[:, None, None], np.tile(std, 2)[:, None, None])
+    return torch.from_numpy((column[0] + column[1] * noise).astype(np.float32))
+
+
+def test_the_field_goes_on_around_the_globe_and_across_the_pole() -> None:
+    field = torch.arange(8 * 16.0).reshape(1, 1, 8, 16)
+    padded = pad_sphere(field, 3)[0, 0]
+    assert padded.shape == (14, 22)
+    torch.testing.assert_close(padded[3:11, :3], field[0, 0, :, -3:])
+    torch.testing.assert_close(padded[3:11, -3:], field[0, 0, :, :3])
+    # One row beyond the pole is the first row on the opposite meridian.
+    torch.testing.assert_close(padded[2, 3:19], field[0, 0, 0].roll(8))
+    torch.testing.assert_close(padded[11, 3:19], field[0, 0, -1].roll(8))
+    torch.testing.assert_close(padded[0, 3:19], field[0, 0, 2].roll(8))
+
+
+def test_a_globe_without_land_may_be_turned() -> None:
+    """Forecasting and turning by an even number of columns commute (the coarse grid has half as many)."""
+    net, x = network(orography=0.0), states(1)
+    with torch.no_grad():
+        turned = net(x.roll(10, dims=-1))[:, :69]
+        expected = net(x)[:, :69].roll(10, dims=-1)
+    scale = net.step_std
+    torch.testing.assert_close(turned / scale, expected / scale, atol=2e-3, rtol=0)
+
+
+def test_orography_tells_longitudes_apart() -> None:
+    net, x = network(), states(1)
+    with torch.no_grad():
+        difference = (net(x.roll(10, dims=-1))[:, :69] - net(x)[:, :69].roll(10, dims=-1)) / net.step_std
+    assert difference.abs().max() > 0.02
+
+
+def test_humidity_is_never_negative_and_the_undefined_channels_are_nan() -> None:
+    net, x = network(), states(2)
+    humidity = [i for i, c in enumerate(CHANNELS) if c.variable == "q"]
+    x[:, [69 + i for i in humidity]] = 0
+    with torch.no_grad():
+        output = net(x)
+    # From dry air about half of the increments are negative.
+    assert output[:, humidity].min() == 0
+    assert output[:, humidity].max() > 0
+    assert output[:, 69:].isnan().all()
+    assert output[:, :69].isfinite().all()
+
+
+def test_a_grid_that_cannot_be_halved_is_refused() -> None:
+    mean, std = profile()
+    static, climate = np.zeros((4, 121, 240), np.float32), np.zeros((5, 69, 121, 240), np.float32)
+    constants = MiniConstants(mean, std, std, 0 * std, static, climate, np.zeros((2, 13 * 121 + 1), np.float32), 0.0)
+    with pytest.raises(ValueError, match="121x240"):
+        MiniNetwork(constants, SIZE)
+
+
+def test_a_step_is_drawn_towards_the_climate_of_the_season_that_the_state_shows() -> None:
+    """By its share of the departure, whatever else the network does."""
+    x, share = states(1), 0.25
+    with torch.no_grad():
+        free, drawn = (network(relaxation=r).step(x[:, :69], x[:, 69:]) for r in (0.0, share))
+    net = network()
+    zonal = ((x[:, 69:] - net.mean) / net.std)[0, -13:].mean(-1).flatten().numpy()
+    angle = np.arctan2(zonal[40:80].sum(), zonal[:40].sum())
+    usual = 0.1 * (np.cos(angle) + np.sin(angle) + np.cos(2 * angle) + np.sin(2 * angle))
+    dry = [c.variable != "q" for c in CHANNELS]
+    expected = free + share * (net.mean + float(usual) * net.std - free)
+    torch.testing.assert_close((drawn / net.std)[:, dry], (expected / net.std)[:, dry], atol=1e-3, rtol=0)
+
+
+def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
+    """One step for batches of 1 and 3, and twelve steps rolled out."""
+    net, path = network(), tmp_path / "small.onnx"
+    to_onnx(net, path, {"input": 138}, ["output"])
+    for batch in (1, 3):
+        # One unit in the last place of z50 is 6e-5 standard deviations of this world.
+        assert parity(net, path, states(batch).numpy()).max() < 1e-4
+    write_metadata(path, forecast_metadata("small", "1", GRID.name, "tiny"))
+    x = states(1)
+    previous, current = x[:, :69], x[:, 69:]
+    rolled = list(OnnxForecastModel(path).forecast(previous.numpy(), current.numpy(), 12))
+    with torch.no_grad():
+        for state in rolled:
+            previous, current = current, net.step(previous, current)
+            difference = (torch.from_numpy(state) - current).abs().amax((0, 2, 3)) / net.std[:, 0, 0]
+            assert difference.max() < 1e-3

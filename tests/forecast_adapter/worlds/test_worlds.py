@@ -1,0 +1,117 @@
+"""Worlds: built from a nature run's files, opened whole, refused when their parts do not belong together."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+
+from dacycle.forecast_adapter.channels import index
+from dacycle.forecast_adapter.statistics import Statistics
+from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceError, write_times
+from dacycle.forecast_adapter.worlds.world import WorldError, build_world, load_world
+from tests.conftest import TinyWorld
+
+
+@pytest.fixture(scope="module")
+def nature(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny world's truth laid out like a nature run, once as 2023 (training) and once as 2024."""
+    folder = tmp_path_factory.mktemp("nature")
+    (source,) = sorted((world.folder / "reference").glob("*.nc"))
+    with xr.open_dataset(source, engine="h5netcdf") as file:
+        dataset = file.load()
+    for year, shift in ((2023, -365), (2024, 0)):
+        moved = dataset.assign_coords(time=dataset.time + np.timedelta64(shift, "D"))
+        write_times(moved, folder / str(year) / f"{year}-01.nc")
+    (folder / "static.nc").write_bytes((world.folder / "static.nc").read_bytes())
+    return folder
+
+
+def times(days: int = 3) -> np.ndarray:
+    return np.datetime64("2024-01-01T00", "h") + 6 * np.arange(4 * days)
+
+
+def test_a_built_world_opens_and_keeps_the_truth_within_its_rounding(nature: Path, tmp_path: Path) -> None:
+    build_world(nature, tmp_path / "w", "w", [2023], times(), "for a test")
+    world, truth = load_world(tmp_path / "w"), Reference(nature)
+    assert list(world.reference.times) == list(times())
+    error = np.abs(world.reference.array(times()[5]) - truth.array(times()[5])) / world.statistics.std[:, None, None]
+    assert 0 < error.max() <= 0.03
+    surface, exact = world.reference.surface(times()[5]), truth.surface(times()[5])
+    assert abs(surface["olr"] - exact["olr"]).max() <= 0.5
+    assert abs(surface["tp6h"] - exact["tp6h"]).max() <= 0.01  # mm
+
+
+def test_statistics_are_the_area_weighted_ones_of_the_training_years(nature: Path, tmp_path: Path) -> None:
+    build_world(nature, tmp_path / "w", "w", [2023], times(), "for a test")
+    reference = Reference(nature / "2023")
+    states = np.stack([reference.array(time) for time in reference.times]).astype(np.float64)
+    weights = np.broadcast_to(reference.grid.weights, states[:, 0].shape)
+    statistics = load_world(tmp_path / "w").statistics
+    for name in ("z500", "q50", "t2m"):
+        values = states[:, index(name)]
+        mean = np.average(values, weights=weights)
+        assert statistics.mean[index(name)] == pytest.approx(mean, rel=1e-5)
+        expected = np.sqrt(np.average((values - mean) ** 2, weights=weights))
+        assert statistics.std[index(name)] == pytest.approx(expected, rel=1e-3)
+
+
+def test_climatology_follows_the_annual_cycle(nature: Path, tmp_path: Path) -> None:
+    year = np.datetime64("2022-01-01T00", "h") + 24 * 15 * np.arange(24)
+    with xr.open_dataset(nature / "2024/2024-01.nc", engine="h5netcdf") as file:
+        still = file.isel(time=[0] * 24).load().assign_coords(time=year.astype("datetime64[ns]"))
+    season = 8 * np.cos(2 * np.pi * 15 * np.arange(24) / 365.2425)
+    still["2m_temperature"] = still["2m_temperature"] + xr.DataArray(season.astype(np.float32), dims="time")
+    write_times(still, tmp_path / "nature/2022/2022-01.nc")
+    (tmp_path / "nature/2024").mkdir()
+    for name in ("2024/2024-01.nc", "static.nc"):
+        (tmp_path / "nature" / name).write_bytes((nature / name).read_bytes())
+    build_world(tmp_path / "nature", tmp_path / "w", "w", [2022], times(), "for a test")
+    climatology = load_world(tmp_path / "w").climatology
+    summer, winter = (climatology.at(np.datetime64(day))[index("t2m")] for day in ("2024-07-02T00", "2024-01-01T00"))
+    np.testing.assert_allclose(winter - summer, 16, atol=0.6)
+
+
+def test_training_years_may_not_be_sampled(nature: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match="training years"):
+        build_world(nature, tmp_path / "w", "w", [2023, 2024], times(), "for a test")
+
+
+def test_a_world_with_another_worlds_statistics_is_refused(nature: Path, tmp_path: Path) -> None:
+    build_world(nature, tmp_path / "w", "w", [2023], times(), "for a test")
+    other = Statistics(np.zeros(69, np.float32), np.ones(69, np.float32), "elsewhere", "")
+    other.save(tmp_path / "w/statistics.nc")
+    with pytest.raises(WorldError, match=r"statistics\.nc belongs to 'elsewhere', not to 'w'"):
+        load_world(tmp_path / "w")
+
+
+def test_an_unknown_or_incomplete_world_names_where_it_was_sought(world: TinyWorld, tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match=r"no world 'atlantis'.*world\.yaml"):
+        load_world("atlantis")
+    (tmp_path / "world.yaml").write_text(yaml.safe_dump({"name": "x", "grid": "5.625deg"}))
+    with pytest.raises(WorldError, match=r"no statistics\.nc"):
+        load_world(tmp_path)
+
+
+def test_a_missing_time_names_the_folder_and_the_span(world: TinyWorld) -> None:
+    reference = load_world(world.folder).reference
+    with pytest.raises(ReferenceError, match=r"reference: no state at 2031-05-01T00; it holds 2024-01-01T00 to"):
+        reference.array(np.datetime64("2031-05-01T00"))
+    assert reference.missing([reference.times[0], np.datetime64("2031-05-01T00", "h")]) == [
+        np.datetime64("2031-05-01T00")
+    ]
+
+
+def test_a_time_in_two_files_is_refused(nature: Path, tmp_path: Path) -> None:
+    for name in ("2024-01.nc", "2024-01-again.nc"):
+        (tmp_path / name).write_bytes((nature / "2024/2024-01.nc").read_bytes())
+    with pytest.raises(ReferenceError, match="is also in"):
+        Reference(tmp_path)
+
+
+def test_statistics_without_spread_are_refused() -> None:
+    std = np.ones(69, np.float32)
+    std[index("q700")] = 0
+    with pytest.raises(ValueError, match="q700"):
+        Statistics(np.zeros(69, np.float32), std, "w", "")
