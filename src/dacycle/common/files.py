@@ -1,0 +1,62 @@
+"""Files that are seen whole or not at all, also after a killed process or a power cut."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["whole", "write_whole"]
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, for a file or a folder; it replaces `path` if the block ends without error.
+
+    The temporary name begins with a dot, holds the process id, and keeps the suffix of `path`, since some libraries
+    choose a format by it. Files are flushed to disk before they get their name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _replace_folder(temporary, path)
+        else:
+            _flush(temporary)
+            os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        _remove(temporary)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is seen whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    """Put a folder in the place of another; a folder cannot be renamed onto one that is not empty."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.is_dir():
+        path.rename(old)
+    temporary.rename(path)
+    _remove(old)
+
+
+def _flush(path: Path) -> None:
+    """Make the system write a file's content, or a folder's list of names, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
