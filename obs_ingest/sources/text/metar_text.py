@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from metar.Metar import Metar as Parsed
+from metar.Metar import ParserError
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.physics import ZERO_CELSIUS
 from dacycle.obs_ingest.simulation.stations import load_network
 from dacycle.obs_ingest.sources.surface import new_reports, put, put_wind
 from dacycle.obs_ingest.table import ObservationError
@@ -106,8 +108,8 @@ class TextReader:
         places = np.array([self._stations.get(match[1], nowhere) for match in matches])
         for name, column in zip(("latitude", "longitude", "elevation"), places.T, strict=True):
             reports[name] = column
-        put(reports, "t2m", said.temperature + 273.15, readable=said.temperature_read == 1)
-        put(reports, "td2m", said.dewpoint + 273.15, readable=said.dewpoint_read == 1)
+        put(reports, "t2m", said.temperature + ZERO_CELSIUS, readable=said.temperature_read == 1)
+        put(reports, "td2m", said.dewpoint + ZERO_CELSIUS, readable=said.dewpoint_read == 1)
         put_wind(reports, said.direction, said.speed, readable=said.wind_read == 1)
         put(reports, "msl", said.pressure, readable=said.pressure_read == 1)
         put(reports, "tp", said.amount)
@@ -209,7 +211,7 @@ def _said(report: str) -> _Said:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it does not understand, which `decode_completed` says
             parsed = Parsed(" ".join([*body, "RMK", *remarks]), month=1, year=2000, strict=False)
-    except Exception:  # noqa: BLE001 - the library promises none, but anything may stand in a text
+    except (ParserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # not all are promised
         return _Said()
     complete = parsed.decode_completed and len(body) == end
     temperature, dewpoint = (np.nan if value is None else value.value("C") for value in (parsed.temp, parsed.dewpt))
