@@ -15,6 +15,7 @@ from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import Experiment
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.columns import equivalents
+from dacycle.obs_ingest.operators.learned import LearnedFields
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
@@ -49,7 +50,8 @@ class Observed:
         failures: sentences about sources that could not be read.
         remarks: sentences about sources of which some files could not be read.
         digest: SHA-256 of the table as read, before quality control.
-        earlier: the states before the cycle's frames that means and sums over more than 6 h are compared with.
+        intervals: fields of a learned operator for the six hours before the analysis time and for those before them,
+            newest first; none without an operator.
     """
 
     table: pd.DataFrame
@@ -59,7 +61,7 @@ class Observed:
     failures: list[str]
     remarks: list[str]
     digest: str
-    earlier: Sequence[NDArray] = ()
+    intervals: Sequence[LearnedFields] = ()
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Numbers of values: `uses`, `reasons`, and `variables` by variable and use."""
@@ -129,10 +131,9 @@ def collect(
     assumed = experiment.error_table()
     earlier = states(_states_before(table, experiment)) if operator is not None else ()
     with watch("quality"):
-        first_guess = equivalents(table, previous, background, world.grid, world.orography, operator, earlier)
-        learned_error = None
-        if operator is not None:
-            learned_error = operator.background_error(table, previous, background, background_error, earlier)
+        intervals = [] if operator is None else operator.intervals([*earlier, previous, background])
+        first_guess = equivalents(table, background, world.grid, world.orography, intervals)
+        learned_error = None if operator is None else operator.background_error(table, intervals, background_error)
         table = quality.check(
             assumed.restate(table),
             Window(when),
@@ -152,7 +153,7 @@ def collect(
             table, first_guess, inputs.for_observations(background), inputs.observation_grid,
             inputs.assimilator.planes, world.statistics.std, assumed,
         )  # fmt: skip
-    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, earlier)
+    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, intervals)
 
 
 def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:
@@ -163,10 +164,10 @@ def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analy
         inputs: of the experiment.
         previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
     """
-    world = inputs.world
-    after = equivalents(
-        observed.table, previous, analysis, world.grid, world.orography, inputs.operator, observed.earlier
-    )
+    world, operator = inputs.world, inputs.operator
+    # Of the intervals only the newest one ends at the analysis; the others are as they were for the background.
+    intervals = [] if operator is None else [operator(previous, analysis), *observed.intervals[1:]]
+    after = equivalents(observed.table, analysis, world.grid, world.orography, intervals)
     return add_departures(observed.table, observed.background, after)
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 
 from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.obs_ingest.errors.model import HUMIDITY_TOP
 from dacycle.obs_ingest.operators.columns import specific_humidity, wind_components
-from dacycle.obs_ingest.simulation.stations import HUMIDITY_TOP
 
 __all__ = ["GAP", "POSSIBLE", "STANDARD", "SUPERADIABATIC", "THICKNESS_ERROR", "above_ground", "standard_levels"]
 
