@@ -6,7 +6,6 @@ the digests of the files. What is there and made of the same is not made again.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import dacycle
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.sources.base import FileSource, Inventory, build_source, take_inventory
 from dacycle.obs_ingest.sources.files import digest
@@ -63,7 +63,6 @@ def ingest(spec: Mapping[str, Any], times: NDArray[np.datetime64], folder: Path)
     source = build_source({**spec, "cutoff": "none"}, None, 0)
     if not isinstance(source, FileSource):
         raise ObservationError(f"source {spec['source']} does not read files; there is nothing to ingest")
-    folder.mkdir(parents=True, exist_ok=True)
     for time in times:
         window, path = Window(time), window_file(folder, time)
         made_of = _fingerprint(spec, source.inputs(window))
@@ -114,16 +113,11 @@ def _content(option: Any) -> Any:
 
 def write_table(path: Path, table: pd.DataFrame, notes: Mapping[str, Any] | None = None) -> None:
     """Write observations or departures as Parquet; the file appears under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = to_arrow(table)
     if notes is not None:
         content = content.replace_schema_metadata({_NOTES: json.dumps(notes)})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        pq.write_table(content, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as temporary:
+        pq.write_table(content, temporary)
 
 
 def _kept(path: Path, made_of: str) -> Inventory | None:
