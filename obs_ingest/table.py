@@ -21,6 +21,7 @@ __all__ = [
     "DEPARTURE_COLUMNS",
     "LEVEL_VARIABLES",
     "OTHER_UNITS",
+    "PLANE_VARIABLES",
     "REASONS",
     "SCHEMA",
     "UNITS",
@@ -57,6 +58,8 @@ UNITS: dict[str, str] = {
 
 VARIABLES: tuple[str, ...] = tuple(UNITS)
 LEVEL_VARIABLES: tuple[str, ...] = ("z", "q", "u", "v", "t")
+PLANE_VARIABLES: dict[str, str] = {"tp6h": "tp", "olr": "olr", "q2m": "td2m"}
+"""Observation planes beside the channels, and the variable that fills each."""
 USES: tuple[str, ...] = ("assimilated", "withheld", "rejected", "late")
 REASONS: tuple[str, ...] = (
     "",

@@ -102,7 +102,7 @@ class Observing:
         table = concatenate(tables)
         site = table["site"].array
         table = table[(generator.random(len(site.categories)) < network.share)[site.codes]]
-        first_guess = equivalents(table, background, background, world.grid, world.orography)
+        first_guess = equivalents(table, background, world.grid, world.orography)
         table = quality.check(
             table, window, first_guess, quality.BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography,
             deny=network.deny, share=0, planes=planes,

@@ -11,10 +11,12 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import Experiment
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.columns import equivalents
+from dacycle.obs_ingest.operators.learned import LearnedFields
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
@@ -49,7 +51,8 @@ class Observed:
         failures: sentences about sources that could not be read.
         remarks: sentences about sources of which some files could not be read.
         digest: SHA-256 of the table as read, before quality control.
-        earlier: the states before the cycle's frames that means and sums over more than 6 h are compared with.
+        intervals: fields of a learned operator for the six hours before the analysis time and for those before them,
+            newest first; none without an operator.
     """
 
     table: pd.DataFrame
@@ -59,7 +62,7 @@ class Observed:
     failures: list[str]
     remarks: list[str]
     digest: str
-    earlier: Sequence[NDArray] = ()
+    intervals: Sequence[LearnedFields] = ()
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Numbers of values: `uses`, `reasons`, and `variables` by variable and use."""
@@ -84,12 +87,11 @@ class Observed:
 def collect(
     inputs: Inputs,
     time: pd.Timestamp,
-    previous: NDArray,
+    frames: StoredFrames,
     background: NDArray,
     background_error: float,
     watch: Watch,
     bias: StationBias | None = None,
-    states: Callable[[int], Sequence[NDArray]] = lambda _: (),
 ) -> Observed:
     """Everything that the sources have for a cycle, decided on against its background.
 
@@ -99,11 +101,12 @@ def collect(
     Args:
         inputs: of the experiment.
         time: the analysis time.
-        previous, background: (69, H, W) the analysis 6 h before, and x_b.
+        frames: the stored analyses; those from 6 h before the analysis time backwards are read, where an operator needs
+            them.
+        background: (69, H, W) x_b.
         background_error: standard deviation that the background check assumes, in the world's of each channel.
         watch: takes the time of the stages.
         bias: of the stations, taken off their values before anything is judged.
-        states: gives the analyses before `previous`, every 6 h, oldest first: at most so many as it is asked for.
 
     Raises:
         ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
@@ -127,12 +130,11 @@ def collect(
     if bias is not None:
         table = bias.remove(table)
     assumed = experiment.error_table()
-    earlier = states(_states_before(table, experiment)) if operator is not None else ()
+    states = [] if operator is None else [*frames.before(time, _intervals(table, experiment)), background]
     with watch("quality"):
-        first_guess = equivalents(table, previous, background, world.grid, world.orography, operator, earlier)
-        learned_error = None
-        if operator is not None:
-            learned_error = operator.background_error(table, previous, background, background_error, earlier)
+        intervals = [] if operator is None else operator.intervals(states)
+        first_guess = equivalents(table, background, world.grid, world.orography, intervals)
+        learned_error = None if operator is None else operator.background_error(table, intervals, background_error)
         table = quality.check(
             assumed.restate(table),
             Window(when),
@@ -152,7 +154,7 @@ def collect(
             table, first_guess, inputs.for_observations(background), inputs.observation_grid,
             inputs.assimilator.planes, world.statistics.std, assumed,
         )  # fmt: skip
-    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, earlier)
+    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, intervals)
 
 
 def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:
@@ -163,22 +165,23 @@ def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analy
         inputs: of the experiment.
         previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
     """
-    world = inputs.world
-    after = equivalents(
-        observed.table, previous, analysis, world.grid, world.orography, inputs.operator, observed.earlier
-    )
+    world, operator = inputs.world, inputs.operator
+    # Of the intervals only the newest one ends at the analysis; the others are as they were for the background.
+    intervals = [] if operator is None else [operator(previous, analysis), *observed.intervals[1:]]
+    after = equivalents(observed.table, analysis, world.grid, world.orography, intervals)
     return add_departures(observed.table, observed.background, after)
 
 
-def _states_before(table: pd.DataFrame, experiment: Experiment) -> int:
-    """How many states before the cycle's two frames the longest mean of OLR or sum of precipitation needs.
+def _intervals(table: pd.DataFrame, experiment: Experiment) -> int:
+    """Return how many intervals of 6 h the longest mean of OLR or sum of precipitation covers.
 
-    None where a source centres its means on the analysis time: half of their period is still to come.
+    It is 1 where a source centres its means on the analysis time, because half of their period is still to come.
     """
     if any(getattr(source, "centred", False) for source in experiment.observations):
-        return 0
-    over = table["variable"].isin(["tp", "olr"]).to_numpy() & (table["period"].to_numpy() <= LONGEST)
-    return int(table["period"].to_numpy()[over].max(initial=6) // 6) - 1
+        return 1
+    period = table["period"].to_numpy()
+    compared = table["variable"].isin(["tp", "olr"]).to_numpy() & (period <= LONGEST)
+    return int(period[compared].max(initial=6) // 6)
 
 
 def _digest(table: pd.DataFrame) -> str:

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from dacycle.assimilators.balance import LAYERS
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.cycler.archive.branches import Archive, Record, Writer
+from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, cold_start_times, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
@@ -64,23 +63,8 @@ class Run:
 
     inputs: Inputs
     writer: Writer
+    frames: StoredFrames
     bias: StationBias | None = None
-    _frames: dict[pd.Timestamp, NDArray[np.float32]] = field(default_factory=dict)
-
-    def frame(self, time: pd.Timestamp) -> NDArray[np.float32]:
-        """The analysis (69, H, W) at `time` as the archive holds it: read once, read-only."""
-        if time not in self._frames:
-            values = self.writer.state("analysis", time).values
-            values.flags.writeable = False
-            self._frames = {t: frame for t, frame in self._frames.items() if t >= time - STEP} | {time: values}
-        return self._frames[time]
-
-    def frames_before(self, time: pd.Timestamp, count: int) -> list[NDArray[np.float32]]:
-        """The analyses (69, H, W) before `time`, every 6 h, oldest first: `count`, or as many as there are in a row."""
-        found: list[NDArray[np.float32]] = []
-        while len(found) < count and (earlier := time - (len(found) + 1) * STEP) in self.writer.times:
-            found.insert(0, self.frame(earlier))
-        return found
 
 
 @contextmanager
@@ -98,7 +82,7 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
             frame = {"frame": "one state stands for both"} if experiment.cold_start.one_frame else {}
             writer.commit_start(frames, cold_start_times(experiment), {"digests": inputs.digests, **frame})
         _refuse_changed_files(writer, inputs)
-        yield Run(inputs, writer, _station_bias(experiment))
+        yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment))
 
 
 def _station_bias(experiment: Experiment) -> StationBias | None:
@@ -197,7 +181,7 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     """
     inputs, watch = run.inputs, Stopwatch()
     with watch("read"):
-        before, previous = run.frame(time - 2 * STEP), run.frame(time - STEP)
+        before, previous = run.frames.frame(time - 2 * STEP), run.frames.frame(time - STEP)
     with watch("background"), _stopping(run, time):
         background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
     guards, std, cold = inputs.experiment.guards, inputs.world.statistics.std, _is_cold(inputs.experiment, time)
@@ -205,10 +189,7 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     if run.bias is not None:
         with watch("bias"):
             run.bias.catch_up(time, run.writer.departures_between)
-    observed = collect(
-        inputs, time, previous, background, background_error, watch, run.bias,
-        lambda count: run.frames_before(time - STEP, count),
-    )  # fmt: skip
+    observed = collect(inputs, time, run.frames, background, background_error, watch, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     with watch("analysis"):
         step = assimilate(inputs.assimilator, background[None], values, errors, guards.of_step(), std, cold)

@@ -97,10 +97,9 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """Where the observation is made: x_b and the analysis 6 h before, each (69, H, W), SI, and where they come from."""
+    """Where the observation is made: x_b (69, H, W), SI, and where it comes from."""
 
     time: pd.Timestamp
-    previous: NDArray[np.float32]
     state: NDArray[np.float32]
     origin: str
 
@@ -174,8 +173,7 @@ def archived(
         span = f"{cycle_id(cycles[0])} to {cycle_id(cycles[-1])}" if len(cycles) else "none yet"
         raise ArchiveError(f"{archive.folder}: {name} has no cycle {time and cycle_id(time)}; it has {span}")
     time = cycles[-1] if time is None else time
-    previous = branch.state("analysis", branch.times[branch.times.get_loc(time) - 1]).values
-    return inputs, Background(time, previous, branch.state("background", time).values, f"{name} in {archive.folder}")
+    return inputs, Background(time, branch.state("background", time).values, f"{name} in {archive.folder}")
 
 
 def first_guess(experiment: Experiment, time: pd.Timestamp | None, threads: int) -> tuple[Inputs, Background]:
@@ -190,7 +188,7 @@ def first_guess(experiment: Experiment, time: pd.Timestamp | None, threads: int)
     inputs = _inputs(begun, threads)
     before, previous = cold_start(inputs)
     state = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
-    return inputs, Background(begun.start, previous, state, f"{experiment.model} from the cold start")
+    return inputs, Background(begun.start, state, f"{experiment.model} from the cold start")
 
 
 def respond(
@@ -212,7 +210,7 @@ def respond(
     if distance is None:
         raise ObservationError(f"assimilator {assimilator.name} states no reach: say beyond which distance is far")
     table = _table(observation, background.time, world)
-    expected = equivalents(table, background.previous, background.state, world.grid, world.orography)
+    expected = equivalents(table, background.state, world.grid, world.orography)
     if not np.isfinite(expected[0]):
         raise ObservationError(f"single observation: {_why_not(observation)}")
     error = observation.error or float(standard_error(observation.variable, expected, table["pressure"])[0])
@@ -227,7 +225,7 @@ def respond(
         raise ObservationError(
             f"assimilator {assimilator.name} makes no increment of {observation.variable} at this place"
         )
-    after = equivalents(table, background.previous, analysis, world.grid, world.orography)
+    after = equivalents(table, analysis, world.grid, world.orography)
     influences = {
         name: influence(field, world.grid, row, column, distance) for name, field in zip(NAMES, increment, strict=True)
     }

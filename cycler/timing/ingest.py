@@ -197,7 +197,7 @@ def _day(world: World) -> tuple[int, int, float, float]:
     for time in first + 6 * np.arange(4):
         records = _hourly(time)
         table = surface_table(records, "made", Inventory("made"))
-        guess = equivalents(table, background, background, world.grid, world.orography)
+        guess = equivalents(table, background, world.grid, world.orography)
         judge = partial(quality.check, table, Window(time), guess, world.statistics.std, world.grid, world.orography)
         checked, seconds = _timed(judge)
         check += seconds

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dacycle.forecast_adapter.channels import LOG_LEVELS
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS
+from dacycle.forecast_adapter.grid import interpolate_to_points
+from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.table import LEVEL_VARIABLES
 
 __all__ = [
     "ERRORS",
+    "HUMIDITY_TOP",
     "LOCAL_SHARE",
     "OLR_PERIOD_ERROR",
     "REFERENCE_SPACING",
     "ErrorModel",
     "Profile",
+    "level_errors",
     "period_variance",
     "representativeness_factor",
     "standard_error",
@@ -103,6 +108,8 @@ LOCAL_SHARE: dict[str, float] = dict.fromkeys(("t2m", "td2m", "u10", "v10", "tp"
 
 A judgement; for it speaks that a grid of 0.56 degrees leaves 1.25 K to European stations (`docs/real-input.md`).
 """
+HUMIDITY_TOP = 20000.0
+"""Pa; sondes report no humidity above this level, where real sensors cannot measure it."""
 
 
 def _at(profile: Profile, pressure: ArrayLike) -> ArrayLike:
@@ -116,6 +123,19 @@ def standard_error(variable: str, value: ArrayLike, pressure: ArrayLike = np.nan
     """Total standard deviation of an observed value (SI, any shape that broadcasts with `pressure` in Pa)."""
     instrument, representativeness = ERRORS[variable].variances(value, pressure)
     return np.sqrt(instrument + representativeness)
+
+
+def level_errors(world: World, time: np.datetime64, latitude: NDArray, longitude: NDArray) -> NDArray[np.float64]:
+    """Return the errors (5, 13, n) of z, q, u, v, t on the standard levels above n places at a time of the year.
+
+    The error of humidity is proportional to the season's mean humidity there. If it were proportional to the observed
+    value, dry errors would weigh more than moist ones.
+    """
+    usual = interpolate_to_points(world.climatology.at(time)[4:], world.grid, latitude, longitude).astype(float)
+    usual = usual.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
+    pressure = np.array(LEVELS, float)[:, None] * 100
+    pairs = zip(LEVEL_VARIABLES, usual, strict=True)
+    return np.stack([standard_error(v, x, pressure) + np.zeros(usual.shape[1:]) for v, x in pairs])
 
 
 def period_variance(period: ArrayLike) -> NDArray:

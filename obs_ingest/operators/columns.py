@@ -6,8 +6,7 @@ makes of the two frames of each six hours, where a world has one. Dewpoint has n
 become observation planes of their own, which trained assimilators learn to read.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,15 +15,12 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
 from dacycle.forecast_adapter.physics import LAPSE_RATE, station_pressure_ratio
+from dacycle.obs_ingest.operators.learned import LearnedFields, over_periods
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
-
-if TYPE_CHECKING:
-    from dacycle.obs_ingest.operators.learned import LearnedOperator
 
 __all__ = [
     "MSL_HEIGHT_LIMIT",
     "equivalents",
-    "over_periods",
 ]
 
 MSL_HEIGHT_LIMIT = 750.0
@@ -34,36 +30,29 @@ _SURFACE = ("t2m", "msl", "u10", "v10")
 
 
 def equivalents(
-    table: pd.DataFrame,
-    previous: NDArray,
-    current: NDArray,
-    grid: Grid,
-    orography: NDArray,
-    operator: "LearnedOperator | None" = None,
-    earlier: Sequence[NDArray] = (),
+    table: pd.DataFrame, state: NDArray, grid: Grid, orography: NDArray, intervals: Sequence[LearnedFields] = ()
 ) -> NDArray[np.float64]:
-    """H(x) of every row of a table.
+    """Return H(x) of every row of a table.
 
     Args:
         table: observations, n rows.
-        previous, current: (69, H, W) the states 6 h before the analysis time and at it. Operators are instantaneous
-            and take `current`; the learned one takes both.
-        grid: of the states.
+        state: (69, H, W) at the analysis time.
+        grid: the grid of the state.
         orography: (H, W) m, the model's.
-        operator: for precipitation and mean OLR; None: they have none.
-        earlier: the states before `previous`, every 6 h, oldest first: as many as there are, which decides how long a
-            period may be.
+        intervals: precipitation and mean OLR of the six hours before the analysis time, of the six before those, and so
+            on (`LearnedOperator.intervals`); their number limits the period that a row may cover. None: precipitation
+            and OLR have no operator.
 
     Returns:
-        (n,) in each row's unit; NaN where a variable has no operator (td2m; tp and olr over a period that the states do
-        not cover in steps of 6 h), the pressure is outside 50 to 1000 hPa, the elevation that t2m or ps need is
-        missing, ps is from above 750 m, or the site is nearer to a pole than the last row of cells is.
+        (n,) in each row's unit; NaN where a variable has no operator (td2m; tp and olr over a period that is no
+        multiple of 6 h or longer than all intervals), the pressure is outside 50 to 1000 hPa, the elevation that t2m or
+        ps need is missing, ps is from above 750 m, or the site is nearer to a pole than the last row of cells is.
     """
     codes = table["variable"].array.codes
     out = np.full(len(table), np.nan)
     latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
     elevation = table["elevation"].to_numpy()
-    surface = np.concatenate([current[[index(name) for name in _SURFACE]], orography[None]], dtype=np.float64)
+    surface = np.concatenate([state[[index(name) for name in _SURFACE]], orography[None]], dtype=np.float64)
     rows = np.nonzero(np.isin(codes, [VARIABLES.index(name) for name in (*_SURFACE, "ps")]))[0]
     points, back = _points(latitude[rows], longitude[rows])
     at = interpolate_to_points(surface, grid, points.real, points.imag)
@@ -74,35 +63,10 @@ def equivalents(
             out[rows[mine]] -= LAPSE_RATE * (elevation[rows[mine]] - at[-1, back[mine]])
     mine = (codes[rows] == VARIABLES.index("ps")) & (elevation[rows] <= MSL_HEIGHT_LIMIT)
     out[rows[mine]] = at[_SURFACE.index("msl"), back[mine]] * station_pressure_ratio(elevation[rows[mine]])
-    _upper_air(out, table, current, grid)
-    if operator is not None:
-        learned = over_periods(table, [x.values for x in operator.intervals(previous, current, earlier)], grid)
-        out = np.where(np.isnan(learned), out, learned)
+    _upper_air(out, table, state, grid)
+    learned = over_periods(table, [interval.values for interval in intervals], grid)
+    out = np.where(np.isnan(learned), out, learned)
     out[np.abs(latitude) > _polar_circle(grid)] = np.nan
-    return out
-
-
-def over_periods(table: pd.DataFrame, intervals: Sequence[Mapping[str, NDArray]], grid: Grid) -> NDArray[np.float64]:
-    """(n,) precipitation's sums and OLR's means over the periods of their rows.
-
-    Args:
-        table: observations, n rows.
-        intervals: fields (H, W) by variable over six hours each, newest first, back from the analysis time.
-        grid: of the fields.
-
-    Returns:
-        NaN for other variables, and for periods that are no multiple of 6 h or longer than all intervals.
-    """
-    out = np.full(len(table), np.nan)
-    codes, period = table["variable"].array.codes, table["period"].to_numpy()
-    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
-    for count in range(1, len(intervals) + 1):
-        for variable in intervals[0]:
-            rows = np.nonzero((period == 6 * count) & (codes == VARIABLES.index(variable)))[0]
-            if len(rows):
-                fields = [interval[variable] for interval in intervals[:count]]
-                field = np.sum(fields, axis=0) if variable == "tp" else np.mean(fields, axis=0)
-                out[rows] = interpolate_to_points(field, grid, latitude[rows], longitude[rows])
     return out
 
 
@@ -116,7 +80,7 @@ def _polar_circle(grid: Grid) -> float:
     return float(np.abs(grid.latitude[np.abs(grid.latitude) < 90]).max())
 
 
-def _upper_air(out: NDArray, table: pd.DataFrame, current: NDArray, grid: Grid) -> None:
+def _upper_air(out: NDArray, table: pd.DataFrame, state: NDArray, grid: Grid) -> None:
     """Fill `out` for values aloft: every column interpolated once, then each row between its two levels."""
     codes = table["variable"].array.codes
     first = VARIABLES.index(LEVEL_VARIABLES[0])
@@ -127,7 +91,7 @@ def _upper_air(out: NDArray, table: pd.DataFrame, current: NDArray, grid: Grid) 
     if not len(rows):
         return
     points, back = _points(table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows])
-    columns = interpolate_to_points(current[4:], grid, points.real, points.imag)
+    columns = interpolate_to_points(state[4:], grid, points.real, points.imag)
     columns = columns.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
     log_pressure = np.log(pressure[rows])
     upper = np.clip(np.searchsorted(LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)

@@ -8,7 +8,7 @@ such a file; the packaged one belongs to the world whose statistics it carries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import NAMES, PLANES
-from dacycle.forecast_adapter.grid import GridError, get_grid
+from dacycle.forecast_adapter.grid import Grid, GridError, get_grid, interpolate_to_points
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError, digest, open_session, read_metadata
-from dacycle.obs_ingest.operators.columns import over_periods
-from dacycle.obs_ingest.quality.control import PLANE_VARIABLES
+from dacycle.obs_ingest.table import PLANE_VARIABLES, VARIABLES
 
 if TYPE_CHECKING:
     from dacycle.forecast_adapter.worlds.world import World
@@ -36,6 +35,7 @@ __all__ = [
     "load_operator",
     "operator_files",
     "operator_metadata",
+    "over_periods",
 ]
 
 KIND = "operator"
@@ -116,32 +116,56 @@ class LearnedOperator:
         )
         return LearnedFields(values, errors)
 
-    def intervals(self, previous: NDArray, current: NDArray, earlier: Sequence[NDArray] = ()) -> list[LearnedFields]:
-        """The same of the six hours before `current`, and of those between the states before it; newest first.
+    def intervals(self, states: Sequence[NDArray]) -> list[LearnedFields]:
+        """Return the fields of the six hours between each two neighbouring states, newest first.
 
-        earlier: (69, H, W) states before `previous`, every 6 h, oldest first.
+        Args:
+            states: (69, H, W) each, every 6 h, oldest first; the last one is at the analysis time.
         """
-        frames = [*earlier, previous, current]
-        return [self(*pair) for pair in zip(frames[-2::-1], frames[:0:-1], strict=True)]
+        return [self(*pair) for pair in zip(states[-2::-1], states[:0:-1], strict=True)]
 
     def background_error(
-        self, table: pd.DataFrame, previous: NDArray, current: NDArray, share: float, earlier: Sequence[NDArray] = ()
+        self, table: pd.DataFrame, intervals: Sequence[LearnedFields], share: float
     ) -> NDArray[np.float64]:
-        """(n,) error of H(x_b) that quality control assumes, SI: the operator's and the background's, in quadrature.
+        """Return the error (n,) of H(x_b) that quality control assumes, SI: the operator's and the background's.
 
-        Over a longer period the errors of its intervals are taken to be the same one: for OLR that is the largest that
-        a mean can have.
+        The two are added in quadrature. Over a longer period the errors of its intervals are assumed to be fully
+        correlated: for OLR that is the largest error that a mean can have.
 
         Args:
             table: observations, n rows.
-            previous, current, earlier: as in `intervals`.
-            share: of the background's, in standard deviations of each variable.
+            intervals: the operator's fields, as given to `equivalents`.
+            share: the background's part, in standard deviations of each variable.
         """
-        both = [
+        errors = [
             {name: np.hypot(error, share * self.std[name]) for name, error in interval.errors.items()}
-            for interval in self.intervals(previous, current, earlier)
+            for interval in intervals
         ]
-        return over_periods(table, both, self.grid)
+        return over_periods(table, errors, self.grid)
+
+
+def over_periods(table: pd.DataFrame, intervals: Sequence[Mapping[str, NDArray]], grid: Grid) -> NDArray[np.float64]:
+    """Return the sum of precipitation or the mean of OLR over the period of each row (n,).
+
+    Args:
+        table: observations, n rows.
+        intervals: fields (H, W) by variable over six hours each, newest first, back from the analysis time.
+        grid: the grid of the fields.
+
+    Returns:
+        NaN for other variables, and for periods that are no multiple of 6 h or longer than all intervals.
+    """
+    out = np.full(len(table), np.nan)
+    codes, period = table["variable"].array.codes, table["period"].to_numpy()
+    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
+    for count in range(1, len(intervals) + 1):
+        for variable in intervals[0]:
+            rows = np.nonzero((period == 6 * count) & (codes == VARIABLES.index(variable)))[0]
+            if len(rows):
+                fields = [interval[variable] for interval in intervals[:count]]
+                field = np.sum(fields, axis=0) if variable == "tp" else np.mean(fields, axis=0)
+                out[rows] = interpolate_to_points(field, grid, latitude[rows], longitude[rows])
+    return out
 
 
 def operator_files() -> dict[str, Path]:

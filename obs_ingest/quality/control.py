@@ -22,13 +22,19 @@ from dacycle.obs_ingest.quality.limits import beyond_limits, other_unit
 from dacycle.obs_ingest.quality.spatial import buddy_check, spatial_consistency
 from dacycle.obs_ingest.quality.station_lists import StationList, has_station
 from dacycle.obs_ingest.quality.withheld import SALT, WITHHELD, withhold
-from dacycle.obs_ingest.table import LEVEL_VARIABLES, REASONS, USES, VARIABLES, ObservationError
+from dacycle.obs_ingest.table import (
+    LEVEL_VARIABLES,
+    PLANE_VARIABLES,
+    REASONS,
+    USES,
+    VARIABLES,
+    ObservationError,
+)
 from dacycle.obs_ingest.window import HALF_WIDTH, Window
 
 __all__ = [
     "BACKGROUND_ERROR",
     "HEIGHT_LIMIT",
-    "PLANE_VARIABLES",
     "SALT",
     "USUAL_CHECKS",
     "WITHHELD",
@@ -37,9 +43,6 @@ __all__ = [
     "judge",
     "withhold",
 ]
-
-PLANE_VARIABLES: dict[str, str] = {"tp6h": "tp", "olr": "olr", "q2m": "td2m"}
-"""Observation planes beside the channels, and the variable that fills each."""
 
 HEIGHT_LIMIT = 500.0
 """Metres between station and model orography beyond which 2-metre temperature and dewpoint are not comparable."""

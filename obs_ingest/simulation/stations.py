@@ -20,37 +20,17 @@ from dacycle.forecast_adapter.channels import LEVELS, index
 from dacycle.forecast_adapter.grid import interpolate_to_points
 from dacycle.forecast_adapter.physics import DEWPOINT_LAPSE_RATE, LAPSE_RATE
 from dacycle.forecast_adapter.worlds.world import World
-from dacycle.obs_ingest.errors.model import standard_error
+from dacycle.obs_ingest.errors.model import HUMIDITY_TOP, level_errors, standard_error
 from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
 from dacycle.obs_ingest.sources.base import Inventory, duration, take_inventory
-from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError, empty_table, make_table, site_names
+from dacycle.obs_ingest.station_network.stations import load_stations
+from dacycle.obs_ingest.table import VARIABLES, ObservationError, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["Simulated", "Sondes", "Stations", "hour_of", "level_errors", "load_network"]
-
-HUMIDITY_TOP = 20000.0
-"""Pa; sondes report no humidity above this level, where real sensors cannot measure it."""
+__all__ = ["Simulated", "Sondes", "Stations", "hour_of"]
 
 _PRESSURES = np.array(LEVELS, float) * 100
 _PRECIPITATION_THRESHOLD = 0.1  # kg m-2, the least a rain gauge reports
-
-
-def load_network(path: Path | str | None, packaged: str) -> pd.DataFrame:
-    """Station, latitude, longitude and elevation (m) from a CSV file, or from the packaged list if `path` is None."""
-    file = Path(path) if path is not None else Path(__file__).parents[1] / "station_network" / f"{packaged}.csv"
-    try:
-        network = pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise ObservationError(f"{file}: cannot be read as a station list: {error}") from None
-    missing = [name for name in ("station", "latitude", "longitude", "elevation") if name not in network]
-    if missing:
-        raise ObservationError(f"{file}: a station list needs the column {', '.join(missing)}")
-    bad = network[["station", "latitude", "longitude", "elevation"]].isna().any(axis=1)
-    if bad.any():
-        raise ObservationError(f"{file}: an empty field in line {int(bad.argmax()) + 2}")
-    if network["station"].duplicated().any():
-        raise ObservationError(f"{file}: {network['station'][network['station'].duplicated()].iloc[0]} is listed twice")
-    return network
 
 
 class Simulated(ABC):
@@ -115,7 +95,7 @@ class _Network(Simulated):
 
     def __init__(self, world: World, seed: int, network: Path | str | None, **options: Any) -> None:
         super().__init__(world, seed, **options)
-        stations = load_network(network, self._packaged)
+        stations = load_stations(network, self._packaged)
         self._latitude = stations["latitude"].to_numpy(float)
         self._longitude = stations["longitude"].to_numpy(float)
         self._elevation = stations["elevation"].to_numpy(float)
@@ -288,19 +268,6 @@ class Sondes(_Network):
             "period": np.array(0.0),
         }
         return self._table(time, generator, inventory, columns, value.shape)
-
-
-def level_errors(world: World, time: np.datetime64, latitude: NDArray, longitude: NDArray) -> NDArray[np.float64]:
-    """Standard deviations (5, 13, n) of z, q, u, v, t on the standard levels above n places at a time of the year.
-
-    That of humidity is in proportion to the season's mean humidity there. In proportion to the observed value instead,
-    dry errors would weigh more than moist ones.
-    """
-    usual = interpolate_to_points(world.climatology.at(time)[4:], world.grid, latitude, longitude).astype(float)
-    usual = usual.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
-    pressure = _PRESSURES[:, None]
-    pairs = zip(LEVEL_VARIABLES, usual, strict=True)
-    return np.stack([standard_error(v, x, pressure) + np.zeros(usual.shape[1:]) for v, x in pairs])
 
 
 def hour_of(time: np.datetime64) -> int:

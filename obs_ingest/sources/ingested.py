@@ -26,7 +26,7 @@ from dacycle.obs_ingest.sources.files import digest
 from dacycle.obs_ingest.table import ObservationError, from_arrow, to_arrow
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["IngestedWindow", "TableFolder", "ingest", "total", "window_file"]
+__all__ = ["IngestedWindow", "TableFolder", "ingest", "total", "window_file", "write_table"]
 
 _NOTES = b"dacycle"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
@@ -71,7 +71,7 @@ def ingest(spec: Mapping[str, Any], times: NDArray[np.datetime64], folder: Path)
             yield IngestedWindow(window.time, kept, made=False)
             continue
         table, inventory = source.read(window)
-        _write(path, table, {"made_of": made_of, "inventory": inventory.as_dict()})
+        write_table(path, table, {"made_of": made_of, "inventory": inventory.as_dict()})
         yield IngestedWindow(window.time, inventory, made=True)
 
 
@@ -111,10 +111,13 @@ def _content(option: Any) -> Any:
     return digest(Path(option)) if isinstance(option, str) and Path(option).is_file() else option
 
 
-def _write(path: Path, table: pd.DataFrame, notes: Mapping[str, Any]) -> None:
-    """Write a window's table and notes as Parquet; the file appears under its name only when it is whole."""
+def write_table(path: Path, table: pd.DataFrame, notes: Mapping[str, Any] | None = None) -> None:
+    """Write observations or departures as Parquet; the file appears under its name only when it is whole."""
+    content = to_arrow(table)
+    if notes is not None:
+        content = content.replace_schema_metadata({_NOTES: json.dumps(notes)})
     with whole(path) as temporary:
-        pq.write_table(to_arrow(table).replace_schema_metadata({_NOTES: json.dumps(notes)}), temporary)
+        pq.write_table(content, temporary)
 
 
 def _kept(path: Path, made_of: str) -> Inventory | None:

@@ -27,7 +27,7 @@ from dacycle.forecast_adapter.physics import (
     virtual_temperature,
     wind_components,
 )
-from dacycle.obs_ingest.simulation.stations import HUMIDITY_TOP
+from dacycle.obs_ingest.errors.model import HUMIDITY_TOP
 
 __all__ = ["GAP", "POSSIBLE", "STANDARD", "SUPERADIABATIC", "THICKNESS_ERROR", "above_ground", "standard_levels"]
 

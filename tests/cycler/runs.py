@@ -112,6 +112,6 @@ def departures(
         table.loc[table.index % 10 == 1, ["use", "reason"]] = "rejected", "background_check"
         tables.append(table)
     table = check_table(pd.concat(tables, ignore_index=True), "drawn for a test")
-    exact, b, a = (equivalents(table, x, x, world.grid, world.orography) for x in (truth, background, analysis))
+    exact, b, a = (equivalents(table, x, world.grid, world.orography) for x in (truth, background, analysis))
     table["value"] = exact + table["error"] * rng.standard_normal(len(table))
     return add_departures(table, b, a)

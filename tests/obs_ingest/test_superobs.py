@@ -26,7 +26,7 @@ def background(seed=0):
 
 def gridded(table, h=None, state=None, **options):
     state = background() if state is None else state
-    h = equivalents(table, state, state, GRID, np.zeros(GRID.shape)) if h is None else h
+    h = equivalents(table, state, GRID, np.zeros(GRID.shape)) if h is None else h
     return grid_observations(table, np.asarray(h, float), state, GRID, **options)
 
 
@@ -43,7 +43,7 @@ def test_identical_departures_give_the_cells_background_plus_that_departure(n, d
     elevation = rng.uniform(0, 3000, n)
     state = background(seed)
     table = observations("t2m", np.zeros(n), latitude=lat, longitude=lon, elevation=elevation, error=error)
-    h = equivalents(table, state, state, GRID, np.zeros(GRID.shape))
+    h = equivalents(table, state, GRID, np.zeros(GRID.shape))
     result = gridded(table.assign(value=h + departure), h, state)
     y, x = (int(k[0]) for k in cells(GRID, lat[:1], lon[:1]))
     assert result.values[index("t2m"), y, x] == pytest.approx(state[index("t2m"), y, x] + departure, abs=1e-3)
@@ -146,7 +146,7 @@ def test_dewpoint_becomes_humidity_at_the_stations_pressure():
 def test_station_pressure_stands_in_for_sea_level_pressure_only_where_there_is_none():
     state = background()
     ps = observations("ps", [0.0], elevation=500.0, error=100.0)
-    h = equivalents(ps, state, state, GRID, np.zeros(GRID.shape))
+    h = equivalents(ps, state, GRID, np.zeros(GRID.shape))
     high = gridded(ps.assign(value=h + 100.0), h, state)
     ratio = station_pressure_ratio(500.0)
     assert high.values.max() == pytest.approx(101325 + 100 / ratio, rel=1e-6)

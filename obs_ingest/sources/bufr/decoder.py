@@ -1,10 +1,11 @@
 """Decode BUFR messages with ecCodes, in a process of their own: a damaged message can bring ecCodes down.
 
-`DecodingProcess` starts this file as a script, hands it messages through a pipe, and starts another when it dies, so that a
-crash costs one message. What is in a message of some kind is the business of a reader: a file whose class `Reader`
-makes reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers need ecCodes and numpy only.
+`DecodingProcess` starts this file as a script, sends it messages through a pipe, and starts another process when that
+one dies: a crash costs one message. A reader interprets the messages of one kind: a file whose class `Reader` makes
+reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers import ecCodes and numpy only.
 
-A file is in reach of two windows and is read again by every run of a process; what a message said is remembered.
+A file is read for two windows, and again by every run of a process. The reports of the latest messages are therefore
+kept in memory.
 """
 
 import hashlib

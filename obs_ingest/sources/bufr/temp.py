@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dacycle.forecast_adapter.worlds.world import World
-from dacycle.obs_ingest.errors.model import standard_error
-from dacycle.obs_ingest.simulation.stations import level_errors
+from dacycle.obs_ingest.errors.model import level_errors, standard_error
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
 from dacycle.obs_ingest.sources.bufr.messages import BufrFiles, Decoded, Header, report_time, station_name
 from dacycle.obs_ingest.sources.files import Paths

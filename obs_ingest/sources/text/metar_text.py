@@ -18,8 +18,8 @@ from metar.Metar import ParserError
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.physics import ZERO_CELSIUS
-from dacycle.obs_ingest.simulation.stations import load_network
 from dacycle.obs_ingest.sources.surface import new_reports, put, put_wind
+from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["TextReader"]
@@ -65,7 +65,7 @@ class TextReader:
     def _stations(self) -> dict[str, tuple[float, float, float]]:
         network = _history(self._network)
         if network is None:
-            network = load_network(self._network, "stations")
+            network = load_stations(self._network, "stations")
         places = zip(network["latitude"], network["longitude"], network["elevation"], strict=True)
         return dict(zip(network["station"].astype(str), places, strict=True))
 

@@ -11,6 +11,7 @@ from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import hindcast, open_run
 from dacycle.cycler.experiment import ExperimentError, parse_experiment, write_experiment
+from dacycle.obs_ingest.operators.learned import LearnedOperator
 from tests.cycler import replays
 from tests.learned import make_operator
 from tests.worlds import make_model
@@ -59,6 +60,26 @@ def test_a_daily_mean_is_compared_with_the_mean_over_the_cycles_of_its_day(conte
         difference = (daily[state] - mean).dropna()  # reports are missing at times
         assert len(difference) > 1000
         assert difference.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("more", "earlier"), [([], 0), ([DAILY], 3)])
+def test_the_operator_runs_once_for_each_state_of_a_cycle(content, tmp_path, monkeypatch, more, earlier):
+    """Once for the background, once for the analysis, and once for each earlier interval of a daily mean."""
+    calls: list[tuple[bytes, bytes]] = []
+    by_cycle: list[int] = []
+    call = LearnedOperator.__call__
+
+    def counted(operator, previous, current):
+        calls.append((previous.tobytes(), current.tobytes()))
+        return call(operator, previous, current)
+
+    monkeypatch.setattr(LearnedOperator, "__call__", counted)
+    asked = content | {"end": "2024-01-05T00", "observations": [*content["observations"], *more]}
+    archive = Archive(tmp_path / "archive", create=True)
+    *_, last = hindcast(replays.experiment(asked), archive, progress=lambda cycle: by_cycle.append(len(calls)))
+    assert last.time == pd.Timestamp("2024-01-05T00")
+    assert by_cycle[-1] - by_cycle[-2] == 2 + earlier
+    assert len(set(calls[by_cycle[-2] :])) == 2 + earlier
 
 
 def test_a_plane_that_the_assimilator_does_not_take_is_compared_not_assimilated(departures):

@@ -115,7 +115,11 @@ class TestAtPoints:
         places = {"latitude": [50.0, -33.3, 0.0], "longitude": [10.0, 359.9, 181.0], "period": 6.0}
         for variable, plane in (("olr", "olr"), ("tp", "tp6h")):
             found = equivalents(
-                observations(variable, np.zeros(3), **places), *frames, tiny.grid, tiny.orography, operator
+                observations(variable, np.zeros(3), **places),
+                frames[1],
+                tiny.grid,
+                tiny.orography,
+                operator.intervals(frames),
             )
             true = interpolate_to_points(surface[plane].values, tiny.grid, *map(np.array, list(places.values())[:2]))
             assert found == pytest.approx(true, rel=1e-4, abs=1e-4)
@@ -123,40 +127,42 @@ class TestAtPoints:
     def test_only_what_covers_six_hours_has_a_value(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["olr", "olr", "tp", "tp", "td2m"], 200.0, period=[6, 24, 6, 12, 0])
-        found = equivalents(table, frame, frame, tiny.grid, tiny.orography, operator)
+        found = equivalents(table, frame, tiny.grid, tiny.orography, operator.intervals([frame, frame]))
         assert np.isfinite(found).tolist() == [True, False, True, False, False]
 
     def test_other_variables_are_as_without_it(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["t2m", "msl", "t", "q"], 1.0, pressure=50000.0)
-        with_it, without = (equivalents(table, frame, frame, tiny.grid, tiny.orography, o) for o in (operator, None))
+        intervals = operator.intervals([frame, frame])
+        with_it, without = (equivalents(table, frame, tiny.grid, tiny.orography, given) for given in (intervals, ()))
         np.testing.assert_array_equal(with_it, without)
 
     def test_beyond_the_last_row_of_cells_there_is_none(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations("olr", 200.0, latitude=[89.9, -90.0, 80.0], period=6.0)
-        found = equivalents(table, frame, frame, tiny.grid, tiny.orography, operator)
+        found = equivalents(table, frame, tiny.grid, tiny.orography, operator.intervals([frame, frame]))
         assert np.isfinite(found).tolist() == [False, False, True]
 
 
 class TestQualityControl:
     def judged(self, table, operator, world, frames, planes=("tp6h", "olr", "q2m"), share=0.3):
+        intervals = operator.intervals(frames)
         return check(
             table,
             WINDOW,
-            equivalents(table, *frames, world.grid, world.orography, operator),
+            equivalents(table, frames[-1], world.grid, world.orography, intervals),
             share * world.statistics.std,
             world.grid,
             world.orography,
             share=0,
             planes=planes,
-            learned_error=operator.background_error(table, *frames, share),
+            learned_error=operator.background_error(table, intervals, share),
         )
 
     def test_the_errors_are_the_operators_and_the_backgrounds_in_quadrature(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["olr", "tp", "olr", "t2m"], 200.0, period=[6, 6, 24, 0])
-        found = operator.background_error(table, frame, frame, 0.5)
+        found = operator.background_error(table, operator.intervals([frame, frame]), 0.5)
         expected = [np.hypot(ERRORS[p], 0.5 * STD[p]) for p in ("olr", "tp6h")]
         assert found == pytest.approx([*expected, np.nan, np.nan], rel=1e-5, nan_ok=True)
 

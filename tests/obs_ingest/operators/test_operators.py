@@ -30,7 +30,7 @@ def state(**fields: float) -> np.ndarray:
 
 
 def h(table, current, orography=SEA):
-    return equivalents(table, current, current, GRID, orography)
+    return equivalents(table, current, GRID, orography)
 
 
 def test_surface_fields_are_found_by_name():

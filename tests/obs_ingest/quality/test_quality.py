@@ -111,7 +111,7 @@ def test_the_height_over_which_h_moves_a_temperature_is_kept():
         longitude=np.arange(7.0),
         elevation=[500.0, -150.0, 900.0, 900.0, np.nan, 900, 500],
     )
-    h = equivalents(table, state, state, GRID, ground)
+    h = equivalents(table, state, GRID, ground)
     result = check(table, WINDOW, h, np.full(len(NAMES), 1e6), GRID, ground, share=0)
     height = result["height_difference"].to_numpy()
     np.testing.assert_allclose(height, [200, -450, 600, 600, np.nan, np.nan, np.nan], atol=1e-3)
@@ -252,7 +252,7 @@ def test_no_row_disappears_and_most_of_a_good_network_is_used(tiny):
     tables = [build_source({"source": kind}, tiny, 1).read(WINDOW)[0] for kind in ("stations", "sondes", "olr")]
     table = concatenate(tables)
     state = tiny.reference.array(TIME)
-    h = equivalents(table, state, state, tiny.grid, tiny.orography)
+    h = equivalents(table, state, tiny.grid, tiny.orography)
     result = check(table, WINDOW, h, 0.1 * tiny.statistics.std, tiny.grid, tiny.orography)
     kept = ["time", "site", "variable", "pressure", "value", "source"]
     pd.testing.assert_frame_equal(result[kept], table[kept])
