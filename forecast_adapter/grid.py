@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from dacycle.common.errors import DacycleError
+
 __all__ = [
     "EARTH_RADIUS_KM",
     "Grid",
@@ -34,7 +36,7 @@ EARTH_RADIUS_KM = 6371.0
 Array = NDArray[np.floating]
 
 
-class GridError(ValueError):
+class GridError(DacycleError, ValueError):
     """A field or coordinate does not fit the grid it is said to be on."""
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.balance import LAYERS
 from dacycle.assimilators.step import StepResult, assimilate
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Archive, Record, Writer
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, cold_start_times, load_inputs
@@ -31,7 +32,7 @@ __all__ = ["Cycle", "Run", "RunStoppedError", "due", "hindcast", "open_run", "ru
 Progress = Callable[["Cycle"], None]
 
 
-class RunStoppedError(RuntimeError):
+class RunStoppedError(DacycleError, RuntimeError):
     """The run must not go on by itself; the message says why and what to do next."""
 
 

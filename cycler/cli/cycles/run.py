@@ -8,9 +8,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from dacycle.common.configuration import parse_value
 from dacycle.cycler.archive.branches import Archive, Branch, Record
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import Cycle
@@ -21,9 +20,9 @@ from dacycle.cycler.experiment import (
     ExperimentError,
     cycle_id,
     load_experiment,
+    parse_cycle_time,
     parse_donor,
     parse_experiment,
-    parse_time,
     write_experiment,
 )
 from dacycle.cycler.operations.arrivals import came_after
@@ -43,7 +42,7 @@ def cycle_time(text: str | None) -> pd.Timestamp | None:
     if text is None:
         return None
     try:
-        return parse_time(text)
+        return parse_cycle_time(text)
     except ValueError as error:
         raise ExperimentError(str(error)) from None
 
@@ -308,10 +307,7 @@ def _set(content: Any, item: str) -> None:
             raise ExperimentError(f"--set {item}: there is no {parent!r} to set a part of")
     if not equals:
         raise ExperimentError(f"--set {item}: write it as KEY=VALUE")
-    try:
-        content[leaf] = YAML(typ="safe", pure=True).load(value)
-    except YAMLError as error:
-        raise ExperimentError(f"--set {item}: {value!r} is not a YAML value: {error}") from None
+    content[leaf] = parse_value(value, f"--set {item}", ExperimentError)
 
 
 @app.command()

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
 
+from dacycle.common.errors import DacycleError
+
 Report = dict[str, Any]
 """Elements by short name, those present only; the reader of its kind says which."""
 
@@ -49,7 +51,7 @@ class Reader(Protocol):
         ...
 
 
-class DecodingError(ValueError):
+class DecodingError(DacycleError, ValueError):
     """A message cannot be decoded; says why."""
 
 
