@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.disk import locked, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.archive.store import ArchiveError, Store
 from dacycle.cycler.experiment import (
     STEP,
@@ -41,7 +42,7 @@ from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import make_state, to_dataset, validate
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
 
-__all__ = ["Archive", "ArchiveError", "Branch", "Record", "Writer", "open_experiment", "write_whole"]
+__all__ = ["Archive", "ArchiveError", "Branch", "Record", "Writer", "open_experiment"]
 
 Record = dict[str, Any]
 """What is written of a cycle: plain JSON values, the same whenever and wherever the cycle is run."""
@@ -92,13 +93,20 @@ class Archive:
 
     @contextmanager
     def write(self, experiment: Experiment) -> Iterator["Writer"]:
-        """Become the one writer of an experiment's branch. Nothing is written before its cold start, or its fork.
+        """Become the one writer of an experiment's branch.
+
+        A new experiment has no branch before `Writer.commit_start` or `Writer.fork`.
 
         Raises:
             ArchiveError: another process is writing it, or it was begun with other settings (lists the keys).
         """
         with self.lock(experiment.name):
-            _check_or_fork(self, experiment)
+            branch = Branch(self, experiment.name)
+            _remove_leftovers(branch.folder)
+            if experiment.name in self.branches() and len(branch.times):
+                _check_unchanged(branch, experiment)
+                if branch.experiment != experiment:  # another end
+                    _freeze(branch.folder, experiment)
             yield Writer(self, experiment)
 
     @contextmanager
@@ -301,6 +309,36 @@ class Writer(Branch):
         )
         self._next = times[-1] + STEP
 
+    def fork(self) -> None:
+        """Publish the past of the experiment that `cold_start.from` names, up to its cycle, as this branch's own.
+
+        The branch gets its own links to the departures and scores of that past.
+
+        Raises:
+            ArchiveError: there is no such experiment or cycle, or it is on another world or grid.
+        """
+        origin = self.experiment.cold_start.from_
+        assert origin is not None, "only an experiment that names a donor is forked"
+        name, time = parse_donor(origin)
+        donor = self.archive.branch(name)
+        old, new = donor.experiment, self.experiment
+        if (old.world, old.grid) != (new.world, new.grid):
+            raise ArchiveError(
+                f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
+                f"which is on world {old.world}, {old.grid}"
+            )
+        snapshot = donor.commit_of(time)
+        _freeze(self.folder, new)
+        for kind in ("departures", "drift"):
+            (self.folder / kind).mkdir(exist_ok=True)
+            for path in sorted((donor.folder / kind).glob("[!.]*.parquet")):
+                link = self.folder / kind / path.name
+                link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
+                if path.stem <= cycle_id(time):
+                    os.link(path, link)
+        self.archive.states.create_branch(self.name, snapshot)
+        self._next = time + STEP
+
     def commit_cycle(
         self,
         time: pd.Timestamp,
@@ -345,47 +383,26 @@ def open_experiment(archive: Path | str, branch: str) -> Branch:
     return Archive(archive).branch(branch)
 
 
-def _check_or_fork(archive: Archive, experiment: Experiment) -> None:
-    """Check an experiment against the frozen one; begin it if it goes on from another one."""
-    branch = Branch(archive, experiment.name)
-    if experiment.name in archive.branches() and len(branch.times):
-        changed = differences(branch.experiment, experiment)
-        if changed:
-            lines = [f"  {key}: {old!r} at its first cycle, now {new!r}" for key, (old, new) in changed.items()]
-            raise ArchiveError(
-                f"{archive.folder}: experiment {experiment.name} has changed since its first cycle:\n"
-                + "\n".join(lines)
-                + "\ngive the new one a name of its own, or fork it with `dacycle fork`"
-            )
-        if branch.experiment != experiment:  # another end
-            _freeze(branch.folder, experiment)
-    elif experiment.cold_start.from_ is not None:
-        donor, time = parse_donor(experiment.cold_start.from_)
-        _fork(archive.branch(donor), time, Writer(archive, experiment))
+def _check_unchanged(branch: Branch, experiment: Experiment) -> None:
+    """Raise ArchiveError where an experiment differs from the one that its branch began with."""
+    changed = differences(branch.experiment, experiment)
+    if changed:
+        lines = [f"  {key}: {old!r} at its first cycle, now {new!r}" for key, (old, new) in changed.items()]
+        raise ArchiveError(
+            f"{branch.archive.folder}: experiment {experiment.name} has changed since its first cycle:\n"
+            + "\n".join(lines)
+            + "\ngive the new one a name of its own, or fork it with `dacycle fork`"
+        )
 
 
 def _freeze(folder: Path, experiment: Experiment) -> None:
     write_whole(folder / "experiment.yaml", write_experiment(experiment.as_dict()).encode())
 
 
-def _fork(donor: Branch, time: pd.Timestamp, branch: "Writer") -> None:
-    """Begin `branch` at a cycle of `donor`; it gets its own links to the files of the past they share."""
-    old, new = donor.experiment, branch.experiment
-    if (old.world, old.grid) != (new.world, new.grid):
-        raise ArchiveError(
-            f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
-            f"which is on world {old.world}, {old.grid}"
-        )
-    snapshot = donor.commit_of(time)
-    _freeze(branch.folder, new)
-    for kind in ("departures", "drift"):
-        (branch.folder / kind).mkdir(exist_ok=True)
-        for path in sorted((donor.folder / kind).glob("*.parquet")):
-            link = branch.folder / kind / path.name
-            link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
-            if path.stem <= cycle_id(time):
-                os.link(path, link)
-    branch.archive.states.create_branch(branch.name, snapshot)
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers of a branch left under temporary names; the branch's lock is held."""
+    for path in (*folder.glob(".*.part*"), *(folder / "departures").glob(".*.part*")):
+        path.unlink()
 
 
 def _record_dataset(times: Sequence[pd.Timestamp], records: Sequence[Record]) -> xr.Dataset:

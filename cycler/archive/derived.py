@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dacycle.cycler.archive.disk import write_whole
+from dacycle.common.files import write_whole
 
 __all__ = ["read_tables", "write_tables"]
 

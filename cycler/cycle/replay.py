@@ -86,7 +86,7 @@ class Run:
 
 @contextmanager
 def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iterator[Run]:
-    """Load an experiment and hold its branch; a branch without a cycle is given its cold start.
+    """Load an experiment and hold its branch; a new branch gets its cold start, or the past that it is forked from.
 
     Raises:
         ExperimentError: its parts do not belong together.
@@ -94,7 +94,9 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
     """
     inputs = load_inputs(experiment, threads)
     with archive.write(experiment) as writer:
-        if writer.next_time is None:
+        if writer.next_time is None and experiment.cold_start.from_ is not None:
+            writer.fork()
+        elif writer.next_time is None:
             frames = cold_start(inputs)
             frame = {"frame": "one state stands for both"} if experiment.cold_start.one_frame else {}
             writer.commit_start(frames, cold_start_times(experiment), {"digests": inputs.digests, **frame})

@@ -51,7 +51,9 @@ def make_run(
     archive, asked = Archive(folder, create=True), experiment(world, **changes)
     digests = {"experiment": asked.digest, "model": model_digest, "assimilator": "a" * 64}
     with archive.write(asked) as writer:
-        if writer.next_time is None:
+        if writer.next_time is None and asked.cold_start.from_ is not None:
+            writer.fork()
+        elif writer.next_time is None:
             before = [START - 2 * STEP, START - STEP]
             frames = np.stack([world.climatology.at(np.datetime64(time, "h")) for time in before])
             writer.commit_start(frames, before, {"digests": digests})

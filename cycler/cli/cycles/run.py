@@ -292,7 +292,8 @@ def fork(
     text = write_experiment(content)
     described = parse_experiment(text, str(path))
     load_inputs(described)
-    with place.write(described):
+    with place.write(described) as writer:
+        writer.fork()
         path.write_text(text)
     console.print(f"{name} begins after {donor}; go on with `dacycle hindcast {path} --archive {archive}`")
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dacycle.common.configuration import parse_value
-from dacycle.cycler.archive.disk import write_whole
+from dacycle.common.files import write_whole
 from dacycle.cycler.cli.files.forecast import parse_time
 from dacycle.cycler.cli.models.world import parse_years
 from dacycle.forecast_adapter.remote import is_url
