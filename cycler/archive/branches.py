@@ -11,10 +11,10 @@ killed anywhere leaves either a whole cycle or an unnamed file that the next run
 
 import hashlib
 import io
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.lock import locked
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.store import ArchiveError, Store
 from dacycle.cycler.experiment import (
     STEP,
@@ -42,10 +43,7 @@ from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import make_state, to_dataset, validate
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
 
-__all__ = ["Archive", "ArchiveError", "Branch", "Record", "Writer", "open_experiment"]
-
-Record = dict[str, Any]
-"""What is written of a cycle: plain JSON values, the same whenever and wherever the cycle is run."""
+__all__ = ["Archive", "ArchiveError", "Branch", "Writer", "open_experiment"]
 
 _NAMES = list(WB2_NAMES.values())
 
@@ -174,22 +172,22 @@ class Branch:
         return times[-1] + STEP if len(times) else None
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[CycleRecord]:
         """The record of every committed analysis, in order."""
         return self._records(slice(None)) if len(self.times) else []
 
-    def recent_records(self, count: int) -> list[Record]:
+    def recent_records(self, count: int) -> list[CycleRecord]:
         """The records of the last `count` analyses (fewer where there are fewer), in order."""
         return self._records(slice(-count, None))
 
-    def _records(self, rows: slice) -> list[Record]:
+    def _records(self, rows: slice) -> list[CycleRecord]:
         texts = self.archive.states.column(self.name, "cycles", "record", rows)
-        return [json.loads(text) for text in texts]
+        return [CycleRecord.from_json(str(text)) for text in texts]
 
     @property
     def cycles(self) -> pd.DataFrame:
         """The records as a table indexed by time; nested entries become columns such as `uses.assimilated`."""
-        table = pd.json_normalize(self.records)
+        table = pd.json_normalize([record.as_dict() for record in self.records])
         table.index = pd.DatetimeIndex(self.times, name="time")
         return table.drop(columns="time", errors="ignore")
 
@@ -219,7 +217,7 @@ class Branch:
         self, times: Sequence[pd.Timestamp] | None = None
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
         """The same cycle by cycle, in memory one at a time: time and table; raises as `departures`."""
-        digests = {r["time"]: r["departures"] for r in self.records if "departures" in r}
+        digests = {record.id: record.departures for record in self.records if record.departures is not None}
         wanted = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
         absent = [name for name in wanted if name not in digests]
         if absent:
@@ -233,8 +231,8 @@ class Branch:
         """The same of the committed cycles from `first` to `last`; no other record is read."""
         times = self.times
         for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
-            if "departures" in record:
-                yield pd.Timestamp(record["time"]), self._departures_of(record["time"], record["departures"])
+            if record.departures is not None:
+                yield record.time, self._departures_of(record.id, record.departures)
 
     def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
         path = self.folder / "departures" / f"{name}.parquet"
@@ -263,19 +261,18 @@ class Branch:
         """Read everything that is committed; one complaint per damaged array or file."""
         complaints = []
         for record in self.records:
-            time = pd.Timestamp(record["time"])
-            for read in self._readers(record, time):
+            for read in self._readers(record):
                 try:
                     read()
                 except ArchiveError as error:
                     complaints.append(str(error))
         return complaints
 
-    def _readers(self, record: Record, time: pd.Timestamp) -> Iterator[Any]:
-        yield lambda: self.state("analysis", time)
-        if record["status"] != "cold_start":
-            yield lambda: self.state("background", time)
-            yield lambda: self.departures([time])
+    def _readers(self, record: CycleRecord) -> Iterator[Callable[[], object]]:
+        yield lambda: self.state("analysis", record.time)
+        if record.status != "cold_start":
+            yield lambda: self.state("background", record.time)
+            yield lambda: self.departures([record.time])
 
 
 class Writer(Branch):
@@ -291,10 +288,17 @@ class Writer(Branch):
         """As in the archive; while the lock is held only this writer moves it on."""
         return self._next
 
-    def commit_start(self, frames: NDArray, times: Sequence[pd.Timestamp], record: Record) -> None:
-        """Publish the two frames (2, 69, H, W) that precede the first cycle."""
+    def commit_start(self, frames: NDArray, digests: Mapping[str, str], remark: str | None = None) -> None:
+        """Publish the two frames (2, 69, H, W) that precede the first cycle.
+
+        Args:
+            frames: the analyses at 12 and 6 h before the first cycle.
+            digests: SHA-256 of what the run is made with.
+            remark: `frame` of the records.
+        """
+        times = [self.experiment.start - 2 * STEP, self.experiment.start - STEP]
         states = [self._checked(frame, time, "cold start") for frame, time in zip(frames, times, strict=True)]
-        records = [{"time": cycle_id(time), "status": "cold_start", **record} for time in times]
+        records = [CycleRecord(time, "cold_start", digests, remark) for time in times]
         _freeze(self.folder, self.experiment)
         if self.name not in self.archive.branches():
             self.archive.states.create_branch(self.name)
@@ -302,7 +306,7 @@ class Writer(Branch):
             self.name,
             {
                 "analysis": xr.concat(states, "time", data_vars="minimal"),
-                "cycles": _record_dataset(times, records),
+                "cycles": _record_dataset(records),
             },
             f"cold start to {cycle_id(times[-1])}",
             {"time": cycle_id(times[-1])},
@@ -341,28 +345,32 @@ class Writer(Branch):
 
     def commit_cycle(
         self,
-        time: pd.Timestamp,
         background: NDArray,
         analysis: NDArray,
         departures: pd.DataFrame,
-        record: Record,
+        record: CycleRecord,
         notes: Mapping[str, Any],
-    ) -> Record:
-        """Publish one cycle: background and analysis (69, H, W), departures, record; return the record as written.
+    ) -> CycleRecord:
+        """Publish one cycle and return its record as written, with the digest of the departures.
 
-        `notes` go with the commit but are no part of the record: wall times, for instance.
+        Args:
+            background, analysis: (69, H, W).
+            departures: the cycle's observations.
+            record: of the cycle.
+            notes: kept with the commit but not in the record, such as wall times.
 
         Raises:
-            ArchiveError: the branch does not stand right before `time`.
+            ArchiveError: the cycle is not the one that comes next in the branch.
         """
+        time = record.time
         if self.next_time != time:
             raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
         content = _parquet(departures)
-        record = {"time": cycle_id(time), **record, "departures": hashlib.sha256(content).hexdigest()}
+        record = replace(record, departures=hashlib.sha256(content).hexdigest())
         groups = {
             "background": self._checked(background, time, "background"),
             "analysis": self._checked(analysis, time, "analysis"),
-            "cycles": _record_dataset([time], [record]),
+            "cycles": _record_dataset([record]),
         }
         write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
         self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", {"time": cycle_id(time), **notes})
@@ -405,9 +413,9 @@ def _remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def _record_dataset(times: Sequence[pd.Timestamp], records: Sequence[Record]) -> xr.Dataset:
-    texts = np.array([json.dumps(record, sort_keys=True) for record in records], dtype=object)
-    return xr.Dataset({"record": ("time", texts)}, coords={"time": pd.DatetimeIndex(times)})
+def _record_dataset(records: Sequence[CycleRecord]) -> xr.Dataset:
+    texts = np.array([record.to_json() for record in records], dtype=object)
+    return xr.Dataset({"record": ("time", texts)}, coords={"time": pd.DatetimeIndex([r.time for r in records])})
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

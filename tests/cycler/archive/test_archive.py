@@ -10,6 +10,7 @@ import xarray as xr
 
 import dacycle
 from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle.replay import hindcast
 from dacycle.cycler.experiment import STEP
 from tests.cycler import replays
@@ -70,7 +71,7 @@ def test_a_time_cannot_be_appended_twice(run, content):
         state = writer.state("analysis", replays.LAST).values
         departures = writer.departures([replays.LAST]).drop(columns="cycle")
         with pytest.raises(ArchiveError, match="the next cycle of demo is 2024-01-04 12:00:00"):
-            writer.commit_cycle(replays.LAST, state, state, departures, {}, {})
+            writer.commit_cycle(state, state, departures, CycleRecord(replays.LAST, "ok", {}), {})
     times = pd.DatetimeIndex([replays.LAST])
     again = xr.Dataset({"record": ("time", np.array(["{}"], object))}, {"time": times})
     with pytest.raises(ArchiveError, match="cycles already goes to 2024-01-04T06; cannot append 2024-01-04T06"):
