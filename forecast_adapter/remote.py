@@ -17,6 +17,8 @@ from typing import Any
 
 import fsspec
 
+from dacycle.common.errors import DacycleError
+
 __all__ = ["FetchError", "cache_folder", "is_url", "local_copies"]
 
 TIMEOUT = 60.0  # seconds without an answer
@@ -30,7 +32,7 @@ _AGENT = "dacycle (cycling data assimilation)"
 _asked: dict[str, tuple[float, list[Path]]] = {}
 
 
-class FetchError(ValueError):
+class FetchError(DacycleError, ValueError):
     """Files of a network cannot be had; the message names the URL."""
 
 

@@ -11,10 +11,10 @@ killed anywhere leaves either a whole cycle or an unnamed file that the next run
 
 import hashlib
 import io
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.disk import locked, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.lock import locked
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.store import ArchiveError, Store
 from dacycle.cycler.experiment import (
     STEP,
@@ -41,10 +43,7 @@ from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import make_state, to_dataset, validate
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
 
-__all__ = ["Archive", "ArchiveError", "Branch", "Record", "Writer", "open_experiment", "write_whole"]
-
-Record = dict[str, Any]
-"""What is written of a cycle: plain JSON values, the same whenever and wherever the cycle is run."""
+__all__ = ["Archive", "ArchiveError", "Branch", "Writer", "open_experiment"]
 
 _NAMES = list(WB2_NAMES.values())
 
@@ -92,13 +91,20 @@ class Archive:
 
     @contextmanager
     def write(self, experiment: Experiment) -> Iterator["Writer"]:
-        """Become the one writer of an experiment's branch. Nothing is written before its cold start, or its fork.
+        """Become the one writer of an experiment's branch.
+
+        A new experiment has no branch before `Writer.commit_start` or `Writer.fork`.
 
         Raises:
             ArchiveError: another process is writing it, or it was begun with other settings (lists the keys).
         """
         with self.lock(experiment.name):
-            _check_or_fork(self, experiment)
+            branch = Branch(self, experiment.name)
+            _remove_leftovers(branch.folder)
+            if experiment.name in self.branches() and len(branch.times):
+                _check_unchanged(branch, experiment)
+                if branch.experiment != experiment:  # another end
+                    _freeze(branch.folder, experiment)
             yield Writer(self, experiment)
 
     @contextmanager
@@ -166,22 +172,22 @@ class Branch:
         return times[-1] + STEP if len(times) else None
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[CycleRecord]:
         """The record of every committed analysis, in order."""
         return self._records(slice(None)) if len(self.times) else []
 
-    def recent_records(self, count: int) -> list[Record]:
+    def recent_records(self, count: int) -> list[CycleRecord]:
         """The records of the last `count` analyses (fewer where there are fewer), in order."""
         return self._records(slice(-count, None))
 
-    def _records(self, rows: slice) -> list[Record]:
+    def _records(self, rows: slice) -> list[CycleRecord]:
         texts = self.archive.states.column(self.name, "cycles", "record", rows)
-        return [json.loads(text) for text in texts]
+        return [CycleRecord.from_json(str(text)) for text in texts]
 
     @property
     def cycles(self) -> pd.DataFrame:
         """The records as a table indexed by time; nested entries become columns such as `uses.assimilated`."""
-        table = pd.json_normalize(self.records)
+        table = pd.json_normalize([record.as_dict() for record in self.records])
         table.index = pd.DatetimeIndex(self.times, name="time")
         return table.drop(columns="time", errors="ignore")
 
@@ -211,7 +217,7 @@ class Branch:
         self, times: Sequence[pd.Timestamp] | None = None
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
         """The same cycle by cycle, in memory one at a time: time and table; raises as `departures`."""
-        digests = {r["time"]: r["departures"] for r in self.records if "departures" in r}
+        digests = {record.id: record.departures for record in self.records if record.departures is not None}
         wanted = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
         absent = [name for name in wanted if name not in digests]
         if absent:
@@ -225,8 +231,8 @@ class Branch:
         """The same of the committed cycles from `first` to `last`; no other record is read."""
         times = self.times
         for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
-            if "departures" in record:
-                yield pd.Timestamp(record["time"]), self._departures_of(record["time"], record["departures"])
+            if record.departures is not None:
+                yield record.time, self._departures_of(record.id, record.departures)
 
     def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
         path = self.folder / "departures" / f"{name}.parquet"
@@ -255,19 +261,18 @@ class Branch:
         """Read everything that is committed; one complaint per damaged array or file."""
         complaints = []
         for record in self.records:
-            time = pd.Timestamp(record["time"])
-            for read in self._readers(record, time):
+            for read in self._readers(record):
                 try:
                     read()
                 except ArchiveError as error:
                     complaints.append(str(error))
         return complaints
 
-    def _readers(self, record: Record, time: pd.Timestamp) -> Iterator[Any]:
-        yield lambda: self.state("analysis", time)
-        if record["status"] != "cold_start":
-            yield lambda: self.state("background", time)
-            yield lambda: self.departures([time])
+    def _readers(self, record: CycleRecord) -> Iterator[Callable[[], object]]:
+        yield lambda: self.state("analysis", record.time)
+        if record.status != "cold_start":
+            yield lambda: self.state("background", record.time)
+            yield lambda: self.departures([record.time])
 
 
 class Writer(Branch):
@@ -283,10 +288,17 @@ class Writer(Branch):
         """As in the archive; while the lock is held only this writer moves it on."""
         return self._next
 
-    def commit_start(self, frames: NDArray, times: Sequence[pd.Timestamp], record: Record) -> None:
-        """Publish the two frames (2, 69, H, W) that precede the first cycle."""
+    def commit_start(self, frames: NDArray, digests: Mapping[str, str], remark: str | None = None) -> None:
+        """Publish the two frames (2, 69, H, W) that precede the first cycle.
+
+        Args:
+            frames: the analyses at 12 and 6 h before the first cycle.
+            digests: SHA-256 of what the run is made with.
+            remark: `frame` of the records.
+        """
+        times = [self.experiment.start - 2 * STEP, self.experiment.start - STEP]
         states = [self._checked(frame, time, "cold start") for frame, time in zip(frames, times, strict=True)]
-        records = [{"time": cycle_id(time), "status": "cold_start", **record} for time in times]
+        records = [CycleRecord(time, "cold_start", digests, remark) for time in times]
         _freeze(self.folder, self.experiment)
         if self.name not in self.archive.branches():
             self.archive.states.create_branch(self.name)
@@ -294,37 +306,71 @@ class Writer(Branch):
             self.name,
             {
                 "analysis": xr.concat(states, "time", data_vars="minimal"),
-                "cycles": _record_dataset(times, records),
+                "cycles": _record_dataset(records),
             },
             f"cold start to {cycle_id(times[-1])}",
             {"time": cycle_id(times[-1])},
         )
         self._next = times[-1] + STEP
 
+    def fork(self) -> None:
+        """Publish the past of the experiment that `cold_start.from` names, up to its cycle, as this branch's own.
+
+        The branch gets its own links to the departures and scores of that past.
+
+        Raises:
+            ArchiveError: there is no such experiment or cycle, or it is on another world or grid.
+        """
+        origin = self.experiment.cold_start.from_
+        assert origin is not None, "only an experiment that names a donor is forked"
+        name, time = parse_donor(origin)
+        donor = self.archive.branch(name)
+        old, new = donor.experiment, self.experiment
+        if (old.world, old.grid) != (new.world, new.grid):
+            raise ArchiveError(
+                f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
+                f"which is on world {old.world}, {old.grid}"
+            )
+        snapshot = donor.commit_of(time)
+        _freeze(self.folder, new)
+        for kind in ("departures", "drift"):
+            (self.folder / kind).mkdir(exist_ok=True)
+            for path in sorted((donor.folder / kind).glob("[!.]*.parquet")):
+                link = self.folder / kind / path.name
+                link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
+                if path.stem <= cycle_id(time):
+                    os.link(path, link)
+        self.archive.states.create_branch(self.name, snapshot)
+        self._next = time + STEP
+
     def commit_cycle(
         self,
-        time: pd.Timestamp,
         background: NDArray,
         analysis: NDArray,
         departures: pd.DataFrame,
-        record: Record,
+        record: CycleRecord,
         notes: Mapping[str, Any],
-    ) -> Record:
-        """Publish one cycle: background and analysis (69, H, W), departures, record; return the record as written.
+    ) -> CycleRecord:
+        """Publish one cycle and return its record as written, with the digest of the departures.
 
-        `notes` go with the commit but are no part of the record: wall times, for instance.
+        Args:
+            background, analysis: (69, H, W).
+            departures: the cycle's observations.
+            record: of the cycle.
+            notes: kept with the commit but not in the record, such as wall times.
 
         Raises:
-            ArchiveError: the branch does not stand right before `time`.
+            ArchiveError: the cycle is not the one that comes next in the branch.
         """
+        time = record.time
         if self.next_time != time:
             raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
         content = _parquet(departures)
-        record = {"time": cycle_id(time), **record, "departures": hashlib.sha256(content).hexdigest()}
+        record = replace(record, departures=hashlib.sha256(content).hexdigest())
         groups = {
             "background": self._checked(background, time, "background"),
             "analysis": self._checked(analysis, time, "analysis"),
-            "cycles": _record_dataset([time], [record]),
+            "cycles": _record_dataset([record]),
         }
         write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
         self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", {"time": cycle_id(time), **notes})
@@ -345,52 +391,31 @@ def open_experiment(archive: Path | str, branch: str) -> Branch:
     return Archive(archive).branch(branch)
 
 
-def _check_or_fork(archive: Archive, experiment: Experiment) -> None:
-    """Check an experiment against the frozen one; begin it if it goes on from another one."""
-    branch = Branch(archive, experiment.name)
-    if experiment.name in archive.branches() and len(branch.times):
-        changed = differences(branch.experiment, experiment)
-        if changed:
-            lines = [f"  {key}: {old!r} at its first cycle, now {new!r}" for key, (old, new) in changed.items()]
-            raise ArchiveError(
-                f"{archive.folder}: experiment {experiment.name} has changed since its first cycle:\n"
-                + "\n".join(lines)
-                + "\ngive the new one a name of its own, or fork it with `dacycle fork`"
-            )
-        if branch.experiment != experiment:  # another end
-            _freeze(branch.folder, experiment)
-    elif experiment.cold_start.from_ is not None:
-        donor, time = parse_donor(experiment.cold_start.from_)
-        _fork(archive.branch(donor), time, Writer(archive, experiment))
+def _check_unchanged(branch: Branch, experiment: Experiment) -> None:
+    """Raise ArchiveError where an experiment differs from the one that its branch began with."""
+    changed = differences(branch.experiment, experiment)
+    if changed:
+        lines = [f"  {key}: {old!r} at its first cycle, now {new!r}" for key, (old, new) in changed.items()]
+        raise ArchiveError(
+            f"{branch.archive.folder}: experiment {experiment.name} has changed since its first cycle:\n"
+            + "\n".join(lines)
+            + "\ngive the new one a name of its own, or fork it with `dacycle fork`"
+        )
 
 
 def _freeze(folder: Path, experiment: Experiment) -> None:
     write_whole(folder / "experiment.yaml", write_experiment(experiment.as_dict()).encode())
 
 
-def _fork(donor: Branch, time: pd.Timestamp, branch: "Writer") -> None:
-    """Begin `branch` at a cycle of `donor`; it gets its own links to the files of the past they share."""
-    old, new = donor.experiment, branch.experiment
-    if (old.world, old.grid) != (new.world, new.grid):
-        raise ArchiveError(
-            f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
-            f"which is on world {old.world}, {old.grid}"
-        )
-    snapshot = donor.commit_of(time)
-    _freeze(branch.folder, new)
-    for kind in ("departures", "drift"):
-        (branch.folder / kind).mkdir(exist_ok=True)
-        for path in sorted((donor.folder / kind).glob("*.parquet")):
-            link = branch.folder / kind / path.name
-            link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
-            if path.stem <= cycle_id(time):
-                os.link(path, link)
-    branch.archive.states.create_branch(branch.name, snapshot)
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers of a branch left under temporary names; the branch's lock is held."""
+    for path in (*folder.glob(".*.part*"), *(folder / "departures").glob(".*.part*")):
+        path.unlink()
 
 
-def _record_dataset(times: Sequence[pd.Timestamp], records: Sequence[Record]) -> xr.Dataset:
-    texts = np.array([json.dumps(record, sort_keys=True) for record in records], dtype=object)
-    return xr.Dataset({"record": ("time", texts)}, coords={"time": pd.DatetimeIndex(times)})
+def _record_dataset(records: Sequence[CycleRecord]) -> xr.Dataset:
+    texts = np.array([record.to_json() for record in records], dtype=object)
+    return xr.Dataset({"record": ("time", texts)}, coords={"time": pd.DatetimeIndex([r.time for r in records])})
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

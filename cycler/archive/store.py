@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import StorePath
 
+from dacycle.common.errors import DacycleError
+
 __all__ = ["ArchiveError", "Store"]
 
 # Icechunk warns that local folders are not safe for concurrent commits to one branch: the branch lock forbids them.
@@ -33,7 +35,7 @@ _TIMES_PER_MANIFEST = 120
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 
 
-class ArchiveError(RuntimeError):
+class ArchiveError(DacycleError, RuntimeError):
     """The archive refuses what was asked, or is damaged; the message says where and what to do."""
 
 

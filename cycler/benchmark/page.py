@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dacycle.assimilators.judging.benchmark import OVERALL
-from dacycle.cycler.archive.disk import write_whole
+from dacycle.common.files import write_whole
 from dacycle.cycler.benchmark.run import Benchmark
 from dacycle.cycler.report import style
 from dacycle.cycler.report.tables import number

@@ -24,10 +24,11 @@ from dacycle.assimilators.judging.benchmark import OVERALL, Setting, score_singl
 from dacycle.assimilators.sampling.backgrounds import held_out
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
+from dacycle.common.configuration import read_checked
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
 from dacycle.cycler.cycle.replay import hindcast
-from dacycle.cycler.experiment import Experiment, ExperimentError, load_experiment, parse_checked
+from dacycle.cycler.experiment import Experiment, ExperimentError, load_experiment
 from dacycle.cycler.report import tables
 from dacycle.cycler.timing.memory import peak_memory
 from dacycle.cycler.verification import drift
@@ -89,9 +90,7 @@ class Benchmark(BaseModel):
 
 def load_benchmark(path: Path) -> Benchmark:
     """Read and check a benchmark's file. ExperimentError, one line per problem, names the line."""
-    if not path.is_file():
-        raise ExperimentError(f"{path}: there is no such benchmark file")
-    return parse_checked(path.read_text(), str(path), Benchmark, "a benchmark")
+    return read_checked(path, Benchmark, "a benchmark", ExperimentError)
 
 
 def run_single_analyses(benchmark: Benchmark, folder: Path, say: Say = print) -> pd.DataFrame:

@@ -8,45 +8,16 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from dacycle.assimilators.base import AssimilatorError
-from dacycle.assimilators.exceptions import DataError, ExportError, RecipeError, TrainingError
-from dacycle.cycler.archive.store import ArchiveError
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.cli.cycles import benchmark, errors, operate, run, single_observation, verify
 from dacycle.cycler.cli.files import analyse, dataset, forecast, ingest, states, write
 from dacycle.cycler.cli.models import listing, training, world
 from dacycle.cycler.cycle.replay import RunStoppedError
-from dacycle.cycler.experiment import ExperimentError
-from dacycle.forecast_adapter.grid import GridError
-from dacycle.forecast_adapter.models.model import ForecastError, ModelFileError
-from dacycle.forecast_adapter.state import StateError
-from dacycle.forecast_adapter.worlds.manifest import DatasetError
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
-from dacycle.forecast_adapter.worlds.world import WorldError
-from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
 """The exit status of a command that was interrupted: 128 and the number of SIGINT."""
-
-USER_ERRORS = (
-    ArchiveError,
-    AssimilatorError,
-    DataError,
-    DatasetError,
-    ExperimentError,
-    ExportError,
-    ForecastError,
-    GridError,
-    ModelFileError,
-    ObservationError,
-    RecipeError,
-    ReferenceError,
-    StateError,
-    TrainingError,
-    WorldError,
-)
-"""What a user can mend: the message is shown without a traceback, and the exit status is 2."""
 
 
 models_logger = logging.getLogger("dacycle.models")
@@ -62,12 +33,12 @@ class ClearErrors(TyperGroup):
         models_logger.setLevel(logging.INFO)
         try:
             return super().invoke(ctx)
-        except USER_ERRORS as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(2) from error
         except RunStoppedError as error:
             print(f"stopped: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
+        except DacycleError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
         finally:
             models_logger.removeHandler(said)
 

@@ -14,10 +14,12 @@ import pandas as pd
 
 from dacycle.assimilators.balance import LAYERS
 from dacycle.assimilators.step import StepResult, assimilate
-from dacycle.cycler.archive.branches import Archive, Record, Writer
+from dacycle.common.errors import DacycleError
+from dacycle.cycler.archive.branches import Archive, Writer
 from dacycle.cycler.archive.frames import StoredFrames
+from dacycle.cycler.archive.record import CycleRecord, SourceRecord
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
-from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, cold_start_times, load_inputs
+from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import ForecastError
@@ -30,7 +32,7 @@ __all__ = ["Cycle", "Run", "RunStoppedError", "due", "hindcast", "open_run", "ru
 Progress = Callable[["Cycle"], None]
 
 
-class RunStoppedError(RuntimeError):
+class RunStoppedError(DacycleError, RuntimeError):
     """The run must not go on by itself; the message says why and what to do next."""
 
 
@@ -53,7 +55,7 @@ class Cycle:
     """A committed cycle: its time, its record, and the seconds that each stage took."""
 
     time: pd.Timestamp
-    record: Record
+    record: CycleRecord
     seconds: dict[str, float]
 
 
@@ -69,7 +71,7 @@ class Run:
 
 @contextmanager
 def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iterator[Run]:
-    """Load an experiment and hold its branch; a branch without a cycle is given its cold start.
+    """Load an experiment and hold its branch; a new branch gets its cold start, or the past that it is forked from.
 
     Raises:
         ExperimentError: its parts do not belong together.
@@ -77,10 +79,11 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
     """
     inputs = load_inputs(experiment, threads)
     with archive.write(experiment) as writer:
-        if writer.next_time is None:
-            frames = cold_start(inputs)
-            frame = {"frame": "one state stands for both"} if experiment.cold_start.one_frame else {}
-            writer.commit_start(frames, cold_start_times(experiment), {"digests": inputs.digests, **frame})
+        if writer.next_time is None and experiment.cold_start.from_ is not None:
+            writer.fork()
+        elif writer.next_time is None:
+            frame = "one state stands for both" if experiment.cold_start.one_frame else None
+            writer.commit_start(cold_start(inputs), inputs.digests, frame)
         _refuse_changed_files(writer, inputs)
         yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment))
 
@@ -93,16 +96,16 @@ def _station_bias(experiment: Experiment) -> StationBias | None:
 def _refuse_changed_files(writer: Writer, inputs: Inputs) -> None:
     """A model or assimilator that was replaced under its name is a changed experiment."""
     last = writer.records[-1]
-    if last["digests"]["experiment"] != inputs.digests["experiment"]:
+    if last.digests["experiment"] != inputs.digests["experiment"]:
         return  # the last cycle is that of the experiment that this one was forked from
     # Records of before there were learned operators name none: such a branch goes on with one.
-    named = [key for key in ("model", "assimilator", "operator") if key in last["digests"]]
-    changed = [key for key in named if last["digests"][key] != inputs.digests.get(key)]
+    named = [key for key in ("model", "assimilator", "operator") if key in last.digests]
+    changed = [key for key in named if last.digests[key] != inputs.digests.get(key)]
     if changed:
         parts = {key: getattr(inputs, key) for key in changed}
         keys = " and ".join(f"{key} {part.name if part else NO_OPERATOR}" for key, part in parts.items())
         raise ExperimentError(
-            f"experiment {writer.name}: {keys} is another file than at cycle {last['time']}; "
+            f"experiment {writer.name}: {keys} is another file than at cycle {last.id}; "
             "put the old one back, or fork the experiment with `dacycle fork`"
         )
 
@@ -160,14 +163,14 @@ def hindcast(
     return done
 
 
-def _stop_after_fallbacks(experiment: Experiment, records: list[Record]) -> None:
+def _stop_after_fallbacks(experiment: Experiment, records: list[CycleRecord]) -> None:
     allowed, name = experiment.guards.fallbacks_in_a_row, experiment.name
     last = records[-allowed - 1 :]
-    if len(last) > allowed and all(record["status"] == "fallback" for record in last):
-        first = pd.Timestamp(last[0]["time"])
+    if len(last) > allowed and all(record.status == "fallback" for record in last):
+        first = last[0].time
         raise RunStoppedError(
             f"experiment {name}: {len(last)} cycles in a row fell back to their background, from {cycle_id(first)}; "
-            f"the last because: {last[-1]['reason']}. Look at `dacycle log {name}`; when the cause is mended, "
+            f"the last because: {last[-1].reason}. Look at `dacycle log {name}`; when the cause is mended, "
             f"`dacycle rewind {name} {cycle_id(first - STEP)}` and run again. "
             "To run on with other guards, fork it there."
         )
@@ -195,10 +198,10 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
         step = assimilate(inputs.assimilator, background[None], values, errors, guards.of_step(), std, cold)
     with watch("departures"):
         table = with_departures(observed, inputs, previous, step.state[0])
-    record = _record(inputs, observed, step)
+    record = _record(inputs, time, observed, step)
     notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
     with watch("commit"), _stopping(run, time):
-        record = run.writer.commit_cycle(time, background, step.state[0], table, record, notes)
+        record = run.writer.commit_cycle(background, step.state[0], table, record, notes)
     return Cycle(time, record, watch.seconds)
 
 
@@ -220,22 +223,27 @@ def _is_cold(experiment: Experiment, time: pd.Timestamp) -> bool:
     return experiment.cold_start.from_ is None and time < experiment.start + experiment.guards.cold_cycles * STEP
 
 
-def _record(inputs: Inputs, observed: Observed, step: StepResult) -> Record:
-    """What is kept of a cycle beside arrays and departures: nothing that another run of it would not repeat."""
+def _record(inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepResult) -> CycleRecord:
+    """Return the record of a cycle; the digest of its departures is added when it is committed."""
     status, reasons = step.status[0], [step.reason[0], *observed.failures, *observed.remarks]
-    return {
-        "experiment": inputs.experiment.name,
-        "status": "degraded" if status == "ok" and observed.failures else status,
-        "reason": "; ".join(reason for reason in reasons if reason),
-        **observed.counts(),
-        "sources": observed.inventories,
-        "gridded": int(step.observations[0]),
-        "digests": {**inputs.digests, **inputs.checks.digests, "observations": observed.digest},
-        "clipped_water": _short(step.clipped_water[0]),
-        "increment_rms": {name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
-        "increment_max": {name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
-        "thickness_imbalance": {name: _short(x) for name, x in zip(LAYERS, step.thickness_imbalance[0], strict=True)},
-    } | ({"unpaired_model": inputs.mismatch} if inputs.mismatch else {})
+    counts = observed.counts()
+    return CycleRecord(
+        time=time,
+        status="degraded" if status == "ok" and observed.failures else status,
+        digests={**inputs.digests, **inputs.checks.digests, "observations": observed.digest},
+        experiment=inputs.experiment.name,
+        reason="; ".join(reason for reason in reasons if reason),
+        uses=counts["uses"],
+        reasons=counts["reasons"],
+        variables=counts["variables"],
+        sources={name: SourceRecord(**inventory) for name, inventory in observed.inventories.items()},
+        gridded=int(step.observations[0]),
+        clipped_water=_short(step.clipped_water[0]),
+        increment_rms={name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
+        increment_max={name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
+        thickness_imbalance={name: _short(x) for name, x in zip(LAYERS, step.thickness_imbalance[0], strict=True)},
+        unpaired_model=inputs.mismatch or None,
+    )
 
 
 def _short(value: float) -> float:

@@ -1,13 +1,12 @@
 """What came after a cycle had used what there was: its sources are read again, and compared with what it kept."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dacycle.cycler.archive.branches import Branch
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.obs_ingest.sources.base import FileSource, Source
 from dacycle.obs_ingest.table import to_arrow
 from dacycle.obs_ingest.window import Window
@@ -36,7 +35,7 @@ class Arrival:
     files: tuple[str, ...]
 
 
-def came_after(branch: Branch, source: Source, record: Mapping[str, Any]) -> Arrival | None:
+def came_after(branch: Branch, source: Source, record: CycleRecord) -> Arrival | None:
     """Compare a source as it is now with what a cycle of a branch kept of it.
 
     Values that had come, but after the cutoff, are in the cycle's table as `late` and count as had.
@@ -52,14 +51,14 @@ def came_after(branch: Branch, source: Source, record: Mapping[str, Any]) -> Arr
     Raises:
         ObservationError: the source cannot be read.
     """
-    then = record.get("sources", {}).get(source.name)
+    then = record.sources.get(source.name)
     if then is None or not isinstance(source, FileSource):
         return None
-    time = pd.Timestamp(record["time"])
+    time = record.time
     table, inventory = source.read(Window(np.datetime64(time, "h")))
     kept = branch.departures([time])
     now, before = _rows(table), _rows(kept[kept["source"] == source.name])
-    had = then.get("digests", {})
+    had = then.digests or {}
     files = tuple(path for path, content in inventory.digests.items() if had.get(path) != content)
     arrival = Arrival(time, source.name, len(now.difference(before)), len(before.difference(now)), files)
     return arrival if arrival.values or arrival.gone or arrival.files else None

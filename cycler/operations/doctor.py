@@ -238,12 +238,12 @@ def _ledger(experiment: Experiment, folder: Path, digests: dict[str, str]) -> Fi
         return Finding("archive", "wrong", str(error), "restore the archive from a copy")
     if not records:
         return Finding("archive", "ok", f"{folder}: {experiment.name} has not begun")
-    own = [r for r in records if r["time"] >= cycle_id(experiment.start - 2 * STEP)]
-    changed = [key for key, value in digests.items() if own and own[-1]["digests"].get(key, value) != value]
+    own = [r for r in records if r.id >= cycle_id(experiment.start - 2 * STEP)]
+    changed = [key for key, value in digests.items() if own and own[-1].digests.get(key, value) != value]
     if changed:
-        found = f"{', '.join(changed)}: not as at cycle {own[-1]['time']}"
+        found = f"{', '.join(changed)}: not as at cycle {own[-1].id}"
         return Finding("archive", "wrong", found, "put the old files back, or `dacycle fork` the experiment")
-    return Finding("archive", "ok", f"{experiment.name} stands at {records[-1]['time']}")
+    return Finding("archive", "ok", f"{experiment.name} stands at {records[-1].id}")
 
 
 def _disk(archive: Path, needed: int) -> Finding:

@@ -23,7 +23,8 @@ from prefect.futures import PrefectFuture
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 
-from dacycle.cycler.archive.branches import Archive, ArchiveError, Record
+from dacycle.cycler.archive.branches import Archive, ArchiveError
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.cycler.verification import drift
@@ -135,24 +136,24 @@ def _now() -> pd.Timestamp:
     return pd.Timestamp.now("UTC").tz_localize(None)
 
 
-def _show(experiment: Experiment, record: Record) -> None:
+def _show(experiment: Experiment, record: CycleRecord) -> None:
     """A cycle's card in Prefect, and an event, for automations to alert on, where it was not ok."""
-    uses = "\n".join(f"| {use} | {count} |" for use, count in record["uses"].items())
-    heading = f"## {experiment.name} {record['time']}: {record['status']}"
+    uses = "\n".join(f"| {use} | {count} |" for use, count in record.uses.items())
+    heading = f"## {experiment.name} {record.id}: {record.status}"
     create_markdown_artifact(
         key=f"cycle-{_slug(experiment.name)}",
-        markdown=f"{heading}\n\n{record['reason']}\n\n| observations | values |\n|---|---|\n{uses}\n",
+        markdown=f"{heading}\n\n{record.reason}\n\n| observations | values |\n|---|---|\n{uses}\n",
         description=f"the newest cycle of {experiment.name}; its history is that of the run",
     )
     logger = get_run_logger()
-    if record["status"] == "ok":
-        logger.info("%s %s: ok", experiment.name, record["time"])
+    if record.status == "ok":
+        logger.info("%s %s: ok", experiment.name, record.id)
         return
-    logger.warning("%s %s: %s, %s", experiment.name, record["time"], record["status"], record["reason"])
+    logger.warning("%s %s: %s, %s", experiment.name, record.id, record.status, record.reason)
     emit_event(
-        event=f"dacycle.cycle.{record['status']}",
+        event=f"dacycle.cycle.{record.status}",
         resource={"prefect.resource.id": f"dacycle.experiment.{_slug(experiment.name)}"},
-        payload={"cycle": record["time"], "reason": record["reason"]},
+        payload={"cycle": record.id, "reason": record.reason},
     )
 
 
@@ -204,7 +205,7 @@ def _stretches(experiment: Experiment, archive: Archive, length: pd.Timedelta) -
 def replay_stretch(experiment: str, archive: str, name: str, first: str, last: str) -> dict[str, int]:
     """Run the cycles up to `last` that the archive lacks; return how many had each status."""
     done = replay.hindcast(_find(experiment, name), Archive(archive, create=True), until=pd.Timestamp(last))
-    counts = pd.Series([c.record["status"] for c in done], dtype=str).value_counts()
+    counts = pd.Series([c.record.status for c in done], dtype=str).value_counts()
     get_run_logger().info("%s to %s: %s", first, last, ", ".join(f"{n} {s}" for s, n in counts.items()))
     return {str(status): int(count) for status, count in counts.items()}
 

@@ -137,11 +137,11 @@ class Service:
 
     def _show(self, cycle: replay.Cycle) -> None:
         record = cycle.record
-        level = logging.INFO if record["status"] == "ok" else logging.WARNING
-        uses = ", ".join(f"{count} {use}" for use, count in record["uses"].items())
-        reason = f" ({record['reason']})" if record["reason"] else ""
+        level = logging.INFO if record.status == "ok" else logging.WARNING
+        uses = ", ".join(f"{count} {use}" for use, count in record.uses.items())
+        reason = f" ({record.reason})" if record.reason else ""
         name, seconds = self.experiment.name, sum(cycle.seconds.values())
-        logger.log(level, "%s %s: %s%s; %s; %.2f s", name, record["time"], record["status"], reason, uses, seconds)
+        logger.log(level, "%s %s: %s%s; %s; %.2f s", name, record.id, record.status, reason, uses, seconds)
         self._leave_if_told()
 
     def _leave_if_told(self) -> None:

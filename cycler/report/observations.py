@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from dacycle.cycler.archive.branches import Record
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.verification.usage import KINDS
 from dacycle.obs_ingest.table import REASONS, VARIABLES
 
@@ -37,24 +37,25 @@ _NUMBERS = ("found", "decoded", "missing", "late")
 # --- inventories
 
 
-def inventories(records: Sequence[Record]) -> pd.DataFrame:
+def inventories(records: Sequence[CycleRecord]) -> pd.DataFrame:
     """One row per cycle and source: found, decoded, missing, late, latency (minutes, NaN where unknown)."""
     rows = [
-        {"time": pd.Timestamp(record["time"]), "source": name, **{key: entry[key] for key in (*_NUMBERS, "latency")}}
+        {"time": record.time, "source": name, **{key: getattr(entry, key) for key in (*_NUMBERS, "latency")}}
         for record in records
-        for name, entry in record["sources"].items()
+        for name, entry in record.sources.items()
     ]
     return pd.DataFrame(rows, columns=["time", "source", *_NUMBERS, "latency"]).astype({"latency": float})
 
 
-def inventory_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+def inventory_rows(records: Sequence[CycleRecord]) -> list[dict[str, Any]]:
     """One row per source: cycles, those without a report, sums over all, median latency, what was left out and why."""
     rows = []
     for name, own in inventories(records).groupby("source", sort=False):
         skipped: dict[str, int] = {}
         for record in records:
-            for reason, count in record["sources"].get(name, {"skipped": {}})["skipped"].items():
-                skipped[reason] = skipped.get(reason, 0) + count
+            if name in record.sources:
+                for reason, count in record.sources[name].skipped.items():
+                    skipped[reason] = skipped.get(reason, 0) + count
         sums = {key: int(own[key].sum()) for key in _NUMBERS}
         rows.append(
             {
@@ -69,13 +70,13 @@ def inventory_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def problem_rows(records: Sequence[Record]) -> tuple[list[dict[str, Any]], int]:
+def problem_rows(records: Sequence[CycleRecord]) -> tuple[list[dict[str, Any]], int]:
     """What could not be read: source, text, in how many cycles, the first of them; and how many more rows there are."""
     found: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        for name, entry in record["sources"].items():
-            for problem in entry["problems"]:
-                found.setdefault((name, problem), []).append(record["time"])
+        for name, entry in record.sources.items():
+            for problem in entry.problems:
+                found.setdefault((name, problem), []).append(record.id)
     rows = [
         {"source": source, "problem": problem, "first": times[0], "cycles": len(set(times))}
         for (source, problem), times in found.items()

@@ -15,7 +15,9 @@ import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import ArchiveError, Branch
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.report import figures, maps, observation_figures, observations, style, tables
 from dacycle.cycler.verification.cycles import (
     BLOCK_DAYS,
@@ -50,7 +52,7 @@ def write_report(branch: Branch, world: World, path: Path | None = None) -> Path
 
 def page(branch: Branch, world: World) -> str:
     """The report as HTML; raises as `write_report`."""
-    records = [record for record in branch.records if record["status"] != "cold_start"]
+    records = [record for record in branch.records if record.status != "cold_start"]
     if not records:
         raise ArchiveError(f"{branch.archive.folder}: {branch.name} has no cycle yet; run `dacycle hindcast` first")
     verification = verify(branch, world)
@@ -63,7 +65,7 @@ def page(branch: Branch, world: World) -> str:
         "not_causal": [source.source for source in branch.experiment.observations if source.cutoff is None],
         "centred": [source.source for source in branch.experiment.observations if getattr(source, "centred", False)],
         "strip": status_strip(records),
-        "incidents": [r for r in records if r["status"] != "ok"],
+        "incidents": [r for r in records if r.status != "ok"],
         "free_name": f"{branch.name}-free" if free is not None else None,
         "withheld": tables.withheld_rows(verification.fits),
         "fits": figures.fits_over_time(verification.fits),
@@ -100,15 +102,15 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(**context)
 
 
-def _overview(records: list[dict[str, Any]], verification: Verification) -> dict[str, Any]:
+def _overview(records: list[CycleRecord], verification: Verification) -> dict[str, Any]:
     fits = verification.fits
     assimilated = fits[fits["use"] == "assimilated"].groupby("time")["count"].sum()
     return {
         "cycles": len(records),
-        "first": records[0]["time"],
-        "last": records[-1]["time"],
-        "statuses": dict(Counter(record["status"] for record in records).most_common()),
-        "assimilated": float(assimilated.reindex([pd.Timestamp(r["time"]) for r in records]).fillna(0).mean()),
+        "first": records[0].id,
+        "last": records[-1].id,
+        "statuses": dict(Counter(record.status for record in records).most_common()),
+        "assimilated": float(assimilated.reindex([r.time for r in records]).fillna(0).mean()),
         "verified": int(verification.errors["time"].nunique()),
     }
 
@@ -168,7 +170,7 @@ def _errors(verification: Verification, free: Verification | None, world: World)
     }
 
 
-def _observations(branch: Branch, records: list[dict[str, Any]], fits: pd.DataFrame) -> dict[str, Any]:
+def _observations(branch: Branch, records: list[CycleRecord], fits: pd.DataFrame) -> dict[str, Any]:
     """What sources found, what became of it, and how departures are distributed."""
     summed = usage(branch)
     places = observations.places(summed.sites)
@@ -225,8 +227,8 @@ def _drift(drift: pd.DataFrame, free: Verification | None) -> dict[str, Any]:
     }
 
 
-def _fields(branch: Branch, world: World, records: list[dict[str, Any]]) -> dict[str, Any]:
-    sample = tables.sample_fields(branch, world, pd.DatetimeIndex([pd.Timestamp(r["time"]) for r in records]))
+def _fields(branch: Branch, world: World, records: list[CycleRecord]) -> dict[str, Any]:
+    sample = tables.sample_fields(branch, world, pd.DatetimeIndex([r.time for r in records]))
     verified = bool(sample.errors)
     divergence = {}
     if verified:
@@ -253,30 +255,30 @@ def _mean_trends(verification: Verification) -> list[dict[str, Any]]:
     return [row | {"unit": QUANTITIES[row["of"]], "drifting": row["low"] > 0 or row["high"] < 0} for row in rows]
 
 
-def _digests(branch: Branch, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def _digests(branch: Branch, records: list[CycleRecord]) -> list[tuple[str, str, str]]:
     """What, SHA-256, and of which cycles."""
     rows = []
     for key in ("experiment", "model", "assimilator", "operator"):
-        named = [record for record in records if key in record["digests"]]
-        for digest in dict.fromkeys(record["digests"][key] for record in named):
-            times = [record["time"] for record in named if record["digests"][key] == digest]
+        named = [record for record in records if key in record.digests]
+        for digest in dict.fromkeys(record.digests[key] for record in named):
+            times = [record.id for record in named if record.digests[key] == digest]
             rows.append((key, digest, f"{times[0]} to {times[-1]}"))
-    rows.append(("records of all cycles", fingerprint(records), f"{records[0]['time']} to {records[-1]['time']}"))
+    rows.append(("records of all cycles", fingerprint(records), f"{records[0].id} to {records[-1].id}"))
     return rows
 
 
-def status_strip(records: list[dict[str, Any]]) -> Markup:
+def status_strip(records: list[CycleRecord]) -> Markup:
     """One small block per cycle, coloured by its status; those that are not `ok` say why when pointed at."""
     blocks = []
     for i, record in enumerate(records):
         x, y = 8 * (i % _STRIP_ROW), 22 * (i // _STRIP_ROW)
         block = Markup('<rect x="{}" y="{}" width="7" height="16" fill="{}"').format(
-            x, y, style.STATUSES[record["status"]]
+            x, y, style.STATUSES[record.status]
         )
-        if record["status"] == "ok":
+        if record.status == "ok":
             blocks.append(block + Markup("/>"))
         else:
-            said = f"{record['time']}: {record['status']}, {record['reason']}"
+            said = f"{record.id}: {record.status}, {record.reason}"
             blocks.append(block + Markup("><title>{}</title></rect>").format(said))
     width = 8 * min(len(records), _STRIP_ROW)
     height = 22 * (-(-len(records) // _STRIP_ROW)) - 6

@@ -6,7 +6,6 @@ since.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.step import water_column
-from dacycle.cycler.archive.branches import Branch, Record
+from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.derived import read_tables, write_tables
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid
@@ -85,8 +85,8 @@ def verify(branch: Branch, world: World) -> Verification:
     Raises:
         ArchiveError: a state or a departure table is damaged.
     """
-    records = [r for r in branch.records if r["status"] != "cold_start"]
-    wanted = {r["time"]: _key(r, world) for r in records}
+    records = [r for r in branch.records if r.status != "cold_start"]
+    wanted = {r.id: _key(r, world) for r in records}
     tables, known = read_tables(branch.folder / "verification", _TABLES)
     current = {name for name, key in wanted.items() if known.get(name) == key}
     due = [pd.Timestamp(name) for name in wanted if name not in current]
@@ -109,13 +109,13 @@ def verify_free_run(branch: Branch, world: World) -> Verification | None:
     return verify(branch.archive.branch(name), world).within(branch.times)
 
 
-def fingerprint(records: list[Record]) -> str:
+def fingerprint(records: list[CycleRecord]) -> str:
     """SHA-256 of cycle records: cycles that are run again with the same result have the same one."""
-    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(f"[{', '.join(record.to_json() for record in records)}]".encode()).hexdigest()
 
 
-def _key(record: Record, world: World) -> str:
-    verified = np.datetime64(pd.Timestamp(record["time"]), "h") in world.reference
+def _key(record: CycleRecord, world: World) -> str:
+    verified = np.datetime64(record.time, "h") in world.reference
     return f"{fingerprint([record])} {'verified' if verified else 'unverified'}"
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, Record
+from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.experiment import STEP, cycle_id, parse_donor
 from dacycle.cycler.verification.cycles import fingerprint
 from dacycle.cycler.verification.drift_scores import (
@@ -60,7 +60,7 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
         # First: cycles may be committed meanwhile, so what is read after it knows at least as many.
         starts = due(branch, world)
         sources, committed = _sources(branch), _committed(branch)
-        models = {record["time"]: record["digests"]["model"] for record in branch.records}
+        models = {record.id: record.digests["model"] for record in branch.records}
         for start in starts:
             if models[cycle_id(start)] != model.digest:
                 raise ArchiveError(
@@ -150,12 +150,12 @@ def leads(branch: Branch) -> NDArray[np.int64]:
 
 def _sources(branch: Branch) -> dict[pd.Timestamp, str]:
     """The starts an experiment asks for, each with the fingerprint of the two cycles it goes out from."""
-    records: dict[pd.Timestamp, Record] = {pd.Timestamp(r["time"]): r for r in branch.records}
+    records = {r.time: r for r in branch.records}
     hours = branch.experiment.drift.starts
     return {
         time: fingerprint([records[time - STEP], record])
         for time, record in records.items()
-        if record["status"] != "cold_start" and time.hour in hours and time - STEP in records
+        if record.status != "cold_start" and time.hour in hours and time - STEP in records
     }
 
 

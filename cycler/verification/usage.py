@@ -64,7 +64,7 @@ def usage(branch: Branch) -> Usage:
     Raises:
         ArchiveError: a departure table is damaged.
     """
-    wanted = {record["time"]: fingerprint([record]) for record in branch.records if "departures" in record}
+    wanted = {record.id: fingerprint([record]) for record in branch.records if record.departures is not None}
     folder = branch.folder / "verification"
     tables, known = read_tables(folder, ("sites", "histograms"))
     if not known.items() <= wanted.items():  # cycles in the sums have been run anew: they cannot be taken out

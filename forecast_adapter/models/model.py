@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, get_grid
 from dacycle.forecast_adapter.models.contract import Signature, read_signature
@@ -46,7 +47,7 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 Array = NDArray[np.float32]
 
 
-class ForecastError(RuntimeError):
+class ForecastError(DacycleError, RuntimeError):
     """A forecast cannot be made from these states, or is no longer finite; names channel and step."""
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from dacycle.common.errors import DacycleError
+
 __all__ = [
     "CPU",
     "CUDA",
@@ -39,7 +41,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 _DOCUMENT, _CHECK, _LENGTH = "dacycle", "dacycle_sha256", "dacycle_graph_bytes"
 
 
-class ModelFileError(ValueError):
+class ModelFileError(DacycleError, ValueError):
     """A model file is missing, damaged, or not what it has to be; names the file and what differs."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.models.onnxfile import digest
 
 __all__ = ["DatasetError", "Entry", "Manifest", "dataset_files", "is_dataset", "verify_dataset"]
@@ -16,7 +17,7 @@ __all__ = ["DatasetError", "Entry", "Manifest", "dataset_files", "is_dataset", "
 _NAME = "manifest.json"
 
 
-class DatasetError(LookupError):
+class DatasetError(DacycleError, LookupError):
     """A dataset is unfinished, damaged or another one; names the folder, the file and the remedy."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, regrid
 from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, make_state
@@ -40,7 +41,7 @@ SURFACE_FIELDS: dict[str, tuple[str, str, float]] = {
 _HOURS = "hours since 1970-01-01"
 
 
-class ReferenceError(LookupError):
+class ReferenceError(DacycleError, LookupError):
     """A reference has no such time, or its files are not what they should be; names the folder and the time."""
 
 

@@ -19,6 +19,7 @@ import xarray as xr
 import yaml
 from numpy.typing import NDArray
 
+from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid, named
 from dacycle.forecast_adapter.home import dacycle_home
@@ -36,7 +37,7 @@ _YEAR = 365.2425
 _HARMONICS = 2
 
 
-class WorldError(ValueError):
+class WorldError(DacycleError, ValueError):
     """A world cannot be found, or its parts do not belong together."""
 
 

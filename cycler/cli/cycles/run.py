@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from dacycle.cycler.archive.branches import Archive, Branch, Record
+from dacycle.common.configuration import parse_value
+from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import Cycle
 from dacycle.cycler.cycle.replay import hindcast as run_hindcast
@@ -21,9 +21,9 @@ from dacycle.cycler.experiment import (
     ExperimentError,
     cycle_id,
     load_experiment,
+    parse_cycle_time,
     parse_donor,
     parse_experiment,
-    parse_time,
     write_experiment,
 )
 from dacycle.cycler.operations.arrivals import came_after
@@ -43,7 +43,7 @@ def cycle_time(text: str | None) -> pd.Timestamp | None:
     if text is None:
         return None
     try:
-        return parse_time(text)
+        return parse_cycle_time(text)
     except ValueError as error:
         raise ExperimentError(str(error)) from None
 
@@ -121,7 +121,7 @@ def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, l
             left = int((last - cycle.time) / STEP) + len(done)
             done.append(cycle)
             total = left + 1 if limit is None else min(left + 1, limit)
-            described = f"{experiment.name} {cycle_id(cycle.time)} {cycle.record['status']}"
+            described = f"{experiment.name} {cycle_id(cycle.time)} {cycle.record.status}"
             bar.update(task, completed=len(done), total=total, description=described)
 
         try:
@@ -133,7 +133,7 @@ def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, l
 
 
 def _summarise(experiment: Experiment, archive: Archive, done: list[Cycle]) -> None:
-    statuses = pd.Series([cycle.record["status"] for cycle in done], dtype=str).value_counts()
+    statuses = pd.Series([cycle.record.status for cycle in done], dtype=str).value_counts()
     counted = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing was due"
     seconds = pd.DataFrame([cycle.seconds for cycle in done]).mean()
     stages = ", ".join(f"{stage} {value * 1000:.0f}" for stage, value in seconds.items())
@@ -157,9 +157,9 @@ def cycle(experiment: ExperimentFile, archive: ArchiveFolder = DEFAULT_ARCHIVE, 
         console.print(f"{described.name}: nothing is due yet; next is {next_time and cycle_id(next_time)}")
         return
     record = done[0].record
-    uses = ", ".join(f"{count} {use}" for use, count in record["uses"].items())
-    reason = f" ({record['reason']})" if record["reason"] else ""
-    console.print(f"{described.name} {record['time']}: {record['status']}{reason}; values: {uses}")
+    uses = ", ".join(f"{count} {use}" for use, count in record.uses.items())
+    reason = f" ({record.reason})" if record.reason else ""
+    console.print(f"{described.name} {record.id}: {record.status}{reason}; values: {uses}")
 
 
 @app.command()
@@ -176,7 +176,7 @@ def status(
     for column in table.columns[:-1]:
         column.no_wrap = True
     complaints: list[str] = []
-    latest: list[tuple[str, Record]] = []
+    latest: list[tuple[str, CycleRecord]] = []
     for name in place.branches():
         branch = place.branch(name)
         table.add_row(*_row(branch))
@@ -184,17 +184,17 @@ def status(
         complaints += branch.damaged() if check else []
     console.print(table)
     for name, record in latest:
-        _print_problems(f"{name} {record['time']}", record)
+        _print_problems(f"{name} {record.id}", record)
     for complaint in complaints:
         console.print(f"[red]damaged[/red] {complaint}", soft_wrap=True)
     if complaints:
         raise typer.Exit(1)
 
 
-def _print_problems(where: str, record: Record) -> None:
+def _print_problems(where: str, record: CycleRecord) -> None:
     """A line per source of a cycle that had files or messages which could not be read."""
-    for source, inventory in record.get("sources", {}).items():
-        first, *more = inventory["problems"] or [""]
+    for source, inventory in record.sources.items():
+        first, *more = inventory.problems or [""]
         if first:
             rest = f", and {len(more)} more" if more else ""
             console.print(f"{where}, source {source}: {first}{rest}", soft_wrap=True, markup=False)
@@ -202,11 +202,11 @@ def _print_problems(where: str, record: Record) -> None:
 
 def _row(branch: Branch) -> list[str]:
     records, experiment = branch.records, branch.experiment
-    statuses = [record["status"] for record in records]
+    statuses = [record.status for record in records]
     return [
         branch.name,
         str(sum(status != "cold_start" for status in statuses)),
-        records[-1]["time"] if records else "none",
+        records[-1].id if records else "none",
         "live" if experiment.end is None else cycle_id(experiment.end),
         str(statuses.count("degraded")),
         str(statuses.count("fallback")),
@@ -237,20 +237,20 @@ def log(
         column.no_wrap = True
     shown = branch.recent_records(last)
     for record in shown:
-        notes = commits.get(record["time"], {})
-        uses = record.get("uses", {})
+        notes = commits.get(record.id, {})
+        uses = record.uses
         counts = [str(uses.get(use, "")) for use in ("assimilated", "withheld", "rejected", "late")]
         seconds = f"{sum(notes['seconds'].values()):.2f}" if "seconds" in notes else ""
         written = str(notes.get("written", ""))[5:16].replace("T", " ")
-        table.add_row(record["time"], record["status"], *counts, seconds, written, record.get("reason", ""))
+        table.add_row(record.id, record.status, *counts, seconds, written, record.reason)
     console.print(table)
     for record in shown:
-        _print_problems(record["time"], record)
+        _print_problems(record.id, record)
     if late:
         _show_arrivals(branch, shown)
 
 
-def _show_arrivals(branch: Branch, records: list[Record]) -> None:
+def _show_arrivals(branch: Branch, records: list[CycleRecord]) -> None:
     """A line for each source and cycle with what the cycle did not have."""
     sources = load_inputs(branch.experiment).sources
     table = Table("cycle", "source", "values", "gone", "files, new or changed", title="come since")
@@ -258,7 +258,7 @@ def _show_arrivals(branch: Branch, records: list[Record]) -> None:
         for source in sources:
             if arrival := came_after(branch, source, record):
                 files = ", ".join(Path(file).name for file in arrival.files)
-                table.add_row(record["time"], arrival.source, str(arrival.values), str(arrival.gone), files)
+                table.add_row(record.id, arrival.source, str(arrival.values), str(arrival.gone), files)
     console.print(table if table.row_count else "nothing has come since these cycles ran")
 
 
@@ -293,7 +293,8 @@ def fork(
     text = write_experiment(content)
     described = parse_experiment(text, str(path))
     load_inputs(described)
-    with place.write(described):
+    with place.write(described) as writer:
+        writer.fork()
         path.write_text(text)
     console.print(f"{name} begins after {donor}; go on with `dacycle hindcast {path} --archive {archive}`")
 
@@ -308,10 +309,7 @@ def _set(content: Any, item: str) -> None:
             raise ExperimentError(f"--set {item}: there is no {parent!r} to set a part of")
     if not equals:
         raise ExperimentError(f"--set {item}: write it as KEY=VALUE")
-    try:
-        content[leaf] = YAML(typ="safe", pure=True).load(value)
-    except YAMLError as error:
-        raise ExperimentError(f"--set {item}: {value!r} is not a YAML value: {error}") from None
+    content[leaf] = parse_value(value, f"--set {item}", ExperimentError)
 
 
 @app.command()

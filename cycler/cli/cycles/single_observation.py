@@ -10,7 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from dacycle.cycler.archive.branches import Archive, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli.cycles.run import ExperimentFile, Threads, cycle_time
 from dacycle.cycler.experiment import cycle_id, load_experiment
 from dacycle.cycler.report import increments, style, tables

@@ -74,7 +74,7 @@ def verify_late(experiment: Name, archive: ArchiveFolder = DEFAULT_ARCHIVE) -> N
     with console.status(f"verifying {experiment}"):
         starts = [cycle_id(start) for start in fill_in(branch, world)]
         errors = verify(branch, world).errors
-    cycles = sum(record["status"] != "cold_start" for record in branch.records)
+    cycles = sum(record.status != "cold_start" for record in branch.records)
     console.print(f"{world.name}: the reference holds {world.reference.times[0]} to {world.reference.times[-1]}")
     console.print(f"cycles: {errors['time'].nunique()} of {cycles} verified")
     further = f"; new scores of {', '.join(starts)}" if starts else ""

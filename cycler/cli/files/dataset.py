@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dacycle.cycler.archive.disk import locked
+from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.experiment import parse_duration
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import as_hour

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dacycle.cycler.archive.disk import write_whole
+from dacycle.common.configuration import parse_value
+from dacycle.common.files import write_whole
 from dacycle.cycler.cli.files.forecast import parse_time
 from dacycle.cycler.cli.models.world import parse_years
 from dacycle.forecast_adapter.remote import is_url
@@ -140,10 +140,7 @@ def _options(texts: list[str]) -> dict[str, Any]:
     options = {}
     for text in texts:
         key, _, value = text.partition("=")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise typer.BadParameter(f"{text}: {value!r} is not a YAML value: {error}", param_hint="--option") from None
+        options[key] = parse_value(value, f"--option {text}", ObservationError)
         if options[key] is None:
             raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--option")
     return options

@@ -10,6 +10,7 @@ import xarray as xr
 
 import dacycle
 from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle.replay import hindcast
 from dacycle.cycler.experiment import STEP
 from tests.cycler import replays
@@ -70,7 +71,7 @@ def test_a_time_cannot_be_appended_twice(run, content):
         state = writer.state("analysis", replays.LAST).values
         departures = writer.departures([replays.LAST]).drop(columns="cycle")
         with pytest.raises(ArchiveError, match="the next cycle of demo is 2024-01-04 12:00:00"):
-            writer.commit_cycle(replays.LAST, state, state, departures, {}, {})
+            writer.commit_cycle(state, state, departures, CycleRecord(replays.LAST, "ok", {}), {})
     times = pd.DatetimeIndex([replays.LAST])
     again = xr.Dataset({"record": ("time", np.array(["{}"], object))}, {"time": times})
     with pytest.raises(ArchiveError, match="cycles already goes to 2024-01-04T06; cannot append 2024-01-04T06"):
@@ -171,6 +172,32 @@ def test_a_fork_shares_the_past_and_keeps_it_when_its_donor_changes(run, content
     assert used.tolist() == [True, True, False, False]
     with pytest.raises(ArchiveError, match="no-wind begins at 20240103T18"):
         Archive(run).rewind("no-wind", replays.START)
+
+
+def test_taking_the_lock_does_not_fork_and_a_fork_has_only_the_files_of_the_past_it_shares(run, content):
+    changes = {"name": "fork", "start": "2024-01-04T00", "cold_start": {"from": "demo@20240103T18"}}
+    forked, archive = replays.experiment(content | changes), Archive(run)
+    drift = run / "branches/demo/drift"
+    drift.mkdir()
+    for name in ("20240103T12", "20240104T00"):
+        (drift / f"{name}.parquet").write_bytes(b"scores of this start")
+    with archive.write(forked) as writer:
+        assert archive.branches() == ["demo"]
+        assert writer.next_time is None
+        writer.fork()
+        assert writer.next_time == replays.START + 2 * STEP
+    assert archive.branches() == ["demo", "fork"]
+    folder = run / "branches/fork"
+    assert sorted(p.name for p in (folder / "departures").iterdir()) == ["20240103T12.parquet", "20240103T18.parquet"]
+    assert [p.name for p in (folder / "drift").iterdir()] == ["20240103T12.parquet"]
+
+
+def test_what_a_killed_writer_left_under_a_temporary_name_goes_with_the_next_one(run, content):
+    folder = run / "branches/demo/departures"
+    before = sorted(folder.iterdir())
+    (folder / ".20240104T12.4711.part.parquet").write_bytes(b"half a")
+    with Archive(run).write(replays.experiment(content)):
+        assert sorted(folder.iterdir()) == before
 
 
 def test_a_fork_from_a_cycle_that_is_not_there_is_refused(run, content):

@@ -126,7 +126,7 @@ def test_a_malformed_file_is_refused_with_its_line(place):
     assert "densty" in ended.output
     (place / "b.yaml").write_text(write_experiment(content(settings=[{"name": "x", "pattern": "stripes"}])))
     assert "pattern is 'stripes'" in dacycle("benchmark", "b.yaml", "--out", "page", status=2)
-    assert "there is no such benchmark file" in dacycle("benchmark", "c.yaml", "--out", "page", status=2)
+    assert "c.yaml: there is no such file" in dacycle("benchmark", "c.yaml", "--out", "page", status=2)
 
 
 def test_a_method_is_not_compared_by_a_year_of_its_training(place):

@@ -86,7 +86,7 @@ def test_fork_and_rewind(place):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["hindcast", "nothing.yaml"], "nothing.yaml: there is no such experiment file"),
+        (["hindcast", "nothing.yaml"], "nothing.yaml: there is no such file (an experiment is expected)"),
         (["status", "--archive", "nowhere"], "nowhere is not an archive"),
         (["log", "dome"], "no experiment 'dome' here (there are: demo)"),
         (["fork", "demo", "other"], "'demo' is not EXPERIMENT@TIME"),

@@ -49,7 +49,7 @@ def test_a_cycle_by_increments_at_full_size_takes_less_than_8_gb(quarter_degree,
     peak = peak_memory(lambda: hindcast(experiment, archive, limit=1))
     branch = archive.branch("demo")
     (record,) = branch.records[-1:]
-    assert record["status"] == "ok"
+    assert record.status == "ok"
     if peak is None:
         pytest.skip("this system does not tell how much memory a process takes")
     assert peak < MOST

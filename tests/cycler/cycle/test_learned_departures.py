@@ -131,7 +131,7 @@ def test_a_branch_from_before_there_were_operators_goes_on(content, tmp_path, mo
     own = make_operator(tmp_path / "weights" / "tiny.onnx")
     monkeypatch.setattr("dacycle.obs_ingest.operators.learned.WEIGHTS", Path(own).parent)
     (cycle,) = hindcast(asked, archive, limit=1)
-    assert cycle.record["digests"]["operator"]
+    assert cycle.record.digests["operator"]
 
 
 def test_models_of_other_worlds_are_still_refused(content, tmp_path):

@@ -50,8 +50,8 @@ def test_a_brought_network_cycles_and_the_analysis_is_what_is_cycled(era5, tmp_p
     archive = Archive(tmp_path / "archive", create=True)
     content = replays.content(era5, Path(NAME), tmp_path)
     cycles = hindcast(replays.experiment(content), archive, limit=2)
-    assert [cycle.record["status"] for cycle in cycles] == ["ok", "ok"]
-    assert "unpaired_model" not in cycles[0].record
+    assert [cycle.record.status for cycle in cycles] == ["ok", "ok"]
+    assert cycles[0].record.unpaired_model is None
     branch, model, time = archive.branch("demo"), load_model(NAME), cycles[1].time
     frames = [branch.state("analysis", time - lag).values[None] for lag in (2 * STEP, STEP)]
     background = branch.state("background", time).values
@@ -69,7 +69,7 @@ def test_a_model_of_another_kind_of_states_is_refused_and_can_be_insisted_on(era
         load_inputs(replays.experiment(content))
     archive = Archive(tmp_path / "archive", create=True)
     (cycle,) = hindcast(replays.experiment(content | {"unpaired_model": True}), archive, limit=1)
-    assert "made for 'operational'" in cycle.record["unpaired_model"]
+    assert "made for 'operational'" in cycle.record.unpaired_model
 
 
 def test_a_key_that_is_not_used_leaves_an_experiments_digest_alone(world, tmp_path):
@@ -96,14 +96,14 @@ def test_one_state_can_stand_for_both_frames_and_is_marked(world, tmp_path, prod
     branch = archive.branch("demo")
     before, now = (branch.state("analysis", time).values for time in branch.times[:2])
     np.testing.assert_array_equal(before, now)
-    assert [record.get("frame") for record in branch.records] == ["one state stands for both"] * 2 + [None]
+    assert [record.frame for record in branch.records] == ["one state stands for both"] * 2 + [None]
 
 
 def test_a_cycle_by_increments_from_a_coarser_grid(world, tmp_path):
     content = replays.content(world.folder, world.model, tmp_path, assimilation_grid="16x32")
     archive = Archive(tmp_path / "archive", create=True)
     (cycle,) = hindcast(replays.experiment(content), archive, limit=1)
-    assert cycle.record["status"] == "ok"
+    assert cycle.record.status == "ok"
     branch = archive.branch("demo")
     analysis, background = (branch.state(group, cycle.time).values for group in ("analysis", "background"))
     assert analysis.shape == (69, 32, 64)
@@ -112,7 +112,7 @@ def test_a_cycle_by_increments_from_a_coarser_grid(world, tmp_path):
     departures = branch.departures([cycle.time])
     used = departures[(departures.use == "assimilated") & (departures.variable == "t2m")]
     assert used.o_a.std() < used.o_b.std()
-    assert set(cycle.record["thickness_imbalance"]) >= {"50-100", "925-1000"}
+    assert set(cycle.record.thickness_imbalance) >= {"50-100", "925-1000"}
 
 
 def test_increments_come_from_a_coarser_grid_only(world, tmp_path):
@@ -179,4 +179,4 @@ def test_the_experiments_for_fengwu_run_on_genuine_observations(world, shared, t
     analysis, background = (
         archive.branch(name).state(group, cycle.time).values for group in ("analysis", "background")
     )
-    assert (np.abs(analysis - background).max() > 0.1) == (cycle.record["status"] == "ok")
+    assert (np.abs(analysis - background).max() > 0.1) == (cycle.record.status == "ok")

@@ -58,9 +58,9 @@ def test_every_observation_has_its_row_whatever_became_of_it(run):
     branch = open_experiment(run, "demo")
     departures, records = branch.departures(), branch.records[2:]
     for use in ("assimilated", "withheld", "rejected", "late"):
-        counted = sum(record["uses"][use] for record in records)
+        counted = sum(record.uses[use] for record in records)
         assert counted == (departures.use == use).sum() > 0, use
-    assert departures.groupby("cycle").size().tolist() == [sum(record["uses"].values()) for record in records]
+    assert departures.groupby("cycle").size().tolist() == [sum(record.uses.values()) for record in records]
     assert (departures.reason[departures.use != "assimilated"] != "").all()
 
 
@@ -96,7 +96,7 @@ def test_a_cycle_without_observations_keeps_its_background(content, tmp_path):
     archive = Archive(tmp_path / "a", create=True)
     cycles = hindcast(replays.experiment(content | {"observations": []}), archive, limit=1)
     branch = archive.branch("demo")
-    assert (cycles[0].record["status"], cycles[0].record["reason"]) == ("degraded", "no observations")
+    assert (cycles[0].record.status, cycles[0].record.reason) == ("degraded", "no observations")
     np.testing.assert_array_equal(branch.state("analysis", replays.START), branch.state("background", replays.START))
     assert len(branch.departures([replays.START])) == 0
 
@@ -114,9 +114,9 @@ def test_a_source_that_cannot_be_read_costs_the_cycle_only_that_source(content, 
         first = run_cycle(run, replays.START).record
         run.inputs = whole
         second = run_cycle(run, replays.START + STEP).record
-    assert first["status"] == "degraded"
-    assert "source broken could not be read: feed/20240103.bufr" in first["reason"]
-    assert first["uses"]["assimilated"] > 100
+    assert first.status == "degraded"
+    assert "source broken could not be read: feed/20240103.bufr" in first.reason
+    assert first.uses["assimilated"] > 100
     assert second["status"] == "ok"
 
 
@@ -145,9 +145,9 @@ def test_denied_observations_are_compared_not_assimilated(content, run, tmp_path
     archive = Archive(tmp_path / "a", create=True)
     record = hindcast(replays.experiment(content | {"deny": ["t2m"]}), archive, limit=1)[0].record
     control = open_experiment(run, "demo").records[2]
-    assert record["variables"]["t2m"]["assimilated"] == 0 < control["variables"]["t2m"]["assimilated"]
-    assert record["variables"]["msl"] == control["variables"]["msl"]
-    assert sum(record["uses"].values()) == sum(control["uses"].values())
+    assert record.variables["t2m"]["assimilated"] == 0 < control.variables["t2m"]["assimilated"]
+    assert record.variables["msl"] == control.variables["msl"]
+    assert sum(record.uses.values()) == sum(control.uses.values())
 
 
 def test_a_blacklist_and_a_stricter_check_reject_and_the_record_says_which_list(content, run, tmp_path):
@@ -161,8 +161,8 @@ def test_a_blacklist_and_a_stricter_check_reject_and_the_record_says_which_list(
     rejected = departures[departures["reason"] == "blacklisted"]
     assert set(rejected["variable"]) == {"t2m", "msl"}
     assert set(rejected["station"]) == {station}
-    assert record["reasons"]["background_check"] > (control["reason"] == "background_check").sum()
-    assert record["digests"]["blacklist"] == hashlib.sha256((tmp_path / "bad.csv").read_bytes()).hexdigest()
+    assert record.reasons["background_check"] > (control["reason"] == "background_check").sum()
+    assert record.digests["blacklist"] == hashlib.sha256((tmp_path / "bad.csv").read_bytes()).hexdigest()
     assert len(departures) == len(control)
     moved = departures[departures["height_difference"].notna()]
     assert set(moved["variable"]) == {"t2m", "td2m"}

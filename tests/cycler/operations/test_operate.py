@@ -142,7 +142,7 @@ def test_serve_catches_up_in_order_makes_forecasts_and_ends_with_its_experiment(
     process = served(write_experiment(tmp_path, world), tmp_path / "archive")
     _, log = process.communicate(timeout=120)
     assert process.returncode == 0, log
-    times = [record["time"] for record in records(tmp_path / "archive")]
+    times = [record.id for record in records(tmp_path / "archive")]
     assert times == [f"{t:%Y%m%dT%H}" for t in pd.date_range(START - pd.Timedelta("12h"), END, freq="6h")]
     assert "tiny: forecast from 20240103T00" in log
     assert "complete" in log

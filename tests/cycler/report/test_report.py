@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dacycle.cycler.archive.branches import ArchiveError
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cli.cycles.verify import app
 from dacycle.cycler.report import maps, tables
 from dacycle.cycler.report.compare import compare, write_comparison
@@ -131,13 +132,13 @@ def test_the_experiment_and_its_digests_are_printed(html, run):
     assert "fallbacks_in_a_row" in html
     record = run.records[-1]
     for key in ("experiment", "model", "assimilator"):
-        assert record["digests"][key] in html
+        assert record.digests[key] in html
 
 
 def test_a_fallback_says_why_and_cannot_inject_markup():
     records = [
-        {"time": "20240104T00", "status": "ok", "reason": ""},
-        {"time": "20240104T06", "status": "fallback", "reason": "increment <b>of</b> t850 & more"},
+        CycleRecord(pd.Timestamp("2024-01-04T00"), "ok", {}),
+        CycleRecord(pd.Timestamp("2024-01-04T06"), "fallback", {}, reason="increment <b>of</b> t850 & more"),
     ]
     strip = str(status_strip(records))
     assert strip.count("<rect") == 2

@@ -1,5 +1,7 @@
 """What a report says of observations: sites, departures, inventories; summed cycle by cycle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -134,7 +136,7 @@ def test_maps_show_a_site_by_why_it_was_often_not_used():
 
 
 def test_inventories_are_summed_and_problems_named_once(branch):
-    records = [record for record in branch.records if record["status"] != "cold_start"]
+    records = [record for record in branch.records if record.status != "cold_start"]
     sondes = next(row for row in observations.inventory_rows(records) if row["source"] == "sondes")
     assert (sondes["found"], sondes["decoded"], sondes["missing"], sondes["late"]) == (210, 200, 10, 5)
     assert sondes["latency"] == 50
@@ -143,7 +145,7 @@ def test_inventories_are_summed_and_problems_named_once(branch):
     assert problems == [
         {"source": "sondes", "problem": "temp.bufr, message 3: <truncated>", "first": "20240102T12", "cycles": 1}
     ]
-    many = [r | {"sources": {"sondes": r["sources"]["sondes"] | {"problems": [f"{r['time']} {i}" for i in range(9)]}}}
-            for r in records]  # fmt: skip
+    damaged = {r.id: replace(r.sources["sondes"], problems=[f"{r.id} {i}" for i in range(9)]) for r in records}
+    many = [replace(record, sources={"sondes": damaged[record.id]}) for record in records]
     shown, more = observations.problem_rows(many)
     assert len(shown) + more == 45
