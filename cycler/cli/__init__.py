@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.exceptions import DataError, ExportError, RecipeError, TrainingError
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.store import ArchiveError
 from dacycle.cycler.cli.cycles import benchmark, errors, operate, run, single_observation, verify
 from dacycle.cycler.cli.files import analyse, dataset, forecast, ingest, states, write
@@ -32,6 +33,7 @@ INTERRUPTED = 130
 USER_ERRORS = (
     ArchiveError,
     AssimilatorError,
+    DacycleError,
     DataError,
     DatasetError,
     ExperimentError,

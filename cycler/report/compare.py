@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.experiment import differences
 from dacycle.cycler.report import figures, tables
 from dacycle.cycler.report.page import render

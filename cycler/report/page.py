@@ -15,7 +15,8 @@ import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.report import figures, maps, observation_figures, observations, style, tables
 from dacycle.cycler.verification.cycles import (
     BLOCK_DAYS,

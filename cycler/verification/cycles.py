@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.assimilators.step import water_column
 from dacycle.cycler.archive.branches import Branch, Record
 from dacycle.cycler.archive.derived import read_tables, write_tables
 from dacycle.forecast_adapter import scores
@@ -169,7 +168,7 @@ def global_means(state: NDArray, grid: Grid) -> dict[str, float]:
     values = (
         profile[index("msl")],
         np.trapezoid(profile[GROUPS["t"]], pressure) / depth,
-        water_column(state[GROUPS["q"]], grid.weights),
+        scores.water_column(state[GROUPS["q"]], grid.weights),
         np.trapezoid(energy, pressure) / depth,
     )
     return {name: float(value) for name, value in zip(QUANTITIES, values, strict=True)}

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.experiment import cycle_id
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import NAMES

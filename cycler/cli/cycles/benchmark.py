@@ -41,8 +41,8 @@ def benchmark(
     if not cycles:
         read = read.model_copy(update={"cycled": None})
     try:
-        single = run_single_analyses(read, kept, say=console.print)
-        run_cycles(read, say=console.print)
+        single = run_single_analyses(read, kept)
+        run_cycles(read)
     except KeyboardInterrupt:
         console.print("interrupted; what was done is kept, the same command goes on")
         raise typer.Exit(130) from None

@@ -9,7 +9,6 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from dacycle.cycler.archive import disk
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import load_experiment
@@ -231,7 +230,7 @@ class TestLateReference:
             raise OSError("no space left")
 
         with monkeypatch.context() as broken:
-            broken.setattr(disk.os, "replace", no_space)
+            broken.setattr("os.replace", no_space)
             with pytest.raises(OSError, match="no space"):
                 list(fill_in(early, tiny))
         assert len(read_scores(early)["start"].unique()) == len(STARTS)
