@@ -231,7 +231,7 @@ def _gains(benchmark: Benchmark, gained: pd.DataFrame) -> str:
     rows = []
     for setting, by_method in gained.groupby("setting", sort=False):
         percent = 100 * by_method[["change", "low", "high"]].to_numpy()
-        rows.append([str(setting), *(with_interval(*each, unit=" %") for each in percent)])
+        rows.append([str(setting), *(with_interval(change, low, high, " %") for change, low, high in percent)])
     return _markdown(["", *benchmark.methods], rows)
 
 

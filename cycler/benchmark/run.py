@@ -9,9 +9,7 @@ own.
 import hashlib
 import json
 import logging
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from dacycle.cycler.archive.derived import read_tables, write_tables
 from dacycle.cycler.cycle.replay import hindcast
 from dacycle.cycler.experiment import Duration, Experiment, load_experiment
 from dacycle.cycler.report import tables
-from dacycle.cycler.timing.memory import peak_memory
+from dacycle.cycler.timing.measure import in_new_process, peak_memory
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import trends, verify
 from dacycle.forecast_adapter.channels import HEADLINE
@@ -204,9 +202,7 @@ def memory_of(benchmark: Benchmark, method: str) -> float:
 
     Memory that the process held before it loaded the method is not counted. NaN where the system does not tell.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measure_memory, benchmark.world, method).result()
+    return in_new_process(_measure_memory, benchmark.world, method)
 
 
 def _measure_memory(world_name: str, method: str) -> float:

@@ -142,9 +142,10 @@ def _headline(
 def _slope(slopes: pd.DataFrame, channel: str, factor: float) -> dict[str, Any]:
     """Trend of the background error of a channel with its interval; NaN where one cycle is all there is."""
     names = ("estimate", "low", "high")
-    own = slopes[(slopes["of"] == f"{channel} error") & (slopes["kind"] == "background")] if len(slopes) else slopes
-    found = {name: factor * float(own[name].iloc[0]) if len(own) else np.nan for name in names}
-    return found | {"drifting": found["low"] > 0 or found["high"] < 0}
+    if slopes.empty:
+        return {**dict.fromkeys(names, np.nan), "excludes_zero": False}
+    slope = slopes[(slopes["of"] == f"{channel} error") & (slopes["kind"] == "background")].iloc[0]
+    return {**{name: factor * float(slope[name]) for name in names}, "excludes_zero": slope["excludes_zero"]}
 
 
 def _at(table: pd.DataFrame, key: tuple[str, str, int], column: str) -> float:
@@ -249,9 +250,9 @@ def _fields(branch: Branch, world: World, records: list[dict[str, Any]]) -> dict
 
 
 def _mean_trends(verification: Verification) -> list[dict[str, Any]]:
-    found = trends(verification, HEADLINE)
-    rows = found[found["of"].isin(list(QUANTITIES))].to_dict("records") if len(found) else []
-    return [row | {"unit": QUANTITIES[row["of"]], "drifting": row["low"] > 0 or row["high"] < 0} for row in rows]
+    slopes = trends(verification, HEADLINE)
+    rows = slopes[slopes["of"].isin(list(QUANTITIES))].to_dict("records") if len(slopes) else []
+    return [row | {"unit": QUANTITIES[row["of"]]} for row in rows]
 
 
 def _digests(branch: Branch, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ since.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -233,8 +233,8 @@ def trends(verification: Verification, channels: tuple[str, ...]) -> pd.DataFram
     return pd.DataFrame([{"of": of, "kind": kind, **_trend(series)} for of, kind, series in rows if len(series) > 1])
 
 
-def _trend(series: pd.Series) -> dict[str, float]:
+def _trend(series: pd.Series) -> dict[str, float | bool]:
     days = (series.index - series.index[0]) / pd.Timedelta(days=1)
     block = max(1, round(BLOCK_DAYS / float(np.median(np.diff(days)))))
-    found = scores.trend_interval(days.to_numpy(float), series.to_numpy(float), block)
-    return {"estimate": found.estimate, "low": found.low, "high": found.high}
+    slope = scores.trend_interval(days.to_numpy(float), series.to_numpy(float), block)
+    return {**asdict(slope), "excludes_zero": slope.excludes_zero}

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dacycle.cycler.benchmark.page import write_report
 from dacycle.cycler.benchmark.run import cycled_results, load_benchmark, run_cycles, run_single_analyses
-from dacycle.cycler.timing.cycles import machine
+from dacycle.cycler.timing.measure import machine
 
 __all__ = ["app"]
 
