@@ -52,7 +52,7 @@ def place(tmp_path, monkeypatch):
 
 
 def protocol_tables(page):
-    """The tables of the protocol, one a lead."""
+    """Return the tables of the protocol, one per lead."""
     sections = re.split(r"\n### ", page.split("## Single analyses")[1].split("### Root")[0])[1:]
     assert [section.split("\n")[0] for section in sections] == ["6 h", "12 h"]
     return sections

@@ -34,7 +34,7 @@ def tiny(world):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, world, tiny):
-    """A run with its free run and its forecasts, and a better one beside it."""
+    """Make a run with its free run and its forecasts, and a better one beside it."""
     model = load_model(world.model)
     folder = tmp_path_factory.mktemp("report") / "archive"
     make_run(folder, tiny, cycles=CYCLES, error=0.15, name="better", model_digest=model.digest)
@@ -164,7 +164,7 @@ def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations
 
 def test_what_sources_found_and_could_not_read_is_printed(html):
     words = Page(html).words
-    for said in ("What the sources found", "What became of the values", "Sites in these maps", "withheld site"):
+    for said in ("Inventories of the sources", "Use of the values", "Number of sites in these maps", "withheld site"):
         assert said in words
     assert "temp.bufr, message 3: <truncated>" in words, "a file's name cannot inject markup"
     for label in ("Each source over time", "Maps of the sites used", "Histograms of O-B and O-A"):
@@ -176,7 +176,7 @@ def test_a_run_whose_sources_never_had_anything_has_a_report_all_the_same(tiny, 
     monkeypatch.setattr("tests.cycler.runs.departures", lambda *arguments: nothing)
     words = Page(page(make_run(tmp_path / "archive", tiny, cycles=2), tiny)).words
     assert "No cycle had an observation" in words
-    assert "What the sources found" in words
+    assert "Inventories of the sources" in words
 
 
 def test_a_run_without_a_cycle_has_no_report(tiny, tmp_path):

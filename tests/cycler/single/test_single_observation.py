@@ -25,7 +25,7 @@ REACH_KM = 3000.0  # of the packaged oi
 
 
 def run(experiment, *more, status=0, **options):
-    """What the command prints."""
+    """Return the output of the command."""
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     ended = CliRunner().invoke(app, ["single-observation", str(experiment), *given, *more], env={"COLUMNS": "160"})
     assert ended.exit_code == status, (ended.output, ended.exception)
@@ -35,7 +35,7 @@ def run(experiment, *more, status=0, **options):
 
 @pytest.fixture(scope="module")
 def warmer(tmp_path_factory):
-    """An observation 1 K warmer than the demonstration's first background, and one 1 K colder, assimilated by oi."""
+    """Assimilate, by oi, an observation 1 K warmer than the demonstration's first background, and one 1 K colder."""
     folder = tmp_path_factory.mktemp("single")
     experiment = folder / "oi.yaml"
     experiment.write_text(DEMO.read_text().replace("assimilator: fnp", "assimilator: oi"))
@@ -99,7 +99,7 @@ def test_the_picture_is_drawn(warmer):
 
 @pytest.fixture
 def nudged(world, tmp_path):
-    """The file of an experiment whose assimilator moves an observed cell by half of its departure, and its archive."""
+    """Run an experiment whose assimilator moves an observed cell by half of its departure; return file and archive."""
     content = replays.content(world.folder, world.model, tmp_path, end="2024-01-03T18")
     (tmp_path / "demo.yaml").write_text(write_experiment(content))
     ended = CliRunner().invoke(app, ["hindcast", str(tmp_path / "demo.yaml"), "--archive", str(tmp_path / "archive")])

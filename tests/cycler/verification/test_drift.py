@@ -42,7 +42,7 @@ def model(world):
 
 @pytest.fixture(scope="module")
 def cycled(tmp_path_factory, tiny, model):
-    """A run without forecasts; tests work on copies of it."""
+    """Make a run without forecasts; tests work on copies of it."""
     folder = tmp_path_factory.mktemp("cycled") / "archive"
     return make_run(folder, tiny, cycles=CYCLES, model_digest=model.digest)
 
@@ -55,7 +55,7 @@ def run(cycled, tmp_path):
 
 @pytest.fixture(scope="module")
 def done(cycled, tmp_path_factory, tiny, model):
-    """The run with all its forecasts, only to read."""
+    """Return the run with all its forecasts, only to read."""
     folder = tmp_path_factory.mktemp("done") / "archive"
     shutil.copytree(cycled.archive.folder, folder)
     branch = Archive(folder).branch(cycled.name)
@@ -183,12 +183,12 @@ class TestLateReference:
 
     @pytest.fixture
     def early(self, run, short, model):
-        """The run with forecasts that were made when the reference ended after two days."""
+        """Return the run with forecasts that were made when the reference ended after two days."""
         assert list(make_forecasts(run, short[2], model)) == STARTS
         return run
 
     def headline(self, branch):
-        """The scores that need no more than what is kept."""
+        """Return the scores that need only the stored fields."""
         table = read_scores(branch)
         table = table[table["channel"].isin(HEADLINE) & (table["kind"] != "reference")]
         return table.reset_index(drop=True)

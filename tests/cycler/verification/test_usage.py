@@ -119,7 +119,7 @@ def test_maps_show_a_site_by_why_it_was_often_not_used():
             *rows("held", withheld_site=99, gross_limits=1),
         ]
     )
-    shown = observations.places(sites).set_index("site")
+    shown = observations.sites_by_outcome(sites).set_index("site")
     assert shown["outcome"].to_dict() == {
         "steady": "assimilated",
         "poor": "background_check",
