@@ -142,7 +142,9 @@ def outcome_rows(sites: pd.DataFrame) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def suspect_rows(sites: pd.DataFrame) -> tuple[list[dict[str, Any]], int]:
-    """Return the sites whose values fail quality control most often, worst first, and the number of sites left out.
+    """Return the sites whose values are most often not used, worst first, and the number of sites left out.
+
+    Sites are left out where a station list, their height or a setting of the experiment is the reason.
 
     Args:
         sites: of `sites_by_outcome`.
