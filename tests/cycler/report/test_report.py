@@ -1,6 +1,7 @@
 """The report: one page that stands alone, says what is there, and what is missing."""
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -16,6 +17,7 @@ from dacycle.cycler.report.compare import compare, write_comparison
 from dacycle.cycler.report.page import page, status_strip, write_report
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts, read_scores
+from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world
@@ -203,6 +205,31 @@ def test_curves_are_means_over_the_same_starts():
     assert curves.set_index("lead")["rmse"].to_dict() == {0: 1.0, 12: 2.0}
 
 
+def test_lead_time_is_lost_against_the_reference_started_forecast():
+    """The forecast from the analyses has at 0 h the error that the other one has at 6 h, and so on."""
+    rows = [
+        {"start": pd.Timestamp("2024-01-01"), "kind": kind, "lead": lead, "channel": "z500", "region": "globe",
+         "mse": (lead + later) ** 2.0, "acc": 0.5}
+        for kind, later in (("analysis", 6.0), ("reference", 0.0))
+        for lead in (0, 12, 24)
+    ]  # fmt: skip
+    curves, _ = tables.drift_summary(pd.DataFrame(rows))
+    lost = curves.set_index(["kind", "lead"])["lost"]
+    assert lost["analysis"].tolist()[:2] == pytest.approx([6.0, 6.0])
+    assert np.isnan(lost["analysis", 24])
+    assert lost["reference"].isna().all()
+
+
+def test_the_level_of_a_free_run_is_that_of_its_second_half():
+    rows = [
+        {"time": pd.Timestamp("2024-01-01") + i * pd.Timedelta("6h"), "kind": "analysis", "channel": channel,
+         "region": "globe", "mse": (1.0 if i < 2 else 9.0)}
+        for i in range(4)
+        for channel in HEADLINE
+    ]  # fmt: skip
+    assert tables.free_run_level(pd.DataFrame(rows)) == dict.fromkeys(HEADLINE, 3.0)
+
+
 def test_the_projection_keeps_areas():
     longitude, latitude = np.meshgrid(np.linspace(-180, 180, 73), np.linspace(-90, 90, 721))
     x, y = maps.equal_earth(longitude, latitude)
@@ -246,6 +273,19 @@ def test_the_better_experiment_is_found_better_by_how_much_it_is(run, tiny):
 
 def test_an_experiment_compared_with_itself_does_not_differ(run, tiny):
     assert compare(run, run, tiny).table["change"].eq(0).all()
+
+
+def test_a_fork_is_compared_with_its_donor_from_its_own_start_on(run, tiny, tmp_path):
+    shutil.copytree(run.archive.folder, tmp_path / "archive")
+    fork = make_run(
+        tmp_path / "archive", tiny, cycles=CYCLES, error=0.15, model_digest="m", name="fork",
+        start="2024-01-03T00", cold_start={"from": "run@20240102T18"},
+    )  # fmt: skip
+    comparison = compare(fork.archive.branch("run"), fork, tiny)
+    assert comparison.times[0] == pd.Timestamp("2024-01-03T00")
+    analysis = comparison.table.query("of == 'analysis' and region == 'globe'")
+    assert analysis["n"].eq(CYCLES - 4).all()
+    np.testing.assert_allclose(analysis["change"], -0.5, atol=0.05)
 
 
 def test_the_comparison_page_stands_alone_and_names_what_differs(run, tiny, tmp_path):

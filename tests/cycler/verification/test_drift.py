@@ -101,7 +101,9 @@ def test_scores_at_the_start_are_the_analysis_errors(done, tiny):
         right_on=["time", "channel", "region"],
     )
     assert len(joined) == len(STARTS) * 69 * 4
-    np.testing.assert_allclose(joined["mse_x"], joined["mse_y"], rtol=1e-5)
+    for score in ("mse", "mae"):
+        np.testing.assert_allclose(joined[f"{score}_x"], joined[f"{score}_y"], rtol=1e-5)
+    np.testing.assert_allclose(joined["bias_x"], joined["bias_y"], rtol=1e-4, atol=1e-4)
 
 
 def test_persistence_and_climatology_are_those_of_the_reference(done, tiny):
