@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
+from dacycle.forecast_adapter.channels import LEVELS
 from dacycle.forecast_adapter.grid import Grid, GridError
 
 Array = NDArray[np.floating]
@@ -271,3 +272,16 @@ def lead_time_lost(leads: Array, errors: Array, reference_errors: Array) -> Arra
     rising = np.concatenate([[True], np.diff(ceiling) > 0])
     reached = np.interp(errors, ceiling[rising], leads[rising])
     return np.where((errors > ceiling[-1]) | np.isnan(errors), np.nan, reached - leads)
+
+
+GRAVITY = 9.80665
+"""Standard gravity, m s-2."""
+
+
+def water_column(humidity: Array, weights: Array) -> float:
+    """Return the global mean column water (kg m-2) of specific humidity (13, H, W) on `LEVELS`.
+
+    `weights` (H, W) are cell areas with mean 1.
+    """
+    columns = np.trapezoid(humidity.astype(np.float64), 100.0 * np.asarray(LEVELS, float), axis=0) / GRAVITY
+    return float((columns * weights).mean())

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dacycle.cycler.benchmark.page import write_report
 from dacycle.cycler.benchmark.run import cycled_results, load_benchmark, run_cycles, run_single_analyses
-from dacycle.cycler.timing.cycles import machine
+from dacycle.cycler.timing.measure import machine
 
 __all__ = ["app"]
 
@@ -41,8 +41,8 @@ def benchmark(
     if not cycles:
         read = read.model_copy(update={"cycled": None})
     try:
-        single = run_single_analyses(read, kept, say=console.print)
-        run_cycles(read, say=console.print)
+        single = run_single_analyses(read, kept)
+        run_cycles(read)
     except KeyboardInterrupt:
         console.print("interrupted; what was done is kept, the same command goes on")
         raise typer.Exit(130) from None

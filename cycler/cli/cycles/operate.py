@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli.models.training import need_torch
 from dacycle.cycler.experiment import load_experiment
@@ -92,7 +93,10 @@ def bench(
     prefect: Annotated[bool, typer.Option(help="Run the cycles through Prefect, too.")] = False,
     threads: Threads = 1,
     samples: Annotated[
-        Path | None, typer.Option(help="For `ingest`: a folder of genuine files; without it files are made.")
+        Path | None,
+        typer.Option(
+            help="For `ingest`: folder of genuine files (default: DACYCLE_SAMPLES); without it, files are made."
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="For `forecast`: an added model; the double is made where it is not there.")
@@ -195,24 +199,22 @@ def _bench_network(recipe: Path, grid: str, threads: int, as_json: bool) -> None
 
 
 def _bench_ingest(samples: Path | None, as_json: bool) -> None:
-    from dacycle.cycler.timing.ingest import STATIONS, bench_ingest
+    from dacycle.cycler.timing.ingest import bench_ingest
 
-    found = bench_ingest(samples)
+    found = bench_ingest(samples or read_settings().samples)
     if as_json:
         print(json.dumps(asdict(found)))
         return
     table = Table("what", "how much", "processor s", "a second", title="real samples" if found.real else "made files")
-    day = f"a day of {STATIONS} stations"
+    day = f"a day of {found.stations} stations"
     for what, count, unit, seconds in (
         ("SYNOP in BUFR", found.synop_messages, f"messages, {found.synop_wanted} wanted", found.synop_seconds),
         ("ISD CSV", found.isd_reports, "reports", found.isd_seconds),
-        ("the same row by row", found.row_reports, "reports", found.row_seconds),
         (f"{day}, checked", found.day_values, "values", found.check_seconds),
         (f"{day}, superobbed", found.day_values, "values", found.superob_seconds),
     ):
         table.add_row(what, f"{count} {unit}", f"{seconds:.2f}", f"{count / seconds:.0f}")
     console.print(table)
     for chunks, size, peak, stays in found.memory:
-        console.print(
-            f"a CSV file of {size:.0f} MB ({chunks} chunks): peak {peak:.0f} MB, of which {stays:.0f} MB stay"
-        )
+        most = "not known" if peak is None else f"{peak:.0f} MB"
+        console.print(f"a CSV file of {size:.0f} MB ({chunks} chunks): peak {most}, of which {stays:.0f} MB stay")

@@ -6,7 +6,7 @@ import pytest
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.replay import hindcast
 from dacycle.cycler.experiment import STEP
-from dacycle.cycler.timing.memory import peak_memory
+from dacycle.cycler.timing.measure import peak_memory
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.double import add_double
 from dacycle.forecast_adapter.models.half import made_up

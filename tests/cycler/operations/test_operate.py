@@ -112,22 +112,6 @@ def test_bench_shows_a_table(world, tmp_path: Path) -> None:
         assert text in found.output
 
 
-def test_bench_of_reading_observations(monkeypatch, tmp_path: Path) -> None:
-    """With made files, and fewer of them than are worth measuring."""
-    from dacycle.cycler.timing import ingest as ingest_bench
-
-    for name, value in {"REPORTS": 3000, "STATIONS": 50, "MESSAGES": 40, "CHUNKS": (1, 2)}.items():
-        monkeypatch.setattr(ingest_bench, name, value)
-    found = CliRunner().invoke(app, ["bench", "ingest", "--json"])
-    assert found.exit_code == 0, found.output
-    numbers = json.loads(found.stdout)
-    assert (numbers["real"], numbers["synop_messages"], numbers["synop_wanted"]) == (False, 80, 40)
-    assert (numbers["isd_reports"], numbers["row_reports"]) == (3000, 300)
-    assert (numbers["day_reports"], numbers["day_values"]) == (50 * 24, 50 * 24 * 7)
-    assert [row[0] for row in numbers["memory"]] == [1, 2]
-    assert all(peak > stays > 0 for _, _, peak, stays in numbers["memory"])
-
-
 # --- serve ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The report: one page that stands alone, says what is there, and what is missing."""
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -17,6 +18,7 @@ from dacycle.cycler.report.compare import compare, write_comparison
 from dacycle.cycler.report.page import page, status_strip, write_report
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts, read_scores
+from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world
@@ -35,7 +37,7 @@ def tiny(world):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, world, tiny):
-    """A run with its free run and its forecasts, and a better one beside it."""
+    """Make a run with its free run and its forecasts, and a better one beside it."""
     model = load_model(world.model)
     folder = tmp_path_factory.mktemp("report") / "archive"
     make_run(folder, tiny, cycles=CYCLES, error=0.15, name="better", model_digest=model.digest)
@@ -165,7 +167,7 @@ def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations
 
 def test_what_sources_found_and_could_not_read_is_printed(html):
     words = Page(html).words
-    for said in ("What the sources found", "What became of the values", "Sites in these maps", "withheld site"):
+    for said in ("Inventories of the sources", "Use of the values", "Number of sites in these maps", "withheld site"):
         assert said in words
     assert "temp.bufr, message 3: <truncated>" in words, "a file's name cannot inject markup"
     for label in ("Each source over time", "Maps of the sites used", "Histograms of O-B and O-A"):
@@ -177,7 +179,7 @@ def test_a_run_whose_sources_never_had_anything_has_a_report_all_the_same(tiny, 
     monkeypatch.setattr("tests.cycler.runs.departures", lambda *arguments: nothing)
     words = Page(page(make_run(tmp_path / "archive", tiny, cycles=2), tiny)).words
     assert "No cycle had an observation" in words
-    assert "What the sources found" in words
+    assert "Inventories of the sources" in words
 
 
 def test_a_run_without_a_cycle_has_no_report(tiny, tmp_path):
@@ -202,6 +204,31 @@ def test_curves_are_means_over_the_same_starts():
     curves, starts = tables.drift_summary(pd.DataFrame(rows))
     assert starts == 1
     assert curves.set_index("lead")["rmse"].to_dict() == {0: 1.0, 12: 2.0}
+
+
+def test_lead_time_is_lost_against_the_reference_started_forecast():
+    """The forecast from the analyses has at 0 h the error that the other one has at 6 h, and so on."""
+    rows = [
+        {"start": pd.Timestamp("2024-01-01"), "kind": kind, "lead": lead, "channel": "z500", "region": "globe",
+         "mse": (lead + later) ** 2.0, "acc": 0.5}
+        for kind, later in (("analysis", 6.0), ("reference", 0.0))
+        for lead in (0, 12, 24)
+    ]  # fmt: skip
+    curves, _ = tables.drift_summary(pd.DataFrame(rows))
+    lost = curves.set_index(["kind", "lead"])["lost"]
+    assert lost["analysis"].tolist()[:2] == pytest.approx([6.0, 6.0])
+    assert np.isnan(lost["analysis", 24])
+    assert lost["reference"].isna().all()
+
+
+def test_the_level_of_a_free_run_is_that_of_its_second_half():
+    rows = [
+        {"time": pd.Timestamp("2024-01-01") + i * pd.Timedelta("6h"), "kind": "analysis", "channel": channel,
+         "region": "globe", "mse": (1.0 if i < 2 else 9.0)}
+        for i in range(4)
+        for channel in HEADLINE
+    ]  # fmt: skip
+    assert tables.free_run_level(pd.DataFrame(rows)) == dict.fromkeys(HEADLINE, 3.0)
 
 
 def test_the_projection_keeps_areas():
@@ -247,6 +274,19 @@ def test_the_better_experiment_is_found_better_by_how_much_it_is(run, tiny):
 
 def test_an_experiment_compared_with_itself_does_not_differ(run, tiny):
     assert compare(run, run, tiny).table["change"].eq(0).all()
+
+
+def test_a_fork_is_compared_with_its_donor_from_its_own_start_on(run, tiny, tmp_path):
+    shutil.copytree(run.archive.folder, tmp_path / "archive")
+    fork = make_run(
+        tmp_path / "archive", tiny, cycles=CYCLES, error=0.15, model_digest="m", name="fork",
+        start="2024-01-03T00", cold_start={"from": "run@20240102T18"},
+    )  # fmt: skip
+    comparison = compare(fork.archive.branch("run"), fork, tiny)
+    assert comparison.times[0] == pd.Timestamp("2024-01-03T00")
+    analysis = comparison.table.query("of == 'analysis' and region == 'globe'")
+    assert analysis["n"].eq(CYCLES - 4).all()
+    np.testing.assert_allclose(analysis["change"], -0.5, atol=0.05)
 
 
 def test_the_comparison_page_stands_alone_and_names_what_differs(run, tiny, tmp_path):

@@ -41,7 +41,7 @@ def failed(result: Result, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def made(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The analysis of 48-h forecast and SYNOPs, as a user makes it."""
+    """Analyse a 48-h forecast and SYNOPs, as a user does."""
     folder = tmp_path_factory.mktemp("pair")
     result = run(
         *("--background", shared / GRIB, "--observations", shared / BUFR, "--out", folder / "a.grib"),
@@ -172,7 +172,7 @@ class TestRealPair:
 
 
 def codes(path: Path) -> np.ndarray:
-    """The values of a file's only message, with ecCodes alone."""
+    """Read the values of a file's only message, with ecCodes alone."""
     with path.open("rb") as file:
         message = eccodes.codes_grib_new_from_file(file)
         values = eccodes.codes_get_values(message)

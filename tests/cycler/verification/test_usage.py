@@ -47,6 +47,8 @@ def test_a_site_has_one_outcome_a_cycle():
                 ("bad", "t2m", "rejected", "background_check", 9.0),
                 ("bad", "t2m", "rejected", "duplicate", 0.0),
                 ("bad", "t2m", "rejected", "duplicate", 0.0),
+                ("bad", "t2m", "rejected", "duplicate", 0.0),
+                ("bad", "t2m", "rejected", "duplicate", 0.0),
                 ("bad", "u10", "assimilated", "", 0.0),
                 ("late", "u10", "late", "after_cutoff", 0.0),
                 ("late", "v10", "late", "after_cutoff", 0.0),
@@ -64,7 +66,7 @@ def test_a_site_has_one_outcome_a_cycle():
 
 
 def test_histograms_count_assimilated_values_in_errors_and_the_outermost_bins_hold_the_rest():
-    rows = [("a", "msl", "assimilated", "", x) for x in (-20.0, -4.9, 0.1, 0.2, 20.0, np.nan)]
+    rows = [("a", "msl", "assimilated", "", x) for x in (-20.0, -4.9, 0.0, 0.2, 20.0, np.nan)]
     found = departure_counts(table([*rows, ("a", "msl", "withheld", "withheld_site", 0.1)]))
     counts = found[found["of"] == "o_b"].set_index("bin")["count"].to_dict()
     middle = int(np.searchsorted(BINS, 0.0))
@@ -121,7 +123,7 @@ def test_maps_show_a_site_by_why_it_was_often_not_used():
             *rows("held", withheld_site=99, gross_limits=1),
         ]
     )
-    shown = observations.places(sites).set_index("site")
+    shown = observations.sites_by_outcome(sites).set_index("site")
     assert shown["outcome"].to_dict() == {
         "steady": "assimilated",
         "poor": "background_check",
