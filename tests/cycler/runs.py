@@ -15,7 +15,7 @@ from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.table import add_departures, check_table
-from tests.worlds import _smooth
+from tests.worlds import smooth
 
 START = pd.Timestamp("2024-01-02T00")
 
@@ -65,7 +65,7 @@ def _commit(
     writer: Writer, world: World, time: pd.Timestamp, error: float, digests: dict[str, str], rng: np.random.Generator
 ) -> None:
     truth = world.reference.array(np.datetime64(time, "h"))
-    noise = error * world.statistics.std[:, None, None] * _smooth(rng, len(truth))
+    noise = error * world.statistics.std[:, None, None] * smooth(rng, len(truth))
     background, analysis = (truth + 1.5 * noise).astype(np.float32), (truth + noise).astype(np.float32)
     humid = slice(17, 30)
     background[humid], analysis[humid] = np.maximum(background[humid], 0), np.maximum(analysis[humid], 0)

@@ -1,6 +1,7 @@
 """What a cycle starts from, what it does with its observations, and when a run stops or goes on."""
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cycle.replay import RunStoppedError, due, hindcast, open_run, run_cycle
 from dacycle.cycler.experiment import STEP, ExperimentError
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.table import ObservationError
 from tests.cycler import replays
+from tests.worlds import forecast_by_hand
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +183,27 @@ def test_a_cold_start_publishes_the_two_frames_before_the_first_cycle(content, t
     assert list(branch.times) == [replays.START - 2 * STEP, replays.START - STEP]
     assert list(branch.cycles.status) == ["cold_start", "cold_start"]
     second = branch.state("analysis", replays.START - STEP).values
-    if "lagged" in start:  # the double moves and damps: four steps make a 24-h forecast
-        from dacycle.forecast_adapter.worlds.world import load_world
-        from tests.worlds import DAMPING, profile
+    if "lagged" in start:  # four steps make a 24-h forecast
+        reference = load_world(world.folder).reference
+        frames = [reference.array(np.datetime64(time, "h")) for time in ("2024-01-02T00", "2024-01-02T06")]
+        np.testing.assert_allclose(second, forecast_by_hand(*frames, 4), rtol=1e-4, atol=1e-4)
 
-        mean = profile()[0][:, None, None]
-        truth = load_world(world.folder).reference.array(np.datetime64("2024-01-02T06", "h"))
-        np.testing.assert_allclose(second, mean + DAMPING**4 * np.roll(truth - mean, 4, -1), rtol=1e-4, atol=1e-4)
+
+def test_the_guards_and_the_background_check_are_looser_in_the_cold_cycles_and_in_no_others(content, tmp_path):
+    """With limits that everything exceeds, and a factor that lets everything pass: what holds is seen in each cycle."""
+    guards = {"increment_limit": 1e-3, "background_error": 1e-6, "cold_factor": 1e6, "cold_cycles": 2}
+    archive = Archive(tmp_path / "a", create=True)
+    asked = content | {"guards": guards | {"fallbacks_in_a_row": 9, "minimum_observations": 1}}
+    records = [cycle.record for cycle in hindcast(replays.experiment(asked), archive)]
+    assert [record["status"] for record in records] == ["ok", "ok", "fallback", "fallback"]
+    rejected = [record["reasons"].get("background_check", 0) for record in records]
+    assert max(rejected[:2]) < 5 < 15 < min(rejected[2:])
+
+
+def test_a_forked_run_has_no_cold_cycles(content, run, tmp_path):
+    asked = content | {"name": "fork", "cold_start": {"from": f"demo@{replays.START:%Y%m%dT%H}"}}
+    guards = {"increment_limit": 1e-3, "cold_factor": 1e6, "cold_cycles": 2, "fallbacks_in_a_row": 9}
+    start = {"start": f"{replays.START + STEP:%Y-%m-%dT%H}", "guards": guards}
+    shutil.copytree(run, tmp_path / "archive")
+    (cycle,) = hindcast(replays.experiment(asked | start), Archive(tmp_path / "archive"), limit=1)
+    assert cycle.record["status"] == "fallback"

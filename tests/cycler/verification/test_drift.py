@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive import disk
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli import app
-from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.experiment import STEP, load_experiment
 from dacycle.cycler.operations.service import Service
 from dacycle.cycler.report import tables
 from dacycle.cycler.verification import drift
@@ -26,7 +26,7 @@ from dacycle.forecast_adapter.worlds.world import load_world
 from tests.conftest import TinyWorld
 from tests.cycler.runs import START, make_run
 from tests.cycler.tiny import write_experiment
-from tests.worlds import DAMPING, make_model, make_world, profile
+from tests.worlds import forecast_by_hand, make_model, make_world
 
 CYCLES, STARTS = 6, [START + pd.Timedelta(hours=12) * n for n in range(3)]
 
@@ -83,16 +83,13 @@ def files(branch):
 
 
 def test_forecasts_start_from_the_analyses(done, tiny):
-    mean, _ = profile()
     fields = forecasts(done).sel(time=STARTS[1])
     assert fields["lead"].values.tolist() == [0, 12, 24, 36]
-    analysis = done.state("analysis", STARTS[1]).values
-    for name in HEADLINE:
-        i = index(name)
-        for lead in fields["lead"].values:
-            steps = int(lead) // 6
-            expected = mean[i] + DAMPING**steps * (np.roll(analysis[i], steps, axis=-1) - mean[i])
-            np.testing.assert_allclose(fields[name].sel(lead=lead), expected, rtol=2e-5, atol=1e-6)
+    frames = [done.state("analysis", STARTS[1] - STEP).values, done.state("analysis", STARTS[1]).values]
+    for lead in fields["lead"].values:
+        expected = forecast_by_hand(*frames, int(lead) // 6)
+        for name in HEADLINE:
+            np.testing.assert_allclose(fields[name].sel(lead=lead), expected[index(name)], rtol=2e-5, atol=1e-5)
 
 
 def test_scores_at_the_start_are_the_analysis_errors(done, tiny):
@@ -125,6 +122,31 @@ def test_the_reference_started_forecast_is_better_and_begins_without_error(done)
     assert errors.loc[0, "reference"] == errors.loc[0, "persistence"] == 0
     assert (errors["reference"] < errors["analysis"]).all()
     assert (errors.loc[12:, "reference"] < errors.loc[12:, "climatology"]).all()
+
+
+def test_the_reference_started_forecast_takes_both_frames_of_the_reference(done, tiny):
+    when = [np.datetime64(STARTS[1] + shift, "h") for shift in (-STEP, pd.Timedelta(0))]
+    forecast = forecast_by_hand(*(tiny.reference.array(time) for time in when), 2)
+    expected = scores.mse(forecast, tiny.reference.array(when[1] + 12), tiny.grid)
+    rows = read_scores(done).query("kind == 'reference' and lead == 12")
+    rows = rows[rows["start"] == STARTS[1]]
+    np.testing.assert_allclose(rows["mse"].to_numpy().reshape(expected.shape), expected, rtol=1e-3)
+
+
+def test_anomalies_are_from_the_climatology_of_the_valid_time(done, tiny):
+    when = np.datetime64(STARTS[0], "h")
+    truth, forecast = tiny.reference.array(when + 24), forecasts(done).sel(time=STARTS[0], lead=24)
+    rows = read_scores(done).query("kind == 'analysis' and lead == 24 and region == 'globe'")
+    rows = rows[rows["start"] == STARTS[0]].set_index("channel")["acc"]
+
+    def correlation(name, season):
+        climate, weights = tiny.climatology.at(season)[index(name)], np.cos(np.radians(tiny.grid.latitude))[:, None]
+        ours, theirs = forecast[name].values - climate, truth[index(name)] - climate
+        return (weights * ours * theirs).sum() / np.sqrt((weights * ours**2).sum() * (weights * theirs**2).sum())
+
+    for name in HEADLINE:
+        assert rows[name] == pytest.approx(correlation(name, when + 24), abs=5e-6), name
+        assert abs(rows[name] - correlation(name, when)) > 5e-5, name
 
 
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(run, done, tiny, model):
