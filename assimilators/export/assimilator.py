@@ -21,10 +21,11 @@ from dacycle.assimilators.exceptions import ExportError
 from dacycle.assimilators.export.forecast import PARITY_LIMIT
 from dacycle.assimilators.export.graphs import step_to_onnx, to_onnx
 from dacycle.assimilators.export.rounding import round_weights, store_rounded
-from dacycle.assimilators.judging.evaluation import OneShot, evaluate, held_out, observing_of
+from dacycle.assimilators.judging.evaluation import OneShot, evaluate
 from dacycle.assimilators.networks import METHODS
+from dacycle.assimilators.sampling.backgrounds import held_out
 from dacycle.assimilators.sampling.cycles import cycle, cycled_errors
-from dacycle.assimilators.sampling.observing import Network, Observing, random_network
+from dacycle.assimilators.sampling.observing import Network, Observing, observing_of, random_network
 from dacycle.assimilators.trained.network import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
 from dacycle.assimilators.training.assimilation import TorchAssimilator
 from dacycle.assimilators.training.assimilator_run import accepted_round, read_assimilator_run

@@ -6,9 +6,7 @@ control and superobs of a cycle.
 
 from __future__ import annotations
 
-import dataclasses
 import time as clock
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,29 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator
-from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.sampling.backgrounds import Backgrounds, forecast_errors
+from dacycle.assimilators.sampling.backgrounds import Backgrounds
 from dacycle.assimilators.sampling.observing import USUAL, Observing
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM, Grid, great_circle_km
-from dacycle.forecast_adapter.models.model import ForecastModel
-from dacycle.forecast_adapter.worlds.reference import Reference
-from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
-    "HELD_OUT_LEADS",
     "Influence",
     "OneShot",
     "SingleObservation",
     "evaluate",
-    "held_out",
     "increment_alone",
     "influence",
-    "observing_of",
     "single_observation",
 ]
 
-HELD_OUT_LEADS = (6, 24, 48)
 SITES = ((52.0, 10.0), (0.0, -60.0), (-75.0, 100.0), (30.0, 179.0))
 """Where single observations are tried: in mid-latitudes, the tropics, near a pole and at the date line."""
 
@@ -83,27 +73,6 @@ class OneShot:
         }
         ratio = self.spread_to_skill()
         return {**both, "spread_to_skill": None if ratio is None else round(ratio, 3), "samples": len(self.leads)}
-
-
-def held_out(
-    model: ForecastModel, reference: Reference, world: World, starts: int, leads: Sequence[int] = HELD_OUT_LEADS
-) -> Backgrounds:
-    """Backgrounds of forecasts from times spread evenly over a reference, `len(leads)` from each start.
-
-    Raises:
-        DataError: the reference has too few times.
-    """
-    times = reference.times
-    last = len(times) - 1 - max(leads) // 6
-    if last < starts:
-        raise DataError(f"{reference.folder}: {len(times)} times, too few for {starts} starts")
-    found = [
-        (start + np.timedelta64(lead, "h"), lead, error)
-        for start in times[np.linspace(1, last, starts).astype(int)]
-        for lead, error in forecast_errors(model, reference, world, start, leads)
-    ]
-    made, used, errors = zip(*found, strict=True)
-    return Backgrounds(np.array(made), np.array(used), np.stack(errors), model.digest)
 
 
 def evaluate(assimilator: Assimilator, observing: Observing, backgrounds: Backgrounds, seed: int) -> OneShot:
@@ -209,8 +178,3 @@ def single_observation(
         peaks.append(made.peak)
         shares.append(made.beyond)
     return SingleObservation(min(peaks), max(shares), distance_km)
-
-
-def observing_of(world: World, reference: Reference, sources: Sequence[Mapping[str, Any]]) -> Observing:
-    """The observing system of a world, drawn from another reference of it: a year held out."""
-    return Observing(dataclasses.replace(world, reference=reference), sources)

@@ -15,15 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dacycle.assimilators.base import WEIGHTS, Assimilator, AssimilatorError, FreeRun, load_assimilator
-from dacycle.assimilators.judging.evaluation import (
-    OneShot,
-    evaluate,
-    held_out,
-    increment_alone,
-    observing_of,
-    single_observation,
-)
+from dacycle.assimilators.judging.evaluation import OneShot, evaluate, increment_alone, single_observation
+from dacycle.assimilators.sampling.backgrounds import held_out
 from dacycle.assimilators.sampling.cycles import CycledErrors, cycled_errors
+from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import OUTPUTS, TrainedAssimilator
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.models.model import load_model

@@ -34,6 +34,7 @@ __all__ = [
     "Errors",
     "check_years",
     "forecast_errors",
+    "held_out",
     "make_forecasts",
     "make_months",
     "months_of",
@@ -47,6 +48,7 @@ LEADS = (6, 12, 24, 48)
 """Hours: from the background of a cycle that has seen everything to that of one that has seen little."""
 CYCLED = 0
 """What stands for the lead of a cycle's background (`cycled_backgrounds`), whose errors go back longer than 6 h."""
+HELD_OUT_LEADS = (6, 24, 48)
 STEP = np.timedelta64(6, "h")
 DAY = 24
 TOGETHER = 32
@@ -307,3 +309,24 @@ def _read_file(path: Path, world: World) -> Backgrounds:
             channel = NAMES[int(bad.argmax())]
             raise DataError(f"{path}: {channel} at {time} is not finite; delete the file and make it anew")
     return Backgrounds(times, leads, errors, found["model"])
+
+
+def held_out(
+    model: ForecastModel, reference: Reference, world: World, starts: int, leads: Sequence[int] = HELD_OUT_LEADS
+) -> Backgrounds:
+    """Backgrounds of forecasts from times spread evenly over a reference, `len(leads)` from each start.
+
+    Raises:
+        DataError: the reference has too few times.
+    """
+    times = reference.times
+    last = len(times) - 1 - max(leads) // 6
+    if last < starts:
+        raise DataError(f"{reference.folder}: {len(times)} times, too few for {starts} starts")
+    found = [
+        (start + np.timedelta64(lead, "h"), lead, error)
+        for start in times[np.linspace(1, last, starts).astype(int)]
+        for lead, error in forecast_errors(model, reference, world, start, leads)
+    ]
+    made, used, errors = zip(*found, strict=True)
+    return Backgrounds(np.array(made), np.array(used), np.stack(errors), model.digest)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from dacycle.assimilators.base import Assimilator, load_assimilator
-from dacycle.assimilators.judging.evaluation import observing_of
 from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
     STEP,
@@ -24,7 +23,7 @@ from dacycle.assimilators.sampling.backgrounds import (
     write_backgrounds,
 )
 from dacycle.assimilators.sampling.cycles import DROPPED, LAG, cycle
-from dacycle.assimilators.sampling.observing import USUAL, Observing, random_network
+from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of, random_network
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world

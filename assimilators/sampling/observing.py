@@ -7,6 +7,7 @@ of the network there is: one file then serves many networks.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.quality import control as quality
@@ -24,7 +26,7 @@ from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["USUAL", "Network", "Observing", "random_network"]
+__all__ = ["USUAL", "Network", "Observing", "observing_of", "random_network"]
 
 DENIABLE = ("t2m", "td2m", "msl", "u10", "v10", "tp", "z", "q", "u", "v", "t", "olr")
 WHOLE = 0.5
@@ -106,3 +108,8 @@ class Observing:
             deny=network.deny, share=0, planes=planes,
         )  # fmt: skip
         return grid_observations(table, first_guess, background, world.grid, planes, world.statistics.std)
+
+
+def observing_of(world: World, reference: Reference, sources: Sequence[Mapping[str, Any]]) -> Observing:
+    """The observing system of a world, drawn from another reference of it: a year held out."""
+    return Observing(dataclasses.replace(world, reference=reference), sources)

@@ -21,20 +21,20 @@ import torch
 from numpy.typing import NDArray
 
 from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
-from dacycle.assimilators.judging.evaluation import held_out, observing_of
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.adapter import Adapted
 from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
     Backgrounds,
+    held_out,
     months_of,
     read_store,
     systematic_error,
     year_times,
 )
 from dacycle.assimilators.sampling.cycles import cycled_errors
-from dacycle.assimilators.sampling.observing import Observing
+from dacycle.assimilators.sampling.observing import Observing, observing_of
 from dacycle.assimilators.training.assimilation import (
     PREFETCH,
     AssimilationTraining,

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
 from dacycle.assimilators.judging.benchmark import OVERALL, Setting, score_single_analyses
-from dacycle.assimilators.judging.evaluation import held_out, observing_of
+from dacycle.assimilators.sampling.backgrounds import held_out
+from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables

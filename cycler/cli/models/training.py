@@ -12,8 +12,9 @@ from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimi
 from dacycle.assimilators.classical.background_error import estimate_from_recipe
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.judging.evaluation import evaluate as evaluate_assimilator
-from dacycle.assimilators.judging.evaluation import held_out, observing_of
 from dacycle.assimilators.judging.operator_scores import score_operator
+from dacycle.assimilators.sampling.backgrounds import held_out
+from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.training.recipe import (
     AssimilatorRecipe,
     NetworkRecipe,

@@ -12,13 +12,9 @@ from typer.testing import CliRunner
 
 from dacycle.assimilators import base
 from dacycle.assimilators.base import AssimilatorError, load_assimilator, packaged_assimilators
-from dacycle.assimilators.judging.evaluation import (
-    evaluate,
-    held_out,
-    increment_alone,
-    observing_of,
-    single_observation,
-)
+from dacycle.assimilators.judging.evaluation import evaluate, increment_alone, single_observation
+from dacycle.assimilators.sampling.backgrounds import held_out
+from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator, assimilator_metadata
 from dacycle.cycler.cli.models.listing import app
 from dacycle.forecast_adapter.channels import HEADLINE

@@ -23,19 +23,20 @@ from typer.testing import CliRunner
 from dacycle.assimilators.base import AssimilatorError, load_assimilator
 from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
 from dacycle.assimilators.export.assimilator import export_assimilator
-from dacycle.assimilators.judging.evaluation import evaluate, held_out, observing_of
+from dacycle.assimilators.judging.evaluation import evaluate
 from dacycle.assimilators.judging.gate import Check, Verdict, judge, register
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.blocks.departures import gaussian_loss
 from dacycle.assimilators.sampling.backgrounds import (
     Backgrounds,
+    held_out,
     months_of,
     read_store,
     systematic_error,
     write_backgrounds,
 )
 from dacycle.assimilators.sampling.cycles import cycled_errors
-from dacycle.assimilators.sampling.observing import Network, Observing, random_network
+from dacycle.assimilators.sampling.observing import Network, Observing, observing_of, random_network
 from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.assimilators.training.assimilator_run import (
     accepted_round,

@@ -19,9 +19,9 @@ from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models import runtime
 from dacycle.forecast_adapter.models.double import KEEP, add_double, shift_of, write_double
 from dacycle.forecast_adapter.models.fengwu import published_statistics
+from dacycle.forecast_adapter.models.graphs import make_roll
 from dacycle.forecast_adapter.models.half import add_half
 from dacycle.forecast_adapter.models.model import ForecastError, ModelFileError, OnnxForecastModel, load_model
-from dacycle.forecast_adapter.models.model.graphs import make_roll
 from dacycle.forecast_adapter.models.onnxfile import open_session
 from dacycle.forecast_adapter.models.registry import add, read_npy_statistics, registered
 from dacycle.forecast_adapter.models.rollout import ROLL, DeviceChain, HostChain, start_pair
