@@ -13,6 +13,8 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import union_categoricals
 
+from dacycle.common.errors import DacycleError
+
 __all__ = [
     "BIAS_COLUMN",
     "COLUMNS",
@@ -123,7 +125,7 @@ _NUMBERS = ("period", "latitude", "longitude", "elevation", "pressure", "value",
 _COMPLETE = ("time", "period", "latitude", "longitude", "error")
 
 
-class ObservationError(ValueError):
+class ObservationError(DacycleError, ValueError):
     """Observations cannot be read or used as they are; the message names source, column or field, and the remedy."""
 
 

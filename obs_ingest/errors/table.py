@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from dacycle.common.configuration import parse_yaml
 from dacycle.forecast_adapter.channels import LEVELS
 from dacycle.obs_ingest.errors.model import ERRORS, REFERENCE_SPACING, ErrorModel, Profile, representativeness_factor
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError
@@ -120,13 +119,14 @@ def read_errors(settings: Any) -> ErrorSettings | None:
     return checked
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise ObservationError(f"there is no file {path}")
+def _load(path: Path) -> Mapping[str, Any]:
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text())
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ObservationError(f"{path} is not YAML: {error}") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ObservationError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ObservationError(f"{path}: cannot be read: {error}") from None
+    return parse_yaml(text, str(path), "a file of observation errors", ObservationError)
 
 
 def _entry(name: str, parts: Any) -> dict[str, float | list[float]]:

@@ -6,8 +6,6 @@ process, so a folder that is there is either the one that would be made, or refu
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops, encode_temps
 from dacycle.obs_ingest.sources.base import Source, build_source
@@ -67,18 +66,15 @@ def simulate(spec: Mapping[str, Any], world: World, seed: int, times: Sequence[n
     }
     if _is_there(folder, note):
         return 0
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as part:
-        made = Path(part) / folder.name
-        made.mkdir()
-        written = sum(_write(kind, source, time, made) for time in times)
-        (made / NOTE).write_text(json.dumps(note, indent=2) + "\n")
-        try:
-            os.rename(made, folder)
-        except OSError:
-            if not _is_there(folder, note):  # else another process was quicker
-                raise
-            return 0
+    try:
+        with whole(folder, replace=False) as temporary:
+            temporary.mkdir()
+            written = sum(_write(kind, source, time, temporary) for time in times)
+            (temporary / NOTE).write_text(json.dumps(note, indent=2) + "\n")
+    except OSError:
+        if not _is_there(folder, note):  # else another process was quicker
+            raise
+        return 0
     return written
 
 

@@ -6,7 +6,6 @@ the digests of the files. What is there and made of the same is not made again.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import dacycle
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.sources.base import FileSource, Inventory, build_source, take_inventory
 from dacycle.obs_ingest.sources.files import digest
 from dacycle.obs_ingest.table import ObservationError, from_arrow, to_arrow
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["IngestedWindow", "TableFolder", "ingest", "total", "window_file", "write_table"]
+__all__ = ["IngestedWindow", "TableFolder", "ingest", "total", "window_file"]
 
 _NOTES = b"dacycle"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
@@ -63,7 +63,6 @@ def ingest(spec: Mapping[str, Any], times: NDArray[np.datetime64], folder: Path)
     source = build_source({**spec, "cutoff": "none"}, None, 0)
     if not isinstance(source, FileSource):
         raise ObservationError(f"source {spec['source']} does not read files; there is nothing to ingest")
-    folder.mkdir(parents=True, exist_ok=True)
     for time in times:
         window, path = Window(time), window_file(folder, time)
         made_of = _fingerprint(spec, source.inputs(window))
@@ -72,7 +71,7 @@ def ingest(spec: Mapping[str, Any], times: NDArray[np.datetime64], folder: Path)
             yield IngestedWindow(window.time, kept, made=False)
             continue
         table, inventory = source.read(window)
-        write_table(path, table, {"made_of": made_of, "inventory": inventory.as_dict()})
+        _write(path, table, {"made_of": made_of, "inventory": inventory.as_dict()})
         yield IngestedWindow(window.time, inventory, made=True)
 
 
@@ -112,18 +111,10 @@ def _content(option: Any) -> Any:
     return digest(Path(option)) if isinstance(option, str) and Path(option).is_file() else option
 
 
-def write_table(path: Path, table: pd.DataFrame, notes: Mapping[str, Any] | None = None) -> None:
-    """Write observations or departures as Parquet; the file appears under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = to_arrow(table)
-    if notes is not None:
-        content = content.replace_schema_metadata({_NOTES: json.dumps(notes)})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        pq.write_table(content, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _write(path: Path, table: pd.DataFrame, notes: Mapping[str, Any]) -> None:
+    """Write a window's table and notes as Parquet; the file appears under its name only when it is whole."""
+    with whole(path) as temporary:
+        pq.write_table(to_arrow(table).replace_schema_metadata({_NOTES: json.dumps(notes)}), temporary)
 
 
 def _kept(path: Path, made_of: str) -> Inventory | None:

@@ -1,6 +1,6 @@
 """Decode BUFR messages with ecCodes, in a process of their own: a damaged message can bring ecCodes down.
 
-`Decoder` starts this file as a script, hands it messages through a pipe, and starts another when it dies, so that a
+`DecodingProcess` starts this file as a script, hands it messages through a pipe, and starts another when it dies, so that a
 crash costs one message. What is in a message of some kind is the business of a reader: a file whose class `Reader`
 makes reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers need ecCodes and numpy only.
 
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol
@@ -49,8 +50,11 @@ class Reader(Protocol):
         ...
 
 
-class DecodingError(ValueError):
-    """A message cannot be decoded; says why."""
+@dataclass(frozen=True)
+class Undecoded:
+    """A message that cannot be decoded, and why."""
+
+    reason: str
 
 
 class _Memory:
@@ -78,13 +82,13 @@ class _Memory:
 _memory = _Memory()
 
 
-class Decoder:
+class DecodingProcess:
     """A process that decodes with the reader in a file; use it as a context manager."""
 
     def __init__(self, reader: Path) -> None:
         self._reader = reader
 
-    def __enter__(self) -> "Decoder":
+    def __enter__(self) -> "DecodingProcess":
         self._process: subprocess.Popen[bytes] | None = None
         return self
 
@@ -93,7 +97,7 @@ class Decoder:
     ) -> None:
         self._stop()
 
-    def decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | DecodingError]:
+    def decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | Undecoded]:
         """For each message its reports and receipt, or what is wrong with it.
 
         Raises:
@@ -107,7 +111,7 @@ class Decoder:
                 yield pickle.loads(remembered)
                 continue
             answer = next(fresh)
-            if not isinstance(answer, DecodingError):  # which may be the machine's doing, as when time runs out
+            if not isinstance(answer, Undecoded):  # which may be the machine's doing, as when time runs out
                 _memory.keep(key, pickle.dumps(answer))
             yield answer
 
@@ -115,13 +119,13 @@ class Decoder:
         message, keeps_receipt = request
         return hashlib.sha256(f"{self._reader}|{keeps_receipt}|".encode() + message).digest()
 
-    def _decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | DecodingError]:
+    def _decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | Undecoded]:
         """`decode` of messages that are not remembered."""
         done = 0
         while done < len(requests):
             for answer in self._answers(requests[done : done + _BATCH]):
                 done += 1
-                yield DecodingError(answer) if isinstance(answer, str) else answer
+                yield Undecoded(answer) if isinstance(answer, str) else answer
 
     def _answers(self, requests: Sequence[Request]) -> Iterator[Any]:
         """The process's answers to one batch, up to the message that brings it down, if one does."""

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dacycle.obs_ingest.sources.base import Inventory
-from dacycle.obs_ingest.sources.bufr.decoder import Decoder, DecodingError, Receipt, Report
+from dacycle.obs_ingest.sources.bufr.decoder import DecodingProcess, Receipt, Report, Undecoded
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
@@ -92,7 +92,7 @@ class BufrFiles:
             ObservationError: no file is there, or none holds a BUFR message.
         """
         decoded = Decoded()
-        with Decoder(self._reader) as decoder:
+        with DecodingProcess(self._reader) as decoder:
             self._files.each(
                 inventory,
                 lambda path: _may_hold(self._scan(path), window),
@@ -100,7 +100,7 @@ class BufrFiles:
             )
         return decoded
 
-    def _read_file(self, path: Path, window: Window, decoder: Decoder, decoded: Decoded, inventory: Inventory) -> None:
+    def _read_file(self, path: Path, window: Window, decoder: DecodingProcess, decoded: Decoded, inventory: Inventory) -> None:
         """Add a file's reports to `decoded`, and what became of its messages to the inventory."""
         messages = self._scan(path)
         reports: list[Report] = []
@@ -114,8 +114,8 @@ class BufrFiles:
                 ]
                 requests = [(_content(file, message), _keeps_receipt(header)) for message, header in wanted]
                 for (message, header), answer in zip(wanted, decoder.decode(requests), strict=True):
-                    if isinstance(answer, DecodingError):
-                        _damaged(inventory, f"{path}, message {message.number}: {answer}")
+                    if isinstance(answer, Undecoded):
+                        _damaged(inventory, f"{path}, message {message.number}: {answer.reason}")
                         continue
                     found, receipt = answer
                     inventory.found += max(len(found) - 1, 0)  # a message may hold many reports; unread it counts once

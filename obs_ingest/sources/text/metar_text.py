@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from metar.Metar import Metar as Parsed
+from metar.Metar import ParserError
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest.simulation.stations import load_network
@@ -209,7 +210,7 @@ def _said(report: str) -> _Said:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it does not understand, which `decode_completed` says
             parsed = Parsed(" ".join([*body, "RMK", *remarks]), month=1, year=2000, strict=False)
-    except Exception:  # noqa: BLE001 - the library promises none, but anything may stand in a text
+    except (ParserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # not all are promised
         return _Said()
     complete = parsed.decode_completed and len(body) == end
     temperature, dewpoint = (np.nan if value is None else value.value("C") for value in (parsed.temp, parsed.dewpt))

@@ -10,19 +10,28 @@ __all__ = ["whole", "write_whole"]
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a folder; it replaces `path` if the block ends without error.
 
     The temporary name begins with a dot, holds the process id, and keeps the suffix of `path`, since some libraries
     choose a format by it. Files are flushed to disk before they get their name.
+
+    Args:
+        path: the file or folder.
+        replace: whether a folder may replace one that holds something.
+
+    Raises:
+        OSError: the file or folder cannot be written or renamed, or it may not replace what is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     _remove(temporary)
     try:
         yield temporary
-        if temporary.is_dir():
+        if temporary.is_dir() and replace:
             _replace_folder(temporary, path)
+        elif temporary.is_dir():
+            temporary.rename(path)
         else:
             _flush(temporary)
             os.replace(temporary, path)
