@@ -27,6 +27,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.cycler.archive.branches import ArchiveError, Branch
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import STEP, cycle_id, parse_donor
 from dacycle.cycler.verification.cycles import fingerprint
 from dacycle.cycler.verification.drift_scores import (

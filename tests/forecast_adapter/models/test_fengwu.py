@@ -148,8 +148,9 @@ def test_the_packaged_roll_graph_is_the_one_that_is_made() -> None:
     assert onnx.load(ROLL) == make_roll.roll()
 
 
-def test_the_packaged_statistics_are_the_published_ones(shared: Path) -> None:
-    found = read_npy_statistics(shared / "stats/fengwu_data_mean.npy", shared / "stats/fengwu_data_std.npy")
+def test_the_packaged_statistics_are_the_published_ones(full_samples: Path) -> None:
+    files = [full_samples / f"stats/fengwu_data_{name}.npy" for name in ("mean", "std")]
+    found = read_npy_statistics(*files)
     np.testing.assert_array_equal(found.mean, published_statistics().mean)
     np.testing.assert_array_equal(found.std, published_statistics().std)
 

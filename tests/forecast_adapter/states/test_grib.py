@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, get_grid, regrid
+from dacycle.forecast_adapter.models.fengwu import published_statistics
 from dacycle.forecast_adapter.physics import humidity_from_relative_humidity, saturation_vapour_pressure
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.files import read_state
@@ -30,7 +31,7 @@ Change = Callable[[int], bool | None]  # edits a message; False leaves it out
 
 @pytest.fixture(scope="module")
 def gfs(shared: Path) -> Path:
-    """A 120-hour GFS forecast at 2.5 degrees with 343 fields, u and v packed together."""
+    """A 120-hour GFS forecast at 2.5 degrees cut to 102 fields, u and v packed together."""
     return shared / "grid/gfs_2p5_2011011012_f120.grib2"
 
 
@@ -139,10 +140,9 @@ class TestRealFile:
         spread = native.values.std((1, 2))
         assert_allclose((after - before) / spread, 0, atol=1e-4)
 
-    def test_normalised_with_fengwus_statistics_it_looks_like_era5(self, gfs: Path, shared: Path) -> None:
+    def test_normalised_with_fengwus_statistics_it_looks_like_era5(self, gfs: Path) -> None:
         """A channel in another order, unit or sign leaves these ranges by far."""
-        mean = np.load(shared / "stats/fengwu_data_mean.npy")[:, None, None]
-        std = np.load(shared / "stats/fengwu_data_std.npy")[:, None, None]
+        mean, std = (field[:, None, None] for field in (published_statistics().mean, published_statistics().std))
         normalised = (read_quietly(gfs, get_grid("1.5deg")).values - mean) / std
         for i, channel in enumerate(CHANNELS):
             if channel.variable in "zuvt":
@@ -158,10 +158,9 @@ class TestRealFile:
         for words in ("150 hPa is doubtful", "relative humidity", "height times 9.80665", "prmsl"):
             assert words in state.attrs["notes"]
 
-    def test_it_is_doubtful_indeed(self, native: xr.DataArray, shared: Path) -> None:
+    def test_it_is_doubtful_indeed(self, native: xr.DataArray) -> None:
         """Why: at 50 hPa the humidity is many of ERA5's standard deviations away from ERA5's."""
-        mean = np.load(shared / "stats/fengwu_data_mean.npy")[index("q50")]
-        std = np.load(shared / "stats/fengwu_data_std.npy")[index("q50")]
+        mean, std = (field[index("q50")] for field in (published_statistics().mean, published_statistics().std))
         assert native.sel(channel="q50").std() > 5 * std
         assert abs(native.sel(channel="q50") - mean).max() > 10 * std
 
