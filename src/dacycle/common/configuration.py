@@ -114,6 +114,8 @@ def _plain(node: Any) -> Any:
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
         return [_plain(value) for value in node]
+    if isinstance(node, str | float):  # classes of ruamel's own, which remember how the value was written
+        return str(node) if isinstance(node, str) else float(node)
     return node
 
 
