@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from dacycle.assimilators.balance import thickness_imbalance
 from dacycle.assimilators.base import Assimilator
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES
+from dacycle.forecast_adapter.physics import GRAVITY
 
 __all__ = ["Guards", "Status", "StepResult", "assimilate", "water_column"]
 
 Status = Literal["ok", "degraded", "fallback"]
-GRAVITY = 9.80665
 _Q = GROUPS["q"]
 
 

@@ -30,6 +30,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from dacycle.assimilators.step import Guards as StepGuards
 from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.station_lists import read_station_list
@@ -59,7 +60,7 @@ __all__ = [
 
 Content = TypeVar("Content", bound=BaseModel)
 
-STEP = pd.Timedelta(hours=6)
+STEP = pd.Timedelta(hours=STEP_HOURS)
 """Time from one cycle to the next."""
 
 

@@ -6,11 +6,18 @@ and released inference code). Everything that needs a channel looks it up here b
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.physics import GRAVITY
+
 __all__ = [
     "CHANNELS",
+    "CHANNEL_COUNT",
     "GROUPS",
     "HEADLINE",
     "LEVELS",
+    "LOG_LEVELS",
     "NAMES",
     "PLANES",
     "WB2_NAMES",
@@ -20,6 +27,9 @@ __all__ = [
 
 LEVELS: tuple[int, ...] = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels in hPa, from the top of the atmosphere down."""
+
+LOG_LEVELS: NDArray[np.float64] = np.log(np.array(LEVELS, float) * 100)
+"""(13,) natural logarithm of the levels' pressure in Pa, in which quantities are interpolated in the vertical."""
 
 WB2_NAMES: dict[str, str] = {
     "u10": "10m_u_component_of_wind",
@@ -67,7 +77,7 @@ def _level_channel(variable: str, level: int, height: int) -> Channel:
     name = f"{variable}{level}"
     if variable == "z":
         margin = max(0.2 * height, 1100.0)
-        return Channel(name, variable, level, "m2 s-2", 9.80665 * (height - margin), 9.80665 * (height + margin))
+        return Channel(name, variable, level, "m2 s-2", GRAVITY * (height - margin), GRAVITY * (height + margin))
     if variable == "q":
         return Channel(name, variable, level, "kg kg-1", -1e-3, 0.05)
     if variable == "t":
@@ -86,6 +96,7 @@ CHANNELS: tuple[Channel, ...] = (
         for level, height in zip(LEVELS, _HEIGHTS, strict=True)
     ),
 )
+CHANNEL_COUNT = len(CHANNELS)
 NAMES: list[str] = [channel.name for channel in CHANNELS]
 HEADLINE: tuple[str, ...] = ("z500", "t850", "u500", "q700", "t2m", "msl")
 GROUPS: dict[str, list[int]] = {

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
+
 __all__ = [
-    "EARTH_RADIUS_KM",
     "Grid",
     "GridError",
     "bilinear",
@@ -30,7 +31,6 @@ __all__ = [
     "regridding",
 ]
 
-EARTH_RADIUS_KM = 6371.0
 Array = NDArray[np.floating]
 
 

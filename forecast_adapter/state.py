@@ -10,10 +10,25 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, NAMES, WB2_NAMES, Channel
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, CHANNELS, GROUPS, LEVELS, NAMES, WB2_NAMES, Channel
 from dacycle.forecast_adapter.grid import Grid, GridError
+from dacycle.forecast_adapter.physics import GRAVITY, ZERO_CELSIUS
 
-__all__ = ["StateError", "as_hour", "check_values", "grid_of", "make_state", "to_dataset", "validate"]
+__all__ = [
+    "STEP",
+    "STEP_HOURS",
+    "StateError",
+    "as_hour",
+    "check_values",
+    "grid_of",
+    "make_state",
+    "to_dataset",
+    "validate",
+]
+
+STEP_HOURS = 6
+STEP = np.timedelta64(STEP_HOURS, "h")
+"""Time between the states of a cycle, and step of every forecast model."""
 
 SURFACE = ("u10", "v10", "t2m", "msl")
 UPPER = ("z", "q", "u", "v", "t")
@@ -33,8 +48,8 @@ def as_hour(time: Any) -> np.datetime64:
 
 def make_state(array: NDArray, grid: Grid, time: np.datetime64) -> xr.DataArray:
     """Wrap an array (69, H, W) in SI units as a state on `grid` at `time` (UTC)."""
-    if array.shape != (len(CHANNELS), *grid.shape):
-        raise StateError(f"a state on {grid.name} has shape {(len(CHANNELS), *grid.shape)}, not {array.shape}")
+    if array.shape != (CHANNEL_COUNT, *grid.shape):
+        raise StateError(f"a state on {grid.name} has shape {(CHANNEL_COUNT, *grid.shape)}, not {array.shape}")
     return xr.DataArray(
         np.asarray(array, np.float32),
         dims=("channel", "latitude", "longitude"),
@@ -102,11 +117,11 @@ def check_values(channel: Channel, values: NDArray, when: str) -> None:
 def _hint(variable: str, low: float, high: float) -> str:
     """The usual cause of an implausible range, where one fits."""
     if variable == "z" and low > -1000 and high < 30000:
-        return "; if these are geopotential heights in metres, multiply by 9.80665"
+        return f"; if these are geopotential heights in metres, multiply by {GRAVITY}"
     if variable == "msl" and low > 800 and high < 1100:
         return "; if this is hPa, multiply by 100"
     if variable in ("t", "t2m") and low > -120 and high < 60:
-        return "; if this is degrees Celsius, add 273.15"
+        return f"; if this is degrees Celsius, add {ZERO_CELSIUS}"
     if variable == "q" and high > 0.05 and high < 50:
         return "; if this is g/kg, divide by 1000"
     return ""
@@ -122,8 +137,8 @@ def to_dataset(state: xr.DataArray) -> xr.Dataset:
     variables: dict[str, Any] = {}
     for i, short in enumerate(SURFACE):
         variables[WB2_NAMES[short]] = (("time", "latitude", "longitude"), values[:, i], {"units": unit[short]})
-    for i, short in enumerate(UPPER):
-        block = values[:, 4 + 13 * i : 17 + 13 * i]
+    for short in UPPER:
+        block = values[:, GROUPS[short][0] : GROUPS[short][-1] + 1]
         variables[WB2_NAMES[short]] = (("time", "level", "latitude", "longitude"), block, {"units": unit[short]})
     return xr.Dataset(
         variables,

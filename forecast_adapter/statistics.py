@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 
 __all__ = ["Statistics"]
 
@@ -28,9 +28,9 @@ class Statistics:
     description: str
 
     def __post_init__(self) -> None:
-        if self.mean.shape != (len(NAMES),) or self.std.shape != (len(NAMES),):
+        if self.mean.shape != (CHANNEL_COUNT,) or self.std.shape != (CHANNEL_COUNT,):
             raise ValueError(
-                f"statistics of {self.world} need {len(NAMES)} values, not {self.mean.shape}, {self.std.shape}"
+                f"statistics of {self.world} need {CHANNEL_COUNT} values, not {self.mean.shape}, {self.std.shape}"
             )
         bad = [
             name

@@ -20,8 +20,9 @@ from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.backgrounds import Backgrounds, forecast_errors
 from dacycle.assimilators.sampling.observing import USUAL, Observing
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM, Grid, great_circle_km
+from dacycle.forecast_adapter.grid import Grid, great_circle_km
 from dacycle.forecast_adapter.models.model import ForecastModel
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World
 

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, load_experiment
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import CPU, CUDA, ModelFileError, digest, open_session
 from dacycle.forecast_adapter.models.runtime import gpu_present
@@ -78,7 +79,7 @@ def check_experiment(path: Path, archive: Path, threads: int = 1) -> Iterator[Fi
     yield _assimilator(inputs)
     yield _ledger(experiment, archive, inputs.digests)
     yield from _sources(inputs)
-    frames = 2 * 69 * int(np.prod(inputs.world.grid.shape)) * 4
+    frames = 2 * CHANNEL_COUNT * int(np.prod(inputs.world.grid.shape)) * 4
     # Packed states take about nine tenths of a byte per value; departures and forecasts about as much again.
     yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * frames // 2)
 

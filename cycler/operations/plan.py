@@ -9,7 +9,7 @@ import pandas as pd
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_donor
-from dacycle.forecast_adapter.channels import CHANNELS
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.worlds.reference import ReferenceError
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
@@ -67,7 +67,7 @@ def plan(experiment: Experiment, archive: Archive | None, threads: int = 1) -> P
     outlook.missing += _missing_donor(experiment, archive) if branch is None else []
     _look_at_sources(inputs, [first, *times[1:][-1:]], outlook)
     outlook.step_seconds = _time_one_step(inputs, first)
-    outlook.megabytes = len(times) * 2 * len(CHANNELS) * np.prod(inputs.world.grid.shape) * 4 / 1e6
+    outlook.megabytes = len(times) * 2 * CHANNEL_COUNT * np.prod(inputs.world.grid.shape) * 4 / 1e6
     starts = sum(time.hour in experiment.drift.starts for time in times)
     outlook.forecast_steps = starts * (experiment.drift.lead // STEP)
     return outlook

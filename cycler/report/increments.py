@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dacycle.cycler.report import maps, style
 from dacycle.cycler.single.observation import Response
 from dacycle.forecast_adapter.channels import CHANNELS, GROUPS, LEVELS, index
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM, Grid
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 
 __all__ = ["azimuthal", "picture", "shown_channels"]
 

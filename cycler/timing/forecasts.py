@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from dacycle.cycler.timing.cycles import machine
 from dacycle.cycler.timing.memory import peak_memory
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.double import add_double
 from dacycle.forecast_adapter.models.half import made_up
 from dacycle.forecast_adapter.models.model import OnnxForecastModel
 from dacycle.forecast_adapter.models.onnxfile import CPU, ModelFileError
 from dacycle.forecast_adapter.models.registry import Registration, registered_models
-from dacycle.forecast_adapter.models.rollout import CHANNELS, ROLL, DeviceChain, start_pair
+from dacycle.forecast_adapter.models.rollout import ROLL, DeviceChain, start_pair
 from dacycle.forecast_adapter.models.runtime import Runtime
 from dacycle.forecast_adapter.statistics import Statistics
 
@@ -106,7 +107,7 @@ def bench_forecast(name: str = DOUBLE, steps: int = 6, threads: int = 1) -> Fore
     totals.clear()
     naive_peak = peak_memory(lambda: _naive(timed, model.grid, made.statistics, steps, totals))
     naive_network, naive_outside = np.median(np.array(totals[1:]), axis=0)
-    input_bytes = 4 * 2 * CHANNELS * int(np.prod(model.grid.shape))
+    input_bytes = 4 * 2 * CHANNEL_COUNT * int(np.prod(model.grid.shape))
     own = None if bare is None else bare - 2 * input_bytes
     memory, naive_memory = (
         None if found is None or own is None else (found - own) / input_bytes for found in (peak, naive_peak)
@@ -137,7 +138,7 @@ def _clocked(states: Iterator[NDArray], totals: list[tuple[float, float]], timed
 
 def _run_bare(model: OnnxForecastModel) -> None:
     """The network alone, with input and output in place."""
-    pair = np.zeros((1, 2 * CHANNELS, *model.grid.shape), np.float32)
+    pair = np.zeros((1, 2 * CHANNEL_COUNT, *model.grid.shape), np.float32)
     pair[:] = 1.0
     output = np.empty_like(pair)
     binding = model.session.io_binding()
@@ -155,7 +156,7 @@ def _naive(timed: _Timed, grid: Grid, statistics: Statistics, steps: int, totals
         begun, before = timed.now(), timed.seconds
         pair = np.concatenate([statistics.normalise(previous), statistics.normalise(current)], axis=1)
         (output,) = timed.run(["output"], {"input": pair})
-        previous, current = current, statistics.denormalise(output[:, :CHANNELS])
+        previous, current = current, statistics.denormalise(output[:, :CHANNEL_COUNT])
         inside = timed.seconds - before
         totals.append((inside, timed.now() - begun - inside))
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.cycler.verification.cycles import BLOCK_DAYS
-from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS
 from dacycle.forecast_adapter.scores import mean_interval
 from dacycle.obs_ingest.errors.table import PARTS, ErrorSettings, ErrorTable, scaled
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
@@ -34,8 +34,7 @@ LIMITS = (
 
 _KEYS = ["source", "variable", "level"]
 _SUMS = ["values", "d_b", "d_a", "d_b_squared", "d_a_squared", "d_a_d_b", "assumed_squared"]
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
-_MIDDLES = (_LOG_LEVELS[1:] + _LOG_LEVELS[:-1]) / 2
+_MIDDLES = (LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2
 
 
 def cycle_sums(departures: pd.DataFrame) -> pd.DataFrame:

@@ -6,13 +6,13 @@ from typing import Any
 
 import onnxruntime as ort
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError
 
 __all__ = ["Signature", "read_signature"]
 
-_PAIR = 2 * len(NAMES)
+_PAIR = 2 * CHANNEL_COUNT
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_signature(path: Path, session: ort.InferenceSession) -> Signature:
         if channels != _PAIR and not undeclared:
             raise ModelFileError(
                 f"{path}: `{name}` is {tensor.shape}, but must be (batch, {_PAIR}, rows, columns): two frames of "
-                f"{len(NAMES)} channels; networks with other channels cannot be run"
+                f"{CHANNEL_COUNT} channels; networks with other channels cannot be run"
             )
     batch, _, *shape = (size if isinstance(size, int) else None for size in pairs["input"].shape)
     if batch not in (None, 1):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError
 from dacycle.forecast_adapter.models.registry import DOUBLE, Registration, add
@@ -45,7 +45,7 @@ def write_double(path: Path, grid: Grid) -> None:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise ModelFileError('making a double needs the package onnx: pip install "dacycle[train]"') from error
-    size, shift = len(NAMES), shift_of(grid)
+    size, shift = CHANNEL_COUNT, shift_of(grid)
     last = np.iinfo(np.int64).max
     constants = {
         "axes": np.array([1, 3]),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import CHANNELS, NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, CHANNELS, NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import OnnxForecastModel, model_files
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError
@@ -76,7 +76,7 @@ def _compare(whole: Registration, made: Registration, steps: int, state: Path | 
 def made_up(grid: Grid, statistics: Statistics) -> NDArray[np.float32]:
     """A smooth state (69, H, W): planetary waves of each channel's own, one standard deviation high."""
     latitude, longitude = np.deg2rad(grid.latitude)[:, None], np.deg2rad(grid.longitude)[None, :]
-    state = np.empty((len(NAMES), *grid.shape), np.float32)
+    state = np.empty((CHANNEL_COUNT, *grid.shape), np.float32)
     for k, channel in enumerate(CHANNELS):
         wave = np.cos(latitude) * np.sin((1 + k % 7) * longitude + k) + 0.3 * np.sin(3 * latitude + k)
         state[k] = np.clip(statistics.mean[k] + statistics.std[k] * wave, channel.low, channel.high)

@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.forecast_adapter.channels import GROUPS, index
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, index
 
-CHANNELS = 69
 T2M = index("t2m")
 
 
@@ -152,7 +151,7 @@ class MiniNetwork(nn.Module):
         self._constant("season", constants.season)
         self.relaxation = float(constants.relaxation)
 
-        inputs = 2 * CHANNELS + len(constants.static) + 3
+        inputs = 2 * CHANNEL_COUNT + len(constants.static) + 3
         self.stem = nn.Conv2d(inputs, size.fine, 1)
         self.fine_in = Block(size.fine, 3, size.expansion)
         # Space to depth keeps all of the fine grid's information on the coarse one.
@@ -161,7 +160,7 @@ class MiniNetwork(nn.Module):
         self.up = nn.Conv2d(size.coarse, 4 * size.fine, 1)
         self.join = nn.Conv2d(2 * size.fine, size.fine, 1)
         self.fine_out = Block(size.fine, 3, size.expansion)
-        self.head = nn.Conv2d(size.fine, CHANNELS, 1)
+        self.head = nn.Conv2d(size.fine, CHANNEL_COUNT, 1)
 
     def _constant(self, name: str, value: NDArray[np.float32]) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
@@ -188,5 +187,5 @@ class MiniNetwork(nn.Module):
         return torch.maximum(following * self.std + self.mean, self.floor)
 
     def forward(self, input: Tensor) -> Tensor:
-        following = self.step(input[:, :CHANNELS], input[:, CHANNELS:])
+        following = self.step(input[:, :CHANNEL_COUNT], input[:, CHANNEL_COUNT:])
         return torch.cat([following, torch.full_like(following, float("nan"))], dim=1)

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, get_grid
 from dacycle.forecast_adapter.models.contract import Signature, read_signature
 from dacycle.forecast_adapter.models.fengwu import RELEASES
@@ -26,6 +26,7 @@ from dacycle.forecast_adapter.models.onnxfile import CPU, ORT_ERRORS, ModelFileE
 from dacycle.forecast_adapter.models.registry import Registration, registered, registered_models
 from dacycle.forecast_adapter.models.rollout import ROLL, Chain, DeviceChain, HostChain, Scaling, start_pair
 from dacycle.forecast_adapter.models.runtime import Runtime
+from dacycle.forecast_adapter.state import STEP_HOURS
 
 __all__ = [
     "ForecastError",
@@ -39,7 +40,6 @@ __all__ = [
 
 logger = logging.getLogger("dacycle.models")
 
-CHANNELS = len(NAMES)
 UNSHARED = 3
 """References to an array in a list that is gone through, by the list, the loop and the question itself."""
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -83,7 +83,7 @@ def forecast_metadata(name: str, version: str, grid: str, world: str, **more: An
         "grid": grid,
         "world": world,
         "channels": NAMES,
-        "step_hours": 6,
+        "step_hours": STEP_HOURS,
         **more,
     }
 
@@ -124,7 +124,7 @@ class OnnxForecastModel:
         signature = read_signature(self.path, self.session)
         _check_grid(self.path, signature, self.grid)
         self.provider: str = self.session.get_providers()[0]
-        self._frame_bytes = 4 * CHANNELS * int(np.prod(self.grid.shape))
+        self._frame_bytes = 4 * CHANNEL_COUNT * int(np.prod(self.grid.shape))
         self.batch = signature.batch or self._runtime.batch_of(self._frame_bytes)
         if brought is not None or self.provider != CPU:
             logger.info(self.running)
@@ -147,7 +147,7 @@ class OnnxForecastModel:
                 Runtime fails.
         """
         previous, current = (np.asarray(frame, np.float32) for frame in (previous, current))
-        expected = (CHANNELS, *self.grid.shape)
+        expected = (CHANNEL_COUNT, *self.grid.shape)
         for frame, time in ((previous, "x(t-6h)"), (current, "x(t)")):
             if frame.ndim != 4 or frame.shape[1:] != expected or frame.shape != previous.shape:
                 needed = f"(B, {', '.join(map(str, expected))})"
@@ -191,7 +191,7 @@ class OnnxForecastModel:
                 "DACYCLE_BATCH=1, or DACYCLE_PROVIDER=cpu"
             ) from error
         if not all(finite):
-            self._check_finite(states, f"x(t+{6 * step}h), step {step}")
+            self._check_finite(states, f"x(t+{STEP_HOURS * step}h), step {step}")
 
     def _check_finite(self, state: Array, time: str) -> None:
         bad = [name for name, fields in zip(NAMES, state.swapaxes(0, 1), strict=True) if not np.isfinite(fields).all()]

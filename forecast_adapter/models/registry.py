@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, get_grid, grid_of_shape
 from dacycle.forecast_adapter.home import dacycle_home
 from dacycle.forecast_adapter.models.contract import Signature, read_signature
@@ -181,9 +181,9 @@ def read_npy_statistics(mean: Path, std: Path) -> Statistics:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ModelFileError(f"{path}: cannot be read as a numpy file: {error}") from error
-        if values.shape != (len(NAMES),) or not np.issubdtype(values.dtype, np.floating):
+        if values.shape != (CHANNEL_COUNT,) or not np.issubdtype(values.dtype, np.floating):
             raise ModelFileError(
-                f"{path}: is {values.dtype} {values.shape}, but must be {len(NAMES)} floating-point values"
+                f"{path}: is {values.dtype} {values.shape}, but must be {CHANNEL_COUNT} floating-point values"
             )
         found.append(values.astype(np.float32))
     try:

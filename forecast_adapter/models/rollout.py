@@ -18,12 +18,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.statistics import Statistics
 
 __all__ = ["ROLL", "Chain", "DeviceChain", "HostChain", "Scaling"]
 
-CHANNELS = len(NAMES)
 ROLL = Path(__file__).parent / "graphs/roll.onnx"
 Array = NDArray[np.float32]
 
@@ -37,8 +36,8 @@ class Scaling:
 
     def __init__(self, statistics: Statistics | None) -> None:
         self.identity = statistics is None
-        self.scale = np.ones(CHANNELS, np.float32) if statistics is None else statistics.std
-        self.offset = np.zeros(CHANNELS, np.float32) if statistics is None else statistics.mean
+        self.scale = np.ones(CHANNEL_COUNT, np.float32) if statistics is None else statistics.std
+        self.offset = np.zeros(CHANNEL_COUNT, np.float32) if statistics is None else statistics.mean
 
     def normalise(self, state: Array, out: Array) -> None:
         """Fill `out` from a state in SI, both (69, H, W)."""
@@ -71,10 +70,10 @@ class Chain(Protocol):
 
 def start_pair(previous: Array, current: Array, scaling: Scaling) -> Array:
     """(n, 138, H, W) in a network's units from two frames (n, 69, H, W) in SI."""
-    pair = np.empty((len(previous), 2 * CHANNELS, *previous.shape[2:]), np.float32)
+    pair = np.empty((len(previous), 2 * CHANNEL_COUNT, *previous.shape[2:]), np.float32)
     for member, before, now in zip(pair, previous, current, strict=True):
-        scaling.normalise(before, member[:CHANNELS])
-        scaling.normalise(now, member[CHANNELS:])
+        scaling.normalise(before, member[:CHANNEL_COUNT])
+        scaling.normalise(now, member[CHANNEL_COUNT:])
     return pair
 
 
@@ -95,7 +94,7 @@ class HostChain:
         bound = ("cpu", 0, np.float32, list(pair.shape))
         self._binding.bind_input("input", *bound, self._pair.ctypes.data)
         self._binding.bind_output("output", *bound, self._output.ctypes.data)
-        ends = np.linspace(0, CHANNELS, threads + 1).astype(int)
+        ends = np.linspace(0, CHANNEL_COUNT, threads + 1).astype(int)
         self._parts = [range(*part) for part in pairwise(ends)]
 
     def step(self, out: Array) -> bool:
@@ -112,8 +111,8 @@ class HostChain:
         finite = True
         with np.errstate(over="ignore", invalid="ignore"):
             for member, output, state in zip(self._pair, self._output, out, strict=True):
-                member[first:end] = member[CHANNELS + first : CHANNELS + end]
-                member[CHANNELS + first : CHANNELS + end] = output[first:end]
+                member[first:end] = member[CHANNEL_COUNT + first : CHANNEL_COUNT + end]
+                member[CHANNEL_COUNT + first : CHANNEL_COUNT + end] = output[first:end]
                 for channel in channels:
                     self._scaling.restore(output[channel], channel, state[channel])
                     finite &= bool(np.isfinite(state[channel].sum()))
@@ -150,7 +149,11 @@ class DeviceChain:
             shape = [pair.shape[0], channels, *pair.shape[2:]]
             return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, *place)
 
-        self._output, self._following, self._state = empty(2 * CHANNELS), empty(2 * CHANNELS), empty(CHANNELS)
+        self._output, self._following, self._state = (
+            empty(2 * CHANNEL_COUNT),
+            empty(2 * CHANNEL_COUNT),
+            empty(CHANNEL_COUNT),
+        )
 
     def roll(self) -> None:
         """Go on by six hours, on the device alone."""

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, Channel, index
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.humidity import DEFINED, specific_humidity
+from dacycle.forecast_adapter.physics import (
+    CENTRES_WITH_KNOWN_HUMIDITY,
+    GRAVITY,
+    humidity_from_relative_humidity,
+)
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values
 from dacycle.forecast_adapter.states.source import StateSource, global_grid
 
 __all__ = [
-    "GRAVITY",
     "SURFACE_FIELDS",
     "GribStates",
     "HumidityWarning",
@@ -32,9 +35,6 @@ __all__ = [
     "valid_time",
     "values_of",
 ]
-
-GRAVITY = 9.80665
-"""Standard gravity, m s-2: geopotential = GRAVITY x geopotential height (WMO)."""
 
 DOUBTFUL_HUMIDITY = 150
 """Down to this pressure (hPa) a humidity derived from relative humidity is doubtful: in air so cold and dry
@@ -156,7 +156,7 @@ class GribStates(StateSource):
         names = (" or ".join((SURFACE_FIELDS | _UPPER)[variable]) for variable in variables)
         said = f"; in GRIB these are {', '.join(names)}"
         run, held = self._best(time)
-        if run.centre not in DEFINED and any(name == "r" for name, _ in held):
+        if run.centre not in CENTRES_WITH_KNOWN_HUMIDITY and any(name == "r" for name, _ in held):
             said += f"; what relative humidity refers to at the centre {run.centre!r} is not known, q is needed"
         twice = [_called(key) for key, places in held.items() if len(places) > 1]
         said += f"; {twice[0]} is there twice (ensemble members, or two runs)" if twice else ""
@@ -194,7 +194,9 @@ class GribStates(StateSource):
             notes[f"q down to {DOUBTFUL_HUMIDITY} hPa is doubtful: relative humidity says little in air so cold"] = None
         temperature = self._values(time, ("t", channel.level), held["t", channel.level])[0].astype(np.float64)
         check_values(CHANNELS[index(f"t{channel.level}")], temperature, label)
-        humidity = specific_humidity(values.astype(np.float64), temperature, 100.0 * channel.level, run.centre)
+        humidity = humidity_from_relative_humidity(
+            values.astype(np.float64), temperature, 100.0 * channel.level, run.centre
+        )
         return humidity.astype(np.float32)
 
     def _values(self, time: np.datetime64, key: Key, places: list[_Place]) -> tuple[NDArray[np.float32], str]:
@@ -224,7 +226,7 @@ def _gaps(run: _Run, held: dict[Key, list[_Place]]) -> list[str]:
     """Channels that a run's fields do not give."""
 
     def there(name: str, level: int | None) -> bool:
-        if name == "r" and (run.centre not in DEFINED or ("t", level) not in held):
+        if name == "r" and (run.centre not in CENTRES_WITH_KNOWN_HUMIDITY or ("t", level) not in held):
             return False
         return (name, level) in held
 

@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from dacycle.forecast_adapter.channels import CHANNELS, index
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM, GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values
 from dacycle.forecast_adapter.states.files import write_states
-from dacycle.forecast_adapter.states.grib import GRAVITY, SURFACE_FIELDS, messages, valid_time, values_of
+from dacycle.forecast_adapter.states.grib import SURFACE_FIELDS, messages, valid_time, values_of
 from dacycle.forecast_adapter.states.products import is_grib, open_states
 
 __all__ = ["PointFields", "Stencil", "positions", "read_orography", "read_points", "stencil", "write_points"]

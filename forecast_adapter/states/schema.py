@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from dacycle.forecast_adapter.channels import WB2_NAMES
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour
 
 __all__ = [
@@ -25,8 +26,6 @@ __all__ = [
     "standardised",
     "validity_of",
 ]
-
-_GRAVITY = 9.80665
 
 VARIABLES: dict[str, tuple[str, ...]] = {
     "u10": (WB2_NAMES["u10"], "u10", "10u"),
@@ -187,4 +186,4 @@ def check_unit(variable: xr.DataArray, short: str, label: str) -> float:
     stated = variable.attrs.get("units")
     if stated is not None and stated not in _UNITS[kind]:
         raise StateError(f"{label}: {variable.name} is in {stated!r}; convert it to {_UNITS[kind][0]!r} first")
-    return _GRAVITY if height else 1.0
+    return GRAVITY if height else 1.0

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, index
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.worlds.reference import Reference
 
 __all__ = ["describe", "draw"]
@@ -96,7 +97,7 @@ def draw(sample: Sample, path: Path) -> None:
     axes[1, 0].plot(sample.grid.latitude, 4 * sample.surface["tp6h"].mean((0, 2)), color="tab:blue")
     axes[1, 0].set(title="precipitation (mm/day, blue) and OLR (W/m2, red)", xlabel="latitude")
     axes[1, 0].twinx().plot(sample.grid.latitude, sample.surface["olr"].mean((0, 2)), color="tab:red")
-    z500 = sample.states[:, index("z500")] / 9.80665
+    z500 = sample.states[:, index("z500")] / GRAVITY
     tracks = np.diff(z500, axis=0).std(0) / np.sqrt(2)  # two days apart: seasons cancel, weather stays
     shown = axes[1, 1].pcolormesh(sample.grid.longitude, sample.grid.latitude, tracks, cmap="viridis")
     axes[1, 1].set(title="two-day variability of z500 (m)", xlabel="longitude")

@@ -24,16 +24,27 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, WB2_NAMES
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
+from dacycle.forecast_adapter.physics import (
+    DRY_AIR_GAS_CONSTANT,
+    GRAVITY,
+    LAPSE_RATE,
+    STANDARD_PRESSURE,
+    STANDARD_TEMPERATURE,
+    TROPOPAUSE_HEIGHT,
+    TROPOPAUSE_PRESSURE,
+    TROPOPAUSE_TEMPERATURE,
+    dewpoint,
+)
 from dacycle.forecast_adapter.worlds.reference import write_times
 
 __all__ = ["run", "to_pressure_levels"]
 
-GRAVITY, GAS_CONSTANT, LAPSE = 9.80665, 287.05, 0.0065
-EXPONENT = GAS_CONSTANT * LAPSE / GRAVITY
+EXPONENT = DRY_AIR_GAS_CONSTANT * LAPSE_RATE / GRAVITY
 SPIN_UP = pd.Timedelta(days=90)
 EXCESS_AIR = np.log(0.985)
+DRIEST = 1e-7  # kg/kg; spectral models have humidity of 0 and below
 STEPS_PER_6H = 12  # half-hour steps
 Array = NDArray[np.floating]
 
@@ -161,7 +172,7 @@ class _Speedy:
         levels, msl = to_pressure_levels(upper, ps, self.sigma)
         t2m = at_time(surface.t0)
         # SPEEDY's lowest level stands for the mixed layer: its humidity is the 2-m one, up to saturation.
-        td2m = np.minimum(_dewpoint(upper["q"][:, -1], ps), t2m)
+        td2m = np.minimum(dewpoint(upper["q"][:, -1], ps, least=DRIEST), t2m)
         fields = {
             WB2_NAMES["u10"]: at_time(surface.u0),
             WB2_NAMES["v10"]: at_time(surface.v0),
@@ -207,14 +218,14 @@ def to_pressure_levels(fields: dict[str, Array], ps: Array, sigma: Array) -> tup
         The same fields (T, 13, H, W), q >= 0; and mean sea-level pressure (T, H, W) in Pa.
     """
     log_p = np.log(sigma[None, :, None, None] * ps[:, None])
-    target = np.log(100.0 * np.array(LEVELS))
+    target = LOG_LEVELS
     out = {}
     for name, values in fields.items():
         base = _standard_geopotential(np.exp(log_p)) if name == "z" else 0.0
         out[name] = np.stack([_interpolate(values - base, log_p, x) for x in target], 1)
     out["z"] += _standard_geopotential(np.exp(target))[None, :, None, None]
     out["q"] = np.clip(out["q"], 0, None)
-    phis = fields["z"][:, -1] - GRAVITY * fields["t"][:, -1] / LAPSE * ((1 / sigma[-1]) ** EXPONENT - 1)
+    phis = fields["z"][:, -1] - GRAVITY * fields["t"][:, -1] / LAPSE_RATE * ((1 / sigma[-1]) ** EXPONENT - 1)
     _extrapolate_down(out, fields, ps, phis, sigma)
     return out, _sea_level_pressure(fields["t"][:, -1], ps, phis, sigma[-1])
 
@@ -230,9 +241,10 @@ def _interpolate(values: Array, log_p: Array, x: float) -> Array:
 
 def _standard_geopotential(pressure: Array) -> Array:
     """The ICAO standard atmosphere's, continued isothermally above 11 km."""
-    troposphere = 288.15 / LAPSE * (1 - (pressure / 101325.0) ** EXPONENT)
-    stratosphere = 11000 + GAS_CONSTANT * 216.65 / GRAVITY * np.log(22632.0 / pressure)
-    return GRAVITY * np.where(pressure > 22632.0, troposphere, stratosphere)
+    troposphere = STANDARD_TEMPERATURE / LAPSE_RATE * (1 - (pressure / STANDARD_PRESSURE) ** EXPONENT)
+    depth = DRY_AIR_GAS_CONSTANT * TROPOPAUSE_TEMPERATURE / GRAVITY * np.log(TROPOPAUSE_PRESSURE / pressure)
+    stratosphere = TROPOPAUSE_HEIGHT + depth
+    return GRAVITY * np.where(pressure > TROPOPAUSE_PRESSURE, troposphere, stratosphere)
 
 
 def _ground_temperature(t_low: Array, sigma_low: float) -> Array:
@@ -243,10 +255,10 @@ def _ground_temperature(t_low: Array, sigma_low: float) -> Array:
 def _below_ground(t_low: Array, phis: Array, sigma_low: float) -> tuple[Array, Array]:
     """Surface temperature and lapse exponent (R gamma / g) for pressure and height, damped in hot and cold places."""
     t_star = _ground_temperature(t_low, sigma_low)
-    t_sea = t_star + LAPSE * phis / GRAVITY
+    t_sea = t_star + LAPSE_RATE * phis / GRAVITY
     alpha = np.full_like(t_star, EXPONENT)
     hot = (t_sea > 290.5) & (t_star <= 290.5)
-    alpha = np.where(hot, GAS_CONSTANT * (290.5 - t_star) / np.maximum(phis, 1.0), alpha)
+    alpha = np.where(hot, DRY_AIR_GAS_CONSTANT * (290.5 - t_star) / np.maximum(phis, 1.0), alpha)
     very_hot = (t_sea > 290.5) & (t_star > 290.5)
     alpha, t_star = np.where(very_hot, 0.0, alpha), np.where(very_hot, (290.5 + t_star) / 2, t_star)
     return np.where(t_star < 255, (255 + t_star) / 2, t_star), alpha
@@ -254,8 +266,8 @@ def _below_ground(t_low: Array, phis: Array, sigma_low: float) -> tuple[Array, A
 
 def _sea_level_pressure(t_low: Array, ps: Array, phis: Array, sigma_low: float) -> Array:
     t_star, alpha = _below_ground(t_low, phis, sigma_low)
-    x = alpha * phis / (GAS_CONSTANT * t_star)
-    return ps * np.exp(phis / (GAS_CONSTANT * t_star) * (1 - x / 2 + x**2 / 3))
+    x = alpha * phis / (DRY_AIR_GAS_CONSTANT * t_star)
+    return ps * np.exp(phis / (DRY_AIR_GAS_CONSTANT * t_star) * (1 - x / 2 + x**2 / 3))
 
 
 def _extrapolate_down(out: dict[str, Array], fields: dict[str, Array], ps: Array, phis: Array, sigma: Array) -> None:
@@ -273,17 +285,10 @@ def _extrapolate_down(out: dict[str, Array], fields: dict[str, Array], ps: Array
         warmer = (p / p_low) ** EXPONENT
         y = alpha * np.log(p / ps)
         below_t = t_ground * (1 + y + y**2 / 2 + y**3 / 6)
-        below_z = phis - GAS_CONSTANT * t_star * np.log(p / ps) * (1 + y / 2 + y**2 / 6)
-        thin_z = z_low - GRAVITY * t_low / LAPSE * (warmer - 1)
+        below_z = phis - DRY_AIR_GAS_CONSTANT * t_star * np.log(p / ps) * (1 + y / 2 + y**2 / 6)
+        thin_z = z_low - GRAVITY * t_low / LAPSE_RATE * (warmer - 1)
         out["t"][:, k] = np.where(under, below_t, np.where(thin, t_low * warmer, out["t"][:, k]))
         out["z"][:, k] = np.where(under, below_z, np.where(thin, thin_z, out["z"][:, k]))
-
-
-def _dewpoint(q: Array, p: Array) -> Array:
-    """Dewpoint (K) over water from specific humidity and pressure (Bolton 1980, eq. 10 inverted)."""
-    vapour = np.clip(q, 1e-7, None) * p / (0.622 + 0.378 * q)
-    ratio = np.log(vapour / 611.2)
-    return 273.15 + 243.5 * ratio / (17.67 - ratio)
 
 
 def _dataset(fields: dict[str, Array], times: pd.DatetimeIndex, grid: Grid) -> xr.Dataset:

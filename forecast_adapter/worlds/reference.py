@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, WB2_NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, regrid
 from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, make_state
 from dacycle.forecast_adapter.states.products import open_states
@@ -128,11 +128,11 @@ class Reference:
     def _array(self, time: np.datetime64) -> NDArray[np.float32]:
         """The state at `time` as (69, H, W) float32, read-only (the last `kept` stay in memory)."""
         file, i = self._open(time)
-        out = np.empty((len(CHANNELS), *self.grid.shape), np.float32)
+        out = np.empty((CHANNEL_COUNT, *self.grid.shape), np.float32)
         for k, short in enumerate(SURFACE):
             out[k] = file[WB2_NAMES[short]][i]
-        for k, short in enumerate(UPPER):
-            out[4 + 13 * k : 17 + 13 * k] = file[WB2_NAMES[short]][i]
+        for short in UPPER:
+            out[GROUPS[short][0] : GROUPS[short][-1] + 1] = file[WB2_NAMES[short]][i]
         out.flags.writeable = False
         return out
 

@@ -9,9 +9,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.grid import Grid, regrid
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.dataset_writer import whole
-from dacycle.forecast_adapter.states.grib import GRAVITY, messages, values_of
+from dacycle.forecast_adapter.states.grib import messages, values_of
 from dacycle.forecast_adapter.states.products import is_grib
 from dacycle.forecast_adapter.states.source import global_grid
 

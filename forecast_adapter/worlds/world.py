@@ -19,9 +19,10 @@ import xarray as xr
 import yaml
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid, named
 from dacycle.forecast_adapter.home import dacycle_home
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
@@ -31,7 +32,6 @@ from dacycle.forecast_adapter.worlds.reference import SURFACE_FIELDS, ProductRef
 
 __all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", "load_world", "world_folders"]
 
-GRAVITY = 9.80665
 _YEAR = 365.2425
 _HARMONICS = 2
 
@@ -207,7 +207,11 @@ def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, N
     basis = annual_basis(times).astype(np.float64)
     weights = reference.grid.weights / reference.grid.weights.sum()
     first = reference.array(times[0]).astype(np.float64)
-    projected, total, square = np.zeros((basis.shape[1], *first.shape)), np.zeros(69), np.zeros(69)
+    projected, total, square = (
+        np.zeros((basis.shape[1], *first.shape)),
+        np.zeros(CHANNEL_COUNT),
+        np.zeros(CHANNEL_COUNT),
+    )
     origin = (first * weights).sum((1, 2))[:, None, None]  # near the mean: variances without cancellation
     for row, time in zip(basis, times, strict=True):
         departure = reference.array(time) - origin

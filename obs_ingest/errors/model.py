@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.forecast_adapter.channels import LOG_LEVELS
 
 __all__ = [
     "ERRORS",
@@ -103,13 +103,12 @@ LOCAL_SHARE: dict[str, float] = dict.fromkeys(("t2m", "td2m", "u10", "v10", "tp"
 
 A judgement; for it speaks that a grid of 0.56 degrees leaves 1.25 K to European stations (`docs/real-input.md`).
 """
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
 
 
 def _at(profile: Profile, pressure: ArrayLike) -> ArrayLike:
     """The profile at each pressure, linear in log p, constant beyond its ends."""
     if isinstance(profile, tuple):
-        return np.interp(np.log(np.asarray(pressure, float)), _LOG_LEVELS, profile)
+        return np.interp(np.log(np.asarray(pressure, float)), LOG_LEVELS, profile)
     return profile
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.operators.columns import dewpoint, wind_direction
+from dacycle.forecast_adapter.physics import GRAVITY, dewpoint, wind_direction
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError
 
 __all__ = ["BULLETIN", "encode_synops", "encode_temps"]
@@ -32,7 +32,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "q": (-np.inf, 0.2),
 }
 """What the elements of the templates can hold, in SI units."""
-_GRAVITY = 9.80665
 _DRIEST = 1e-12  # kg/kg; a dewpoint cannot tell of less
 _STANDARD_LEVEL = 1 << 16  # in the extended vertical sounding significance
 _SYNOP = {"dataCategory": 0, "dataSubCategory": 170, "rdbType": 1}
@@ -165,7 +164,7 @@ def _temp(place: dict[str, NDArray], pressure: NDArray, values: NDArray, receive
         "#1#timeSignificance": 18,  # the time is that of the launch
         "extendedVerticalSoundingSignificance": np.full(len(pressure), _STANDARD_LEVEL),
         "pressure": pressure,
-        "nonCoordinateGeopotentialHeight": np.rint(z / _GRAVITY),
+        "nonCoordinateGeopotentialHeight": np.rint(z / GRAVITY),
         "airTemperature": t,
         "dewpointTemperature": dewpoint(np.maximum(q, _DRIEST), pressure),
         "windDirection": direction,

@@ -19,7 +19,7 @@ from rich.table import Table
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import ForecastError, ForecastModel, load_model
-from dacycle.forecast_adapter.state import StateError, make_state
+from dacycle.forecast_adapter.state import STEP, StateError, make_state
 from dacycle.forecast_adapter.states.files import FORMATS, file_format, read_state, write_states
 from dacycle.forecast_adapter.states.grib import HumidityWarning
 from dacycle.forecast_adapter.states.products import open_states
@@ -27,7 +27,6 @@ from dacycle.forecast_adapter.states.products import open_states
 app = typer.Typer()
 console = Console()
 
-STEP = np.timedelta64(6, "h")
 SHOWN = {"q700": ("g kg-1", 1e3), "msl": ("hPa", 1e-2)}
 """Units of the summary on the screen, and factors to them, where they are not SI."""
 

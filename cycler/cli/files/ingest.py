@@ -17,6 +17,7 @@ from dacycle.cycler.archive.disk import write_whole
 from dacycle.cycler.cli.files.forecast import parse_time
 from dacycle.cycler.cli.models.world import parse_years
 from dacycle.forecast_adapter.remote import is_url
+from dacycle.forecast_adapter.state import STEP
 from dacycle.obs_ingest.sources import fetch as fetching
 from dacycle.obs_ingest.sources.base import Inventory, build_source
 from dacycle.obs_ingest.sources.ingested import IngestedWindow, total, window_file, write_table
@@ -27,7 +28,6 @@ from dacycle.obs_ingest.window import Window
 app = typer.Typer()
 console = Console()
 
-STEP = np.timedelta64(6, "h")
 BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 

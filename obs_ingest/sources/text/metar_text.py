@@ -16,6 +16,7 @@ import pandas as pd
 from metar.Metar import Metar as Parsed
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.physics import ZERO_CELSIUS
 from dacycle.obs_ingest.simulation.stations import load_network
 from dacycle.obs_ingest.sources.surface import new_reports, put, put_wind
 from dacycle.obs_ingest.table import ObservationError
@@ -106,8 +107,8 @@ class TextReader:
         places = np.array([self._stations.get(match[1], nowhere) for match in matches])
         for name, column in zip(("latitude", "longitude", "elevation"), places.T, strict=True):
             reports[name] = column
-        put(reports, "t2m", said.temperature + 273.15, readable=said.temperature_read == 1)
-        put(reports, "td2m", said.dewpoint + 273.15, readable=said.dewpoint_read == 1)
+        put(reports, "t2m", said.temperature + ZERO_CELSIUS, readable=said.temperature_read == 1)
+        put(reports, "td2m", said.dewpoint + ZERO_CELSIUS, readable=said.dewpoint_read == 1)
         put_wind(reports, said.direction, said.speed, readable=said.wind_read == 1)
         put(reports, "msl", said.pressure, readable=said.pressure_read == 1)
         put(reports, "tp", said.amount)

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, get_grid, regrid
-from dacycle.forecast_adapter.humidity import saturation_vapour_pressure, specific_humidity
+from dacycle.forecast_adapter.physics import humidity_from_relative_humidity, saturation_vapour_pressure
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.files import read_state
 from dacycle.forecast_adapter.states.grib import (
@@ -184,7 +184,7 @@ class TestHumidity:
     @given(st.floats(0, 110), st.floats(180, 320), st.floats(4e4, 1.05e5))
     def test_relative_humidity_can_be_had_back(self, humidity: float, temperature: float, pressure: float) -> None:
         t = np.array(temperature)
-        q = specific_humidity(np.array(humidity), t, pressure, "ecmf")
+        q = humidity_from_relative_humidity(np.array(humidity), t, pressure, "ecmf")
         vapour = q * pressure / (0.621981 + (1 - 0.621981) * q)
         assert_allclose(100 * vapour / saturation_vapour_pressure(t, "ecmf"), humidity, atol=1e-9, rtol=1e-9)
 
@@ -199,7 +199,7 @@ class TestHumidity:
             name, kind = eccodes.codes_get(message, "shortName"), eccodes.codes_get(message, "typeOfLevel")
             if name in ("2t", "2r", "2sh") or (name == "sp" and kind == "surface"):
                 two[name] = eccodes.codes_get_values(message)
-        derived = specific_humidity(two["2r"], two["2t"], two["sp"], "kwbc")
+        derived = humidity_from_relative_humidity(two["2r"], two["2t"], two["sp"], "kwbc")
         rounding = 0.5 / np.maximum(two["2r"], 1) + 0.5e-5 / two["2sh"] + 0.01
         assert (abs(derived / two["2sh"] - 1) < rounding).mean() > 0.99  # the rest is supersaturated, stated as 100 %
         for low, high in [(200, 253), (253, 273), (273, 320)]:
