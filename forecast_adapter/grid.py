@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 Array = NDArray[np.floating]
 
 
-class GridError(ValueError):
+class GridError(DacycleError, ValueError):
     """A field or coordinate does not fit the grid it is said to be on."""
 
 

@@ -6,18 +6,22 @@ differs from the one that is here, and no file again within `FRESH` seconds of o
 
 import http.client
 import json
-import os
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-__all__ = ["FetchError", "cache_folder", "is_url", "local_copies"]
+from dacycle.common.errors import DacycleError
+from dacycle.common.files import whole, write_whole
+from dacycle.common.settings import read_settings
+
+__all__ = ["FetchError", "is_url", "local_copies"]
 
 TIMEOUT = 60.0  # seconds without an answer
 TRIES = 4
@@ -30,7 +34,7 @@ _AGENT = "dacycle (cycling data assimilation)"
 _asked: dict[str, tuple[float, list[Path]]] = {}
 
 
-class FetchError(ValueError):
+class FetchError(DacycleError, ValueError):
     """Files of a network cannot be had; the message names the URL."""
 
 
@@ -42,15 +46,13 @@ class _TryAgain(Exception):  # noqa: N818 - not an error yet
         self.wait = wait
 
 
+class _Unchanged(Exception):  # noqa: N818 - not an error
+    """What was fetched is the file that is here."""
+
+
 def is_url(place: str) -> bool:
     """Whether a place is on a network."""
     return "://" in place
-
-
-def cache_folder() -> Path:
-    """Where files are kept that no folder was named for: DACYCLE_CACHE, or `dacycle` in the user's cache folder."""
-    named = os.environ.get("DACYCLE_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dacycle"
 
 
 def local_copies(url: str, folder: Path | None = None, patterns: Sequence[str] = ()) -> list[Path]:
@@ -59,7 +61,7 @@ def local_copies(url: str, folder: Path | None = None, patterns: Sequence[str] =
     Args:
         url: of a file on a web server (`https://`), or of a file, a folder or a pattern in a bucket (`s3://`, `gs://`
             and what else fsspec has a package for; its settings, such as credentials, are fsspec's own).
-        folder: where to keep them; default: `cache_folder`, below their server's name and path.
+        folder: where to keep them; default: the cache (`DACYCLE_CACHE`), below their server's name and path.
         patterns: which files of a folder.
 
     Raises:
@@ -79,9 +81,9 @@ def _target(url: str, folder: Path | None) -> Path:
     steps = [step for step in parts.path.split("/") if step]
     if not steps or ".." in steps or url.endswith("/"):
         raise FetchError(f"{url}: does not name a file")
-    path = folder / steps[-1] if folder is not None else cache_folder().joinpath(parts.netloc or parts.scheme, *steps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    if folder is not None:
+        return folder / steps[-1]
+    return read_settings().cache.joinpath(parts.netloc or parts.scheme, *steps)
 
 
 def _from_web(url: str, folder: Path | None) -> Path:
@@ -148,18 +150,15 @@ def _from_system(system: Any, url: str, name: str, folder: Path | None) -> Path:
 
 def _keep(target: Path, read: Callable[[int], bytes], length: int | None) -> None:
     """Write what `read` gives under the target's name, once it is whole; a file with that very content stays."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
+    with suppress(_Unchanged), whole(target) as temporary:
+        with temporary.open("wb") as file:
             while block := read(_BLOCK):
                 file.write(block)
             size = file.tell()
         if length is not None and size != length:
             raise _TryAgain(f"{size} of {length} bytes came")
-        if not (target.exists() and _same(part, target)):
-            part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+        if target.exists() and _same(temporary, target):
+            raise _Unchanged
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -185,6 +184,4 @@ def _origin(target: Path) -> dict[str, Any]:
 
 
 def _note_origin(target: Path, origin: dict[str, Any]) -> None:
-    part = _beside(target).with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(origin))
-    part.replace(_beside(target))
+    write_whole(_beside(target), json.dumps(origin).encode())

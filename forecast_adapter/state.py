@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, CHANNELS, GROUPS, LEVELS, NAMES, WB2_NAMES, Channel
 from dacycle.forecast_adapter.grid import Grid, GridError
 from dacycle.forecast_adapter.physics import GRAVITY, ZERO_CELSIUS
@@ -34,7 +35,7 @@ SURFACE = ("u10", "v10", "t2m", "msl")
 UPPER = ("z", "q", "u", "v", "t")
 
 
-class StateError(ValueError):
+class StateError(DacycleError, ValueError):
     """A state is incomplete, in other units, on another grid, or not physical; the message says which and where."""
 
 

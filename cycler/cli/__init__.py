@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.exceptions import DataError, ExportError, RecipeError, TrainingError
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.store import ArchiveError
 from dacycle.cycler.cli.cycles import benchmark, errors, operate, run, single_observation, verify
 from dacycle.cycler.cli.files import analyse, dataset, forecast, ingest, states, write
@@ -20,7 +21,6 @@ from dacycle.forecast_adapter.grid import GridError
 from dacycle.forecast_adapter.models.model import ForecastError, ModelFileError
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.worlds.manifest import DatasetError
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
 from dacycle.forecast_adapter.worlds.world import WorldError
 from dacycle.obs_ingest.table import ObservationError
 
@@ -41,7 +41,7 @@ USER_ERRORS = (
     ModelFileError,
     ObservationError,
     RecipeError,
-    ReferenceError,
+    DacycleError,
     StateError,
     TrainingError,
     WorldError,
@@ -49,7 +49,7 @@ USER_ERRORS = (
 """What a user can mend: the message is shown without a traceback, and the exit status is 2."""
 
 
-models_logger = logging.getLogger("dacycle.models")
+models_logger = logging.getLogger("dacycle.forecast_adapter.models")
 
 
 class ClearErrors(TyperGroup):

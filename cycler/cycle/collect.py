@@ -106,7 +106,7 @@ def collect(
         states: gives the analyses before `previous`, every 6 h, oldest first: at most so many as it is asked for.
 
     Raises:
-        ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
+        ReferenceDataError: simulated observations cannot be drawn, the reference lacks a time.
     """
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")

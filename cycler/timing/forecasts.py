@@ -163,7 +163,7 @@ def _naive(timed: _Timed, grid: Grid, statistics: Statistics, steps: int, totals
 
 def _device_copies(made: Registration, model: OnnxForecastModel, steps: int, threads: int) -> int:
     """Nodes that ONNX Runtime put in to copy between host and device, as often as they ran in a chain."""
-    runtime = Runtime.from_environment(threads)
+    runtime = Runtime.from_settings(threads)
     with tempfile.TemporaryDirectory() as folder:
         network = runtime.open(made.network, True, Path(folder) / "network")
         roll = replace(runtime, provider="cuda").open(ROLL, True, Path(folder) / "roll")

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, get_grid
 from dacycle.forecast_adapter.models.contract import Signature, read_signature
@@ -38,7 +39,7 @@ __all__ = [
     "model_files",
 ]
 
-logger = logging.getLogger("dacycle.models")
+logger = logging.getLogger(__name__)
 
 UNSHARED = 3
 """References to an array in a list that is gone through, by the list, the loop and the question itself."""
@@ -46,7 +47,7 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 Array = NDArray[np.float32]
 
 
-class ForecastError(RuntimeError):
+class ForecastError(DacycleError, RuntimeError):
     """A forecast cannot be made from these states, or is no longer finite; names channel and step."""
 
 
@@ -104,7 +105,7 @@ class OnnxForecastModel:
     """
 
     def __init__(self, path: Path | str | Registration, threads: int = 1) -> None:
-        self._runtime = Runtime.from_environment(threads)
+        self._runtime = Runtime.from_settings(threads)
         brought = None
         if isinstance(path, Registration):
             brought, path = path, path.network

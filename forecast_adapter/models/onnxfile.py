@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
+
+from dacycle.common.errors import DacycleError
+from dacycle.common.files import write_whole
 
 __all__ = [
     "CPU",
@@ -39,7 +40,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 _DOCUMENT, _CHECK, _LENGTH = "dacycle", "dacycle_sha256", "dacycle_graph_bytes"
 
 
-class ModelFileError(ValueError):
+class ModelFileError(DacycleError, ValueError):
     """A model file is missing, damaged, or not what it has to be; names the file and what differs."""
 
 
@@ -135,11 +136,7 @@ def write_metadata(path: Path | str, metadata: dict[str, Any]) -> None:
     tail = onnx.ModelProto()
     for key, value in ((_DOCUMENT, document), (_CHECK, check), (_LENGTH, str(len(graph)))):
         tail.metadata_props.add(key=key, value=value)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(graph + tail.SerializeToString(deterministic=True))
-    os.chmod(part, 0o644)
-    os.replace(part, path)
+    write_whole(path, graph + tail.SerializeToString(deterministic=True))
 
 
 def _check_whole(path: Path, session: ort.InferenceSession) -> None:

@@ -9,7 +9,6 @@ So they are set by the environment, never by an experiment:
 """
 
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Any
 
 import onnxruntime as ort
 
-from dacycle.forecast_adapter.home import dacycle_home
+from dacycle.common.settings import read_settings
 from dacycle.forecast_adapter.models.onnxfile import CPU, CUDA, TENSORRT, ModelFileError, open_session
 
 __all__ = ["ProviderWarning", "Runtime", "gpu_present"]
 
-logger = logging.getLogger("dacycle.models")
+logger = logging.getLogger(__name__)
 
 _PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 _BATCH_BYTES = 256 << 20
@@ -57,16 +56,14 @@ class Runtime:
     batch: int | None = None
 
     @classmethod
-    def from_environment(cls, threads: int = 1) -> "Runtime":
-        """As the variables above say. ModelFileError where one of them has no meaning."""
-        provider = os.environ.get("DACYCLE_PROVIDER", "auto")
-        if provider not in ("auto", *_PROVIDERS):
-            raise ModelFileError(f"DACYCLE_PROVIDER is {provider!r}; it may be auto, {', '.join(_PROVIDERS)}")
-        memory, batch = _number("DACYCLE_GPU_MEMORY", float), _number("DACYCLE_BATCH", int)
-        device = os.environ.get("DACYCLE_DEVICE", "0")
-        if not device.isdecimal():
-            raise ModelFileError(f"DACYCLE_DEVICE is {device!r}; it is the number of a GPU, from 0")
-        return cls(provider, threads, int(device), memory, batch)
+    def from_settings(cls, threads: int = 1) -> "Runtime":
+        """Return what the settings (`DACYCLE_PROVIDER`, ...) say.
+
+        Raises:
+            SettingsError: a setting has no meaning.
+        """
+        settings = read_settings()
+        return cls(settings.provider, threads, settings.device, settings.gpu_memory, settings.batch)
 
     def open(self, path: Path, large: bool, profile: Path | None = None) -> ort.InferenceSession:
         """A session on the provider that was asked for.
@@ -109,21 +106,8 @@ class Runtime:
                 "use_tf32": "0",
             }
             return {"device_id": str(self.device), **fixed, **limit}
-        cache = dacycle_home() / "tensorrt"
+        cache = read_settings().home / "tensorrt"
         cache.mkdir(parents=True, exist_ok=True)
         names = ("trt_engine_cache_enable", "trt_timing_cache_enable")
         places = {key: str(cache) for key in ("trt_engine_cache_path", "trt_timing_cache_path")}
         return {"device_id": str(self.device), **dict.fromkeys(names, "1"), **places}
-
-
-def _number(variable: str, kind: type) -> Any:
-    text = os.environ.get(variable)
-    if not text:
-        return None
-    try:
-        value = kind(text)
-    except ValueError:
-        value = 0
-    if not value > 0:
-        raise ModelFileError(f"{variable} is {text!r}; it is a number above 0")
-    return value

@@ -4,9 +4,7 @@ One time (of a forecast: one lead) is one chunk, so that a state is read alone. 
 one time, and appears under its name only when it is whole.
 """
 
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +12,13 @@ import h5netcdf
 import numpy as np
 import xarray as xr
 
-__all__ = ["HOURS", "whole", "write_netcdf", "write_zarr"]
+from dacycle.common.files import whole
+
+__all__ = ["HOURS", "write_netcdf", "write_zarr"]
 
 HOURS = "hours since 1970-01-01"
 _ONE_BY_ONE = ("time", "prediction_timedelta")
 _TIMES_PER_CHUNK = 512  # of the coordinate: a chunk of its own for each number would be a file each in Zarr
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, a file or folder to be; it takes the place of `path` if nothing goes wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
-    _remove(part)  # of an attempt that was killed
-    try:
-        yield part
-        if path.is_dir():  # a folder cannot be renamed onto another
-            _remove(old)
-            path.rename(old)
-        part.replace(path)
-    finally:
-        _remove(part)
-        _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def write_netcdf(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str, str], level: int = 1) -> None:

@@ -11,10 +11,11 @@ from typing import IO
 import numpy as np
 import xarray as xr
 
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import StateError, grid_of, to_dataset
-from dacycle.forecast_adapter.states.dataset_writer import whole, write_netcdf, write_zarr
+from dacycle.forecast_adapter.states.dataset_writer import write_netcdf, write_zarr
 from dacycle.forecast_adapter.states.grib_writer import BITS, write_fields
 from dacycle.forecast_adapter.states.products import open_states
 

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import CHANNELS, index
 from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM, GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values
@@ -158,29 +159,23 @@ def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *
         values: (n,) by channel.
         rest: whether the file's other fields of that time are copied unchanged, or (in a state) are 0 otherwise.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not is_grib(like.path):
         state = open_states(like.path).state(like.time)
-        whole = state.copy(data=state.values if rest else np.zeros_like(state.values))
+        written = state.copy(data=state.values if rest else np.zeros_like(state.values))
         for name, field_values in values.items():
-            whole.values[index(name)] = field_values.reshape(whole.shape[1:])
-        write_states(path, [whole], {"title": "Analysis", "source": like.path.name})
+            written.values[index(name)] = field_values.reshape(written.shape[1:])
+        write_states(path, [written], {"title": "Analysis", "source": like.path.name})
         return
     channels = {like.names[channel]: channel for channel in values}
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            for message in messages(like.path):
-                if valid_time(message) != like.time:
-                    continue
-                channel = channels.get(eccodes.codes_get(message, "shortName")) if _is_surface(message) else None
-                if channel is not None:
-                    _write_analysis(file, message, values[channel])
-                elif rest:
-                    eccodes.codes_write(message, file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as temporary, temporary.open("wb") as file:
+        for message in messages(like.path):
+            if valid_time(message) != like.time:
+                continue
+            channel = channels.get(eccodes.codes_get(message, "shortName")) if _is_surface(message) else None
+            if channel is not None:
+                _write_analysis(file, message, values[channel])
+            elif rest:
+                eccodes.codes_write(message, file)
 
 
 def _write_analysis(file: IO[bytes], message: int, values: NDArray) -> None:

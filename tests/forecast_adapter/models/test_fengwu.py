@@ -14,14 +14,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from dacycle.common.settings import SettingsError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models import runtime
 from dacycle.forecast_adapter.models.double import KEEP, add_double, shift_of, write_double
 from dacycle.forecast_adapter.models.fengwu import published_statistics
+from dacycle.forecast_adapter.models.graphs import make_roll
 from dacycle.forecast_adapter.models.half import add_half
 from dacycle.forecast_adapter.models.model import ForecastError, ModelFileError, OnnxForecastModel, load_model
-from dacycle.forecast_adapter.models.model.graphs import make_roll
 from dacycle.forecast_adapter.models.onnxfile import open_session
 from dacycle.forecast_adapter.models.registry import add, read_npy_statistics, registered
 from dacycle.forecast_adapter.models.rollout import ROLL, DeviceChain, HostChain, start_pair
@@ -301,7 +302,7 @@ def test_a_setting_without_meaning_is_refused(
 ) -> None:
     name = brought()
     monkeypatch.setenv(f"DACYCLE_{variable}", value)
-    with pytest.raises(ModelFileError, match=f"DACYCLE_{variable} is '{value}'"):
+    with pytest.raises(SettingsError, match=f"DACYCLE_{variable} is '{value}'"):
         load_model(name)
 
 
