@@ -17,7 +17,7 @@ from dacycle.cycler.timing.memory import peak_memory
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.double import add_double
-from dacycle.forecast_adapter.models.half import made_up
+from dacycle.forecast_adapter.models.half import artificial_state
 from dacycle.forecast_adapter.models.model import OnnxForecastModel
 from dacycle.forecast_adapter.models.onnxfile import CPU, ModelFileError
 from dacycle.forecast_adapter.models.registry import Registration, registered_models
@@ -119,7 +119,7 @@ def bench_forecast(name: str = DOUBLE, steps: int = 6, threads: int = 1) -> Fore
 
 
 def _frames(grid: Grid, statistics: Statistics) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    state = made_up(grid, statistics)[None]
+    state = artificial_state(grid, statistics)[None]
     return state, state.copy()
 
 

@@ -5,8 +5,6 @@ The contract is FengWu's: `input` (B, 138, H, W) float32 holds x(t-6h), then x(t
 steps frames stay in the network's units: SI for the packaged networks, normalised for FengWu's.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import replace

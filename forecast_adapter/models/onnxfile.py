@@ -6,8 +6,6 @@ ONNX Runtime accept a flipped bit in a weight. Both keys are at the end of the f
 message may continue another), so that the check needs only the bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
