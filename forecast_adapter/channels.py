@@ -1,7 +1,7 @@
 """The 69 channels of a state, in FengWu's order, with units and plausible ranges.
 
 The order is `u10 v10 t2m msl`, then `z q u v t`, each on 13 pressure levels from 50 to 1000 hPa (FengWu's README
-and released inference code). Everything that needs a channel looks it up here by name.
+and released inference code). Other modules look channels up here by name.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ WB2_NAMES: dict[str, str] = {
     "v": "v_component_of_wind",
     "t": "temperature",
 }
-"""Short variable name to WeatherBench2's name."""
+"""WeatherBench2's name by short variable name."""
 
 PLANES: dict[str, str] = {"tp6h": "kg m-2", "olr": "W m-2", "q2m": "kg kg-1"}
 """Observation planes beyond the 69 channels, with their units: 6-h precipitation, mean OLR, humidity at 2 m."""
@@ -57,8 +57,8 @@ class Channel:
         variable: short name without the level, e.g. `z`.
         level: pressure in hPa, or None at the surface.
         unit: SI unit.
-        low, high: limits outside which a value is impossible on Earth; wide enough for every level's extremes, narrow
-            enough to catch hPa for Pa, degrees Celsius for kelvin and a geopotential height for a geopotential.
+        low, high: plausible limits: wide enough for the extremes of every level, narrow enough to catch hPa for Pa,
+            degrees Celsius for kelvin and a geopotential height for a geopotential.
     """
 
     name: str
@@ -97,6 +97,8 @@ CHANNELS: tuple[Channel, ...] = (
     ),
 )
 CHANNEL_COUNT = len(CHANNELS)
+"""69, the number of channels of a state; a pair of frames has twice as many."""
+
 NAMES: list[str] = [channel.name for channel in CHANNELS]
 HEADLINE: tuple[str, ...] = ("z500", "t850", "u500", "q700", "t2m", "msl")
 GROUPS: dict[str, list[int]] = {
@@ -108,7 +110,7 @@ _INDEX = {name: i for i, name in enumerate(NAMES)}
 
 
 def index(name: str) -> int:
-    """Position of a channel, e.g. `index("z500") == 11`; KeyError names an unknown channel."""
+    """Return the position of a channel, e.g. `index("z500") == 11`; raise KeyError for an unknown one."""
     try:
         return _INDEX[name]
     except KeyError:

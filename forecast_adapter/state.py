@@ -1,7 +1,7 @@
 """A state: 69 channels on a grid at a time, validated, and its WeatherBench2 form in files.
 
-In memory a state is a float32 `xarray.DataArray` (channel, latitude, longitude) with a scalar `time`; in files it is a
-dataset in the WeatherBench2 schema (`datasets` reads it, and its relatives).
+In memory a state is a float32 `xarray.DataArray` (channel, latitude, longitude) with a scalar `time`. In files it is a
+dataset in the WeatherBench2 schema, which `states.netcdf_zarr` reads.
 """
 
 from typing import Any
@@ -29,18 +29,18 @@ __all__ = [
 
 STEP_HOURS = 6
 STEP = np.timedelta64(STEP_HOURS, "h")
-"""Time between the states of a cycle, and step of every forecast model."""
+"""Time between two cycles, and step of every forecast model."""
 
 SURFACE = ("u10", "v10", "t2m", "msl")
 UPPER = ("z", "q", "u", "v", "t")
 
 
 class StateError(DacycleError, ValueError):
-    """A state is incomplete, in other units, on another grid, or not physical; the message says which and where."""
+    """A state is missing or incomplete, in other units, on another grid, or not physical; names source and field."""
 
 
 def as_hour(time: Any) -> np.datetime64:
-    """A time in any of numpy's, pandas' or text form as datetime64[h], which is what states are filed under."""
+    """Return a time (numpy, pandas or text) as datetime64[h], the key of a state; raise StateError off the hour."""
     hour = np.datetime64(time, "h")
     if hour != np.datetime64(time):
         raise StateError(f"{time} is not on the hour; states are filed by the hour")
@@ -65,7 +65,7 @@ def make_state(array: NDArray, grid: Grid, time: np.datetime64) -> xr.DataArray:
 
 
 def grid_of(dataset: xr.Dataset | xr.DataArray) -> Grid:
-    """The grid of an object with latitude and longitude coordinates in dacycle's order."""
+    """Return the grid of an object with latitude and longitude coordinates in dacycle's order."""
     return Grid("from file", np.asarray(dataset.latitude, float), np.asarray(dataset.longitude, float))
 
 
@@ -74,11 +74,11 @@ def validate(state: xr.DataArray, source: str, grid: Grid | None = None) -> xr.D
 
     Args:
         state: (channel, latitude, longitude) with a scalar `time`.
-        source: the file or process it came from, for the message.
-        grid: where given, the grid it must be on.
+        source: the file or process that the state came from, for the message.
+        grid: the grid that the state must be on; None: any.
 
     Raises:
-        StateError: naming source, channel and time, and what would mend it.
+        StateError: the state is not valid; names source, channel and time, and the remedy.
     """
     if state.dims != ("channel", "latitude", "longitude"):
         raise StateError(f"{source}: a state has dimensions (channel, latitude, longitude), not {state.dims}")
@@ -91,12 +91,13 @@ def validate(state: xr.DataArray, source: str, grid: Grid | None = None) -> xr.D
             f"{when}: " + (f"channels missing: {', '.join(missing)}" if missing else "channels out of order")
         )
     try:
-        own = grid_of(state)
+        state_grid = grid_of(state)
     except GridError as error:
         raise StateError(f"{when}: {error}; sort the state by its coordinates") from error
-    if grid is not None and not own.matches(grid):
+    if grid is not None and not state_grid.matches(grid):
+        first = state_grid.latitude[0]
         raise StateError(
-            f"{when}: the state is on a {own.shape} grid from {own.latitude[0]:g}N, not on {grid.name} {grid.shape}"
+            f"{when}: the state is on a {state_grid.shape} grid from {first:g}N, not on {grid.name} {grid.shape}"
         )
     for channel, values in zip(CHANNELS, state.values, strict=True):
         check_values(channel, values, when)
@@ -116,7 +117,7 @@ def check_values(channel: Channel, values: NDArray, when: str) -> None:
 
 
 def _hint(variable: str, low: float, high: float) -> str:
-    """The usual cause of an implausible range, where one fits."""
+    """Return the likely cause of an implausible range; empty where there is none."""
     if variable == "z" and low > -1000 and high < 30000:
         return f"; if these are geopotential heights in metres, multiply by {GRAVITY}"
     if variable == "msl" and low > 800 and high < 1100:
@@ -129,7 +130,7 @@ def _hint(variable: str, low: float, high: float) -> str:
 
 
 def to_dataset(state: xr.DataArray) -> xr.Dataset:
-    """The state in the WeatherBench2 schema: `geopotential(time, level, latitude, longitude)`, `2m_temperature`, ...
+    """Return the state in the WeatherBench2 schema: `geopotential(time, level, latitude, longitude)`, ...
 
     The time dimension has length 1; values are untouched.
     """

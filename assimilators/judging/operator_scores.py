@@ -76,7 +76,7 @@ def score_operator(
         every: only every so manieth time.
 
     Raises:
-        ReferenceError: a year is not there.
+        ReferenceDataError: a year is not there.
     """
     trained = operator.metadata["training"]["years"]
     say(f"climatology of {', '.join(map(str, trained))}")

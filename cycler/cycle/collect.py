@@ -109,7 +109,7 @@ def collect(
         bias: of the stations, taken off their values before anything is judged.
 
     Raises:
-        ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
+        ReferenceDataError: simulated observations cannot be drawn, the reference lacks a time.
     """
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")

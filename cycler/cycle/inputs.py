@@ -16,7 +16,7 @@ from dacycle.forecast_adapter.models.fengwu import RELEASES
 from dacycle.forecast_adapter.models.model import ForecastModel, ModelFileError, load_model
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.products import open_states
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import World, WorldError, load_world
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator
 from dacycle.obs_ingest.quality.control import Checks
@@ -218,7 +218,7 @@ def _lagged(inputs: Inputs, lag: pd.Timedelta) -> NDArray[np.float32]:
         frames = [
             inputs.world.reference.array(np.datetime64(t, "h"))[None] for t in _reference_times(inputs.experiment)
         ]
-    except ReferenceError as error:
+    except ReferenceDataError as error:
         raise ExperimentError(f"experiment {inputs.experiment.name}: cold_start: {error}") from error
     forecast = [state[0] for state in inputs.model.forecast(frames[0], frames[1], lag // STEP)]
     return np.stack(forecast[-2:])

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from dacycle.common.files import whole
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.experiment import STEP
 from dacycle.cycler.verification.drift import forecasts
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, WB2_NAMES, index
-from dacycle.forecast_adapter.states.dataset_writer import whole, write_netcdf, write_zarr
+from dacycle.forecast_adapter.states.dataset_writer import write_netcdf, write_zarr
 from dacycle.forecast_adapter.states.files import file_format, write_states
 from dacycle.forecast_adapter.states.grib_writer import BITS, write_fields
 

@@ -10,7 +10,7 @@ from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_donor
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
@@ -98,7 +98,7 @@ def _look_at_sources(inputs: Inputs, times: list[pd.Timestamp], outlook: Plan) -
                 found.append(f"{cycle_id(time)}: {len(table)} values{unreadable}")
                 if not len(table):
                     outlook.missing.append(f"source {source.name} has nothing for {cycle_id(time)}")
-            except (ReferenceError, ObservationError) as error:
+            except (ReferenceDataError, ObservationError) as error:
                 found.append(f"{cycle_id(time)}: not there")
                 said = f"source {source.name}: {error}"
                 outlook.missing += [said] if said not in outlook.missing else []

@@ -16,7 +16,7 @@ from dacycle.cycler.timing.measure import Clock, machine, peak_memory, processor
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.double import add_double
-from dacycle.forecast_adapter.models.half import made_up
+from dacycle.forecast_adapter.models.half import artificial_state
 from dacycle.forecast_adapter.models.model import OnnxForecastModel
 from dacycle.forecast_adapter.models.onnxfile import CPU, ModelFileError
 from dacycle.forecast_adapter.models.registry import Registration, registered_models
@@ -117,7 +117,7 @@ def bench_forecast(name: str = DOUBLE, steps: int = 6, threads: int = 1) -> Fore
 
 
 def _frames(grid: Grid, statistics: Statistics) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    state = made_up(grid, statistics)[None]
+    state = artificial_state(grid, statistics)[None]
     return state, state.copy()
 
 
@@ -163,7 +163,7 @@ def _naive(
 
 def _device_copies(registration: Registration, model: OnnxForecastModel, steps: int, threads: int) -> int:
     """Count the runs, in a chain, of the nodes that ONNX Runtime inserts to copy between host and device."""
-    runtime = Runtime.from_environment(threads)
+    runtime = Runtime.from_settings(threads)
     with tempfile.TemporaryDirectory() as folder:
         network = runtime.open(registration.network, True, Path(folder) / "network")
         roll = replace(runtime, provider="cuda").open(ROLL, True, Path(folder) / "roll")

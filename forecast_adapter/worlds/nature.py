@@ -11,9 +11,8 @@ does (Trenberth, Berry and Buja 1993, NCAR/TN-396+STR, section 3).
 import hashlib
 import logging
 import multiprocessing
-import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import resources
 from pathlib import Path
@@ -24,6 +23,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
 from dacycle.forecast_adapter.physics import (
@@ -41,6 +41,8 @@ from dacycle.forecast_adapter.worlds.reference import write_times
 
 __all__ = ["run", "to_pressure_levels"]
 
+logger = logging.getLogger(__name__)
+
 EXPONENT = DRY_AIR_GAS_CONSTANT * LAPSE_RATE / GRAVITY
 SPIN_UP = pd.Timedelta(days=90)
 EXCESS_AIR = np.log(0.985)
@@ -49,32 +51,29 @@ STEPS_PER_6H = 12  # half-hour steps
 Array = NDArray[np.floating]
 
 
-def run(
-    folder: Path, years: list[int], seed: int = 1, workers: int = 1, progress: Callable[[str], None] = print
-) -> None:
+def run(folder: Path, years: list[int], seed: int = 1, workers: int = 1) -> None:
     """Make the nature run's years: `folder/YYYY/YYYY-MM.nc` in the WeatherBench2 schema, and `folder/static.nc`.
 
-    Every file holds the 69 channels at 00, 06, 12, 18 UTC and, over the 6 hours that end there, precipitation and mean
-    outgoing long-wave radiation; also 2-m dewpoint and surface pressure. Months that exist are kept, so an interrupted
-    run continues; the same seed and year give the same fields on the same machine and jcm version.
+    Every file holds the 69 channels at 00, 06, 12, 18 UTC; precipitation and mean outgoing long-wave radiation over the
+    6 hours that end then; 2-m dewpoint and surface pressure. Months that exist are kept, so that an interrupted run
+    continues. The same seed and year give the same fields on the same machine and jcm version.
 
     Args:
-        folder: where to write.
+        folder: the folder to write to.
         years: labels of the realisations, e.g. [2021, 2022].
-        seed: with the year, decides a realisation.
-        workers: years run at the same time, each in its own process.
-        progress: receives a line for each finished month.
+        seed: decides a realisation, together with its year.
+        workers: number of years run at the same time, each in its own process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = {pool.submit(_run_year, folder, year, seed): year for year in years}
         for job in as_completed(jobs):
-            progress(f"{jobs[job]}: {job.result()} months written")
+            logger.info("%d: %d months written", jobs[job], job.result())
 
 
 def _run_year(folder: Path, year: int, seed: int) -> int:
-    """Run one year from its latest checkpoint; returns the number of months written."""
+    """Run one year from its latest checkpoint; return the number of months written."""
     months = [pd.Timestamp(year, month, 1) for month in range(1, 13)]
     todo = [m for m in months if not (folder / str(year) / f"{m:%Y-%m}.nc").exists()]
     if not todo:
@@ -141,13 +140,13 @@ class _Speedy:
         )
 
     def days(self, count: int) -> Iterator[xr.Dataset]:
-        """Integrate `count` days; yields datasets of five days, then of one, in the WeatherBench2 schema."""
+        """Integrate `count` days, and yield datasets of five days, then of one, in the WeatherBench2 schema."""
         for length in [5] * (count // 5) + [1] * (count % 5):
             output = self.model.resume(forcing=self.forcing, save_interval=1 / 48, total_time=length)
             yield self._convert(output)
 
     def _convert(self, output: Any) -> xr.Dataset:
-        """Model output at every half hour to 6-hourly states, means and sums on `5.625deg`."""
+        """Turn model output at every half hour into 6-hourly states, means and sums on `5.625deg`."""
         target = get_grid("5.625deg")
         keep = slice(STEPS_PER_6H - 1, None, STEPS_PER_6H)
         state, physics = output._predictions.dynamics, output._predictions.physics
@@ -188,15 +187,17 @@ class _Speedy:
         return _dataset(fields, times, target)
 
     def _regrid(self, field: Array, target: Grid) -> Array:
-        """(..., lon, lat ascending) on the model's grid to (..., lat descending, lon) on `target`."""
+        """Regrid fields (..., lon, lat ascending) on the model's grid to (..., lat descending, lon) on `target`."""
         return conservative_average(np.swapaxes(field, -1, -2)[..., ::-1, :], self.grid, target)
 
     def save(self, path: Path) -> None:
+        """Write a checkpoint."""
         from jcm.checkpoint import save_checkpoint
 
         save_checkpoint(self.model, path)
 
     def load(self, path: Path) -> None:
+        """Continue from a checkpoint."""
         from jcm.checkpoint import load_checkpoint
 
         load_checkpoint(self.model, path)
@@ -205,10 +206,11 @@ class _Speedy:
 def to_pressure_levels(fields: dict[str, Array], ps: Array, sigma: Array) -> tuple[dict[str, Array], Array]:
     """Interpolate sigma-level fields to the 13 pressure levels, and reduce surface pressure to sea level.
 
-    Linear in ln p; geopotential as its departure from a standard atmosphere, which is nearly linear. Below the lowest
-    full level humidity and wind are kept, temperature follows 6.5 K/km down to the ground, and below it ECMWF's rule.
-    The ground is where the column's own hydrostatics puts it: the dynamics' orography is smoother than the physics',
-    and with the latter's the fields would jump by hundreds of m2/s2 whenever surface pressure crosses a level.
+    Interpolation is linear in ln p; that of geopotential acts on its departure from a standard atmosphere, which is
+    nearly linear. Below the lowest full level humidity and wind are constant, and temperature increases by 6.5 K/km
+    down to the ground; below the ground it follows ECMWF's rule. The height of the ground is derived from the column's
+    hydrostatic balance. The physics' orography is rougher than the dynamics' and would make the fields jump by hundreds
+    of m2/s2 whenever surface pressure crosses a level.
 
     Args:
         fields: z q u v t, each (T, sigma level, H, W), top down.
@@ -231,7 +233,7 @@ def to_pressure_levels(fields: dict[str, Array], ps: Array, sigma: Array) -> tup
 
 
 def _interpolate(values: Array, log_p: Array, x: float) -> Array:
-    """(T, K, H, W) at the level ln p = x, constant outside the full levels."""
+    """Interpolate values (T, K, H, W) to the level ln p = x, (T, H, W); constant outside the full levels."""
     above = np.clip((log_p < x).sum(1) - 1, 0, log_p.shape[1] - 2)[:, None]
     x0, x1 = (np.take_along_axis(log_p, above + i, 1)[:, 0] for i in (0, 1))
     y0, y1 = (np.take_along_axis(values, above + i, 1)[:, 0] for i in (0, 1))
@@ -240,7 +242,7 @@ def _interpolate(values: Array, log_p: Array, x: float) -> Array:
 
 
 def _standard_geopotential(pressure: Array) -> Array:
-    """The ICAO standard atmosphere's, continued isothermally above 11 km."""
+    """Return the geopotential of the ICAO standard atmosphere at a pressure (Pa), isothermal above 11 km."""
     troposphere = STANDARD_TEMPERATURE / LAPSE_RATE * (1 - (pressure / STANDARD_PRESSURE) ** EXPONENT)
     depth = DRY_AIR_GAS_CONSTANT * TROPOPAUSE_TEMPERATURE / GRAVITY * np.log(TROPOPAUSE_PRESSURE / pressure)
     stratosphere = TROPOPAUSE_HEIGHT + depth
@@ -248,12 +250,12 @@ def _standard_geopotential(pressure: Array) -> Array:
 
 
 def _ground_temperature(t_low: Array, sigma_low: float) -> Array:
-    """6.5 K/km below the lowest full level."""
+    """Return the temperature at the ground, with 6.5 K/km below the lowest full level."""
     return t_low * (1 + EXPONENT * (1 / sigma_low - 1))
 
 
 def _below_ground(t_low: Array, phis: Array, sigma_low: float) -> tuple[Array, Array]:
-    """Surface temperature and lapse exponent (R gamma / g) for pressure and height, damped in hot and cold places."""
+    """Return surface temperature and lapse exponent (R gamma / g) for pressure and height, damped where hot or cold."""
     t_star = _ground_temperature(t_low, sigma_low)
     t_sea = t_star + LAPSE_RATE * phis / GRAVITY
     alpha = np.full_like(t_star, EXPONENT)
@@ -265,16 +267,17 @@ def _below_ground(t_low: Array, phis: Array, sigma_low: float) -> tuple[Array, A
 
 
 def _sea_level_pressure(t_low: Array, ps: Array, phis: Array, sigma_low: float) -> Array:
+    """Return the pressure reduced to sea level, Pa."""
     t_star, alpha = _below_ground(t_low, phis, sigma_low)
     x = alpha * phis / (DRY_AIR_GAS_CONSTANT * t_star)
     return ps * np.exp(phis / (DRY_AIR_GAS_CONSTANT * t_star) * (1 - x / 2 + x**2 / 3))
 
 
 def _extrapolate_down(out: dict[str, Array], fields: dict[str, Array], ps: Array, phis: Array, sigma: Array) -> None:
-    """Replace t and z below the lowest full level, above the ground and under it, in place.
+    """Replace t and z below the lowest full level, above the ground and below it, in place.
 
-    Temperature starts from the undamped ground temperature: from the damped one it would jump by up to 10 K over
-    cold high ground whenever surface pressure crosses a level. The damping is for what is integrated over the depth.
+    Temperature starts from the undamped ground temperature. From the damped one it would jump by up to 10 K over
+    cold high ground whenever surface pressure crosses a level. The damping applies to what is integrated over depth.
     """
     p_low, t_low, z_low = sigma[-1] * ps, fields["t"][:, -1], fields["z"][:, -1]
     t_ground = _ground_temperature(t_low, float(sigma[-1]))
@@ -306,7 +309,7 @@ def _dataset(fields: dict[str, Array], times: pd.DatetimeIndex, grid: Grid) -> x
 
 
 def _write_static(speedy: _Speedy, path: Path) -> None:
-    """Orography (as surface geopotential) and land fraction on the target grid."""
+    """Write orography (as surface geopotential) and land fraction on the target grid."""
     target = get_grid("5.625deg")
     variables = {}
     for name, field, factor in (
@@ -316,7 +319,5 @@ def _write_static(speedy: _Speedy, path: Path) -> None:
         values = factor * speedy._regrid(np.asarray(field, np.float64)[None], target)[0]
         variables[name] = (("latitude", "longitude"), values.astype(np.float32))
     coords = {"latitude": target.latitude, "longitude": target.longitude}
-    # Years run side by side and write the same file: each under a name of its own, then renamed.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    xr.Dataset(variables, coords).to_netcdf(part, engine="h5netcdf")
-    part.replace(path)
+    with whole(path) as temporary:  # years run side by side, and each writes this file
+        xr.Dataset(variables, coords).to_netcdf(temporary, engine="h5netcdf")

@@ -68,7 +68,6 @@ def dataset(
         try:
             made = build_dataset(
                 source, folder, get_grid(grid), times, static, workers,
-                say=lambda text: console.print(text, soft_wrap=True),
                 fetched=lambda done, total: bar.update(task, completed=done, total=total),
             )  # fmt: skip
         except KeyboardInterrupt:

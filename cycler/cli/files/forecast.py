@@ -88,7 +88,7 @@ def read_frames(
     current = _read(file, grid, start)
     start = current.time.values.astype("datetime64[h]")
     notes = [note for note in current.attrs["notes"].split("; ") if note]
-    if previous is None and start - STEP in open_states(file).times:
+    if previous is None and start - STEP in open_states(file):
         previous = file
     if previous is not None:
         return _read(previous, grid, start - STEP), current, notes

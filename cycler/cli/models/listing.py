@@ -198,7 +198,7 @@ def _entries() -> list[_Entry]:
         size = path.stat().st_size
         found.append(_Entry(name, kind, grid, home, digest(path), size, path.name, partial(_complaint, path)))
     for name, made in registered_models().items():
-        kind, check = "double" if made.double else "forecast", partial(made.complaint, whole=True)
+        kind, check = "double" if made.double else "forecast", partial(made.complaint, read_all=True)
         found.append(_Entry(name, kind, made.grid, made.world, made.digest, made.size, name, check))
     return found
 

@@ -39,7 +39,7 @@ def nature_run(
     """
     from dacycle.forecast_adapter.worlds import nature
 
-    nature.run(folder, parse_years(years), seed, workers, progress=typer.echo)
+    nature.run(folder, parse_years(years), seed, workers)
 
 
 @app.command()

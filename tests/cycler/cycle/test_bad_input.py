@@ -12,7 +12,7 @@ from dacycle.cycler.cycle.replay import hindcast
 from dacycle.cycler.experiment import STEP, ExperimentError
 from dacycle.cycler.operations.plan import plan
 from dacycle.forecast_adapter.state import to_dataset
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
 from tests.worlds import make_model
@@ -88,7 +88,7 @@ def test_a_replay_beyond_the_reference_stops_with_what_it_has(content, archive):
     experiment = replays.experiment(content | {"start": "2024-01-07T18", "end": "2024-01-08T12"})
     outlook = plan(experiment, archive)
     assert any("2024-01-08T12" in sentence for sentence in outlook.missing)
-    with pytest.raises(ReferenceError, match="no state at 2024-01-08T06"):
+    with pytest.raises(ReferenceDataError, match="no state at 2024-01-08T06"):
         hindcast(experiment, archive)
     assert archive.branch("demo").times[-1] == pd.Timestamp("2024-01-08T00")
     assert archive.branch("demo").damaged() == []

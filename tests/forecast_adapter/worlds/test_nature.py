@@ -67,13 +67,6 @@ def test_humidity_is_never_negative_and_wind_is_kept_below_the_lowest_level() ->
     assert out["u"][0, -1, 0, 0] == 10.0
 
 
-def test_dewpoint_inverts_saturation() -> None:
-    t, p = np.array([250.0, 273.15, 300.0]), np.full(3, 1e5)
-    saturation = 611.2 * np.exp(17.67 * (t - 273.15) / (t - 29.65))
-    q = 0.622 * saturation / (p - 0.378 * saturation)
-    np.testing.assert_allclose(physics.dewpoint(q, p), t, atol=1e-6)
-
-
 def test_years_are_independent_realisations_and_reproducible() -> None:
     seeds = {nature._year_seed(1, year) for year in range(2000, 2030)}
     assert len(seeds) == 30
