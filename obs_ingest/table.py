@@ -29,11 +29,13 @@ __all__ = [
     "VARIABLES",
     "ObservationError",
     "add_departures",
+    "at_origin",
     "check_table",
     "check_unit",
     "concatenate",
     "empty_table",
     "from_arrow",
+    "is_position",
     "make_table",
     "site_names",
     "to_arrow",
@@ -130,6 +132,23 @@ _COMPLETE = ("time", "period", "latitude", "longitude", "error")
 
 class ObservationError(DacycleError, ValueError):
     """Observations cannot be read or used as they are; the message names source, column or field, and the remedy."""
+
+
+def is_position(latitude: ArrayLike, longitude: ArrayLike) -> NDArray[np.bool_]:
+    """Return whether each latitude is in [-90, 90] and each longitude in [-180, 360], in degrees; NaN is not."""
+    east = np.asarray(longitude)
+    return (np.abs(latitude) <= 90) & (east >= -180) & (east <= 360)
+
+
+def at_origin(latitude: NDArray, longitude: NDArray, inclusive: bool = False) -> NDArray[np.bool_]:
+    """Return whether each position is 0 N 0 E to 0.01 degrees, in the sea: where stations without a position are put.
+
+    Args:
+        latitude, longitude: degrees.
+        inclusive: whether 0.01 degrees itself counts; it does for reports in text, not in quality control.
+    """
+    within = np.less_equal if inclusive else np.less
+    return within(abs(latitude), 0.01) & within(abs(longitude), 0.01)
 
 
 def site_names(latitude: NDArray, longitude: NDArray) -> pd.Categorical:

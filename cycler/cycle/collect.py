@@ -133,28 +133,32 @@ def collect(
     states = [] if operator is None else [*frames.before(time, _intervals(table, experiment)), background]
     with watch("quality"):
         intervals = [] if operator is None else operator.intervals(states)
-        first_guess = equivalents(table, background, world.grid, world.orography, intervals)
-        learned_error = None if operator is None else operator.background_error(table, intervals, background_error)
+        model_equivalents = equivalents(table, background, world.grid, world.orography, intervals)
         table = quality.check(
             assumed.restate(table),
             Window(when),
-            first_guess,
-            background_error * world.statistics.std,
-            world.grid,
-            world.orography,
-            cutoffs={source.name: source.cutoff for source in inputs.sources},
-            deny=experiment.deny,
-            share=experiment.withhold,
-            planes=inputs.assimilator.planes,
-            checks=inputs.checks,
-            learned_error=learned_error,
+            quality.background_at_rows(
+                table,
+                model_equivalents,
+                background_error * world.statistics.std,
+                world.grid,
+                world.orography,
+                None if operator is None else operator.background_error(table, intervals, background_error),
+            ),
+            quality.Selection(
+                cutoffs={source.name: source.cutoff for source in inputs.sources},
+                deny=experiment.deny,
+                share=experiment.withhold,
+                planes=inputs.assimilator.planes,
+                checks=inputs.checks,
+            ),
         )
     with watch("superobs"):
         gridded = grid_observations(
-            table, first_guess, inputs.for_observations(background), inputs.observation_grid,
+            table, model_equivalents, inputs.for_observations(background), inputs.observation_grid,
             inputs.assimilator.planes, world.statistics.std, assumed,
         )  # fmt: skip
-    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, intervals)
+    return Observed(table, model_equivalents, gridded, inventories, failures, remarks, digest, intervals)
 
 
 def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import eccodes
 import numpy as np
+import pandas as pd
 
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.operators.columns import equivalents
@@ -47,7 +48,7 @@ from dacycle.obs_ingest.sources.text.isd import Isd
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 before = peak()
-reports = Isd(None, 0, sys.argv[1]).parse(Path(sys.argv[1])).reports
+reports = Isd(sys.argv[1]).parse(Path(sys.argv[1])).reports
 print(peak() - before, reports.nbytes / 2**20)
 """
 
@@ -89,8 +90,8 @@ def bench_ingest(samples: Path | None) -> IngestBench:
         bufr = _made_bufr(folder / "made.bufr") if samples is None else samples / SYNOP
         header, rows = _made_csv() if samples is None else _rows(samples / ISD)
         table = _repeat(folder / "isd.csv", header, rows, REPORTS)
-        (_, inventory), synop_seconds = _timed(lambda: SynopBufr(None, 0, bufr).read(Window(np.datetime64(SYNOP_TIME))))
-        parsed, isd_seconds = _timed(lambda: Isd(None, 0, table).parse(table))
+        (_, inventory), synop_seconds = _timed(lambda: SynopBufr(bufr).read(Window(np.datetime64(SYNOP_TIME))))
+        parsed, isd_seconds = _timed(lambda: Isd(table).parse(table))
         row_reports, row_seconds = _timed(lambda: _row_by_row(table, REPORTS // 10))
         day = _day(load_world("demonstration"))
         memory = [_memory(folder / "chunks.csv", header, rows, chunks) for chunks in CHUNKS]
@@ -197,13 +198,19 @@ def _day(world: World) -> tuple[int, int, float, float]:
     for time in first + 6 * np.arange(4):
         records = _hourly(time)
         table = surface_table(records, "made", Inventory("made"))
-        guess = equivalents(table, background, world.grid, world.orography)
-        judge = partial(quality.check, table, Window(time), guess, world.statistics.std, world.grid, world.orography)
-        checked, seconds = _timed(judge)
+        model_equivalents = equivalents(table, background, world.grid, world.orography)
+        checked, seconds = _timed(partial(_checked, table, Window(time), model_equivalents, world))
         check += seconds
-        superobs += _timed(partial(grid_observations, checked, guess, background, world.grid))[1]
+        superobs += _timed(partial(grid_observations, checked, model_equivalents, background, world.grid))[1]
         reports, values = reports + len(records), values + len(table)
     return reports, values, check, superobs
+
+
+def _checked(table: pd.DataFrame, window: Window, model_equivalents: np.ndarray, world: World) -> pd.DataFrame:
+    """Return the table after quality control."""
+    std, grid, orography = world.statistics.std, world.grid, world.orography
+    at_rows = quality.background_at_rows(table, model_equivalents, std, grid, orography)
+    return quality.check(table, window, at_rows, quality.Selection())
 
 
 def _hourly(time: np.datetime64) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.table import VARIABLES, ObservationError, site_names
+from dacycle.obs_ingest.table import VARIABLES, ObservationError, is_position, site_names
 
 __all__ = ["COLUMNS", "StationList", "has_station", "read_station_list"]
 
@@ -123,7 +123,7 @@ def _site(said: dict[str, str], where: str) -> str:
         lat, lon = float(latitude), float(longitude)
     except ValueError:
         lat, lon = np.nan, np.nan
-    if not (abs(lat) <= 90 and -180 <= lon <= 360):
+    if not is_position(lat, lon):
         raise ObservationError(
             f"{where}: latitude {latitude!r} and longitude {longitude!r} are no position; give both in degrees"
         )

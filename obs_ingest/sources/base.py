@@ -161,21 +161,21 @@ def build_source(spec: Mapping[str, Any], world: World | None, seed: int) -> Sou
         raise ObservationError(f"unknown observation source {kind!r}; the sources are {', '.join(SOURCES)}")
     module, _, attribute = SOURCES[kind].partition(":")
     factory = getattr(import_module(f"dacycle.obs_ingest.{module}"), attribute)
-    known = [name for name in inspect.signature(factory).parameters if name not in ("world", "seed")]
+    given = {"world": world, "seed": seed}
+    parameters = inspect.signature(factory).parameters
+    known = [name for name in parameters if name not in given]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ObservationError(
             f"source {kind}: unknown option {', '.join(map(repr, unknown))}; its options are {', '.join(known)}"
         )
-    required = [
-        name for name, p in inspect.signature(factory).parameters.items() if p.default is p.empty and name in known
-    ]
+    required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
     absent = [name for name in required if name not in (*options, "name", "cutoff")]
     if absent:
         raise ObservationError(f"source {kind}: needs the option {', '.join(absent)}")
     options.setdefault("name", kind)
     options["cutoff"] = _cutoff(options.get("cutoff", DEFAULT_CUTOFF), kind)
-    return factory(world=world, seed=seed, **options)
+    return factory(**{name: value for name, value in given.items() if name in parameters}, **options)
 
 
 def _cutoff(text: Any, kind: str) -> pd.Timedelta | None:

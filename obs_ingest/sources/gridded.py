@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import standard_error
 from dacycle.obs_ingest.sources.base import Inventory, duration, take_inventory
 from dacycle.obs_ingest.sources.files import Files, Paths
@@ -36,9 +35,9 @@ class _Gridded(ABC):
     """What both sources share.
 
     Args:
-        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
         path: a file, a folder (its `*.nc` files), a pattern, a URL, or several of them. Of a day that is there twice
             the final file counts before one whose name says `preliminary`.
+        name, cutoff: see `build_source`.
         variable, units: its name and units in the files, where the files do not say.
         stamp: what a time is of its period (`start`, `middle`, `end`), and
         period: how long that is (such as `24h`); both needed where the files neither have time bounds nor say it in
@@ -54,8 +53,6 @@ class _Gridded(ABC):
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str,
         cutoff: pd.Timedelta | None = None,
@@ -69,7 +66,7 @@ class _Gridded(ABC):
         if stamp is not None and stamp not in STAMPS:
             raise ObservationError(f"source {name}: stamp is {stamp!r}; it is {', '.join(STAMPS)}")
         self.name, self.cutoff = name, cutoff
-        self._files = Files(name, path, ("*.nc",), latency, received)
+        self._files = Files(name, path, ("*.nc",), self._holds, latency, received)
         hours = None if period is None else duration(period, f"source {name}: period").to_timedelta64()
         wanted = self._wanted
         self._wanted = Wanted(wanted.names, wanted.standard_names, wanted.methods, variable, units, stamp, hours)
@@ -81,18 +78,17 @@ class _Gridded(ABC):
             ObservationError: no file is there, or one cannot be read or is not what it should be.
         """
         inventory = Inventory(self.name)
-        tables: dict[Path, pd.DataFrame] = {}
 
-        def read(path: Path) -> None:
-            tables[path] = self._table(describe(path, self._wanted), window, inventory)
+        def read(path: Path) -> pd.DataFrame:
+            return self._table(describe(path, self._wanted), window, inventory)
 
-        self._files.each(inventory, lambda path: self._holds(path, window), read)
+        tables = self._files.read(window, inventory, read)
         table = concatenate([tables[path] for path in sorted(tables, key=lambda p: ("preliminary" in p.name, p))])
         return table, take_inventory(inventory, table, window)
 
     def inputs(self, window: Window) -> dict[str, str]:
         """Digests of the files with fields of the window, by path."""
-        return self._files.inputs(lambda path: self._holds(path, window))
+        return self._files.inputs(window)
 
     def _holds(self, path: Path, window: Window) -> bool:
         return bool(window.holds(self._times(describe(path, self._wanted))).any())
@@ -149,8 +145,6 @@ class OlrNetcdf(_Gridded):
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str = "olr_netcdf",
         cutoff: pd.Timedelta | None = None,
@@ -162,7 +156,7 @@ class OlrNetcdf(_Gridded):
         received: str | None = None,
         centred: bool = False,
     ) -> None:
-        super().__init__(world, seed, path, name, cutoff, variable, units, stamp, period, latency, received)
+        super().__init__(path, name, cutoff, variable, units, stamp, period, latency, received)
         if centred and cutoff is not None and latency is None and received is None:
             raise ObservationError(
                 f"source {name}: centred values end after the analysis time, and when they are received is unknown; "

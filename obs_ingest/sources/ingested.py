@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 import dacycle
 from dacycle.common.files import whole
-from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.sources.base import FileSource, Inventory, build_source, take_inventory
 from dacycle.obs_ingest.sources.files import digest
 from dacycle.obs_ingest.table import ObservationError, from_arrow, to_arrow
@@ -136,13 +135,11 @@ class TableFolder:
     the files, which are those of the folder.
 
     Args:
-        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
         path: the folder.
+        name, cutoff: see `build_source`.
     """
 
-    def __init__(
-        self, world: World | None, seed: int, path: Path | str, name: str = "table", cutoff: pd.Timedelta | None = None
-    ) -> None:
+    def __init__(self, path: Path | str, name: str = "table", cutoff: pd.Timedelta | None = None) -> None:
         self.name, self.cutoff, self._folder = name, cutoff, Path(path)
 
     def inputs(self, window: Window) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.table import ObservationError, site_names
+from dacycle.obs_ingest.table import ObservationError, is_position, site_names
 
 __all__ = ["STAMPS", "Fields", "Points", "Wanted", "describe"]
 
@@ -133,7 +133,7 @@ def _describe(path: Path, size: int, modified: int, wanted: Wanted) -> Fields:
             if data.sizes[dim] != 1:
                 raise ObservationError(f"{path}: {name} has a dimension {dim} beside time, latitude and longitude")
         rows, columns = (dataset[axis].to_numpy().astype(float) for axis in (latitude, longitude))
-        if not ((abs(rows) <= 90).all() and ((columns >= -180) & (columns <= 360)).all()):
+        if not (is_position(rows, 0.0).all() and is_position(0.0, columns).all()):
             raise ObservationError(f"{path}: latitude or longitude of {name} is not in degrees, or missing")
         _check_method(data, time, wanted, path)
         start, end = _periods(dataset, data, time, wanted, path)

@@ -5,7 +5,7 @@ hold a wanted report near the window are decoded, in a process of their own (`de
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ import numpy as np
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.sources.bufr.decoder import DecodingProcess, Receipt, Report, Undecoded
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
-from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.table import ObservationError, is_position
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["ECMWF", "BufrFiles", "Decoded", "Header", "report_time", "station_name"]
@@ -49,12 +49,12 @@ class _Message:
     header: Header | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decoded:
-    """Reports of a read, and when they were received."""
+    """Decoded reports, and when each was received."""
 
-    reports: list[Report] = field(default_factory=list)
-    received: list[np.datetime64] = field(default_factory=list)
+    reports: list[Report]
+    received: list[np.datetime64]
 
 
 class BufrFiles:
@@ -77,13 +77,13 @@ class BufrFiles:
         latency: str | None = None,
         received: str | None = None,
     ) -> None:
-        self._files = Files(source, path, ("*.bufr", "*.bfr"), latency, received)
+        self._files = Files(source, path, ("*.bufr", "*.bfr"), self._holds, latency, received)
         self._reader, self._unwanted = Path(__file__).with_name(reader), unwanted
         self._scan = Remembered(lambda path: list(_messages(path)))
 
     def inputs(self, window: Window) -> dict[str, str]:
         """Digests of the files with messages near the window, by path."""
-        return self._files.inputs(lambda path: _may_hold(self._scan(path), window))
+        return self._files.inputs(window)
 
     def read(self, window: Window, inventory: Inventory) -> Decoded:
         """The reports of messages near the window, each with a time and a position; the inventory says what was left.
@@ -91,22 +91,28 @@ class BufrFiles:
         Raises:
             ObservationError: no file is there, or none holds a BUFR message.
         """
-        decoded = Decoded()
-        with DecodingProcess(self._reader) as decoder:
-            self._files.each(
-                inventory,
-                lambda path: _may_hold(self._scan(path), window),
-                lambda path: self._read_file(path, window, decoder, decoded, inventory),
-            )
-        return decoded
+        with DecodingProcess(self._reader) as process:
 
-    def _read_file(
-        self, path: Path, window: Window, decoder: DecodingProcess, decoded: Decoded, inventory: Inventory
-    ) -> None:
-        """Add a file's reports to `decoded`, and what became of its messages to the inventory."""
+            def read(path: Path) -> Decoded:
+                return self._read_file(path, window, process, inventory)
+
+            files = self._files.read(window, inventory, read).values()
+        reports = [report for decoded in files for report in decoded.reports]
+        return Decoded(reports, [received for decoded in files for received in decoded.received])
+
+    def _holds(self, path: Path, window: Window) -> bool:
+        """Return whether the header times of a file's messages reach into the window.
+
+        They also do where no message is whole: the file's damage is then counted in every inventory.
+        """
+        times = [message.header.time for message in self._scan(path) if message.header is not None]
+        return not times or not (max(times) < window.start - _MARGIN or min(times) > window.end + _MARGIN)
+
+    def _read_file(self, path: Path, window: Window, process: DecodingProcess, inventory: Inventory) -> Decoded:
+        """Return a file's reports, and count in the inventory what became of its messages."""
         messages = self._scan(path)
         reports: list[Report] = []
-        known: list[np.datetime64] = []
+        stated: list[np.datetime64] = []
         with _opened(path) as file:
             inventory.found += len(messages)
             for begin in range(0, len(messages), _BATCH):
@@ -115,21 +121,20 @@ class BufrFiles:
                     (message, header) for message in batch if (header := self._wanted(path, message, window, inventory))
                 ]
                 requests = [(_content(file, message), _keeps_receipt(header)) for message, header in wanted]
-                for (message, header), answer in zip(wanted, decoder.decode(requests), strict=True):
+                for (message, header), answer in zip(wanted, process.decode(requests), strict=True):
                     if isinstance(answer, Undecoded):
                         _damaged(inventory, f"{path}, message {message.number}: {answer.reason}")
                         continue
-                    found, receipt = answer
-                    inventory.found += max(len(found) - 1, 0)  # a message may hold many reports; unread it counts once
-                    placed = [report for report in found if _is_placed(report)]
-                    inventory.skip("no time or position", len(found) - len(placed))
-                    inventory.skip("no report of this kind", int(not found))
+                    of_message, receipt = answer
+                    inventory.found += max(len(of_message) - 1, 0)  # the message itself is counted already
+                    placed = [report for report in of_message if _is_placed(report)]
+                    inventory.skip("no time or position", len(of_message) - len(placed))
+                    inventory.skip("no report of this kind", int(not of_message))
                     inventory.decoded += len(placed)
                     reports += placed
-                    known += [_received(receipt, header)] * len(placed)
+                    stated += [_received(receipt, header)] * len(placed)
         times = np.array([report_time(report) for report in reports], "M8[s]")
-        decoded.reports += reports
-        decoded.received += list(self._files.received(path, times, np.array(known, "M8[s]")))
+        return Decoded(reports, list(self._files.received(path, times, np.array(stated, "M8[s]"))))
 
     def _wanted(self, path: Path, message: _Message, window: Window, inventory: Inventory) -> Header | None:
         """The header of a message that can hold a wanted report; of another, the inventory says why it cannot."""
@@ -230,13 +235,6 @@ def _instant(year: int, month: int, day: int, hour: int, minute: int) -> np.date
         return None
 
 
-def _may_hold(messages: list[_Message], window: Window) -> bool:
-    """Whether the header times of a file reach into the window."""
-    times = [message.header.time for message in messages if message.header is not None]
-    # A file without one whole message is opened, so that its damage is counted in every inventory.
-    return not times or not (max(times) < window.start - _MARGIN or min(times) > window.end + _MARGIN)
-
-
 def _far(header: Header, window: Window) -> str:
     """Why a message cannot hold a report of the window, or nothing."""
     if header.time <= window.start - _MARGIN or header.time > window.end + _MARGIN:
@@ -264,7 +262,7 @@ def _is_placed(report: Report) -> bool:
     """Whether a report has a time and a possible position."""
     if not all(name in report for name in _NEEDED) or np.isnat(report_time(report)):
         return False
-    return abs(float(report["latitude"])) <= 90 and -180 <= float(report["longitude"]) <= 360
+    return bool(is_position(float(report["latitude"]), float(report["longitude"])))
 
 
 def report_time(report: Report) -> np.datetime64:

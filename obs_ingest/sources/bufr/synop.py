@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
 from dacycle.obs_ingest.sources.bufr.messages import ECMWF, BufrFiles, Decoded, Header, report_time, station_name
 from dacycle.obs_ingest.sources.files import Paths
@@ -21,8 +20,8 @@ class SynopBufr:
     """Land SYNOPs from BUFR files: t2m, td2m, msl, ps, u10, v10 and 6-h precipitation (traces are 0).
 
     Args:
-        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
         path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
+        name, cutoff: see `build_source`.
         latency: how long after their time reports are taken to have been received, where the message does not say (only
             ECMWF's do); by default that stays unknown, and such reports are never late.
         received: `mtime` takes them to have been received when their file was last written, instead.
@@ -30,8 +29,6 @@ class SynopBufr:
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str = "synop_bufr",
         cutoff: pd.Timedelta | None = None,

@@ -29,25 +29,25 @@ class TempBufr:
     a world is given, else to the observed value.
 
     Args:
-        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
         path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
+        name, cutoff: see `build_source`.
         latency: how long after their time soundings are taken to have been received, where the message does not say
             (only ECMWF's do); by default that stays unknown, and such soundings are never late.
         received: `mtime` takes them to have been received when their file was last written, instead.
         tolerance: the limits of `sounding`'s checks, which are those of sensors, are multiplied by it. Simulated
-            soundings need 3: their errors hold what a place differs from a grid cell by, at each level for itself.
+            soundings need 3: their errors include representativeness, independent from level to level.
+        world: its climatology scales the errors of humidity.
     """
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str = "temp_bufr",
         cutoff: pd.Timedelta | None = None,
         latency: str | None = None,
         received: str | None = None,
         tolerance: float = 1.0,
+        world: World | None = None,
     ) -> None:
         if not tolerance > 0:
             raise ObservationError(f"source {name}: tolerance is {tolerance!r}, not above 0")

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
+from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, numbers, read_tables, times
 from dacycle.obs_ingest.table import ObservationError
 
@@ -63,7 +63,7 @@ class Ghcnh(ReportFiles):
             delimiter="|",
             aliases={"station_id": "station"},
         )
-        return Parsed(joined(_reports(table, path) for table in tables), problems)
+        return Parsed(stacked(_reports(table, path) for table in tables), problems)
 
 
 def _reports(table: pa.Table, path: Path) -> NDArray:

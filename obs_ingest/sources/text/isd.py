@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
+from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, lines, numbers, read_tables, start, times
 
 __all__ = ["Isd"]
@@ -53,7 +53,7 @@ class Isd(ReportFiles):
         """All reports of a file of either layout."""
         problems: list[str] = []
         parts = _native(path, problems) if _NATIVE_RECORD.match(start(path)) else _global_hourly(path, problems)
-        return Parsed(joined(parts), problems)
+        return Parsed(stacked(parts), problems)
 
 
 def _global_hourly(path: Path, problems: list[str]) -> Iterator[NDArray]:

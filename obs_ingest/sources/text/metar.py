@@ -14,9 +14,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.sources.files import Paths
-from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
+from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, lines, numbers, read_tables, start, times
 from dacycle.obs_ingest.sources.text.metar_text import TextReader
 
@@ -50,8 +49,6 @@ class Metar(ReportFiles):
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str = "metar",
         cutoff: pd.Timedelta | None = None,
@@ -60,7 +57,7 @@ class Metar(ReportFiles):
         network: str | None = None,
         date: str | None = None,
     ) -> None:
-        super().__init__(world, seed, path, name, cutoff, latency, received)
+        super().__init__(path, name, cutoff, latency, received)
         self._text = TextReader(name, network, date)
 
     def parse(self, path: Path) -> Parsed:
@@ -75,7 +72,7 @@ class Metar(ReportFiles):
         else:
             text = b"".join(lines(path, problems)).decode("ascii", "replace")
             parts = [self._text.reports(path, text, problems)]
-        return Parsed(joined(parts), problems)
+        return Parsed(stacked(parts), problems)
 
 
 def _bulletins(table: pa.Table) -> NDArray:

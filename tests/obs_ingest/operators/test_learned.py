@@ -19,10 +19,9 @@ from dacycle.forecast_adapter.states.grib import HumidityWarning
 from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator, operator_metadata
-from dacycle.obs_ingest.quality.control import check
 from dacycle.obs_ingest.window import Window
 from tests.learned import ERRORS, STD, make_operator
-from tests.obs_ingest.helpers import TIME, observations
+from tests.obs_ingest.helpers import TIME, checked, observations
 
 WINDOW = Window(TIME)
 
@@ -147,7 +146,7 @@ class TestAtPoints:
 class TestQualityControl:
     def judged(self, table, operator, world, frames, planes=("tp6h", "olr", "q2m"), share=0.3):
         intervals = operator.intervals(frames)
-        return check(
+        return checked(
             table,
             WINDOW,
             equivalents(table, frames[-1], world.grid, world.orography, intervals),

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 from dacycle.obs_ingest.operators.columns import equivalents
-from dacycle.obs_ingest.quality.control import Checks, check, withhold
+from dacycle.obs_ingest.quality.control import Checks, withhold
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
-from tests.obs_ingest.helpers import TIME, observations
+from tests.obs_ingest.helpers import TIME, checked, observations
 
 GRID = get_grid("5.625deg")
 SEA = np.zeros(GRID.shape)
@@ -24,7 +24,7 @@ PINNED = [1, 3, 4, 5, 14, 19]
 def verdict(table, background=None, *, window=WINDOW, orography=SEA, spread=1.0, share=0.0, **options):
     """Quality control against `background` (default: equal to the values, so that only other checks can object)."""
     h = table["value"].to_numpy() if background is None else np.broadcast_to(np.asarray(background, float), len(table))
-    return check(table, window, h, np.full(len(NAMES), spread), GRID, orography, share=share, **options)
+    return checked(table, window, h, np.full(len(NAMES), spread), GRID, orography, share=share, **options)
 
 
 def reasons(*args, **kwargs):
@@ -112,7 +112,7 @@ def test_the_height_over_which_h_moves_a_temperature_is_kept():
         elevation=[500.0, -150.0, 900.0, 900.0, np.nan, 900, 500],
     )
     h = equivalents(table, state, GRID, ground)
-    result = check(table, WINDOW, h, np.full(len(NAMES), 1e6), GRID, ground, share=0)
+    result = checked(table, WINDOW, h, np.full(len(NAMES), 1e6), GRID, ground, share=0)
     height = result["height_difference"].to_numpy()
     np.testing.assert_allclose(height, [200, -450, 600, 600, np.nan, np.nan, np.nan], atol=1e-3)
     np.testing.assert_allclose(h[[0, 1, 3]], 280 - 0.0065 * height[[0, 1, 3]], rtol=1e-6)
@@ -132,7 +132,7 @@ def test_background_error_aloft_belongs_to_the_level():
     spread = np.full(len(NAMES), 0.1)
     spread[index("t500")] = 5.0
     table = observations("t", [260.0, 260.0], error=0.1, pressure=[50000.0, 85000.0])
-    assert check(table, WINDOW, np.array([250.0, 250.0]), spread, GRID, SEA, share=0)["reason"].tolist() == [
+    assert checked(table, WINDOW, np.array([250.0, 250.0]), spread, GRID, SEA, share=0)["reason"].tolist() == [
         "",
         "background_check",
     ]
@@ -182,7 +182,7 @@ def test_names_that_cannot_exist_are_refused():
     with pytest.raises(ObservationError, match="unknown variable to deny sst"):
         verdict(table, deny=["stations:sst"])
     with pytest.raises(ObservationError, match="2 background equivalents for 1 observations"):
-        check(table, WINDOW, np.zeros(2), np.ones(len(NAMES)), GRID, SEA)
+        checked(table, WINDOW, np.zeros(2), np.ones(len(NAMES)), GRID, SEA)
     with pytest.raises(ObservationError, match="withheld share is 1"):
         withhold(table, share=1.0)
 
@@ -253,7 +253,7 @@ def test_no_row_disappears_and_most_of_a_good_network_is_used(tiny):
     table = concatenate(tables)
     state = tiny.reference.array(TIME)
     h = equivalents(table, state, tiny.grid, tiny.orography)
-    result = check(table, WINDOW, h, 0.1 * tiny.statistics.std, tiny.grid, tiny.orography)
+    result = checked(table, WINDOW, h, 0.1 * tiny.statistics.std, tiny.grid, tiny.orography)
     kept = ["time", "site", "variable", "pressure", "value", "source"]
     pd.testing.assert_frame_equal(result[kept], table[kept])
     assert (result["use"] == "assimilated").mean() > 0.75

@@ -27,7 +27,7 @@ LEVEL_REASONS = (
 
 
 def read(path, time=TIME, **options):
-    return TempBufr(None, 0, path, **options).read(Window(np.datetime64(time)))
+    return TempBufr(path, **options).read(Window(np.datetime64(time)))
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +317,7 @@ def test_a_template_of_another_shape_is_refused_by_name(tmp_path):
 def test_soundings_belong_to_the_window_of_their_launch(tmp_path):
     path = tmp_path / "temp.bufr"
     path.write_bytes(encode(309052, day=6) + encode(309052, day=7))
-    source = TempBufr(None, 0, path, latency="80min")
+    source = TempBufr(path, latency="80min")
     for day in (6, 7):
         table, inventory = source.read(Window(np.datetime64(f"2023-09-{day:02d}T12")))
         assert set(table["time"]) == {pd.Timestamp(f"2023-09-{day:02d}T11:17")}
