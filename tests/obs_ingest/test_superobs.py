@@ -100,6 +100,16 @@ def test_errors_are_floored_by_the_channels_spread():
     assert gridded(table).errors.max() == pytest.approx(1e-6)
 
 
+def test_the_floor_is_that_of_the_superobs_own_channel():
+    std = np.linspace(10, 500, len(NAMES)).astype(np.float32)
+    table = observations(
+        ["t2m", "u10", "v"], 280.0, error=1e-6, longitude=[10.0, 50.0, 90.0], latitude=[50.0, -20.0, 5.0], pressure=5e4
+    )
+    errors = gridded(table, std=std).errors
+    for name in ("t2m", "u10", "v500"):
+        assert errors[index(name)].max() == pytest.approx(0.01 * std[index(name)])
+
+
 def test_each_level_goes_to_its_channel_and_others_to_the_nearest():
     pressure = [5000.0, 50000.0, 100000.0, 52000.0, 99000.0]
     lon = [0.0, 40.0, 80.0, 120.0, 160.0]

@@ -129,6 +129,19 @@ class TestAtPoints:
         found = equivalents(table, frame, tiny.grid, tiny.orography, operator.intervals([frame, frame]))
         assert np.isfinite(found).tolist() == [True, False, True, False, False]
 
+    @pytest.mark.parametrize("hours", [12, 18, 24])
+    def test_longer_periods_are_sums_of_precipitation_and_means_of_olr(self, operator, tiny, hours):
+        times = tiny.reference.times[3:8]
+        intervals = operator.intervals([tiny.reference.array(time) for time in times])
+        places = {"latitude": [50.0, -33.3, 0.0], "longitude": [10.0, 359.9, 181.0]}
+        points = [np.array(values) for values in places.values()]
+        for variable, plane, combine in (("tp", "tp6h", np.sum), ("olr", "olr", np.mean)):
+            table = observations(variable, np.zeros(3), **places, period=float(hours))
+            found = equivalents(table, tiny.reference.array(times[-1]), tiny.grid, tiny.orography, intervals)
+            fields = [tiny.reference.surface(time)[plane].values for time in times[-(hours // 6) :]]
+            true = interpolate_to_points(combine(fields, axis=0), tiny.grid, *points)
+            assert found == pytest.approx(true, rel=1e-4, abs=1e-4)
+
     def test_other_variables_are_as_without_it(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["t2m", "msl", "t", "q"], 1.0, pressure=50000.0)

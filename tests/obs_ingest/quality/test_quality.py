@@ -138,6 +138,23 @@ def test_background_error_aloft_belongs_to_the_level():
     ]
 
 
+def test_background_error_of_station_pressure_falls_with_height_and_is_no_larger_below_sea_level():
+    """With 100 Pa at sea level: 4 x 100 x 0.920 = 368 Pa at 700 m, 400 Pa at -300 m."""
+    table = observations("ps", 9e4 + np.array([360.0, 376.0, 395.0, 405.0]), longitude=np.arange(4.0), error=1e-3,
+                         elevation=[700.0, 700.0, -300.0, -300.0])  # fmt: skip
+    assert reasons(table, 9e4, spread=100.0) == ["", "background_check"] * 2
+
+
+def test_background_error_between_levels_is_linear_in_the_logarithm_of_pressure():
+    """Halfway from 600 to 700 hPa in ln p it is (1 + 9) / 2 K, so that 20 K pass; linear in p, only 19.4 K would."""
+    spread = np.full(len(NAMES), 0.1)
+    spread[[index("t600"), index("t700")]] = 1.0, 9.0
+    table = observations("t", 250 + np.array([19.8, 20.2]), error=1e-3, pressure=100 * np.sqrt(600 * 700),
+                         longitude=[0.0, 20.0])  # fmt: skip
+    result = checked(table, WINDOW, np.full(2, 250.0), spread, GRID, SEA, share=0)
+    assert result["reason"].tolist() == ["", "background_check"]
+
+
 def test_late_values_are_late_by_their_sources_cutoff():
     table = concatenate([observations("t2m", [280.0, 280.0], delay=[179, 181], longitude=[1.0, 2.0], source="a")] * 1)
     assert verdict(table)["use"].tolist() == ["assimilated", "late"]
@@ -214,6 +231,17 @@ def test_the_withheld_sites_depend_on_positions_alone(seed, random):
     random.shuffle(order)
     other = observations("olr", np.full(100, 230.0), latitude=lat[order], longitude=lon[order] % 360, source="olr")
     assert (withhold(table)[order] == withhold(other)).all()
+
+
+def test_a_place_just_west_of_the_zero_meridian_is_withheld_with_the_one_on_it():
+    """Both round to 0.0 E."""
+    latitude = np.arange(-80.0, 81.0)
+    west, zero = (
+        withhold(observations("t2m", np.full(161, 280.0), latitude=latitude, longitude=longitude), 0.5)
+        for longitude in (359.97, 0.0)
+    )
+    assert 40 < zero.sum() < 120
+    assert (west == zero).all()
 
 
 def test_about_a_tenth_of_isolated_sites_is_withheld_and_another_salt_takes_others():
