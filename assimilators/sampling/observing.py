@@ -100,9 +100,9 @@ class Observing:
         table = concatenate(tables)
         site = table["site"].array
         table = table[(generator.random(len(site.categories)) < network.share)[site.codes]]
-        model_equivalents = equivalents(table, background, world.grid, world.orography)
+        background_equivalents = equivalents(table, background, world.grid, world.orography)
         at_rows = quality.background_at_rows(
-            table, model_equivalents, quality.BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography
+            table, background_equivalents, quality.BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography
         )
         table = quality.check(table, window, at_rows, quality.Selection(deny=network.deny, share=0, planes=planes))
-        return grid_observations(table, model_equivalents, background, world.grid, planes, world.statistics.std)
+        return grid_observations(table, background_equivalents, background, world.grid, planes, world.statistics.std)

@@ -198,18 +198,18 @@ def _day(world: World) -> tuple[int, int, float, float]:
     for time in first + 6 * np.arange(4):
         records = _hourly(time)
         table = surface_table(records, "made", Inventory("made"))
-        model_equivalents = equivalents(table, background, world.grid, world.orography)
-        checked, seconds = _timed(partial(_checked, table, Window(time), model_equivalents, world))
+        background_equivalents = equivalents(table, background, world.grid, world.orography)
+        checked, seconds = _timed(partial(_checked, table, Window(time), background_equivalents, world))
         check += seconds
-        superobs += _timed(partial(grid_observations, checked, model_equivalents, background, world.grid))[1]
+        superobs += _timed(partial(grid_observations, checked, background_equivalents, background, world.grid))[1]
         reports, values = reports + len(records), values + len(table)
     return reports, values, check, superobs
 
 
-def _checked(table: pd.DataFrame, window: Window, model_equivalents: np.ndarray, world: World) -> pd.DataFrame:
+def _checked(table: pd.DataFrame, window: Window, background_equivalents: np.ndarray, world: World) -> pd.DataFrame:
     """Return the table after quality control."""
     std, grid, orography = world.statistics.std, world.grid, world.orography
-    at_rows = quality.background_at_rows(table, model_equivalents, std, grid, orography)
+    at_rows = quality.background_at_rows(table, background_equivalents, std, grid, orography)
     return quality.check(table, window, at_rows, quality.Selection())
 
 

@@ -26,7 +26,7 @@ def observations(
     delay: ArrayLike = 30,
     source: str = "test",
 ) -> pd.DataFrame:
-    """A table around `TIME`: `minutes` after it, received `delay` minutes later still; scalars are repeated."""
+    """Return a table around `TIME`: `minutes` after it, received `delay` minutes after that; scalars are repeated."""
     names = [variable] if isinstance(variable, str) else variable
     shapes = [np.shape(x) for x in (value, latitude, longitude, error, elevation, pressure, minutes, period, delay)]
     n = max(len(names), *(shape[0] if shape else 1 for shape in shapes))

@@ -20,7 +20,7 @@ from tests.obs_ingest.helpers import observations
 
 
 def mixed() -> pd.DataFrame:
-    """A surface and a level value."""
+    """Return a table of a surface value and a level value."""
     return observations(["t2m", "z"], [280.0, 55000.0], pressure=50000.0)
 
 
@@ -140,7 +140,7 @@ def test_concatenation_keeps_names_apart():
 
 
 def test_concatenating_again_and_again_gives_each_row_its_own_names():
-    """How names go together is remembered between calls: other rows, and other lists, must not mix with them."""
+    """The union of names is kept between calls: other rows, and other lists, must not get mixed up with it."""
     generator = np.random.default_rng(0)
     pools = [pd.Categorical(list(names)) for names in ("abcdef", "defgh", "xyz", "abcdef")]
     for _ in range(200):

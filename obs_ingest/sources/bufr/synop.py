@@ -13,7 +13,7 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["SynopBufr"]
 
 COMPANIONS = (2, 4)
-"""ECMWF's sub-categories of additional data (extremes, snow, cloud) that go with the SYNOPs of 1 and 3."""
+"""ECMWF's sub-categories of additional data (extremes, snow, cloud) that accompany the SYNOPs of 1 and 3."""
 
 
 class SynopBufr:
@@ -39,27 +39,27 @@ class SynopBufr:
         self._files = BufrFiles(path, name, "synop_decoder.py", _unwanted, latency, received)
 
     def inputs(self, window: Window) -> dict[str, str]:
-        """Digests of the files with messages near the window, by path."""
+        """Return the digests of the files with messages near the window, by path."""
         return self._files.inputs(window)
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
-        """The window's SYNOPs. Damaged messages are counted and named in the inventory.
+        """Read the window's SYNOPs; damaged messages are counted and named in the inventory.
 
         Raises:
             ObservationError: no file is there, or none holds a BUFR message.
         """
         inventory = Inventory(self.name)
         reports = _reports(self._files.read(window, inventory))
-        held = window.holds(reports["time"])
-        outside = int((~held).sum())
+        inside = window.holds(reports["time"])
+        outside = int((~inside).sum())
         inventory.skip("report outside the window", outside)
         inventory.decoded -= outside
-        table = surface_table(reports[held], self.name, inventory)
+        table = surface_table(reports[inside], self.name, inventory)
         return table, take_inventory(inventory, table, window)
 
 
 def _unwanted(header: Header) -> str:
-    """Why a message cannot hold a SYNOP, or nothing."""
+    """Return why a message cannot hold a SYNOP; empty if it can."""
     if header.category != 0:
         return f"data category {header.category}, not surface data over land"
     if header.centre == ECMWF and header.subcategory in COMPANIONS:
@@ -68,7 +68,7 @@ def _unwanted(header: Header) -> str:
 
 
 def _reports(decoded: Decoded) -> NDArray:
-    """Records of the decoded reports."""
+    """Return records of the decoded reports."""
     reports = new_reports(len(decoded.reports))
     reports["time"] = [report_time(report) for report in decoded.reports]
     reports["received"] = decoded.received

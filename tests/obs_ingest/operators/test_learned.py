@@ -43,7 +43,7 @@ def operator(double, tiny) -> LearnedOperator:
 
 @pytest.fixture(scope="module")
 def packaged():
-    """The packaged operator, and two consecutive frames of its own world with what they brought."""
+    """Return the packaged operator, and two consecutive frames of its own world with their surface fields."""
     demonstration = load_world("demonstration")
     reference, time = demonstration.reference, demonstration.reference.times[40]
     frames = reference.array(time - 6), reference.array(time)
@@ -270,7 +270,7 @@ def compared(field: np.ndarray, true: np.ndarray, grid: Grid) -> tuple[float, fl
 
 
 def gfs_olr(operator: LearnedOperator, path: Path):
-    """The operator's fields, and GFS's OLR (H, W), both on the operator's grid.
+    """Return the operator's fields, and GFS's OLR (H, W), both on the operator's grid.
 
     The file has one frame, which stands for both; its OLR is the mean of the six hours before.
     """

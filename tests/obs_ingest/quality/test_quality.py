@@ -101,7 +101,7 @@ def test_stations_far_from_the_models_ground():
 
 
 def test_the_height_over_which_h_moves_a_temperature_is_kept():
-    """And H(x) with it: the background's 280 K at its ground of 300 m, 6.5 K/km, 200 m higher and 450 m lower."""
+    """H(x) moves the background's 280 K from its ground of 300 m by 6.5 K/km, 200 m up and 450 m down."""
     state = np.zeros((len(NAMES), *GRID.shape), np.float32)
     state[index("t2m")], state[index("msl")] = 280.0, 101325.0
     ground = np.full(GRID.shape, 300.0)

@@ -30,7 +30,7 @@ def network(seed, n=60, variable="t2m", scatter=1.0):
 
 
 def judged(table, share=0.0, deny=(), **checks):
-    """Against a background of 280 whose error nobody knows: only the spatial checks can object."""
+    """Check against a background of 280 with so large an error that only the spatial checks can reject."""
     spread, h = np.full(len(NAMES), 1e6), np.full(len(table), 280.0)
     return checked(table, Window(TIME), h, spread, GRID, np.zeros(GRID.shape), share=share, deny=deny,
                  checks=Checks(**checks))  # fmt: skip
@@ -96,7 +96,7 @@ def test_longitude_conventions_agree():
 
 @pytest.mark.parametrize("use", ["withheld_site", "denied"])
 def test_what_is_not_assimilated_is_judged_but_judges_nothing(use):
-    """Whatever stands at withheld sites or in denied values, the others' verdicts are the same."""
+    """The values at withheld sites, and denied ones, do not change what becomes of the others."""
     table = network(4, n=80)
     options = {"share": 0.3} if use == "withheld_site" else {"deny": ["other"]}
     unseen = judged(table, **options)["reason"] == "withheld_site"

@@ -22,7 +22,7 @@ def source(form, path, **options):
 
 @pytest.fixture(params=KINDS)
 def folder(request, tmp_path):
-    """A format, and a folder with a good file of it and one that is a page of HTML."""
+    """Make a folder with a good file of a format and one that is a page of HTML."""
     form = FORMATS[request.param]
     form.make(tmp_path / form.file)
     (tmp_path / f"b{(tmp_path / form.file).suffix}").write_bytes(PAGE)

@@ -26,7 +26,7 @@ VALUES = {"t2m": 285.65, "td2m": 270.05, "msl": 101320, "ps": 100210, "u10": 5.1
 
 
 def report(minute=0, **changes):
-    """A report of the later layout (by year); `changes` replace elements or their codes."""
+    """Return a report of the later layout (by year); `changes` replace elements or their codes."""
     row = {
         "STATION": "NOM00001416",
         "Station_name": "SOLA",
@@ -43,7 +43,7 @@ def report(minute=0, **changes):
 
 
 def earlier(row):
-    """The same in the layout of the period of record."""
+    """Return the same in the layout of the period of record."""
     clock = pd.Timestamp(row["DATE"])
     first = {
         "Station_ID": row["STATION"],

@@ -43,7 +43,7 @@ def write_csv(path, *reports):
 
 
 def native(cells, additional=""):
-    """A native record of noon with the given CSV cells."""
+    """Return a native record of noon with the given CSV cells."""
     wind, temperature, dewpoint, pressure = (cells[name].replace(",", "") for name in ("WND", "TMP", "DEW", "SLP"))
     sky = "99999999N9999999N9"[:17]
     fixed = f"014160999992024010212004+59100+010200FM-12+002099999V020{wind}{sky}{temperature}{dewpoint}{pressure}"

@@ -16,7 +16,7 @@ NOON = np.datetime64("2024-01-02T12")
 
 
 def placed(n: int) -> np.ndarray:
-    """Reports of one station, a minute apart from noon on."""
+    """Return reports of one station, a minute apart from noon on."""
     reports = new_reports(n)
     reports["time"] = NOON + np.arange(n).astype("m8[m]")
     reports["station"], reports["latitude"], reports["longitude"], reports["elevation"] = "S1", 50.0, 10.0, 100.0

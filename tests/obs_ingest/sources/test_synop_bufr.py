@@ -100,7 +100,7 @@ def test_the_global_file_and_its_gross_errors(shared):
 
 
 def unpacked(path, fields):
-    """These fields of all reports of sub-categories 1 and 3, with ecCodes alone."""
+    """Read these fields of all reports of sub-categories 1 and 3, with ecCodes alone."""
     with path.open("rb") as file:
         while (message := eccodes.codes_bufr_new_from_file(file)) is not None:
             if eccodes.codes_get(message, "dataSubCategory") in (1, 3):
