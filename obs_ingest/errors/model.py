@@ -97,8 +97,11 @@ ERRORS: dict[str, ErrorModel] = {
 OLR_PERIOD_ERROR = 0.7
 """W/m2 for each hour by which the period of a mean differs from the six hours of the OLR plane.
 
-For a day it is 13 W/m2: half of the difference between the means of two days in a row in NOAA's daily record. In the
-nature run the share was also a half, and the difference grew in proportion to the hours.
+For a day it is 12.6 W/m2. In the nature run (2023) the mean over the 24, 18 or 12 hours that end at a time differs from
+that over the last six by 6.9, 5.1 or 2.9 W/m2 (rms), in proportion to the hours. The first is 0.54 of the difference
+between the means of two days in a row, which is 12.8 W/m2. In NOAA's daily record that difference is 25 W/m2 (35 points
+of 1 degree, tropics and subtropics, 2000 to 2005), and 0.54 of it is 13 W/m2. Averages over large cells vary less, and
+the nature run has no diurnal cycle.
 """
 REFERENCE_SPACING = 5.625
 """Degrees between the rows of the grid for which `ERRORS` states representativeness."""

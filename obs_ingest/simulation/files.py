@@ -2,6 +2,22 @@
 
 A folder is written whole or not at all, and describes its content in `simulated.json`. Any process draws the same
 values, so that a folder that is there either holds the requested observations already, or is an error.
+
+The files differ from a draw in the process, beyond rounding, by:
+
+* Receipt. BUFR has no element for it. It is written as in ECMWF's archive, in a local section of that centre's form: to
+  the second for soundings; for SYNOPs that of their bulletin, at the next multiple of 5 minutes, which divides the
+  cutoff, so that the same reports are late. OLR has the experiment's `latency`. Missing reports are in no file.
+* Names. Stations without a WMO number have a WIGOS identifier without an issuer, such as `0-0-0-ENGM`.
+* Height of sondes. A simulated sounding begins above the model's ground, which is not at the height of its station. The
+  height is left out, because the check of the lowest thickness would reject it.
+* Checks of soundings. Drawn errors include representativeness, independent from level to level, which real soundings do
+  not have: the limits for sensors reject a tenth of all values. With `tolerance: 3` they reject 5 of 18454, and gross
+  errors in z and t with the values that depend on them.
+* Humidity is written as a dewpoint, and so never 0 or less: 1e-12 instead. A gross error below 0, which the gross limits
+  reject in a draw, becomes dry air, which the background check judges.
+* Errors are stated by the readers. That of precipitation grows with the value read, also with a gross error; in a draw
+  it grows with the value without the gross error.
 """
 
 import hashlib

@@ -1,8 +1,9 @@
 """Make the packaged station lists: `python -m dacycle.obs_ingest.station_network.make [FOLDER]`.
 
-Reads the aerodrome table of avwx-engine (MIT; its positions come from OurAirports, public domain), which has to be
-installed beside dacycle for this command only, adds stations where there are no aerodromes, and writes `stations.csv`
-and `sondes.csv`. The choice is a pure function of that table: the same release gives the same files.
+It reads the aerodrome table of avwx-engine (MIT; its positions come from OurAirports, public domain), which this command
+alone needs, and adds 21 stations of the Antarctic and the southern oceans. The stations are thinned to 60 km; then all
+stations lonelier than 300 km are kept, and 45 % of the others. The choice is a pure function of that table: the same
+release gives the same `stations.csv` and `sondes.csv`.
 """
 
 import hashlib
