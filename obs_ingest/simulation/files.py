@@ -14,8 +14,8 @@ The files differ from a draw in the process, beyond rounding, by:
 * Checks of soundings. Drawn errors include representativeness, independent from level to level, which real soundings do
   not have: the limits for sensors reject a tenth of all values. With `tolerance: 3` they reject 5 of 18454, and gross
   errors in z and t with the values that depend on them.
-* Humidity is written as a dewpoint, and so never 0 or less: 1e-12 instead. A gross error below 0, which the gross limits
-  reject in a draw, becomes dry air, which the background check judges.
+* Humidity is written as a dewpoint, and so never 0 or less: 1e-12 instead. A gross error below 0, which the gross
+  limits reject in a draw, becomes dry air, which the background check judges.
 * Errors are stated by the readers. That of precipitation grows with the value read, also with a gross error; in a draw
   it grows with the value without the gross error.
 """

@@ -1,7 +1,7 @@
 """Make the packaged station lists: `python -m dacycle.obs_ingest.station_network.make [FOLDER]`.
 
-It reads the aerodrome table of avwx-engine (MIT; its positions come from OurAirports, public domain), which this command
-alone needs, and adds 21 stations of the Antarctic and the southern oceans. The stations are thinned to 60 km; then all
+It reads the aerodrome table of avwx-engine (MIT; its positions come from OurAirports, public domain), which only this
+command needs, and adds 21 stations of the Antarctic and the southern oceans. All are thinned to 60 km; then all
 stations lonelier than 300 km are kept, and 45 % of the others. The choice is a pure function of that table: the same
 release gives the same `stations.csv` and `sondes.csv`.
 """
