@@ -1,4 +1,7 @@
-"""Observations of one cycle: read through windows and cutoffs, checked, counted, put on the grid, compared."""
+"""Observations of one cycle: read through windows and cutoffs, checked, counted, put on the grid, compared.
+
+`replay.run_cycle` calls `collect` before the analysis and `with_departures` after it.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -34,7 +37,7 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["Observed", "collect", "with_departures"]
 
 LONGEST = 24
-"""Hours that a mean or sum may cover to be compared with the states of several cycles."""
+"""The longest period, in hours, of a mean or sum that is compared with the states of several cycles."""
 
 Watch = Callable[[str], AbstractContextManager[None]]
 
@@ -44,19 +47,19 @@ class Observed:
     """The observations of a cycle.
 
     Attributes:
-        table: n rows after quality control, those not assimilated too.
-        background: (n,) H(x_b), NaN where there is no operator.
+        table: n rows after quality control, with those that are not assimilated.
+        background_equivalents: (n,) H(x_b), NaN where there is no operator.
         gridded: superobs of the assimilated rows.
         inventories: what each source found, by its name.
         failures: sentences about sources that could not be read.
-        remarks: sentences about sources of which some files could not be read.
+        remarks: sentences about sources with files that could not be read.
         digest: SHA-256 of the table as read, before quality control.
         intervals: fields of a learned operator for the six hours before the analysis time and for those before them,
             newest first; none without an operator.
     """
 
     table: pd.DataFrame
-    background: NDArray[np.float64]
+    background_equivalents: NDArray[np.float64]
     gridded: GriddedObservations
     inventories: dict[str, dict[str, Any]]
     failures: list[str]
@@ -65,7 +68,7 @@ class Observed:
     intervals: Sequence[LearnedFields] = ()
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """Numbers of values: `uses`, `reasons`, and `variables` by variable and use."""
+        """Count values: `uses`, `reasons`, and `variables` by variable and use."""
         use, reason, variable = (self.table[name].array.codes for name in ("use", "reason", "variable"))
         by_variable = np.zeros((len(VARIABLES), len(USES)), int)
         np.add.at(by_variable, (variable, use), 1)
@@ -93,10 +96,10 @@ def collect(
     watch: Watch,
     bias: StationBias | None = None,
 ) -> Observed:
-    """Everything that the sources have for a cycle, decided on against its background.
+    """Read the observations of all sources for a cycle, and check them against its background.
 
-    A source that cannot be read costs the cycle that source, not the cycle: its complaint is in `failures`. A file that
-    cannot be read costs it that file, which `remarks` says and the inventory names.
+    If a source cannot be read, the cycle goes on without it, and `failures` says why. If a file cannot be read, the
+    cycle goes on without that file; `remarks` says so and the inventory names it.
 
     Args:
         inputs: of the experiment.
@@ -104,12 +107,13 @@ def collect(
         frames: the stored analyses; those from 6 h before the analysis time backwards are read, where an operator needs
             them.
         background: (69, H, W) x_b.
-        background_error: standard deviation that the background check assumes, in the world's of each channel.
-        watch: takes the time of the stages.
-        bias: of the stations, taken off their values before anything is judged.
+        background_error: standard deviation that the background check assumes, in the world's standard deviations of
+            each channel.
+        watch: measures the time of each stage.
+        bias: of the stations, subtracted from their values before quality control.
 
     Raises:
-        ReferenceDataError: simulated observations cannot be drawn, the reference lacks a time.
+        ReferenceDataError: simulated observations cannot be drawn because the reference lacks a time.
     """
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
@@ -133,32 +137,36 @@ def collect(
     states = [] if operator is None else [*frames.before(time, _intervals(table, experiment)), background]
     with watch("quality"):
         intervals = [] if operator is None else operator.intervals(states)
-        first_guess = equivalents(table, background, world.grid, world.orography, intervals)
-        learned_error = None if operator is None else operator.background_error(table, intervals, background_error)
+        background_equivalents = equivalents(table, background, world.grid, world.orography, intervals)
         table = quality.check(
             assumed.restate(table),
             Window(when),
-            first_guess,
-            background_error * world.statistics.std,
-            world.grid,
-            world.orography,
-            cutoffs={source.name: source.cutoff for source in inputs.sources},
-            deny=experiment.deny,
-            share=experiment.withhold,
-            planes=inputs.assimilator.planes,
-            checks=inputs.checks,
-            learned_error=learned_error,
+            quality.background_at_rows(
+                table,
+                background_equivalents,
+                background_error * world.statistics.std,
+                world.grid,
+                world.orography,
+                None if operator is None else operator.background_error(table, intervals, background_error),
+            ),
+            quality.Selection(
+                cutoffs={source.name: source.cutoff for source in inputs.sources},
+                deny=experiment.deny,
+                share=experiment.withhold,
+                planes=inputs.assimilator.planes,
+                checks=inputs.checks,
+            ),
         )
     with watch("superobs"):
         gridded = grid_observations(
-            table, first_guess, inputs.for_observations(background), inputs.observation_grid,
+            table, background_equivalents, inputs.for_observations(background), inputs.observation_grid,
             inputs.assimilator.planes, world.statistics.std, assumed,
         )  # fmt: skip
-    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, intervals)
+    return Observed(table, background_equivalents, gridded, inventories, failures, remarks, digest, intervals)
 
 
 def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:
-    """The table with H(x_b), H(x_a), O-B and O-A of every row.
+    """Return the table with H(x_b), H(x_a), O-B and O-A of every row.
 
     Args:
         observed: of the cycle.
@@ -166,10 +174,10 @@ def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analy
         previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
     """
     world, operator = inputs.world, inputs.operator
-    # Of the intervals only the newest one ends at the analysis; the others are as they were for the background.
+    # Only the newest interval ends at the analysis; the others are the same as for the background.
     intervals = [] if operator is None else [operator(previous, analysis), *observed.intervals[1:]]
-    after = equivalents(observed.table, analysis, world.grid, world.orography, intervals)
-    return add_departures(observed.table, observed.background, after)
+    analysis_equivalents = equivalents(observed.table, analysis, world.grid, world.orography, intervals)
+    return add_departures(observed.table, observed.background_equivalents, analysis_equivalents)
 
 
 def _intervals(table: pd.DataFrame, experiment: Experiment) -> int:
@@ -185,6 +193,7 @@ def _intervals(table: pd.DataFrame, experiment: Experiment) -> int:
 
 
 def _digest(table: pd.DataFrame) -> str:
+    """Return the SHA-256 of a table before quality control."""
     content = to_arrow(table).drop_columns(["use", "reason"])  # nothing is decided yet
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, content.schema) as writer:

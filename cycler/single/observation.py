@@ -211,13 +211,15 @@ def respond(
     if distance is None:
         raise ObservationError(f"assimilator {assimilator.name} states no reach: say beyond which distance is far")
     table = _table(observation, background.time, world)
-    expected = equivalents(table, background.state, world.grid, world.orography)
-    if not np.isfinite(expected[0]):
+    background_equivalents = equivalents(table, background.state, world.grid, world.orography)
+    if not np.isfinite(background_equivalents[0]):
         raise ObservationError(f"single observation: {_why_not(observation)}")
-    error = observation.error or float(standard_error(observation.variable, expected, table["pressure"])[0])
-    table["value"], table["error"] = expected + observation.departure, error
+    error = observation.error or float(
+        standard_error(observation.variable, background_equivalents, table["pressure"])[0]
+    )
+    table["value"], table["error"] = background_equivalents + observation.departure, error
     grid, on_grid = inputs.observation_grid, inputs.for_observations(background.state)
-    gridded = grid_observations(table, expected, on_grid, grid, assimilator.planes, world.statistics.std)
+    gridded = grid_observations(table, background_equivalents, on_grid, grid, assimilator.planes, world.statistics.std)
     k, y, x = (int(i) for i in np.argwhere(gridded.errors > 0)[0])
     row, column = (int(i) for i in cells(world.grid, grid.latitude[y], grid.longitude[x]))
     analysis = assimilator.analyse(background.state[None], gridded.values[None], gridded.errors[None]).state[0]

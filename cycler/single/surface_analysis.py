@@ -14,7 +14,7 @@ from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.classical.isotropic import Statistics, estimate, increment, weights
 from dacycle.forecast_adapter.states.points import PointFields, positions
 from dacycle.obs_ingest.operators.points import PointOperator, lapse_rate
-from dacycle.obs_ingest.quality.control import USUAL_CHECKS, Checks, judge, withhold
+from dacycle.obs_ingest.quality.control import USUAL_CHECKS, BackgroundAtRows, Checks, Selection, check, withhold
 from dacycle.obs_ingest.table import ObservationError, add_departures
 from dacycle.obs_ingest.window import Window
 
@@ -149,9 +149,8 @@ class Analyser:
         for channel, error in BACKGROUND_ERROR.items():
             assumed[self._operator.of(channel)] = error
         ground = self._table["elevation"].to_numpy() - self._operator.height
-        return judge(
-            self._table, self._window, equivalents, assumed, ground, share=share, salt=salt, checks=self._checks
-        )
+        selection = Selection(share=share, salt=salt, planes=(), checks=self._checks)
+        return check(self._table, self._window, BackgroundAtRows(equivalents, assumed, ground), selection)
 
     def _statistics_of(self, channel: str, rows: NDArray, departures: NDArray) -> Statistics:
         if self._given_statistics is not None:

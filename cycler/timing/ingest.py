@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dacycle.cycler.timing.measure import in_new_process, peak_memory, processor_seconds, timed
-from dacycle.forecast_adapter.worlds.world import load_world
+from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops
@@ -95,9 +95,9 @@ def bench_ingest(samples: Path | None, amount: Amount = USUAL) -> IngestBench:
         folder = Path(name)
         bufr = _made_bufr(folder, amount) if samples is None else _largest(samples, "synop_*[0-9].bufr")
         header, lines = _made_csv() if samples is None else _lines(_largest(samples, "isd_*.csv"))
-        (_, inventory), synop_seconds = timed(lambda: SynopBufr(None, 0, bufr).read(_window(bufr)), processor_seconds)
+        (_, inventory), synop_seconds = timed(lambda: SynopBufr(bufr).read(_window(bufr)), processor_seconds)
         csv = _write_csv(folder / "isd.csv", header, lines, amount.reports)
-        parsed, isd_seconds = timed(lambda: Isd(None, 0, csv).parse(csv), processor_seconds)
+        parsed, isd_seconds = timed(lambda: Isd(csv).parse(csv), processor_seconds)
         values, check_seconds, superob_seconds = _day(amount.stations)
         memory = [_memory(folder / "chunks.csv", header, lines, chunks) for chunks in amount.chunks]
     return IngestBench(
@@ -185,14 +185,19 @@ def _day(stations: int) -> tuple[int, float, float]:
     values, check_seconds, superob_seconds = 0, 0.0, 0.0
     for time in FIRST_WINDOW + 6 * np.arange(4):
         table = surface_table(_hourly(time, stations), "made", Inventory("made"))
-        guess = equivalents(table, background, world.grid, world.orography)
-        check = partial(quality.check, table, Window(time), guess, world.statistics.std, world.grid, world.orography)
-        checked, seconds = timed(check, processor_seconds)
+        modelled = equivalents(table, background, world.grid, world.orography)
+        checked, seconds = timed(partial(_check, table, Window(time), modelled, world), processor_seconds)
         check_seconds += seconds
-        superobs = partial(grid_observations, checked, guess, background, world.grid)
+        superobs = partial(grid_observations, checked, modelled, background, world.grid)
         superob_seconds += timed(superobs, processor_seconds)[1]
         values += len(table)
     return values, check_seconds, superob_seconds
+
+
+def _check(table: pd.DataFrame, window: Window, modelled: np.ndarray, world: World) -> pd.DataFrame:
+    """Run quality control with the background's error at the rows, as a cycle does."""
+    at_rows = quality.background_at_rows(table, modelled, world.statistics.std, world.grid, world.orography)
+    return quality.check(table, window, at_rows, quality.Selection())
 
 
 def _hourly(time: np.datetime64, stations: int) -> np.ndarray:
@@ -225,5 +230,5 @@ def _memory(path: Path, header: str, lines: Sequence[str], chunks: int) -> tuple
 def _read_csv(path: Path) -> tuple[int | None, int]:
     """Return the peak memory of reading a file, and the size of its reports, in bytes."""
     kept: list[np.ndarray] = []
-    peak = peak_memory(lambda: kept.append(Isd(None, 0, path).parse(path).reports))
+    peak = peak_memory(lambda: kept.append(Isd(path).parse(path).reports))
     return peak, kept[0].nbytes

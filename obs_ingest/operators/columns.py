@@ -1,9 +1,9 @@
-"""Observation operators: what the background says an observation should have been, H(x).
+"""Observation operators: the model equivalent H(x) of each observation.
 
-Bilinear in the horizontal; 2-metre temperature moved from the model's orography to the station's height; levels between
-the standard ones linear in log p. Precipitation and OLR are interpolated from what a learned operator (`learned.py`)
-makes of the two frames of each six hours, where a world has one. Dewpoint has no operator. The rows of these three
-become observation planes of their own, which trained assimilators learn to read.
+Interpolation is bilinear in the horizontal and linear in log p between the standard levels. 2-metre temperature is
+corrected from the model's orography to the station's height. Precipitation and OLR are interpolated from the fields
+that a learned operator (`learned`) computes from the two frames of each six hours, where a world has one. Dewpoint has
+no operator. The rows of these three become observation planes of their own, which trained assimilators learn to read.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 MSL_HEIGHT_LIMIT = 750.0
-"""Metres; above it pressure reduced to sea level says more about the reduction than about the air."""
+"""Metres; above it, pressure reduced to sea level depends more on the reduction than on the air."""
 
 _SURFACE = ("t2m", "msl", "u10", "v10")
 
@@ -49,39 +49,40 @@ def equivalents(
         ps need is missing, ps is from above 750 m, or the site is nearer to a pole than the last row of cells is.
     """
     codes = table["variable"].array.codes
-    out = np.full(len(table), np.nan)
+    model = np.full(len(table), np.nan)
     latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
     elevation = table["elevation"].to_numpy()
     surface = np.concatenate([state[[index(name) for name in _SURFACE]], orography[None]], dtype=np.float64)
     rows = np.nonzero(np.isin(codes, [VARIABLES.index(name) for name in (*_SURFACE, "ps")]))[0]
     points, back = _points(latitude[rows], longitude[rows])
-    at = interpolate_to_points(surface, grid, points.real, points.imag)
+    fields = interpolate_to_points(surface, grid, points.real, points.imag)
     for k, name in enumerate(_SURFACE):
-        mine = codes[rows] == VARIABLES.index(name)
-        out[rows[mine]] = at[k, back[mine]]
+        of_name = codes[rows] == VARIABLES.index(name)
+        model[rows[of_name]] = fields[k, back[of_name]]
         if name == "t2m":
-            out[rows[mine]] -= LAPSE_RATE * (elevation[rows[mine]] - at[-1, back[mine]])
-    mine = (codes[rows] == VARIABLES.index("ps")) & (elevation[rows] <= MSL_HEIGHT_LIMIT)
-    out[rows[mine]] = at[_SURFACE.index("msl"), back[mine]] * station_pressure_ratio(elevation[rows[mine]])
-    _upper_air(out, table, state, grid)
+            model[rows[of_name]] -= LAPSE_RATE * (elevation[rows[of_name]] - fields[-1, back[of_name]])
+    low = (codes[rows] == VARIABLES.index("ps")) & (elevation[rows] <= MSL_HEIGHT_LIMIT)
+    sea_level = fields[_SURFACE.index("msl"), back[low]]
+    model[rows[low]] = sea_level * station_pressure_ratio(elevation[rows[low]])
+    _upper_air(model, table, state, grid)
     learned = over_periods(table, [interval.values for interval in intervals], grid)
-    out = np.where(np.isnan(learned), out, learned)
-    out[np.abs(latitude) > _polar_circle(grid)] = np.nan
-    return out
+    model = np.where(np.isnan(learned), model, learned)
+    model[np.abs(latitude) > _polar_circle(grid)] = np.nan
+    return model
 
 
 def _polar_circle(grid: Grid) -> float:
-    """The latitude of the last row before the pole.
+    """Return the latitude of the last row before the pole.
 
-    Beyond it interpolation gives the mean of the row, which is no cell's value: an analysis would be pushed towards a
+    Beyond it interpolation gives the mean of the row, which is no cell's value. An analysis would be pushed towards a
     departure that its increments, made in one cell, do not reduce, and again in every cycle. (Seen with a sonde at the
     South Pole: within four days the analysis was wrong by tens of kelvins there.)
     """
     return float(np.abs(grid.latitude[np.abs(grid.latitude) < 90]).max())
 
 
-def _upper_air(out: NDArray, table: pd.DataFrame, state: NDArray, grid: Grid) -> None:
-    """Fill `out` for values aloft: every column interpolated once, then each row between its two levels."""
+def _upper_air(model: NDArray, table: pd.DataFrame, state: NDArray, grid: Grid) -> None:
+    """Fill `model` for values aloft: interpolate each distinct column once, then each row between its two levels."""
     codes = table["variable"].array.codes
     first = VARIABLES.index(LEVEL_VARIABLES[0])
     pressure = table["pressure"].to_numpy()
@@ -96,10 +97,10 @@ def _upper_air(out: NDArray, table: pd.DataFrame, state: NDArray, grid: Grid) ->
     log_pressure = np.log(pressure[rows])
     upper = np.clip(np.searchsorted(LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)
     weight = (log_pressure - LOG_LEVELS[upper]) / (LOG_LEVELS[upper + 1] - LOG_LEVELS[upper])
-    which = codes[rows] - first
-    out[rows] = columns[which, upper, back] * (1 - weight) + columns[which, upper + 1, back] * weight
+    variable = codes[rows] - first
+    model[rows] = columns[variable, upper, back] * (1 - weight) + columns[variable, upper + 1, back] * weight
 
 
 def _points(latitude: NDArray, longitude: NDArray) -> tuple[NDArray[np.complex128], NDArray[np.intp]]:
-    """Distinct positions as latitude + i longitude, and each row's place among them."""
+    """Return the distinct positions as latitude + i longitude, and the index of each row's position among them."""
     return np.unique(latitude + 1j * longitude, return_inverse=True)

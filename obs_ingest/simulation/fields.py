@@ -1,4 +1,4 @@
-"""Simulated gridded observations, drawn like those of `stations`: a raster of OLR, and DAMBench's random mask."""
+"""Simulated observations at grid points, drawn like those of `stations`: OLR on a raster, DAMBench's random mask."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ class Olr(Simulated):
     Args:
         world, seed, name, cutoff, gross_rate, missing_rate, latency, latency_spread: as for `Stations`.
         spacing: of the raster, in degrees; it divides 180.
-        period: `6h`, or `24h`: a daily mean, at 00 UTC, which needs the reference at the three earlier times too.
+        period: `6h`; or `24h`, a daily mean at 00 UTC, which needs the reference at the three earlier times too.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Mask(Simulated):
             station=self._site[point],
             latitude=self._latitude[point],
             longitude=self._longitude[point],
-            # The height that t2m refers to. A grid's msl is a value at sea level, whatever the ground below.
+            # t2m refers to this height. The msl of a grid is at sea level, whatever the ground below.
             elevation=np.where(channel == index("t2m"), self.world.orography.ravel()[point], np.nan),
             pressure=self._pressure[channel],
             variable=self._variable[channel],

@@ -114,7 +114,7 @@ FORMATS = {
 
 @pytest.fixture(scope="module", params=FORMATS)
 def sample(request, tmp_path_factory):
-    """A format, and the content of a small file of it."""
+    """Return a format, and the content of a small file of it."""
     form = FORMATS[request.param]
     path = tmp_path_factory.mktemp("whole") / form.file
     form.make(path)
@@ -137,7 +137,7 @@ def within(seconds: int) -> Iterator[None]:
 
 
 def read_or_refuse(form: Format, folder: Path, content: bytes) -> int | None:
-    """The number of values read; None where the file was refused. Everything else fails."""
+    """Return the number of values read, None where the file raised ObservationError; anything else fails."""
     path = folder / form.file
     path.write_bytes(content)
     place = folder if form.source == "table" else path

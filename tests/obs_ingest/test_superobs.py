@@ -101,12 +101,30 @@ def test_errors_are_floored_by_the_channels_spread():
     assert gridded(table).errors.max() == pytest.approx(1e-6)
 
 
+def test_the_floor_is_that_of_the_superobs_own_channel():
+    std = np.linspace(10, 500, len(NAMES)).astype(np.float32)
+    table = observations(
+        ["t2m", "u10", "v"], 280.0, error=1e-6, longitude=[10.0, 50.0, 90.0], latitude=[50.0, -20.0, 5.0], pressure=5e4
+    )
+    errors = gridded(table, std=std).errors
+    for name in ("t2m", "u10", "v500"):
+        assert errors[index(name)].max() == pytest.approx(0.01 * std[index(name)])
+
+
 def test_each_level_goes_to_its_channel_and_others_to_the_nearest():
-    pressure = [5000.0, 50000.0, 100000.0, 52000.0, 99000.0]
-    lon = [0.0, 40.0, 80.0, 120.0, 160.0]
-    result = gridded(observations("v", np.zeros(5), pressure=pressure, longitude=lon))
+    """The nearest in log p: 549 hPa is nearer to 600 hPa than to 500 hPa, in p it is not."""
+    pressure = [5000.0, 50000.0, 100000.0, 52000.0, 99000.0, 54900.0]
+    lon = [0.0, 40.0, 80.0, 120.0, 160.0, 200.0]
+    result = gridded(observations("v", np.zeros(6), pressure=pressure, longitude=lon))
     channels = [NAMES[c] for c in np.nonzero(result.errors)[0]]
-    assert sorted(channels) == sorted(["v50", "v500", "v1000", "v500", "v1000"])
+    assert sorted(channels) == sorted(["v50", "v500", "v1000", "v500", "v1000", "v600"])
+
+
+def test_a_row_without_a_model_equivalent_makes_no_superob():
+    table = observations("t2m", [280.0, 281.0], longitude=[10.0, 50.0])
+    result = gridded(table, h=[np.nan, 280.0])
+    assert (result.errors > 0).sum() == 1
+    assert np.isfinite(result.values).all()
 
 
 def test_planes_are_plain_means_in_the_order_asked_for():

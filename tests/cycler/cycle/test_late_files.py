@@ -20,7 +20,7 @@ NOON, EVENING = pd.Timestamp("2024-01-02T12"), pd.Timestamp("2024-01-02T18")
 
 
 def reports(folder, name, time, stations, delay="1h"):
-    """A file of one report of each station, that came so long after their time."""
+    """Write a file of one report of each station, received so long after their time."""
     places = [(f"{number:011d}", str(10 + number / 2), str(20 + number)) for number in stations]
     keys = ("STATION", "LATITUDE", "LONGITUDE")
     rows = [dict(zip(keys, place, strict=True)) | {"DATE": f"{time:%Y-%m-%dT%H:%M:%S}"} for place in places]
@@ -32,7 +32,7 @@ def reports(folder, name, time, stations, delay="1h"):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder as it was at the cutoff of noon's cycle: twenty stations, and a page of HTML."""
+    """Make a folder as at the cutoff of noon's cycle: twenty stations, and a page of HTML."""
     (tmp_path / "in").mkdir()
     reports(tmp_path / "in", "noon.csv", NOON, range(1, 21))
     return tmp_path / "in"
@@ -45,7 +45,7 @@ def experiment(world, folder, tmp_path):
 
 
 def run(experiment, archive, now):
-    """The cycles that are due at a time of the day, as a live run does them."""
+    """Run the cycles that are due at a time of the day, as a live run does."""
     return hindcast(load_experiment(experiment), Archive(archive, create=True), now=pd.Timestamp(now))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cycle.inputs import load_inputs
@@ -60,6 +61,24 @@ def test_a_daily_mean_is_compared_with_the_mean_over_the_cycles_of_its_day(conte
         difference = (daily[state] - mean).dropna()  # reports are missing at times
         assert len(difference) > 1000
         assert difference.abs().max() < 1e-3
+
+
+def test_a_mean_centred_on_the_analysis_time_is_compared_with_nothing(content, tmp_path):
+    """Half of its day is still to come; the states of the past half would be a comparison with another day."""
+    days = pd.date_range("2024-01-03", "2024-01-04")
+    field = xr.DataArray(np.full((2, 8, 16), 240.0), dims=("time", "lat", "lon"), attrs={"units": "W m-2"})
+    place = {"time": days, "lat": np.linspace(70, -70, 8), "lon": np.arange(0, 360, 22.5)}
+    xr.Dataset({"olr": field}, place).to_netcdf(tmp_path / "olr.nc", engine="h5netcdf")
+    centred = {"source": "olr_netcdf", "path": str(tmp_path / "olr.nc"), "stamp": "start", "period": "24h"}
+    centred |= {"centred": True, "cutoff": "none"}
+    asked = content | {"end": "2024-01-04T12", "observations": [*content["observations"], centred]}
+    hindcast(replays.experiment(asked), Archive(tmp_path / "archive", create=True))
+    departures = open_experiment(tmp_path / "archive", "demo").departures()
+    of_noon = departures[departures["cycle"] == pd.Timestamp("2024-01-04T12")]
+    daily, six_hourly = (of_noon[of_noon["source"] == name] for name in ("olr_netcdf", "olr"))
+    assert len(daily) == 8 * 16
+    assert daily["o_b"].isna().all()
+    assert six_hourly["o_b"].notna().any()
 
 
 @pytest.mark.parametrize(("more", "earlier"), [([], 0), ([DAILY], 3)])

@@ -19,10 +19,9 @@ from dacycle.forecast_adapter.states.grib import HumidityWarning
 from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator, operator_metadata
-from dacycle.obs_ingest.quality.control import check
 from dacycle.obs_ingest.window import Window
 from tests.learned import ERRORS, STD, make_operator
-from tests.obs_ingest.helpers import TIME, observations
+from tests.obs_ingest.helpers import TIME, checked, observations
 
 WINDOW = Window(TIME)
 
@@ -44,7 +43,7 @@ def operator(double, tiny) -> LearnedOperator:
 
 @pytest.fixture(scope="module")
 def packaged():
-    """The packaged operator, and two consecutive frames of its own world with what they brought."""
+    """Return the packaged operator, and two consecutive frames of its own world with their surface fields."""
     demonstration = load_world("demonstration")
     reference, time = demonstration.reference, demonstration.reference.times[40]
     frames = reference.array(time - 6), reference.array(time)
@@ -130,6 +129,19 @@ class TestAtPoints:
         found = equivalents(table, frame, tiny.grid, tiny.orography, operator.intervals([frame, frame]))
         assert np.isfinite(found).tolist() == [True, False, True, False, False]
 
+    @pytest.mark.parametrize("hours", [12, 18, 24])
+    def test_longer_periods_are_sums_of_precipitation_and_means_of_olr(self, operator, tiny, hours):
+        times = tiny.reference.times[3:8]
+        intervals = operator.intervals([tiny.reference.array(time) for time in times])
+        places = {"latitude": [50.0, -33.3, 0.0], "longitude": [10.0, 359.9, 181.0]}
+        points = [np.array(values) for values in places.values()]
+        for variable, plane, combine in (("tp", "tp6h", np.sum), ("olr", "olr", np.mean)):
+            table = observations(variable, np.zeros(3), **places, period=float(hours))
+            found = equivalents(table, tiny.reference.array(times[-1]), tiny.grid, tiny.orography, intervals)
+            fields = [tiny.reference.surface(time)[plane].values for time in times[-(hours // 6) :]]
+            true = interpolate_to_points(combine(fields, axis=0), tiny.grid, *points)
+            assert found == pytest.approx(true, rel=1e-4, abs=1e-4)
+
     def test_other_variables_are_as_without_it(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["t2m", "msl", "t", "q"], 1.0, pressure=50000.0)
@@ -147,7 +159,7 @@ class TestAtPoints:
 class TestQualityControl:
     def judged(self, table, operator, world, frames, planes=("tp6h", "olr", "q2m"), share=0.3):
         intervals = operator.intervals(frames)
-        return check(
+        return checked(
             table,
             WINDOW,
             equivalents(table, frames[-1], world.grid, world.orography, intervals),
@@ -258,7 +270,7 @@ def compared(field: np.ndarray, true: np.ndarray, grid: Grid) -> tuple[float, fl
 
 
 def gfs_olr(operator: LearnedOperator, path: Path):
-    """The operator's fields, and GFS's OLR (H, W), both on the operator's grid.
+    """Return the operator's fields, and GFS's OLR (H, W), both on the operator's grid.
 
     The file has one frame, which stands for both; its OLR is the mean of the six hours before.
     """

@@ -22,7 +22,7 @@ SEA = np.zeros(GRID.shape, np.float32)
 
 
 def state(**fields: float) -> np.ndarray:
-    """A state of constant fields: those named, 0 elsewhere."""
+    """Return a state of constant fields, 0 where they are not named."""
     array = np.zeros((len(NAMES), *GRID.shape), np.float32)
     for name, value in fields.items():
         array[index(name)] = value
