@@ -26,7 +26,7 @@ from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.common.configuration import read_checked
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import Experiment, ExperimentError, load_experiment
 from dacycle.cycler.report import tables
 from dacycle.cycler.timing.memory import peak_memory
@@ -211,7 +211,7 @@ def run_cycles(benchmark: Benchmark, say: Say = print) -> None:
     archive = Archive(benchmark.cycled.archive, create=True)
     for method, experiment in _experiments(benchmark, benchmark.cycled).items():
         say(f"{method}: cycles")
-        hindcast(experiment, archive)
+        run_due_cycles(experiment, archive)
         say(f"{method}: forecasts")
         branch, world = archive.branch(experiment.name), load_world(experiment.world)
         for _ in drift.make_forecasts(branch, world, load_model(experiment.model)):

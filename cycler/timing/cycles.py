@@ -76,7 +76,7 @@ def bench(
         archive = Archive(Path(folder) / "plain", create=True)
         walls: list[float] = []
         begun = clock.perf_counter()
-        done = replay.hindcast(
+        done = replay.run_due_cycles(
             short, archive, threads=threads, progress=lambda _: walls.append(clock.perf_counter() - begun)
         )
         seconds = clock.perf_counter() - begun
