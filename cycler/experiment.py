@@ -347,6 +347,11 @@ class Experiment(Strict):
         """Return this experiment, followed by its free run if it asks for one."""
         return [self, self.free_run()] if self.drift.free_run and self.assimilator != "none" else [self]
 
+    @property
+    def wait(self) -> pd.Timedelta:
+        """Return how long after an analysis time a live run waits: the longest cutoff."""
+        return max((s.cutoff for s in self.observations if s.cutoff is not None), default=pd.Timedelta(0))
+
     def times(self) -> pd.DatetimeIndex:
         """Return all analysis times of a replay, `start` to `end`.
 

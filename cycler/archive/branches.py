@@ -1,12 +1,12 @@
-"""The archive of an experiment family: what is in it, and the one way to add to it.
+"""The archive of an experiment family: its parts, and the one way to add to it.
 
     states.icechunk        groups analysis, background, cycles; a branch is an experiment
-    forecasts.icechunk     forecasts and their scores, with commits of their own
-    branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, report/
+    forecasts.icechunk     forecasts, with commits of their own
+    branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, verification/, report/
 
-The archive is the ledger: which cycle comes next is read from `cycles`, and a file beside the stores counts only if a
-committed cycle names it. A cycle's departures are on disk under their final name before its commit, so that a process
-killed anywhere leaves either a whole cycle or an unnamed file that the next run replaces.
+The archive is the ledger: the next cycle is read from `cycles`, and a file beside the stores counts only if a committed
+cycle names it. A cycle's departures have their final name on disk before its commit. A process that is killed at any
+moment therefore leaves either a whole cycle, or a file that no cycle names and that the next run replaces.
 """
 
 import hashlib
@@ -49,11 +49,11 @@ _NAMES = list(WB2_NAMES.values())
 
 
 class Archive:
-    """The folder of an experiment family.
+    """The archive of an experiment family, in a folder.
 
     Args:
-        folder: where it is.
-        create: whether it may be made; reading a folder that is none raises ArchiveError.
+        folder: the folder.
+        create: make it if need be; otherwise ArchiveError is raised where the folder is no archive.
     """
 
     def __init__(self, folder: Path | str, create: bool = False) -> None:
@@ -64,7 +64,7 @@ class Archive:
 
     @cached_property
     def forecasts(self) -> Store:
-        """The store of forecasts, made when first asked for; its groups grow along `time`, the forecasts' starts."""
+        """Return the store of forecasts, made at first use; its groups grow along `time`, the starts."""
         return self._store("forecasts.icechunk", create=not (self.folder / "forecasts.icechunk").is_dir())
 
     def _store(self, name: str, create: bool) -> Store:
@@ -75,18 +75,18 @@ class Archive:
             return Store(self.folder / name, create=True)
 
     def branches(self) -> list[str]:
-        """Names of the experiments in this archive."""
+        """Return the names of the experiments in this archive."""
         return self.states.branches()
 
     def branch(self, name: str) -> "Branch":
-        """One experiment, to read.
+        """Return one experiment, to read.
 
         Raises:
-            ArchiveError: there is none of that name (lists those there are).
+            ArchiveError: there is none of that name; the message lists the names.
         """
         if name not in self.branches():
-            known = ", ".join(self.branches()) or "none yet"
-            raise ArchiveError(f"{self.folder}: no experiment {name!r} here (there are: {known})")
+            names = ", ".join(self.branches()) or "none yet"
+            raise ArchiveError(f"{self.folder}: no experiment {name!r} here (there are: {names})")
         return Branch(self, name)
 
     @contextmanager
@@ -96,7 +96,7 @@ class Archive:
         A new experiment has no branch before `Writer.commit_start` or `Writer.fork`.
 
         Raises:
-            ArchiveError: another process is writing it, or it was begun with other settings (lists the keys).
+            ArchiveError: another process is writing it, or it began with other settings, which the message lists.
         """
         with self.lock(experiment.name):
             branch = Branch(self, experiment.name)
@@ -116,10 +116,10 @@ class Archive:
             yield
 
     def rewind(self, name: str, time: pd.Timestamp) -> None:
-        """Make `time` the newest cycle of an experiment again; later cycles, and the files of theirs, are gone.
+        """Make `time` the newest cycle of an experiment again; drop later cycles and their files.
 
         Raises:
-            ArchiveError: no such cycle, or one before the experiment's own, or another process is writing it.
+            ArchiveError: there is no such cycle, it is before the experiment's start, or another process is writing.
         """
         branch = self.branch(name)
         first = branch.experiment.start - STEP
@@ -133,7 +133,7 @@ class Archive:
 
 
 class Branch:
-    """One experiment as xarray and pandas. What it shows is what was committed when it is asked."""
+    """One experiment as xarray and pandas; each access reads what is committed by then."""
 
     def __init__(self, archive: Archive, name: str) -> None:
         self.archive = archive
@@ -142,42 +142,42 @@ class Branch:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """The experiment as frozen at its first cycle."""
+        """Return the experiment as it was frozen at its first cycle."""
         return load_experiment(self.folder / "experiment.yaml")
 
     @cached_property
     def grid(self) -> Grid:
-        """The grid of its states."""
+        """Return the grid of the states."""
         return get_grid(self.experiment.grid)
 
     @property
     def analysis(self) -> xr.Dataset:
-        """Analyses in the WeatherBench2 schema, read when used; the first two are the cold start's."""
+        """Return the analyses, lazily, in the WeatherBench2 schema; the first two are those of the cold start."""
         return self.archive.states.dataset(self.name, "analysis")
 
     @property
     def background(self) -> xr.Dataset:
-        """Backgrounds in the WeatherBench2 schema, read when used."""
+        """Return the backgrounds, lazily, in the WeatherBench2 schema."""
         return self.archive.states.dataset(self.name, "background")
 
     @property
     def times(self) -> pd.DatetimeIndex:
-        """Times of the committed analyses, the two of the cold start first."""
+        """Return the times of the committed analyses, the two of the cold start first."""
         return pd.DatetimeIndex(self.archive.states.times(self.name, "cycles").astype("datetime64[s]"))
 
     @property
     def next_time(self) -> pd.Timestamp | None:
-        """The cycle that comes next; None before the cold start."""
+        """Return the time of the next cycle; None before the cold start."""
         times = self.times
         return times[-1] + STEP if len(times) else None
 
     @property
     def records(self) -> list[CycleRecord]:
-        """The record of every committed analysis, in order."""
+        """Return the record of every committed analysis, in order."""
         return self._records(slice(None)) if len(self.times) else []
 
     def recent_records(self, count: int) -> list[CycleRecord]:
-        """The records of the last `count` analyses (fewer where there are fewer), in order."""
+        """Return the records of the last `count` analyses, or of all where there are fewer, in order."""
         return self._records(slice(-count, None))
 
     def _records(self, rows: slice) -> list[CycleRecord]:
@@ -186,49 +186,49 @@ class Branch:
 
     @property
     def cycles(self) -> pd.DataFrame:
-        """The records as a table indexed by time; nested entries become columns such as `uses.assimilated`."""
+        """Return the records as a table indexed by time; nested entries become columns such as `uses.assimilated`."""
         table = pd.json_normalize([record.as_dict() for record in self.records])
         table.index = pd.DatetimeIndex(self.times, name="time")
         return table.drop(columns="time", errors="ignore")
 
     def state(self, group: str, time: pd.Timestamp) -> xr.DataArray:
-        """A state (channel, latitude, longitude), float32, of `analysis` or `background`, exactly as stored.
+        """Return a state (channel, latitude, longitude), float32, of `analysis` or `background`, as it is stored.
 
         Raises:
-            ArchiveError: there is none, or its bytes are damaged (names array and time).
+            ArchiveError: there is none, or its bytes are damaged; the message names array and time.
         """
         arrays = self.archive.states.read(self.name, group, time, _NAMES)
-        upper = [a for a in arrays.values() if a.ndim == 3]
-        surface = [a[None] for a in arrays.values() if a.ndim == 2]
+        upper = [array for array in arrays.values() if array.ndim == 3]
+        surface = [array[None] for array in arrays.values() if array.ndim == 2]
         return make_state(np.concatenate([*surface, *upper]), self.grid, np.datetime64(time, "h"))
 
     def departures(self, times: Sequence[pd.Timestamp] | None = None) -> pd.DataFrame:
-        """Observations with their departures, of all committed cycles or of those given; a `cycle` column says which.
+        """Return the departures of all committed cycles, or of some; a column `cycle` names the cycle.
 
         Raises:
-            ArchiveError: a cycle that is not committed, or a file that is not the one that was committed.
+            ArchiveError: a cycle is not committed, or a file is not the one that was committed.
         """
         tables = [table for _, table in self.each_departures(times)]
-        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases that its past did not
+        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases although its past did not
             tables = [table if BIAS_COLUMN in table else table.assign(**{BIAS_COLUMN: 0.0}) for table in tables]
         return concatenate(tables)
 
     def each_departures(
         self, times: Sequence[pd.Timestamp] | None = None
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
-        """The same cycle by cycle, in memory one at a time: time and table; raises as `departures`."""
+        """Yield time and departures of each cycle, one at a time in memory. Arguments and errors as `departures`."""
         digests = {record.id: record.departures for record in self.records if record.departures is not None}
-        wanted = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
-        absent = [name for name in wanted if name not in digests]
+        names = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
+        absent = [name for name in names if name not in digests]
         if absent:
             raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {', '.join(absent)}")
-        for name in wanted:
+        for name in names:
             yield pd.Timestamp(name), self._departures_of(name, digests[name])
 
     def departures_between(
         self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
-        """The same of the committed cycles from `first` to `last`; no other record is read."""
+        """Yield time and departures of each committed cycle from `first` to `last`; read no other record."""
         times = self.times
         for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
             if record.departures is not None:
@@ -247,10 +247,10 @@ class Branch:
         return table
 
     def commit_of(self, time: pd.Timestamp) -> str:
-        """The snapshot in which a cycle was published.
+        """Return the id of the snapshot in which a cycle was published.
 
         Raises:
-            ArchiveError: no such cycle.
+            ArchiveError: there is no such cycle.
         """
         for commit in self.archive.states.commits(self.name):
             if commit.metadata.get("time") == cycle_id(time):
@@ -258,15 +258,15 @@ class Branch:
         raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
 
     def damaged(self) -> list[str]:
-        """Read everything that is committed; one complaint per damaged array or file."""
-        complaints = []
+        """Read everything that is committed; return a sentence for each damaged array or file."""
+        damage = []
         for record in self.records:
             for read in self._readers(record):
                 try:
                     read()
                 except ArchiveError as error:
-                    complaints.append(str(error))
-        return complaints
+                    damage.append(str(error))
+        return damage
 
     def _readers(self, record: CycleRecord) -> Iterator[Callable[[], object]]:
         yield lambda: self.state("analysis", record.time)
@@ -285,7 +285,7 @@ class Writer(Branch):
 
     @property
     def next_time(self) -> pd.Timestamp | None:
-        """As in the archive; while the lock is held only this writer moves it on."""
+        """Return the time of the next cycle; while the lock is held, only this writer changes it."""
         return self._next
 
     def commit_start(self, frames: NDArray, digests: Mapping[str, str], remark: str | None = None) -> None:

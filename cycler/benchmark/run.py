@@ -27,7 +27,7 @@ from dacycle.common.configuration import Strict, read_checked
 from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import Duration, Experiment, load_experiment
 from dacycle.cycler.report import tables
 from dacycle.cycler.timing.measure import in_new_process, peak_memory
@@ -229,7 +229,7 @@ def run_cycles(benchmark: Benchmark) -> None:
     archive = Archive(benchmark.cycled.archive, create=True)
     for method, experiment in _experiments(benchmark, benchmark.cycled).items():
         logger.info("%s: cycles", method)
-        hindcast(experiment, archive)
+        run_due_cycles(experiment, archive)
         logger.info("%s: forecasts", method)
         branch, world = archive.branch(experiment.name), load_world(experiment.world)
         for _ in drift.make_forecasts(branch, world, load_model(experiment.model)):

@@ -76,7 +76,7 @@ def bench(
         archive = Archive(Path(folder) / "plain", create=True)
         walls: list[float] = []
         begin = clock.perf_counter()
-        done = replay.hindcast(
+        done = replay.run_due_cycles(
             short, archive, threads=threads, progress=lambda _: walls.append(clock.perf_counter() - begin)
         )
         seconds = clock.perf_counter() - begin

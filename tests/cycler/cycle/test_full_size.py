@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP
 from dacycle.cycler.timing.measure import peak_memory
 from dacycle.forecast_adapter.grid import get_grid
@@ -46,7 +46,7 @@ def test_a_cycle_by_increments_at_full_size_takes_less_than_8_gb(quarter_degree,
     }
     experiment = replays.experiment(replays.content(quarter_degree, "double-0.25deg", tmp_path, **changes))
     archive = Archive(tmp_path / "archive", create=True)
-    peak = peak_memory(lambda: hindcast(experiment, archive, limit=1))
+    peak = peak_memory(lambda: run_due_cycles(experiment, archive, limit=1))
     branch = archive.branch("demo")
     (record,) = branch.records[-1:]
     assert record.status == "ok"

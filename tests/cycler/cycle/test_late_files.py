@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.inputs import load_inputs
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations.arrivals import came_after
 from tests.cycler.tiny import write_experiment
@@ -46,7 +46,7 @@ def experiment(world, folder, tmp_path):
 
 def run(experiment, archive, now):
     """Run the cycles that are due at a time of the day, as a live run does."""
-    return hindcast(load_experiment(experiment), Archive(archive, create=True), now=pd.Timestamp(now))
+    return run_due_cycles(load_experiment(experiment), Archive(archive, create=True), now=pd.Timestamp(now))
 
 
 def arrivals(archive, time):

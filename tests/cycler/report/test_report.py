@@ -314,8 +314,7 @@ def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
     assert "20240102T06 to 20240102T12" in scored.output
     assert shell.invoke(app, ["scores", "run", *archive, "--until", "20240102T06"]).exit_code == 0, "a single cycle"
     assert picture.read_text().startswith("<svg")
-    monkeypatch.setattr("dacycle.cycler.cli.cycles.verify.TREND_DAYS", 0)
-    long = shell.invoke(app, ["scores", "run", *archive])
+    long = shell.invoke(app, ["scores", "run", *archive, "--trend-days", "1"])
     assert "trend" in long.output, "a long stretch has its trend"
     assert "trend" not in scored.output
     nothing = shell.invoke(app, ["scores", "run", *archive, "--since", "20310101T00"])
