@@ -48,4 +48,4 @@ def benchmark(
         raise typer.Exit(130) from None
     command = shlex.join(["dacycle", *sys.argv[1:]])
     made_by = [f"    {command}", f"on {machine()}."]
-    console.print(str(write_report(read, single, *cycled_results(read), made_by, out)))
+    console.print(str(write_report(read, single, cycled_results(read), made_by, out)))

@@ -1,4 +1,4 @@
-"""Forecasts from committed analyses: what they start from, their scores, and going on after anything."""
+"""Forecasts from committed analyses: their frames, their scores, and how they continue after interruptions."""
 
 import shutil
 from dataclasses import replace

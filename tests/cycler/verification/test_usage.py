@@ -1,4 +1,4 @@
-"""What a report says of observations: sites, departures, inventories; summed cycle by cycle."""
+"""The use of observations, summed cycle by cycle: sites, departures, inventories."""
 
 import numpy as np
 import pandas as pd
