@@ -37,6 +37,7 @@ def test_a_site_has_one_outcome_a_cycle():
     found = site_outcomes(
         table(
             [
+                ("used", "t2m", "withheld", "withheld_site", 0.0),
                 ("used", "t2m", "assimilated", "", 0.0),
                 ("used", "t2m", "rejected", "duplicate", 0.0),
                 ("used", "t2m", "rejected", "duplicate", 0.0),
