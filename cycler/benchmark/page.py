@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dacycle.assimilators.judging.benchmark import OVERALL
 from dacycle.common.files import write_whole
-from dacycle.cycler.benchmark.run import Benchmark
+from dacycle.cycler.benchmark.run import Benchmark, CycledResults
 from dacycle.cycler.report import style
 from dacycle.cycler.report.tables import number, with_interval
 from dacycle.forecast_adapter.channels import HEADLINE
@@ -38,8 +38,7 @@ OVERALL_SCORES = {
 def write_report(
     benchmark: Benchmark,
     single: pd.DataFrame,
-    cycled: pd.DataFrame,
-    drifts: pd.DataFrame,
+    cycled: CycledResults | None,
     made_by: Sequence[str],
     folder: Path,
 ) -> Path:
@@ -48,7 +47,7 @@ def write_report(
     Args:
         benchmark: what was compared.
         single: of `run.run_single_analyses`.
-        cycled, drifts: of `run.cycled_results`; empty where nothing was cycled.
+        cycled: of `run.cycled_results`; None where nothing was cycled.
         made_by: lines that give the command and the machine.
         folder: where the files go.
     """
@@ -92,20 +91,20 @@ def write_report(
             _gains(benchmark, gained),
         ]
     write_whole(folder / "density.svg", _density(benchmark, first_seed).encode())
-    if benchmark.cycled is not None and len(cycled):
-        _write_csv(cycled, folder / "cycled.csv")
-        _write_csv(drifts, folder / "drift.csv")
-        write_whole(folder / "drift.svg", _drift(benchmark, drifts).encode())
+    if benchmark.cycled is not None and cycled is not None:
+        _write_csv(cycled.errors, folder / "cycled.csv")
+        _write_csv(cycled.drift, folder / "drift.csv")
+        write_whole(folder / "drift.svg", _drift(benchmark, cycled.drift).encode())
         days = benchmark.cycled.spin_up / pd.Timedelta(days=1)
         sections += [
             "## Cycled",
-            f"{int(cycled['cycles'].iloc[0])} cycles of `{benchmark.cycled.experiment}`, without the first {days:g} "
-            "days. Each cell holds the RMSE of the analyses, and below it the trend per day with its 95 % interval. "
-            f"The column `over {benchmark.methods[0]}` is the ratio of the errors to those of "
+            f"{int(cycled.errors['cycles'].iloc[0])} cycles of `{benchmark.cycled.experiment}`, without the first "
+            f"{days:g} days. Each cell holds the RMSE of the analyses, and below it the trend per day with its 95 % "
+            f"interval. The column `over {benchmark.methods[0]}` is the ratio of the errors to those of "
             f"`{benchmark.methods[0]}`, averaged over the channels.",
-            _cycled(benchmark, cycled),
+            _cycled(benchmark, cycled.errors),
             "RMSE of the forecasts from the analyses, by lead:",
-            _by_lead(benchmark, drifts),
+            _by_lead(benchmark, cycled.drift),
             "![drift](drift.svg)",
         ]
     path = folder / "README.md"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from dacycle.forecast_adapter.worlds.world import load_world
 __all__ = [
     "Benchmark",
     "BenchmarkError",
+    "CycledResults",
     "CycledRuns",
     "cycled_results",
     "load_benchmark",
@@ -245,18 +247,25 @@ def _experiments(benchmark: Benchmark, cycled: CycledRuns) -> dict[str, Experime
     }
 
 
-def cycled_results(benchmark: Benchmark) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score the cycled runs.
+@dataclass(frozen=True)
+class CycledResults:
+    """Hold the scores of the cycled runs.
 
-    Returns:
-        Errors: a row per method and headline channel, SI: `rmse` of the analyses after the spin-up, its `trend` a day
-        with `low` and `high` of the 95 % interval, `cycles`, and how many of them were `fallback`.
-        Drift: method, channel, lead (hours), `rmse` of forecasts from the analyses, and from the reference.
-        Both are empty where nothing is cycled.
+    Attributes:
+        errors: a row per method and headline channel, SI: `rmse` of the analyses after the spin-up, its `trend` per day
+            with `low` and `high` of the 95 % interval, number of `cycles`, and number of `fallbacks`.
+        drift: method, channel, kind, lead (hours) -> `rmse` of forecasts from the analyses, and from the reference.
     """
+
+    errors: pd.DataFrame
+    drift: pd.DataFrame
+
+
+def cycled_results(benchmark: Benchmark) -> CycledResults | None:
+    """Score the cycled runs; return None where nothing is cycled."""
     errors, drifts = [], []
     if benchmark.cycled is None:
-        return pd.DataFrame(), pd.DataFrame()
+        return None
     archive = Archive(benchmark.cycled.archive)
     for method, experiment in _experiments(benchmark, benchmark.cycled).items():
         branch, world = archive.branch(experiment.name), load_world(experiment.world)
@@ -281,4 +290,4 @@ def cycled_results(benchmark: Benchmark) -> tuple[pd.DataFrame, pd.DataFrame]:
         curves, _ = tables.drift_summary(drift.read_scores(branch))
         from_states = curves[curves["kind"].isin(["analysis", "reference"])]
         drifts.append(from_states.assign(method=method))
-    return pd.DataFrame(errors), pd.concat(drifts, ignore_index=True)
+    return CycledResults(pd.DataFrame(errors), pd.concat(drifts, ignore_index=True))

@@ -34,7 +34,7 @@ _BY_DESIGN = {*_USED, "denied", "blacklisted", "not_listed", "station_height", "
 _NUMBERS = ("found", "decoded", "missing", "late")
 
 
-# --- inventories
+# --- inventories ------------------------------------------------------------------------------------------------------
 
 
 def inventories(records: Sequence[CycleRecord]) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def problem_rows(records: Sequence[CycleRecord]) -> tuple[list[dict[str, Any]], 
     return rows[:MOST], max(0, len(rows) - MOST)
 
 
-# --- use and reason
+# --- use and reason ---------------------------------------------------------------------------------------------------
 
 
 def reason_rows(fits: pd.DataFrame) -> tuple[list[str], list[dict[str, Any]]]:

@@ -50,4 +50,4 @@ def benchmark(
         raise typer.Exit(130) from None
     command = shlex.join(["dacycle", *sys.argv[1:]])
     made_by = [f"    {command}", f"on {machine()}."]
-    console.print(str(write_report(comparison, single, *cycled_results(comparison), made_by, out)))
+    console.print(str(write_report(comparison, single, cycled_results(comparison), made_by, out)))

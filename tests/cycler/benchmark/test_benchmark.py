@@ -1,4 +1,4 @@
-"""The benchmark as a command: a small one from its file to the page, interrupted and gone on with."""
+"""The benchmark as a command: a small one from its file to the page, interrupted and continued."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""The report: one page that stands alone, says what is there, and what is missing."""
+"""The report: one page that needs no other file, and names what is missing."""
 
 import re
 import shutil
@@ -254,8 +254,7 @@ def test_coastlines_are_where_the_coasts_are():
     assert nearest(20.0, 49.0) > 4  # a border between countries is no coast
 
 
-# --- two experiments
-# ---------------------------------------------------------------------------------------------
+# --- two experiments --------------------------------------------------------------------------------------------------
 
 
 def test_the_better_experiment_is_found_better_by_how_much_it_is(run, tiny):

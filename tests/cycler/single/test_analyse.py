@@ -1,4 +1,4 @@
-"""`dacycle analyse`: one analysis from files, on a real pair and on drawn observations, and what it refuses."""
+"""`dacycle analyse`: one analysis from files, on a real pair and on drawn observations, and its errors."""
 
 import re
 from pathlib import Path

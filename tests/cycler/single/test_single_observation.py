@@ -1,4 +1,4 @@
-"""The single-observation experiment as a command: what goes in, what comes out, what is refused."""
+"""The single-observation experiment as a command: its input, its output, and its errors."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Forecasts from committed analyses: what they start from, their scores, and going on after anything."""
+"""Forecasts from committed analyses: their frames, their scores, and how they continue after interruptions."""
 
 import shutil
 from dataclasses import replace
@@ -191,6 +191,40 @@ def test_forecasts_from_analyses_that_were_taken_back_are_made_again(run, done, 
     first = (new["start"] == STARTS[0]).to_numpy()
     assert (ratio[first] == 1).all()
     assert (ratio[~first] > 4).all()
+
+
+def test_a_forecast_is_made_again_where_only_its_older_frame_has_changed(run, tiny, model):
+    list(make_forecasts(run, tiny, model))
+    run.archive.rewind(run.name, START)
+    for cycles, options in ((2, {"error": 0.9}), (CYCLES, {})):  # the second cycle differs, those after it do not
+        make_run(run.archive.folder, tiny, cycles=cycles, model_digest=model.digest, **options)
+    assert list(make_forecasts(run, tiny, model)) == STARTS[1:]
+    frames = [run.state("analysis", STARTS[1] - STEP).values, run.state("analysis", STARTS[1]).values]
+    expected = forecast_by_hand(*frames, 2)[index("t850")]
+    np.testing.assert_allclose(forecasts(run)["t850"].sel(time=STARTS[1], lead=12), expected, rtol=2e-5)
+
+
+def test_scores_of_other_analyses_count_as_missing(run, tiny, model):
+    list(make_forecasts(run, tiny, model))
+    folder = run.folder / "drift"
+    shutil.copy(folder / "20240103T00.parquet", folder / "20240102T12.parquet")
+    with pytest.raises(ArchiveError, match=r"20240102T12\.parquet: the scores of run are missing or another run's"):
+        read_scores(run)
+    assert due(run, tiny) == [STARTS[1]]
+
+
+def test_a_start_whose_older_frame_the_reference_lacks_has_no_reference_started_forecast(
+    run, world, tiny, model, tmp_path
+):
+    (path,) = (world.folder / "reference").glob("*.nc")
+    with xr.open_dataset(path, engine="h5netcdf") as whole:
+        write_times(whole.sel(time=slice(START, None)).load(), tmp_path / "late/2024-01-02.nc")
+    late = replace(tiny, reference=Reference(tmp_path / "late"))
+    assert list(make_forecasts(run, late, model)) == STARTS
+    assert due(run, late) == []
+    kinds = read_scores(run).groupby("start")["kind"].unique()
+    assert "reference" not in set(kinds[STARTS[0]])
+    assert set(kinds[STARTS[1]]) == set(KINDS)
 
 
 @pytest.fixture(scope="module")

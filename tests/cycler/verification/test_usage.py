@@ -1,4 +1,4 @@
-"""What a report says of observations: sites, departures, inventories; summed cycle by cycle."""
+"""The use of observations, summed cycle by cycle: sites, departures, inventories."""
 
 from dataclasses import replace
 
@@ -39,6 +39,7 @@ def test_a_site_has_one_outcome_a_cycle():
     found = site_outcomes(
         table(
             [
+                ("used", "t2m", "withheld", "withheld_site", 0.0),
                 ("used", "t2m", "assimilated", "", 0.0),
                 ("used", "t2m", "rejected", "duplicate", 0.0),
                 ("used", "t2m", "rejected", "duplicate", 0.0),

@@ -1,4 +1,4 @@
-"""What is said of a run, cycle by cycle, against errors that are known."""
+"""The verification of a run, cycle by cycle, against errors that are known."""
 
 import shutil
 from dataclasses import replace
@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.experiment import STEP
 from dacycle.cycler.verification.cycles import QUANTITIES, Verification, global_means, layer_of, trends, verify
-from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.reference import Reference, write_times
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler.runs import START, make_run
 from tests.worlds import make_world
@@ -112,10 +113,10 @@ def test_global_means_are_weighted_by_area(tiny):
     assert share < 0.5 / tiny.grid.shape[0]
 
 
-def test_what_was_verified_is_read_again_not_computed_again(run, tiny, tmp_path):
+def test_verified_cycles_are_read_again_not_computed_again(run, tiny, tmp_path):
     branch = copied(run, tmp_path)
     first = verify(branch, tiny)
-    # Without its departures only what was kept can answer.
+    # Without its departures, only the stored tables can be read.
     shutil.rmtree(branch.folder / "departures")
     again = verify(branch, tiny)
     for name in ("errors", "means", "fits"):
@@ -149,6 +150,19 @@ def test_cycles_beyond_the_reference_are_verified_when_it_has_grown(tiny, tmp_pa
     assert fresh.errors["time"].nunique() == 3
     for name in ("errors", "means", "fits"):
         pd.testing.assert_frame_equal(getattr(late, name), getattr(fresh, name))
+
+
+def test_tables_are_in_order_of_time_whichever_cycle_is_verified_last(world, tiny, tmp_path):
+    branch = make_run(tmp_path / "archive", tiny, cycles=3)
+    (path,) = (world.folder / "reference").glob("*.nc")
+    with xr.open_dataset(path, engine="h5netcdf") as whole:
+        write_times(whole.sel(time=slice(START + STEP, None)).load(), tmp_path / "late/2024-01-02.nc")
+    without_the_first = replace(tiny, reference=Reference(tmp_path / "late"))
+    assert verify(branch, without_the_first).errors["time"].min() == START + STEP
+    tables = verify(branch, tiny)
+    assert tables.errors["time"].min() == START
+    for table in (tables.errors, tables.means, tables.fits):
+        assert table["time"].is_monotonic_increasing
 
 
 def test_trends_find_a_run_that_drifts_and_none_in_one_that_does_not():
