@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
-from dacycle.assimilators.step import Guards as StepGuards
+from dacycle.assimilators.step import StepGuards
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
 from dacycle.obs_ingest.quality import control as quality

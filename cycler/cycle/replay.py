@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.assimilators.balance import LAYERS
+from dacycle.assimilators.balance import LAYER_NAMES
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.cycler.archive.branches import Archive, Record, Writer
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
@@ -253,7 +253,9 @@ def _record(inputs: Inputs, observed: Observed, step: StepResult) -> Record:
         "clipped_water": _short(step.clipped_water[0]),
         "increment_rms": {name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
         "increment_max": {name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
-        "thickness_imbalance": {name: _short(x) for name, x in zip(LAYERS, step.thickness_imbalance[0], strict=True)},
+        "thickness_imbalance": {
+            name: _short(x) for name, x in zip(LAYER_NAMES, step.thickness_imbalance[0], strict=True)
+        },
     } | ({"unpaired_model": inputs.mismatch} if inputs.mismatch else {})
 
 

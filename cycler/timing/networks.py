@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from dacycle.assimilators.export.assimilator import example_inputs, write_graph
-from dacycle.assimilators.training.assimilator_run import network_of
-from dacycle.assimilators.training.estimate import placeholders
+from dacycle.assimilators.training.assimilator_run import build_network
+from dacycle.assimilators.training.cost import placeholders
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.cycler.timing.cycles import machine
 from dacycle.forecast_adapter.grid import Grid
@@ -51,7 +51,7 @@ def bench_network(recipe: AssimilatorRecipe, grid: Grid, threads: int = 1) -> Ne
     """Export a recipe's network for a grid and time both. Neither world nor data need to be there."""
     torch.set_num_threads(threads)
     generator = torch.manual_seed(recipe.seed)
-    network = network_of(recipe, grid, placeholders(grid)).eval()
+    network = build_network(recipe, grid, placeholders(grid)).eval()
     for weight in network.parameters():  # some begin at 0, and the increment with them
         weight.data += 0.01 * torch.randn(weight.shape, generator=generator)
     given = example_inputs(network)

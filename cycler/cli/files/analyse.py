@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dacycle.assimilators.classical.isotropic import Statistics
+from dacycle.assimilators.classical.isotropic import ErrorStatistics
 from dacycle.cycler.cli.files.forecast import parse_time
 from dacycle.cycler.cli.files.ingest import join
 from dacycle.cycler.single.surface_analysis import Analyser, Scores, SingleAnalysis
@@ -130,7 +130,7 @@ def _statistics(
     length: float | None,
     reach: float,
     fields: PointFields,
-) -> Statistics | None:
+) -> ErrorStatistics | None:
     given = [value for value in (background_error, observation_error, length) if value is not None]
     if not given:
         return None
@@ -140,7 +140,7 @@ def _statistics(
         raise typer.BadParameter(
             f"errors are those of one channel; choose among {', '.join(fields.values)}", param_hint="--channel"
         )
-    return Statistics(background_error, observation_error, length, reach)
+    return ErrorStatistics(background_error, observation_error, length, reach)
 
 
 def _read(files: list[Path], window: Window) -> pd.DataFrame:
