@@ -1,7 +1,7 @@
 """Eight cycles of the demonstration with each packaged method, and the errors of their analyses.
 
-`python -m tests.golden.make` writes demonstration.csv anew. Do so in the commit that changes the numbers, and say there and
-in the changelog why they change.
+`python -m tests.golden.make` writes demonstration.csv anew. Do so in the commit that changes the numbers, and say
+there and in the changelog why they change.
 """
 
 import tempfile
