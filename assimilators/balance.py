@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS
+from dacycle.forecast_adapter.physics import DRY_AIR_GAS_CONSTANT, virtual_temperature
 
 __all__ = ["LAYERS", "thickness_imbalance"]
 
-GAS_CONSTANT = 287.05
-"""Of dry air, J kg-1 K-1."""
 LAYERS: tuple[str, ...] = tuple(f"{top}-{bottom}" for top, bottom in pairwise(LEVELS))
 """The layers between neighbouring levels, hPa, from the top down."""
 
@@ -40,5 +39,5 @@ def thickness_imbalance(background: NDArray, analysis: NDArray, weights: NDArray
 def _excess(state: NDArray, k: int, depth: float) -> NDArray[np.float64]:
     """Thickness of layer k as a temperature, minus its virtual temperature, (H, W) K."""
     z, t, q = (state[GROUPS[name][k : k + 2]].astype(np.float64) for name in ("z", "t", "q"))
-    virtual = (t * (1 + 0.608 * q)).mean(axis=0)
-    return (z[0] - z[1]) / (GAS_CONSTANT * depth) - virtual
+    virtual = virtual_temperature(t, q).mean(axis=0)
+    return (z[0] - z[1]) / (DRY_AIR_GAS_CONSTANT * depth) - virtual

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 
@@ -33,7 +34,7 @@ __all__ = [
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-class AssimilatorError(ValueError):
+class AssimilatorError(DacycleError, ValueError):
     """An assimilator is unknown, its file unusable in this world, or its input malformed; the message says which."""
 
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.balance import thickness_imbalance
 from dacycle.assimilators.base import Assimilator
-from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES
+from dacycle.forecast_adapter.channels import GROUPS, NAMES
+from dacycle.forecast_adapter.scores import water_column
 
-__all__ = ["Guards", "Status", "StepResult", "assimilate", "water_column"]
+__all__ = ["Guards", "Status", "StepResult", "assimilate"]
 
 Status = Literal["ok", "degraded", "fallback"]
-GRAVITY = 9.80665
 _Q = GROUPS["q"]
 
 
@@ -132,12 +132,6 @@ def _sizes(state: NDArray, background: NDArray, weights: NDArray) -> tuple[float
     """Root mean square over the globe, and largest magnitude, of a channel's increment (H, W)."""
     increment = state.astype(np.float64) - background
     return float(np.sqrt((increment**2 * weights).mean())), float(np.abs(increment).max())
-
-
-def water_column(humidity: NDArray, weights: NDArray) -> float:
-    """Global mean column water, kg m-2, of specific humidity (13, H, W) on `LEVELS`; weights (H, W) mean 1."""
-    columns = np.trapezoid(humidity.astype(np.float64), 100.0 * np.asarray(LEVELS, float), axis=0) / GRAVITY
-    return float((columns * weights).mean())
 
 
 def _clip_humidity(state: NDArray, weights: NDArray) -> tuple[NDArray, float]:

@@ -1,8 +1,9 @@
 """Superobs: the observations of a grid cell as one value and one error, on channel planes and observation planes.
 
 On a channel, departures are averaged at the stations' own positions and heights and the cell's background is added
-back: averaging the values of forty stations at forty heights would be wrong. What no channel holds (precipitation, OLR,
-humidity from dewpoint) is averaged as it is, on a plane of its own. Training uses the same function as cycling.
+back: averaging the values of forty stations at forty heights would be wrong. Variables that no channel holds
+(precipitation, OLR, humidity from dewpoint) are averaged as values, on a plane of their own. Training uses the same
+function as cycling.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, NAMES, PLANES, index
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, NAMES, PLANES, index
 from dacycle.forecast_adapter.grid import Grid, cells, interpolate_to_points
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint, station_pressure_ratio
 from dacycle.obs_ingest.errors.model import period_variance
 from dacycle.obs_ingest.errors.table import ErrorTable
-from dacycle.obs_ingest.operators.columns import specific_humidity, station_pressure_ratio
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, USES, VARIABLES, ObservationError
 
 __all__ = ["ERROR_FLOOR", "GriddedObservations", "grid_observations"]
@@ -24,8 +25,7 @@ __all__ = ["ERROR_FLOOR", "GriddedObservations", "grid_observations"]
 ERROR_FLOOR = 0.01
 """Least error of a superob on a channel, as a fraction of the channel's standard deviation."""
 
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
-_MIDDLES = (_LOG_LEVELS[1:] + _LOG_LEVELS[:-1]) / 2
+_MIDDLES = (LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,22 +52,21 @@ def grid_observations(
     std: NDArray | None = None,
     assumed: ErrorTable | None = None,
 ) -> GriddedObservations:
-    """Superobs of the rows whose use is `assimilated`.
+    """Average the rows whose use is `assimilated` in grid cells.
 
     A superob's squared error is the mean representativeness variance plus the mean instrument variance over n: a row's
-    `error` is divided between the two as in `assumed`. The OLR plane is a mean over six hours: to the
-    representativeness variance of a mean over any other period, `errors.period_variance` is added. Values between the
-    standard levels go to the nearest one in log p. Station pressure becomes a departure in msl, unless its site reports
-    msl itself.
+    `error` is divided between the two as in `assumed`. The OLR plane is a mean over six hours: `errors.period_variance`
+    is added to the representativeness variance of a mean over any other period. Values between the standard levels go
+    to the nearest one in log p. Station pressure becomes a departure in msl, unless its site reports msl itself.
 
     Args:
         table: after quality control, n rows.
         equivalents: (n,) H(x_b).
         background: (69, H, W) x_b.
-        grid: of the background.
-        planes: observation planes wanted, from `PLANES`, in this order.
-        std: (69,) the world's channel standard deviations, which floor the errors; None: no floor.
-        assumed: what the rows' errors were assigned by; None: the built-in table.
+        grid: the grid of the background.
+        planes: observation planes, from `PLANES`, in this order.
+        std: (69,) the world's channel standard deviations, which set the least error; None: there is none.
+        assumed: the table that assigned the rows' errors; None: the built-in one.
 
     Raises:
         ObservationError: for an unknown plane.
@@ -82,11 +81,11 @@ def grid_observations(
     values = np.zeros((len(NAMES) + len(planes), *grid.shape), np.float32)
     errors = np.zeros_like(values)
 
-    mine = np.nonzero(channel >= 0)[0]
-    departure = (rows.value[mine] - equivalents[used][mine]) * scale[mine]
+    on = np.nonzero(channel >= 0)[0]
+    departure = (rows.value[on] - equivalents[used][on]) * scale[on]
     cell, mean, error = _average(
-        np.ravel_multi_index((channel[mine], y[mine], x[mine]), values.shape),
-        departure, instrument[mine] * scale[mine] ** 2, representativeness[mine] * scale[mine] ** 2,
+        np.ravel_multi_index((channel[on], y[on], x[on]), values.shape),
+        departure, instrument[on] * scale[on] ** 2, representativeness[on] * scale[on] ** 2,
     )  # fmt: skip
     if std is not None:
         error = np.maximum(error, ERROR_FLOOR * std[cell // (grid.shape[0] * grid.shape[1])])
@@ -94,10 +93,10 @@ def grid_observations(
     errors.reshape(-1)[cell] = error
 
     for i, name in enumerate(planes, start=len(NAMES)):
-        mine, value, slope = _plane(name, rows, background, grid)
+        on, value, slope = _plane(name, rows, background, grid)
         cell, mean, error = _average(
-            np.ravel_multi_index((y[mine], x[mine]), grid.shape),
-            value, instrument[mine] * slope**2, representativeness[mine] * slope**2,
+            np.ravel_multi_index((y[on], x[on]), grid.shape),
+            value, instrument[on] * slope**2, representativeness[on] * slope**2,
         )  # fmt: skip
         values[i].reshape(-1)[cell] = mean
         errors[i].reshape(-1)[cell] = error
@@ -122,7 +121,7 @@ class _Rows:
 
 
 def _variances(table: pd.DataFrame, assumed: ErrorTable) -> tuple[_Rows, NDArray, NDArray]:
-    """Columns of the used rows, and the instrument and representativeness parts of their squared errors."""
+    """Return the columns of the used rows, and the instrument and representativeness parts of their squared errors."""
     names = ("value", "latitude", "longitude", "elevation", "pressure", "period")
     numbers = {name: table[name].to_numpy() for name in names}
     rows = _Rows(table["variable"].array.codes, site=table["site"].array.codes, **numbers)
@@ -132,14 +131,14 @@ def _variances(table: pd.DataFrame, assumed: ErrorTable) -> tuple[_Rows, NDArray
 
 
 def _channels(rows: _Rows, equivalents: NDArray) -> tuple[NDArray[np.int64], NDArray]:
-    """Each row's channel (-1: none) and the factor that turns its departure into that channel's."""
+    """Return each row's channel (-1: none) and the factor from its departure to that channel's."""
     channel, scale = np.full(len(rows.value), -1), np.ones(len(rows.value))
     for name in ("t2m", "msl", "u10", "v10"):
         channel[rows.are(name)] = index(name)
     level = np.searchsorted(_MIDDLES, np.log(rows.pressure))
     for name in LEVEL_VARIABLES:
-        mine = rows.are(name)
-        channel[mine] = index(f"{name}{LEVELS[0]}") + level[mine]
+        of_name = rows.are(name)
+        channel[of_name] = index(f"{name}{LEVELS[0]}") + level[of_name]
     station = rows.are("ps") & ~np.isin(rows.site, rows.site[rows.are("msl")])
     channel[station] = index("msl")
     scale[station] = 1 / station_pressure_ratio(rows.elevation[station])
@@ -148,26 +147,26 @@ def _channels(rows: _Rows, equivalents: NDArray) -> tuple[NDArray[np.int64], NDA
 
 
 def _plane(name: str, rows: _Rows, background: NDArray, grid: Grid) -> tuple[NDArray[np.intp], NDArray, NDArray]:
-    """Rows of an observation plane, their values on it, and the factor from their errors to the plane's."""
+    """Return the rows of an observation plane, their values on it, and the factor from their errors to the plane's."""
     if name == "olr":
-        mine = np.nonzero(rows.are("olr"))[0]
-        return mine, rows.value[mine], np.ones(len(mine))
+        on = np.nonzero(rows.are("olr"))[0]
+        return on, rows.value[on], np.ones(len(on))
     if name == "tp6h":
-        mine = np.nonzero(rows.are("tp") & (rows.period == 6))[0]
-        return mine, rows.value[mine], np.ones(len(mine))
-    mine = np.nonzero(rows.are("td2m") & np.isfinite(rows.elevation))[0]
-    latitude, longitude = rows.latitude[mine], rows.longitude[mine]
+        on = np.nonzero(rows.are("tp") & (rows.period == 6))[0]
+        return on, rows.value[on], np.ones(len(on))
+    on = np.nonzero(rows.are("td2m") & np.isfinite(rows.elevation))[0]
+    latitude, longitude = rows.latitude[on], rows.longitude[on]
     sea_level = interpolate_to_points(background[index("msl")], grid, latitude, longitude)
-    pressure = sea_level * station_pressure_ratio(rows.elevation[mine])
-    dewpoint = rows.value[mine]
-    slope = specific_humidity(dewpoint + 0.5, pressure) - specific_humidity(dewpoint - 0.5, pressure)
-    return mine, specific_humidity(dewpoint, pressure), slope
+    pressure = sea_level * station_pressure_ratio(rows.elevation[on])
+    dewpoint = rows.value[on]
+    slope = humidity_from_dewpoint(dewpoint + 0.5, pressure) - humidity_from_dewpoint(dewpoint - 0.5, pressure)
+    return on, humidity_from_dewpoint(dewpoint, pressure), slope
 
 
 def _average(
     cell: NDArray[np.intp], value: NDArray, instrument: NDArray, representativeness: NDArray
 ) -> tuple[NDArray[np.intp], NDArray, NDArray]:
-    """Distinct cells, the mean value in each, and the superob's error."""
+    """Return the distinct cells, the mean value in each, and the superob's error."""
     distinct, back, count = np.unique(cell, return_inverse=True, return_counts=True)
     mean = np.bincount(back, value, len(distinct)) / count
     single = np.bincount(back, instrument, len(distinct)) / count

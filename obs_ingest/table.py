@@ -1,4 +1,4 @@
-"""The observation table: one row per value, checked once where it enters, the same from source to archive.
+"""The observation table: one row per value, checked once where it enters, with the same columns up to the archive.
 
 Text columns are pandas categoricals in memory (their integer codes make quality control fast) and dictionaries of
 plain strings on disk. Times are UTC without a zone.
@@ -21,6 +21,7 @@ __all__ = [
     "DEPARTURE_COLUMNS",
     "LEVEL_VARIABLES",
     "OTHER_UNITS",
+    "PLANE_VARIABLES",
     "REASONS",
     "SCHEMA",
     "UNITS",
@@ -28,11 +29,13 @@ __all__ = [
     "VARIABLES",
     "ObservationError",
     "add_departures",
+    "at_origin",
     "check_table",
     "check_unit",
     "concatenate",
     "empty_table",
     "from_arrow",
+    "is_position",
     "make_table",
     "site_names",
     "to_arrow",
@@ -57,6 +60,8 @@ UNITS: dict[str, str] = {
 
 VARIABLES: tuple[str, ...] = tuple(UNITS)
 LEVEL_VARIABLES: tuple[str, ...] = ("z", "q", "u", "v", "t")
+PLANE_VARIABLES: dict[str, str] = {"tp6h": "tp", "olr": "olr", "q2m": "td2m"}
+"""Observation planes beside the channels, and the variable that fills each."""
 USES: tuple[str, ...] = ("assimilated", "withheld", "rejected", "late")
 REASONS: tuple[str, ...] = (
     "",
@@ -86,7 +91,7 @@ OTHER_UNITS: dict[str, tuple[float, float, str]] = {
     "ps": (300.0, 1100.0, "hPa; multiply by 100"),
     "q": (0.06, 40.0, "g/kg; divide by 1000"),
 }
-"""Where a value in the usual wrong unit would lie: (low, high, what it is and its remedy), all outside the SI range."""
+"""Range of each variable in its usual wrong unit, outside the range in SI: low, high, the unit and its remedy."""
 
 _TIME, _TEXT, _FLOAT = pa.timestamp("s"), pa.dictionary(pa.int32(), pa.string()), pa.float32()
 SCHEMA: pa.Schema = pa.schema(
@@ -112,10 +117,10 @@ SCHEMA: pa.Schema = pa.schema(
 
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
 DEPARTURE_COLUMNS: tuple[str, ...] = ("background", "analysis", "o_b", "o_a", "height_difference")
-"""What a departure table adds, NaN where there is no operator: H(x_b), H(x_a), O-B, O-A; and the metres from the
-model's ground up to the station, over which H moves t2m and by which t2m and td2m are rejected; NaN for the others."""
+"""Columns that a table of departures has in addition: H(x_b), H(x_a), O-B and O-A, NaN where there is no operator; and
+the height of the station above the model's ground (m), for t2m, which H corrects by it, and td2m; NaN for others."""
 BIAS_COLUMN = "bias"
-"""The bias of the station that was taken off `value`, in a departure table of an experiment that asks for it."""
+"""Bias of the station that was subtracted from `value`; in departures of an experiment that corrects biases."""
 
 _EXTRA = (*DEPARTURE_COLUMNS, BIAS_COLUMN)
 _ENUMERATIONS = {"variable": VARIABLES, "use": USES, "reason": REASONS}
@@ -129,13 +134,30 @@ class ObservationError(DacycleError, ValueError):
     """Observations cannot be read or used as they are; the message names source, column or field, and the remedy."""
 
 
+def is_position(latitude: ArrayLike, longitude: ArrayLike) -> NDArray[np.bool_]:
+    """Return whether each latitude is in [-90, 90] and each longitude in [-180, 360], in degrees; NaN is not."""
+    east = np.asarray(longitude)
+    return (np.abs(latitude) <= 90) & (east >= -180) & (east <= 360)
+
+
+def at_origin(latitude: NDArray, longitude: NDArray, inclusive: bool = False) -> NDArray[np.bool_]:
+    """Return whether each position is 0 N 0 E to 0.01 degrees, in the sea: where stations without a position are put.
+
+    Args:
+        latitude, longitude: degrees.
+        inclusive: whether 0.01 degrees itself counts; it does for reports in text, not in quality control.
+    """
+    within = np.less_equal if inclusive else np.less
+    return within(abs(latitude), 0.01) & within(abs(longitude), 0.01)
+
+
 def site_names(latitude: NDArray, longitude: NDArray) -> pd.Categorical:
-    """(n,) names of places, from positions rounded to 0.01 degrees: two sources at one place share a site."""
+    """Return names of places (n,), from positions rounded to 0.01 degrees: two sources at one place share a site."""
     lat = np.rint(np.asarray(latitude) * 100).astype(int)
     lon = (np.rint(np.asarray(longitude) * 100).astype(int) + 18000) % 36000 - 18000
     keys, codes = np.unique(lat * 100000 + lon + 50000, return_inverse=True)
     lats, lons = np.divmod(keys, 100000)
-    names = [f"{a / 100:+06.2f}{(b - 50000) / 100:+07.2f}" for a, b in zip(lats, lons, strict=True)]
+    names = [f"{y / 100:+06.2f}{(x - 50000) / 100:+07.2f}" for y, x in zip(lats, lons, strict=True)]
     return pd.Categorical.from_codes(codes, names)
 
 
@@ -155,9 +177,9 @@ def make_table(
     error: NDArray,
     source: str,
 ) -> pd.DataFrame:
-    """A table of n rows from arrays; `variable` holds positions in `VARIABLES`, scalars are repeated.
+    """Return a table of n rows from arrays; `variable` holds positions in `VARIABLES`, scalars are repeated.
 
-    Every row starts as `assimilated`, which is for quality control to confirm.
+    Every row starts as `assimilated`; quality control decides.
     """
     n = len(value)
     zeros = np.zeros(n, np.int8)
@@ -183,72 +205,72 @@ def make_table(
 
 @lru_cache(maxsize=256)
 def _only(name: str) -> pd.CategoricalDtype:
-    """The type of a column that holds one name: one object, so that `_union` knows it again."""
+    """Return the type of a column that holds one name: always the same object, which `_union` recognises."""
     return pd.CategoricalDtype([name])
 
 
 def empty_table() -> pd.DataFrame:
-    """A table with every column and no row."""
-    nothing = np.empty(0)
+    """Return a table with every column and no row."""
+    numbers = np.empty(0)
     times = np.empty(0, "datetime64[s]")
     names = pd.Categorical.from_codes(np.empty(0, int), [])
     table = make_table(
-        time=times, period=nothing, received=times, site=names, station=names, latitude=nothing, longitude=nothing,
-        elevation=nothing, pressure=nothing, variable=np.empty(0, int), value=nothing, error=nothing, source="",
+        time=times, period=numbers, received=times, site=names, station=names, latitude=numbers, longitude=numbers,
+        elevation=numbers, pressure=numbers, variable=np.empty(0, int), value=numbers, error=numbers, source="",
     )  # fmt: skip
     table["source"] = names
     return table
 
 
 def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of any sources one below the other, categoricals kept (pandas' own concat would fall back to objects)."""
+    """Stack tables of any sources; categoricals are kept, which pandas' own concat would turn into objects."""
     filled = [table for table in tables if len(table)]
     if not filled:
         return empty_table()
     columns: dict[str, object] = {}
     for name in filled[0].columns:
-        parts = [table[name].array for table in filled]
+        arrays = [table[name].array for table in filled]
         if name in _NAMES:
-            columns[name] = _union(parts)
+            columns[name] = _union(arrays)
         elif name in _DTYPES:
-            codes = np.concatenate([part.codes for part in parts])
+            codes = np.concatenate([array.codes for array in arrays])
             columns[name] = pd.Categorical.from_codes(codes, dtype=_DTYPES[name])
         else:
-            columns[name] = np.concatenate([part.to_numpy() for part in parts])
+            columns[name] = np.concatenate([array.to_numpy() for array in arrays])
     return pd.DataFrame(columns, copy=False)
 
 
 _UNIONS: dict[tuple[int, ...], tuple[list[pd.Index], pd.CategoricalDtype, list[NDArray]]] = {}
 
 
-def _union(parts: Sequence[pd.Categorical]) -> pd.Categorical:
-    """One below the other, with the categories of all.
+def _union(columns: Sequence[pd.Categorical]) -> pd.Categorical:
+    """Stack columns of names, with the categories of all.
 
-    A source has the same names in every cycle, and comparing thousands of them takes longer than all the rest: how they
-    go together is remembered, by which lists they are.
+    A source has the same names in every cycle, and comparing thousands of them takes longer than everything else.
+    The union is therefore kept, by the identity of the lists of names.
     """
-    lists = [part.categories for part in parts]
+    lists = [column.categories for column in columns]
     key = tuple(map(id, lists))
     if key not in _UNIONS:
         if len(_UNIONS) >= 64:
             _UNIONS.clear()
         union = union_categoricals([pd.Categorical.from_codes(np.arange(len(names)), names) for names in lists])
-        places = np.split(union.codes, np.cumsum([len(names) for names in lists[:-1]]))
-        # The lists are kept as well, so that no other can have the identity of one of them.
-        _UNIONS[key] = (lists, union.dtype, places)
-    _, dtype, places = _UNIONS[key]
-    codes = np.concatenate([place[part.codes] for place, part in zip(places, parts, strict=True)])
+        new_codes = np.split(union.codes, np.cumsum([len(names) for names in lists[:-1]]))
+        # The lists are kept as well, so that no other list can get the identity of one of them.
+        _UNIONS[key] = (lists, union.dtype, new_codes)
+    _, dtype, new_codes = _UNIONS[key]
+    codes = np.concatenate([new[column.codes] for new, column in zip(new_codes, columns, strict=True)])
     return pd.Categorical.from_codes(codes, dtype=dtype)
 
 
 def add_departures(table: pd.DataFrame, background: NDArray, analysis: NDArray) -> pd.DataFrame:
-    """The table with `background` = H(x_b), `analysis` = H(x_a) and the departures `o_b`, `o_a`, each (n,)."""
+    """Return the table with `background` = H(x_b), `analysis` = H(x_a) and the departures `o_b`, `o_a`, each (n,)."""
     value = table["value"].to_numpy()
     return table.assign(background=background, analysis=analysis, o_b=value - background, o_a=value - analysis)
 
 
 def to_arrow(table: pd.DataFrame) -> pa.Table:
-    """The table as it is written to disk; departure columns, where present, follow those of `SCHEMA`."""
+    """Return the table as it is written to disk; departure columns, where present, follow those of `SCHEMA`."""
     extra = [pa.field(name, _FLOAT) for name in _EXTRA if name in table]
     schema = pa.schema([*SCHEMA, *extra])
     arrays = [_arrow_array(table[field.name], field.type) for field in schema]
@@ -263,19 +285,20 @@ def _arrow_array(column: pd.Series, kind: pa.DataType) -> pa.Array:
 
 
 def from_arrow(arrow: pa.Table, source: str) -> pd.DataFrame:
-    """The checked table of what `to_arrow` made; `source` is the file, for messages."""
+    """Return the checked table that `to_arrow` wrote; `source` is the file, for messages."""
     return check_table(arrow.to_pandas(), source)
 
 
 def check_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The table with its columns in order and in their types, or an error that says what is wrong with it.
+    """Return a table with its columns in order and in their types, or raise an error that says what is wrong with it.
 
-    A value may be NaN: quality control rejects that row as `missing_value`. Nothing else may be.
+    A value may be NaN: quality control rejects that row as `missing_value`. No other number of a row may be missing but
+    receipt, elevation and, at the surface, pressure.
 
     Args:
-        table: any frame with the columns of `COLUMNS`, and none, or all, of `DEPARTURE_COLUMNS`, with or without
-            `BIAS_COLUMN`; a table of departures from before `height_difference` was kept gets it, as NaN.
-        source: where it came from, for the message.
+        table: any frame with the columns of `COLUMNS`, with none or all of `DEPARTURE_COLUMNS`, with or without
+            `BIAS_COLUMN`. An older table of departures, without `height_difference`, gets that column as NaN.
+        source: where the table comes from, for the message.
 
     Raises:
         ObservationError: naming the source, the column, the first bad row and the remedy.
@@ -296,7 +319,7 @@ def check_table(table: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def _column(column: pd.Series, name: str, source: str) -> object:
-    """One column in its type."""
+    """Return one column in its type."""
     if name in ("time", "received"):
         if getattr(column.dtype, "tz", None) is not None:
             raise ObservationError(f"{source}: {name} has a time zone; times are UTC without one")
@@ -306,7 +329,7 @@ def _column(column: pd.Series, name: str, source: str) -> object:
             return column.array
         bad = sorted({str(v) for v in column.unique()} - set(_ENUMERATIONS[name]))
         if bad:
-            known = ", ".join(repr(v) for v in _ENUMERATIONS[name])
+            known = ", ".join(map(repr, _ENUMERATIONS[name]))
             raise ObservationError(f"{source}: unknown {name} {', '.join(map(repr, bad))}; known are {known}")
         return column.astype(_DTYPES[name]).array
     if name in _NAMES:
@@ -340,11 +363,12 @@ def _check_numbers(table: pd.DataFrame, source: str) -> None:
         raise ObservationError(f"{source}: pressure reaches only {highest:g}; if it is hPa, multiply by 100")
 
 
-def _refuse(bad: NDArray, table: pd.DataFrame, source: str, what: str) -> None:
+def _refuse(bad: NDArray, table: pd.DataFrame, source: str, problem: str) -> None:
+    """Raise an error about the first bad row, if there is one."""
     if bad.any():
         row = table.iloc[int(bad.argmax())]
         raise ObservationError(
-            f"{source}: {what} in {int(bad.sum())} of {len(table)} rows, first for {row['variable']} at station "
+            f"{source}: {problem} in {int(bad.sum())} of {len(table)} rows, first for {row['variable']} at station "
             f"{row['station']}, {row['time']}"
         )
 
@@ -356,14 +380,14 @@ def _check_units(table: pd.DataFrame, source: str) -> None:
 
 
 def check_unit(name: str, values: NDArray, source: str) -> None:
-    """Refuse values (n,) of a variable whose median lies where the usual wrong unit would put it.
+    """Raise an error where the median of values lies in the range of the usual wrong unit; see `OTHER_UNITS`.
 
     Single values are left to quality control.
 
     Args:
         name: of the variable.
-        values: NaN where missing.
-        source: where they came from, for the message.
+        values: (n,) NaN where missing.
+        source: where they come from, for the message.
 
     Raises:
         ObservationError: naming the source, the variable and the remedy.

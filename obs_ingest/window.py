@@ -1,4 +1,8 @@
-"""The assimilation window: which values belong to a cycle, and which of them had arrived in time."""
+"""The assimilation window: which values belong to a cycle, and which of them arrived in time.
+
+The cycle of 12 UTC takes the values of 09:00:01 to 15:00 UTC. With a cutoff of 3 h, a value of 11 UTC that was received
+at 15:10 UTC is late.
+"""
 
 from dataclasses import dataclass
 
@@ -28,21 +32,21 @@ class Window:
 
     @property
     def start(self) -> np.datetime64:
-        """t - 3 h, itself outside the window."""
+        """Return t - 3 h, which is outside the window."""
         return self.time - HALF_WIDTH
 
     @property
     def end(self) -> np.datetime64:
-        """t + 3 h, itself inside the window."""
+        """Return t + 3 h, which is inside the window."""
         return self.time + HALF_WIDTH
 
     def holds(self, times: NDArray[np.datetime64]) -> NDArray[np.bool_]:
-        """(n,) whether each time (the end of the period, for sums and means) lies in the window."""
+        """Return whether each time (n,) lies in the window; for sums and means it is the end of the period."""
         times = np.asarray(times, "datetime64[s]")
         return (times > self.start) & (times <= self.end)
 
     def late(self, received: NDArray[np.datetime64]) -> NDArray[np.bool_]:
-        """(n,) whether each value came after the cutoff; an unknown receipt time (NaT) is never late."""
+        """Return whether each value (n,) was received after the cutoff; an unknown receipt (NaT) is never late."""
         received = np.asarray(received, "datetime64[s]")
         if self.cutoff is None:
             return np.zeros(len(received), bool)

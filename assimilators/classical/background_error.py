@@ -23,6 +23,7 @@ from dacycle.assimilators.classical.olr import OlrOperator, OlrSamples, fit_olr
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
@@ -39,7 +40,6 @@ __all__ = [
 _FORMAT = "dacycle background error 2"
 _UNITS = 100  # of the largest value of a field, in which it is stored: finer ones make the file larger than 10 MB
 _OLR_STATES = 36  # a year, to fit the operator to
-_STEP = np.timedelta64(6, "h")
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def forecast_errors(
     errors = []
     for i, lead in enumerate(used):
         time = starts[lead][int((i + generator.random()) / members * len(starts[lead]))]
-        previous, current = reference.array(time - _STEP)[None], reference.array(time)[None]
+        previous, current = reference.array(time - STEP)[None], reference.array(time)[None]
         steps = int(lead) // 6
         forecast = next(islice(model.forecast(previous, current, steps), steps - 1, None))
         errors.append(forecast[0] - reference.array(time + np.timedelta64(int(lead), "h")))
@@ -218,8 +218,8 @@ def forecast_errors(
 def _usable(time: np.datetime64, lead: int, held: set[np.datetime64]) -> bool:
     """Whether both frames and the verifying state exist, in one calendar year."""
     last = time + np.timedelta64(lead, "h")
-    same_year = (time - _STEP).astype("datetime64[Y]") == last.astype("datetime64[Y]")
-    return bool(same_year) and time - _STEP in held and last in held
+    same_year = (time - STEP).astype("datetime64[Y]") == last.astype("datetime64[Y]")
+    return bool(same_year) and time - STEP in held and last in held
 
 
 def estimate_background_error(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint
 from dacycle.forecast_adapter.worlds.reference import Reference
-from dacycle.obs_ingest.operators.columns import specific_humidity
 
 __all__ = ["OlrOperator", "OlrSamples", "fit_olr"]
 
@@ -84,6 +84,6 @@ def _predictors(states: NDArray) -> NDArray[np.float64]:
     moist = temperature[..., _MOIST, :, :]
     pressure = 100.0 * np.array(LEVELS, float)[_MOIST, None, None]
     relative = np.clip(
-        humidity / specific_humidity(moist, pressure), 0, 1.5
+        humidity / humidity_from_dewpoint(moist, pressure), 0, 1.5
     )  # the dewpoint of saturated air is its own
     return np.concatenate([temperature, humidity, relative, relative**2], axis=-3)

@@ -10,16 +10,17 @@ Needs no torch: any `Assimilator` is judged. The same seed gives every method th
 from __future__ import annotations
 
 import time as clock
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field
 
 from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.sampling.backgrounds import Backgrounds
 from dacycle.assimilators.sampling.observing import DENIABLE, USUAL, Network, Observing
+from dacycle.common.configuration import Strict
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, great_circle_km
@@ -36,8 +37,7 @@ OVERALL = "all"
 """In place of a channel's name: scores over all channels, in the world's standard deviations."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
+class Setting(Strict):
     """What is observed, and what is said of it.
 
     Attributes:
@@ -52,16 +52,10 @@ class Setting:
 
     name: str
     pattern: Pattern = "points"
-    density: float = 0.05
-    noise: float = 0.05
-    assumed: float = 1.0
+    density: Annotated[float, Field(gt=0, le=1)] = 0.05
+    noise: Annotated[float, Field(gt=0)] = 0.05
+    assumed: Annotated[float, Field(gt=0)] = 1.0
     deny: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.pattern not in get_args(Pattern):
-            raise ValueError(f"{self.name}: pattern is {self.pattern!r}, but must be {', '.join(get_args(Pattern))}")
-        if not (0 < self.density <= 1 and self.noise > 0 and self.assumed > 0):
-            raise ValueError(f"{self.name}: density must be in (0, 1], noise and assumed above 0")
 
 
 def score_single_analyses(

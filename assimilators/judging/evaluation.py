@@ -17,7 +17,8 @@ from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.sampling.backgrounds import Backgrounds
 from dacycle.assimilators.sampling.observing import USUAL, Observing
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM, Grid, great_circle_km
+from dacycle.forecast_adapter.grid import Grid, great_circle_km
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 
 __all__ = [
     "Influence",

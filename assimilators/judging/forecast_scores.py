@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.scores import anomaly_correlation, mse
+from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import Climatology
@@ -19,7 +20,6 @@ __all__ = ["LEADS", "ForecastScores", "FreeRun", "increment_growth", "run_freely
 
 LEADS = (6, 24, 48, 72, 120, 168, 240)
 """Hours at which forecasts are judged."""
-STEP = 6
 BATCH = 8
 
 
@@ -77,7 +77,7 @@ def score_forecasts(
     leads: tuple[int, ...] = LEADS,
 ) -> ForecastScores:
     """Forecasts from `starts` times spread evenly over `times` (one year's, every 6 h), judged at `leads` hours."""
-    last = len(times) - 1 - max(leads) // STEP
+    last = len(times) - 1 - max(leads) // STEP_HOURS
     chosen = np.unique(np.linspace(1, last, starts).astype(int))
     chunks = [
         _score(model, reference, climatology, times, chosen[k : k + BATCH], leads) for k in range(0, len(chosen), BATCH)
@@ -105,8 +105,8 @@ def _score(
     headline, grid = [index(name) for name in HEADLINE], model.grid
     previous, current = _frames(reference, times, starts - 1), _frames(reference, times, starts)
     rows = []
-    for step, state in enumerate(model.forecast(previous, current, max(leads) // STEP), 1):
-        if STEP * step not in leads:
+    for step, state in enumerate(model.forecast(previous, current, max(leads) // STEP_HOURS), 1):
+        if STEP_HOURS * step not in leads:
             continue
         truth = _frames(reference, times, starts + step)[:, headline]
         usual = np.stack([climatology.at(times[k])[headline] for k in starts + step])
@@ -132,7 +132,7 @@ def run_freely(
     starts: int = 4,
 ) -> FreeRun:
     """Forecasts of `days` from `starts` times spread over `times`, compared with the reference's last days."""
-    headline, steps = [index(name) for name in HEADLINE], 24 // STEP * days
+    headline, steps = [index(name) for name in HEADLINE], 24 // STEP_HOURS * days
     tail = range(steps - steps // 6 + 1, steps + 1)
     chosen = np.linspace(1, len(times) - 1 - steps, starts).astype(int)
     previous, current = _frames(reference, times, chosen - 1), _frames(reference, times, chosen)
@@ -165,7 +165,7 @@ def increment_growth(
     forecast without the increment, as a share of the increment's own, averaged over the headline channels. 1 is right
     but for what grows or fades in a day; well above 1, the increment is mistaken for a tendency.
     """
-    headline, later = [index(name) for name in HEADLINE], 24 // STEP * days
+    headline, later = [index(name) for name in HEADLINE], 24 // STEP_HOURS * days
     chosen = np.linspace(1, len(times) - 1 - later, starts).astype(int)
     previous, current = _frames(reference, times, chosen - 1), _frames(reference, times, chosen)
     increment = np.float32(0.2) * (_frames(reference, times, chosen + later) - current)
@@ -174,7 +174,7 @@ def increment_growth(
     def size(field: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.sqrt((np.square(field[:, headline], dtype=np.float64) * model.grid.weights).mean((0, 2, 3)))
 
-    left = {STEP * step: size(moved - unmoved) for step, (unmoved, moved) in enumerate(pairs, 1)}
+    left = {STEP_HOURS * step: size(moved - unmoved) for step, (unmoved, moved) in enumerate(pairs, 1)}
     return {lead: float((left[lead] / size(increment)).mean()) for lead in (6, 24)}
 
 

@@ -15,7 +15,7 @@ from dacycle.assimilators.classical.olr import OlrOperator
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import annual_basis
 from dacycle.obs_ingest.operators.learned import LEARNED, LearnedOperator
-from dacycle.obs_ingest.quality.control import PLANE_VARIABLES
+from dacycle.obs_ingest.table import PLANE_VARIABLES
 
 __all__ = ["OperatorScore", "climatology_of_planes", "packaged_regression", "planes_of", "score_operator"]
 
@@ -76,7 +76,7 @@ def score_operator(
         every: only every so manieth time.
 
     Raises:
-        ReferenceError: a year is not there.
+        ReferenceDataError: a year is not there.
     """
     trained = operator.metadata["training"]["years"]
     say(f"climatology of {', '.join(map(str, trained))}")

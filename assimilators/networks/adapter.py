@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.adas import AdasSize
-from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants, weights_of
+from dacycle.assimilators.networks.blocks.base import Constants, weights_of
 from dacycle.assimilators.networks.blocks.departures import DepartureNetwork
 from dacycle.assimilators.networks.blocks.layers import Attention, Pointwise
 from dacycle.assimilators.networks.fnp import FnpSize
 from dacycle.assimilators.networks.vae_var import VaeVarNetwork, VaeVarSize
-from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
 __all__ = [
@@ -121,7 +121,7 @@ class Adapter(nn.Module):
 
 def _chosen(planes: tuple[str, ...]) -> list[int]:
     """Where the modalities are among the inputs."""
-    return [CHANNELS + planes.index(name) for name in MODALITIES]
+    return [CHANNEL_COUNT + planes.index(name) for name in MODALITIES]
 
 
 def _all_but(chosen: list[int], inputs: int) -> Tensor:

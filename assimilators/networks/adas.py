@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, SetConvolutions, added
 from dacycle.assimilators.networks.blocks.layers import Attention, Pointwise
-from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.mini import pad_sphere
 
@@ -67,7 +67,7 @@ class AdasNetwork(DepartureNetwork):
         self.set_convolutions = SetConvolutions(grid)
         near, wide = (k * self.inputs // 2 for k in (self.set_convolutions.fine, self.set_convolutions.coarse))
         d = self.latent = size.width
-        self.embed = nn.Conv2d(CHANNELS + self.known, d, 2, stride=2)
+        self.embed = nn.Conv2d(CHANNEL_COUNT + self.known, d, 2, stride=2)
         self.departures_near, self.departures_wide = nn.Conv2d(near, d, 2, stride=2), Pointwise(1, wide, d)
         self.confidence_near, self.confidence_wide = nn.Conv2d(near, d, 2, stride=2), Pointwise(1, wide, d)
         streams = ("background", "observed", "confidence")
@@ -78,8 +78,8 @@ class AdasNetwork(DepartureNetwork):
         self.fuse = Pointwise(1, 3 * d, d)
         self.after = nn.ModuleList(Attention(d, size.heads, size.window, bool(i % 2)) for i in range(size.layers))
         self.refine = Pointwise(1, d, 4 * size.fine)
-        self.local = Pointwise(1, 2 * near + CHANNELS + self.known, size.fine)
-        self.head = Pointwise(1, size.fine, CHANNELS)
+        self.local = Pointwise(1, 2 * near + CHANNEL_COUNT + self.known, size.fine)
+        self.head = Pointwise(1, size.fine, CHANNEL_COUNT)
         nn.init.zeros_(self.head.weight)  # the first analyses are the backgrounds
 
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:

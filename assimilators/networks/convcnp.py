@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, SetConvolutions, added
 from dacycle.assimilators.networks.blocks.layers import ConvolutionBlock, Pointwise
-from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
 __all__ = ["ConvCnpNetwork", "ConvCnpSize"]
@@ -61,13 +61,13 @@ class ConvCnpNetwork(DepartureNetwork):
 
         self.near = nn.Conv2d(fine, size.width, 2, stride=2)
         self.wide = Pointwise(1, coarse, size.width)
-        self.embed = nn.Conv2d(CHANNELS + self.known, size.width, 2, stride=2)
+        self.embed = nn.Conv2d(CHANNEL_COUNT + self.known, size.width, 2, stride=2)
         self.observed, self.background, self.merged = tower(size.layers), tower(size.layers), tower(size.merged)
         self.fuse = Pointwise(1, 2 * size.width, size.width)
         self.refine = Pointwise(1, size.width, 4 * size.fine)
-        self.local = Pointwise(1, fine + CHANNELS + self.known, size.fine)
+        self.local = Pointwise(1, fine + CHANNEL_COUNT + self.known, size.fine)
         self.mix = Pointwise(1, size.fine, size.fine)
-        self.head = Pointwise(1, size.fine, 2 * CHANNELS)
+        self.head = Pointwise(1, size.fine, 2 * CHANNEL_COUNT)
         nn.init.zeros_(self.head.weight)  # the first analyses are the backgrounds
 
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:

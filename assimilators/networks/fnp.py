@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, SetConvolutions, added
 from dacycle.assimilators.networks.blocks.layers import FourierLayer, Pointwise
-from dacycle.forecast_adapter.channels import GROUPS, PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
 __all__ = ["FnpNetwork", "FnpSize"]
@@ -72,7 +72,7 @@ class FnpNetwork(DepartureNetwork):
         self.encode_groups = nn.ModuleList(nn.Conv2d(fine * n, size.group, 2, stride=2) for n in observed)
         self.wide_joint = Pointwise(1, wide * inputs, size.joint)
         self.wide_groups = nn.ModuleList(Pointwise(1, wide * n, size.group) for n in observed)
-        self.background_joint = nn.Conv2d(CHANNELS + known, size.joint, 2, stride=2)
+        self.background_joint = nn.Conv2d(CHANNEL_COUNT + known, size.joint, 2, stride=2)
         self.background_groups = nn.ModuleList(
             nn.Conv2d(len(group) + known, size.group, 2, stride=2) for group in GROUPS.values()
         )
@@ -93,7 +93,7 @@ class FnpNetwork(DepartureNetwork):
     def _grouped(self, x: Tensor) -> list[Tensor]:
         """The channels of each group, (..., C, H, W), with its planes where there are any."""
         sizes = [len(group) for group in GROUPS.values()]
-        parts = list(x.split([*sizes, x.shape[-3] - CHANNELS], -3))
+        parts = list(x.split([*sizes, x.shape[-3] - CHANNEL_COUNT], -3))
         planes = parts.pop()
         return [torch.cat([parts[0], planes], -3), *parts[1:]]
 

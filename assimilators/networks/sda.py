@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.networks.blocks.denoiser import Denoiser
 from dacycle.assimilators.networks.blocks.diffusion import DiffusionNetwork, DiffusionSize
-from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
 __all__ = ["SdaNetwork"]
@@ -28,8 +28,8 @@ class SdaNetwork(DiffusionNetwork):
     def __init__(
         self, grid: Grid, constants: Constants, size: DiffusionSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
-        super().__init__(grid, constants, size, (CHANNELS, *grid.shape), planes)
-        self.denoiser = Denoiser(CHANNELS, 2, size.context, size.width, size.coarse, size.depth, size.kernel)
+        super().__init__(grid, constants, size, (CHANNEL_COUNT, *grid.shape), planes)
+        self.denoiser = Denoiser(CHANNEL_COUNT, 2, size.context, size.width, size.coarse, size.depth, size.kernel)
 
     def denoise(self, x: Tensor, noise: Tensor, context: Tensor) -> Tensor:
         """See `Denoiser`."""

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.networks.blocks.denoiser import Denoiser, OddBlock
 from dacycle.assimilators.networks.blocks.diffusion import DiffusionNetwork, DiffusionSize
 from dacycle.assimilators.networks.blocks.layers import Pointwise
-from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
 __all__ = ["SlamNetwork", "SlamSize"]
@@ -51,7 +51,7 @@ class SlamNetwork(DiffusionNetwork):
     ) -> None:
         half = (grid.shape[0] // 2, grid.shape[1] // 2)
         super().__init__(grid, constants, size, (size.latent, *half), planes)
-        folded, auto = 4 * CHANNELS, size.auto
+        folded, auto = 4 * CHANNEL_COUNT, size.auto
         self.denoiser = Denoiser(size.latent, 1, size.context, size.width, size.coarse, size.depth, size.kernel)
         self.encoder_stem = Pointwise(1, folded, auto, bias=False)
         self.encoder_block = OddBlock(auto, size.kernel, size.context)
@@ -59,7 +59,7 @@ class SlamNetwork(DiffusionNetwork):
         self.decoder_stem = Pointwise(1, size.latent, auto, bias=False)
         self.decoder_block = OddBlock(auto, size.kernel, size.context, linear=True)
         self.decoder_head = Pointwise(1, auto, folded, bias=False)
-        self.lost = nn.Parameter(torch.zeros(CHANNELS, 1, 1))
+        self.lost = nn.Parameter(torch.zeros(CHANNEL_COUNT, 1, 1))
 
     def encode(self, error: Tensor, context: Tensor) -> Tensor:
         """The latent (B, latent, H/2, W/2) of an error (B, 69, H, W)."""

@@ -34,11 +34,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants, weights_of
+from dacycle.assimilators.networks.blocks.base import Constants, weights_of
 from dacycle.assimilators.networks.blocks.layers import ConvolutionBlock, Depthwise, Pointwise
 from dacycle.assimilators.networks.blocks.prior import PriorNetwork
 from dacycle.assimilators.trained.stepping import Carried, Stepping
-from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.mini import pad_sphere
 
@@ -109,8 +109,11 @@ class Decoder(nn.Module):
         self.entries = nn.ModuleList(Pointwise(1, each, width, bias=False) for each in size.latents)
         self.ups = nn.ModuleList(Pointwise(1, width, 4 * width, bias=False) for _ in size.latents[1:])
         self.layers = nn.ModuleList(OddBlock(width, size.kernel) for _ in size.blocks)
-        self.out, self.smooth = Pointwise(1, width, 4 * CHANNELS, bias=False), Depthwise(CHANNELS, 3, bias=False)
-        nn.init.dirac_(self.smooth.weight, CHANNELS)
+        self.out, self.smooth = (
+            Pointwise(1, width, 4 * CHANNEL_COUNT, bias=False),
+            Depthwise(CHANNEL_COUNT, 3, bias=False),
+        )
+        nn.init.dirac_(self.smooth.weight, CHANNEL_COUNT)
 
     def forward(self, latents: Sequence[Tensor], gates: Sequence[Tensor]) -> Tensor:
         """(B, 69, H, W) of the latents (B, channels, rows, columns), the largest blocks' first."""
@@ -148,7 +151,7 @@ class Encoder(nn.Module):
     def __init__(self, size: VaeVarSize, inputs: int) -> None:
         super().__init__()
         width, coarser = size.width, size.latents[:-1]
-        self.embed = nn.Conv2d(CHANNELS + inputs, width, 2, stride=2)
+        self.embed = nn.Conv2d(CHANNEL_COUNT + inputs, width, 2, stride=2)
         self.layers = nn.Sequential(*(ConvolutionBlock(1, width, size.kernel) for _ in range(2)))
         self.downs = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 2, stride=2), ConvolutionBlock(1, width, size.kernel))
@@ -176,10 +179,10 @@ class VaeVarNetwork(PriorNetwork):
         self.shapes = [(each, rows // k, columns // k) for each, k in zip(size.latents, (8, 4, 2), strict=True)]
         shape = (1, sum(map(math.prod, self.shapes)))
         self.stepping = Stepping(size.iterations + 1, tuple(Carried(name, shape) for name in CARRIED))
-        inputs = CHANNELS + self.known
+        inputs = CHANNEL_COUNT + self.known
         self.encoder, self.decoder, self.gates = Encoder(size, inputs), Decoder(size), Gates(size, inputs)
         # Of the largest blocks alone, of those and the next, of all.
-        self.unsaid = nn.Parameter(torch.zeros(len(USED), CHANNELS, 1, 1))
+        self.unsaid = nn.Parameter(torch.zeros(len(USED), CHANNEL_COUNT, 1, 1))
 
     def prior_loss(self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Minus the evidence lower bound, per number of a state."""

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from dacycle.assimilators.exceptions import DataError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, annual_basis, load_world
 
 __all__ = [
     "CYCLED",
     "LEADS",
-    "STEP",
     "Backgrounds",
     "Errors",
     "check_years",
@@ -49,7 +49,6 @@ LEADS = (6, 12, 24, 48)
 CYCLED = 0
 """What stands for the lead of a cycle's background (`cycled_backgrounds`), whose errors go back longer than 6 h."""
 HELD_OUT_LEADS = (6, 24, 48)
-STEP = np.timedelta64(6, "h")
 DAY = 24
 TOGETHER = 32
 """Samples that are summed at once."""

@@ -16,7 +16,6 @@ import numpy as np
 from dacycle.assimilators.base import Assimilator, load_assimilator
 from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
-    STEP,
     Backgrounds,
     check_years,
     make_months,
@@ -25,6 +24,7 @@ from dacycle.assimilators.sampling.backgrounds import (
 from dacycle.assimilators.sampling.cycles import DROPPED, LAG, cycle
 from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of, random_network
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.sampling.backgrounds import STEP
 from dacycle.assimilators.sampling.observing import USUAL, Network, Observing
 from dacycle.assimilators.step import Guards, Status, assimilate
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models.model import ForecastModel
+from dacycle.forecast_adapter.state import STEP
 
 __all__ = ["Cycle", "CycledErrors", "cycle", "cycled_errors"]
 

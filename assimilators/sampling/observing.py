@@ -102,14 +102,14 @@ class Observing:
         table = concatenate(tables)
         site = table["site"].array
         table = table[(generator.random(len(site.categories)) < network.share)[site.codes]]
-        first_guess = equivalents(table, background, background, world.grid, world.orography)
-        table = quality.check(
-            table, window, first_guess, quality.BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography,
-            deny=network.deny, share=0, planes=planes,
-        )  # fmt: skip
-        return grid_observations(table, first_guess, background, world.grid, planes, world.statistics.std)
+        background_equivalents = equivalents(table, background, world.grid, world.orography)
+        at_rows = quality.background_at_rows(
+            table, background_equivalents, quality.BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography
+        )
+        table = quality.check(table, window, at_rows, quality.Selection(deny=network.deny, share=0, planes=planes))
+        return grid_observations(table, background_equivalents, background, world.grid, planes, world.statistics.std)
 
 
 def observing_of(world: World, reference: Reference, sources: Sequence[Mapping[str, Any]]) -> Observing:
-    """The observing system of a world, drawn from another reference of it: a year held out."""
+    """Return the observing system of a world, drawn from another reference of it: a year held out."""
     return Observing(dataclasses.replace(world, reference=reference), sources)

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, register_suffix
 from dacycle.assimilators.trained.stepping import STEP, Stepping, next_name
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, PLANES
-from dacycle.forecast_adapter.grid import GridError, get_grid
-from dacycle.forecast_adapter.models.onnxfile import ModelFileError, digest, open_session, read_metadata
+from dacycle.forecast_adapter.models.onnxfile import ModelFileError, OnnxFile, open_session
 
 if TYPE_CHECKING:
     from dacycle.forecast_adapter.worlds.world import World
@@ -66,19 +65,14 @@ class TrainedAssimilator:
         self.path = Path(path)
         try:
             self._session = open_session(self.path, threads)
-            self.metadata = read_metadata(self._session)
+            file = OnnxFile(self.path, self._session, assimilator_metadata("", "", "", "", (), "", 0), ())
         except ModelFileError as error:
             raise AssimilatorError(str(error)) from error
-        _check_metadata(self.path, self.metadata)
-        self.name: str = self.metadata["name"]
-        self.world: str = self.metadata["world"]
-        try:
-            self.grid = get_grid(self.metadata["grid"])
-        except GridError as error:
-            raise AssimilatorError(f"{self.path}: {error}") from error
+        self.metadata, self.name, self.world = file.metadata, file.name, file.world
+        self.grid, self.digest = file.grid, file.digest
+        _check_units(self.path, self.metadata)
         self.planes: tuple[str, ...] = tuple(self.metadata["planes"])
         self.reach_km = float(self.metadata["reach_km"])
-        self.digest = digest(self.path)
         self._stepping = _stepping(self.path, self.metadata)
         self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, len(self.planes), self._stepping)
 
@@ -119,20 +113,16 @@ def load(path: Path, world: "World", threads: int = 1) -> TrainedAssimilator:
 register_suffix(".onnx", load)
 
 
-def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    needed = assimilator_metadata("", "", "", "", (), "", 0)
-    if metadata.get("kind") != KIND:
-        raise AssimilatorError(f"{path}: its kind is {metadata.get('kind')!r}, not {KIND!r}")
-    missing = [key for key in needed if key not in metadata]
-    if missing:
-        raise AssimilatorError(f"{path}: its metadata lack {', '.join(missing)}; export it with `dacycle export`")
+def _check_units(path: Path, metadata: dict[str, Any]) -> None:
+    """Raise AssimilatorError where the file's channels or planes are in units that are not ours."""
+    units = {channel.name: channel.unit for channel in CHANNELS}
     unknown = [name for name, unit in metadata["planes"].items() if PLANES.get(name) != unit]
     if unknown:
         raise AssimilatorError(
             f"{path}: it wants the observation plane {', '.join(unknown)} in a unit that is not known here; "
             f"known are {', '.join(f'{name} ({unit})' for name, unit in PLANES.items())}"
         )
-    other = [name for name, unit in metadata["units"].items() if needed["units"].get(name, unit) != unit]
+    other = [name for name, unit in metadata["units"].items() if units.get(name, unit) != unit]
     if other:
         raise AssimilatorError(f"{path}: its units differ in {', '.join(other)}")
 

@@ -59,9 +59,9 @@ from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.mini import static_planes
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
-from dacycle.obs_ingest.operators.columns import specific_humidity
 
 __all__ = [
     "accepted_round",
@@ -246,7 +246,7 @@ def _some_times(backgrounds: Backgrounds) -> NDArray[np.datetime64]:
 def _planes(reference: Reference, times: NDArray[np.datetime64]) -> NDArray[np.float32]:
     """(n, 3, H, W) the true tp6h, olr and q2m."""
     surface = [reference.surface(time) for time in times]
-    humidity = [specific_humidity(fields["td2m"].values, fields["ps"].values) for fields in surface]
+    humidity = [humidity_from_dewpoint(fields["td2m"].values, fields["ps"].values) for fields in surface]
     planes = zip(surface, humidity, strict=True)
     return np.stack([np.stack([f["tp6h"].values, f["olr"].values, q]) for f, q in planes]).astype(np.float32)
 

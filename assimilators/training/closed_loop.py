@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.sampling.backgrounds import STEP
 from dacycle.assimilators.sampling.observing import USUAL
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.state import STEP
 
 __all__ = ["ClosedLoop"]
 

@@ -16,7 +16,7 @@ from dacycle.assimilators.exceptions import DataError
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.statistics import Statistics
-from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceError
+from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import annual_basis
 
 __all__ = [
@@ -67,7 +67,7 @@ def preload(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> 
         _check_finite(reference.array(time), reference.folder, time)
         try:
             surface = reference.surface(time)
-        except ReferenceError as error:
+        except ReferenceDataError as error:
             raise DataError(f"{error}: observations cannot be drawn from these data") from error
         bad = [str(name) for name, field in surface.items() if not np.isfinite(field.values).all()]
         if bad:

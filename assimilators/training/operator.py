@@ -30,7 +30,7 @@ from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_ep
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import OperatorRecipe, network_size
 from dacycle.forecast_adapter.models.mini import static_planes
-from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceError
+from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.operators.learned import LEARNED
 
@@ -123,7 +123,7 @@ def load_year(reference: Reference, times: NDArray[np.datetime64], world: World)
     year = load_states(reference, times, world.grid, world.statistics)
     try:
         surface = [reference.surface(time) for time in times]
-    except ReferenceError as error:
+    except ReferenceDataError as error:
         raise DataError(f"{error}: an operator needs {' and '.join(LEARNED)}") from error
     planes = np.stack([[fields[name].values for name in LEARNED] for fields in surface])
     if not np.isfinite(planes).all():

@@ -1,4 +1,7 @@
-"""Observations of one cycle: read through windows and cutoffs, checked, counted, put on the grid, compared."""
+"""Observations of one cycle: read through windows and cutoffs, checked, counted, put on the grid, compared.
+
+`replay.run_cycle` calls `collect` before the analysis and `with_departures` after it.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,10 +14,12 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import Experiment
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.columns import equivalents
+from dacycle.obs_ingest.operators.learned import LearnedFields
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
@@ -32,7 +37,7 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["Observed", "collect", "with_departures"]
 
 LONGEST = 24
-"""Hours that a mean or sum may cover to be compared with the states of several cycles."""
+"""The longest period, in hours, of a mean or sum that is compared with the states of several cycles."""
 
 Watch = Callable[[str], AbstractContextManager[None]]
 
@@ -42,27 +47,28 @@ class Observed:
     """The observations of a cycle.
 
     Attributes:
-        table: n rows after quality control, those not assimilated too.
-        background: (n,) H(x_b), NaN where there is no operator.
+        table: n rows after quality control, with those that are not assimilated.
+        background_equivalents: (n,) H(x_b), NaN where there is no operator.
         gridded: superobs of the assimilated rows.
         inventories: what each source found, by its name.
         failures: sentences about sources that could not be read.
-        remarks: sentences about sources of which some files could not be read.
+        remarks: sentences about sources with files that could not be read.
         digest: SHA-256 of the table as read, before quality control.
-        earlier: the states before the cycle's frames that means and sums over more than 6 h are compared with.
+        intervals: fields of a learned operator for the six hours before the analysis time and for those before them,
+            newest first; none without an operator.
     """
 
     table: pd.DataFrame
-    background: NDArray[np.float64]
+    background_equivalents: NDArray[np.float64]
     gridded: GriddedObservations
     inventories: dict[str, dict[str, Any]]
     failures: list[str]
     remarks: list[str]
     digest: str
-    earlier: Sequence[NDArray] = ()
+    intervals: Sequence[LearnedFields] = ()
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """Numbers of values: `uses`, `reasons`, and `variables` by variable and use."""
+        """Count values: `uses`, `reasons`, and `variables` by variable and use."""
         use, reason, variable = (self.table[name].array.codes for name in ("use", "reason", "variable"))
         by_variable = np.zeros((len(VARIABLES), len(USES)), int)
         np.add.at(by_variable, (variable, use), 1)
@@ -84,29 +90,30 @@ class Observed:
 def collect(
     inputs: Inputs,
     time: pd.Timestamp,
-    previous: NDArray,
+    frames: StoredFrames,
     background: NDArray,
     background_error: float,
     watch: Watch,
     bias: StationBias | None = None,
-    states: Callable[[int], Sequence[NDArray]] = lambda _: (),
 ) -> Observed:
-    """Everything that the sources have for a cycle, decided on against its background.
+    """Read the observations of all sources for a cycle, and check them against its background.
 
-    A source that cannot be read costs the cycle that source, not the cycle: its complaint is in `failures`. A file that
-    cannot be read costs it that file, which `remarks` says and the inventory names.
+    If a source cannot be read, the cycle goes on without it, and `failures` says why. If a file cannot be read, the
+    cycle goes on without that file; `remarks` says so and the inventory names it.
 
     Args:
         inputs: of the experiment.
         time: the analysis time.
-        previous, background: (69, H, W) the analysis 6 h before, and x_b.
-        background_error: standard deviation that the background check assumes, in the world's of each channel.
-        watch: takes the time of the stages.
-        bias: of the stations, taken off their values before anything is judged.
-        states: gives the analyses before `previous`, every 6 h, oldest first: at most so many as it is asked for.
+        frames: the stored analyses; those from 6 h before the analysis time backwards are read, where an operator needs
+            them.
+        background: (69, H, W) x_b.
+        background_error: standard deviation that the background check assumes, in the world's standard deviations of
+            each channel.
+        watch: measures the time of each stage.
+        bias: of the stations, subtracted from their values before quality control.
 
     Raises:
-        ReferenceError: simulated observations cannot be drawn, the reference lacks a time.
+        ReferenceDataError: simulated observations cannot be drawn because the reference lacks a time.
     """
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
@@ -127,61 +134,66 @@ def collect(
     if bias is not None:
         table = bias.remove(table)
     assumed = experiment.error_table()
-    earlier = states(_states_before(table, experiment)) if operator is not None else ()
+    states = [] if operator is None else [*frames.before(time, _intervals(table, experiment)), background]
     with watch("quality"):
-        first_guess = equivalents(table, previous, background, world.grid, world.orography, operator, earlier)
-        learned_error = None
-        if operator is not None:
-            learned_error = operator.background_error(table, previous, background, background_error, earlier)
+        intervals = [] if operator is None else operator.intervals(states)
+        background_equivalents = equivalents(table, background, world.grid, world.orography, intervals)
         table = quality.check(
             assumed.restate(table),
             Window(when),
-            first_guess,
-            background_error * world.statistics.std,
-            world.grid,
-            world.orography,
-            cutoffs={source.name: source.cutoff for source in inputs.sources},
-            deny=experiment.deny,
-            share=experiment.withhold,
-            planes=inputs.assimilator.planes,
-            checks=inputs.checks,
-            learned_error=learned_error,
+            quality.background_at_rows(
+                table,
+                background_equivalents,
+                background_error * world.statistics.std,
+                world.grid,
+                world.orography,
+                None if operator is None else operator.background_error(table, intervals, background_error),
+            ),
+            quality.Selection(
+                cutoffs={source.name: source.cutoff for source in inputs.sources},
+                deny=experiment.deny,
+                share=experiment.withhold,
+                planes=inputs.assimilator.planes,
+                checks=inputs.checks,
+            ),
         )
     with watch("superobs"):
         gridded = grid_observations(
-            table, first_guess, inputs.for_observations(background), inputs.observation_grid,
+            table, background_equivalents, inputs.for_observations(background), inputs.observation_grid,
             inputs.assimilator.planes, world.statistics.std, assumed,
         )  # fmt: skip
-    return Observed(table, first_guess, gridded, inventories, failures, remarks, digest, earlier)
+    return Observed(table, background_equivalents, gridded, inventories, failures, remarks, digest, intervals)
 
 
 def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:
-    """The table with H(x_b), H(x_a), O-B and O-A of every row.
+    """Return the table with H(x_b), H(x_a), O-B and O-A of every row.
 
     Args:
         observed: of the cycle.
         inputs: of the experiment.
         previous, analysis: (69, H, W) the analysis 6 h before, and x_a.
     """
-    world = inputs.world
-    after = equivalents(
-        observed.table, previous, analysis, world.grid, world.orography, inputs.operator, observed.earlier
-    )
-    return add_departures(observed.table, observed.background, after)
+    world, operator = inputs.world, inputs.operator
+    # Only the newest interval ends at the analysis; the others are the same as for the background.
+    intervals = [] if operator is None else [operator(previous, analysis), *observed.intervals[1:]]
+    analysis_equivalents = equivalents(observed.table, analysis, world.grid, world.orography, intervals)
+    return add_departures(observed.table, observed.background_equivalents, analysis_equivalents)
 
 
-def _states_before(table: pd.DataFrame, experiment: Experiment) -> int:
-    """How many states before the cycle's two frames the longest mean of OLR or sum of precipitation needs.
+def _intervals(table: pd.DataFrame, experiment: Experiment) -> int:
+    """Return how many intervals of 6 h the longest mean of OLR or sum of precipitation covers.
 
-    None where a source centres its means on the analysis time: half of their period is still to come.
+    It is 1 where a source centres its means on the analysis time, because half of their period is still to come.
     """
     if any(getattr(source, "centred", False) for source in experiment.observations):
-        return 0
-    over = table["variable"].isin(["tp", "olr"]).to_numpy() & (table["period"].to_numpy() <= LONGEST)
-    return int(table["period"].to_numpy()[over].max(initial=6) // 6) - 1
+        return 1
+    period = table["period"].to_numpy()
+    compared = table["variable"].isin(["tp", "olr"]).to_numpy() & (period <= LONGEST)
+    return int(period[compared].max(initial=6) // 6)
 
 
 def _digest(table: pd.DataFrame) -> str:
+    """Return the SHA-256 of a table before quality control."""
     content = to_arrow(table).drop_columns(["use", "reason"])  # nothing is decided yet
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, content.schema) as writer:

@@ -1,10 +1,10 @@
 """Observation errors: one standard deviation per variable, in two parts that a superob treats differently.
 
-The **instrument** error is independent from station to station and averages out; the **representativeness** error, what
-a point knows that a grid cell does not, is common to the stations of a cell and does not. The figures are of the size
-that operational centres assign to SYNOP, TEMP and broadband OLR values; their representativeness is that of cells of
-5.625 degrees, and `representativeness_factor` brings it to other grids. Sources state these errors whatever the grid;
-`error_table` makes of them those of an experiment.
+The **instrument** error is independent from station to station and averages out. The **representativeness** error is
+the difference between a point and its grid cell; the stations of a cell share it, and it does not average out. The
+figures are of the size that operational centres assign to SYNOP, TEMP and broadband OLR values. The representativeness
+is that of cells of 5.625 degrees, which `representativeness_factor` converts to other grids. Sources state these errors
+whatever the grid; `table` turns them into those of an experiment.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS
+from dacycle.forecast_adapter.grid import interpolate_to_points
+from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.table import LEVEL_VARIABLES
 
 __all__ = [
     "ERRORS",
+    "HUMIDITY_TOP",
     "LOCAL_SHARE",
     "OLR_PERIOD_ERROR",
     "REFERENCE_SPACING",
     "ErrorModel",
     "Profile",
+    "level_errors",
     "period_variance",
     "representativeness_factor",
     "standard_error",
@@ -44,7 +49,7 @@ class ErrorModel:
     relative_representativeness: Profile = 0.0
 
     def variances(self, value: ArrayLike, pressure: ArrayLike) -> tuple[NDArray, NDArray]:
-        """Instrument and representativeness variance of `value` (SI) at `pressure` (Pa; unused at the surface)."""
+        """Return instrument and representativeness variance of values (SI) at pressures (Pa; NaN at the surface)."""
         squared = np.square(np.asarray(value, float))
         return (
             np.square(_at(self.instrument, pressure)) + np.square(_at(self.relative_instrument, pressure)) * squared,
@@ -53,7 +58,7 @@ class ErrorModel:
         )
 
     def instrument_share(self, value: ArrayLike, pressure: ArrayLike = np.nan) -> NDArray:
-        """The instrument's share of the variance, in [0, 1]: how a given total error divides into the two parts."""
+        """Return the instrument's share of the variance, in [0, 1], which divides a total error into the two parts."""
         instrument, representativeness = self.variances(value, pressure)
         return instrument / (instrument + representativeness)
 
@@ -90,10 +95,13 @@ ERRORS: dict[str, ErrorModel] = {
 }
 # fmt: on
 OLR_PERIOD_ERROR = 0.7
-"""W/m2 for each hour by which the period of a mean differs from the six hours that the OLR plane stands for.
+"""W/m2 for each hour by which the period of a mean differs from the six hours of the OLR plane.
 
-For a day it makes 13 W/m2: half of what one day's mean differs from the next one's in NOAA's daily record, the share
-that it was in the nature run, where the difference grew in proportion to the hours.
+For a day it is 12.6 W/m2. In the nature run (2023) the mean over the 24, 18 or 12 hours that end at a time differs from
+that over the last six by 6.9, 5.1 or 2.9 W/m2 (rms), in proportion to the hours. The first is 0.54 of the difference
+between the means of two days in a row, which is 12.8 W/m2. In NOAA's daily record that difference is 25 W/m2 (35 points
+of 1 degree, tropics and subtropics, 2000 to 2005), and 0.54 of it is 13 W/m2. Averages over large cells vary less, and
+the nature run has no diurnal cycle.
 """
 REFERENCE_SPACING = 5.625
 """Degrees between the rows of the grid for which `ERRORS` states representativeness."""
@@ -101,37 +109,51 @@ REFERENCE_SPACING = 5.625
 LOCAL_SHARE: dict[str, float] = dict.fromkeys(("t2m", "td2m", "u10", "v10", "tp"), 0.5)
 """Share of the representativeness variance that is the site's own (shelter, slope, coast, a shower).
 
-A judgement; for it speaks that a grid of 0.56 degrees leaves 1.25 K to European stations (`docs/real-input.md`).
+An estimate, supported by the 1.25 K that remain at European stations on a 0.56-degree grid (`docs/real-input.md`).
 """
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
+HUMIDITY_TOP = 20000.0
+"""Pa; humidity above this level is not used, because sensors cannot measure it there."""
 
 
 def _at(profile: Profile, pressure: ArrayLike) -> ArrayLike:
-    """The profile at each pressure, linear in log p, constant beyond its ends."""
+    """Return the profile at each pressure, linear in log p, constant beyond its ends."""
     if isinstance(profile, tuple):
-        return np.interp(np.log(np.asarray(pressure, float)), _LOG_LEVELS, profile)
+        return np.interp(np.log(np.asarray(pressure, float)), LOG_LEVELS, profile)
     return profile
 
 
 def standard_error(variable: str, value: ArrayLike, pressure: ArrayLike = np.nan) -> NDArray:
-    """Total standard deviation of an observed value (SI, any shape that broadcasts with `pressure` in Pa)."""
+    """Return the total error (one standard deviation) of values (SI), of a shape that broadcasts with pressure (Pa)."""
     instrument, representativeness = ERRORS[variable].variances(value, pressure)
     return np.sqrt(instrument + representativeness)
 
 
+def level_errors(world: World, time: np.datetime64, latitude: NDArray, longitude: NDArray) -> NDArray[np.float64]:
+    """Return the errors (5, 13, n) of z, q, u, v, t on the standard levels above n places at a time of the year.
+
+    The error of humidity is proportional to the season's mean humidity there. If it were proportional to the observed
+    value, dry errors would weigh more than moist ones.
+    """
+    usual = interpolate_to_points(world.climatology.at(time)[4:], world.grid, latitude, longitude).astype(float)
+    usual = usual.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
+    pressure = np.array(LEVELS, float)[:, None] * 100
+    pairs = zip(LEVEL_VARIABLES, usual, strict=True)
+    return np.stack([standard_error(v, x, pressure) + np.zeros(usual.shape[1:]) for v, x in pairs])
+
+
 def period_variance(period: ArrayLike) -> NDArray:
-    """(W/m2)^2 that a mean of OLR over `period` hours is wrong by as one over six hours; the same for a whole cell."""
+    """Return the variance, (W/m2)^2, added to a mean of OLR over `period` hours that stands for six; cells share it."""
     return np.square(OLR_PERIOD_ERROR * (np.asarray(period, float) - 6))
 
 
 def representativeness_factor(variable: str, spacing: float) -> float:
-    """By how much representativeness (one standard deviation) is larger on a grid of `spacing` degrees than at 5.625.
+    """Return the ratio of representativeness (one standard deviation) at `spacing` degrees to that at 5.625 degrees.
 
-    Its variance is that of the scales below the grid's. From a few hundred kilometres downwards spectra of wind and
+    The variance is that of the scales below the grid's. From a few hundred kilometres downwards spectra of wind and
     temperature fall as k^(-5/3) (Nastrom and Gage 1985, doi:10.1175/1520-0469(1985)042<0950:ACOAWS>2.0.CO;2): squared
-    differences grow with the distance to the power 2/3, and so does that variance; for the concept see Janjic et al.
-    (2018, doi:10.1002/qj.3130). `LOCAL_SHARE` of it stays. Smooth fields such as pressure lose more than this on finer
-    grids, where the factor is on the safe side.
+    differences grow with the distance to the power 2/3, and so does the variance; for the concept see Janjic et al.
+    (2018, doi:10.1002/qj.3130). `LOCAL_SHARE` of it does not depend on the grid. Smooth fields such as pressure lose
+    more than this on finer grids, so that the factor is an upper bound for them.
     """
     local = LOCAL_SHARE.get(variable, 0.0)
     return float(np.sqrt(local + (1 - local) * (spacing / REFERENCE_SPACING) ** (2 / 3)))

@@ -1,12 +1,12 @@
-"""Bias of single stations, from what their departures have been in past cycles.
+"""Bias of single stations, from their departures in past cycles.
 
-A mean departure O-B holds the bias of the model as well as the station's. Only a station's own deviation is removed:
-its mean minus the median of its neighbours' means, because what neighbours share is more likely the model's. What a
-model does wrong at one station alone (a valley, a coast) cannot be told from a bias of the station, and is removed with
-it; a station without neighbours is left alone. Withheld sites neither change nor count: they are not assimilated.
+A mean departure O-B contains the bias of the model as well as the station's. Only the station's deviation is removed:
+its mean minus the median of its neighbours' means, because a bias that neighbours share is more likely the model's. A
+model error at one station alone (a valley, a coast) cannot be told from a bias of the station, and is removed with it.
+A station without neighbours is not corrected. Withheld sites are neither corrected nor counted.
 
-The mean of n departures is shrunk by n / (n + n0): few remove little. Nothing but tables of departures enters, never a
-reference, so that a run that goes on from its archive comes to the same numbers.
+The deviation from n departures is multiplied by n / (n + n0), so that few departures remove little. The only input are
+tables of departures, never a reference: a run that continues from its archive computes the same biases.
 """
 
 from collections import deque
@@ -32,18 +32,18 @@ class StationBias:
     """Biases of the stations of one run, by source, site and variable.
 
     Args:
-        variables: at the surface, with an operator.
-        memory: cycles this long before the analysis count.
-        n0: number of departures at which half of a deviation is removed. What is best is the variance of one departure
-            over that of stations' biases: 9 for 1.5 and 0.5 K, and about twice as much as departures of one station
-            6 h apart are not independent.
-        radius_km: within which stations are neighbours, at most the 20 nearest.
+        variables: surface variables with an operator.
+        memory: how long before the analysis time cycles count.
+        n0: number of departures at which half of a deviation is removed. The best value is the variance of one
+            departure over that of stations' biases: 9 for 1.5 and 0.5 K, and about twice that in practice, because
+            departures of one station 6 h apart are not independent.
+        radius_km: distance within which stations are neighbours; the 20 nearest count.
     """
 
     def __init__(self, variables: tuple[str, ...], memory: pd.Timedelta, n0: float, radius_km: float) -> None:
         self._variables, self._memory, self._n0, self._radius_km = variables, memory, n0, radius_km
         self._numbers: dict[Key, int] = {}
-        self._places: dict[int, tuple[float, float]] = {}
+        self._positions: dict[int, tuple[float, float]] = {}
         self._past: deque[tuple[pd.Timestamp, NDArray[np.intp], NDArray]] = deque()
 
     def catch_up(self, time: pd.Timestamp, read: Departures) -> None:
@@ -60,60 +60,61 @@ class StationBias:
             self._past.popleft()
 
     def remove(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The table (n rows) with `value` less its station's bias, and a column `bias` that says how much that is."""
+        """Return the table (n rows) with its station's bias subtracted from `value`, and with that bias as a column."""
         bias = np.zeros(len(table))
-        mine = np.nonzero(self._mine(table))[0]
-        # As float32, which the archive keeps: value and bias are then those that it holds.
-        numbers = [self._numbers.get(key, -1) for key in _keys(table.iloc[mine])]  # -1: nothing is known of it
-        bias[mine] = np.append(self._biases(), 0.0).astype(np.float32)[numbers]
+        rows = np.nonzero(self._corrected(table))[0]
+        # In float32, as in the archive: value and bias are then those that it holds.
+        numbers = [self._numbers.get(key, -1) for key in _keys(table.iloc[rows])]  # -1: a station without departures
+        bias[rows] = np.append(self._biases(), 0.0).astype(np.float32)[numbers]
         return table.assign(**{"value": table["value"].to_numpy() - bias, BIAS_COLUMN: bias})
 
     def _learn(self, cycle: pd.Timestamp, departures: pd.DataFrame) -> None:
-        """Take in the departures of one cycle: of values as observed, where they were assimilated."""
+        """Add the departures of one cycle: those of the assimilated values as they were observed."""
         o_b = departures["o_b"].to_numpy(float)
-        kept = self._mine(departures) & (departures["use"] == "assimilated").to_numpy() & np.isfinite(o_b)
+        kept = self._corrected(departures) & (departures["use"] == "assimilated").to_numpy() & np.isfinite(o_b)
         rows = departures[kept]
         removed = rows[BIAS_COLUMN].to_numpy(float) if BIAS_COLUMN in rows else 0.0
         numbers = [self._numbers.setdefault(key, len(self._numbers)) for key in _keys(rows)]
-        places = zip(rows["latitude"].tolist(), rows["longitude"].tolist(), strict=True)
-        self._places.update(zip(numbers, places, strict=True))
+        positions_of_rows = zip(rows["latitude"].tolist(), rows["longitude"].tolist(), strict=True)
+        self._positions.update(zip(numbers, positions_of_rows, strict=True))
         self._past.append((cycle, np.array(numbers, np.intp), o_b[kept] + removed))
 
-    def _mine(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+    def _corrected(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Return the rows (n,) of the variables that are corrected."""
         return table["variable"].isin(self._variables).to_numpy()
 
     def _biases(self) -> NDArray[np.float64]:
-        """(keys,) to remove."""
-        out = np.zeros(len(self._places))
+        """Return the bias to remove of each key, by its number."""
+        bias = np.zeros(len(self._positions))
         if not self._past:
-            return out
-        numbers, departures = (np.concatenate([part[i] for part in self._past]) for i in (1, 2))
-        count = np.bincount(numbers, minlength=len(out))
-        mean = np.bincount(numbers, departures, len(out)) / np.maximum(count, 1)
+            return bias
+        numbers, departures = (np.concatenate([cycle[i] for cycle in self._past]) for i in (1, 2))
+        count = np.bincount(numbers, minlength=len(bias))
+        mean = np.bincount(numbers, departures, len(bias)) / np.maximum(count, 1)
         for variable in self._variables:
-            # Sorted by name: the numbers follow the order in which stations came, which begins anew with a process.
-            known = sorted(key for key, i in self._numbers.items() if key[2] == variable and count[i])
-            mine = np.array([self._numbers[key] for key in known], np.intp)
-            if len(mine) > _FEWEST:
-                sites = np.unique([key[1] for key in known], return_inverse=True)[1]
-                anchor = self._anchors(mine, sites, mean[mine])
-                weight = count[mine] / (count[mine] + self._n0)
-                out[mine] = np.where(np.isnan(anchor), 0.0, weight * (mean[mine] - anchor))
-        return out
+            # Sorted by name, because the numbers follow the order in which stations came in this process.
+            keys = sorted(key for key, i in self._numbers.items() if key[2] == variable and count[i])
+            stations = np.array([self._numbers[key] for key in keys], np.intp)
+            if len(stations) > _FEWEST:
+                sites = np.unique([key[1] for key in keys], return_inverse=True)[1]
+                anchor = self._anchors(stations, sites, mean[stations])
+                weight = count[stations] / (count[stations] + self._n0)
+                bias[stations] = np.where(np.isnan(anchor), 0.0, weight * (mean[stations] - anchor))
+        return bias
 
-    def _anchors(self, mine: NDArray[np.intp], sites: NDArray[np.intp], mean: NDArray) -> NDArray[np.float64]:
-        """(m,) the median of the means of the neighbours, other sites within the radius; NaN where they are too few."""
-        points = positions(*np.array([self._places[i] for i in mine]).T)
-        k = min(_MOST + 1, len(mine))
+    def _anchors(self, stations: NDArray[np.intp], sites: NDArray[np.intp], mean: NDArray) -> NDArray[np.float64]:
+        """Return the median (m,) of the means at other sites within the radius; NaN where these are too few."""
+        points = positions(*np.array([self._positions[i] for i in stations]).T)
+        k = min(_MOST + 1, len(stations))
         distance, near = cKDTree(points).query(points, k=k, distance_upper_bound=self._radius_km)
-        there = np.isfinite(distance)
-        near[~there] = 0
-        there &= sites[near] != sites[:, None]
-        values = np.where(there, mean[near], np.nan)
-        enough = there.sum(axis=1) >= _FEWEST
-        out = np.full(len(mine), np.nan)
-        out[enough] = np.nanmedian(values[enough], axis=1)
-        return out
+        is_neighbour = np.isfinite(distance)
+        near[~is_neighbour] = 0
+        is_neighbour &= sites[near] != sites[:, None]
+        values = np.where(is_neighbour, mean[near], np.nan)
+        enough = is_neighbour.sum(axis=1) >= _FEWEST
+        anchor = np.full(len(stations), np.nan)
+        anchor[enough] = np.nanmedian(values[enough], axis=1)
+        return anchor
 
 
 def _keys(rows: pd.DataFrame) -> list[Key]:

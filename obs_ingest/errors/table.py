@@ -1,8 +1,8 @@
-"""The errors that one experiment assumes: the built-in ones brought to its grid, with the experiment's own numbers.
+"""The errors that one experiment assumes: the built-in ones converted to its grid, with the experiment's own numbers.
 
-Sources state the built-in errors when they read, because files and caches know of no grid; the cycle restates them
-here, once for all sources, and superobs divide them between their two parts by the same table. What is drawn from a
-world's reference keeps the errors that it was drawn with, on any grid.
+Sources state the built-in errors, because files and caches do not depend on a grid. The cycle restates the errors of
+all sources here, and superobs divide them into their two parts by the same table. Values drawn from a world's reference
+keep the errors that they were drawn with, on any grid.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationErro
 __all__ = ["PARTS", "ErrorSettings", "ErrorTable", "read_errors", "scaled"]
 
 PARTS: tuple[str, ...] = tuple(part.name for part in fields(ErrorModel))
-"""What may be said of a variable: instrument, representativeness (SI), and both relative to the value."""
+"""The numbers of a variable: instrument, representativeness (SI), and both relative to the value."""
 
 ErrorSettings = dict[str, dict[str, float | list[float]]]
-"""By VARIABLE or SOURCE:VARIABLE, numbers for some of `PARTS`; a list holds one per level, 50 to 1000 hPa."""
+"""Numbers for some of `PARTS`, by VARIABLE or SOURCE:VARIABLE; a list holds one per level, 50 to 1000 hPa."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ErrorTable:
     """Instrument and representativeness errors by source and variable.
 
     Attributes:
-        settings: numbers that replace the built-in ones, for the grid as it is; SOURCE:VARIABLE before VARIABLE.
-        spacing: of the grid, degrees between rows.
+        settings: numbers that replace the built-in ones, on the experiment's grid; SOURCE:VARIABLE before VARIABLE.
+        spacing: degrees between the rows of the grid.
         drawn: names of the sources whose values are drawn from a reference.
     """
 
@@ -43,34 +43,34 @@ class ErrorTable:
     drawn: frozenset[str] = frozenset()
 
     def model(self, source: str, variable: str) -> ErrorModel:
-        """The errors of a variable that a source of this name observes."""
+        """Return the errors of a variable in a source."""
         factor = 1.0 if source in self.drawn else representativeness_factor(variable, self.spacing)
-        said = {**self.settings.get(variable, {}), **self.settings.get(f"{source}:{variable}", {})}
+        replaced = {**self.settings.get(variable, {}), **self.settings.get(f"{source}:{variable}", {})}
         built_in = ERRORS[variable]
         on_grid = replace(
             built_in,
             representativeness=scaled(built_in.representativeness, factor),
             relative_representativeness=scaled(built_in.relative_representativeness, factor),
         )
-        return replace(on_grid, **{part: _profile(value) for part, value in said.items()})
+        return replace(on_grid, **{part: _profile(value) for part, value in replaced.items()})
 
     def restate(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The table (n rows) with its errors multiplied by what this table says over what the built-in one does.
+        """Return the table (n rows) with its errors multiplied by the ratio of this table's to the built-in ones.
 
-        A ratio, so that what a source knows better than the table stays: humidity in proportion to the season's mean.
+        The ratio keeps what a source knows better than the table: humidity errors in proportion to the season's mean.
         """
         value, pressure = table["value"].to_numpy(), table["pressure"].to_numpy()
         error = table["error"].to_numpy().copy()
         for source, variable, rows in _groups(table):
-            built_in, own = ERRORS[variable], self.model(source, variable)
-            if own != built_in:
-                new, old = (sum(model.variances(value[rows], pressure[rows])) for model in (own, built_in))
+            built_in, assumed = ERRORS[variable], self.model(source, variable)
+            if assumed != built_in:
+                new, old = (sum(model.variances(value[rows], pressure[rows])) for model in (assumed, built_in))
                 ratio = np.sqrt(new / old)
                 error[rows] *= np.where(np.isfinite(ratio), ratio, 1.0)  # a missing value has no ratio
         return table.assign(error=error)
 
     def instrument_share(self, table: pd.DataFrame) -> NDArray[np.float64]:
-        """(n,) the instrument's share of each row's error variance, in [0, 1]."""
+        """Return the instrument's share of each row's error variance (n,), in [0, 1]."""
         value, pressure = table["value"].to_numpy(), table["pressure"].to_numpy()
         share = np.empty(len(table))
         for source, variable, rows in _groups(table):
@@ -79,7 +79,7 @@ class ErrorTable:
 
 
 def scaled(profile: Profile, factor: float | NDArray) -> Profile:
-    """A profile times a number, or times one per level."""
+    """Return a profile times a number, or times one number per level."""
     if np.ndim(profile) == 0 and np.ndim(factor) == 0:
         return float(np.multiply(profile, factor))
     return tuple(float(x) for x in np.multiply(profile, factor))
@@ -90,7 +90,7 @@ def _profile(value: float | Sequence[float]) -> Profile:
 
 
 def _groups(table: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
-    """Source, variable and the places of their rows, for each pair in a table."""
+    """Yield each pair of source and variable in a table, with the positions of its rows."""
     sources, variables = table["source"].array, table["variable"].array.codes
     pair = sources.codes.astype(np.int64) * len(VARIABLES) + variables
     for code in np.unique(pair):
@@ -99,10 +99,10 @@ def _groups(table: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
 
 
 def read_errors(settings: Any) -> ErrorSettings | None:
-    """An experiment's `errors`, checked: a mapping, or the path of a YAML file that holds one.
+    """Check an experiment's `errors`: a mapping, or the path of a YAML file that holds one.
 
     Raises:
-        ObservationError: no such file, no mapping, or an unknown variable or part; names the entry and those known.
+        ObservationError: there is no such file, it is not a mapping, or a variable or part is unknown; names the entry.
     """
     if settings is None:
         return None

@@ -1,165 +1,88 @@
-"""Observation operators: what the background says an observation should have been, H(x).
+"""Observation operators: the model equivalent H(x) of each observation.
 
-Bilinear in the horizontal; 2-metre temperature moved from the model's orography to the station's height; levels between
-the standard ones linear in log p. Precipitation and OLR are interpolated from what a learned operator (`learned.py`)
-makes of the two frames of each six hours, where a world has one. Dewpoint has no operator. The rows of these three
-become observation planes of their own, which trained assimilators learn to read.
+Interpolation is bilinear in the horizontal and linear in log p between the standard levels. 2-metre temperature is
+corrected from the model's orography to the station's height. Precipitation and OLR are interpolated from the fields
+that a learned operator (`learned`) computes from the two frames of each six hours, where a world has one. Dewpoint has
+no operator. The rows of these three become observation planes of their own, which trained assimilators learn to read.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, index
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
+from dacycle.forecast_adapter.physics import LAPSE_RATE, station_pressure_ratio
+from dacycle.obs_ingest.operators.learned import LearnedFields, over_periods
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 
-if TYPE_CHECKING:
-    from dacycle.obs_ingest.operators.learned import LearnedOperator
-
 __all__ = [
-    "LAPSE_RATE",
     "MSL_HEIGHT_LIMIT",
-    "dewpoint",
     "equivalents",
-    "over_periods",
-    "specific_humidity",
-    "station_pressure_ratio",
-    "wind_components",
-    "wind_direction",
 ]
 
-LAPSE_RATE = 0.0065
-"""K per metre, the standard atmosphere's."""
-
 MSL_HEIGHT_LIMIT = 750.0
-"""Metres; above it pressure reduced to sea level says more about the reduction than about the air."""
+"""Metres; above it, pressure reduced to sea level depends more on the reduction than on the air."""
 
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
 _SURFACE = ("t2m", "msl", "u10", "v10")
 
 
-def station_pressure_ratio(elevation: ArrayLike) -> NDArray:
-    """Pressure at a height (m) over pressure at sea level in the standard atmosphere (ICAO 1993)."""
-    return (1 - LAPSE_RATE * np.asarray(elevation, float) / 288.15) ** 5.25588
-
-
-def specific_humidity(dewpoint: ArrayLike, pressure: ArrayLike) -> NDArray:
-    """Specific humidity (kg/kg) of air with a dewpoint (K) at a pressure (Pa).
-
-    Vapour pressure over water: Bolton (1980, doi:10.1175/1520-0493(1980)108<1046:TCOEPT>2.0.CO;2), equation 10.
-    """
-    celsius = np.asarray(dewpoint, float) - 273.15
-    vapour = 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
-    return 0.622 * vapour / (np.asarray(pressure, float) - 0.378 * vapour)
-
-
-def dewpoint(humidity: ArrayLike, pressure: ArrayLike) -> NDArray:
-    """Dewpoint (K) of air with a specific humidity (kg/kg, above 0) at a pressure (Pa): inverts `specific_humidity`."""
-    q = np.asarray(humidity, float)
-    ratio = np.log(q * np.asarray(pressure, float) / (0.622 + 0.378 * q) / 611.2)
-    return 273.15 + 243.5 * ratio / (17.67 - ratio)
-
-
-def wind_components(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:
-    """Eastward and northward wind (m/s) from the direction (degrees) it blows from; calm needs no direction."""
-    angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
-    return -speed * np.sin(angle), -speed * np.cos(angle)
-
-
-def wind_direction(u: ArrayLike, v: ArrayLike) -> NDArray:
-    """Degrees from north, in [0, 360), that a wind with these components (m/s) blows from; of a calm any."""
-    return np.rad2deg(np.arctan2(-np.asarray(u, float), -np.asarray(v, float))) % 360
-
-
 def equivalents(
-    table: pd.DataFrame,
-    previous: NDArray,
-    current: NDArray,
-    grid: Grid,
-    orography: NDArray,
-    operator: "LearnedOperator | None" = None,
-    earlier: Sequence[NDArray] = (),
+    table: pd.DataFrame, state: NDArray, grid: Grid, orography: NDArray, intervals: Sequence[LearnedFields] = ()
 ) -> NDArray[np.float64]:
-    """H(x) of every row of a table.
+    """Return H(x) of every row of a table.
 
     Args:
         table: observations, n rows.
-        previous, current: (69, H, W) the states 6 h before the analysis time and at it. Operators are instantaneous
-            and take `current`; the learned one takes both.
-        grid: of the states.
+        state: (69, H, W) at the analysis time.
+        grid: the grid of the state.
         orography: (H, W) m, the model's.
-        operator: for precipitation and mean OLR; None: they have none.
-        earlier: the states before `previous`, every 6 h, oldest first: as many as there are, which decides how long a
-            period may be.
+        intervals: precipitation and mean OLR of the six hours before the analysis time, of the six before those, and so
+            on (`LearnedOperator.intervals`); their number limits the period that a row may cover. None: precipitation
+            and OLR have no operator.
 
     Returns:
-        (n,) in each row's unit; NaN where a variable has no operator (td2m; tp and olr over a period that the states do
-        not cover in steps of 6 h), the pressure is outside 50 to 1000 hPa, the elevation that t2m or ps need is
-        missing, ps is from above 750 m, or the site is nearer to a pole than the last row of cells is.
+        (n,) in each row's unit; NaN where a variable has no operator (td2m; tp and olr over a period that is no
+        multiple of 6 h or longer than all intervals), the pressure is outside 50 to 1000 hPa, the elevation that t2m or
+        ps need is missing, ps is from above 750 m, or the site is nearer to a pole than the last row of cells is.
     """
     codes = table["variable"].array.codes
-    out = np.full(len(table), np.nan)
+    model = np.full(len(table), np.nan)
     latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
     elevation = table["elevation"].to_numpy()
-    surface = np.concatenate([current[[index(name) for name in _SURFACE]], orography[None]], dtype=np.float64)
+    surface = np.concatenate([state[[index(name) for name in _SURFACE]], orography[None]], dtype=np.float64)
     rows = np.nonzero(np.isin(codes, [VARIABLES.index(name) for name in (*_SURFACE, "ps")]))[0]
     points, back = _points(latitude[rows], longitude[rows])
-    at = interpolate_to_points(surface, grid, points.real, points.imag)
+    fields = interpolate_to_points(surface, grid, points.real, points.imag)
     for k, name in enumerate(_SURFACE):
-        mine = codes[rows] == VARIABLES.index(name)
-        out[rows[mine]] = at[k, back[mine]]
+        of_name = codes[rows] == VARIABLES.index(name)
+        model[rows[of_name]] = fields[k, back[of_name]]
         if name == "t2m":
-            out[rows[mine]] -= LAPSE_RATE * (elevation[rows[mine]] - at[-1, back[mine]])
-    mine = (codes[rows] == VARIABLES.index("ps")) & (elevation[rows] <= MSL_HEIGHT_LIMIT)
-    out[rows[mine]] = at[_SURFACE.index("msl"), back[mine]] * station_pressure_ratio(elevation[rows[mine]])
-    _upper_air(out, table, current, grid)
-    if operator is not None:
-        learned = over_periods(table, [x.values for x in operator.intervals(previous, current, earlier)], grid)
-        out = np.where(np.isnan(learned), out, learned)
-    out[np.abs(latitude) > _polar_circle(grid)] = np.nan
-    return out
-
-
-def over_periods(table: pd.DataFrame, intervals: Sequence[Mapping[str, NDArray]], grid: Grid) -> NDArray[np.float64]:
-    """(n,) precipitation's sums and OLR's means over the periods of their rows.
-
-    Args:
-        table: observations, n rows.
-        intervals: fields (H, W) by variable over six hours each, newest first, back from the analysis time.
-        grid: of the fields.
-
-    Returns:
-        NaN for other variables, and for periods that are no multiple of 6 h or longer than all intervals.
-    """
-    out = np.full(len(table), np.nan)
-    codes, period = table["variable"].array.codes, table["period"].to_numpy()
-    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
-    for count in range(1, len(intervals) + 1):
-        for variable in intervals[0]:
-            rows = np.nonzero((period == 6 * count) & (codes == VARIABLES.index(variable)))[0]
-            if len(rows):
-                fields = [interval[variable] for interval in intervals[:count]]
-                field = np.sum(fields, axis=0) if variable == "tp" else np.mean(fields, axis=0)
-                out[rows] = interpolate_to_points(field, grid, latitude[rows], longitude[rows])
-    return out
+            model[rows[of_name]] -= LAPSE_RATE * (elevation[rows[of_name]] - fields[-1, back[of_name]])
+    low = (codes[rows] == VARIABLES.index("ps")) & (elevation[rows] <= MSL_HEIGHT_LIMIT)
+    sea_level = fields[_SURFACE.index("msl"), back[low]]
+    model[rows[low]] = sea_level * station_pressure_ratio(elevation[rows[low]])
+    _upper_air(model, table, state, grid)
+    learned = over_periods(table, [interval.values for interval in intervals], grid)
+    model = np.where(np.isnan(learned), model, learned)
+    model[np.abs(latitude) > _polar_circle(grid)] = np.nan
+    return model
 
 
 def _polar_circle(grid: Grid) -> float:
-    """The latitude of the last row before the pole.
+    """Return the latitude of the last row before the pole.
 
-    Beyond it interpolation gives the mean of the row, which is no cell's value: an analysis would be pushed towards a
+    Beyond it interpolation gives the mean of the row, which is no cell's value. An analysis would be pushed towards a
     departure that its increments, made in one cell, do not reduce, and again in every cycle. (Seen with a sonde at the
     South Pole: within four days the analysis was wrong by tens of kelvins there.)
     """
     return float(np.abs(grid.latitude[np.abs(grid.latitude) < 90]).max())
 
 
-def _upper_air(out: NDArray, table: pd.DataFrame, current: NDArray, grid: Grid) -> None:
-    """Fill `out` for values aloft: every column interpolated once, then each row between its two levels."""
+def _upper_air(model: NDArray, table: pd.DataFrame, state: NDArray, grid: Grid) -> None:
+    """Fill `model` for values aloft: interpolate each distinct column once, then each row between its two levels."""
     codes = table["variable"].array.codes
     first = VARIABLES.index(LEVEL_VARIABLES[0])
     pressure = table["pressure"].to_numpy()
@@ -169,15 +92,15 @@ def _upper_air(out: NDArray, table: pd.DataFrame, current: NDArray, grid: Grid) 
     if not len(rows):
         return
     points, back = _points(table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows])
-    columns = interpolate_to_points(current[4:], grid, points.real, points.imag)
+    columns = interpolate_to_points(state[4:], grid, points.real, points.imag)
     columns = columns.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
     log_pressure = np.log(pressure[rows])
-    upper = np.clip(np.searchsorted(_LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)
-    weight = (log_pressure - _LOG_LEVELS[upper]) / (_LOG_LEVELS[upper + 1] - _LOG_LEVELS[upper])
-    which = codes[rows] - first
-    out[rows] = columns[which, upper, back] * (1 - weight) + columns[which, upper + 1, back] * weight
+    upper = np.clip(np.searchsorted(LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)
+    weight = (log_pressure - LOG_LEVELS[upper]) / (LOG_LEVELS[upper + 1] - LOG_LEVELS[upper])
+    variable = codes[rows] - first
+    model[rows] = columns[variable, upper, back] * (1 - weight) + columns[variable, upper + 1, back] * weight
 
 
 def _points(latitude: NDArray, longitude: NDArray) -> tuple[NDArray[np.complex128], NDArray[np.intp]]:
-    """Distinct positions as latitude + i longitude, and each row's place among them."""
+    """Return the distinct positions as latitude + i longitude, and the index of each row's position among them."""
     return np.unique(latitude + 1j * longitude, return_inverse=True)

@@ -1,14 +1,14 @@
-"""Learned observation operators: ONNX files that make OLR and precipitation of two frames, run without torch.
+"""Learned observation operators: ONNX files that compute OLR and precipitation from two frames, run without torch.
 
-`previous` and `current` (B, 69, H, W) are x(t-6h) and x(t); `equivalents` and `errors` (B, 2, H, W) are what the six
-hours between them bring, in the order of the metadata's `planes`, and one standard deviation of what the operator
-itself does not know of it. All float32, SI, normalisation inside the graph. `dacycle train` and `dacycle export` make
-such a file; the packaged one belongs to the world whose statistics it carries.
+The inputs `previous` and `current` (B, 69, H, W) are x(t-6h) and x(t). The outputs `equivalents` and `errors`
+(B, 2, H, W) are the planes over the six hours between them, in the order of the metadata's `planes`, and the standard
+deviation of the operator's own error. All are float32 and SI; normalisation is inside the graph. `dacycle train` and
+`dacycle export` make such a file; the packaged one belongs to the world whose statistics it carries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import NAMES, PLANES
-from dacycle.forecast_adapter.grid import GridError, get_grid
-from dacycle.forecast_adapter.models.onnxfile import ModelFileError, digest, open_session, read_metadata
-from dacycle.obs_ingest.operators.columns import over_periods
-from dacycle.obs_ingest.quality.control import PLANE_VARIABLES
+from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
+from dacycle.forecast_adapter.models.onnxfile import ModelFileError, OnnxFile, open_session, read_metadata
+from dacycle.obs_ingest.table import PLANE_VARIABLES, VARIABLES
 
 if TYPE_CHECKING:
     from dacycle.forecast_adapter.worlds.world import World
@@ -36,13 +35,14 @@ __all__ = [
     "load_operator",
     "operator_files",
     "operator_metadata",
+    "over_periods",
 ]
 
 KIND = "operator"
 NO_OPERATOR = "none"
-"""The name that asks for no learned operator."""
+"""The name in an experiment that asks for no learned operator."""
 LEARNED: tuple[str, ...] = ("tp6h", "olr")
-"""The planes that a learned operator gives, in the order of its tensors."""
+"""The planes that a learned operator computes, in the order of its tensors."""
 INPUTS, OUTPUTS = ("previous", "current"), ("equivalents", "errors")
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
@@ -50,9 +50,12 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 def operator_metadata(
     name: str, version: str, grid: str, world: str, plane_std: dict[str, float], **more: Any
 ) -> dict[str, Any]:
-    """The metadata that an operator's file needs, and any more that describe it.
+    """Return the metadata of an operator's file.
 
-    plane_std: standard deviation of each plane in the training years, SI.
+    Args:
+        name, version, grid, world: of the operator.
+        plane_std: standard deviation of each plane in the training years, SI.
+        more: other entries that describe it.
     """
     return {
         "kind": KIND,
@@ -69,38 +72,32 @@ def operator_metadata(
 
 @dataclass(frozen=True, eq=False)
 class LearnedFields:
-    """What an operator makes of two frames, by variable (`tp`, `olr`): ``values`` and ``errors``, (H, W) each, SI."""
+    """The output of an operator for two frames: `values` and `errors` by variable (`tp`, `olr`), (H, W) each, SI."""
 
     values: dict[str, NDArray[np.float32]]
     errors: dict[str, NDArray[np.float32]]
 
 
 class LearnedOperator:
-    """An operator from its ONNX file; the session is made once.
+    """An operator from its ONNX file; the session is created once.
 
     Attributes:
-        name, world, grid, digest: as of a forecast model.
+        name, world, grid, digest: as those of a forecast model.
         std: standard deviation of each variable in the training years, SI.
-        metadata: everything that the file says of itself.
+        metadata: all metadata of the file.
     """
 
     def __init__(self, path: Path | str, threads: int = 1) -> None:
         self.path = Path(path)
         self._session = open_session(self.path, threads)
-        self.metadata = read_metadata(self._session)
-        _check_metadata(self.path, self.metadata)
-        self.name: str = self.metadata["name"]
-        self.world: str = self.metadata["world"]
-        try:
-            self.grid = get_grid(self.metadata["grid"])
-        except GridError as error:
-            raise ModelFileError(f"{self.path}: {error}") from error
-        self.digest = digest(self.path)
+        file = OnnxFile(self.path, self._session, operator_metadata("", "", "", "", {}), ("channels", "planes"))
+        self.metadata, self.name, self.world = file.metadata, file.name, file.world
+        self.grid, self.digest = file.grid, file.digest
         self.std = {PLANE_VARIABLES[plane]: float(self.metadata["plane_std"][plane]) for plane in LEARNED}
         _check_tensors(self.path, self._session, self.grid.shape)
 
     def __call__(self, previous: NDArray, current: NDArray) -> LearnedFields:
-        """Precipitation and mean OLR of the six hours between two frames, each (69, H, W) SI.
+        """Compute precipitation and mean OLR of the six hours between two frames, each (69, H, W) SI.
 
         Raises:
             ModelFileError: the frames have another shape than the file's.
@@ -109,52 +106,78 @@ class LearnedOperator:
         for name, frame in frames.items():
             if frame.shape != (len(NAMES), *self.grid.shape):
                 raise ModelFileError(f"{self.name}: {name} is {frame.shape}, not {(len(NAMES), *self.grid.shape)}")
-        given = {name: np.ascontiguousarray(frame, np.float32)[None] for name, frame in frames.items()}
+        tensors = {name: np.ascontiguousarray(frame, np.float32)[None] for name, frame in frames.items()}
         values, errors = (
             {PLANE_VARIABLES[plane]: field for plane, field in zip(LEARNED, fields[0], strict=True)}
-            for fields in self._session.run(list(OUTPUTS), given)
+            for fields in self._session.run(list(OUTPUTS), tensors)
         )
         return LearnedFields(values, errors)
 
-    def intervals(self, previous: NDArray, current: NDArray, earlier: Sequence[NDArray] = ()) -> list[LearnedFields]:
-        """The same of the six hours before `current`, and of those between the states before it; newest first.
+    def intervals(self, states: Sequence[NDArray]) -> list[LearnedFields]:
+        """Return the fields of the six hours between each two neighbouring states, newest first.
 
-        earlier: (69, H, W) states before `previous`, every 6 h, oldest first.
+        Args:
+            states: (69, H, W) each, every 6 h, oldest first; the last one is at the analysis time.
         """
-        frames = [*earlier, previous, current]
-        return [self(*pair) for pair in zip(frames[-2::-1], frames[:0:-1], strict=True)]
+        return [self(*pair) for pair in zip(states[-2::-1], states[:0:-1], strict=True)]
 
     def background_error(
-        self, table: pd.DataFrame, previous: NDArray, current: NDArray, share: float, earlier: Sequence[NDArray] = ()
+        self, table: pd.DataFrame, intervals: Sequence[LearnedFields], share: float
     ) -> NDArray[np.float64]:
-        """(n,) error of H(x_b) that quality control assumes, SI: the operator's and the background's, in quadrature.
+        """Return the error (n,) of H(x_b) that quality control assumes, SI: the operator's and the background's.
 
-        Over a longer period the errors of its intervals are taken to be the same one: for OLR that is the largest that
-        a mean can have.
+        The two are added in quadrature. Over a longer period the errors of its intervals are assumed to be fully
+        correlated: for OLR that is the largest error that a mean can have.
 
         Args:
             table: observations, n rows.
-            previous, current, earlier: as in `intervals`.
-            share: of the background's, in standard deviations of each variable.
+            intervals: the operator's fields, as given to `equivalents`.
+            share: the background's part, in standard deviations of each variable.
         """
-        both = [
+        errors = [
             {name: np.hypot(error, share * self.std[name]) for name, error in interval.errors.items()}
-            for interval in self.intervals(previous, current, earlier)
+            for interval in intervals
         ]
-        return over_periods(table, both, self.grid)
+        return over_periods(table, errors, self.grid)
+
+
+def over_periods(table: pd.DataFrame, intervals: Sequence[Mapping[str, NDArray]], grid: Grid) -> NDArray[np.float64]:
+    """Return the sum of precipitation or the mean of OLR over the period of each row (n,).
+
+    Args:
+        table: observations, n rows.
+        intervals: fields (H, W) by variable over six hours each, newest first, back from the analysis time.
+        grid: the grid of the fields.
+
+    Returns:
+        NaN for other variables, and for periods that are no multiple of 6 h or longer than all intervals.
+    """
+    result = np.full(len(table), np.nan)
+    codes, period = table["variable"].array.codes, table["period"].to_numpy()
+    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
+    for count in range(1, len(intervals) + 1):
+        for variable in intervals[0]:
+            rows = np.nonzero((period == 6 * count) & (codes == VARIABLES.index(variable)))[0]
+            if len(rows):
+                fields = [interval[variable] for interval in intervals[:count]]
+                field = np.sum(fields, axis=0) if variable == "tp" else np.mean(fields, axis=0)
+                result[rows] = interpolate_to_points(field, grid, latitude[rows], longitude[rows])
+    return result
 
 
 def operator_files() -> dict[str, Path]:
-    """The packaged operators by name."""
+    """Return the packaged operators by name."""
     return {path.stem: path for path in sorted(WEIGHTS.glob("*.onnx"))}
 
 
 def load_operator(name_or_file: str | Path | None, world: World, threads: int = 1) -> LearnedOperator | None:
-    """The operator of a world.
+    """Load the operator of a world.
 
     Args:
         name_or_file: a packaged operator's name or a file; `none` for none; None for the packaged one that carries the
             world's statistics, if there is one.
+        world: the world.
+        threads: of the session.
 
     Raises:
         ModelFileError: there is no such operator, it is damaged, or belongs to another world or grid.
@@ -163,45 +186,35 @@ def load_operator(name_or_file: str | Path | None, world: World, threads: int = 
         return None
     packaged = operator_files()
     if name_or_file is None:
-        own = [name for name, path in packaged.items() if _home(path) == (world.name, world.grid.name)]
-        return LearnedOperator(packaged[own[0]], threads) if own else None
+        of_world = [path for path in packaged.values() if _world_and_grid(path) == (world.name, world.grid.name)]
+        return LearnedOperator(of_world[0], threads) if of_world else None
     path = packaged.get(str(name_or_file), Path(name_or_file))
     if not path.is_file():
         known = ", ".join([*packaged, NO_OPERATOR])
         raise ModelFileError(f"no observation operator {str(name_or_file)!r}: not a file, and the known are {known}")
-    found = LearnedOperator(path, threads)
-    if (found.world, found.grid.name) != (world.name, world.grid.name):
+    operator = LearnedOperator(path, threads)
+    if (operator.world, operator.grid.name) != (world.name, world.grid.name):
         raise ModelFileError(
-            f"operator {found.name} carries the statistics of world {found.world!r} on {found.grid.name}, "
+            f"operator {operator.name} carries the statistics of world {operator.world!r} on {operator.grid.name}, "
             f"not of {world.name!r} on {world.grid.name}"
         )
-    return found
+    return operator
 
 
 @lru_cache(maxsize=8)
-def _home(path: Path) -> tuple[str, str]:
-    about = read_metadata(path)
-    return about["world"], about["grid"]
-
-
-def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    needed = operator_metadata("", "", "", "", {})
-    missing = [key for key in needed if key not in metadata]
-    if missing:
-        raise ModelFileError(f"{path}: its metadata lack {', '.join(missing)}; export it with `dacycle export`")
-    for key in ("kind", "channels", "planes"):
-        if metadata[key] != needed[key]:
-            raise ModelFileError(f"{path}: its {key} is not that of an observation operator")
+def _world_and_grid(path: Path) -> tuple[str, str]:
+    metadata = read_metadata(path)
+    return metadata["world"], metadata["grid"]
 
 
 def _check_tensors(path: Path, session: Any, shape: tuple[int, int]) -> None:
-    """The graph's tensors must be the contract's, on the grid that its metadata name."""
+    """Raise an error where the graph's tensors are not the contract's on the grid that the metadata name."""
     for kind, tensors, names, channels in (
         ("inputs", session.get_inputs(), INPUTS, len(NAMES)),
         ("outputs", session.get_outputs(), OUTPUTS, len(LEARNED)),
     ):
-        found = {tensor.name: (tensor.type, list(tensor.shape[1:])) for tensor in tensors}
-        if found != dict.fromkeys(names, ("tensor(float)", [channels, *shape])):
+        shapes = {tensor.name: (tensor.type, list(tensor.shape[1:])) for tensor in tensors}
+        if shapes != dict.fromkeys(names, ("tensor(float)", [channels, *shape])):
             raise ModelFileError(
                 f"{path}: its {kind} must be {' and '.join(names)}, float32 (batch, {channels}, {shape[0]}, {shape[1]})"
             )

@@ -16,20 +16,20 @@ from dacycle.obs_ingest.table import VARIABLES, ObservationError
 __all__ = ["PointOperator", "lapse_rate", "relief"]
 
 LEAST_DEPARTURES = 50
-"""Fewer do not give a lapse rate."""
+"""The least number of departures that give a lapse rate."""
 
 
 class PointOperator:
     """H of every row of a table, for surface fields on one list of points.
 
     Args:
-        fields: the background; what is interpolated later lies on the same points.
+        fields: the background; fields that are interpolated later are on the same points.
         table: observations, n rows.
-        orography: the ground's height, on any points. None: it is estimated from the stations' own heights, as their
-            mean around a station (see `relief`).
+        orography: the ground's height, on any points. None: it is estimated as the mean of the heights of the stations
+            around (see `relief`).
 
     Attributes:
-        stencil: interpolates from the background's points to the rows.
+        stencil: interpolation from the background's points to the rows.
         height: (n,) of each station above the model's ground, m; NaN where its elevation is missing.
     """
 
@@ -44,54 +44,54 @@ class PointOperator:
             self.height = elevation - ground(orography.values["orography"])
 
     def of(self, variable: str) -> NDArray[np.bool_]:
-        """(n,) whether a row is of this variable."""
+        """Return whether each row (n,) is of this variable."""
         return self._codes == VARIABLES.index(variable)
 
     def __call__(self, values: dict[str, NDArray], lapse_rate: float) -> NDArray[np.float64]:
-        """(n,) H(x), NaN where its channel is not there, the place is outside, or a height is needed and missing.
+        """Return H(x) (n,), NaN where its channel is absent, the site is outside, or a height is needed and missing.
 
         Args:
             values: (m,) at the points, by channel, SI.
             lapse_rate: K per m.
         """
-        out = np.full(len(self._codes), np.nan)
+        model = np.full(len(self._codes), np.nan)
         for channel, field in values.items():
             rows = self.of(channel)
-            out[rows] = self.stencil(field)[rows]
+            model[rows] = self.stencil(field)[rows]
             if channel == "t2m":
-                out[rows] -= lapse_rate * self.height[rows]
-        return out
+                model[rows] -= lapse_rate * self.height[rows]
+        return model
 
 
 def relief(latitude: NDArray, longitude: NDArray, elevation: NDArray, scale_km: float) -> NDArray[np.float64]:
-    """(n,) m: heights of stations above the mean height around them; NaN where the elevation is missing.
+    """Return heights (n,) of stations above the mean height around them, m; NaN where the elevation is missing.
 
-    The mean is over the places of all stations, weighted by a Gaussian with this standard deviation. It stands for a
-    model's ground that is not known: with the model's grid spacing as the scale it is about as smooth. A station alone
-    is on its own ground.
+    The mean is over the places of all stations, weighted by a Gaussian with the standard deviation `scale_km`. It
+    replaces an unknown model orography: with the model's grid spacing as the scale it is about as smooth. A station
+    without others around it has height 0.
     """
-    out = np.full(len(elevation), np.nan)
-    known = np.nonzero(np.isfinite(elevation))[0]
-    if not len(known):
-        return out
+    relative = np.full(len(elevation), np.nan)
+    rows = np.nonzero(np.isfinite(elevation))[0]
+    if not len(rows):
+        return relative
     points, first, back = np.unique(
-        positions(latitude[known], longitude[known]), axis=0, return_index=True, return_inverse=True
+        positions(latitude[rows], longitude[rows]), axis=0, return_index=True, return_inverse=True
     )
-    heights, tree = elevation[known][first], cKDTree(points)
+    heights, tree = elevation[rows][first], cKDTree(points)
     near = tree.sparse_distance_matrix(tree, 3 * scale_km, output_type="ndarray")
     weight = np.exp(-((near["v"] / scale_km) ** 2) / 2)
     total, sum_of_heights = (
         np.bincount(near["i"], weights=w, minlength=len(points)) for w in (weight, weight * heights[near["j"]])
     )
-    out[known] = (heights - sum_of_heights / total)[back.ravel()]
-    return out
+    relative[rows] = (heights - sum_of_heights / total)[back.ravel()]
+    return relative
 
 
 def lapse_rate(departures: NDArray, heights: NDArray) -> float:
-    """K per m: how fast departures (n,) of 2-metre temperature fall with height above the model's ground (n,).
+    """Return the lapse rate (K per m) of departures (n,) of 2-metre temperature with heights above the ground (n,).
 
-    Huber's regression: departures beyond 2 K of the line count by their size, not its square, so that neither gross
-    errors nor a few summits decide.
+    It is a Huber regression: departures more than 2 K from the line count by size, not by its square, so that neither
+    gross errors nor a few summits decide.
 
     Raises:
         ObservationError: too few departures, or all at the model's ground.

@@ -1,4 +1,4 @@
-"""Limits of single values: what no variable ever is, and where the usual wrong unit would put it."""
+"""Limits of single values: the range of each variable on Earth, and the range of its usual wrong unit."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,11 @@ GROSS_LIMITS: dict[str, tuple[float, float]] = {
     "v": (-150.0, 150.0),
     "t": (150.0, 335.0),
 }
-"""What each variable has never exceeded on Earth, or hardly, in SI units."""
+"""Range that each variable never leaves on Earth, or hardly ever: low and high, SI."""
 
 
 def other_unit(codes: NDArray, value: NDArray) -> NDArray[np.bool_]:
-    """(n,) values that lie where the usual wrong unit would put them."""
+    """Return which values (n,) lie in the range of the usual wrong unit; see `table.OTHER_UNITS`."""
     low, high = (np.full(len(VARIABLES), limit) for limit in (np.inf, -np.inf))
     for name, (below, above, _) in OTHER_UNITS.items():
         low[VARIABLES.index(name)], high[VARIABLES.index(name)] = below, above
@@ -34,6 +34,6 @@ def other_unit(codes: NDArray, value: NDArray) -> NDArray[np.bool_]:
 
 
 def beyond_limits(codes: NDArray, value: NDArray) -> NDArray[np.bool_]:
-    """(n,) values outside `GROSS_LIMITS`."""
+    """Return which values (n,) are outside `GROSS_LIMITS`."""
     low, high = np.array([GROSS_LIMITS[name] for name in VARIABLES]).T
     return (value < low[codes]) | (value > high[codes])

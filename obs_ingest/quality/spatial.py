@@ -1,10 +1,10 @@
 """Spatial checks: departures that contradict those of the neighbours. titanlib does the statistics.
 
-What is compared are departures O-B in units of the observation's own error, not values: heights, climate and gradients
-are in the background already. Only surface variables with an operator are checked; sondes are too far apart, and what
-has no operator has no departure.
+The checks compare departures O-B in units of the observation's own error, not values, because the background accounts
+for heights, climate and gradients. Only surface variables with an operator are checked: sondes are too far apart, and a
+variable without an operator has no departure.
 
-A value with too few neighbours is not rejected: where there is one station in 300 km it is worth most, and only the
+A value with too few neighbours is not rejected: a station that is alone within 300 km is worth most, and only the
 background check can judge it.
 """
 
@@ -29,13 +29,13 @@ ITERATIONS = 5
 
 SCT_INNER_KM, SCT_OUTER_KM = 100.0, 200.0
 SCT_MOST = 100
-"""So many stations at most are analysed together."""
+"""The most stations that are analysed together."""
 SCT_LENGTH_KM = 100.0
 SCT_ERROR_RATIO = 0.5
 """Variance of an observation's error over that of the background's, as the real pair of docs/real-input.md has it."""
 
-_NO_PROFILE = 1_000_000  # so many stations would be needed for a vertical profile; departures have none
-_METRES = 1e4  # a vertical scale that no difference of heights reaches
+_NO_PROFILE = 1_000_000  # the least stations for a vertical profile, which departures do not have
+_METRES = 1e4  # vertical scale, larger than any difference of heights
 
 _Test = Callable[["titanlib.Points", NDArray, NDArray], NDArray]
 
@@ -47,18 +47,19 @@ def buddy_check(
     buddies: NDArray[np.bool_],
     threshold: float,
 ) -> NDArray[np.bool_]:
-    """(n,) rows whose departure is far from the mean of at least 5 buddies within 300 km.
+    """Return which rows (n,) have a departure that is far from the mean of at least 5 buddies within 300 km.
 
-    Far is more than `threshold` standard deviations of the buddies' departures, which count as one observation error at
-    least. What is rejected is no buddy in the next of 5 rounds.
+    It is far beyond `threshold` standard deviations of the buddies' departures, or of one observation error where that
+    is larger. There are 5 rounds; a rejected row is no buddy in the next one.
 
     Args:
         table: n rows; needs variable, latitude and longitude.
         departures: (n,) O-B over the observation's error; NaN is not checked.
-        checked: (n,) the rows to judge.
-        buddies: (n,) those of them that judge. Others never decide over a buddy: values that are withheld or denied
-            must not change what is assimilated. They are judged by the buddies that passed, and by one another.
-        threshold: in standard deviations; 4 lets a normal distribution's tail pass, as the background check does.
+        checked: (n,) the rows to check.
+        buddies: (n,) those of them that are compared with. Withheld and denied values must not change what is
+            assimilated: they are checked against the buddies that passed and against one another, and a buddy is never
+            checked against them.
+        threshold: in standard deviations; 4 accepts a normal distribution's tail, as the background check does.
     """
 
     def test(points: "titanlib.Points", values: NDArray, wanted: NDArray) -> NDArray:
@@ -76,10 +77,10 @@ def spatial_consistency(
     buddies: NDArray[np.bool_],
     threshold: float,
 ) -> NDArray[np.bool_]:
-    """(n,) rows that fail the spatial consistency test (SCT) of Lussana et al. (2010, doi:10.1002/qj.622).
+    """Return which rows (n,) fail the spatial consistency test (SCT) of Lussana et al. (2010, doi:10.1002/qj.622).
 
-    An optimal interpolation of the departures within 200 km, with and without the value itself: it fails if the product
-    of the two residuals, over the error variance that they have there, exceeds `threshold`.
+    The departures within 200 km are analysed by optimal interpolation, with and without the value itself. The value
+    fails if the product of its two residuals over their error variance exceeds `threshold`.
 
     Args:
         table, departures, checked, buddies: as in `buddy_check`.
@@ -100,20 +101,21 @@ def spatial_consistency(
 def _by_variable(
     table: pd.DataFrame, departures: NDArray, checked: NDArray[np.bool_], buddies: NDArray[np.bool_], test: _Test
 ) -> NDArray[np.bool_]:
-    titanlib.set_omp_threads(1)  # it marks values while others are looked at: more threads, other verdicts
+    """Apply a test to each checked variable: first among the buddies, then to the others against those that passed."""
+    titanlib.set_omp_threads(1)  # it flags values while it tests others: the result depends on the number of threads
     codes = table["variable"].array.codes
     latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
-    out = np.zeros(len(table), bool)
+    failed = np.zeros(len(table), bool)
     for name in CHECKED:
-        mine = checked & (codes == VARIABLES.index(name)) & np.isfinite(departures)
-        judges, others = np.nonzero(mine & buddies)[0], np.nonzero(mine & ~buddies)[0]
-        for group, judging in ((judges, judges[:0]), (others, judges)):
-            rows = np.concatenate([group, judging[~out[judging]]])
-            # The result depends on the order: the largest first, so that it is found before its neighbours are judged,
-            # and the order in which the rows came decides nothing.
+        of_name = checked & (codes == VARIABLES.index(name)) & np.isfinite(departures)
+        judges, others = np.nonzero(of_name & buddies)[0], np.nonzero(of_name & ~buddies)[0]
+        for group, compared in ((judges, judges[:0]), (others, judges)):
+            rows = np.concatenate([group, compared[~failed[compared]]])
+            # The result depends on the order. With the largest departure first, a gross error is found before its
+            # neighbours are tested, and the order of the table does not matter.
             rows = rows[np.lexsort((longitude[rows], latitude[rows], departures[rows], -abs(departures[rows])))]
             wanted = np.isin(rows, group)
             if wanted.any():
                 points = titanlib.Points(latitude[rows], longitude[rows], np.zeros(len(rows)))
-                out[rows[wanted]] = test(points, departures[rows], wanted.astype(np.int32))[wanted] == 1
-    return out
+                failed[rows[wanted]] = test(points, departures[rows], wanted.astype(np.int32))[wanted] == 1
+    return failed

@@ -1,4 +1,4 @@
-"""Lists of stations, as CSV: a blacklist, whose values are not used, or a whitelist, all others of which are not."""
+"""Lists of stations in CSV: values of stations on a blacklist, or not on a whitelist, are rejected."""
 
 import csv
 import hashlib
@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.table import VARIABLES, ObservationError, site_names
+from dacycle.obs_ingest.table import VARIABLES, ObservationError, is_position, site_names
 
 __all__ = ["COLUMNS", "StationList", "has_station", "read_station_list"]
 
 COLUMNS: tuple[str, ...] = ("station", "site", "latitude", "longitude", "variable", "from", "to", "note")
-"""What a list may have; each line names its station by `station`, `site`, or `latitude` and `longitude`."""
+"""Columns that a list may have; each line names its station by `station`, `site`, or `latitude` and `longitude`."""
 
 _ALWAYS = np.datetime64("0001-01-01", "s"), np.datetime64("9999-12-31", "s")
 _SITE = re.compile(r"[+-]\d\d\.\d\d[+-]\d{3}\.\d\d")
@@ -25,13 +25,13 @@ _SITE = re.compile(r"[+-]\d\d\.\d\d[+-]\d{3}\.\d\d")
 
 @dataclass(frozen=True, eq=False)
 class StationList:
-    """What a list names.
+    """The lines of a list.
 
     Attributes:
-        path: of the file.
+        path: the file.
         digest: SHA-256 of its content.
-        lines: a row per line: station, site and variable (empty where the line leaves it open), from and to
-            (datetime64[s]; open ends are the least and the last time).
+        lines: a row per line: station, site and variable (empty where the line does not give it), from and to
+            (datetime64[s]; the first or last time where the line does not give it).
     """
 
     path: Path
@@ -39,34 +39,34 @@ class StationList:
     lines: pd.DataFrame
 
     def names(self, table: pd.DataFrame) -> NDArray[np.bool_]:
-        """(n,) whether a line names this row: all that the line says is so, and from <= time < to."""
-        out = np.zeros(len(table), bool)
+        """Return which rows (n,) a line matches: in every column that it fills in, and with from <= time < to."""
+        named = np.zeros(len(table), bool)
         by_station = self.lines["station"] != ""
         for key, lines in (("station", self.lines[by_station]), ("site", self.lines[~by_station])):
             column = table[key].array
             rows = np.nonzero(np.append(column.categories.isin(lines[key]), False)[column.codes])[0]
-            found = pd.DataFrame({key: column[rows].astype(str), "row": rows}).merge(lines, on=key)
-            row = found["row"].to_numpy()
+            pairs = pd.DataFrame({key: column[rows].astype(str), "row": rows}).merge(lines, on=key)
+            row = pairs["row"].to_numpy()
             time, site, variable = (table[name].to_numpy()[row] for name in ("time", "site", "variable"))
-            fits = (found["from"] <= time) & (time < found["to"])
-            fits &= (found["site"] == "") | (found["site"] == site)
-            fits &= (found["variable"] == "") | (found["variable"] == variable)
-            out[row[fits]] = True
-        return out
+            matches = (pairs["from"] <= time) & (time < pairs["to"])
+            matches &= (pairs["site"] == "") | (pairs["site"] == site)
+            matches &= (pairs["variable"] == "") | (pairs["variable"] == variable)
+            named[row[matches]] = True
+        return named
 
 
 def has_station(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """(n,) whether a value is a station's. A point of a raster has none: its station is called as its site is."""
+    """Return which rows (n,) are of a station. A point of a raster is none: its station has the name of its site."""
     station, site = table["station"].array, table["site"].array
     return site.categories.get_indexer(station.categories)[station.codes] != site.codes
 
 
 def read_station_list(path: Path | str) -> StationList:
-    """A list from a CSV file with a header; columns of `COLUMNS`, in any order.
+    """Read a list from a CSV file with a header and columns of `COLUMNS`, in any order.
 
     Args:
-        path: of the file. `from` and `to` are UTC, as 2024-01-31 or 2024-01-31T06:00; `site` is as in the observation
-            table (+48.12+011.55), which latitude and longitude in degrees are turned into.
+        path: the file. `from` and `to` are UTC, as 2024-01-31 or 2024-01-31T06:00. `site` is as in the observation
+            table (+48.12+011.55); latitude and longitude in degrees are converted to a site.
 
     Raises:
         ObservationError: naming the file, the line and the remedy.
@@ -97,24 +97,25 @@ def _check_header(header: list[str], path: Path) -> None:
 
 
 def _line(row: dict[str, str | None], where: str) -> tuple[str, str, str, np.datetime64, np.datetime64]:
-    """Station, site, variable, from and to of a line."""
+    """Return station, site, variable, from and to of a line."""
     if None in row or None in row.values():
         raise ObservationError(f"{where}: not as many fields as the header has; a note with a comma needs quotes")
-    said = {name: (text or "").strip() for name, text in row.items()}
-    station, site, variable = said.get("station", ""), _site(said, where), said.get("variable", "")
+    fields = {name: (text or "").strip() for name, text in row.items()}
+    station, site, variable = fields.get("station", ""), _site(fields, where), fields.get("variable", "")
     if not (station or site):
         raise ObservationError(f"{where}: names no station; give station, site, or latitude and longitude")
     if variable and variable not in VARIABLES:
         raise ObservationError(f"{where}: unknown variable {variable!r}; known are {', '.join(VARIABLES)}")
-    begin = _time(said.get("from", ""), _ALWAYS[0], where)
-    end = _time(said.get("to", ""), _ALWAYS[1], where)
+    begin = _time(fields.get("from", ""), _ALWAYS[0], where)
+    end = _time(fields.get("to", ""), _ALWAYS[1], where)
     if begin >= end:
         raise ObservationError(f"{where}: from {begin} is not before to {end}; `to` is the first time after")
     return station, site, variable, begin, end
 
 
-def _site(said: dict[str, str], where: str) -> str:
-    site, latitude, longitude = (said.get(name, "") for name in ("site", "latitude", "longitude"))
+def _site(fields: dict[str, str], where: str) -> str:
+    """Return the site that a line names, by itself or by a position; empty where it names none."""
+    site, latitude, longitude = (fields.get(name, "") for name in ("site", "latitude", "longitude"))
     if site and not _SITE.fullmatch(site):
         raise ObservationError(f"{where}: {site!r} is no site; it is written as +48.12+011.55, or give the position")
     if not (latitude or longitude):
@@ -123,19 +124,20 @@ def _site(said: dict[str, str], where: str) -> str:
         lat, lon = float(latitude), float(longitude)
     except ValueError:
         lat, lon = np.nan, np.nan
-    if not (abs(lat) <= 90 and -180 <= lon <= 360):
+    if not is_position(lat, lon):
         raise ObservationError(
             f"{where}: latitude {latitude!r} and longitude {longitude!r} are no position; give both in degrees"
         )
-    place = str(site_names(np.array([lat]), np.array([lon]))[0])
-    if site and site != place:
-        raise ObservationError(f"{where}: site {site} is not at {latitude}, {longitude}, which is {place}")
-    return place
+    at_position = str(site_names(np.array([lat]), np.array([lon]))[0])
+    if site and site != at_position:
+        raise ObservationError(f"{where}: site {site} is not at {latitude}, {longitude}, which is {at_position}")
+    return at_position
 
 
-def _time(text: str, otherwise: np.datetime64, where: str) -> np.datetime64:
+def _time(text: str, default: np.datetime64, where: str) -> np.datetime64:
+    """Return the time that a text says in UTC, or the default where it is empty."""
     if not text:
-        return otherwise
+        return default
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

@@ -1,4 +1,7 @@
-"""Withheld sites: observations that no experiment assimilates, so that each cycle is checked against unseen data."""
+"""Withheld sites: observations that no experiment assimilates, so that each cycle is verified against unseen data.
+
+A site whose position is chosen is withheld in every experiment, with every other source within 10 km of it.
+"""
 
 import hashlib
 from functools import lru_cache
@@ -8,27 +11,27 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["SALT", "WITHHELD", "WITHHELD_KM", "withhold"]
 
 WITHHELD = 0.1
-"""Share of the sites that are withheld unless told otherwise."""
+"""Default share of the sites that are withheld."""
 WITHHELD_KM = 10.0
 SALT = "dacycle withheld sites 1"
 
 
 def withhold(table: pd.DataFrame, share: float = WITHHELD, salt: str = SALT) -> NDArray[np.bool_]:
-    """(n,) rows that no experiment assimilates, so that each cycle is checked against data it has not seen.
+    """Return the rows (n,) that no experiment assimilates.
 
-    A position is chosen by the SHA-256 of the salt and the position rounded to 0.1 degree; with it goes every row
-    within 10 km, whatever its source.
+    A position is chosen by the SHA-256 of the salt and the position rounded to 0.1 degree. Every row within 10 km of it
+    is withheld too, whatever its source.
 
     Args:
         table: needs latitude and longitude only.
         share: of the positions, in [0, 1).
-        salt: another salt chooses other sites; dacycle's experiments all use the same.
+        salt: another salt chooses other sites; all experiments use the same one.
     """
     if not 0 <= share < 1:
         raise ObservationError(f"the withheld share is {share!r}, not in [0, 1)")
@@ -43,13 +46,13 @@ def withhold(table: pd.DataFrame, share: float = WITHHELD, salt: str = SALT) -> 
         return np.zeros(len(table), bool)
     points = _unit_vectors(positions.real, positions.imag)
     chord = 2 * np.sin(WITHHELD_KM / EARTH_RADIUS_KM / 2)
-    reach, _ = cKDTree(points[chosen]).query(points, distance_upper_bound=chord)
-    return (np.isfinite(reach) | chosen)[back]
+    distance, _ = cKDTree(points[chosen]).query(points, distance_upper_bound=chord)
+    return (np.isfinite(distance) | chosen)[back]
 
 
 @lru_cache(maxsize=1 << 18)
 def _uniform(salt: str, row: int, column: int) -> float:
-    """A number in [0, 1) that depends on the salt and the position in tenths of a degree alone."""
+    """Return a number in [0, 1) that depends only on the salt and the position in tenths of a degree."""
     digest = hashlib.sha256(f"{salt}|{row}|{column}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

@@ -1,8 +1,8 @@
-"""Observation tables as messages of WMO BUFR, edition 4: the inverse of what `synop_bufr` and `temp_bufr` read.
+"""Observation tables as messages of WMO BUFR, edition 4: the inverse of the sources `synop_bufr` and `temp_bufr`.
 
-Stations become SYNOPs (template 307080), sondes TEMPs (309052), each after its WIGOS identifier (301150). The time of
-receipt, which BUFR has no place for, stands where ECMWF's archive keeps it: in a local section of that centre's form.
-Values are told at the resolution of the templates: 0.01 K, 10 Pa, 0.1 m/s and whole degrees, 0.1 kg/m2, 1 gpm.
+Stations become SYNOPs (template 307080), sondes TEMPs (309052), each with its WIGOS identifier (301150). BUFR has no
+element for the time of receipt; it is written as in ECMWF's archive, in a local section of that centre's form. Values
+have the resolution of the templates: 0.01 K, 10 Pa, 0.1 m/s and whole degrees, 0.1 kg/m2, 1 gpm.
 """
 
 from datetime import UTC, datetime
@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.operators.columns import dewpoint, wind_direction
+from dacycle.forecast_adapter.physics import GRAVITY, dewpoint, wind_direction
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError
 
 __all__ = ["BULLETIN", "encode_synops", "encode_temps"]
 
 BULLETIN = np.timedelta64(300, "s")
-"""SYNOPs are collected in bulletins, received at the next multiple of this. It divides every usual cutoff, so that what
-was late is late still, and nothing else is."""
+"""SYNOPs are collected in bulletins, received at the next multiple of this. It divides every usual cutoff, so that the
+same values are late as before."""
 
 _SURFACE = ("t2m", "td2m", "msl", "u10", "v10", "tp")
 _RANGES: dict[str, tuple[float, float]] = {
@@ -31,16 +31,16 @@ _RANGES: dict[str, tuple[float, float]] = {
     "z": (-9800.0, 1275000.0),
     "q": (-np.inf, 0.2),
 }
-"""What the elements of the templates can hold, in SI units."""
+"""Range of the elements of the templates, in SI units."""
 _GRAVITY = 9.80665
-_DRIEST = 1e-12  # kg/kg; a dewpoint cannot tell of less
+_DRIEST = 1e-12  # kg/kg; the least humidity that is written as a dewpoint
 _STANDARD_LEVEL = 1 << 16  # in the extended vertical sounding significance
 _SYNOP = {"dataCategory": 0, "dataSubCategory": 170, "rdbType": 1}
 _TEMP = {"dataCategory": 2, "dataSubCategory": 109, "rdbType": 5}
 
 
 def encode_synops(table: pd.DataFrame) -> bytes:
-    """The reports of surface stations at one time, one message for each bulletin.
+    """Encode the reports of surface stations at one time, one message for each bulletin.
 
     Args:
         table: t2m, td2m, msl, u10, v10 and 6-h tp of stations, with the times of receipt.
@@ -60,10 +60,10 @@ def encode_synops(table: pd.DataFrame) -> bytes:
 
 
 def encode_temps(table: pd.DataFrame) -> bytes:
-    """The soundings of one time, one message for each.
+    """Encode the soundings of one time, one message for each.
 
-    The height of the station is left out: a simulated sounding begins above the model's ground, which is not where the
-    station stands, and readers compare the lowest thickness with it. No humidity is below 1e-12.
+    The height of the station is left out: a simulated sounding begins above the model's ground, which is not at the
+    height of the station, and readers compare the lowest thickness with that. No humidity is below 1e-12.
 
     Args:
         table: z, q, u, v, t of stations at any pressures, with the times of receipt.
@@ -88,12 +88,12 @@ def encode_temps(table: pd.DataFrame) -> bytes:
 
 
 def _reports(table: pd.DataFrame, names: tuple[str, ...], key: NDArray) -> tuple[NDArray[np.intp], NDArray]:
-    """The first row of each of the n reports (or levels), and its values (len(names), n), NaN where it has none."""
+    """Return the first row of each of the n reports (or levels), and its values (len(names), n), NaN where absent."""
     _check(table, names)
-    place = np.array([names.index(name) if name in names else -1 for name in VARIABLES])
-    _, first, who = np.unique(key, return_index=True, return_inverse=True)
+    position = np.array([names.index(name) if name in names else -1 for name in VARIABLES])
+    _, first, report = np.unique(key, return_index=True, return_inverse=True)
     values = np.full((len(names), len(first)), np.nan)
-    values[place[table["variable"].array.codes], who] = table["value"].to_numpy()
+    values[position[table["variable"].array.codes], report] = table["value"].to_numpy()
     halved = np.isnan(values[[names.index(name) for name in names if name[0] in "uv"]]).sum(axis=0) == 1
     if halved.any():
         station = table["station"].iloc[first[int(halved.argmax())]]
@@ -102,7 +102,7 @@ def _reports(table: pd.DataFrame, names: tuple[str, ...], key: NDArray) -> tuple
 
 
 def _check(table: pd.DataFrame, names: tuple[str, ...]) -> None:
-    """Refuse values of other variables, and those beyond `_RANGES`."""
+    """Raise an error for values of other variables, and for those beyond `_RANGES`."""
     low, high = np.array([_RANGES[name] if name in names else (np.inf, -np.inf) for name in VARIABLES]).T
     codes, value = table["variable"].array.codes, table["value"].to_numpy()
     bad = (value < low[codes]) | (value > high[codes])
@@ -115,7 +115,7 @@ def _check(table: pd.DataFrame, names: tuple[str, ...]) -> None:
 
 
 def _place(stations: pd.DataFrame) -> dict[str, NDArray]:
-    """What n reports say of where and when they were made, by key (n,).
+    """Return identifier, time and position of n reports, by BUFR key (n,).
 
     A name of five digits is a WMO block and station number, any other a local WIGOS identifier without an issuer.
     """
@@ -138,7 +138,7 @@ def _rows(place: dict[str, NDArray], which: NDArray[np.bool_] | slice) -> dict[s
 
 
 def _synops(place: dict[str, NDArray], values: NDArray, received: int) -> bytes:
-    """The compressed message of a bulletin: n reports, values (6, n)."""
+    """Return the compressed message of a bulletin: n reports, values (6, n)."""
     t2m, td2m, msl, u10, v10, tp = values
     direction, speed = _wind(u10, v10)
     elements = {
@@ -158,14 +158,14 @@ def _synops(place: dict[str, NDArray], values: NDArray, received: int) -> bytes:
 
 
 def _temp(place: dict[str, NDArray], pressure: NDArray, values: NDArray, received: int) -> bytes:
-    """The message of a sounding: n levels, values (5, n)."""
+    """Return the message of a sounding: n levels, values (5, n)."""
     z, q, u, v, t = values
     direction, speed = _wind(u, v)
     elements = {
         "#1#timeSignificance": 18,  # the time is that of the launch
         "extendedVerticalSoundingSignificance": np.full(len(pressure), _STANDARD_LEVEL),
         "pressure": pressure,
-        "nonCoordinateGeopotentialHeight": np.rint(z / _GRAVITY),
+        "nonCoordinateGeopotentialHeight": np.rint(z / GRAVITY),
         "airTemperature": t,
         "dewpointTemperature": dewpoint(np.maximum(q, _DRIEST), pressure),
         "windDirection": direction,
@@ -179,7 +179,7 @@ def _temp(place: dict[str, NDArray], pressure: NDArray, values: NDArray, receive
 
 
 def _wind(u: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
-    """Direction in whole degrees and speed in tenths of m/s, as codes have them: 360 is north, 0 calm."""
+    """Return direction in whole degrees and speed in tenths of m/s, by the codes: 360 is north, 0 calm."""
     speed = np.rint(np.hypot(u, v) * 10) / 10
     direction = np.rint(wind_direction(u, v)) % 360
     return np.where(speed == 0, 0, np.where(direction == 0, 360, direction)), speed
@@ -188,7 +188,7 @@ def _wind(u: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
 def _message(
     head: dict[str, Any], template: int, place: dict[str, NDArray], received: int, elements: dict[str, Any]
 ) -> bytes:
-    """A message with one subset for each place, received at a time (s since 1970): `head`, and the template's keys."""
+    """Encode a message with one subset for each place, received at a time (s since 1970)."""
     arrival = datetime.fromtimestamp(received, UTC)
     head = {
         "masterTablesVersionNumber": 33,

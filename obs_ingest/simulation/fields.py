@@ -1,10 +1,11 @@
-"""Simulated gridded observations, drawn like those of `stations`: a raster of OLR, and DAMBench's random mask."""
+"""Simulated observations at grid points, drawn like those of `stations`: OLR on a raster, DAMBench's random mask."""
 
 import numpy as np
 import pandas as pd
 
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, conservative_average
+from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import standard_error
 from dacycle.obs_ingest.simulation.stations import Simulated, hour_of
@@ -13,8 +14,6 @@ from dacycle.obs_ingest.table import VARIABLES, ObservationError, make_table, si
 
 __all__ = ["Mask", "Olr"]
 
-_STEP = np.timedelta64(6, "h")
-
 
 class Olr(Simulated):
     """Outgoing long-wave radiation from satellites on a regular raster, as means over the period that ends at a time.
@@ -22,7 +21,7 @@ class Olr(Simulated):
     Args:
         world, seed, name, cutoff, gross_rate, missing_rate, latency, latency_spread: as for `Stations`.
         spacing: of the raster, in degrees; it divides 180.
-        period: `6h`, or `24h`: a daily mean, at 00 UTC, which needs the reference at the three earlier times too.
+        period: `6h`; or `24h`, a daily mean at 00 UTC, which needs the reference at the three earlier times too.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Olr(Simulated):
         return bool(hour_of(time) % self._hours == 0)
 
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
-        fields = [self.world.reference.surface(time - k * _STEP)["olr"].values for k in range(self._hours // 6)]
+        fields = [self.world.reference.surface(time - k * STEP)["olr"].values for k in range(self._hours // 6)]
         truth = conservative_average(np.mean(fields, axis=0), self.world.grid, self._raster).ravel().astype(float)
         n = len(truth)
         error = standard_error("olr", truth)
@@ -129,7 +128,7 @@ class Mask(Simulated):
             station=self._site[point],
             latitude=self._latitude[point],
             longitude=self._longitude[point],
-            # The height that t2m refers to. A grid's msl is a value at sea level, whatever the ground below.
+            # t2m refers to this height. The msl of a grid is at sea level, whatever the ground below.
             elevation=np.where(channel == index("t2m"), self.world.orography.ravel()[point], np.nan),
             pressure=self._pressure[channel],
             variable=self._variable[channel],

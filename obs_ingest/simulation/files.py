@@ -1,7 +1,23 @@
-"""Simulated observations as files: what `stations` and `fields` draw, in the formats that sources read.
+"""Simulated observations as files: the draws of `stations` and `fields` in the formats that sources read.
 
-A folder of them is made whole or not at all, and says in `simulated.json` what it holds. The same is drawn again by any
-process, so a folder that is there is either the one that would be made, or refused.
+A folder is written whole or not at all, and describes its content in `simulated.json`. Any process draws the same
+values, so that a folder that is there either holds the requested observations already, or is an error.
+
+The files differ from a draw in the process, beyond rounding, by:
+
+* Receipt. BUFR has no element for it. It is written as in ECMWF's archive, in a local section of that centre's form: to
+  the second for soundings; for SYNOPs that of their bulletin, at the next multiple of 5 minutes, which divides the
+  cutoff, so that the same reports are late. OLR has the experiment's `latency`. Missing reports are in no file.
+* Names. Stations without a WMO number have a WIGOS identifier without an issuer, such as `0-0-0-ENGM`.
+* Height of sondes. A simulated sounding begins above the model's ground, which is not at the height of its station. The
+  height is left out, because the check of the lowest thickness would reject it.
+* Checks of soundings. Drawn errors include representativeness, independent from level to level, which real soundings do
+  not have: the limits for sensors reject a tenth of all values. With `tolerance: 3` they reject 5 of 18454, and gross
+  errors in z and t with the values that depend on them.
+* Humidity is written as a dewpoint, and so never 0 or less: 1e-12 instead. A gross error below 0, which the gross
+  limits reject in a draw, becomes dry air, which the background check judges.
+* Errors are stated by the readers. That of precipitation grows with the value read, also with a gross error; in a draw
+  it grows with the value without the gross error.
 """
 
 import hashlib
@@ -27,25 +43,25 @@ SIMULATED: dict[str, str] = {"synop_bufr": "stations", "temp_bufr": "sondes", "o
 """Sources of files that can be simulated, and the simulated source whose draws fill them."""
 
 NOTE = "simulated.json"
-"""The file that says what a folder of simulated observations holds."""
+"""The file that describes a folder of simulated observations."""
 
 _EPOCH = np.datetime64("1970-01-01T00", "h")
 
 
 def simulate(spec: Mapping[str, Any], world: World, seed: int, times: Sequence[np.datetime64]) -> int:
-    """Draw what a source of files is to read, and write it into the folder that is its `path`, a file for each time.
+    """Draw the observations of a source of files, and write them into the folder that is its `path`, a file per time.
 
-    Drawn is what the simulated source of the same `name`, with its default options, hands over in the process. Reports
-    that are missing are in no file; late ones are there, with the time of their receipt (a field of OLR has none).
+    They are the draws of the simulated source of the same `name` with its default options. Missing reports are in no
+    file; late ones are there with the time of their receipt (a field of OLR has none).
 
     Args:
         spec: of a source in `SIMULATED`, as in an experiment.
-        world: what is observed.
+        world: its reference is observed.
         seed: the experiment's.
         times: analysis times, in order.
 
     Returns:
-        How many files were made; 0 where they were there.
+        The number of files that were written; 0 where they were there.
 
     Raises:
         ObservationError: the folder holds something else, or a value does not fit into the format.
@@ -79,37 +95,39 @@ def simulate(spec: Mapping[str, Any], world: World, seed: int, times: Sequence[n
 
 
 def _digest(source: Source, times: Sequence[np.datetime64]) -> str:
-    """Of what is drawn: it changes with the world, the network and the seed, and with the way in which it is drawn."""
+    """Return a digest of a draw: it changes with the world, the station list, the seed and the way of drawing."""
     tables = [source.read(Window(time))[0] for time in times]
     content = b"".join(
-        part for t in tables for part in (t["value"].to_numpy(np.float32).tobytes(), t["received"].to_numpy().tobytes())
+        column.tobytes()
+        for table in tables
+        for column in (table["value"].to_numpy(np.float32), table["received"].to_numpy())
     )
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _is_there(folder: Path, note: Mapping[str, Any]) -> bool:
-    """Whether the folder holds what would be made; ObservationError if it holds anything else."""
+    """Return whether the folder holds the requested observations; raise ObservationError if it holds anything else."""
     if not folder.is_dir():
         if folder.exists() or set("*?[") & set(str(folder)):
             raise ObservationError(f"{folder}: observations are simulated into a folder, which this is not")
         return False
     try:
-        found = json.loads((folder / NOTE).read_text())
+        present = json.loads((folder / NOTE).read_text())
     except FileNotFoundError:
         if any(folder.iterdir()):
             raise ObservationError(f"{folder}: holds files that were not simulated; nothing is added to them") from None
         return False
     except (OSError, ValueError) as error:
         raise ObservationError(f"{folder / NOTE}: cannot be read: {error}") from None
-    other = [key for key, value in note.items() if found.get(key) != value]
+    other = [key for key, value in note.items() if present.get(key) != value]
     if other:
-        differences = ", ".join(f"{key} {found.get(key)}, not {note[key]}" for key in other)
+        differences = ", ".join(f"{key} {present.get(key)}, not {note[key]}" for key in other)
         raise ObservationError(f"{folder}: holds other simulated observations ({differences}); remove it to make these")
     return True
 
 
 def _write(kind: str, source: Source, time: np.datetime64, folder: Path) -> bool:
-    """The file of a time, if anything is observed then."""
+    """Write the file of a time; return False if nothing is observed then."""
     table, _ = source.read(Window(time))
     if not len(table):
         return False
@@ -122,7 +140,7 @@ def _write(kind: str, source: Source, time: np.datetime64, folder: Path) -> bool
 
 
 def _olr(table: pd.DataFrame) -> xr.Dataset:
-    """The field of a mean, by the CF conventions; NaN where nothing was observed."""
+    """Return the field of a mean by the CF conventions, NaN where nothing was observed."""
     field = table.pivot(index="latitude", columns="longitude", values="value").sort_index(ascending=False)
     end = table["time"].iloc[0]
     start = end - pd.Timedelta(hours=float(table["period"].iloc[0]))

@@ -1,9 +1,9 @@
-"""Simulated stations and sondes: observations drawn from a world's reference as a real network would see it.
+"""Simulated stations and sondes: observations drawn from a world's reference at real positions and heights.
 
-Positions and heights are real; the value is the reference at that place, plus instrument and representativeness error,
-plus what goes wrong in practice: gross errors, missing reports, late reports. A draw is a pure function of
-(seed, name, time), whatever was drawn before, in any process. Where an error grows with the value, it is computed from
-the value observed or from climatology: computed from the true value it would tell an assimilator the truth.
+A value is the reference at the station, plus instrument and representativeness error. Gross errors, missing reports and
+late reports occur as in practice. A draw is a pure function of (seed, name, time), in any process and after any other
+draw. An error that grows with the value is computed from the observed value or from climatology: computed from the
+true value, it would tell the assimilator the truth.
 """
 
 import hashlib
@@ -18,45 +18,23 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import LEVELS, index
 from dacycle.forecast_adapter.grid import interpolate_to_points
+from dacycle.forecast_adapter.physics import DEWPOINT_LAPSE_RATE, LAPSE_RATE
 from dacycle.forecast_adapter.worlds.world import World
-from dacycle.obs_ingest.errors.model import standard_error
-from dacycle.obs_ingest.operators.columns import LAPSE_RATE, MSL_HEIGHT_LIMIT
+from dacycle.obs_ingest.errors.model import HUMIDITY_TOP, level_errors, standard_error
+from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
 from dacycle.obs_ingest.sources.base import Inventory, duration, take_inventory
-from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError, empty_table, make_table, site_names
+from dacycle.obs_ingest.station_network.stations import load_stations
+from dacycle.obs_ingest.table import VARIABLES, ObservationError, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["DEWPOINT_LAPSE_RATE", "Simulated", "Sondes", "Stations", "hour_of", "level_errors", "load_network"]
-
-DEWPOINT_LAPSE_RATE = 0.0045
-"""K per metre by which dewpoint falls with station height: less than temperature."""
-
-HUMIDITY_TOP = 20000.0
-"""Pa; sondes report no humidity above this level, where real sensors cannot measure it."""
+__all__ = ["Simulated", "Sondes", "Stations", "hour_of"]
 
 _PRESSURES = np.array(LEVELS, float) * 100
 _PRECIPITATION_THRESHOLD = 0.1  # kg m-2, the least a rain gauge reports
 
 
-def load_network(path: Path | str | None, packaged: str) -> pd.DataFrame:
-    """Station, latitude, longitude and elevation (m) from a CSV file, or from the packaged list if `path` is None."""
-    file = Path(path) if path is not None else Path(__file__).parents[1] / "station_network" / f"{packaged}.csv"
-    try:
-        network = pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise ObservationError(f"{file}: cannot be read as a station list: {error}") from None
-    missing = [name for name in ("station", "latitude", "longitude", "elevation") if name not in network]
-    if missing:
-        raise ObservationError(f"{file}: a station list needs the column {', '.join(missing)}")
-    bad = network[["station", "latitude", "longitude", "elevation"]].isna().any(axis=1)
-    if bad.any():
-        raise ObservationError(f"{file}: an empty field in line {int(bad.argmax()) + 2}")
-    if network["station"].duplicated().any():
-        raise ObservationError(f"{file}: {network['station'][network['station'].duplicated()].iloc[0]} is listed twice")
-    return network
-
-
 class Simulated(ABC):
-    """What the simulated networks share: the seeded draw, late and missing reports, gross errors, the table."""
+    """A simulated source: the seeded draw, late and missing reports, gross errors, the table."""
 
     def __init__(
         self,
@@ -80,7 +58,7 @@ class Simulated(ABC):
         self._spread = latency_spread
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
-        """The observations of the window: those of its analysis time, where this network observes then."""
+        """Draw the observations at the window's analysis time, if there are any then."""
         inventory = Inventory(self.name)
         if not self._observes(window.time):
             return empty_table(), inventory
@@ -92,32 +70,32 @@ class Simulated(ABC):
 
     @abstractmethod
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
-        """What the network observes at `time`; what is missing is counted in the inventory."""
+        """Draw the observations at `time`; missing reports are counted in the inventory."""
 
     def _generator(self, time: np.datetime64) -> np.random.Generator:
         key = f"{self.seed}|{self.name}|{np.datetime_as_string(time, 'h')}"
         return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big"))
 
     def _received(self, time: np.datetime64, generator: np.random.Generator, n: int) -> NDArray[np.datetime64]:
-        """(n,) receipt times: the latency is log-normal about its median, so some reports are much later than most."""
+        """Draw times of receipt (n,): the latency is log-normal about its median, so that a few are very late."""
         seconds = self._latency * np.exp(self._spread * generator.standard_normal(n))
         return time.astype("datetime64[s]") + seconds.astype("timedelta64[s]")
 
     def _gross(self, values: NDArray, errors: NDArray, generator: np.random.Generator) -> NDArray:
-        """Values of which a share is wrong by 8 to 25 standard errors, either way."""
+        """Return the values, a share of them with a gross error of 8 to 25 standard errors of either sign."""
         wrong = generator.random(values.shape) < self._gross_rate
         size = generator.uniform(8, 25, values.shape) * np.where(generator.random(values.shape) < 0.5, -1, 1)
         return np.where(wrong, values + size * errors, values)
 
 
-class _Network(Simulated):
-    """Stations of a list."""
+class _AtStations(Simulated):
+    """A simulated source at the stations of a list."""
 
     _packaged: str
 
     def __init__(self, world: World, seed: int, network: Path | str | None, **options: Any) -> None:
         super().__init__(world, seed, **options)
-        stations = load_network(network, self._packaged)
+        stations = load_stations(network, self._packaged)
         self._latitude = stations["latitude"].to_numpy(float)
         self._longitude = stations["longitude"].to_numpy(float)
         self._elevation = stations["elevation"].to_numpy(float)
@@ -136,9 +114,12 @@ class _Network(Simulated):
         columns: Mapping[str, NDArray],
         shape: tuple[int, ...],
     ) -> pd.DataFrame:
-        """Rows of what is finite in `columns` (value, error, variable, pressure, period), broadcast to (..., stations).
+        """Return the rows of the finite values; the reports of some stations are missing.
 
-        The reports of some stations are missing; each station's values arrive together.
+        Args:
+            time, generator, inventory: as for `_draw`.
+            columns: value, error, variable, pressure and period, each broadcast to `shape`.
+            shape: (..., stations). Each station's values are received together.
         """
         n = len(self._latitude)
         sent = generator.random(n) >= self._missing_rate
@@ -148,31 +129,31 @@ class _Network(Simulated):
         inventory.found, inventory.decoded = n, int(sent.sum())
         inventory.missing = n - inventory.decoded
         rows = np.nonzero(present & sent)
-        who = rows[-1]
-        picked = {name: field[rows] for name, field in full.items()}
+        station = rows[-1]
+        values = {name: field[rows] for name, field in full.items()}
         return make_table(
-            time=np.broadcast_to(time.astype("datetime64[s]"), len(who)).copy(),
-            received=received[who],
-            site=self._site[who],
-            station=self._station[who],
-            latitude=self._latitude[who],
-            longitude=self._longitude[who],
-            elevation=self._elevation[who],
+            time=np.broadcast_to(time.astype("datetime64[s]"), len(station)).copy(),
+            received=received[station],
+            site=self._site[station],
+            station=self._station[station],
+            latitude=self._latitude[station],
+            longitude=self._longitude[station],
+            elevation=self._elevation[station],
             source=self.name,
-            **picked,
+            **values,
         )
 
 
-class Stations(_Network):
+class Stations(_AtStations):
     """Surface stations, every 6 h: t2m, td2m, msl (below 750 m), u10, v10 and 6-h precipitation.
 
     Args:
-        world: its reference is observed; its orography is what temperature is reduced from.
+        world: its reference is observed; temperature is corrected from its orography to the station's height.
         seed: the experiment's.
-        name: the source's name; two networks need two names, or they draw the same numbers.
+        name: the source's name; two sources need two names, or they draw the same numbers.
         cutoff: see `Source`.
-        network: a station list (CSV); default the packaged `station_network/stations.csv`.
-        variables: which to report.
+        network: a station list (CSV); by default the packaged `station_network/stations.csv`.
+        variables: the reported ones.
         gross_rate: share of values with a gross error.
         missing_rate: share of stations without a report.
         latency, latency_spread: median delay to receipt, and the standard deviation of its logarithm.
@@ -207,7 +188,7 @@ class Stations(_Network):
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
         truth = self._truth(time)
         noise = generator.standard_normal(truth.shape)
-        value = np.stack([t + standard_error(v, t) * e for v, t, e in zip(self.VARIABLES, truth, noise, strict=True)])
+        value = np.stack([x + standard_error(v, x) * e for v, x, e in zip(self.VARIABLES, truth, noise, strict=True)])
         t2m, td2m, tp = 0, 1, 5
         value[td2m] = np.minimum(value[td2m], value[t2m])
         value[tp] = np.where(truth[tp] > _PRECIPITATION_THRESHOLD, np.maximum(value[tp], 0), 0.0)
@@ -225,7 +206,7 @@ class Stations(_Network):
         return self._table(time, generator, inventory, columns, value.shape)
 
     def _truth(self, time: np.datetime64) -> NDArray:
-        """(6, stations) the reference at the stations, at their height; NaN where a variable is not observed."""
+        """Return the reference (6, stations) at the stations and their heights, NaN where it is not observed."""
         state = self.world.reference.array(time)
         blank = np.full(self.world.grid.shape, np.nan, np.float32)
         dewpoint, rain = blank, blank
@@ -241,10 +222,10 @@ class Stations(_Network):
         return values
 
 
-class Sondes(_Network):
+class Sondes(_AtStations):
     """Radiosondes at 00 and 12 UTC: z, q, u, v, t on the 13 levels that are above ground, q up to 200 hPa.
 
-    Options as for `Stations`, which see.
+    The options are those of `Stations`, without `variables`.
     """
 
     _packaged = "sondes"
@@ -292,19 +273,6 @@ class Sondes(_Network):
         return self._table(time, generator, inventory, columns, value.shape)
 
 
-def level_errors(world: World, time: np.datetime64, latitude: NDArray, longitude: NDArray) -> NDArray[np.float64]:
-    """Standard deviations (5, 13, n) of z, q, u, v, t on the standard levels above n places at a time of the year.
-
-    That of humidity is in proportion to the season's mean humidity there. In proportion to the observed value instead,
-    dry errors would weigh more than moist ones.
-    """
-    usual = interpolate_to_points(world.climatology.at(time)[4:], world.grid, latitude, longitude).astype(float)
-    usual = usual.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
-    pressure = _PRESSURES[:, None]
-    pairs = zip(LEVEL_VARIABLES, usual, strict=True)
-    return np.stack([standard_error(v, x, pressure) + np.zeros(usual.shape[1:]) for v, x in pairs])
-
-
 def hour_of(time: np.datetime64) -> int:
-    """Hours since 1970-01-01T00."""
+    """Return the hours since 1970-01-01T00."""
     return int(time.astype("datetime64[h]").astype(int))

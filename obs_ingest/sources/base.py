@@ -1,7 +1,8 @@
-"""What every source of observations is, the inventory it hands over, and how an experiment names one.
+"""The protocol of all sources of observations, their inventory, and how an experiment names one.
 
-A source reads a window and returns a checked table and an inventory. To add one: write a class with `name`, `cutoff`
-and `read`, whose constructor takes (world, seed, name, cutoff) and its own options by keyword; list it in `SOURCES`.
+A source reads a window and returns a checked table and an inventory. To add one, write a class with `name`, `cutoff`
+and `read`, whose constructor takes `name`, `cutoff` and its own options by keyword, and `world` and `seed` if it needs
+them; list it in `SOURCES`.
 """
 
 import inspect
@@ -43,15 +44,15 @@ SOURCES: dict[str, str] = {
     "precipitation_netcdf": "sources.gridded:PrecipitationNetcdf",
     "table": "sources.ingested:TableFolder",
 }
-"""Sources an experiment can name: module and class, imported when asked for (ecCodes is not loaded for a replay)."""
+"""Sources that an experiment can name: module and class, imported on demand (a replay may not need ecCodes)."""
 
 DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
-"""Those whose values are drawn from the world's reference, with known errors."""
+"""Sources whose values are drawn from the world's reference, with known errors."""
 
 DEFAULT_CUTOFF = "3h"
 
 MOST_PROBLEMS = 20
-"""How many problems an inventory names; all are counted."""
+"""The most problems that an inventory names; all are counted."""
 
 
 @dataclass
@@ -60,9 +61,9 @@ class Inventory:
 
     Attributes:
         source: the source's name.
-        found: reports that were there, or expected, before any was left out; a message that was not read counts once.
-        decoded: those that became rows.
-        missing: values or reports expected and absent.
+        found: reports that were there, or expected, before any was left out; a message that was not read counts as one.
+        decoded: reports that became rows.
+        missing: values or reports that were expected and absent.
         late: values received after the window's cutoff.
         latency: median minutes from a value's time to its receipt; None where unknown.
         skipped: reports, or values of reports, left out, by reason.
@@ -87,33 +88,33 @@ class Inventory:
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a record or JSON."""
+        """Return plain values, for a record or JSON."""
         return asdict(self)
 
     def skip(self, reason: str, count: int = 1) -> None:
-        """Count reports left out, if any."""
+        """Count reports that are left out, if any."""
         if count:
             self.skipped[reason] = self.skipped.get(reason, 0) + count
 
-    def problem(self, what: str) -> None:
-        """Name something that could not be read, if not too many have been named."""
+    def problem(self, sentence: str) -> None:
+        """Add a sentence about something that could not be read, unless there are `MOST_PROBLEMS` already."""
         if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(what)
+            self.problems.append(sentence)
 
 
 class Source(Protocol):
     """Observations of one kind.
 
     Attributes:
-        name: what the table's `source` column says.
-        cutoff: how long after the analysis time its values are waited for; None: without limit.
+        name: the value of the table's `source` column.
+        cutoff: how long after the analysis time a cycle waits for its values; None: without limit.
     """
 
     name: str
     cutoff: pd.Timedelta | None
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
-        """The checked table of what falls into the window, and the inventory."""
+        """Return the checked table of the window's values, and the inventory."""
         ...
 
 
@@ -122,7 +123,9 @@ class FileSource(Source, Protocol):
     """A source that reads files."""
 
     def inputs(self, window: Window) -> dict[str, str]:
-        """Digests of the files that hold something of the window, by path: the same digests, the same table.
+        """Return the digests of the files that hold something of the window, by path.
+
+        The same digests mean the same table.
 
         Raises:
             ObservationError: there is no file.
@@ -131,25 +134,26 @@ class FileSource(Source, Protocol):
 
 
 def take_inventory(inventory: Inventory, table: pd.DataFrame, window: Window) -> Inventory:
-    """Fill in what the finished table says: rows by variable, late values, latency."""
+    """Fill in the inventory from the finished table: rows by variable, late values, latency."""
     counts = np.bincount(table["variable"].array.codes, minlength=len(VARIABLES))
     inventory.values = {name: int(count) for name, count in zip(VARIABLES, counts, strict=True) if count}
     received = table["received"].to_numpy()
     inventory.late = int(window.late(received).sum())
-    known = ~np.isnat(received)
-    if known.any():
-        waits = (received[known] - table["time"].to_numpy()[known]).astype("timedelta64[s]").astype(float)
-        inventory.latency = round(float(np.median(waits)) / 60, 1)
+    rows = ~np.isnat(received)
+    if rows.any():
+        latencies = (received[rows] - table["time"].to_numpy()[rows]).astype("timedelta64[s]").astype(float)
+        inventory.latency = round(float(np.median(latencies)) / 60, 1)
     return inventory
 
 
 def build_source(spec: Mapping[str, Any], world: World | None, seed: int) -> Source:
-    """The source that an experiment's `observations` entry describes.
+    """Make the source that an entry of an experiment's `observations` describes.
 
     Args:
         spec: `source` (one of `SOURCES`), optional `name` (default: the same) and `cutoff` (a duration such as `3h`,
             the default, or `none`), and the source's own options.
-        world: what simulated observations are drawn from, and whose statistics scale errors; real ones need none.
+        world: simulated observations are drawn from its reference, and its climatology scales errors; sources of
+            files need none.
         seed: the experiment's seed.
 
     Raises:
@@ -161,21 +165,21 @@ def build_source(spec: Mapping[str, Any], world: World | None, seed: int) -> Sou
         raise ObservationError(f"unknown observation source {kind!r}; the sources are {', '.join(SOURCES)}")
     module, _, attribute = SOURCES[kind].partition(":")
     factory = getattr(import_module(f"dacycle.obs_ingest.{module}"), attribute)
-    known = [name for name in inspect.signature(factory).parameters if name not in ("world", "seed")]
+    given = {"world": world, "seed": seed}
+    parameters = inspect.signature(factory).parameters
+    known = [name for name in parameters if name not in given]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ObservationError(
             f"source {kind}: unknown option {', '.join(map(repr, unknown))}; its options are {', '.join(known)}"
         )
-    required = [
-        name for name, p in inspect.signature(factory).parameters.items() if p.default is p.empty and name in known
-    ]
+    required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
     absent = [name for name in required if name not in (*options, "name", "cutoff")]
     if absent:
         raise ObservationError(f"source {kind}: needs the option {', '.join(absent)}")
     options.setdefault("name", kind)
     options["cutoff"] = _cutoff(options.get("cutoff", DEFAULT_CUTOFF), kind)
-    return factory(world=world, seed=seed, **options)
+    return factory(**{name: value for name, value in given.items() if name in parameters}, **options)
 
 
 def _cutoff(text: Any, kind: str) -> pd.Timedelta | None:
@@ -184,12 +188,12 @@ def _cutoff(text: Any, kind: str) -> pd.Timedelta | None:
     return duration(text, f"source {kind}: cutoff")
 
 
-def duration(text: Any, what: str) -> pd.Timedelta:
-    """A duration such as `45min` or `3h`; `what` names it in the message."""
+def duration(text: Any, option: str) -> pd.Timedelta:
+    """Parse a duration such as `45min` or `3h`; `option` names it in the message."""
     try:
         value = pd.Timedelta(text)
     except (TypeError, ValueError):
         value = pd.NaT
     if isinstance(text, int | float) or value is pd.NaT or value < pd.Timedelta(0):
-        raise ObservationError(f"{what} is {text!r}, not a duration such as 45min, 3h or 2d")
+        raise ObservationError(f"{option} is {text!r}, not a duration such as 45min, 3h or 2d")
     return value

@@ -1,4 +1,4 @@
-"""Observation files from a network, kept in a folder; and where public archives keep them."""
+"""Download of observation files into a folder, and the addresses of public archives."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,26 +15,26 @@ ARCHIVES: dict[str, str] = {
     "olr_netcdf": "https://www.ncei.noaa.gov/data/outgoing-longwave-radiation-daily/access/"
     "olr-daily_v01r02_{year}0101_{year}1231.nc",
 }
-"""Where public archives of NOAA keep a source's files."""
+"""URL of each source's files in the public archives of NOAA."""
 
 
 def urls(source: str, years: Sequence[int], stations: Sequence[str] = ()) -> list[tuple[int, str]]:
-    """Years and URLs of a source's files in its public archive.
+    """Return years and URLs of a source's files in its public archive.
 
     Raises:
-        ObservationError: there is none known, or it has files by station and none is named.
+        ObservationError: no archive is known, or it has a file for each station and no station is named.
     """
     if source not in ARCHIVES:
         raise ObservationError(f"no archive is known for source {source}; there is one for {', '.join(ARCHIVES)}")
     by_station = "{station}" in ARCHIVES[source]
     if by_station and not stations:
         raise ObservationError(f"the archive of {source} has a file for each station and year: name stations")
-    each = stations if by_station else ("",)
-    return [(year, ARCHIVES[source].format(year=year, station=station)) for year in years for station in each]
+    names = stations if by_station else ("",)
+    return [(year, ARCHIVES[source].format(year=year, station=station)) for year in years for station in names]
 
 
 def mirror(url: str, folder: Path | None = None, patterns: Sequence[str] = ()) -> list[Path]:
-    """Local copies of the files that a URL names: `remote.local_copies`, its errors as ObservationErrors."""
+    """Return local copies of the files that a URL names; errors of `remote.local_copies` become ObservationErrors."""
     try:
         return remote.local_copies(url, folder, patterns)
     except remote.FetchError as error:

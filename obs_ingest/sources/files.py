@@ -1,6 +1,6 @@
-"""The files of a source: which are there, what is remembered of them, when they came.
+"""The files of a source: which there are, what is kept in memory of each, and when they were received.
 
-A file that cannot be read costs a cycle that file: it is counted and named, and the others are used.
+A cycle loses only the file that cannot be read: the file is counted and named, and the others are used.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from dacycle.forecast_adapter.remote import is_url
 from dacycle.obs_ingest.sources import fetch
 from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, duration
 from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.window import Window
 
 __all__ = ["Files", "Paths", "Remembered", "digest"]
 
@@ -26,7 +27,7 @@ Paths = str | Path | Sequence[str | Path]
 
 _DIGITS = 16
 _UNREADABLE = "unreadable"
-"""What stands for the digest of a file whose bytes cannot be had."""
+"""Stands for the digest of a file that cannot be read."""
 
 _DAMAGE = (
     ArithmeticError,
@@ -39,45 +40,45 @@ _DAMAGE = (
     ValueError,
     pa.ArrowException,
 )
-"""What libraries raise on bytes that are not what they take them for."""
+"""Exceptions that libraries raise on damaged files."""
 
 T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """What a function makes of a file, made again only when the file has changed; so are its complaints.
+    """A function of a file that is called again only when the file has changed; its ObservationErrors are kept too.
 
     Args:
-        make: the function; what it complains of is remembered like a result.
+        function: the function.
     """
 
-    def __init__(self, make: Callable[[Path], T]) -> None:
-        self._make = make
-        self._kept: dict[Path, tuple[tuple[int, int], T | ObservationError]] = {}
+    def __init__(self, function: Callable[[Path], T]) -> None:
+        self._function = function
+        self._results: dict[Path, tuple[tuple[int, int], T | ObservationError]] = {}
 
     def __call__(self, path: Path) -> T:
-        """What `make` makes of the file as it is now.
+        """Return the function's result for the file as it is now.
 
         Raises:
-            ObservationError: the file is not there, or not what `make` takes it for.
+            ObservationError: the file is not there, or the function cannot read it.
         """
         status = _status(path)
         stamp = (status.st_size, status.st_mtime_ns)
-        if path not in self._kept or self._kept[path][0] != stamp:
+        if path not in self._results or self._results[path][0] != stamp:
             try:
-                self._kept[path] = stamp, self._make(path)
+                self._results[path] = stamp, self._function(path)
             except ObservationError as error:
-                self._kept[path] = stamp, error
+                self._results[path] = stamp, error
             except _DAMAGE as error:
-                self._kept[path] = stamp, ObservationError(f"{path}: cannot be read: {error}")
-        made = self._kept[path][1]
-        if isinstance(made, ObservationError):
-            raise ObservationError(str(made))
-        return made
+                self._results[path] = stamp, ObservationError(f"{path}: cannot be read: {error}")
+        result = self._results[path][1]
+        if isinstance(result, ObservationError):
+            raise ObservationError(str(result))
+        return result
 
     def forget(self, path: Path) -> None:
-        """Give its memory back."""
-        self._kept.pop(path, None)
+        """Drop the result of a file."""
+        self._results.pop(path, None)
 
 
 def _status(path: Path) -> os.stat_result:
@@ -106,62 +107,73 @@ class Files:
         source: the source's name, for messages.
         path: where they are.
         patterns: which files of a folder.
-        latency: how long after their time values are taken to have been received, where they do not say.
-        received: `mtime` takes them to have been received when their file was last written, instead.
+        holds: whether a file holds anything of a window.
+        latency: how long after their time values are taken to have been received, where the data do not say.
+        received: `mtime` takes such values to have been received when their file was last written, instead.
 
     Raises:
         ObservationError: an option makes no sense.
     """
 
     def __init__(
-        self, source: str, path: Paths, patterns: Sequence[str], latency: str | None = None, received: str | None = None
+        self,
+        source: str,
+        path: Paths,
+        patterns: Sequence[str],
+        holds: Callable[[Path, Window], bool],
+        latency: str | None = None,
+        received: str | None = None,
     ) -> None:
         if received not in (None, "mtime"):
             raise ObservationError(f"source {source}: received is {received!r}; it is mtime, or left out")
         if received is not None and latency is not None:
             raise ObservationError(f"source {source}: give latency or received, not both")
-        self._source, self._patterns = source, tuple(patterns)
+        self._source, self._patterns, self._holds = source, tuple(patterns), holds
         self._places = [str(place) for place in ([path] if isinstance(path, str | Path) else path)]
         self._latency = None if latency is None else duration(latency, f"source {source}: latency").to_timedelta64()
         self._by_mtime = received is not None
 
     def paths(self) -> list[Path]:
-        """The files that are there now, sorted.
+        """List the files that are there now, sorted.
 
         Raises:
-            ObservationError: there is none, or a URL cannot be had.
+            ObservationError: there is none, or a URL cannot be fetched.
         """
-        found: set[Path] = set()
+        files: set[Path] = set()
         for place in self._places:
             if is_url(place):
-                found.update(fetch.mirror(place, patterns=self._patterns))
+                files.update(fetch.mirror(place, patterns=self._patterns))
             elif Path(place).is_dir():
-                found.update(file for pattern in self._patterns for file in Path(place).glob(pattern))
+                files.update(file for pattern in self._patterns for file in Path(place).glob(pattern))
             elif Path(place).exists():
-                found.add(Path(place))
+                files.add(Path(place))
             else:
-                found.update(map(Path, glob(place, recursive=True)))
-        if not found:
+                files.update(map(Path, glob(place, recursive=True)))
+        if not files:
             places = ", ".join(self._places)
             raise ObservationError(f"source {self._source}: no file ({', '.join(self._patterns)}) at {places}")
-        return sorted(found)
+        return sorted(files)
 
-    def each(self, inventory: Inventory, holds: Callable[[Path], bool], read: Callable[[Path], None]) -> None:
-        """Read the files that hold something; what happened to each is in the inventory.
+    def read(self, window: Window, inventory: Inventory, read: Callable[[Path], T]) -> dict[Path, T]:
+        """Read the files that hold something of the window.
 
         Args:
-            inventory: gets the files that were read, their digests, and those that could not be.
-            holds: whether a file holds anything of the window.
-            read: takes what it wants from a file, or raises ObservationError before it has taken anything.
+            window: of the cycle.
+            inventory: gets the files that were read, their digests, and those that could not be read.
+            read: reads one file, or raises ObservationError before it has changed anything.
+
+        Returns:
+            What `read` returned, by file.
 
         Raises:
             ObservationError: there is no file, or none can be read.
         """
+        results: dict[Path, T] = {}
         complaints, paths = [], self.paths()
         for path in paths:
             try:
-                if holds(path):
-                    read(path)
+                if self._holds(path, window):
+                    results[path] = read(path)
                     inventory.files.append(str(path))
                     inventory.digests[str(path)] = digest(path)
             except ObservationError as error:
@@ -171,34 +183,35 @@ class Files:
             raise ObservationError(complaints[0] + others)
         inventory.unreadable = len(complaints)
         inventory.problems = [*complaints, *inventory.problems][:MOST_PROBLEMS]
+        return results
 
-    def inputs(self, holds: Callable[[Path], bool]) -> dict[str, str]:
-        """Digests of the files that `each` would read, or fail to, by path."""
-        return {str(path): content for path in self.paths() if (content := _content(path, holds)) is not None}
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Return the digests of the files that `read` would read, or fail to read, by path."""
+        return {str(path): content for path in self.paths() if (content := self._content(path, window)) is not None}
 
-    def received(self, path: Path, times: NDArray, known: NDArray | None = None) -> NDArray[np.datetime64]:
-        """(n,) when values of a file were received, NaT where unknown.
+    def _content(self, path: Path, window: Window) -> str | None:
+        """Return the digest of a file that holds something of the window, or that cannot be read; None of others."""
+        try:
+            wanted = self._holds(path, window)
+        except ObservationError:
+            wanted = True
+        try:
+            return digest(path) if wanted else None
+        except ObservationError:
+            return _UNREADABLE
+
+    def received(self, path: Path, times: NDArray, stated: NDArray | None = None) -> NDArray[np.datetime64]:
+        """Return when values of a file were received (n,), NaT where unknown.
 
         Args:
             path: the file.
             times: (n,) the values' times.
-            known: (n,) what the values themselves say, NaT where nothing.
+            stated: (n,) the times of receipt that the data state, NaT where they do not.
         """
-        if known is None:
-            known = np.full(len(times), np.datetime64("NaT", "s"))
+        if stated is None:
+            stated = np.full(len(times), np.datetime64("NaT", "s"))
         if self._by_mtime:
-            return np.where(np.isnat(known), np.datetime64(int(_status(path).st_mtime), "s"), known)
+            return np.where(np.isnat(stated), np.datetime64(int(_status(path).st_mtime), "s"), stated)
         if self._latency is not None:
-            return np.where(np.isnat(known), times + self._latency, known)
-        return known
-
-
-def _content(path: Path, holds: Callable[[Path], bool]) -> str | None:
-    try:
-        wanted = holds(path)
-    except ObservationError:
-        wanted = True
-    try:
-        return digest(path) if wanted else None
-    except ObservationError:
-        return _UNREADABLE
+            return np.where(np.isnat(stated), times + self._latency, stated)
+        return stated

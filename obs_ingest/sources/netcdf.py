@@ -1,7 +1,8 @@
 """Fields of observations in netCDF: which variable, on which points, and which hours each field covers.
 
-Everything is found by name (CF standard names, or the usual short ones), never by position. What a file does not say
-about itself is asked for, not guessed: a mean stamped 00 UTC may be that of the day before or of the day after.
+Everything is found by name (CF standard names, or the usual short ones), never by position. If a file does not state
+something, an error asks for it, because it cannot be guessed: a mean stamped 00 UTC may be that of the day before or of
+the day after.
 """
 
 import re
@@ -16,7 +17,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.table import ObservationError, site_names
+from dacycle.obs_ingest.table import ObservationError, is_position, site_names
 
 __all__ = ["STAMPS", "Fields", "Points", "Wanted", "describe"]
 
@@ -32,16 +33,16 @@ _DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, E
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to look for, and what the experiment says about it; what it says goes before what the file says.
+    """Which variable to look for, and the experiment's options, which take precedence over the file's attributes.
 
     Attributes:
         names: short names of the variable, lower case.
         standard_names: its CF standard names.
-        methods: what may have been done with the period: `mean`, `sum`.
+        methods: accepted cell methods over the period: `mean`, `sum`.
         variable: its name in these files.
         units: its units.
-        stamp: what a time is of its period, one of `STAMPS`.
-        period: what each value is a mean or a sum over.
+        stamp: which part of its period a time stamp is, one of `STAMPS`.
+        period: the period that each value is a mean or a sum over.
     """
 
     names: tuple[str, ...]
@@ -84,21 +85,21 @@ class Fields:
 
     @property
     def points(self) -> Points:
-        """Where the values of `read` stand."""
+        """Return the points of the values of `read`."""
         return _points(self.latitude.tobytes(), self.longitude.tobytes())
 
     def read(self, which: NDArray[np.intp]) -> NDArray[np.float64]:
-        """(len(which), n) values of these fields in the file's units, unpacked; NaN where the file has none.
+        """Read values (len(which), n) of these fields in the file's units, unpacked; NaN where the file has none.
 
         Raises:
             ObservationError: they cannot be read; names the file, the variable and the time.
         """
-        time, *place = self.dims
+        time, *horizontal = self.dims
         with _opened(self.path) as dataset:
             data = dataset[self.variable]
             data = data.isel({time: which}) if time in data.dims else data.expand_dims(time)
             try:
-                values = data.squeeze(_idle(data, self.dims)).transpose(time, *place).to_numpy()
+                values = data.squeeze(_other_dims(data, self.dims)).transpose(time, *horizontal).to_numpy()
             except _DAMAGE as error:
                 when = f"{self.start[which[0]]} to {self.end[which[-1]]}"
                 raise ObservationError(f"{self.path}: {self.variable} of {when} cannot be read: {error}") from None
@@ -106,10 +107,10 @@ class Fields:
 
 
 def describe(path: Path, wanted: Wanted) -> Fields:
-    """What a file holds; remembered for as long as the file stays as it is.
+    """Describe the fields of a file; the result is kept in memory until the file changes.
 
     Raises:
-        ObservationError: it is no netCDF file or a damaged one, has no such variable, or does not say where its points
+        ObservationError: it is not a netCDF file, is damaged, has no such variable, or does not state where its points
             are or which hours its values cover; names the file, the variable and the remedy.
     """
     try:
@@ -129,11 +130,11 @@ def _describe(path: Path, size: int, modified: int, wanted: Wanted) -> Fields:
         if time is None:
             raise ObservationError(f"{path}: {name} has no time")
         dims = (time, latitude, longitude)
-        for dim in _idle(data, dims):
+        for dim in _other_dims(data, dims):
             if data.sizes[dim] != 1:
                 raise ObservationError(f"{path}: {name} has a dimension {dim} beside time, latitude and longitude")
         rows, columns = (dataset[axis].to_numpy().astype(float) for axis in (latitude, longitude))
-        if not ((abs(rows) <= 90).all() and ((columns >= -180) & (columns <= 360)).all()):
+        if not (is_position(rows, 0.0).all() and is_position(0.0, columns).all()):
             raise ObservationError(f"{path}: latitude or longitude of {name} is not in degrees, or missing")
         _check_method(data, time, wanted, path)
         start, end = _periods(dataset, data, time, wanted, path)
@@ -161,39 +162,39 @@ def _opened(path: Path) -> Iterator[xr.Dataset]:
 
 
 def _variable(dataset: xr.Dataset, wanted: Wanted, path: Path) -> str:
-    """The name of the wanted variable: the one the experiment names, else by short or standard name."""
+    """Return the name of the wanted variable: the one that the experiment names, else by short or standard name."""
     if wanted.variable is not None:
-        found = [wanted.variable] if wanted.variable in dataset else []
+        names = [wanted.variable] if wanted.variable in dataset else []
     else:
-        found = [
+        names = [
             str(name)
             for name, data in dataset.data_vars.items()
             if str(name).lower() in wanted.names or data.attrs.get("standard_name") in wanted.standard_names
         ]
-    if len(found) != 1:
-        what = wanted.variable or " or ".join((*wanted.names, *wanted.standard_names))
-        here = ", ".join(map(str, dataset.data_vars)) or "none"
+    if len(names) != 1:
+        expected = wanted.variable or " or ".join((*wanted.names, *wanted.standard_names))
+        variables = ", ".join(map(str, dataset.data_vars)) or "none"
         raise ObservationError(
-            f"{path}: {len(found) or 'no'} variable{'s' if found else ''} {what}; name one with the option `variable`. "
-            f"Its variables: {here}"
+            f"{path}: {len(names) or 'no'} variable{'s' if names else ''} {expected}; "
+            f"name one with the option `variable`. Its variables: {variables}"
         )
-    return found[0]
+    return names[0]
 
 
 def _axis(dataset: xr.Dataset, name: str, names: tuple[str, str], path: Path) -> str:
-    """The dimension of a variable that is its latitude or longitude, with a coordinate of the same name."""
+    """Return the dimension of a variable that is its latitude or longitude, with a coordinate of the same name."""
     for dim in map(str, dataset[name].dims):
         if dim in dataset.coords and (dim in names or dataset[dim].attrs.get("standard_name") == names[0]):
             return dim
     raise ObservationError(f"{path}: {name} has no dimension {' or '.join(names)} with a coordinate")
 
 
-def _idle(data: xr.DataArray, dims: tuple[str, ...]) -> list[str]:
+def _other_dims(data: xr.DataArray, dims: tuple[str, ...]) -> list[str]:
     return [str(dim) for dim in data.dims if dim not in dims]
 
 
 def _check_method(data: xr.DataArray, time: str, wanted: Wanted, path: Path) -> None:
-    """Refuse maxima, values at a moment and the like, where the file says that it has such."""
+    """Raise an error where the file states another cell method, such as a maximum or a value at a moment."""
     for method in re.findall(rf"\b{time}\s*:\s*(\w+)", str(data.attrs.get("cell_methods", ""))):
         if method not in wanted.methods:
             known = " or ".join(wanted.methods)
@@ -203,7 +204,7 @@ def _check_method(data: xr.DataArray, time: str, wanted: Wanted, path: Path) -> 
 def _periods(
     dataset: xr.Dataset, data: xr.DataArray, time: str, wanted: Wanted, path: Path
 ) -> tuple[NDArray[np.datetime64], NDArray[np.datetime64]]:
-    """(k,) start and end of each field: from time bounds, or from what a time is of its period and how long that is."""
+    """Return start and end (k,) of each field: from time bounds, or from the time stamp and the period."""
     attrs, stamps = dataset[time].attrs, np.atleast_1d(dataset[time].to_numpy())
     if not stamps.size or not np.issubdtype(stamps.dtype, np.datetime64) or np.isnat(stamps).any():
         raise ObservationError(f"{path}: {time} of {data.name} does not hold dates of the standard calendar")
@@ -239,17 +240,17 @@ def _periods(
 
 
 def _averaging(attrs: dict[str, object]) -> np.timedelta64 | None:
-    """`avg_period` ("0000-00-01 00:00:00" is a day), or None."""
-    parts = re.fullmatch(r"(\d+)-(\d+)-(\d+) (\d+):(\d+):(\d+)\S*", str(attrs.get("avg_period", "")).strip())
-    if parts is None:
+    """Return the attribute `avg_period` ("0000-00-01 00:00:00" is a day), or None."""
+    match = re.fullmatch(r"(\d+)-(\d+)-(\d+) (\d+):(\d+):(\d+)\S*", str(attrs.get("avg_period", "")).strip())
+    if match is None:
         return None
-    years, months, days, hours, minutes, seconds = map(int, parts.groups())
-    days += 365 * years + 30 * months  # any such is too long, and refused
+    years, months, days, hours, minutes, seconds = map(int, match.groups())
+    days += 365 * years + 30 * months  # too long in any case, which is an error
     return np.timedelta64(((days * 24 + hours) * 60 + minutes) * 60 + seconds, "s")
 
 
 @lru_cache(maxsize=16)
 def _points(latitude: bytes, longitude: bytes) -> Points:
-    """Made once for all files of a grid: naming 65,000 sites takes longer than reading them."""
+    """Return the points of a grid, made once for all its files: naming 65,000 sites takes longer than reading them."""
     rows, columns = np.meshgrid(np.frombuffer(latitude), np.frombuffer(longitude), indexing="ij")
     return Points(rows.ravel(), columns.ravel(), site_names(rows.ravel(), columns.ravel()))

@@ -1,13 +1,13 @@
 """From the levels of a sounding to the 13 standard ones: checks of the levels, and interpolation in the vertical.
 
 A standard level that is reported is taken as it is. Between reported levels temperature, dewpoint and the components of
-the wind are linear in ln p: TEMP's significant levels are chosen so that this comes near (WMO Manual on Codes, FM 35).
-Geopotential is far from linear; it follows from the reported one below and above by hydrostatic integration of the
-temperatures between. Nothing is extrapolated, and nothing is given below the station.
+the wind are linear in ln p: TEMP's significant levels are chosen for that (WMO Manual on Codes, FM 35). Geopotential is
+not linear; it follows from the reported values below and above by hydrostatic integration of the temperatures between.
+Nothing is extrapolated, and there are no values below the station.
 
-Two checks reject levels (their z, t and q), with limits set on 420 genuine soundings. Temperature that falls with
-height faster than dry air can, by more than `SUPERADIABATIC`, is wrong at one of the two levels. And the thickness
-between two standard levels, or the station and the first of them, must be what the temperatures between make it.
+Two checks reject levels (their z, t and q), with limits set on 420 genuine soundings. If temperature falls with height
+faster than in dry adiabatic ascent, by more than `SUPERADIABATIC`, it is wrong at one of the two levels. And the
+thickness between two standard levels, or the station and the first of them, must agree with the temperatures between.
 """
 
 from collections import Counter
@@ -19,8 +19,15 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 
 from dacycle.forecast_adapter.channels import LEVELS
-from dacycle.obs_ingest.operators.columns import specific_humidity, wind_components
-from dacycle.obs_ingest.simulation.stations import HUMIDITY_TOP
+from dacycle.forecast_adapter.physics import (
+    DRY_AIR_GAS_CONSTANT,
+    GRAVITY,
+    KAPPA,
+    humidity_from_dewpoint,
+    virtual_temperature,
+    wind_components,
+)
+from dacycle.obs_ingest.errors.model import HUMIDITY_TOP
 
 __all__ = ["GAP", "POSSIBLE", "STANDARD", "SUPERADIABATIC", "THICKNESS_ERROR", "above_ground", "standard_levels"]
 
@@ -28,26 +35,22 @@ STANDARD = np.array(LEVELS, float) * 100
 """(13,) Pa, from the top down."""
 
 GAP = 0.25
-"""Difference of ln p, about 150 hPa at 600 hPa, over which t, td, u and v are interpolated. Up to it the error, as
-measured at levels left out of genuine soundings, is half the observation error (0.8 of it for wind, rms); over wider
+"""The widest gap in ln p, about 150 hPa at 600 hPa, over which t, td, u and v are interpolated. Within it the error
+(rms), measured at levels left out of genuine soundings, is half the observation error (0.8 of it for wind); over wider
 gaps it is as large as the observation error or larger."""
 
 POSSIBLE = (100.0, 335.0)
-"""K; temperatures and dewpoints beyond are nobody's, and thicknesses made with them nonsense."""
+"""K; temperatures and dewpoints beyond do not occur, and thicknesses computed with them make no sense."""
 
 SUPERADIABATIC = 2.0
-"""K; three standard deviations of the difference of two sensor temperatures (`errors.py`: 0.4 to 0.5 K each)."""
+"""K; three standard deviations of the difference of two sensor temperatures (`errors.model`: 0.4 to 0.5 K each)."""
 
 THICKNESS_ERROR = (200.0, 2.0)
-"""m2/s2 and K of the layer's mean temperature: what a reported thickness may be off. Heights from 500 hPa up are
-reported in tens of metres, which alone makes up to 98 m2/s2: the first is twice that."""
+"""Tolerance of a reported thickness: m2/s2, and K of the layer's mean temperature. Heights from 500 hPa up are reported
+in tens of metres, which alone causes up to 98 m2/s2; the first number is twice that."""
 
 _COARSE, _THICK = 0.5, np.log(2.01)
-"""ln p: not integrated are layers whose temperatures are further apart, or that are thicker than 100 to 50 hPa."""
-
-_GRAVITY = 9.80665
-_GAS_CONSTANT = 287.05  # J kg-1 K-1, of dry air
-_KAPPA = 2 / 7
+"""ln p; layers with a wider gap between temperatures, or thicker than from 100 to 50 hPa, are not integrated."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,14 @@ class _Profile:
     ground: float
 
     def without(self, levels: NDArray[np.bool_]) -> "_Profile":
-        """The profile without the temperatures of some levels; nor dewpoints, which TEMP derives from them."""
+        """Return the profile without the temperatures of some levels, and without the dewpoints derived from them."""
         return replace(self, t=np.where(levels, np.nan, self.t), td=np.where(levels, np.nan, self.td))
 
 
 def standard_levels(
     sounding: Mapping[str, NDArray], elevation: float, rejected: Counter[str], tolerance: float = 1.0
 ) -> NDArray[np.float64]:
-    """z, q, u, v, t of a sounding on the standard levels.
+    """Return z, q, u, v, t of a sounding on the standard levels.
 
     Args:
         sounding: arrays over its levels, in any order: `pressure` (Pa), `z` (m2/s2), `t`, `td` (K), `direction`
@@ -77,7 +80,7 @@ def standard_levels(
         tolerance: `SUPERADIABATIC` and `THICKNESS_ERROR` are multiplied by it.
 
     Returns:
-        (5, 13) in SI units, NaN where the sounding does not say; q up to 200 hPa only.
+        (5, 13) in SI units, NaN where the sounding gives no value; q up to 200 hPa only.
     """
     pressure = sounding["pressure"]
     ground = _ground(sounding)
@@ -100,24 +103,24 @@ def standard_levels(
 
     u, v = wind_components(level["direction"], level["speed"])
     t, td, u, v = (_interpolate(pressure, field) for field in (profile.t, profile.td, u, v))
-    # What was rejected is not made up for by its neighbours.
+    # A rejected level is not replaced by interpolation between its neighbours.
     lost = np.isin(STANDARD, pressure[impossible | unstable | broken])
     z[lost] = t[lost] = td[lost] = np.nan
-    q = np.where(STANDARD >= HUMIDITY_TOP, specific_humidity(td, STANDARD), np.nan)
+    q = np.where(STANDARD >= HUMIDITY_TOP, humidity_from_dewpoint(td, STANDARD), np.nan)
     return np.stack([z, q, u, v, t])
 
 
 def above_ground(sounding: Mapping[str, NDArray]) -> NDArray[np.bool_]:
-    """(5, 13) the values that a complete sounding has: standard levels above its station, q up to 200 hPa."""
+    """Return which values (5, 13) a complete sounding has: standard levels above its station, q up to 200 hPa."""
     expected = np.repeat((_ground(sounding) >= STANDARD)[None], 5, axis=0)
     expected[1] &= STANDARD >= HUMIDITY_TOP
     return expected
 
 
 def _ground(sounding: Mapping[str, NDArray]) -> float:
-    """Pressure at the station: of the level marked so, else the highest with a measurement; 0 if there is none.
+    """Return the pressure at the station: of the level marked so, else the highest with a measurement, else 0.
 
-    Geopotential is also reported, by extrapolation, for standard levels below ground; temperature and wind never are.
+    Geopotential is also reported for standard levels below ground, by extrapolation; temperature and wind never are.
     """
     pressure = sounding["pressure"]
     for marked in (sounding["surface"], np.isfinite(sounding["t"]) | np.isfinite(sounding["speed"])):
@@ -131,37 +134,39 @@ def _outside(temperature: NDArray) -> NDArray[np.bool_]:
 
 
 def _superadiabatic(profile: _Profile, tolerance: float) -> NDArray[np.bool_]:
-    """(n,) both levels of every layer that is too unstable to be true; at the ground, a hot surface makes it true."""
+    """Return both levels (n,) of each layer that is too unstable, but at the ground, where a hot surface causes it."""
     rows = _distinct(profile.pressure, profile.t)
     pressure, t = profile.pressure[rows], profile.t[rows]
-    lifted = t[1:] * (pressure[:-1] / pressure[1:]) ** _KAPPA  # the lower level's air, taken up dry to the upper level
+    # the lower level's air after dry ascent to the upper level
+    lifted = t[1:] * (pressure[:-1] / pressure[1:]) ** KAPPA
     bad = (t[:-1] < lifted - tolerance * SUPERADIABATIC) & (pressure[1:] < profile.ground)
-    out = np.zeros(len(profile.pressure), bool)
-    out[rows[:-1][bad]] = out[rows[1:][bad]] = True
-    return out
+    unstable = np.zeros(len(profile.pressure), bool)
+    unstable[rows[:-1][bad]] = unstable[rows[1:][bad]] = True
+    return unstable
 
 
 def _geopotential(
     profile: _Profile, z: NDArray, elevation: float, rejected: Counter[str], tolerance: float
 ) -> tuple[NDArray, NDArray[np.bool_]]:
-    """Geopotential (13,) on the standard levels, and the levels (n,) that are out of hydrostatic balance.
+    """Return geopotential (13,) on the standard levels, and the levels (n,) that are out of hydrostatic balance.
 
-    The reported geopotentials of the standard levels, on top of the station's own, are a chain of layers. A level all
-    of whose layers are off is itself wrong, in geopotential or temperature. A layer whose ends are both sound otherwise
-    breaks the chain: the temperatures at its ends are suspect, and every geopotential above it, which is a sum from the
-    ground up. (If it stands on the station, height or pressure of the station are wrong, not the temperatures.)
+    The station and the reported geopotentials of the standard levels form a chain of layers. A level is wrong, in
+    geopotential or temperature, if all of its layers are off. A layer that is off between two levels that are not wrong
+    breaks the chain: the temperatures at its ends are suspect, and so is every geopotential above it, because it is a
+    sum from the ground up. (If the layer begins at the station, the station's height or pressure is wrong, not the
+    temperatures.)
     """
     rows = _distinct(profile.pressure, np.where(np.isin(profile.pressure, STANDARD), z, np.nan))
     at = np.append(profile.pressure[rows], profile.ground)
-    chain = np.append(z[rows], _GRAVITY * elevation)
+    chain = np.append(z[rows], GRAVITY * elevation)
     height = _hydrostatic_height(profile, np.concatenate([at, STANDARD]))
     excess = chain - height[: len(at)]
     depth = np.diff(np.log(at))
-    known = (depth <= _THICK) & (_coarseness(profile, at) <= _COARSE)
+    integrated = (depth <= _THICK) & (_coarseness(profile, at) <= _COARSE)
     absolute, warmth = THICKNESS_ERROR
-    off = known & (abs(np.diff(excess)) > tolerance * (absolute + warmth * _GAS_CONSTANT * depth))
+    off = integrated & (abs(np.diff(excess)) > tolerance * (absolute + warmth * DRY_AIR_GAS_CONSTANT * depth))
 
-    wrong = np.append(True, off) & np.append(off, False)  # the last is the station, of which nothing else is known
+    wrong = np.append(True, off) & np.append(off, False)  # the last is the station, which has no other layer
     breaks = np.nonzero(off & ~wrong[:-1] & ~wrong[1:])[0]
     lost = wrong.copy()
     lost[: breaks.max(initial=-1) + 1] = True
@@ -172,21 +177,23 @@ def _geopotential(
     rejected["level out of hydrostatic balance"] += len(suspect)
     rejected["geopotential above a hydrostatic break"] += int(lost.sum() - lost[suspect].sum())
 
-    out = np.full(len(STANDARD), np.nan)
-    taken = ~lost[:-1]
-    out[np.isin(STANDARD, at[:-1][taken])] = chain[:-1][taken]
-    for layer in np.nonzero(known & ~off & ~lost[:-1] & ~lost[1:])[0]:
+    geopotential = np.full(len(STANDARD), np.nan)
+    sound = ~lost[:-1]
+    geopotential[np.isin(STANDARD, at[:-1][sound])] = chain[:-1][sound]
+    for layer in np.nonzero(integrated & ~off & ~lost[:-1] & ~lost[1:])[0]:
         within = (at[layer] < STANDARD) & (at[layer + 1] > STANDARD)
-        part = np.log(STANDARD[within] / at[layer]) / depth[layer]
-        out[within] = height[len(at) :][within] + excess[layer] + part * (excess[layer + 1] - excess[layer])
-    return out, broken
+        share = np.log(STANDARD[within] / at[layer]) / depth[layer]
+        geopotential[within] = height[len(at) :][within] + excess[layer] + share * (excess[layer + 1] - excess[layer])
+    return geopotential, broken
 
 
 def _hydrostatic_height(profile: _Profile, at: NDArray) -> NDArray:
-    """Geopotential (m2/s2, from an arbitrary zero) at pressures, by the trapezoidal rule; NaN beyond the temperatures.
+    """Return geopotential (m2/s2, from an arbitrary zero) at pressures by the trapezoidal rule.
 
-    Air whose humidity is unknown counts as dry, above the highest dewpoint as well: its thickness is then wrong by less
-    than 1.5 %, and by far less where soundings lack humidity, in the cold.
+    It is NaN beyond the levels with a temperature.
+
+    Air of unknown humidity counts as dry, also above the highest dewpoint. The thickness is then wrong by less than
+    1.5 %, and by far less in the cold, where soundings lack humidity.
     """
     rows = _distinct(profile.pressure, profile.t)
     if len(rows) < 2:
@@ -195,17 +202,17 @@ def _hydrostatic_height(profile: _Profile, at: NDArray) -> NDArray:
     wet = _distinct(profile.pressure, profile.td)
     q = np.zeros(len(rows))
     if len(wet):
-        humidity = specific_humidity(profile.td[wet], profile.pressure[wet])
+        humidity = humidity_from_dewpoint(profile.td[wet], profile.pressure[wet])
         q = np.interp(x[rows], x[wet], humidity, left=0.0)
-    virtual = profile.t[rows] * (1 + 0.608 * q)
+    virtual = virtual_temperature(profile.t[rows], q)
     grid = np.union1d(x[rows], np.log(at))
-    height = -_GAS_CONSTANT * cumulative_trapezoid(np.interp(grid, x[rows], virtual), grid, initial=0)
+    height = -DRY_AIR_GAS_CONSTANT * cumulative_trapezoid(np.interp(grid, x[rows], virtual), grid, initial=0)
     inside = (at >= profile.pressure[rows[0]]) & (at <= profile.pressure[rows[-1]])
     return np.where(inside, height[np.searchsorted(grid, np.log(at))], np.nan)
 
 
 def _coarseness(profile: _Profile, at: NDArray) -> NDArray:
-    """The widest gap (ln p) between temperatures in each layer between the pressures `at`."""
+    """Return the widest gap (ln p) between temperatures in each layer between the pressures `at`."""
     x = np.log(profile.pressure[_distinct(profile.pressure, profile.t)])
     edges = np.log(at)
     in_layer = (x[None, :-1] < edges[1:, None]) & (x[None, 1:] > edges[:-1, None])
@@ -213,7 +220,7 @@ def _coarseness(profile: _Profile, at: NDArray) -> NDArray:
 
 
 def _interpolate(pressure: NDArray, values: NDArray) -> NDArray:
-    """(13,) values on the standard levels: as reported, or linear in ln p over at most `GAP`."""
+    """Return values (13,) on the standard levels: as reported, or linear in ln p over at most `GAP`."""
     rows = _distinct(pressure, values)
     if not len(rows):
         return np.full(len(STANDARD), np.nan)
@@ -229,6 +236,6 @@ def _interpolate(pressure: NDArray, values: NDArray) -> NDArray:
 
 
 def _distinct(pressure: NDArray, values: NDArray) -> NDArray[np.intp]:
-    """The levels that have a value, of several at one pressure the first; pressures are in ascending order."""
+    """Return the levels that have a value, the first of several at one pressure; pressures are in ascending order."""
     rows = np.nonzero(np.isfinite(values))[0]
     return rows[np.diff(pressure[rows], prepend=-1.0) > 0]

@@ -1,7 +1,7 @@
 """Reports of surface stations: one record per report whatever its format, the table made of them, and their files.
 
-A decoder fills records (`new_reports`, `put`, `put_wind`); what it cannot use it counts in the record itself, so that a
-window's inventory can say what became of every value. `ReportFiles` is a source whose files are parsed once each.
+A decoder fills records (`new_reports`, `put`, `put_wind`). It counts the values that it cannot use in the record, so
+that a window's inventory accounts for every value. `ReportFiles` is a source whose files are parsed once each.
 """
 
 from abc import ABC, abstractmethod
@@ -14,25 +14,32 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.worlds.world import World
+from dacycle.forecast_adapter.physics import wind_components
 from dacycle.obs_ingest.errors.model import standard_error
-from dacycle.obs_ingest.operators.columns import wind_components
 from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, take_inventory
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
-from dacycle.obs_ingest.table import VARIABLES, check_unit, empty_table, make_table, site_names
+from dacycle.obs_ingest.table import (
+    VARIABLES,
+    at_origin,
+    check_unit,
+    empty_table,
+    is_position,
+    make_table,
+    site_names,
+)
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["REPORT", "VALUES", "Parsed", "ReportFiles", "joined", "new_reports", "put", "put_wind", "surface_table"]
+__all__ = ["REPORT", "VALUES", "Parsed", "ReportFiles", "new_reports", "put", "put_wind", "stacked", "surface_table"]
 
 VALUES = ("t2m", "td2m", "msl", "ps", "u10", "v10", "tp")
-"""What a report can hold; `tp` over the six hours before its time."""
+"""The values of a report; `tp` is over the six hours before its time."""
 
 LOST = {
     "flagged": "value rejected by its provider",
     "unreadable": "value that cannot be read",
     "undirected": "wind without a direction",
 }
-"""Values found in a report and left out, by the record's field that counts them (a wind is two values)."""
+"""Why values of a report are left out, by the record's field that counts them (a wind is two values)."""
 
 REPORT = np.dtype(
     [("time", "M8[s]"), ("received", "M8[s]"), ("station", object), ("latitude", "f8"), ("longitude", "f8")]
@@ -41,11 +48,11 @@ REPORT = np.dtype(
 )
 """A report: UTC, degrees, m, and `VALUES` in SI; NaN and NaT where unknown."""
 
-_ELEVATIONS = (-500.0, 9000.0)  # m; nothing stands lower or higher, but codes for "unknown" do
+_ELEVATIONS = (-500.0, 9000.0)  # m; no station is lower or higher, but codes for "unknown" are
 
 
 def new_reports(n: int) -> NDArray:
-    """(n,) records of which nothing is known yet."""
+    """Return (n,) records in which every field is unknown."""
     reports = np.zeros(n, REPORT)
     for name in REPORT.names or ():
         kind = REPORT[name].kind
@@ -54,16 +61,16 @@ def new_reports(n: int) -> NDArray:
     return reports
 
 
-def joined(parts: Iterable[NDArray]) -> NDArray:
-    """Records one below the other, in hardly more memory than they take: each part is given back once it is copied."""
-    kept = list(parts)
-    whole = np.empty(sum(map(len, kept)), REPORT)
-    end = len(whole)
-    while kept:
-        part = kept.pop()
-        whole[end - len(part) : end] = part
-        end -= len(part)
-    return whole
+def stacked(blocks: Iterable[NDArray]) -> NDArray:
+    """Return blocks of records as one array; each block is freed once it is copied, which saves half of the memory."""
+    remaining = list(blocks)
+    reports = np.empty(sum(map(len, remaining)), REPORT)
+    end = len(reports)
+    while remaining:
+        block = remaining.pop()
+        reports[end - len(block) : end] = block
+        end -= len(block)
+    return reports
 
 
 def put(
@@ -73,13 +80,14 @@ def put(
     accepted: NDArray[np.bool_] | bool = True,
     readable: NDArray[np.bool_] | bool = True,
 ) -> None:
-    """Set `name` (of `VALUES`), and count the values that are not taken.
+    """Set a value of each report, and count the values that are left out.
 
     Args:
         reports: (n,) records.
+        name: one of `VALUES`.
         value: (n,) SI, NaN where there is none.
-        accepted: whether the provider's quality control lets it pass.
-        readable: whether what stood there was a value, or nothing.
+        accepted: whether the provider's quality control accepts it.
+        readable: False where there was something that is not a value.
     """
     rejected = np.isfinite(value) & ~np.asarray(accepted)
     reports[name] = np.where(rejected, np.nan, value)
@@ -94,29 +102,29 @@ def put_wind(
     accepted: NDArray[np.bool_] | bool = True,
     readable: NDArray[np.bool_] | bool = True,
 ) -> None:
-    """Set u10 and v10 from the direction (degrees) the wind blows from and its speed (m/s); the rest as for `put`.
+    """Set u10 and v10 from the direction (degrees) the wind blows from and its speed (m/s); other arguments as `put`.
 
-    Calm needs no direction. North is 360 in every meteorological code; 0 beside a speed stands for a direction that was
-    variable or not observed.
+    Calm needs no direction. North is 360 in every meteorological code; 0 with a speed above 0 means that the direction
+    was variable or not observed.
     """
     readable = np.asarray(readable) & ~(speed < 0)
-    usable = np.isfinite(speed) & readable
-    rejected = usable & ~np.asarray(accepted)
-    undirected = usable & ~rejected & (speed > 0) & ~((direction > 0) & (direction <= 360))
-    taken = usable & ~rejected & ~undirected
+    present = np.isfinite(speed) & readable
+    rejected = present & ~np.asarray(accepted)
+    undirected = present & ~rejected & (speed > 0) & ~((direction > 0) & (direction <= 360))
+    usable = present & ~rejected & ~undirected
     for name, component in zip(("u10", "v10"), wind_components(direction, speed), strict=True):
-        reports[name] = np.where(taken, component, np.nan)
+        reports[name] = np.where(usable, component, np.nan)
     for name, lost in (("flagged", rejected), ("unreadable", ~readable), ("undirected", undirected)):
         reports[name] += 2 * lost.astype(np.uint8)
 
 
 def surface_table(reports: NDArray, source: str, inventory: Inventory) -> pd.DataFrame:
-    """The observation table of (n,) records with a time and a position; counts what is absent in the inventory.
+    """Return the observation table of records.
 
     Args:
-        reports: records of `REPORT`.
+        reports: (n,) of `REPORT`, each with a time and a position.
         source: the source's name.
-        inventory: gets `missing` and what was lost.
+        inventory: gets the numbers of values that are missing or left out.
     """
     values = np.stack([reports[name] for name in VALUES]).astype(float)
     which, who = np.nonzero(np.isfinite(values))
@@ -146,11 +154,11 @@ def surface_table(reports: NDArray, source: str, inventory: Inventory) -> pd.Dat
 
 @dataclass(frozen=True)
 class Parsed:
-    """What one file holds.
+    """The content of one file.
 
     Attributes:
         reports: (n,) records, in any order.
-        problems: the damaged records, each by file and number.
+        problems: a sentence about each damaged record, with file and number.
     """
 
     reports: NDArray
@@ -158,14 +166,14 @@ class Parsed:
 
 
 class ReportFiles(ABC):
-    """A source of surface reports in files, each parsed once and again only when it has changed.
+    """A source of surface reports in files; each file is parsed once, and again only when it has changed.
 
     A parsed file that reaches into the window stays in memory, about 75 bytes per report: a year of hourly reports of
     2000 stations takes 1.3 GB. Of the others only the times of their first and last report are kept.
 
     Args:
-        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
         path: a file, a folder, a pattern, a URL, or several of them.
+        name, cutoff: see `build_source`.
         latency: how long after their time reports are taken to have been received, where they do not say; by default
             that stays unknown, and such reports are never late.
         received: `mtime` takes such reports to have been received when their file was last written, instead.
@@ -176,8 +184,6 @@ class ReportFiles(ABC):
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str = "",
         cutoff: pd.Timedelta | None = None,
@@ -185,67 +191,71 @@ class ReportFiles(ABC):
         received: str | None = None,
     ) -> None:
         self.name, self.cutoff = name or type(self).__name__.lower(), cutoff
-        self._files = Files(self.name, path, self.patterns, latency, received)
+        self._files = Files(self.name, path, self.patterns, self._holds, latency, received)
         self._parsed = Remembered(self._sorted)
         self._spans = Remembered(self._span)
 
     @abstractmethod
     def parse(self, path: Path) -> Parsed:
-        """All reports of a file.
+        """Parse all reports of a file.
 
         Raises:
-            ObservationError: it is no file of this kind; names it.
+            ObservationError: it is not a file of this kind; names it.
         """
 
     def inputs(self, window: Window) -> dict[str, str]:
-        """Digests of the files with reports of the window, or with none that has a time, by path."""
-        return self._files.inputs(lambda path: self._holds(path, window))
+        """Return the digests of the files with reports of the window, or without a report that has a time, by path."""
+        return self._files.inputs(window)
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
-        """The window's reports. Damaged ones, and those without a time, are counted with every window of their file.
+        """Read the reports of the window.
+
+        Damaged reports, and those without a time, are counted with every window of their file.
 
         Raises:
             ObservationError: no file is there, or none can be read.
         """
         inventory = Inventory(self.name)
-        parts = [new_reports(0)]
 
-        def read(path: Path) -> None:
+        def read(path: Path) -> NDArray:
             parsed = self._parsed(path)
-            first, last, timed = _places(parsed.reports["time"], window)
-            held = parsed.reports[first:last].copy()
-            held["received"] = self._files.received(path, held["time"], held["received"])
-            parts.extend([held, parsed.reports[timed:]])
             inventory.found += len(parsed.problems)
             inventory.skip("damaged", len(parsed.problems))
             for problem in parsed.problems[:MOST_PROBLEMS]:
                 inventory.problem(problem)
+            first, last, timed = _rows(parsed.reports["time"], window)
+            reports = parsed.reports[first:last].copy()
+            reports["received"] = self._files.received(path, reports["time"], reports["received"])
+            return np.concatenate([reports, parsed.reports[timed:]])
 
-        self._files.each(inventory, lambda path: self._holds(path, window), read)
-        reports = self._usable(np.concatenate(parts), inventory)
+        blocks = self._files.read(window, inventory, read).values()
+        reports = self._usable(np.concatenate([new_reports(0), *blocks]), inventory)
         inventory.decoded = len(reports)
         table = surface_table(reports, self.name, inventory)
         return table, take_inventory(inventory, table, window)
 
     def _holds(self, path: Path, window: Window) -> bool:
-        """Whether a file has reports of the window, or none with a time: its damage is then counted in every window."""
+        """Return whether a file has reports of the window.
+
+        It also does where no report has a time: its damage is then counted in every window.
+        """
         first, last = self._spans(path)
         if np.isnat(first):
             return True
         if first <= window.end and last > window.start:
-            begin, end, _ = _places(self._parsed(path).reports["time"], window)
+            begin, end, _ = _rows(self._parsed(path).reports["time"], window)
             return begin < end
         self._parsed.forget(path)
         return False
 
     def _span(self, path: Path) -> tuple[np.datetime64, np.datetime64]:
-        """The times of a file's first and last report, NaT where none has one."""
+        """Return the times of a file's first and last report, NaT where no report has a time."""
         times = self._parsed(path).reports["time"]
         timed = times[~np.isnat(times)]
         return (timed[0], timed[-1]) if len(timed) else (np.datetime64("NaT"), np.datetime64("NaT"))
 
     def _sorted(self, path: Path) -> Parsed:
-        """The file's reports by time, those without one last."""
+        """Return a file's reports in order of time; those without a time come last."""
         parsed = self.parse(path)
         for name in VALUES:
             check_unit(name, parsed.reports[name], str(path))
@@ -255,13 +265,11 @@ class ReportFiles(ABC):
         return Parsed(parsed.reports[order], parsed.problems)
 
     def _usable(self, reports: NDArray, inventory: Inventory) -> NDArray:
-        """Reports with a time and a position, each once."""
+        """Return the reports with a time and a position, each once."""
         inventory.found += len(reports)
         reports = _keep(reports, ~np.isnat(reports["time"]), "no time", inventory)
         latitude, longitude = reports["latitude"], reports["longitude"]
-        placed = (abs(latitude) <= 90) & (longitude >= -180) & (longitude <= 360)
-        # 0 N 0 E is in the sea: what a station list says that nobody filled in.
-        placed &= (abs(latitude) > 0.01) | (abs(longitude) > 0.01)
+        placed = is_position(latitude, longitude) & ~at_origin(latitude, longitude, inclusive=True)
         reports = _keep(reports, placed, "no position", inventory)
         reports = reports[np.lexsort((reports["received"], reports["time"]))]
         reports = _keep(reports, ~_repeated(reports), "repeated report", inventory)
@@ -271,18 +279,19 @@ class ReportFiles(ABC):
         return reports
 
 
-def _places(times: NDArray, window: Window) -> tuple[int, int, int]:
-    """Where in sorted times the window begins and ends, and where those that are no times begin."""
+def _rows(times: NDArray, window: Window) -> tuple[int, int, int]:
+    """Return where in sorted times the window begins and ends, and where the unknown times (NaT) begin."""
     first, last = np.searchsorted(times, np.array([window.start, window.end], "M8[s]"), side="right")
     return int(first), int(last), int(np.searchsorted(times, np.datetime64("NaT")))
 
 
-def _keep(reports: NDArray, good: NDArray[np.bool_], otherwise: str, inventory: Inventory) -> NDArray:
-    inventory.skip(otherwise, int((~good).sum()))
+def _keep(reports: NDArray, good: NDArray[np.bool_], reason: str, inventory: Inventory) -> NDArray:
+    """Return the good reports, and count the others under a reason."""
+    inventory.skip(reason, int((~good).sum()))
     return reports[good]
 
 
 def _repeated(reports: NDArray) -> NDArray[np.bool_]:
-    """Reports that say nothing that an earlier one of the same station, place and time has not said."""
+    """Return which reports repeat an earlier one of the same station, place, time and values."""
     same = ("time", "station", "latitude", "longitude", *VALUES)
     return pd.DataFrame({name: reports[name] for name in same}).duplicated().to_numpy()

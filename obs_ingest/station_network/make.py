@@ -1,8 +1,9 @@
 """Make the packaged station lists: `python -m dacycle.obs_ingest.station_network.make [FOLDER]`.
 
-Reads the aerodrome table of avwx-engine (MIT; its positions come from OurAirports, public domain), which has to be
-installed beside dacycle for this command only, adds stations where there are no aerodromes, and writes `stations.csv`
-and `sondes.csv`. The choice is a pure function of that table: the same release gives the same files.
+It reads the aerodrome table of avwx-engine (MIT; its positions come from OurAirports, public domain), which only this
+command needs, and adds 21 stations of the Antarctic and the southern oceans. All are thinned to 60 km; then all
+stations lonelier than 300 km are kept, and 45 % of the others. The choice is a pure function of that table: the same
+release gives the same `stations.csv` and `sondes.csv`.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-EARTH_RADIUS_KM = 6371.0
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
+
 SPACING_KM = 60.0
 LONELY_KM = 300.0
 KEPT_SHARE = 0.45
@@ -49,7 +51,7 @@ _RANK = {"large_airport": 0, "medium_airport": 1, "weather_station": 2}
 
 
 def candidates() -> pd.DataFrame:
-    """The remote stations, then reporting aerodromes with a position and an elevation, the larger ones first."""
+    """Return the remote stations, then reporting aerodromes with a position and an elevation, the larger ones first."""
     spec = importlib.util.find_spec("avwx")
     if spec is None or spec.origin is None:
         raise SystemExit("the station lists are made from avwx-engine's table: pip install avwx-engine")
@@ -77,23 +79,23 @@ def _row(entry: dict) -> dict:
 
 
 def _vectors(frame: pd.DataFrame) -> NDArray:
-    """(n, 3) unit vectors."""
+    """Return unit vectors (n, 3)."""
     lat, lon = np.deg2rad(frame["latitude"].to_numpy()), np.deg2rad(frame["longitude"].to_numpy())
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
 
 
-def surface_network(frame: pd.DataFrame) -> pd.DataFrame:
+def surface_stations(frame: pd.DataFrame) -> pd.DataFrame:
     """Thin to 60 km, then keep every lonely station and a fixed share of the rest.
 
     Islands and deserts keep what they have, while Europe and North America stay denser than elsewhere, as in reality.
     """
-    points, free, kept = _vectors(frame), np.ones(len(frame), bool), []
+    points, free, thinned_rows = _vectors(frame), np.ones(len(frame), bool), []
     for i in range(len(frame)):
         if free[i]:
-            kept.append(i)
+            thinned_rows.append(i)
             free &= points @ points[i] < np.cos(SPACING_KM / EARTH_RADIUS_KM)
-    thinned = frame.iloc[kept]
-    points = points[kept]
+    thinned = frame.iloc[thinned_rows]
+    points = points[thinned_rows]
     cosines = points @ points.T
     np.fill_diagonal(cosines, -1)
     lonely = cosines.max(1) < np.cos(LONELY_KM / EARTH_RADIUS_KM)
@@ -101,8 +103,8 @@ def surface_network(frame: pd.DataFrame) -> pd.DataFrame:
     return thinned[lonely | drawn].sort_values("station", ignore_index=True)
 
 
-def sonde_network(stations: pd.DataFrame, count: int) -> pd.DataFrame:
-    """`count` stations, each the one farthest from those chosen before: oceans' islands and the south come first."""
+def sonde_stations(stations: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Choose `count` stations, each the farthest from those before: islands of the oceans and the south come first."""
     points, chosen = _vectors(stations), [0]
     nearest = points @ points[0]
     while len(chosen) < count:
@@ -112,17 +114,17 @@ def sonde_network(stations: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def _uniform(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """Return a number in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def make(folder: Path) -> Iterator[str]:
-    """Write both lists into `folder`, a line about each."""
-    stations = surface_network(candidates())
-    for name, network in (("stations", stations), ("sondes", sonde_network(stations, SONDES))):
+    """Write both lists into `folder`, and yield a sentence about each."""
+    stations = surface_stations(candidates())
+    for name, chosen in (("stations", stations), ("sondes", sonde_stations(stations, SONDES))):
         path = folder / f"{name}.csv"
-        network[["station", "latitude", "longitude", "elevation"]].to_csv(path, index=False)
-        yield f"{path}: {len(network)} stations, {(network['latitude'] < 0).sum()} of them south of the equator"
+        chosen[["station", "latitude", "longitude", "elevation"]].to_csv(path, index=False)
+        yield f"{path}: {len(chosen)} stations, {(chosen['latitude'] < 0).sum()} of them south of the equator"
 
 
 if __name__ == "__main__":

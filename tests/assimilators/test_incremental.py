@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from dacycle.assimilators.balance import GAS_CONSTANT, LAYERS, thickness_imbalance
+from dacycle.assimilators.balance import LAYERS, thickness_imbalance
 from dacycle.assimilators.base import Analysis, AssimilatorError
 from dacycle.assimilators.incremental import Incremental
 from dacycle.assimilators.step import Guards, assimilate
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
+from dacycle.forecast_adapter.physics import DRY_AIR_GAS_CONSTANT
 from dacycle.forecast_adapter.scores import zonal_power_spectrum
 from tests.worlds import Nudge, profile
 
@@ -128,7 +129,7 @@ def hydrostatic(grid: Grid, temperature: NDArray) -> NDArray[np.float32]:
     """A dry state in balance with temperatures (13, H, W)."""
     state = np.zeros((69, *grid.shape), np.float64)
     state[GROUPS["t"]] = temperature
-    thickness = GAS_CONSTANT * np.diff(np.log(LEVELS))[:, None, None] * (temperature[1:] + temperature[:-1]) / 2
+    thickness = DRY_AIR_GAS_CONSTANT * np.diff(np.log(LEVELS))[:, None, None] * (temperature[1:] + temperature[:-1]) / 2
     upwards = np.cumsum(thickness[::-1], axis=0)[::-1]
     state[GROUPS["z"]] = np.concatenate([upwards, np.zeros((1, *grid.shape))])
     return state

@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from dacycle.assimilators import Analysis, Guards, StepResult, assimilate
-from dacycle.assimilators.step import water_column
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.scores import water_column
 
 GRID = get_grid("5.625deg")
 SHAPE = (1, len(NAMES), *GRID.shape)

@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.obs_ingest.quality.control import Selection, background_at_rows, check
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, make_table, site_names
+from dacycle.obs_ingest.window import Window
 
 TIME = np.datetime64("2024-01-02T12", "h")
 
@@ -23,7 +26,7 @@ def observations(
     delay: ArrayLike = 30,
     source: str = "test",
 ) -> pd.DataFrame:
-    """A table around `TIME`: `minutes` after it, received `delay` minutes later still; scalars are repeated."""
+    """Return a table around `TIME`: `minutes` after it, received `delay` minutes after that; scalars are repeated."""
     names = [variable] if isinstance(variable, str) else variable
     shapes = [np.shape(x) for x in (value, latitude, longitude, error, elevation, pressure, minutes, period, delay)]
     n = max(len(names), *(shape[0] if shape else 1 for shape in shapes))
@@ -50,3 +53,19 @@ def observations(
         error=full(error),
         source=source,
     )
+
+
+def checked(
+    table: pd.DataFrame,
+    window: Window,
+    equivalents: np.ndarray,
+    background_error: np.ndarray,
+    grid: Grid,
+    orography: np.ndarray,
+    *,
+    learned_error: np.ndarray | None = None,
+    **selection: object,
+) -> pd.DataFrame:
+    """Return the table after quality control against a gridded background."""
+    background = background_at_rows(table, equivalents, background_error, grid, orography, learned_error)
+    return check(table, window, background, Selection(**selection))

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import cells, get_grid
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint, station_pressure_ratio
 from dacycle.obs_ingest.errors.model import ERRORS, standard_error
-from dacycle.obs_ingest.operators.columns import equivalents, specific_humidity, station_pressure_ratio
+from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.superobs import grid_observations
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from tests.obs_ingest.helpers import observations
@@ -25,7 +26,7 @@ def background(seed=0):
 
 def gridded(table, h=None, state=None, **options):
     state = background() if state is None else state
-    h = equivalents(table, state, state, GRID, np.zeros(GRID.shape)) if h is None else h
+    h = equivalents(table, state, GRID, np.zeros(GRID.shape)) if h is None else h
     return grid_observations(table, np.asarray(h, float), state, GRID, **options)
 
 
@@ -42,7 +43,7 @@ def test_identical_departures_give_the_cells_background_plus_that_departure(n, d
     elevation = rng.uniform(0, 3000, n)
     state = background(seed)
     table = observations("t2m", np.zeros(n), latitude=lat, longitude=lon, elevation=elevation, error=error)
-    h = equivalents(table, state, state, GRID, np.zeros(GRID.shape))
+    h = equivalents(table, state, GRID, np.zeros(GRID.shape))
     result = gridded(table.assign(value=h + departure), h, state)
     y, x = (int(k[0]) for k in cells(GRID, lat[:1], lon[:1]))
     assert result.values[index("t2m"), y, x] == pytest.approx(state[index("t2m"), y, x] + departure, abs=1e-3)
@@ -100,12 +101,30 @@ def test_errors_are_floored_by_the_channels_spread():
     assert gridded(table).errors.max() == pytest.approx(1e-6)
 
 
+def test_the_floor_is_that_of_the_superobs_own_channel():
+    std = np.linspace(10, 500, len(NAMES)).astype(np.float32)
+    table = observations(
+        ["t2m", "u10", "v"], 280.0, error=1e-6, longitude=[10.0, 50.0, 90.0], latitude=[50.0, -20.0, 5.0], pressure=5e4
+    )
+    errors = gridded(table, std=std).errors
+    for name in ("t2m", "u10", "v500"):
+        assert errors[index(name)].max() == pytest.approx(0.01 * std[index(name)])
+
+
 def test_each_level_goes_to_its_channel_and_others_to_the_nearest():
-    pressure = [5000.0, 50000.0, 100000.0, 52000.0, 99000.0]
-    lon = [0.0, 40.0, 80.0, 120.0, 160.0]
-    result = gridded(observations("v", np.zeros(5), pressure=pressure, longitude=lon))
+    """The nearest in log p: 549 hPa is nearer to 600 hPa than to 500 hPa, in p it is not."""
+    pressure = [5000.0, 50000.0, 100000.0, 52000.0, 99000.0, 54900.0]
+    lon = [0.0, 40.0, 80.0, 120.0, 160.0, 200.0]
+    result = gridded(observations("v", np.zeros(6), pressure=pressure, longitude=lon))
     channels = [NAMES[c] for c in np.nonzero(result.errors)[0]]
-    assert sorted(channels) == sorted(["v50", "v500", "v1000", "v500", "v1000"])
+    assert sorted(channels) == sorted(["v50", "v500", "v1000", "v500", "v1000", "v600"])
+
+
+def test_a_row_without_a_model_equivalent_makes_no_superob():
+    table = observations("t2m", [280.0, 281.0], longitude=[10.0, 50.0])
+    result = gridded(table, h=[np.nan, 280.0])
+    assert (result.errors > 0).sum() == 1
+    assert np.isfinite(result.values).all()
 
 
 def test_planes_are_plain_means_in_the_order_asked_for():
@@ -135,9 +154,9 @@ def test_dewpoint_becomes_humidity_at_the_stations_pressure():
     table = observations("td2m", [283.15], elevation=1000.0, error=1.5)
     result = gridded(table, planes=("q2m",))
     pressure = 101325 * station_pressure_ratio(1000.0)
-    expected = specific_humidity(283.15, pressure)
+    expected = humidity_from_dewpoint(283.15, pressure)
     assert result.values[69].max() == pytest.approx(expected, rel=1e-5)
-    slope = specific_humidity(283.65, pressure) - specific_humidity(282.65, pressure)
+    slope = humidity_from_dewpoint(283.65, pressure) - humidity_from_dewpoint(282.65, pressure)
     assert result.errors[69].max() == pytest.approx(1.5 * slope, rel=1e-4)
     assert expected == pytest.approx(8.5e-3, rel=0.02)
 
@@ -145,7 +164,7 @@ def test_dewpoint_becomes_humidity_at_the_stations_pressure():
 def test_station_pressure_stands_in_for_sea_level_pressure_only_where_there_is_none():
     state = background()
     ps = observations("ps", [0.0], elevation=500.0, error=100.0)
-    h = equivalents(ps, state, state, GRID, np.zeros(GRID.shape))
+    h = equivalents(ps, state, GRID, np.zeros(GRID.shape))
     high = gridded(ps.assign(value=h + 100.0), h, state)
     ratio = station_pressure_ratio(500.0)
     assert high.values.max() == pytest.approx(101325 + 100 / ratio, rel=1e-6)

@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from dacycle.assimilators.networks.blocks.layers import RadialConvolution
 from dacycle.assimilators.networks.blocks.planes import PlaneOperator
 from dacycle.assimilators.trained.stepping import Stepping
-from dacycle.forecast_adapter.channels import GROUPS, NAMES, PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, PLANES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.mini import annual_cycle
 
-__all__ = ["CHANNELS", "AnalysisNetwork", "Constants", "weights_of"]
+__all__ = ["AnalysisNetwork", "Constants", "weights_of"]
 
-CHANNELS = len(NAMES)
 OPEN = 0.05
 """Density of observations, in observations as good as the background, at which the gate is 63 % open."""
 LEAST, MOST, PRIOR = 0.1, 5.0, 50.0
@@ -98,14 +97,14 @@ class AnalysisNetwork(nn.Module):
         is_rain = torch.tensor([plane == "tp6h" for plane in planes])[:, None, None]
         self.register_buffer("is_rain", is_rain, persistent=False)
         # What an export multiplies the spread of each channel with (`export_assimilator`).
-        self.register_buffer("calibration", torch.ones(CHANNELS, 1, 1), persistent=False)
-        members = torch.zeros(CHANNELS, len(GROUPS))
+        self.register_buffer("calibration", torch.ones(CHANNEL_COUNT, 1, 1), persistent=False)
+        members = torch.zeros(CHANNEL_COUNT, len(GROUPS))
         for number, group in enumerate(GROUPS.values()):
             members[group, number] = 1
         self.register_buffer("members", members, persistent=False)
-        self.inputs = CHANNELS + len(planes)
+        self.inputs = CHANNEL_COUNT + len(planes)
         self.known = len(constants.static) + 1 + len(GROUPS)
-        self.operator = PlaneOperator(CHANNELS + len(constants.static), len(planes))
+        self.operator = PlaneOperator(CHANNEL_COUNT + len(constants.static), len(planes))
         self.reach = RadialConvolution(grid, (float(reach_km),))
 
     def known_beside(self, sizes: Tensor) -> Tensor:
@@ -137,11 +136,11 @@ class AnalysisNetwork(nn.Module):
                 error is 0.
         """
         seen = errors > 0
-        channels = seen[:, :CHANNELS]
+        channels = seen[:, :CHANNEL_COUNT]
         values = torch.where(seen, values, 0.0)
         scale = self.std * self.error
-        departure = (values[:, :CHANNELS] - self.mean) / scale - state / self.error
-        error = errors[:, :CHANNELS] / scale
+        departure = (values[:, :CHANNEL_COUNT] - self.mean) / scale - state / self.error
+        error = errors[:, :CHANNEL_COUNT] / scale
         with torch.autocast(state.device.type, enabled=False):
             told = torch.where(channels, (1 + error.square()) ** -self.trust, 0.0)
             excess = (told * (departure.square() - error.square())).sum((2, 3)) @ self.members
@@ -152,7 +151,7 @@ class AnalysisNetwork(nn.Module):
         sizes = torch.cat([whole, groups.clamp(*(bound**2 for bound in self.shares))], 1).sqrt()[..., None, None]
         size = sizes[:, :1]
         departure, error = departure / size, error / size
-        plane, plane_error = values[:, CHANNELS:], errors[:, CHANNELS:]
+        plane, plane_error = values[:, CHANNEL_COUNT:], errors[:, CHANNEL_COUNT:]
         plane_error = torch.where(self.is_rain, plane_error / (1 + plane.clamp(min=0)), plane_error)
         plane = self._normalised(plane) - self.operator(self._columns(state)).float()
         departure = torch.where(seen, torch.cat([departure, 2 * plane], 1), 0.0)

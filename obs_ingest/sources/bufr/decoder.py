@@ -1,10 +1,11 @@
-"""Decode BUFR messages with ecCodes, in a process of their own: a damaged message can bring ecCodes down.
+"""Decode BUFR messages with ecCodes, in a process of their own: a damaged message can crash ecCodes.
 
-`DecodingProcess` starts this file as a script, hands it messages through a pipe, and starts another when it dies, so that a
-crash costs one message. What is in a message of some kind is the business of a reader: a file whose class `Reader`
-makes reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers need ecCodes and numpy only.
+`DecodingProcess` starts this file as a script, sends it messages through a pipe, and starts another process when that
+one dies: a crash costs one message. A reader interprets the messages of one kind: a file whose class `Reader` makes
+reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers import ecCodes and numpy only.
 
-A file is in reach of two windows and is read again by every run of a process; what a message said is remembered.
+A file is read for two windows, and again by every run of a process. The reports of the latest messages are therefore
+kept in memory.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import IO, Any, Protocol
 
 Report = dict[str, Any]
-"""Elements by short name, those present only; the reader of its kind says which."""
+"""The elements that are present, by short name; the reader of each kind lists the names."""
 
 PATIENCE = 10  # seconds for one message, after which the process is killed
 
@@ -39,10 +40,10 @@ _MEMORY = 64 << 20  # bytes of answers
 
 
 class Reader(Protocol):
-    """What a reader's class does; it is made with the ecCodes module."""
+    """The class `Reader` of a reader; its constructor takes the ecCodes module."""
 
     def reports(self, handle: Any, message: bytes) -> list[Report]:
-        """The reports of a message, whose data section this unpacks; none if it holds none of this kind.
+        """Unpack a message and return its reports of this kind, if it has any.
 
         Raises:
             ValueError: they cannot be read; says why.
@@ -58,20 +59,20 @@ class Undecoded:
 
 
 class _Memory:
-    """The latest answers, pickled, by reader and message: as many as fit into `_MEMORY`."""
+    """The latest answers, pickled, by reader and message; as many as fit into `_MEMORY`."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[bytes, bytes] = OrderedDict()
         self._size = 0
 
     def recall(self, key: bytes) -> bytes | None:
-        """An answer, if it is still known."""
+        """Return an answer, if it is still there."""
         if key in self._answers:
             self._answers.move_to_end(key)
         return self._answers.get(key)
 
     def keep(self, key: bytes, answer: bytes) -> None:
-        """Remember an answer, and forget the oldest for it."""
+        """Add an answer, and drop the oldest ones where memory runs out."""
         if key not in self._answers:
             self._answers[key] = answer
             self._size += len(answer)
@@ -83,7 +84,11 @@ _memory = _Memory()
 
 
 class DecodingProcess:
-    """A process that decodes with the reader in a file; use it as a context manager."""
+    """A process that decodes with the reader in a file; use it as a context manager.
+
+    Args:
+        reader: the file.
+    """
 
     def __init__(self, reader: Path) -> None:
         self._reader = reader
@@ -98,20 +103,20 @@ class DecodingProcess:
         self._stop()
 
     def decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | Undecoded]:
-        """For each message its reports and receipt, or what is wrong with it.
+        """Yield the reports and the receipt of each message, or why it cannot be decoded.
 
         Raises:
             RuntimeError: the decoding process does not start; says why.
         """
         keys = [self._key(request) for request in requests]
-        known = [_memory.recall(key) for key in keys]
-        fresh = self._decode([request for request, answer in zip(requests, known, strict=True) if answer is None])
-        for key, remembered in zip(keys, known, strict=True):
-            if remembered is not None:
-                yield pickle.loads(remembered)
+        stored = [_memory.recall(key) for key in keys]
+        new = self._decode([request for request, answer in zip(requests, stored, strict=True) if answer is None])
+        for key, earlier_answer in zip(keys, stored, strict=True):
+            if earlier_answer is not None:
+                yield pickle.loads(earlier_answer)
                 continue
-            answer = next(fresh)
-            if not isinstance(answer, Undecoded):  # which may be the machine's doing, as when time runs out
+            answer = next(new)
+            if not isinstance(answer, Undecoded):  # a failure may be the machine's, for instance a timeout
                 _memory.keep(key, pickle.dumps(answer))
             yield answer
 
@@ -120,7 +125,7 @@ class DecodingProcess:
         return hashlib.sha256(f"{self._reader}|{keeps_receipt}|".encode() + message).digest()
 
     def _decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | Undecoded]:
-        """`decode` of messages that are not remembered."""
+        """Decode messages that are not in memory."""
         done = 0
         while done < len(requests):
             for answer in self._answers(requests[done : done + _BATCH]):
@@ -128,7 +133,7 @@ class DecodingProcess:
                 yield Undecoded(answer) if isinstance(answer, str) else answer
 
     def _answers(self, requests: Sequence[Request]) -> Iterator[Any]:
-        """The process's answers to one batch, up to the message that brings it down, if one does."""
+        """Yield the process's answers to one batch, up to a message that kills it, if there is one."""
         if self._process is None:
             self._process = self._start()
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -162,7 +167,7 @@ class DecodingProcess:
 
 
 def serve(reader: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer requests until there are no more: reports and receipt, or a text that says what is wrong."""
+    """Answer requests until there are no more, with reports and receipt or with a text that says what is wrong."""
     import eccodes
 
     worker: Reader = runpy.run_path(str(reader))["Reader"](eccodes)

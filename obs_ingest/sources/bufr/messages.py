@@ -1,11 +1,11 @@
-"""Reports in files of WMO BUFR, whatever their kind: the messages, what their headers say, and their decoding.
+"""Reports of any kind in files of WMO BUFR: the messages, their headers, and their decoding.
 
 Messages are found and filtered by their raw headers (WMO Manual on Codes, FM 94, sections 0 and 1); only those that can
 hold a wanted report near the window are decoded, in a process of their own (`decoder`).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ import numpy as np
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.sources.bufr.decoder import DecodingProcess, Receipt, Report, Undecoded
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
-from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.table import ObservationError, is_position
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["ECMWF", "BufrFiles", "Decoded", "Header", "report_time", "station_name"]
@@ -30,7 +30,7 @@ _NEEDED = ("year", "month", "day", "hour", "latitude", "longitude")
 
 @dataclass(frozen=True)
 class Header:
-    """What sections 0 and 1 of a message say."""
+    """Sections 0 and 1 of a message."""
 
     centre: int
     category: int
@@ -41,7 +41,7 @@ class Header:
 
 @dataclass(frozen=True)
 class _Message:
-    """Where a message lies in its file; no header where it is cut off or damaged."""
+    """The position of a message in its file; it has no header where it is cut off or damaged."""
 
     number: int
     start: int
@@ -49,12 +49,12 @@ class _Message:
     header: Header | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decoded:
-    """Reports of a read, and when they were received."""
+    """Decoded reports, and when each was received."""
 
-    reports: list[Report] = field(default_factory=list)
-    received: list[np.datetime64] = field(default_factory=list)
+    reports: list[Report]
+    received: list[np.datetime64]
 
 
 class BufrFiles:
@@ -64,8 +64,8 @@ class BufrFiles:
         path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
         source: the source's name, for messages.
         reader: the script whose `Reader` makes reports of a message; see `decoder`.
-        unwanted: why a message with this header cannot hold a wanted report, or nothing.
-        latency, received: when reports are taken to have been received that do not say; see `Files`.
+        unwanted: returns why a message with this header cannot hold a wanted report; empty if it can.
+        latency, received: when reports that do not say are taken to have been received; see `Files`.
     """
 
     def __init__(
@@ -77,34 +77,44 @@ class BufrFiles:
         latency: str | None = None,
         received: str | None = None,
     ) -> None:
-        self._files = Files(source, path, ("*.bufr", "*.bfr"), latency, received)
+        self._files = Files(source, path, ("*.bufr", "*.bfr"), self._holds, latency, received)
         self._reader, self._unwanted = Path(__file__).with_name(reader), unwanted
         self._scan = Remembered(lambda path: list(_messages(path)))
 
     def inputs(self, window: Window) -> dict[str, str]:
-        """Digests of the files with messages near the window, by path."""
-        return self._files.inputs(lambda path: _may_hold(self._scan(path), window))
+        """Return the digests of the files with messages near the window, by path."""
+        return self._files.inputs(window)
 
     def read(self, window: Window, inventory: Inventory) -> Decoded:
-        """The reports of messages near the window, each with a time and a position; the inventory says what was left.
+        """Read the reports of messages near the window; each has a time and a position.
+
+        The inventory counts the messages and reports that are left out.
 
         Raises:
             ObservationError: no file is there, or none holds a BUFR message.
         """
-        decoded = Decoded()
-        with DecodingProcess(self._reader) as decoder:
-            self._files.each(
-                inventory,
-                lambda path: _may_hold(self._scan(path), window),
-                lambda path: self._read_file(path, window, decoder, decoded, inventory),
-            )
-        return decoded
+        with DecodingProcess(self._reader) as process:
 
-    def _read_file(self, path: Path, window: Window, decoder: DecodingProcess, decoded: Decoded, inventory: Inventory) -> None:
-        """Add a file's reports to `decoded`, and what became of its messages to the inventory."""
+            def read(path: Path) -> Decoded:
+                return self._read_file(path, window, process, inventory)
+
+            files = self._files.read(window, inventory, read).values()
+        reports = [report for decoded in files for report in decoded.reports]
+        return Decoded(reports, [received for decoded in files for received in decoded.received])
+
+    def _holds(self, path: Path, window: Window) -> bool:
+        """Return whether the header times of a file's messages reach into the window.
+
+        They also do where no message is whole: the file's damage is then counted in every inventory.
+        """
+        times = [message.header.time for message in self._scan(path) if message.header is not None]
+        return not times or not (max(times) < window.start - _MARGIN or min(times) > window.end + _MARGIN)
+
+    def _read_file(self, path: Path, window: Window, process: DecodingProcess, inventory: Inventory) -> Decoded:
+        """Return a file's reports, and count in the inventory what became of its messages."""
         messages = self._scan(path)
         reports: list[Report] = []
-        known: list[np.datetime64] = []
+        stated: list[np.datetime64] = []
         with _opened(path) as file:
             inventory.found += len(messages)
             for begin in range(0, len(messages), _BATCH):
@@ -113,24 +123,23 @@ class BufrFiles:
                     (message, header) for message in batch if (header := self._wanted(path, message, window, inventory))
                 ]
                 requests = [(_content(file, message), _keeps_receipt(header)) for message, header in wanted]
-                for (message, header), answer in zip(wanted, decoder.decode(requests), strict=True):
+                for (message, header), answer in zip(wanted, process.decode(requests), strict=True):
                     if isinstance(answer, Undecoded):
                         _damaged(inventory, f"{path}, message {message.number}: {answer.reason}")
                         continue
-                    found, receipt = answer
-                    inventory.found += max(len(found) - 1, 0)  # a message may hold many reports; unread it counts once
-                    placed = [report for report in found if _is_placed(report)]
-                    inventory.skip("no time or position", len(found) - len(placed))
-                    inventory.skip("no report of this kind", int(not found))
+                    of_message, receipt = answer
+                    inventory.found += max(len(of_message) - 1, 0)  # the message itself is counted already
+                    placed = [report for report in of_message if _is_placed(report)]
+                    inventory.skip("no time or position", len(of_message) - len(placed))
+                    inventory.skip("no report of this kind", int(not of_message))
                     inventory.decoded += len(placed)
                     reports += placed
-                    known += [_received(receipt, header)] * len(placed)
+                    stated += [_received(receipt, header)] * len(placed)
         times = np.array([report_time(report) for report in reports], "M8[s]")
-        decoded.reports += reports
-        decoded.received += list(self._files.received(path, times, np.array(known, "M8[s]")))
+        return Decoded(reports, list(self._files.received(path, times, np.array(stated, "M8[s]"))))
 
     def _wanted(self, path: Path, message: _Message, window: Window, inventory: Inventory) -> Header | None:
-        """The header of a message that can hold a wanted report; of another, the inventory says why it cannot."""
+        """Return the header of a message that can hold a wanted report; count in the inventory why others cannot."""
         if message.header is None:
             _damaged(inventory, f"{path}, message {message.number}: truncated or damaged")
         elif reason := self._unwanted(message.header) or _far(message.header, window):
@@ -157,7 +166,7 @@ def _keeps_receipt(header: Header) -> bool:
 
 
 def _messages(path: Path) -> Iterator[_Message]:
-    """The messages of a file, numbered from 1; no header for one that is cut off or does not end in 7777."""
+    """Yield the messages of a file, numbered from 1; one that is cut off or does not end in 7777 has no header."""
     with _opened(path) as file:
         start, number = _find(file, 0), 0
         if start < 0:
@@ -175,33 +184,33 @@ def _messages(path: Path) -> Iterator[_Message]:
 
 
 def _adds_up(file: BinaryIO, start: int, end: int, head: bytes) -> bool:
-    """Whether the lengths that the sections state are that of the message: ecCodes reads on where they are not."""
+    """Return whether the lengths of the sections add up to the message's; ecCodes reads beyond its end if not."""
     has_second = head[17 if head[7] == 4 else 15] & 0x80
-    place = start + 8
+    section = start + 8
     for _ in range(4 if has_second else 3):
-        file.seek(place)
+        file.seek(section)
         length = int.from_bytes(file.read(3), "big")
         if length < 4:
             return False
-        place += length
-    return place == end - 4
+        section += length
+    return section == end - 4
 
 
 def _find(file: BinaryIO, start: int) -> int:
-    """Where the next message begins at or after `start`; -1 if there is none."""
+    """Return where the next message begins at or after `start`; -1 if there is none."""
     file.seek(start)
-    block = file.read(4)  # most often it is there
+    block = file.read(4)  # it usually begins right there
     while len(block) > 3:
-        found = block.find(b"BUFR")
-        if found >= 0:
-            return start + found
+        offset = block.find(b"BUFR")
+        if offset >= 0:
+            return start + offset
         start += len(block) - 3
         block = block[-3:] + file.read(_BLOCK)
     return -1
 
 
 def _header(message: bytes) -> Header | None:
-    """Sections 0 and 1 of editions 2 to 4; None where they make no sense."""
+    """Parse sections 0 and 1 of editions 2 to 4; None where they make no sense."""
     edition = message[7]
     if edition == 4:
         centre, flag, category, subcategory = (
@@ -221,34 +230,27 @@ def _header(message: bytes) -> Header | None:
 
 
 def _instant(year: int, month: int, day: int, hour: int, minute: int) -> np.datetime64 | None:
-    """The time, or None where these numbers are none."""
+    """Return the time, or None where these numbers are not a time."""
     try:
         return np.datetime64(datetime(year, month, day, hour, minute), "s")
     except ValueError:
         return None
 
 
-def _may_hold(messages: list[_Message], window: Window) -> bool:
-    """Whether the header times of a file reach into the window."""
-    times = [message.header.time for message in messages if message.header is not None]
-    # A file without one whole message is opened, so that its damage is counted in every inventory.
-    return not times or not (max(times) < window.start - _MARGIN or min(times) > window.end + _MARGIN)
-
-
 def _far(header: Header, window: Window) -> str:
-    """Why a message cannot hold a report of the window, or nothing."""
+    """Return why a message cannot hold a report of the window; empty if it can."""
     if header.time <= window.start - _MARGIN or header.time > window.end + _MARGIN:
         return "header time far from the window"
     return ""
 
 
-def _damaged(inventory: Inventory, what: str) -> None:
+def _damaged(inventory: Inventory, sentence: str) -> None:
     inventory.skip("damaged")
-    inventory.problem(what)
+    inventory.problem(sentence)
 
 
 def _received(receipt: Receipt | None, header: Header) -> np.datetime64:
-    """When a report was received, whose message keeps the day of the month only; NaT where unknown."""
+    """Return when a report was received, NaT where unknown; the message states only the day of the month."""
     if receipt is not None:
         day, hour, minute, second = receipt
         for offset in (0, 1, -1, 2, 3, 4, 5):
@@ -259,21 +261,21 @@ def _received(receipt: Receipt | None, header: Header) -> np.datetime64:
 
 
 def _is_placed(report: Report) -> bool:
-    """Whether a report has a time and a possible position."""
+    """Return whether a report has a time and a possible position."""
     if not all(name in report for name in _NEEDED) or np.isnat(report_time(report)):
         return False
-    return abs(float(report["latitude"])) <= 90 and -180 <= float(report["longitude"]) <= 360
+    return bool(is_position(float(report["latitude"]), float(report["longitude"])))
 
 
 def report_time(report: Report) -> np.datetime64:
-    """The time of a report; NaT where its numbers are none."""
+    """Return the time of a report; NaT where its numbers are not a time."""
     year, month, day, hour, minute = (int(report.get(part, 0)) for part in ("year", "month", "day", "hour", "minute"))
     time = _instant(year, month, day, hour, minute)
     return np.datetime64("NaT", "s") if time is None else time
 
 
 def station_name(report: Report) -> str:
-    """WMO block and station number, else the WIGOS identifier or the call sign, else the position."""
+    """Return WMO block and station number, else the WIGOS identifier or the call sign, else the position."""
     if "block" in report and "number" in report:
         return f"{int(report['block']):02d}{int(report['number']):03d}"
     if "wigos" in report:

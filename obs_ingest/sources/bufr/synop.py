@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
 from dacycle.obs_ingest.sources.bufr.messages import ECMWF, BufrFiles, Decoded, Header, report_time, station_name
 from dacycle.obs_ingest.sources.files import Paths
@@ -14,15 +13,15 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["SynopBufr"]
 
 COMPANIONS = (2, 4)
-"""ECMWF's sub-categories of additional data (extremes, snow, cloud) that go with the SYNOPs of 1 and 3."""
+"""ECMWF's sub-categories of additional data (extremes, snow, cloud) that accompany the SYNOPs of 1 and 3."""
 
 
 class SynopBufr:
     """Land SYNOPs from BUFR files: t2m, td2m, msl, ps, u10, v10 and 6-h precipitation (traces are 0).
 
     Args:
-        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
         path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
+        name, cutoff: see `build_source`.
         latency: how long after their time reports are taken to have been received, where the message does not say (only
             ECMWF's do); by default that stays unknown, and such reports are never late.
         received: `mtime` takes them to have been received when their file was last written, instead.
@@ -30,8 +29,6 @@ class SynopBufr:
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str = "synop_bufr",
         cutoff: pd.Timedelta | None = None,
@@ -42,27 +39,27 @@ class SynopBufr:
         self._files = BufrFiles(path, name, "synop_decoder.py", _unwanted, latency, received)
 
     def inputs(self, window: Window) -> dict[str, str]:
-        """Digests of the files with messages near the window, by path."""
+        """Return the digests of the files with messages near the window, by path."""
         return self._files.inputs(window)
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
-        """The window's SYNOPs. Damaged messages are counted and named in the inventory.
+        """Read the window's SYNOPs; damaged messages are counted and named in the inventory.
 
         Raises:
             ObservationError: no file is there, or none holds a BUFR message.
         """
         inventory = Inventory(self.name)
         reports = _reports(self._files.read(window, inventory))
-        held = window.holds(reports["time"])
-        outside = int((~held).sum())
+        inside = window.holds(reports["time"])
+        outside = int((~inside).sum())
         inventory.skip("report outside the window", outside)
         inventory.decoded -= outside
-        table = surface_table(reports[held], self.name, inventory)
+        table = surface_table(reports[inside], self.name, inventory)
         return table, take_inventory(inventory, table, window)
 
 
 def _unwanted(header: Header) -> str:
-    """Why a message cannot hold a SYNOP, or nothing."""
+    """Return why a message cannot hold a SYNOP; empty if it can."""
     if header.category != 0:
         return f"data category {header.category}, not surface data over land"
     if header.centre == ECMWF and header.subcategory in COMPANIONS:
@@ -71,7 +68,7 @@ def _unwanted(header: Header) -> str:
 
 
 def _reports(decoded: Decoded) -> NDArray:
-    """Records of the decoded reports."""
+    """Return records of the decoded reports."""
     reports = new_reports(len(decoded.reports))
     reports["time"] = [report_time(report) for report in decoded.reports]
     reports["received"] = decoded.received

@@ -1,14 +1,14 @@
-"""What a SYNOP in BUFR says: a reader for `decoder`.
+"""Elements of a SYNOP in BUFR: a reader for `decoder`.
 
-Fixed templates, such as ECMWF's, are read as one array of values; templates with delayed replication (307080 to 307096
-and national ones) are walked key by key, because an amount of precipitation means nothing without the period, nor a
-temperature without the sensor height, that stands before it.
+Fixed templates, such as ECMWF's, are read as one array of values. Templates with delayed replication (307080 to 307096
+and national ones) are read key by key, because an amount of precipitation refers to the period before it, and a
+temperature to the sensor height before it.
 """
 
 from typing import Any
 
 Report = dict[str, float | str]
-"""Elements by short name (see `_KEYS`), those present only; winds as direction and speed, `tp` over 6 hours."""
+"""The elements that are present, by short name (see `_KEYS`); winds as direction and speed, `tp` over 6 hours."""
 
 # Elements of fixed templates by descriptor (FXXYYY as ecCodes writes it, an integer).
 _DESCRIPTORS = {
@@ -17,7 +17,7 @@ _DESCRIPTORS = {
     10004: "ps", 10051: "msl", 11001: "direction", 11011: "direction", 11002: "speed", 11012: "speed",
     12004: "t2m", 12101: "t2m", 12006: "td2m", 12103: "td2m", 13021: "tp",
 }  # fmt: skip
-# The same, and what gives them their meaning, by ecCodes key.
+# The same by ecCodes key, with the periods and heights that they refer to.
 _KEYS = {
     "blockNumber": "block", "stationNumber": "number", "wigosLocalIdentifierCharacter": "wigos",
     "wigosIdentifierSeries": "wigos_series", "wigosIssuerOfIdentifier": "wigos_issuer",
@@ -37,7 +37,7 @@ Event = tuple[str, list[Any], float]
 
 
 class Reader:
-    """Decodes messages with ecCodes, remembering the templates it has seen."""
+    """Decoding of messages with ecCodes; the layout of each template is kept."""
 
     def __init__(self, eccodes: Any) -> None:
         self._codes = eccodes
@@ -45,7 +45,7 @@ class Reader:
         self._templates: dict[bytes, tuple[int, dict[str, int]]] = {}
 
     def reports(self, handle: Any, message: bytes) -> list[Report]:
-        """The SYNOPs of a message."""
+        """Return the SYNOPs of a message."""
         codes = self._codes
         subsets = codes.codes_get(handle, "numberOfSubsets")
         template = _template(message)
@@ -56,26 +56,26 @@ class Reader:
         return [report] if report is not None else self._walk(handle, subsets)
 
     def _fixed(self, handle: int, template: bytes) -> Report | None:
-        """The report of a message whose template has no delayed replication, else None."""
+        """Return the report of a message whose template has no delayed replication, else None."""
         if template not in self._templates:
             expanded = self._codes.codes_get_array(handle, "expandedDescriptors").tolist()
-            places: dict[str, int] = {}
-            for place, descriptor in enumerate(expanded):
+            positions: dict[str, int] = {}
+            for position, descriptor in enumerate(expanded):
                 if descriptor in _DESCRIPTORS:
-                    places.setdefault(_DESCRIPTORS[descriptor], place)
+                    positions.setdefault(_DESCRIPTORS[descriptor], position)
             delayed = any(31000 <= descriptor <= 31002 for descriptor in expanded)
-            self._templates[template] = (0 if delayed else len(expanded), places)
-        length, places = self._templates[template]
+            self._templates[template] = (0 if delayed else len(expanded), positions)
+        length, positions = self._templates[template]
         if not length:
             return None
         values = self._codes.codes_get_array(handle, "numericValues")
         if len(values) != length:
             raise ValueError(f"{len(values)} values for {length} descriptors")
-        picked = {name: float(values[place]) for name, place in places.items()}
-        return {name: value for name, value in picked.items() if value not in self._missing}
+        elements = {name: float(values[position]) for name, position in positions.items()}
+        return {name: value for name, value in elements.items() if value not in self._missing}
 
     def _walk(self, handle: int, subsets: int) -> list[Report]:
-        """The reports of a message with delayed replication or several subsets, from its keys in order."""
+        """Return the reports of a message with delayed replication or several subsets, from its keys in order."""
         codes = self._codes
         compressed = bool(codes.codes_get(handle, "compressedData"))
         groups: list[list[Event]] = [[]]
@@ -97,7 +97,7 @@ class Reader:
         return [self._interpret(group, 0) for group in groups if group]
 
     def _interpret(self, events: list[Event], subset: int) -> Report:
-        """One report from its elements in order: the first value of each, under the period and height it stands."""
+        """Return one report from its elements in order: the first value of each for the period and height before it."""
         report: Report = {}
         period = sensor = None
         for name, values, unit in events:
@@ -115,7 +115,7 @@ class Reader:
 
 
 def _belongs(name: str, period: float | None, sensor: float | None) -> bool:
-    """Whether a value is the screen temperature, the 10-metre wind, or precipitation over 6 hours; others always."""
+    """Return whether a value is the screen temperature, 10-metre wind or 6-h precipitation; other names always are."""
     if name in ("t2m", "td2m"):
         return sensor is None or 1 <= sensor <= 5
     if name in ("direction", "speed"):
@@ -124,7 +124,7 @@ def _belongs(name: str, period: float | None, sensor: float | None) -> bool:
 
 
 def _template(message: bytes) -> bytes:
-    """The descriptors of section 3 as they stand in the message."""
+    """Return the descriptors of section 3 as bytes of the message."""
     start = 8 + int.from_bytes(message[8:11], "big")
     if message[17 if message[7] == 4 else 15] & 0x80:
         start += int.from_bytes(message[start : start + 3], "big")

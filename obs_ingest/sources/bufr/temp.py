@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dacycle.forecast_adapter.worlds.world import World
-from dacycle.obs_ingest.errors.model import standard_error
-from dacycle.obs_ingest.simulation.stations import level_errors
+from dacycle.obs_ingest.errors.model import level_errors, standard_error
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
 from dacycle.obs_ingest.sources.bufr.messages import BufrFiles, Decoded, Header, report_time, station_name
 from dacycle.obs_ingest.sources.files import Paths
@@ -23,32 +22,32 @@ _VERTICAL_SOUNDINGS = 2  # BUFR table A
 class TempBufr:
     """Radiosondes from BUFR files (TEMP, any template): z, q, u, v, t on the standard levels, q up to 200 hPa.
 
-    Values have the place of the station, whatever the sonde's drift (tens of km in the troposphere, up to 200 above),
-    and the time of the message: the launch in current templates, the nominal time in older ones. Levels that `sounding`
-    rejects are counted in the inventory, beside the messages left out; `missing` are the values of standard levels
-    above each station that its sounding does not give. Errors of humidity are in proportion to the season's mean where
-    a world is given, else to the observed value.
+    Values have the position of the station, whatever the sonde's drift (tens of km in the troposphere, up to 200
+    above). Their time is that of the message: the launch in current templates, the nominal time in older ones. The
+    inventory counts the levels that `sounding` rejects, beside the messages left out. Its `missing` are the values of
+    standard levels above each station that its sounding does not have. Errors of humidity are proportional to the
+    season's mean where a world is given, else to the observed value.
 
     Args:
-        world, seed, name, cutoff: see `build_source`; nothing here is drawn.
         path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
+        name, cutoff: see `build_source`.
         latency: how long after their time soundings are taken to have been received, where the message does not say
             (only ECMWF's do); by default that stays unknown, and such soundings are never late.
         received: `mtime` takes them to have been received when their file was last written, instead.
-        tolerance: the limits of `sounding`'s checks, which are those of sensors, are multiplied by it. Simulated
-            soundings need 3: their errors hold what a place differs from a grid cell by, at each level for itself.
+        tolerance: multiplies the limits of `sounding`'s checks, which are those of sensors. Simulated
+            soundings need 3: their errors include representativeness, independent from level to level.
+        world: its climatology scales the errors of humidity.
     """
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str = "temp_bufr",
         cutoff: pd.Timedelta | None = None,
         latency: str | None = None,
         received: str | None = None,
         tolerance: float = 1.0,
+        world: World | None = None,
     ) -> None:
         if not tolerance > 0:
             raise ObservationError(f"source {name}: tolerance is {tolerance!r}, not above 0")
@@ -56,11 +55,11 @@ class TempBufr:
         self._files = BufrFiles(path, name, "temp_decoder.py", _unwanted, latency, received)
 
     def inputs(self, window: Window) -> dict[str, str]:
-        """Digests of the files with messages near the window, by path."""
+        """Return the digests of the files with messages near the window, by path."""
         return self._files.inputs(window)
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
-        """The window's soundings. Damaged messages are counted and named in the inventory.
+        """Read the window's soundings; damaged messages are counted and named in the inventory.
 
         Raises:
             ObservationError: no file is there, or none holds a BUFR message.
@@ -72,14 +71,14 @@ class TempBufr:
 
     def _table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
         times = np.array([report_time(report) for report in decoded.reports], "datetime64[s]")
-        held = np.nonzero(window.holds(times))[0]
-        outside = len(times) - len(held)
+        inside = np.nonzero(window.holds(times))[0]
+        outside = len(times) - len(inside)
         inventory.skip("report outside the window", outside)
         inventory.decoded -= outside
-        if not len(held):
+        if not len(inside):
             return empty_table()
-        reports = [decoded.reports[i] for i in held]
-        times, received = times[held], np.array(decoded.received, "datetime64[s]")[held]
+        reports = [decoded.reports[i] for i in inside]
+        times, received = times[inside], np.array(decoded.received, "datetime64[s]")[inside]
         latitude, longitude, elevation = (
             np.array([report.get(name, np.nan) for report in reports], float)
             for name in ("latitude", "longitude", "elevation")
@@ -93,32 +92,32 @@ class TempBufr:
         )
         for reason, count in rejected.items():
             inventory.skip(reason, count)
-        who, which, level = np.nonzero(np.isfinite(values))
-        inventory.missing = sum(int(above_ground(report["levels"]).sum()) for report in reports) - len(who)
+        sounding, variable, level = np.nonzero(np.isfinite(values))
+        inventory.missing = sum(int(above_ground(report["levels"]).sum()) for report in reports) - len(sounding)
         if self._world is None:
             errors = [standard_error(v, values[:, i], STANDARD) for i, v in enumerate(LEVEL_VARIABLES)]
             error = np.broadcast_to(np.stack(np.broadcast_arrays(*errors), axis=1), values.shape)
         else:
             error = level_errors(self._world, window.time, latitude, longitude).transpose(2, 0, 1)
         return make_table(
-            time=times[who],
+            time=times[sounding],
             period=0.0,
-            received=received[who],
-            site=site_names(latitude, longitude)[who],
-            station=pd.Categorical([station_name(report) for report in reports])[who],
-            latitude=latitude[who],
-            longitude=longitude[who],
-            elevation=elevation[who],
+            received=received[sounding],
+            site=site_names(latitude, longitude)[sounding],
+            station=pd.Categorical([station_name(report) for report in reports])[sounding],
+            latitude=latitude[sounding],
+            longitude=longitude[sounding],
+            elevation=elevation[sounding],
             pressure=STANDARD[level],
-            variable=np.array([VARIABLES.index(name) for name in LEVEL_VARIABLES])[which],
-            value=values[who, which, level],
-            error=error[who, which, level],
+            variable=np.array([VARIABLES.index(name) for name in LEVEL_VARIABLES])[variable],
+            value=values[sounding, variable, level],
+            error=error[sounding, variable, level],
             source=self.name,
         )
 
 
 def _unwanted(header: Header) -> str:
-    """Why a message cannot hold a sounding, or nothing."""
+    """Return why a message cannot hold a sounding; empty if it can."""
     if header.category != _VERTICAL_SOUNDINGS:
         return f"data category {header.category}, not vertical soundings"
     return ""

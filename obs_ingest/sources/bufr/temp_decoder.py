@@ -1,8 +1,8 @@
-"""What a TEMP in BUFR says: a reader for `decoder`.
+"""Levels of a TEMP in BUFR: a reader for `decoder`.
 
-The levels of a sounding are the first replication of every TEMP template (309007, 309052, 309057); what repeats
-pressure after them (wind shear, quality information) is left. Arrays of one element over all levels are read at a
-stroke: a sounding of high resolution has thousands of levels.
+The levels of a sounding are the first replication of every TEMP template (309007, 309052, 309057); later repetitions
+of pressure (wind shear, quality information) are not read. An element is read as one array over all levels, because a
+sounding of high resolution has thousands of them.
 """
 
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Report = dict[str, Any]
-"""Place and time by short name (see `_ELEMENTS`), those present only, and `levels`: arrays over the levels as they
-stand in the message, NaN where missing, of `pressure` (Pa), `z` (m2/s2), `t`, `td` (K), `direction` (degrees), `speed`
-(m/s) and `surface`, whether it is the level of the station."""
+from dacycle.forecast_adapter.physics import GRAVITY
 
-GRAVITY = 9.80665
+Report = dict[str, Any]
+"""Place and time by short name (see `_ELEMENTS`), as far as present, and `levels`: arrays over the levels in the order
+of the message, NaN where missing, of `pressure` (Pa), `z` (m2/s2), `t`, `td` (K), `direction` (degrees), `speed` (m/s)
+and `surface`, whether it is the level of the station."""
 
 _ELEMENTS = {
     "blockNumber": "block", "stationNumber": "number", "shipOrMobileLandStationIdentifier": "ship",
@@ -25,7 +25,7 @@ _ELEMENTS = {
     "latitude": "latitude", "longitude": "longitude",
     "heightOfStation": "elevation", "heightOfStationGroundAboveMeanSeaLevel": "elevation",
 }  # fmt: skip
-# By ecCodes key, which stands for one descriptor and so for one unit: the factor that makes it SI.
+# By ecCodes key, which means one descriptor and so one unit: the factor that converts it to SI.
 _LEVELS = {
     "pressure": ("pressure", 1.0),
     "airTemperature": ("t", 1.0), "dewpointTemperature": ("td", 1.0),
@@ -37,13 +37,13 @@ _REPLICATIONS = ("delayedDescriptorReplicationFactor", "extendedDelayedDescripto
 
 
 class Reader:
-    """Reads soundings with ecCodes."""
+    """Decoding of soundings with ecCodes."""
 
     def __init__(self, eccodes: Any) -> None:
         self._codes = eccodes
 
     def reports(self, handle: Any, message: bytes) -> list[Report]:
-        """The soundings of a message; none if it has no temperatures (a wind report, PILOT) or is of a descent."""
+        """Return a message's soundings; none if it has no temperatures (PILOT, a wind report) or is of a descent."""
         subsets = self._codes.codes_get(handle, "numberOfSubsets")
         if subsets == 1:
             soundings = [self._sounding(handle)]
@@ -53,18 +53,18 @@ class Reader:
         return [sounding for sounding in soundings if sounding]
 
     def _subset(self, handle: Any, subset: int) -> Report:
-        """One of several soundings, made a message of its own: its levels, and no others', are then its arrays."""
+        """Return one of several soundings, from a message of its own, whose arrays are over its levels alone."""
         codes = self._codes
         codes.codes_set(handle, "extractSubset", subset)
         codes.codes_set(handle, "doExtractSubsets", 1)
-        part = codes.codes_new_from_message(codes.codes_get_message(handle))
+        single = codes.codes_new_from_message(codes.codes_get_message(handle))
         try:
-            return self._sounding(part)
+            return self._sounding(single)
         finally:
-            codes.codes_release(part)
+            codes.codes_release(single)
 
     def _sounding(self, handle: Any) -> Report:
-        """The sounding of a message with one subset; empty if it has no temperatures or is of a descent."""
+        """Return the sounding of a message with one subset; empty if it has no temperatures or is of a descent."""
         self._codes.codes_set(handle, "skipExtraKeyAttributes", 1)  # units and quality: a third of the time to unpack
         self._codes.codes_set(handle, "unpack", 1)
         n = len(self._array(handle, "airTemperature"))
@@ -89,7 +89,7 @@ class Reader:
         return self._elements(handle) | {"levels": levels}
 
     def _elements(self, handle: Any) -> Report:
-        """Place and time; the first of each, as drift and wind shear may follow."""
+        """Return place and time: the first of each element, because drift and wind shear may follow."""
         report: Report = {}
         for key, name in _ELEMENTS.items():
             try:
@@ -103,7 +103,7 @@ class Reader:
         return report
 
     def _array(self, handle: Any, key: str) -> NDArray[np.float64]:
-        """All values of an element, NaN where missing; empty if the message does not have it."""
+        """Return all values of an element, NaN where missing; empty if the message does not have it."""
         try:
             values = self._codes.codes_get_array(handle, key)
         except self._codes.KeyValueNotFoundError:

@@ -1,6 +1,6 @@
 """Tables of reports in delimited text or Parquet: chosen columns, whatever their order and the case of their names.
 
-Text is dictionary-encoded: an archive repeats a few thousand different texts, and each is worked out once.
+Text is dictionary-encoded: an archive repeats a few thousand different texts, and each is parsed once.
 """
 
 import gzip
@@ -28,7 +28,7 @@ _ASCII = bytes(code if code < 128 else ord("?") for code in range(256))
 
 
 def start(path: Path) -> bytes:
-    """The first bytes of a file, unpacked if it is gzip.
+    """Return the first bytes of a file, unpacked if it is gzip.
 
     Raises:
         ObservationError: it cannot be read or unpacked.
@@ -37,11 +37,11 @@ def start(path: Path) -> bytes:
 
 
 def lines(path: Path, problems: list[str]) -> Iterator[bytes]:
-    """A file's content, unpacked if it is gzip, in pieces of about `CHUNK` bytes that end with a line.
+    """Yield a file's content, unpacked if it is gzip, in pieces of about `CHUNK` bytes that end with a line.
 
     Args:
         path: the file.
-        problems: gets a line where a gzip file was cut off, of which the rest is given.
+        problems: gets a sentence where a gzip file was cut off; the part before is still yielded.
 
     Raises:
         ObservationError: it cannot be read or unpacked.
@@ -80,28 +80,28 @@ def read_tables(
     delimiter: str = ",",
     aliases: Mapping[str, str] = _NO_NAMES,
 ) -> Iterator[pa.Table]:
-    """Columns of a Parquet or delimited file, some rows at a time.
+    """Read columns of a Parquet or delimited file, some rows at a time.
 
     Args:
         path: the file.
         required, optional: names of columns, in lower case as in the result; optional ones may be absent.
-        problems: gets the damaged rows, by file and number.
+        problems: gets a sentence about each damaged row, with file and number.
         delimiter: of a file that is not Parquet.
-        aliases: other lower-case names that columns have had, and the one that is asked for.
+        aliases: other lower-case names that columns have had, and the requested name of each.
 
     Yields:
-        Tables under the names asked for; together they are the file.
+        Tables with the requested names; together they are the file.
 
     Raises:
         ObservationError: a required column is missing, or the file is damaged throughout.
     """
 
     def chosen(names: list[str], begins: bytes) -> dict[str, str]:
-        found = {aliases.get(name.lower(), name.lower()): name for name in reversed(names)}
-        missing = [name for name in required if name not in found]
+        present = {aliases.get(name.lower(), name.lower()): name for name in reversed(names)}
+        missing = [name for name in required if name not in present]
         if missing:
             raise ObservationError(f"{path}: no column {', '.join(missing)}; the file begins with {begins[:40]!r}")
-        return {found[name]: name for name in (*required, *optional) if name in found}
+        return {present[name]: name for name in (*required, *optional) if name in present}
 
     begins = start(path)
     if not begins:
@@ -143,7 +143,7 @@ def _read_delimited(path: Path, delimiter: str, chosen: Choose, problems: list[s
     while piece:
         following = next(pieces, b"")
         if not piece.isascii():
-            piece = piece.translate(_ASCII)  # names of stations come in any encoding; what is read here is ASCII
+            piece = piece.translate(_ASCII)  # names of stations come in any encoding; the columns read here are ASCII
         if not header:
             header = piece[: piece.find(b"\n") + 1] or piece
             names = chosen(_header(header, delimiter), piece)
@@ -151,7 +151,7 @@ def _read_delimited(path: Path, delimiter: str, chosen: Choose, problems: list[s
             piece = header + piece
         end = piece.rfind(b"\n") + 1
         if not following and piece[end:].strip() and piece[end:].count(b'"') % 2:
-            # A quote left open would take the whole block for one field.
+            # With an open quote the whole block would be read as one field.
             problems.append(f"{path}: the last row is cut off")
             piece = piece[:end]
         yield pa.csv.read_csv(
@@ -169,13 +169,13 @@ def _header(line: bytes, delimiter: str) -> list[str]:
 
 
 def by_text(column: pa.ChunkedArray, function: Callable[[str], Any], dtype: Any = None) -> NDArray:
-    """(n,) what the function makes of each row's text, which is empty where there is none."""
+    """Return the function's result (n,) for each row's text, which is empty where there is none."""
     texts, codes = _texts(column)
     return np.array([*(function(text.strip()) for text in texts), function("")], dtype)[codes]
 
 
 def numbers(column: pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(n,) values, NaN where there is none; and whether each is a number or empty."""
+    """Return values (n,), NaN where there is none, and whether each is a number or empty."""
     if _is_number(column.type):
         values = column.to_numpy().astype(float)
         return np.where(np.isfinite(values), values, np.nan), ~np.isinf(values)
@@ -188,7 +188,7 @@ def numbers(column: pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bo
 
 
 def times(column: pa.ChunkedArray, layout: str = "ISO8601") -> NDArray[np.datetime64]:
-    """(n,) UTC, NaT for what is no time."""
+    """Return times (n,) in UTC, NaT for texts that are not a time."""
     if pa.types.is_timestamp(column.type):
         return column.to_numpy().astype("M8[s]")
     texts, codes = _texts(column)
@@ -197,7 +197,7 @@ def times(column: pa.ChunkedArray, layout: str = "ISO8601") -> NDArray[np.dateti
 
 
 def _texts(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.intp]]:
-    """The different texts of a column, and each row's place among them: the one past the end where it has none."""
+    """Return the distinct texts of a column, and the index of each row's text; past the end where it has none."""
     if not pa.types.is_dictionary(column.type):
         column = column.cast(pa.string()).dictionary_encode()
     whole = column.combine_chunks()

@@ -13,7 +13,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
+from dacycle.forecast_adapter.physics import ZERO_CELSIUS
+from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, numbers, read_tables, times
 from dacycle.obs_ingest.table import ObservationError
 
@@ -21,20 +22,20 @@ __all__ = ["Ghcnh"]
 
 ACCEPTED = ("", "0", "1", "4", "5", "9")
 """Quality codes: none, passed or not checked. 2, 3, 6 and 7 are failed checks of the sources, letters those of GHCNh;
-the letters of ISD's manual corrections cannot be told from these."""
+the letters of ISD's manual corrections look the same as these."""
 
 REMOVED = "5"
 OWN_SCALE = ("220", "221", "222", "223", "347", "348")
-"""Sources whose quality code 5 says that the value was removed, where others' says that it passed."""
+"""Sources whose quality code 5 means that the value was removed; for others it means that it passed."""
 
 MEASURED = ("", "2", "3", "9", "T")
-"""Measurement codes of an amount that is for its period: none, trace or measured (see `isd.CONDITIONS`); not
-accumulated, estimated or incomplete."""
+"""Measurement codes of an amount for its period: none, trace or measured (see `isd.CONDITIONS`); not accumulated,
+estimated or incomplete."""
 TRACES = ("2", "T")
 
 _MEASURED = {
-    "temperature": ("t2m", 1.0, 273.15),
-    "dew_point_temperature": ("td2m", 1.0, 273.15),
+    "temperature": ("t2m", 1.0, ZERO_CELSIUS),
+    "dew_point_temperature": ("td2m", 1.0, ZERO_CELSIUS),
     "sea_level_pressure": ("msl", 100.0, 0.0),
     "station_level_pressure": ("ps", 100.0, 0.0),
 }
@@ -50,7 +51,7 @@ class Ghcnh(ReportFiles):
     patterns = ("*.psv", "*.psv.gz", "*.parquet")
 
     def parse(self, path: Path) -> Parsed:
-        """All reports of a file of either layout and either kind."""
+        """Parse all reports of a file of either layout and either kind."""
         problems: list[str] = []
         required = ("station", "latitude", "longitude", "elevation", *_ELEMENTS)
         codes = [f"{element}_{code}" for element in _ELEMENTS for code in _CODES]
@@ -63,7 +64,7 @@ class Ghcnh(ReportFiles):
             delimiter="|",
             aliases={"station_id": "station"},
         )
-        return Parsed(joined(_reports(table, path) for table in tables), problems)
+        return Parsed(stacked(_reports(table, path) for table in tables), problems)
 
 
 def _reports(table: pa.Table, path: Path) -> NDArray:
@@ -98,7 +99,7 @@ def _put_amount(reports: NDArray, table: pa.Table, path: Path) -> None:
 
 
 def _passed(table: pa.Table, element: str) -> NDArray[np.bool_]:
-    """(n,) whether quality control, in the sense of the element's source, lets the value pass."""
+    """Return whether each value (n,) passed quality control, by the codes of its source."""
     quality, source = table[f"{element}_quality_code"], table[f"{element}_source_code"]
     passed = by_text(quality, lambda text: _code(text) in ACCEPTED)
     removed = by_text(quality, lambda text: _code(text) == REMOVED) & by_text(source, lambda s: _code(s) in OWN_SCALE)
@@ -106,7 +107,7 @@ def _passed(table: pa.Table, element: str) -> NDArray[np.bool_]:
 
 
 def _code(text: str) -> str:
-    """A code without the explanation (`2-Trace`) or the decimals (`1.0`) that it is sometimes written with."""
+    """Return a code without the explanation (`2-Trace`) or the decimals (`1.0`) that it sometimes has."""
     return text.partition("-")[0].removesuffix(".0")
 
 

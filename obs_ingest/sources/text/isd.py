@@ -1,7 +1,7 @@
 """NOAA's Integrated Surface Database: the source `isd`.
 
 Two layouts of the same records: Global-Hourly CSV, and the native fixed-width text (plain or gzip). A CSV cell without
-its commas is what stands in the native record, so both are decoded as fixed-width characters. Positions, codes and
+its commas is the text of the native record, so that both are decoded as fixed-width characters. Positions, codes and
 scales: NOAA, "Federal Climate Complex data documentation for Integrated Surface Data" (isd-format-document).
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
+from dacycle.forecast_adapter.physics import ZERO_CELSIUS
+from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, lines, numbers, read_tables, start, times
 
 __all__ = ["Isd"]
@@ -25,10 +26,10 @@ ACCEPTED = b"01459ACIMPRU"
 """Quality codes: passed (0, 1, 4, 5), not checked (9), or set right by hand (letters); not 2, 3, 6, 7."""
 
 CONDITIONS = b"239"
-"""Conditions of a precipitation amount that is for its period: trace, measured, none stated.
+"""Conditions of a precipitation amount for its period: trace, measured, none stated.
 
-3 is documented as the begin of an accumulation whose amount is missing; but it stands with every amount above zero that
-comes from a SYNOP, and they agree with the SYNOP's text. Without it only dry periods would be left.
+3 is documented as the beginning of an accumulation whose amount is missing. But every amount above zero from a SYNOP
+has it, and these agree with the SYNOP's text. Without it only dry periods would remain.
 """
 
 _ABSENT = {"wnd": b"9" * 10, "tmp": b"+99999", "dew": b"+99999", "slp": b"999999", "ma1": b"9" * 12}
@@ -50,10 +51,10 @@ class Isd(ReportFiles):
     patterns = ("*.csv", "*.gz", "*-*-[12][0-9][0-9][0-9]")
 
     def parse(self, path: Path) -> Parsed:
-        """All reports of a file of either layout."""
+        """Parse all reports of a file of either layout."""
         problems: list[str] = []
-        parts = _native(path, problems) if _NATIVE_RECORD.match(start(path)) else _global_hourly(path, problems)
-        return Parsed(joined(parts), problems)
+        read = _native if _NATIVE_RECORD.match(start(path)) else _global_hourly
+        return Parsed(stacked(read(path, problems)), problems)
 
 
 def _global_hourly(path: Path, problems: list[str]) -> Iterator[NDArray]:
@@ -79,7 +80,7 @@ def _of_table(table: pa.Table) -> NDArray:
 
 
 def _cells(table: pa.Table, name: str, absent: bytes) -> Characters:
-    """A column's cells without commas; `absent` where there is none, zeros where one has not its width."""
+    """Return a column's cells without commas; `absent` where there is none, zeros where a cell has another width."""
 
     def characters(text: str) -> bytes:
         plain = text.replace(",", "").encode()
@@ -122,15 +123,15 @@ def _of_records(records: list[bytes], fixed: Characters) -> NDArray:
 
 
 def _groups(added: list[bytes], group: re.Pattern[bytes], absent: bytes) -> Characters:
-    """What follows the group's name in each record's additional data."""
-    found = [match[1] if (match := group.search(text)) else absent for text in added]
-    return _characters(np.array(found, f"S{len(absent)}"))
+    """Return the content of a group in each record's additional data."""
+    contents = [match[1] if (match := group.search(text)) else absent for text in added]
+    return _characters(np.array(contents, f"S{len(absent)}"))
 
 
 def _decode(reports: NDArray, fields: dict[str, Characters], amount: Characters) -> None:
     for name, field in (("t2m", fields["tmp"]), ("td2m", fields["dew"])):
         value, readable = _signed(field[:, :5])
-        put(reports, name, value / 10 + 273.15, _among(field[:, 5], ACCEPTED), readable)
+        put(reports, name, value / 10 + ZERO_CELSIUS, _among(field[:, 5], ACCEPTED), readable)
     pressures = fields["ma1"][:, 6:]  # the first pair is the altimeter setting
     for name, field in (("msl", fields["slp"]), ("ps", pressures)):
         value, readable = _number(field[:, :5])
@@ -154,20 +155,20 @@ def _among(codes: Characters, accepted: bytes) -> NDArray[np.bool_]:
 
 
 def _digits(field: Characters) -> NDArray[np.float64]:
-    """(n,) the number that the digits make, NaN where there is another character."""
+    """Return the number (n,) that the digits form, NaN where there is another character."""
     digits = field - np.uint8(ord("0"))  # below "0" it wraps to above 9
     number = digits @ (10.0 ** np.arange(field.shape[1])[::-1])
     return np.where((digits < 10).all(axis=1), number, np.nan)
 
 
 def _number(field: Characters) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(n,) the number, NaN where all digits are 9 (missing) or it is none; and whether it could be read."""
+    """Return the number (n,), NaN where all digits are 9 (missing) or it is unreadable, and whether it is readable."""
     number = _digits(field)
     return np.where(number == 10 ** field.shape[1] - 1, np.nan, number), np.isfinite(number)
 
 
 def _signed(field: Characters) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The same of a number behind its sign."""
+    """Return the same as `_number` for a number with a sign in front."""
     number, readable = _number(field[:, 1:])
     negative = field[:, 0] == ord("-")
     signed = negative | (field[:, 0] == ord("+"))

@@ -1,6 +1,6 @@
 """METARs: the source `metar`.
 
-Their text (`metar_text`), or what others have decoded of it in two tables: CSV of decoded bulletins (`Unix_time, ICAO,
+Their text (`metar_text`), or one of two tables of decoded reports: CSV of decoded bulletins (`Unix_time, ICAO,
 Latitude, ...`, as JCSDA's ioda-converters read them), and Parquet with the fields of MADIS (`stationName, timeObs,
 temperature, temperatureDD, ...`). The altimeter setting is not used: reduced with the standard atmosphere, it is
 neither pressure at sea level nor at the station.
@@ -14,15 +14,14 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.worlds.world import World
+from dacycle.forecast_adapter.physics import KNOT, ZERO_CELSIUS
 from dacycle.obs_ingest.sources.files import Paths
-from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, joined, new_reports, put, put_wind
+from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, lines, numbers, read_tables, start, times
 from dacycle.obs_ingest.sources.text.metar_text import TextReader
 
 __all__ = ["Metar"]
 
-KNOT = 1852 / 3600  # m/s
 TRACE = 0.127
 """mm, half of the least amount reported: how the table of bulletins writes a trace."""
 
@@ -40,18 +39,16 @@ class Metar(ReportFiles):
     """Aerodrome reports: t2m, td2m, u10, v10 and 6-h precipitation (traces are 0); from MADIS and text also msl.
 
     Args (beside those of `ReportFiles`):
-        network: a list of the stations in texts, with their positions, or NOAA's isd-history.csv (default: the packaged
-            list, which is thinned to 60 km). Reports of others are counted and left out, as `no position`.
-        date: a day such as 2020-10-01 near which all texts are from; needed where neither they nor the names of their
-            files say it.
+        network: station list with the positions of the stations in texts, or NOAA's isd-history.csv; by default the
+            packaged list, which is thinned to 60 km. Reports of other stations are left out as `no position`.
+        date: a day such as 2020-10-01 near which all texts are from; needed where neither the texts nor the names of
+            their files state it.
     """
 
     patterns = ("*.csv", "*.csv.gz", "*.parquet", "*.txt", "*.TXT", "*.txt.gz")
 
     def __init__(
         self,
-        world: World | None,
-        seed: int,
         path: Paths,
         name: str = "metar",
         cutoff: pd.Timedelta | None = None,
@@ -60,33 +57,36 @@ class Metar(ReportFiles):
         network: str | None = None,
         date: str | None = None,
     ) -> None:
-        super().__init__(world, seed, path, name, cutoff, latency, received)
+        super().__init__(path, name, cutoff, latency, received)
         self._text = TextReader(name, network, date)
 
     def parse(self, path: Path) -> Parsed:
-        """All reports of a file of any kind."""
+        """Parse all reports of a file of any kind."""
         problems: list[str] = []
-        parts: Iterable[NDArray]
+        blocks: Iterable[NDArray]
         if start(path)[:4] == b"PAR1":
             flags = [f"{element}dd" for element in _ELEMENTS]
-            parts = map(_madis, read_tables(path, [*_FIELDS, *flags], problems=problems))
+            blocks = map(_madis, read_tables(path, [*_FIELDS, *flags], problems=problems))
         elif path.name.lower().endswith((".csv", ".csv.gz")):
-            parts = map(_bulletins, read_tables(path, _BULLETINS, problems=problems))
+            blocks = map(_bulletins, read_tables(path, _BULLETINS, problems=problems))
         else:
             text = b"".join(lines(path, problems)).decode("ascii", "replace")
-            parts = [self._text.reports(path, text, problems)]
-        return Parsed(joined(parts), problems)
+            blocks = [self._text.reports(path, text, problems)]
+        return Parsed(stacked(blocks), problems)
 
 
 def _bulletins(table: pa.Table) -> NDArray:
-    """Degrees Celsius, knots, mm. Its QcFlag says what remarks a bulletin has (AUTO, $, ...), nothing about values."""
+    """Return records from degrees Celsius, knots and mm.
+
+    The column QcFlag states the remarks of a bulletin (AUTO, $, ...), and nothing about its values.
+    """
     reports = _placed(table, "icao", "elev")
     seconds = numbers(table["unix_time"])[0]
-    known = np.isfinite(seconds)
-    reports["time"][known] = seconds[known].astype("M8[s]")
+    timed = np.isfinite(seconds)
+    reports["time"][timed] = seconds[timed].astype("M8[s]")
     for name, column in (("t2m", "temp"), ("td2m", "dewp")):
         value, readable = numbers(table[column])
-        put(reports, name, value + 273.15, readable=readable)
+        put(reports, name, value + ZERO_CELSIUS, readable=readable)
     direction, _ = numbers(table["wdir"])
     speed, readable = numbers(table["wspd"])
     put_wind(reports, direction, speed * KNOT, readable=readable)
@@ -96,7 +96,7 @@ def _bulletins(table: pa.Table) -> NDArray:
 
 
 def _madis(table: pa.Table) -> NDArray:
-    """K, Pa, m/s, and precipitation in m."""
+    """Return records from K, Pa, m/s, and precipitation in m."""
     reports = _placed(table, "stationname", "elevation")
     reports["time"], reports["received"] = times(table["timeobs"]), times(table["timereceived"])
     passed = {element: by_text(table[f"{element}dd"], ACCEPTED.__contains__) for element in _ELEMENTS}
@@ -115,10 +115,10 @@ def _madis(table: pa.Table) -> NDArray:
 
 
 def _placed(table: pa.Table, station: str, elevation: str) -> NDArray:
-    """Records with their stations and positions."""
+    """Return records with their stations and positions."""
     reports = new_reports(table.num_rows)
     reports["station"] = by_text(table[station], str, object)
     for name, column in (("latitude", "latitude"), ("longitude", "longitude"), ("elevation", elevation)):
-        # Archives keep positions in single precision; at 0.00001 degrees they are as they were given.
+        # Archives keep positions in single precision; rounded to 0.00001 degrees they are the original ones.
         reports[name] = numbers(table[column])[0].round(5)
     return reports

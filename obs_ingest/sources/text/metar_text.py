@@ -1,7 +1,7 @@
-"""The text of METARs: bulletins or one report a line, of which the library `metar` reads each.
+"""The text of METARs: bulletins, or one report a line; the library `metar` parses each report.
 
 A METAR says the day of the month and the time. Its month and year come from a line such as `2020/10/01 05:53` before
-it, from the name of its file or from an option, and its position from a list of stations; none is guessed.
+it, from the name of its file or from an option, and its position from a list of stations. Nothing is guessed.
 """
 
 import re
@@ -17,24 +17,24 @@ from metar.Metar import Metar as Parsed
 from metar.Metar import ParserError
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.simulation.stations import load_network
 from dacycle.obs_ingest.sources.surface import new_reports, put, put_wind
+from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["TextReader"]
 
 NEAR = np.timedelta64(3, "D")
-"""How far from the stated date the day of a report may be."""
+"""The largest distance of a report's day from the stated date."""
 
 UNLIKE = 5000.0
-"""Pa by which pressure at sea level may differ from the altimeter setting: its hundreds of hPa are not reported."""
+"""Pa; the largest difference of pressure at sea level, whose hundreds of hPa are not reported, from the altimeter."""
 
 _REPORT = re.compile(r"(?:(?:METAR|SPECI)\s+)?(?:COR\s+)?([A-Z][A-Z0-9]{3})\s+(\d{2})(\d{2})(\d{2})Z\b")
 _DATE_LINE = re.compile(r"(\d{4})/(\d{2})/(\d{2}) \d{2}:\d{2}$")
 # Heading of a bulletin (T1T2A1A2ii CCCC YYGGgg BBB), what surrounds it, and the lone name of what follows.
 _ENVELOPE = re.compile(r"[A-Z]{4}\d{2} [A-Z]{4} \d{6}( [A-Z]{3})?$|ZCZC\b.*$|NNNN$|\d{3}$|(METAR|SPECI)( \d{6}Z)?$")
 _DATE_IN_NAME = re.compile(r"(?<!\d)((?:19|20)\d{2})[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])")
-# Remarks that are read here. Others are not shown to the library, some of whose expressions never end on odd ones.
+# Remarks that are read here. Others are not passed to the library, some of whose expressions never end on odd ones.
 _REMARK = re.compile(r"T[01]\d{3}([01]\d{3})?$|6\d{4}$|SLP\d{3}$")
 _REMARKS = ("RMK", "RMKS", "NOSIG", "NOSPECI")
 _WIND_UNIT = re.compile(r"(?:\d{3}|VRB|///)\d{2,3}(?:G\d{2,3})?(?:KTS?|MPS|KMH)$")
@@ -42,19 +42,19 @@ _LONGEST_GROUP, _MOST_GROUPS = 24, 60
 
 
 class TextReader:
-    """Makes records of the METARs in texts.
+    """A parser of METARs in texts.
 
     Args:
         source: the source's name, for messages.
-        network: the station list, one of one's own or NOAA's isd-history.csv; None: the packaged one.
+        stations: a station list in CSV or NOAA's isd-history.csv; None: the packaged list.
         date: a day near which all are from, as YYYY-MM-DD.
 
     Raises:
-        ObservationError: the date is none.
+        ObservationError: the date is not a day.
     """
 
-    def __init__(self, source: str, network: str | None, date: str | None) -> None:
-        self._network = network
+    def __init__(self, source: str, stations: str | None, date: str | None) -> None:
+        self._list = stations
         try:
             self._date = None if date is None else np.datetime64(str(date), "D")
         except ValueError:
@@ -62,22 +62,22 @@ class TextReader:
 
     @cached_property
     def _stations(self) -> dict[str, tuple[float, float, float]]:
-        network = _history(self._network)
-        if network is None:
-            network = load_network(self._network, "stations")
-        places = zip(network["latitude"], network["longitude"], network["elevation"], strict=True)
-        return dict(zip(network["station"].astype(str), places, strict=True))
+        stations = _history(self._list)
+        if stations is None:
+            stations = load_stations(self._list, "stations")
+        positions = zip(stations["latitude"], stations["longitude"], stations["elevation"], strict=True)
+        return dict(zip(stations["station"].astype(str), positions, strict=True))
 
     def reports(self, path: Path, text: str, problems: list[str]) -> NDArray:
-        """(n,) records of the reports in a text; a report of an unknown station has no position.
+        """Return records (n,) of the reports in a text; a report of an unknown station has no position.
 
         Args:
-            path: the file, whose name may say the date.
+            path: the file, whose name may state the date.
             text: its content.
-            problems: gets what is no METAR, by file and line.
+            problems: gets a sentence about each text that is no METAR, with file and line.
 
         Raises:
-            ObservationError: there is no METAR in it, or nothing says its date.
+            ObservationError: there is no METAR in it, or nothing states its date.
         """
         whole: list[tuple[np.datetime64, str]] = []
         damaged: list[str] = []
@@ -99,24 +99,24 @@ class TextReader:
 
     def _decode(self, whole: list[tuple[np.datetime64, str]]) -> NDArray:
         reports = new_reports(len(whole))
-        said = _Said(*np.array([_said(text) for _, text in whole]).T)
+        parsed = _Report(*np.array([_parse(text) for _, text in whole]).T)
         matches = [match for _, text in whole if (match := _REPORT.match(text))]
         reports["time"] = [_time(date, match) for (date, _), match in zip(whole, matches, strict=True)]
         reports["station"] = [match[1] for match in matches]
-        nowhere = (np.nan, np.nan, np.nan)
-        places = np.array([self._stations.get(match[1], nowhere) for match in matches])
-        for name, column in zip(("latitude", "longitude", "elevation"), places.T, strict=True):
+        unknown = (np.nan, np.nan, np.nan)
+        positions = np.array([self._stations.get(match[1], unknown) for match in matches])
+        for name, column in zip(("latitude", "longitude", "elevation"), positions.T, strict=True):
             reports[name] = column
-        put(reports, "t2m", said.temperature + 273.15, readable=said.temperature_read == 1)
-        put(reports, "td2m", said.dewpoint + 273.15, readable=said.dewpoint_read == 1)
-        put_wind(reports, said.direction, said.speed, readable=said.wind_read == 1)
-        put(reports, "msl", said.pressure, readable=said.pressure_read == 1)
-        put(reports, "tp", said.amount)
+        put(reports, "t2m", parsed.temperature + 273.15, readable=parsed.temperature_read == 1)
+        put(reports, "td2m", parsed.dewpoint + 273.15, readable=parsed.dewpoint_read == 1)
+        put_wind(reports, parsed.direction, parsed.speed, readable=parsed.wind_read == 1)
+        put(reports, "msl", parsed.pressure, readable=parsed.pressure_read == 1)
+        put(reports, "tp", parsed.amount)
         return reports
 
 
 def _history(path: str | None) -> pd.DataFrame | None:
-    """The aerodromes of NOAA's isd-history.csv, each where it was last; None: the file is another."""
+    """Return the aerodromes of NOAA's isd-history.csv at their latest positions; None: it is another file."""
     if path is None:
         return None
     try:
@@ -135,10 +135,10 @@ def _history(path: str | None) -> pd.DataFrame | None:
 
 
 def _split(text: str, date: np.datetime64 | None) -> Iterator[tuple[int, np.datetime64 | None, str]]:
-    """Line number, date and text of each report, or of what is none; headings and empty lines are left out.
+    """Yield line number, date and text of each report or unknown text; headings and empty lines are left out.
 
-    A report ends with `=`, with an empty line, or where the next line begins another. Where reports end with `=`, any
-    other line goes on with the one before, elsewhere one that begins with blanks.
+    A report ends with `=`, with an empty line, or where the next line begins another report. If reports end with `=`,
+    any other line continues the one before; in other files, a line that begins with blanks does.
     """
     begun, report, bulletins = 0, "", "=" in text
     for number, line in enumerate(text.splitlines(), 1):
@@ -171,13 +171,13 @@ def _day(year: str, month: str, day: str) -> np.datetime64 | None:
 
 
 def _date_of(path: Path) -> np.datetime64 | None:
-    """The day in a file's name."""
-    found = _DATE_IN_NAME.search(path.name)
-    return None if found is None else _day(*found.groups())
+    """Return the day in a file's name."""
+    match = _DATE_IN_NAME.search(path.name)
+    return None if match is None else _day(*match.groups())
 
 
 def _time(date: np.datetime64, report: re.Match[str]) -> np.datetime64:
-    """The time of a report near the date; NaT where its numbers are none, or its day is not near."""
+    """Return the time of a report near the date; NaT where its numbers are not a time, or its day is not near."""
     days = date + np.arange(-NEAR.astype(int), NEAR.astype(int) + 1)
     day, hour, minute = (int(report[part]) for part in (2, 3, 4))
     same = [d for d in days if d.astype(object).day == day]
@@ -186,8 +186,8 @@ def _time(date: np.datetime64, report: re.Match[str]) -> np.datetime64:
     return same[0].astype("M8[s]") + np.timedelta64(hour * 60 + minute, "m")
 
 
-class _Said(NamedTuple):
-    """What a report says, NaN where nothing; and 1 where that is what stands there, 0 where it could not be read."""
+class _Report(NamedTuple):
+    """The values of a report, NaN where it has none; and for each 1 if it was read or is absent, 0 if not readable."""
 
     temperature: Any = np.nan  # degrees Celsius
     dewpoint: Any = np.nan
@@ -201,24 +201,24 @@ class _Said(NamedTuple):
     pressure_read: Any = 0.0
 
 
-def _said(report: str) -> _Said:
+def _parse(report: str) -> _Report:
     groups = report.split()
     end = next((i for i, group in enumerate(groups) if group in _REMARKS), len(groups))
     body = [group for group in groups[:end] if len(group) <= _LONGEST_GROUP][:_MOST_GROUPS]
     remarks = [group for group in groups[end:] if _REMARK.match(group)]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it does not understand, which `decode_completed` says
+            warnings.simplefilter("ignore")  # about groups that it does not know, which `decode_completed` tells too
             parsed = Parsed(" ".join([*body, "RMK", *remarks]), month=1, year=2000, strict=False)
     except (ParserError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # not all are promised
-        return _Said()
+        return _Report()
     complete = parsed.decode_completed and len(body) == end
     temperature, dewpoint = (np.nan if value is None else value.value("C") for value in (parsed.temp, parsed.dewpt))
     speed = np.nan if parsed.wind_speed is None else parsed.wind_speed.value("MPS")
     has_unit = any(_WIND_UNIT.match(group) for group in body)  # without one the library supposes one
     pressure, likely = _pressure(parsed)
     synoptic = parsed.cycle is not None and parsed.cycle % 6 == 0
-    return _Said(
+    return _Report(
         temperature,
         dewpoint,
         np.nan if parsed.wind_dir is None else parsed.wind_dir.value(),
@@ -233,7 +233,7 @@ def _said(report: str) -> _Said:
 
 
 def _pressure(parsed: Parsed) -> tuple[float, bool]:
-    """Pressure at sea level (Pa), and whether it goes with the altimeter setting."""
+    """Return pressure at sea level (Pa), and whether it agrees with the altimeter setting."""
     if parsed.press_sea_level is None:
         return np.nan, True
     pressure = parsed.press_sea_level.value("HPA") * 100

@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dacycle.common.errors import DacycleError
 
-__all__ = ["Strict", "parse_checked", "parse_yaml", "read_checked", "suggestion", "write_yaml"]
+__all__ = ["Strict", "parse_checked", "parse_value", "parse_yaml", "read_checked", "suggestion", "write_yaml"]
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -88,6 +88,18 @@ def parse_yaml(text: str, source: str, what: str, error: type[DacycleError]) -> 
     return node
 
 
+def parse_value(text: str, source: str, error: type[DacycleError]) -> Any:
+    """Return the value that a text such as `3h` or `[olr, u10]` has in a YAML file; `source` names it in messages.
+
+    Raises:
+        error: the text is not valid YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as problem:
+        raise error(f"{source}: {text!r} is not a YAML value: {problem}") from None
+
+
 def write_yaml(content: Mapping[str, Any]) -> str:
     """Return content as the text of a YAML file, keys in their order."""
     text = StringIO()
@@ -102,6 +114,8 @@ def _plain(node: Any) -> Any:
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
         return [_plain(value) for value in node]
+    if isinstance(node, str | float):  # classes of ruamel's own, which remember how the value was written
+        return str(node) if isinstance(node, str) else float(node)
     return node
 
 

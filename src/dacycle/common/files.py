@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,8 @@ __all__ = ["whole", "write_whole"]
 def whole(path: Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a folder; it replaces `path` if the block ends without error.
 
-    The temporary name begins with a dot, holds the process id, and keeps the suffix of `path`, since some libraries
-    choose a format by it. Files are flushed to disk before they get their name.
+    The temporary name begins with a dot, holds the process and thread ids, and keeps the suffix of `path`, since some
+    libraries choose a format by it. Files are flushed to disk before they get their name.
 
     Args:
         path: the file or folder.
@@ -24,7 +25,7 @@ def whole(path: Path, replace: bool = True) -> Iterator[Path]:
         OSError: the file or folder cannot be written or renamed, or it may not replace what is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
     _remove(temporary)
     try:
         yield temporary
@@ -48,7 +49,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _replace_folder(temporary: Path, path: Path) -> None:
     """Put a folder in the place of another; a folder cannot be renamed onto one that is not empty."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.old")
     if path.is_dir():
         path.rename(old)
     temporary.rename(path)

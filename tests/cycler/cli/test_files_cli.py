@@ -103,6 +103,14 @@ class TestForecast:
         assert "one frame only" not in result.output
         assert "one frame" not in xr.load_dataset(tmp_path / "f.nc", engine="h5netcdf").attrs["notes"]
 
+    def test_half_of_the_earlier_frame_counts_as_none(self, states: xr.Dataset, tmp_path: Path) -> None:
+        states.sel(time=[START]).to_netcdf(tmp_path / "at.nc", engine="h5netcdf")
+        half = states[["2m_temperature", "geopotential"]].sel(time=[START - 6 * HOUR])
+        half.to_netcdf(tmp_path / "half.nc", engine="h5netcdf")
+        earlier, current, notes = read_frames(tmp_path, None, START, GRID)
+        assert any("one frame only" in note for note in notes)
+        assert_array_equal(earlier.values, current.values)
+
     def test_frames(self, one: Path, two: Path, states: xr.Dataset, tmp_path: Path) -> None:
         """The earlier frame is the earlier state wherever it is given, and never a later or a distant one."""
         before, at = from_dataset(states, START - 6 * HOUR).values, from_dataset(states, START).values

@@ -1,4 +1,4 @@
-"""`dacycle analyse`: one analysis from files, on a real pair and on drawn observations, and what it refuses."""
+"""`dacycle analyse`: one analysis from files, on a real pair and on drawn observations, and its errors."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def failed(result: Result, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def made(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The analysis of 48-h forecast and SYNOPs, as a user makes it."""
+    """Analyse a 48-h forecast and SYNOPs, as a user does."""
     folder = tmp_path_factory.mktemp("pair")
     result = run(
         *("--background", shared / GRIB, "--observations", shared / BUFR, "--out", folder / "a.grib"),
@@ -54,7 +54,7 @@ def made(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 class TestRealPair:
     def test_stations_that_were_held_back_are_nearer(self, shared: Path) -> None:
         background = read_points(shared / GRIB)
-        table, _ = SynopBufr(None, 0, shared / BUFR).read(Window(background.time))
+        table, _ = SynopBufr(shared / BUFR).read(Window(background.time))
         tries = [Analyser(background, table).hold_back(0.2, f"try {i}").scores("t2m", "withheld") for i in range(2)]
         for scores in tries:
             assert 200 < scores.number < 350
@@ -114,7 +114,7 @@ class TestRealPair:
 
     def test_a_table_of_ingest_does_as_well_as_its_files(self, shared: Path, tmp_path: Path) -> None:
         """And errors given are taken: a background without error is not corrected."""
-        table, _ = SynopBufr(None, 0, shared / BUFR).read(Window(np.datetime64("2018-11-20T12")))
+        table, _ = SynopBufr(shared / BUFR).read(Window(np.datetime64("2018-11-20T12")))
         pq.write_table(to_arrow(table), tmp_path / "synop.parquet")
         result = run(
             *(
@@ -166,13 +166,13 @@ class TestRealPair:
 
     def test_observations_of_other_variables_only(self, shared: Path, tmp_path: Path) -> None:
         background = read_points(shared / GRIB)
-        table, _ = SynopBufr(None, 0, shared / BUFR).read(Window(background.time))
+        table, _ = SynopBufr(shared / BUFR).read(Window(background.time))
         with pytest.raises(ObservationError, match=r"none of \d+ observations .* for t2m \(\d+ no_operator"):
             Analyser(background, table[table["variable"] == "ps"]).analyse()
 
 
 def codes(path: Path) -> np.ndarray:
-    """The values of a file's only message, with ecCodes alone."""
+    """Read the values of a file's only message, with ecCodes alone."""
     with path.open("rb") as file:
         message = eccodes.codes_grib_new_from_file(file)
         values = eccodes.codes_get_values(message)

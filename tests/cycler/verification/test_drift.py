@@ -1,4 +1,4 @@
-"""Forecasts from committed analyses: what they start from, their scores, and going on after anything."""
+"""Forecasts from committed analyses: their frames, their scores, and how they continue after interruptions."""
 
 import shutil
 from dataclasses import replace
@@ -9,7 +9,6 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from dacycle.cycler.archive import disk
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import STEP, load_experiment
@@ -43,7 +42,7 @@ def model(world):
 
 @pytest.fixture(scope="module")
 def cycled(tmp_path_factory, tiny, model):
-    """A run without forecasts; tests work on copies of it."""
+    """Make a run without forecasts; tests work on copies of it."""
     folder = tmp_path_factory.mktemp("cycled") / "archive"
     return make_run(folder, tiny, cycles=CYCLES, model_digest=model.digest)
 
@@ -56,7 +55,7 @@ def run(cycled, tmp_path):
 
 @pytest.fixture(scope="module")
 def done(cycled, tmp_path_factory, tiny, model):
-    """The run with all its forecasts, only to read."""
+    """Return the run with all its forecasts, only to read."""
     folder = tmp_path_factory.mktemp("done") / "archive"
     shutil.copytree(cycled.archive.folder, folder)
     branch = Archive(folder).branch(cycled.name)
@@ -102,7 +101,9 @@ def test_scores_at_the_start_are_the_analysis_errors(done, tiny):
         right_on=["time", "channel", "region"],
     )
     assert len(joined) == len(STARTS) * 69 * 4
-    np.testing.assert_allclose(joined["mse_x"], joined["mse_y"], rtol=1e-5)
+    for score in ("mse", "mae"):
+        np.testing.assert_allclose(joined[f"{score}_x"], joined[f"{score}_y"], rtol=1e-5)
+    np.testing.assert_allclose(joined["bias_x"], joined["bias_y"], rtol=1e-4, atol=1e-4)
 
 
 def test_persistence_and_climatology_are_those_of_the_reference(done, tiny):
@@ -192,6 +193,40 @@ def test_forecasts_from_analyses_that_were_taken_back_are_made_again(run, done, 
     assert (ratio[~first] > 4).all()
 
 
+def test_a_forecast_is_made_again_where_only_its_older_frame_has_changed(run, tiny, model):
+    list(make_forecasts(run, tiny, model))
+    run.archive.rewind(run.name, START)
+    for cycles, options in ((2, {"error": 0.9}), (CYCLES, {})):  # the second cycle differs, those after it do not
+        make_run(run.archive.folder, tiny, cycles=cycles, model_digest=model.digest, **options)
+    assert list(make_forecasts(run, tiny, model)) == STARTS[1:]
+    frames = [run.state("analysis", STARTS[1] - STEP).values, run.state("analysis", STARTS[1]).values]
+    expected = forecast_by_hand(*frames, 2)[index("t850")]
+    np.testing.assert_allclose(forecasts(run)["t850"].sel(time=STARTS[1], lead=12), expected, rtol=2e-5)
+
+
+def test_scores_of_other_analyses_count_as_missing(run, tiny, model):
+    list(make_forecasts(run, tiny, model))
+    folder = run.folder / "drift"
+    shutil.copy(folder / "20240103T00.parquet", folder / "20240102T12.parquet")
+    with pytest.raises(ArchiveError, match=r"20240102T12\.parquet: the scores of run are missing or another run's"):
+        read_scores(run)
+    assert due(run, tiny) == [STARTS[1]]
+
+
+def test_a_start_whose_older_frame_the_reference_lacks_has_no_reference_started_forecast(
+    run, world, tiny, model, tmp_path
+):
+    (path,) = (world.folder / "reference").glob("*.nc")
+    with xr.open_dataset(path, engine="h5netcdf") as whole:
+        write_times(whole.sel(time=slice(START, None)).load(), tmp_path / "late/2024-01-02.nc")
+    late = replace(tiny, reference=Reference(tmp_path / "late"))
+    assert list(make_forecasts(run, late, model)) == STARTS
+    assert due(run, late) == []
+    kinds = read_scores(run).groupby("start")["kind"].unique()
+    assert "reference" not in set(kinds[STARTS[0]])
+    assert set(kinds[STARTS[1]]) == set(KINDS)
+
+
 @pytest.fixture(scope="module")
 def short(tiny, tmp_path_factory):
     """Worlds whose reference ends after so many days."""
@@ -206,12 +241,12 @@ class TestLateReference:
 
     @pytest.fixture
     def early(self, run, short, model):
-        """The run with forecasts that were made when the reference ended after two days."""
+        """Return the run with forecasts that were made when the reference ended after two days."""
         assert list(make_forecasts(run, short[2], model)) == STARTS
         return run
 
     def headline(self, branch):
-        """The scores that need no more than what is kept."""
+        """Return the scores that need only the stored fields."""
         table = read_scores(branch)
         table = table[table["channel"].isin(HEADLINE) & (table["kind"] != "reference")]
         return table.reset_index(drop=True)
@@ -253,7 +288,7 @@ class TestLateReference:
             raise OSError("no space left")
 
         with monkeypatch.context() as broken:
-            broken.setattr(disk.os, "replace", no_space)
+            broken.setattr("os.replace", no_space)
             with pytest.raises(OSError, match="no space"):
                 list(fill_in(early, tiny))
         assert len(read_scores(early)["start"].unique()) == len(STARTS)

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from dacycle.common.settings import SettingsError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models import runtime
@@ -302,7 +303,7 @@ def test_a_setting_without_meaning_is_refused(
 ) -> None:
     name = brought()
     monkeypatch.setenv(f"DACYCLE_{variable}", value)
-    with pytest.raises(ModelFileError, match=f"DACYCLE_{variable} is '{value}'"):
+    with pytest.raises(SettingsError, match=f"DACYCLE_{variable} is '{value}'"):
         load_model(name)
 
 

@@ -127,5 +127,7 @@ def test_what_cannot_be_meant_is_refused(settings, complaint):
 def test_a_damaged_file_is_refused(tmp_path, text):
     path = tmp_path / "errors.yaml"
     path.write_text(text)
-    with pytest.raises(ObservationError, match=r"errors\.yaml:\d: (a file of observation errors is a mapping|not valid YAML)"):
+    with pytest.raises(
+        ObservationError, match=r"errors\.yaml:\d: (a file of observation errors is a mapping|not valid YAML)"
+    ):
         read_errors(str(path))

@@ -26,7 +26,7 @@ def cycle(o_b, use="assimilated", variable="t2m", longitude=LONGITUDE, removed=N
 
 
 def learnt(departures, n0=5.0, memory=MONTH, radius_km=300.0):
-    """What has seen these departures, a table for each cycle."""
+    """Return biases learned from these departures, a table for each cycle."""
     bias = StationBias(("t2m",), memory, n0, radius_km)
     past = [(START + i * SIX, table) for i, table in enumerate(departures)]
 

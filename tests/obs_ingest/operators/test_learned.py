@@ -19,10 +19,9 @@ from dacycle.forecast_adapter.states.grib import HumidityWarning
 from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator, operator_metadata
-from dacycle.obs_ingest.quality.control import check
 from dacycle.obs_ingest.window import Window
 from tests.learned import ERRORS, STD, make_operator
-from tests.obs_ingest.helpers import TIME, observations
+from tests.obs_ingest.helpers import TIME, checked, observations
 
 WINDOW = Window(TIME)
 
@@ -44,7 +43,7 @@ def operator(double, tiny) -> LearnedOperator:
 
 @pytest.fixture(scope="module")
 def packaged():
-    """The packaged operator, and two consecutive frames of its own world with what they brought."""
+    """Return the packaged operator, and two consecutive frames of its own world with their surface fields."""
     demonstration = load_world("demonstration")
     reference, time = demonstration.reference, demonstration.reference.times[40]
     frames = reference.array(time - 6), reference.array(time)
@@ -83,7 +82,7 @@ class TestWhose:
             load_operator(tmp_path / "page.onnx", tiny)
 
     def test_a_forecast_model_is_no_operator(self, world, tiny):
-        with pytest.raises(ModelFileError, match="its metadata lack planes"):
+        with pytest.raises(ModelFileError, match="its kind is 'forecast', not 'operator'"):
             load_operator(world.model, tiny)
 
     @pytest.mark.parametrize("changes", [{"kind": "forecast"}, {"planes": {"olr": "W m-2", "tp6h": "mm"}}])
@@ -91,7 +90,7 @@ class TestWhose:
         path = tmp_path / "other.onnx"
         path.write_bytes(double.read_bytes())
         write_metadata(path, operator_metadata("double", "1", "5.625deg", "tiny", STD) | changes)
-        with pytest.raises(ModelFileError, match=f"its {next(iter(changes))} is not that of an observation operator"):
+        with pytest.raises(ModelFileError, match=f"its {next(iter(changes))} is .*, not "):
             load_operator(path, tiny)
 
     def test_other_tensors_are_refused(self, double, tiny, tmp_path):
@@ -115,7 +114,11 @@ class TestAtPoints:
         places = {"latitude": [50.0, -33.3, 0.0], "longitude": [10.0, 359.9, 181.0], "period": 6.0}
         for variable, plane in (("olr", "olr"), ("tp", "tp6h")):
             found = equivalents(
-                observations(variable, np.zeros(3), **places), *frames, tiny.grid, tiny.orography, operator
+                observations(variable, np.zeros(3), **places),
+                frames[1],
+                tiny.grid,
+                tiny.orography,
+                operator.intervals(frames),
             )
             true = interpolate_to_points(surface[plane].values, tiny.grid, *map(np.array, list(places.values())[:2]))
             assert found == pytest.approx(true, rel=1e-4, abs=1e-4)
@@ -123,40 +126,55 @@ class TestAtPoints:
     def test_only_what_covers_six_hours_has_a_value(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["olr", "olr", "tp", "tp", "td2m"], 200.0, period=[6, 24, 6, 12, 0])
-        found = equivalents(table, frame, frame, tiny.grid, tiny.orography, operator)
+        found = equivalents(table, frame, tiny.grid, tiny.orography, operator.intervals([frame, frame]))
         assert np.isfinite(found).tolist() == [True, False, True, False, False]
+
+    @pytest.mark.parametrize("hours", [12, 18, 24])
+    def test_longer_periods_are_sums_of_precipitation_and_means_of_olr(self, operator, tiny, hours):
+        times = tiny.reference.times[3:8]
+        intervals = operator.intervals([tiny.reference.array(time) for time in times])
+        places = {"latitude": [50.0, -33.3, 0.0], "longitude": [10.0, 359.9, 181.0]}
+        points = [np.array(values) for values in places.values()]
+        for variable, plane, combine in (("tp", "tp6h", np.sum), ("olr", "olr", np.mean)):
+            table = observations(variable, np.zeros(3), **places, period=float(hours))
+            found = equivalents(table, tiny.reference.array(times[-1]), tiny.grid, tiny.orography, intervals)
+            fields = [tiny.reference.surface(time)[plane].values for time in times[-(hours // 6) :]]
+            true = interpolate_to_points(combine(fields, axis=0), tiny.grid, *points)
+            assert found == pytest.approx(true, rel=1e-4, abs=1e-4)
 
     def test_other_variables_are_as_without_it(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["t2m", "msl", "t", "q"], 1.0, pressure=50000.0)
-        with_it, without = (equivalents(table, frame, frame, tiny.grid, tiny.orography, o) for o in (operator, None))
+        intervals = operator.intervals([frame, frame])
+        with_it, without = (equivalents(table, frame, tiny.grid, tiny.orography, given) for given in (intervals, ()))
         np.testing.assert_array_equal(with_it, without)
 
     def test_beyond_the_last_row_of_cells_there_is_none(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations("olr", 200.0, latitude=[89.9, -90.0, 80.0], period=6.0)
-        found = equivalents(table, frame, frame, tiny.grid, tiny.orography, operator)
+        found = equivalents(table, frame, tiny.grid, tiny.orography, operator.intervals([frame, frame]))
         assert np.isfinite(found).tolist() == [False, False, True]
 
 
 class TestQualityControl:
     def judged(self, table, operator, world, frames, planes=("tp6h", "olr", "q2m"), share=0.3):
-        return check(
+        intervals = operator.intervals(frames)
+        return checked(
             table,
             WINDOW,
-            equivalents(table, *frames, world.grid, world.orography, operator),
+            equivalents(table, frames[-1], world.grid, world.orography, intervals),
             share * world.statistics.std,
             world.grid,
             world.orography,
             share=0,
             planes=planes,
-            learned_error=operator.background_error(table, *frames, share),
+            learned_error=operator.background_error(table, intervals, share),
         )
 
     def test_the_errors_are_the_operators_and_the_backgrounds_in_quadrature(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["olr", "tp", "olr", "t2m"], 200.0, period=[6, 6, 24, 0])
-        found = operator.background_error(table, frame, frame, 0.5)
+        found = operator.background_error(table, operator.intervals([frame, frame]), 0.5)
         expected = [np.hypot(ERRORS[p], 0.5 * STD[p]) for p in ("olr", "tp6h")]
         assert found == pytest.approx([*expected, np.nan, np.nan], rel=1e-5, nan_ok=True)
 
@@ -252,7 +270,7 @@ def compared(field: np.ndarray, true: np.ndarray, grid: Grid) -> tuple[float, fl
 
 
 def gfs_olr(operator: LearnedOperator, path: Path):
-    """The operator's fields, and GFS's OLR (H, W), both on the operator's grid.
+    """Return the operator's fields, and GFS's OLR (H, W), both on the operator's grid.
 
     The file has one frame, which stands for both; its OLR is the mean of the six hours before.
     """

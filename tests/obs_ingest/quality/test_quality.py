@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 from dacycle.obs_ingest.operators.columns import equivalents
-from dacycle.obs_ingest.quality.control import Checks, check, withhold
+from dacycle.obs_ingest.quality.control import Checks, withhold
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
-from tests.obs_ingest.helpers import TIME, observations
+from tests.obs_ingest.helpers import TIME, checked, observations
 
 GRID = get_grid("5.625deg")
 SEA = np.zeros(GRID.shape)
@@ -24,7 +24,7 @@ PINNED = [1, 3, 4, 5, 14, 19]
 def verdict(table, background=None, *, window=WINDOW, orography=SEA, spread=1.0, share=0.0, **options):
     """Quality control against `background` (default: equal to the values, so that only other checks can object)."""
     h = table["value"].to_numpy() if background is None else np.broadcast_to(np.asarray(background, float), len(table))
-    return check(table, window, h, np.full(len(NAMES), spread), GRID, orography, share=share, **options)
+    return checked(table, window, h, np.full(len(NAMES), spread), GRID, orography, share=share, **options)
 
 
 def reasons(*args, **kwargs):
@@ -101,7 +101,7 @@ def test_stations_far_from_the_models_ground():
 
 
 def test_the_height_over_which_h_moves_a_temperature_is_kept():
-    """And H(x) with it: the background's 280 K at its ground of 300 m, 6.5 K/km, 200 m higher and 450 m lower."""
+    """H(x) moves the background's 280 K from its ground of 300 m by 6.5 K/km, 200 m up and 450 m down."""
     state = np.zeros((len(NAMES), *GRID.shape), np.float32)
     state[index("t2m")], state[index("msl")] = 280.0, 101325.0
     ground = np.full(GRID.shape, 300.0)
@@ -111,8 +111,8 @@ def test_the_height_over_which_h_moves_a_temperature_is_kept():
         longitude=np.arange(7.0),
         elevation=[500.0, -150.0, 900.0, 900.0, np.nan, 900, 500],
     )
-    h = equivalents(table, state, state, GRID, ground)
-    result = check(table, WINDOW, h, np.full(len(NAMES), 1e6), GRID, ground, share=0)
+    h = equivalents(table, state, GRID, ground)
+    result = checked(table, WINDOW, h, np.full(len(NAMES), 1e6), GRID, ground, share=0)
     height = result["height_difference"].to_numpy()
     np.testing.assert_allclose(height, [200, -450, 600, 600, np.nan, np.nan, np.nan], atol=1e-3)
     np.testing.assert_allclose(h[[0, 1, 3]], 280 - 0.0065 * height[[0, 1, 3]], rtol=1e-6)
@@ -132,10 +132,27 @@ def test_background_error_aloft_belongs_to_the_level():
     spread = np.full(len(NAMES), 0.1)
     spread[index("t500")] = 5.0
     table = observations("t", [260.0, 260.0], error=0.1, pressure=[50000.0, 85000.0])
-    assert check(table, WINDOW, np.array([250.0, 250.0]), spread, GRID, SEA, share=0)["reason"].tolist() == [
+    assert checked(table, WINDOW, np.array([250.0, 250.0]), spread, GRID, SEA, share=0)["reason"].tolist() == [
         "",
         "background_check",
     ]
+
+
+def test_background_error_of_station_pressure_falls_with_height_and_is_no_larger_below_sea_level():
+    """With 100 Pa at sea level: 4 x 100 x 0.920 = 368 Pa at 700 m, 400 Pa at -300 m."""
+    table = observations("ps", 9e4 + np.array([360.0, 376.0, 395.0, 405.0]), longitude=np.arange(4.0), error=1e-3,
+                         elevation=[700.0, 700.0, -300.0, -300.0])  # fmt: skip
+    assert reasons(table, 9e4, spread=100.0) == ["", "background_check"] * 2
+
+
+def test_background_error_between_levels_is_linear_in_the_logarithm_of_pressure():
+    """Halfway from 600 to 700 hPa in ln p it is (1 + 9) / 2 K, so that 20 K pass; linear in p, only 19.4 K would."""
+    spread = np.full(len(NAMES), 0.1)
+    spread[[index("t600"), index("t700")]] = 1.0, 9.0
+    table = observations("t", 250 + np.array([19.8, 20.2]), error=1e-3, pressure=100 * np.sqrt(600 * 700),
+                         longitude=[0.0, 20.0])  # fmt: skip
+    result = checked(table, WINDOW, np.full(2, 250.0), spread, GRID, SEA, share=0)
+    assert result["reason"].tolist() == ["", "background_check"]
 
 
 def test_late_values_are_late_by_their_sources_cutoff():
@@ -182,7 +199,7 @@ def test_names_that_cannot_exist_are_refused():
     with pytest.raises(ObservationError, match="unknown variable to deny sst"):
         verdict(table, deny=["stations:sst"])
     with pytest.raises(ObservationError, match="2 background equivalents for 1 observations"):
-        check(table, WINDOW, np.zeros(2), np.ones(len(NAMES)), GRID, SEA)
+        checked(table, WINDOW, np.zeros(2), np.ones(len(NAMES)), GRID, SEA)
     with pytest.raises(ObservationError, match="withheld share is 1"):
         withhold(table, share=1.0)
 
@@ -214,6 +231,17 @@ def test_the_withheld_sites_depend_on_positions_alone(seed, random):
     random.shuffle(order)
     other = observations("olr", np.full(100, 230.0), latitude=lat[order], longitude=lon[order] % 360, source="olr")
     assert (withhold(table)[order] == withhold(other)).all()
+
+
+def test_a_place_just_west_of_the_zero_meridian_is_withheld_with_the_one_on_it():
+    """Both round to 0.0 E."""
+    latitude = np.arange(-80.0, 81.0)
+    west, zero = (
+        withhold(observations("t2m", np.full(161, 280.0), latitude=latitude, longitude=longitude), 0.5)
+        for longitude in (359.97, 0.0)
+    )
+    assert 40 < zero.sum() < 120
+    assert (west == zero).all()
 
 
 def test_about_a_tenth_of_isolated_sites_is_withheld_and_another_salt_takes_others():
@@ -252,8 +280,8 @@ def test_no_row_disappears_and_most_of_a_good_network_is_used(tiny):
     tables = [build_source({"source": kind}, tiny, 1).read(WINDOW)[0] for kind in ("stations", "sondes", "olr")]
     table = concatenate(tables)
     state = tiny.reference.array(TIME)
-    h = equivalents(table, state, state, tiny.grid, tiny.orography)
-    result = check(table, WINDOW, h, 0.1 * tiny.statistics.std, tiny.grid, tiny.orography)
+    h = equivalents(table, state, tiny.grid, tiny.orography)
+    result = checked(table, WINDOW, h, 0.1 * tiny.statistics.std, tiny.grid, tiny.orography)
     kept = ["time", "site", "variable", "pressure", "value", "source"]
     pd.testing.assert_frame_equal(result[kept], table[kept])
     assert (result["use"] == "assimilated").mean() > 0.75

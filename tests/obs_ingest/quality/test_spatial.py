@@ -10,11 +10,11 @@ from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.states.points import read_points
 from dacycle.obs_ingest.operators.points import PointOperator
-from dacycle.obs_ingest.quality.control import Checks, check
+from dacycle.obs_ingest.quality.control import Checks
 from dacycle.obs_ingest.quality.spatial import buddy_check, spatial_consistency
 from dacycle.obs_ingest.sources.bufr.synop import SynopBufr
 from dacycle.obs_ingest.window import Window
-from tests.obs_ingest.helpers import TIME, observations
+from tests.obs_ingest.helpers import TIME, checked, observations
 
 GRID = get_grid("5.625deg")
 GRIB, BUFR = "grid/ecmwf_fc48_2t_N160_valid_2018112012.grib", "obs/synop_europe_2018112012.bufr"
@@ -30,9 +30,9 @@ def network(seed, n=60, variable="t2m", scatter=1.0):
 
 
 def judged(table, share=0.0, deny=(), **checks):
-    """Against a background of 280 whose error nobody knows: only the spatial checks can object."""
+    """Check against a background of 280 with so large an error that only the spatial checks can reject."""
     spread, h = np.full(len(NAMES), 1e6), np.full(len(table), 280.0)
-    return check(table, Window(TIME), h, spread, GRID, np.zeros(GRID.shape), share=share, deny=deny,
+    return checked(table, Window(TIME), h, spread, GRID, np.zeros(GRID.shape), share=share, deny=deny,
                  checks=Checks(**checks))  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_longitude_conventions_agree():
 
 @pytest.mark.parametrize("use", ["withheld_site", "denied"])
 def test_what_is_not_assimilated_is_judged_but_judges_nothing(use):
-    """Whatever stands at withheld sites or in denied values, the others' verdicts are the same."""
+    """The values at withheld sites, and denied ones, do not change what becomes of the others."""
     table = network(4, n=80)
     options = {"share": 0.3} if use == "withheld_site" else {"deny": ["other"]}
     unseen = judged(table, **options)["reason"] == "withheld_site"
@@ -115,7 +115,7 @@ def test_what_is_not_assimilated_is_judged_but_judges_nothing(use):
 
 def test_the_european_sample_is_flagged_as_titanlib_flags_it(shared):
     background = read_points(shared / GRIB)
-    table, _ = SynopBufr(None, 0, shared / BUFR).read(Window(background.time))
+    table, _ = SynopBufr(shared / BUFR).read(Window(background.time))
     operator = PointOperator(background, table, None)
     departures = ((table["value"] - operator(background.values, 0.0065)) / table["error"]).to_numpy()
     rows = np.isfinite(departures)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.obs_ingest.quality.control import Checks, check
+from dacycle.obs_ingest.quality.control import Checks
 from dacycle.obs_ingest.quality.station_lists import read_station_list
 from dacycle.obs_ingest.sources.bufr.synop import SynopBufr
 from dacycle.obs_ingest.table import ObservationError, concatenate, site_names
 from dacycle.obs_ingest.window import Window
-from tests.obs_ingest.helpers import TIME, observations
+from tests.obs_ingest.helpers import TIME, checked, observations
 
 GRID = get_grid("5.625deg")
 
@@ -40,7 +40,7 @@ def stations():
 def judged(table, **checks):
     h = table["value"].to_numpy()
     ground, spread = np.zeros(GRID.shape), np.ones(len(NAMES))
-    return check(table, Window(TIME), h, spread, GRID, ground, share=0, checks=Checks(**checks))
+    return checked(table, Window(TIME), h, spread, GRID, ground, share=0, checks=Checks(**checks))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_position_in_a_list_names_its_site(tmp_path_factory, places):
 
 def test_a_real_network_and_its_blacklist(shared, written):
     path = shared / "obs/synop_europe_2018112012.bufr"
-    table, _ = SynopBufr(None, 0, path).read(Window(np.datetime64("2018-11-20T12")))
+    table, _ = SynopBufr(path).read(Window(np.datetime64("2018-11-20T12")))
     amman = written("station,variable,note\n40270,t2m,\n40270,msl,\n").names(table)
     assert table[amman][["station", "variable"]].astype(str).values.tolist() == [["40270", "t2m"], ["40270", "msl"]]
     german = sorted({str(name) for name in table["station"] if str(name).startswith("10")})

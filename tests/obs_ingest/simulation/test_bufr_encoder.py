@@ -1,4 +1,4 @@
-"""What simulated networks draw, written as BUFR and read back by the sources of real BUFR."""
+"""Simulated observations, written as BUFR and read back by the sources of real BUFR."""
 
 import subprocess
 
@@ -49,13 +49,13 @@ def sondes(demonstration, tmp_path_factory):
 
 
 def joined(table, again):
-    """The rows of both tables side by side, each of one in the other and but once."""
+    """Return the rows of both tables side by side; each is once in the other."""
     both = [t.assign(**{name: t[name].astype(str) for name in ("site", "variable", "station")}) for t in (table, again)]
     return both[0].merge(both[1], on=KEY, how="outer", suffixes=("", "_again"), validate="1:1", indicator=True)
 
 
 def largest(rows, column="value"):
-    """The largest difference by variable."""
+    """Return the largest difference by variable."""
     return abs(rows[column] - rows[f"{column}_again"]).groupby(rows["variable"]).max()
 
 
@@ -167,7 +167,7 @@ def test_humidity_survives_as_a_dewpoint_however_cold_or_dry(demonstration, sond
 
 
 def test_the_checks_of_sensors_reject_what_representativeness_puts_into_a_draw(demonstration, sondes):
-    """Why the demonstration needs `tolerance`: genuine soundings have no such errors from level to level."""
+    """The demonstration needs `tolerance`, because genuine soundings have no such errors from level to level."""
     path, table, _ = sondes
     again, found = read(path, "temp_bufr", demonstration)
     assert found.skipped["level out of hydrostatic balance"] > 100

@@ -6,11 +6,12 @@ import pytest
 
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import great_circle_km
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.simulation.fields import Mask, Olr
-from dacycle.obs_ingest.simulation.stations import Sondes, Stations, load_network
+from dacycle.obs_ingest.simulation.stations import Sondes, Stations
 from dacycle.obs_ingest.sources.base import build_source
+from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
 
@@ -49,7 +50,7 @@ def test_the_stated_errors_are_the_real_ones(tiny, kind):
     options = {} if kind == "mask" else {"gross_rate": 0.0}
     table = read(tiny, kind, **options)
     state = tiny.reference.array(np.datetime64("2024-01-02T12", "h"))
-    truth = equivalents(table, state, state, tiny.grid, tiny.orography)
+    truth = equivalents(table, state, tiny.grid, tiny.orography)
     normalised = ((table["value"] - truth) / table["error"]).dropna()
     for name, values in normalised.groupby(table["variable"]):
         assert abs(values.mean()) < 5 / np.sqrt(len(values)) + 0.05, name
@@ -99,7 +100,7 @@ def test_missing_late_and_gross_rates_are_what_was_asked_for(tiny):
     assert inventory.latency == pytest.approx(120, rel=0.1)
     assert inventory.late / len(table) == pytest.approx(0.21, abs=0.05)  # ln(3 h / 2 h) / 0.5 = 0.81 deviations
     state = tiny.reference.array(NOON.time)
-    truth = equivalents(table, state, state, tiny.grid, tiny.orography)
+    truth = equivalents(table, state, tiny.grid, tiny.orography)
     wrong = (abs(table["value"] - truth) > 6 * table["error"]) & np.isfinite(truth)
     assert wrong.sum() / np.isfinite(truth).sum() == pytest.approx(0.2, abs=0.03)
 
@@ -120,7 +121,7 @@ def test_a_mask_observes_its_share_of_the_grid_without_bias_from_height(tiny):
 
 
 def test_a_time_the_reference_does_not_hold_is_named(tiny):
-    with pytest.raises(ReferenceError, match="2030-01-01T00"):
+    with pytest.raises(ReferenceDataError, match="2030-01-01T00"):
         read(tiny, "stations", Window(np.datetime64("2030-01-01T00")))
 
 
@@ -165,7 +166,7 @@ def test_a_station_list_of_ones_own(tiny, tmp_path):
 
 
 def test_the_packaged_networks_look_like_real_ones():
-    stations, sondes = load_network(None, "stations"), load_network(None, "sondes")
+    stations, sondes = load_stations(None, "stations"), load_stations(None, "sondes")
     assert 1500 <= len(stations) <= 2500
     assert 300 <= len(sondes) <= 400
     for network in (stations, sondes):

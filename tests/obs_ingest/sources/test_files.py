@@ -22,7 +22,7 @@ def source(form, path, **options):
 
 @pytest.fixture(params=KINDS)
 def folder(request, tmp_path):
-    """A format, and a folder with a good file of it and one that is a page of HTML."""
+    """Make a folder with a good file of a format and one that is a page of HTML."""
     form = FORMATS[request.param]
     form.make(tmp_path / form.file)
     (tmp_path / f"b{(tmp_path / form.file).suffix}").write_bytes(PAGE)
@@ -81,9 +81,9 @@ def test_arrival_by_the_time_of_the_file(folder):
 
 def test_options_that_contradict(tmp_path):
     with pytest.raises(ObservationError, match="latency or received, not both"):
-        Files("isd", tmp_path, ["*.csv"], latency="1h", received="mtime")
+        Files("isd", tmp_path, ["*.csv"], lambda path, window: True, latency="1h", received="mtime")
     with pytest.raises(ObservationError, match="received is 'ctime'"):
-        Files("isd", tmp_path, ["*.csv"], received="ctime")
+        Files("isd", tmp_path, ["*.csv"], lambda path, window: True, received="ctime")
 
 
 def test_several_places(tmp_path):
@@ -128,7 +128,7 @@ def test_only_files_of_the_window_stay_in_memory(tmp_path, monkeypatch):
 
     for hour in range(24):
         write_csv(tmp_path / f"{hour:02}.csv", {"DATE": f"2024-01-02T{hour:02}:00:00"})
-    reader, parsed = Isd(None, 0, tmp_path), []
+    reader, parsed = Isd(tmp_path), []
     monkeypatch.setattr(reader, "parse", lambda path: parsed.append(path.name) or Isd.parse(reader, path))
     for _ in range(2):
         reader.read(Window(np.datetime64("2024-01-02T12")))

@@ -26,7 +26,7 @@ VALUES = {"t2m": 285.65, "td2m": 270.05, "msl": 101320, "ps": 100210, "u10": 5.1
 
 
 def report(minute=0, **changes):
-    """A report of the later layout (by year); `changes` replace elements or their codes."""
+    """Return a report of the later layout (by year); `changes` replace elements or their codes."""
     row = {
         "STATION": "NOM00001416",
         "Station_name": "SOLA",
@@ -43,7 +43,7 @@ def report(minute=0, **changes):
 
 
 def earlier(row):
-    """The same in the layout of the period of record."""
+    """Return the same in the layout of the period of record."""
     clock = pd.Timestamp(row["DATE"])
     first = {
         "Station_ID": row["STATION"],
@@ -72,7 +72,7 @@ def write(path, *rows):
 
 
 def read(path, time=NOON, **options):
-    return Ghcnh(None, 0, path, **options).read(Window(np.datetime64(time)))
+    return Ghcnh(path, **options).read(Window(np.datetime64(time)))
 
 
 def values(table):
@@ -165,7 +165,7 @@ def test_a_year_of_hourly_reports_enters_window_by_window(tmp_path):
     rows = pd.DataFrame([report()] * 48)
     rows["DATE"] = pd.date_range("2024-01-02T00", periods=48, freq="h").strftime("%Y-%m-%dT%H:%M:%S")
     rows.to_csv(tmp_path / "a.psv", sep="|", index=False)
-    source = Ghcnh(None, 0, tmp_path)
+    source = Ghcnh(tmp_path)
     windows = np.arange(np.datetime64("2024-01-01T18"), np.datetime64("2024-01-05T00"), np.timedelta64(6, "h"))
     assert [source.read(Window(time))[1].decoded for time in windows] == [0, 4, 6, 6, 6, 6, 6, 6, 6, 2, 0, 0, 0]
 

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.obs_ingest.quality.control import check
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.sources.gridded import OlrNetcdf, PrecipitationNetcdf
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
+from tests.obs_ingest.helpers import checked
 
 CDR = "olr/noaa_olr_cdr_daily_2000-2005_5x7pts.nc"
 INTERPOLATED = "olr/noaa_olr_2p5deg_20080125_with_uvh.nc"
@@ -27,11 +27,11 @@ def window(time):
 
 
 def olr(path, time, **options):
-    return OlrNetcdf(None, 0, path, **options).read(window(time))
+    return OlrNetcdf(path, **options).read(window(time))
 
 
 def rain(path, time, **options):
-    return PrecipitationNetcdf(None, 0, path, "rain", **options).read(window(time))
+    return PrecipitationNetcdf(path, "rain", **options).read(window(time))
 
 
 def dataset(values=None, *, name="olr", units="W m-2", start="2024-01-01", hours=24, bounds=True, **attrs):
@@ -293,7 +293,9 @@ def judged(table, time, cutoff=None):
     """After quality control, nothing withheld."""
     grid = get_grid("5.625deg")
     nowhere = np.full(len(table), np.nan)
-    return check(table, Window(np.datetime64(time), cutoff), nowhere, np.ones(69), grid, np.zeros(grid.shape), share=0)
+    return checked(
+        table, Window(np.datetime64(time), cutoff), nowhere, np.ones(69), grid, np.zeros(grid.shape), share=0
+    )
 
 
 def test_a_centred_day_counts_at_noon_and_needs_a_cutoff_that_allows_it(save):
@@ -360,4 +362,4 @@ def test_land_without_gauges_and_the_sea_are_missing_not_dry(save):
 
 def test_an_unknown_stamp_is_refused():
     with pytest.raises(ObservationError, match=r"stamp is 'noon'; it is start, middle, end"):
-        OlrNetcdf(None, 0, "x.nc", stamp="noon")
+        OlrNetcdf("x.nc", stamp="noon")

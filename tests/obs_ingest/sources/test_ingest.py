@@ -17,13 +17,13 @@ TIMES = np.arange(np.datetime64("2024-01-02T00", "h"), np.datetime64("2024-01-03
 
 
 def day(folder, day="02", name="a.csv", **cells):
-    """A file of a report an hour."""
+    """Write a file with a report an hour."""
     folder.mkdir(exist_ok=True)
     return write_csv(folder / name, *({"DATE": f"2024-01-{day}T{hour:02}:00:00", **cells} for hour in range(24)))
 
 
 def made(spec, folder, times=TIMES):
-    """The analysis times of the windows that were made, not kept."""
+    """Return the analysis times of the windows that were made anew."""
     return [str(window.time) for window in ingest(spec, times, folder) if window.made]
 
 

@@ -21,7 +21,7 @@ CELL = {"WND": "270,1,N,0051,1", "TMP": "+0125,1", "DEW": "-0031,1", "SLP": "101
 
 
 def read(path, time=NOON, **options):
-    return Isd(None, 0, path, **options).read(Window(np.datetime64(time)))
+    return Isd(path, **options).read(Window(np.datetime64(time)))
 
 
 def values(table):
@@ -43,7 +43,7 @@ def write_csv(path, *reports):
 
 
 def native(cells, additional=""):
-    """A native record of noon with the given CSV cells."""
+    """Return a native record of noon with the given CSV cells."""
     wind, temperature, dewpoint, pressure = (cells[name].replace(",", "") for name in ("WND", "TMP", "DEW", "SLP"))
     sky = "99999999N9999999N9"[:17]
     fixed = f"014160999992024010212004+59100+010200FM-12+002099999V020{wind}{sky}{temperature}{dewpoint}{pressure}"
@@ -67,7 +67,7 @@ def test_a_native_year_file(shared):
 
 def test_six_hour_amounts_agree_with_the_synops_own_text(shared):
     path = shared / NORWAY
-    reports = Isd(None, 0, path).parse(path).reports
+    reports = Isd(path).parse(path).reports
     decoded = dict(zip(reports["time"].tolist(), reports["tp"].tolist(), strict=True))
     compared = []
     for line in gzip.decompress(path.read_bytes()).decode("latin-1").splitlines():
@@ -84,7 +84,7 @@ def test_six_hour_amounts_agree_with_the_synops_own_text(shared):
 
 
 def test_each_report_of_a_month_comes_in_one_window(shared):
-    source = Isd(None, 0, shared / NORWAY)
+    source = Isd(shared / NORWAY)
     windows = np.arange(np.datetime64("2016-02-01T00"), np.datetime64("2016-03-01T00"), np.timedelta64(6, "h"))
     found = sum(source.read(Window(time))[1].found for time in windows)
     with gzip.open(shared / NORWAY, "rt", encoding="latin-1") as file:
@@ -102,7 +102,7 @@ def test_reports_with_a_bogus_position_are_counted_not_used(shared):
 def test_a_global_hourly_file_against_the_csv_module(shared, tmp_path):
     text = (shared / AFGHANISTAN).read_text().replace('"0.0","0.0","7026.0"', '"34.5","69.2","1500.0"')
     (tmp_path / "moved.csv").write_text(text)
-    source = Isd(None, 0, tmp_path / "moved.csv")
+    source = Isd(tmp_path / "moved.csv")
     rows = list(csv.DictReader(text.splitlines()))
     expected, undirected, flagged = {}, 0, 0
     for row in rows:
@@ -222,7 +222,7 @@ def test_values_that_cannot_be_read_are_counted(tmp_path):
 def test_a_file_that_was_cut_off_is_read_up_to_there(shared, tmp_path):
     packed = (shared / NORWAY).read_bytes()
     (tmp_path / "cut.gz").write_bytes(packed[: len(packed) // 2])
-    parsed = Isd(None, 0, tmp_path).parse(tmp_path / "cut.gz")
+    parsed = Isd(tmp_path).parse(tmp_path / "cut.gz")
     assert len(parsed.reports) > 3000
     assert parsed.problems[0] == f"{tmp_path / 'cut.gz'}: the compressed file is cut off"
     assert "not of the length it states" in parsed.problems[1]
@@ -230,7 +230,7 @@ def test_a_file_that_was_cut_off_is_read_up_to_there(shared, tmp_path):
     text = (shared / AFGHANISTAN).read_text().replace('"0.0","0.0"', '"34.5","69.2"')
     for end in range(len(text) // 2, len(text) // 2 + 400, 23):
         (tmp_path / "cut.csv").write_text(text[:end])
-        parsed = Isd(None, 0, tmp_path).parse(tmp_path / "cut.csv")
+        parsed = Isd(tmp_path).parse(tmp_path / "cut.csv")
         assert len(parsed.reports) + len(parsed.problems) == len(text[:end].splitlines()) - 1
         assert len(parsed.problems) <= 1
 
@@ -258,7 +258,7 @@ def test_a_file_with_noise_is_accounted_for(shared, tmp_path):
         if noise[place] != 10:
             noise[place] = rng.choice([0, 34, 44, 200, 255])
     (tmp_path / "noise.csv").write_bytes(noise)
-    parsed = Isd(None, 0, tmp_path).parse(tmp_path / "noise.csv")
+    parsed = Isd(tmp_path).parse(tmp_path / "noise.csv")
     assert len(parsed.reports) + len(parsed.problems) == text.count(b"\n") - 1
     assert len(parsed.reports) > 50
     assert len(parsed.problems) > 20

@@ -18,7 +18,7 @@ MADIS = "obs/wbx_metar_12stations_202001.parquet"
 
 
 def read(path, time, **options):
-    return Metar(None, 0, path, **options).read(Window(np.datetime64(time)))
+    return Metar(path, **options).read(Window(np.datetime64(time)))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def bulletins(shared):
 @pytest.fixture(scope="module")
 def month(shared):
     """MADIS's January of 2020, window by window: one table, and the inventories."""
-    source = Metar(None, 0, shared / MADIS)
+    source = Metar(shared / MADIS)
     windows = np.arange(np.datetime64("2020-01-01T00"), np.datetime64("2020-02-01T06"), np.timedelta64(6, "h"))
     tables, inventories = zip(*(source.read(Window(time)) for time in windows), strict=True)
     return pd.concat(tables), inventories

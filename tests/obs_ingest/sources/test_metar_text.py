@@ -22,7 +22,7 @@ def network(tmp_path):
 
 
 def read(path, network, time=BULLETIN_TIME, **options):
-    return Metar(None, 0, path, network=network, **options).read(Window(np.datetime64(time)))
+    return Metar(path, network=network, **options).read(Window(np.datetime64(time)))
 
 
 def values(text, folder, network, time=BULLETIN_TIME):
@@ -42,8 +42,8 @@ def test_the_text_of_a_global_hour_against_the_decoded_columns(shared, tmp_path)
     pd.DataFrame(places.values(), columns=columns).to_csv(tmp_path / "network.csv", index=False)
     table, inventory = read(tmp_path / NAME, str(tmp_path / "network.csv"))
     check_table(table, "text")
-    assert inventory.found == inventory.decoded == len(rows) == 1081
-    decoded, _ = Metar(None, 0, shared / BULLETINS).read(Window(np.datetime64(BULLETIN_TIME)))
+    assert inventory.found == inventory.decoded == len(rows) == 8361
+    decoded, _ = Metar(shared / BULLETINS).read(Window(np.datetime64(BULLETIN_TIME)))
     both = table.merge(decoded, on=["station", "time", "variable"], suffixes=("", "_columns"))
     differ = abs(both["value"] - both["value_columns"])
     # The columns have whole knots also of winds reported in m/s, and one of them another temperature.
@@ -120,7 +120,7 @@ def test_the_date_is_stated_never_guessed(tmp_path, network):
     _, inventory = read(tmp_path / NAME, network, midnight)
     assert (inventory.decoded, inventory.skipped) == (1, {"no time": 1})
     with pytest.raises(ObservationError, match="date is 'yesterday'"):
-        Metar(None, 0, tmp_path, date="yesterday")
+        Metar(tmp_path, date="yesterday")
 
 
 def test_an_unknown_station_is_counted_not_placed(tmp_path, network):

@@ -16,7 +16,7 @@ NOON = np.datetime64("2024-01-02T12")
 
 
 def placed(n: int) -> np.ndarray:
-    """Reports of one station, a minute apart from noon on."""
+    """Return reports of one station, a minute apart from noon on."""
     reports = new_reports(n)
     reports["time"] = NOON + np.arange(n).astype("m8[m]")
     reports["station"], reports["latitude"], reports["longitude"], reports["elevation"] = "S1", 50.0, 10.0, 100.0
@@ -87,7 +87,7 @@ def test_precipitation_has_its_period_and_the_rest_none():
 
 def test_a_file_is_parsed_once_and_again_when_it_has_changed(tmp_path):
     (tmp_path / "a.txt").write_text("280 281")
-    source = Minutes(None, 0, tmp_path)
+    source = Minutes(tmp_path)
     for _ in range(3):
         assert source.read(Window(NOON))[1].decoded == 2
     assert source.parsed == ["a.txt"]
@@ -101,7 +101,7 @@ def test_a_file_is_parsed_once_and_again_when_it_has_changed(tmp_path):
 
 def test_a_window_has_its_own_reports_only(tmp_path):
     (tmp_path / "a.txt").write_text(" ".join(["280"] * 200))  # until 15:19, and the window until 15:00
-    source = Minutes(None, 0, tmp_path)
+    source = Minutes(tmp_path)
     for hour, count in ((12, 181), (18, 19), (6, 0)):
         window = Window(np.datetime64(f"2024-01-02T{hour:02}"))
         table, inventory = source.read(window)
@@ -122,7 +122,7 @@ def test_reports_without_time_or_place_are_counted_and_left_out():
             reports["elevation"][4] = 9999.0
             return Parsed(reports, [f"{path}, record 7: cut off"])
 
-    source = Odd(None, 0, __file__)
+    source = Odd(__file__)
     table, inventory = source.read(Window(NOON))
     assert inventory.found == 7
     assert inventory.decoded == len(table) == 2
@@ -140,7 +140,7 @@ def test_of_identical_reports_the_first_received_stays():
             reports["received"] = NOON + np.array([30, 20, 40], "m8[m]")
             return Parsed(reports, [])
 
-    table, inventory = Twice(None, 0, __file__).read(Window(NOON))
+    table, inventory = Twice(__file__).read(Window(NOON))
     assert inventory.skipped == {"repeated report": 1}
     assert sorted(table["value"]) == [280, 281]  # a correction is no repeat
     assert table["received"].min() == pd.Timestamp("2024-01-02T12:20")
@@ -149,9 +149,9 @@ def test_of_identical_reports_the_first_received_stays():
 def test_a_file_in_other_units_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("7 8 9")
     with pytest.raises(ObservationError, match=r"a\.txt: t2m .* degrees Celsius"):
-        Minutes(None, 0, tmp_path).read(Window(NOON))
+        Minutes(tmp_path).read(Window(NOON))
 
 
 def test_a_place_without_files_is_named(tmp_path):
     with pytest.raises(ObservationError, match=r"source minutes: no file \(\*\.txt\) at .*nowhere"):
-        Minutes(None, 0, tmp_path / "nowhere").read(Window(NOON))
+        Minutes(tmp_path / "nowhere").read(Window(NOON))

@@ -7,11 +7,11 @@ import pytest
 
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.obs_ingest.quality.control import check
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.sources.bufr.synop import SynopBufr
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
+from tests.obs_ingest.helpers import checked
 
 EUROPE, GLOBAL, GERMANY = (
     ("synop_europe_2018112012.bufr", "2018-11-20T12"),
@@ -21,7 +21,7 @@ EUROPE, GLOBAL, GERMANY = (
 
 
 def read(path, time, **options):
-    return SynopBufr(None, 0, path, **options).read(Window(np.datetime64(time)))
+    return SynopBufr(path, **options).read(Window(np.datetime64(time)))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_global_file_and_its_gross_errors(full_samples):
 
     grid = get_grid("1.5deg")
     window = Window(np.datetime64(GLOBAL[1]))
-    result = check(table, window, table["value"].to_numpy(), np.ones(len(NAMES)), grid, np.zeros(grid.shape), share=0)
+    result = checked(table, window, table["value"].to_numpy(), np.ones(len(NAMES)), grid, np.zeros(grid.shape), share=0)
     assert len(result) == len(table)
     absurd = result[(abs(result["value"]) > 200) & result["variable"].isin(["u10", "v10"])]
     hot = result[(result["variable"] == "t2m") & (result["value"] > 370)]
@@ -100,7 +100,7 @@ def test_the_global_file_and_its_gross_errors(full_samples):
 
 
 def unpacked(path, fields):
-    """These fields of all reports of sub-categories 1 and 3, with ecCodes alone."""
+    """Read these fields of all reports of sub-categories 1 and 3, with ecCodes alone."""
     with path.open("rb") as file:
         while (message := eccodes.codes_bufr_new_from_file(file)) is not None:
             if eccodes.codes_get(message, "dataSubCategory") in (1, 3):

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint
 from dacycle.obs_ingest.errors.model import standard_error
-from dacycle.obs_ingest.operators.columns import specific_humidity
 from dacycle.obs_ingest.sources.base import Inventory, build_source
 from dacycle.obs_ingest.sources.bufr.messages import BufrFiles
 from dacycle.obs_ingest.sources.bufr.temp import TempBufr
@@ -27,7 +27,7 @@ LEVEL_REASONS = (
 
 
 def read(path, time=TIME, **options):
-    return TempBufr(None, 0, path, **options).read(Window(np.datetime64(time)))
+    return TempBufr(path, **options).read(Window(np.datetime64(time)))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def genuine(shared):
 
 
 def station(table, name, variable):
-    """The values of a station's variable by pressure in hPa."""
+    """Return the values of a station's variable by pressure in hPa."""
     rows = table[(table["station"] == name) & (table["variable"] == variable)]
     return pd.Series(rows["value"].to_numpy(), (rows["pressure"] / 100).astype(int))
 
@@ -59,7 +59,7 @@ def test_the_genuine_file(genuine):
     assert station(table, "71907", "z")[[1000, 925, 850, 700]].tolist() == [430, 6240, 12470, 26240]
     assert station(table, "71907", "u")[925] == pytest.approx(-5 * np.sin(np.deg2rad(275)))
     assert station(table, "71907", "v")[1000] == 0  # calm
-    assert station(table, "71907", "q")[700] == pytest.approx(specific_humidity(238.3, 70000))
+    assert station(table, "71907", "q")[700] == pytest.approx(humidity_from_dewpoint(238.3, 70000))
     row = inukjuak[(inukjuak["variable"] == "t") & (inukjuak["pressure"] == 50000)].iloc[0]
     assert row["error"] == pytest.approx(standard_error("t", row["value"], 50000))
 
@@ -88,7 +88,7 @@ def test_inconsistent_soundings_and_only_those(genuine):
 
 @pytest.mark.slow
 def test_every_value_of_an_independent_reader(shared, genuine):
-    """pdbufr's values of the mandatory levels: each is in the table as it is, or its level is one of those rejected."""
+    """Each value that pdbufr reads on a mandatory level is in the table, or its level is rejected."""
     pdbufr = pytest.importorskip("pdbufr")
     table, inventory = genuine
     columns = ["pressure", "nonCoordinateGeopotential", "airTemperature", "dewpointTemperature"]
@@ -104,7 +104,7 @@ def test_every_value_of_an_independent_reader(shared, genuine):
     expected = {
         "z": frame["nonCoordinateGeopotential"],
         "t": frame["airTemperature"],
-        "q": specific_humidity(frame["dewpointTemperature"], frame.index.get_level_values("pressure")),
+        "q": humidity_from_dewpoint(frame["dewpointTemperature"], frame.index.get_level_values("pressure")),
         "u": -frame["windSpeed"] * np.sin(wind),
         "v": -frame["windSpeed"] * np.cos(wind),
     }
@@ -182,7 +182,7 @@ PROFILE = {  # hPa: geopotential height (gpm), temperature, dewpoint (K), direct
 
 
 def new_message(template, levels=3, shear=0, day=6, subsets=1, compressed=False):
-    """A message to fill in, of the 12 UTC ascents of `day` September 2023."""
+    """Return a message to fill in, of the 12 UTC ascents of `day` September 2023."""
     handle = eccodes.codes_bufr_new_from_samples("BUFR4")
     header = {"masterTablesVersionNumber": 35, "dataCategory": 2, "internationalDataSubCategory": 4}
     header |= {"typicalYear": 2023, "typicalMonth": 9, "typicalDay": day, "typicalHour": 12, "typicalMinute": 0}
@@ -247,7 +247,7 @@ def test_current_templates(tmp_path, template):
     )
     assert station(table, "10393", "t")[700] == 270
     assert station(table, "10393", "t")[600] == pytest.approx(266 - 5.5 * np.log(650 / 600) / np.log(650 / 580))
-    assert station(table, "10393", "q")[850] == pytest.approx(specific_humidity(270.0, 85000))
+    assert station(table, "10393", "q")[850] == pytest.approx(humidity_from_dewpoint(270.0, 85000))
     assert station(table, "10393", "u")[400] == pytest.approx(30)
     assert station(table, "10393", "z")[600] == pytest.approx(9.80665 * 4143, abs=50)
     assert np.isnat(table["received"].to_numpy()).all()
@@ -317,7 +317,7 @@ def test_a_template_of_another_shape_is_refused_by_name(tmp_path):
 def test_soundings_belong_to_the_window_of_their_launch(tmp_path):
     path = tmp_path / "temp.bufr"
     path.write_bytes(encode(309052, day=6) + encode(309052, day=7))
-    source = TempBufr(None, 0, path, latency="80min")
+    source = TempBufr(path, latency="80min")
     for day in (6, 7):
         table, inventory = source.read(Window(np.datetime64(f"2023-09-{day:02d}T12")))
         assert set(table["time"]) == {pd.Timestamp(f"2023-09-{day:02d}T11:17")}

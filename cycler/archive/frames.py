@@ -1,0 +1,46 @@
+"""The stored analyses that the next cycle starts from: a read-only reader, handed down to the stages of a cycle."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.cycler.archive.branches import Branch
+from dacycle.cycler.experiment import STEP
+
+__all__ = ["StoredFrames"]
+
+
+class StoredFrames:
+    """Read the analyses of a branch as the archive holds them.
+
+    Args:
+        branch: whose analyses are read.
+    """
+
+    def __init__(self, branch: Branch) -> None:
+        self._branch = branch
+        self._frames: dict[pd.Timestamp, NDArray[np.float32]] = {}
+
+    def frame(self, time: pd.Timestamp) -> NDArray[np.float32]:
+        """Return the analysis (69, H, W) at `time`, read-only; frames more than 6 h before it are no longer kept.
+
+        Raises:
+            ArchiveError: there is no such analysis, or it is damaged.
+        """
+        if time not in self._frames:
+            values = self._branch.state("analysis", time).values
+            values.flags.writeable = False
+            self._frames = {t: frame for t, frame in self._frames.items() if t >= time - STEP} | {time: values}
+        return self._frames[time]
+
+    def before(self, time: pd.Timestamp, count: int) -> list[NDArray[np.float32]]:
+        """Return the analyses (69, H, W) before `time`, every 6 h, oldest first.
+
+        Args:
+            time: the first time after them.
+            count: how many; fewer are returned where the branch does not have so many in a row.
+        """
+        frames: list[NDArray[np.float32]] = []
+        while len(frames) < count and (earlier := time - (len(frames) + 1) * STEP) in self._branch.times:
+            frames.insert(0, self.frame(earlier))
+        return frames
