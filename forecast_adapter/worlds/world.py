@@ -147,9 +147,9 @@ def load_world(name_or_folder: str | Path) -> World:
 @lru_cache(maxsize=8)
 def _load(folder: Path) -> World:
     described = read_checked(folder / "world.yaml", Description, "a world", WorldError)
-    for file in ("statistics.nc", "climatology.nc", "static.nc"):
-        if not (folder / file).exists():
-            raise WorldError(f"{folder}: the world has no {file}")
+    for needed in ("statistics.nc", "climatology.nc", "static.nc"):
+        if not (folder / needed).exists():
+            raise WorldError(f"{folder}: the world has no {needed}")
     statistics = Statistics.load(folder / "statistics.nc")
     if statistics.world != described.name:
         raise WorldError(f"{folder}/statistics.nc belongs to {statistics.world!r}, not to {described.name!r}")

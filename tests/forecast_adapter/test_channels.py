@@ -1,4 +1,4 @@
-"""The order of the channels is FengWu's contract: a file in another order would be read as nonsense."""
+"""The order of the channels is part of FengWu's contract: in another order fields would be confused."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_headline_channels_exist_and_every_variable_has_a_file_name() -> None:
 
 
 def test_era5_climate_lies_within_the_plausible_ranges(shared: Path) -> None:
-    """FengWu's statistics, by position: in another order many channels would leave their range."""
+    """FengWu's statistics are compared by position: in another order many channels would leave their range."""
     mean = np.load(shared / "stats/fengwu_data_mean.npy")
     std = np.load(shared / "stats/fengwu_data_std.npy")
     for channel, m, s in zip(CHANNELS, mean, std, strict=True):
