@@ -306,6 +306,23 @@ def test_a_setting_without_meaning_is_refused(
         load_model(name)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("grid:", "gird:", r"model\.yaml:\d: gird: unknown key; did you mean grid\?"),
+        ("batch:", "# batch:", r"model\.yaml:1: batch: this key is required"),
+        ("bytes:", "byte:", r"model\.yaml:\d+: files\..*byte: unknown key; did you mean bytes\?"),
+    ],
+)
+def test_a_mistake_in_a_description_is_named_with_file_line_and_key(
+    brought: Callable[..., str], old: str, new: str, message: str
+) -> None:
+    path = registered(brought()).folder / "model.yaml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ModelFileError, match=message):
+        load_model("leapfrog")
+
+
 def test_a_failing_network_is_a_forecast_error_with_what_to_try(tmp_path: Path) -> None:
     """A graph whose output has another shape than it declares fails only when it is run."""
     graph = helper.make_graph(
