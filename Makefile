@@ -7,7 +7,7 @@ DEMO   ?= archives/demo
 # what `make fnp` trains
 RECIPE ?= deploy/recipes/fnp-cpu.yaml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTHON ?= $(shell for p in python3.11 python3 python; do \
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
 SHELL         := bash
@@ -20,7 +20,7 @@ help:  ## list what can be made
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "dacycle needs Python 3.11 or newer; none of python3.11, python3, python is one" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "dacycle needs Python 3.11 or newer; none of python3.11 to python3.14, python3, python is one" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps say which lock the environment was last brought to; a changed lock or pyproject.toml renews it.
@@ -77,4 +77,4 @@ bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this mach
 	$(BIN)/dacycle bench $(ARGS)
 
 clean:  ## remove .venv and what tools left behind; archives stay
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .coverage .mypy_cache .ruff_cache .hypothesis

@@ -1,16 +1,23 @@
 """The 69 channels of a state, in FengWu's order, with units and plausible ranges.
 
 The order is `u10 v10 t2m msl`, then `z q u v t`, each on 13 pressure levels from 50 to 1000 hPa (FengWu's README
-and released inference code). Everything that needs a channel looks it up here by name.
+and released inference code). Other modules look channels up here by name.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.physics import GRAVITY
+
 __all__ = [
     "CHANNELS",
+    "CHANNEL_COUNT",
     "GROUPS",
     "HEADLINE",
     "LEVELS",
+    "LOG_LEVELS",
     "NAMES",
     "PLANES",
     "WB2_NAMES",
@@ -20,6 +27,9 @@ __all__ = [
 
 LEVELS: tuple[int, ...] = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels in hPa, from the top of the atmosphere down."""
+
+LOG_LEVELS: NDArray[np.float64] = np.log(np.array(LEVELS, float) * 100)
+"""(13,) natural logarithm of the levels' pressure in Pa, in which quantities are interpolated in the vertical."""
 
 WB2_NAMES: dict[str, str] = {
     "u10": "10m_u_component_of_wind",
@@ -32,7 +42,7 @@ WB2_NAMES: dict[str, str] = {
     "v": "v_component_of_wind",
     "t": "temperature",
 }
-"""Short variable name to WeatherBench2's name."""
+"""WeatherBench2's name by short variable name."""
 
 PLANES: dict[str, str] = {"tp6h": "kg m-2", "olr": "W m-2", "q2m": "kg kg-1"}
 """Observation planes beyond the 69 channels, with their units: 6-h precipitation, mean OLR, humidity at 2 m."""
@@ -47,8 +57,8 @@ class Channel:
         variable: short name without the level, e.g. `z`.
         level: pressure in hPa, or None at the surface.
         unit: SI unit.
-        low, high: limits outside which a value is impossible on Earth; wide enough for every level's extremes, narrow
-            enough to catch hPa for Pa, degrees Celsius for kelvin and a geopotential height for a geopotential.
+        low, high: plausible limits: wide enough for the extremes of every level, narrow enough to catch hPa for Pa,
+            degrees Celsius for kelvin and a geopotential height for a geopotential.
     """
 
     name: str
@@ -67,7 +77,7 @@ def _level_channel(variable: str, level: int, height: int) -> Channel:
     name = f"{variable}{level}"
     if variable == "z":
         margin = max(0.2 * height, 1100.0)
-        return Channel(name, variable, level, "m2 s-2", 9.80665 * (height - margin), 9.80665 * (height + margin))
+        return Channel(name, variable, level, "m2 s-2", GRAVITY * (height - margin), GRAVITY * (height + margin))
     if variable == "q":
         return Channel(name, variable, level, "kg kg-1", -1e-3, 0.05)
     if variable == "t":
@@ -86,6 +96,9 @@ CHANNELS: tuple[Channel, ...] = (
         for level, height in zip(LEVELS, _HEIGHTS, strict=True)
     ),
 )
+CHANNEL_COUNT = len(CHANNELS)
+"""69, the number of channels of a state; a pair of frames has twice as many."""
+
 NAMES: list[str] = [channel.name for channel in CHANNELS]
 HEADLINE: tuple[str, ...] = ("z500", "t850", "u500", "q700", "t2m", "msl")
 GROUPS: dict[str, list[int]] = {
@@ -97,7 +110,7 @@ _INDEX = {name: i for i, name in enumerate(NAMES)}
 
 
 def index(name: str) -> int:
-    """Position of a channel, e.g. `index("z500") == 11`; KeyError names an unknown channel."""
+    """Return the position of a channel, e.g. `index("z500") == 11`; raise KeyError for an unknown one."""
     try:
         return _INDEX[name]
     except KeyError:

@@ -1,8 +1,8 @@
 """Grids on the sphere: cell areas, conservative averaging, bilinear interpolation.
 
 A grid is a value: two sorted coordinate vectors, latitude descending from the north, longitude ascending from 0.
-Longitude is periodic everywhere; beyond the last row bilinear interpolation uses the mean of the polar row, which is
-the value at the pole.
+Longitude is periodic everywhere. Where a grid has no row at a pole, bilinear interpolation takes the mean of the last
+row as the value at the pole.
 """
 
 import re
@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from dacycle.common.errors import DacycleError
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
+
 __all__ = [
-    "EARTH_RADIUS_KM",
     "Grid",
     "GridError",
     "bilinear",
@@ -30,12 +32,11 @@ __all__ = [
     "regridding",
 ]
 
-EARTH_RADIUS_KM = 6371.0
 Array = NDArray[np.floating]
 
 
-class GridError(ValueError):
-    """A field or coordinate does not fit the grid it is said to be on."""
+class GridError(DacycleError, ValueError):
+    """A field or coordinate does not fit its grid, or a grid has no name or an unknown one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Grid:
     """A regular latitude-longitude grid of cell centres.
 
     Attributes:
-        name: what experiments call it, e.g. `5.625deg`.
+        name: its name in experiments, e.g. `5.625deg`.
         latitude: (H,) degrees, descending; may include both poles.
         longitude: (W,) degrees east, ascending in [0, 360).
     """
@@ -76,7 +77,7 @@ class Grid:
 
     @cached_property
     def longitude_bounds(self) -> Array:
-        """(W + 1,) degrees: cell edges, half-way between centres across the date line."""
+        """(W + 1,) degrees: cell edges, half-way between centres, across the date line too."""
         wrapped = np.concatenate([[self.longitude[-1] - 360], self.longitude, [self.longitude[0] + 360]])
         return (wrapped[1:] + wrapped[:-1]) / 2
 
@@ -88,7 +89,7 @@ class Grid:
         return area / area.mean()
 
     def matches(self, other: "Grid") -> bool:
-        """Whether both have the same cell centres."""
+        """Return whether both grids have the same cell centres."""
         return self.shape == other.shape and bool(
             np.allclose(self.latitude, other.latitude, atol=1e-4)
             and np.allclose(self.longitude, other.longitude, atol=1e-4)
@@ -105,10 +106,13 @@ _GRIDS: dict[str, Callable[[], tuple[Array, Array]]] = {
 
 @lru_cache
 def get_grid(name: str) -> Grid:
-    """The named grid: `5.625deg` 32x64, `1.40625deg` 128x256; with poles `1.5deg` 121x240, `0.25deg` 721x1440.
+    """Return a grid by name: `5.625deg` 32x64, `1.40625deg` 128x256; with poles `1.5deg` 121x240, `0.25deg` 721x1440.
 
-    Any other regular grid goes by its shape, e.g. `181x360`: evenly spaced from 0 E, an odd number of rows with both
-    poles, an even one without.
+    The name of any other regular grid is its shape, e.g. `181x360`: evenly spaced from 0 E, with both poles where the
+    number of rows is odd, without where it is even.
+
+    Raises:
+        GridError: there is no such grid.
     """
     if name in _GRIDS:
         return Grid(name, *_GRIDS[name]())
@@ -120,19 +124,19 @@ def get_grid(name: str) -> Grid:
 
 
 def grid_of_shape(shape: tuple[int, int]) -> Grid:
-    """The named grid with so many rows and columns; where none has, the regular one that goes by its shape."""
-    named = (grid for grid in map(get_grid, _GRIDS) if grid.shape == tuple(shape))
-    return next(named, None) or get_grid("{}x{}".format(*shape))
+    """Return the named grid with so many rows and columns, or else the regular grid of that shape."""
+    fitting = (grid for grid in map(get_grid, _GRIDS) if grid.shape == tuple(shape))
+    return next(fitting, None) or get_grid("{}x{}".format(*shape))
 
 
 def named(grid: Grid) -> Grid:
-    """The named grid that has the same cell centres; GridError where there is none."""
-    found = next((known for known in map(get_grid, _GRIDS) if known.matches(grid)), None)
-    if found is None:
+    """Return the named grid with the same cell centres; raise GridError where there is none."""
+    match = next((candidate for candidate in map(get_grid, _GRIDS) if candidate.matches(grid)), None)
+    if match is None:
         raise GridError(
             f"a grid of {grid.shape[0]} x {grid.shape[1]} cells from {grid.latitude[0]:g} N has no name here"
         )
-    return found
+    return match
 
 
 def _check(fields: Array, grid: Grid) -> None:
@@ -146,7 +150,7 @@ def _check_points(latitude: Array, longitude: Array) -> None:
 
 
 def _overlap(source: Array, target: Array) -> Array:
-    """(target cells, source cells) length that each pair of cells shares, from ascending edges."""
+    """Return the length (target cells, source cells) that each pair of cells shares, from ascending edges."""
     low = np.maximum(source[None, :-1], target[:-1, None])
     high = np.minimum(source[None, 1:], target[1:, None])
     return np.clip(high - low, 0, None)
@@ -154,7 +158,7 @@ def _overlap(source: Array, target: Array) -> Array:
 
 @lru_cache(maxsize=8)
 def _average_matrices(source: Grid, target: Grid) -> tuple[csr_array, csr_array]:
-    """Row and column weights, (H', H) and (W', W), each row summing to 1: a cell covers few of a finer grid's."""
+    """Return row and column weights, (H', H) and (W', W), whose rows sum to 1; sparse, as a cell covers few others."""
     edges = [-np.sin(np.deg2rad(grid.latitude_bounds)) for grid in (source, target)]
     rows = _overlap(edges[0], edges[1])
     shifts = (source.longitude_bounds + shift for shift in (-360.0, 0.0, 360.0))
@@ -163,22 +167,29 @@ def _average_matrices(source: Grid, target: Grid) -> tuple[csr_array, csr_array]
 
 
 def conservative_average(fields: Array, source: Grid, target: Grid) -> Array:
-    """First-order conservative regridding: each target cell is the area-weighted mean of what it covers.
+    """Regrid conservatively, to first order: each target cell is the area-weighted mean of the cells that it covers.
 
-    fields: (..., H, W) on `source`. Returns (..., H', W') in the input's dtype. Global area means are kept
-    (Jones 1999, doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2, first order). The weights, overlaps in the
-    sine of latitude and in longitude, are WeatherBench2's own (Rasp et al. 2024, doi:10.1029/2023MS004019).
+    Global area means are kept (Jones 1999, doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2, first order). The
+    weights are overlaps in the sine of latitude and in longitude, as in WeatherBench2 (Rasp et al. 2024,
+    doi:10.1029/2023MS004019).
+
+    Args:
+        fields: (..., H, W) on `source`.
+        source, target: the grids.
+
+    Returns:
+        (..., H', W') in the dtype of the fields.
     """
     _check(fields, source)
     rows, columns = _average_matrices(source, target)
     averaged = np.empty((*fields.shape[:-2], *target.shape), fields.dtype)
-    for at in np.ndindex(fields.shape[:-2]):  # in double precision one field at a time, whatever the number of them
+    for at in np.ndindex(fields.shape[:-2]):  # one field at a time, so that double precision takes little memory
         averaged[at] = (columns @ (rows @ fields[at].astype(np.float64)).T).T
     return averaged
 
 
 def cells(grid: Grid, latitude: Array, longitude: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Row and column of the cell that holds each point; longitudes of any convention."""
+    """Return row and column of the cell that holds each point; longitudes are of any convention."""
     _check_points(latitude, longitude)
     rows = np.searchsorted(-grid.latitude_bounds[1:-1], -np.asarray(latitude), side="left")
     start = grid.longitude_bounds[0]
@@ -188,9 +199,15 @@ def cells(grid: Grid, latitude: Array, longitude: Array) -> tuple[NDArray[np.int
 
 
 def interpolate_to_points(fields: Array, grid: Grid, latitude: Array, longitude: Array) -> Array:
-    """Bilinear interpolation to points, periodic in longitude and continuous across the poles.
+    """Interpolate bilinearly to points, periodic in longitude and continuous across the poles.
 
-    fields: (..., H, W); latitude, longitude: (n,) degrees, longitudes of any convention. Returns (..., n).
+    Args:
+        fields: (..., H, W) on `grid`.
+        grid: the grid of the fields.
+        latitude, longitude: (n,) degrees, longitudes of any convention.
+
+    Returns:
+        (..., n).
     """
     _check(fields, grid)
     rows, row_weight, columns, column_weight, next_columns = _stencil(grid, latitude, longitude)
@@ -205,7 +222,7 @@ def interpolate_to_points(fields: Array, grid: Grid, latitude: Array, longitude:
 
 
 def bilinear(fields: Array, source: Grid, target: Grid) -> Array:
-    """Bilinear interpolation from one grid to another: (..., H, W) to (..., H', W')."""
+    """Interpolate bilinearly from one grid to another: (..., H, W) to (..., H', W')."""
     _check(fields, source)
     rows, below = _row_stencil(source, target.latitude)
     left, right_weight, right = _column_stencil(source, target.longitude)
@@ -219,7 +236,7 @@ def bilinear(fields: Array, source: Grid, target: Grid) -> Array:
 
 
 def regridding(source: Grid, target: Grid) -> str:
-    """How `regrid` goes about it: `none`, `conservative` to a coarser grid, else `bilinear`."""
+    """Return the method of `regrid`: `none`, `conservative` to a grid coarser along both axes, else `bilinear`."""
     if source.matches(target):
         return "none"
     coarser = all(to < of for to, of in zip(target.shape, source.shape, strict=True))
@@ -227,7 +244,7 @@ def regridding(source: Grid, target: Grid) -> str:
 
 
 def regrid(fields: Array, source: Grid, target: Grid) -> Array:
-    """Bring fields (..., H, W) to another grid, averaged down conservatively or interpolated bilinearly."""
+    """Regrid fields (..., H, W) by the method that `regridding` names."""
     how = regridding(source, target)
     if how == "none":
         return fields
@@ -235,7 +252,7 @@ def regrid(fields: Array, source: Grid, target: Grid) -> Array:
 
 
 def _with_poles(fields: Array, grid: Grid) -> tuple[Array, int]:
-    """Add a row at each pole (the polar rows' means) unless the grid has them; and the offset of the first row."""
+    """Add a row at each pole (the mean of the last row) where the grid has none; return the first row's offset too."""
     if grid.latitude[0] == 90 and grid.latitude[-1] == -90:
         return fields, 0
     north, south = fields[..., :1, :].mean(-1, keepdims=True), fields[..., -1:, :].mean(-1, keepdims=True)
@@ -244,13 +261,13 @@ def _with_poles(fields: Array, grid: Grid) -> tuple[Array, int]:
 
 
 def _stencil(grid: Grid, latitude: Array, longitude: Array) -> tuple[NDArray, Array, NDArray, Array, NDArray]:
-    """Of points: upper row and its weight's complement, left column and the same, right column."""
+    """Return `_row_stencil` and `_column_stencil` of points."""
     _check_points(latitude, longitude)
     return *_row_stencil(grid, latitude), *_column_stencil(grid, longitude)
 
 
 def _row_stencil(grid: Grid, latitude: Array) -> tuple[NDArray, Array]:
-    """Upper row (-1 is the added north pole) and the weight of the one below it."""
+    """Return the upper row (-1 is the added north pole) and the weight of the row below it."""
     lat = np.asarray(latitude, float)
     has_poles = grid.latitude[0] == 90 and grid.latitude[-1] == -90
     centres = grid.latitude if has_poles else np.concatenate([[90.0], grid.latitude, [-90.0]])
@@ -260,7 +277,7 @@ def _row_stencil(grid: Grid, latitude: Array) -> tuple[NDArray, Array]:
 
 
 def _column_stencil(grid: Grid, longitude: Array) -> tuple[NDArray, Array, NDArray]:
-    """Left column, the weight of the right one, and the right column, across the date line too."""
+    """Return the left column, the weight of the right one, and the right column, across the date line too."""
     lon = (np.asarray(longitude, float) - grid.longitude[0]) % 360 + grid.longitude[0]
     left = np.searchsorted(grid.longitude, lon, side="right") - 1
     edges = np.append(grid.longitude, grid.longitude[0] + 360)
@@ -269,7 +286,7 @@ def _column_stencil(grid: Grid, longitude: Array) -> tuple[NDArray, Array, NDArr
 
 
 def great_circle_km(lat1: Array, lon1: Array, lat2: Array, lon2: Array) -> Array:
-    """Great-circle distance in km (haversine), broadcasting degrees."""
+    """Return the great-circle distance in km (haversine) between points in degrees, which are broadcast."""
     phi1, phi2 = np.deg2rad(lat1), np.deg2rad(lat2)
     half = np.sin((phi2 - phi1) / 2) ** 2
     half = half + np.cos(phi1) * np.cos(phi2) * np.sin(np.deg2rad(np.asarray(lon2) - lon1) / 2) ** 2

@@ -1,23 +1,27 @@
-"""Files from a network, kept in a folder: from web servers by HTTP, from buckets through fsspec.
+"""Fetch files from the internet and keep them in a folder: from web servers by HTTP, from buckets with fsspec.
 
-A file is renamed into place when it is whole. What is asked of a server is little: one file at a time, only if it
-differs from the one that is here, and no file again within `FRESH` seconds of one process.
+A file appears under its name only when it is whole. Servers get few requests: one file at a time, only if it differs
+from the local one, and no file again within `FRESH` seconds of one process.
 """
 
 import http.client
 import json
-import os
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-__all__ = ["FetchError", "cache_folder", "is_url", "local_copies"]
+from dacycle.common.errors import DacycleError
+from dacycle.common.files import whole, write_whole
+from dacycle.common.settings import read_settings
+
+__all__ = ["FetchError", "is_url", "local_copies"]
 
 TIMEOUT = 60.0  # seconds without an answer
 TRIES = 4
@@ -30,43 +34,41 @@ _AGENT = "dacycle (cycling data assimilation)"
 _asked: dict[str, tuple[float, list[Path]]] = {}
 
 
-class FetchError(ValueError):
-    """Files of a network cannot be had; the message names the URL."""
+class FetchError(DacycleError, ValueError):
+    """A remote file cannot be fetched; names the URL."""
 
 
 class _TryAgain(Exception):  # noqa: N818 - not an error yet
-    """A failure that may pass; `wait` is what the server asks for, in seconds."""
+    """A failure that may be temporary; `wait` is the time (s) that the server asks for."""
 
     def __init__(self, why: str, wait: float = 0.0) -> None:
         super().__init__(why)
         self.wait = wait
 
 
+class _Unchanged(Exception):  # noqa: N818 - not an error
+    """The fetched content is that of the local file."""
+
+
 def is_url(place: str) -> bool:
-    """Whether a place is on a network."""
+    """Return whether a place is a URL."""
     return "://" in place
 
 
-def cache_folder() -> Path:
-    """Where files are kept that no folder was named for: DACYCLE_CACHE, or `dacycle` in the user's cache folder."""
-    named = os.environ.get("DACYCLE_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dacycle"
-
-
 def local_copies(url: str, folder: Path | None = None, patterns: Sequence[str] = ()) -> list[Path]:
-    """Local copies of the files that a URL names.
+    """Return local copies of the files that a URL names, and fetch those that are new or have changed.
 
     Args:
-        url: of a file on a web server (`https://`), or of a file, a folder or a pattern in a bucket (`s3://`, `gs://`
-            and what else fsspec has a package for; its settings, such as credentials, are fsspec's own).
-        folder: where to keep them; default: `cache_folder`, below their server's name and path.
-        patterns: which files of a folder.
+        url: a file on a web server (`https://`), or a file, a folder or a pattern in a bucket (`s3://`, `gs://` and
+            every other scheme that fsspec has a package for; credentials are fsspec's own settings).
+        folder: the folder to keep them in; None: the cache (`DACYCLE_CACHE`), below their server's name and path.
+        patterns: patterns of the files of a folder.
 
     Raises:
-        FetchError: they cannot be had; names the URL.
+        FetchError: a file cannot be fetched; names the URL.
     """
-    when, paths = _asked.get(key := f"{url} {folder}", (-FRESH, []))
-    if time.monotonic() - when >= FRESH or not all(path.exists() for path in paths):
+    checked, paths = _asked.get(key := f"{url} {folder}", (-FRESH, []))
+    if time.monotonic() - checked >= FRESH or not all(path.exists() for path in paths):
         web = url.startswith(("http://", "https://"))
         paths = [_from_web(url, folder)] if web else _from_bucket(url, folder, patterns)
         _asked[key] = time.monotonic(), paths
@@ -74,22 +76,22 @@ def local_copies(url: str, folder: Path | None = None, patterns: Sequence[str] =
 
 
 def _target(url: str, folder: Path | None) -> Path:
-    """The file that a URL is kept in."""
+    """Return the path of the local copy of a URL."""
     parts = urllib.parse.urlsplit(url)
     steps = [step for step in parts.path.split("/") if step]
     if not steps or ".." in steps or url.endswith("/"):
         raise FetchError(f"{url}: does not name a file")
-    path = folder / steps[-1] if folder is not None else cache_folder().joinpath(parts.netloc or parts.scheme, *steps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    if folder is not None:
+        return folder / steps[-1]
+    return read_settings().cache.joinpath(parts.netloc or parts.scheme, *steps)
 
 
 def _from_web(url: str, folder: Path | None) -> Path:
     target = _target(url, folder)
     headers = {"User-Agent": _AGENT}
-    known = _origin(target)
-    if known.get("url") == url:
-        conditions = {"If-None-Match": known.get("etag"), "If-Modified-Since": known.get("modified")}
+    origin = _origin(target)
+    if origin.get("url") == url:
+        conditions = {"If-None-Match": origin.get("etag"), "If-Modified-Since": origin.get("modified")}
         headers |= {name: value for name, value in conditions.items() if value}
     for attempt in range(TRIES):
         try:
@@ -109,7 +111,7 @@ def _get(request: urllib.request.Request, target: Path) -> Path:
                 raise FetchError(f"{url}: the server answers with a page, not a file")
             length = answer.headers.get("Content-Length")
             _keep(target, answer.read, None if length is None else int(length))
-            said = {"etag": answer.headers.get("ETag"), "modified": answer.headers.get("Last-Modified")}
+            marks = {"etag": answer.headers.get("ETag"), "modified": answer.headers.get("Last-Modified")}
     except urllib.error.HTTPError as error:
         if error.code == 304:
             return target
@@ -119,7 +121,7 @@ def _get(request: urllib.request.Request, target: Path) -> Path:
         raise FetchError(f"{url}: cannot be fetched: {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         raise _TryAgain(str(error) or type(error).__name__) from None
-    _note_origin(target, {"url": url, **said})
+    _note_origin(target, {"url": url, **marks})
     return target
 
 
@@ -127,10 +129,10 @@ def _from_bucket(url: str, folder: Path | None, patterns: Sequence[str]) -> list
     try:
         system, place = fsspec.core.url_to_fs(url)
         if system.isdir(place):
-            found = {name for pattern in patterns for name in system.glob(f"{place}/{pattern}")}
+            names = {name for pattern in patterns for name in system.glob(f"{place}/{pattern}")}
         else:
-            found = set(system.glob(place))
-        return [_from_system(system, system.unstrip_protocol(name), name, folder) for name in sorted(found)]
+            names = set(system.glob(place))
+        return [_from_system(system, system.unstrip_protocol(name), name, folder) for name in sorted(names)]
     except (ImportError, ValueError) as error:
         raise FetchError(f"{url}: cannot be read: {error}") from None
     except (OSError, _TryAgain) as error:
@@ -147,19 +149,16 @@ def _from_system(system: Any, url: str, name: str, folder: Path | None) -> Path:
 
 
 def _keep(target: Path, read: Callable[[int], bytes], length: int | None) -> None:
-    """Write what `read` gives under the target's name, once it is whole; a file with that very content stays."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
+    """Write the blocks that `read` returns to the target; a file that has this content stays as it is."""
+    with suppress(_Unchanged), whole(target) as temporary:
+        with temporary.open("wb") as file:
             while block := read(_BLOCK):
                 file.write(block)
             size = file.tell()
         if length is not None and size != length:
             raise _TryAgain(f"{size} of {length} bytes came")
-        if not (target.exists() and _same(part, target)):
-            part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+        if target.exists() and _same(temporary, target):
+            raise _Unchanged
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -172,19 +171,17 @@ def _same(one: Path, other: Path) -> bool:
     return True
 
 
-def _beside(target: Path) -> Path:
+def _origin_file(target: Path) -> Path:
     return target.with_name(f".{target.name}.origin")
 
 
 def _origin(target: Path) -> dict[str, Any]:
-    """Where a file came from and how it was marked there; nothing if it is not here."""
+    """Return the URL of a file and its version there; empty if there is no such file."""
     try:
-        return json.loads(_beside(target).read_text()) if target.exists() else {}
+        return json.loads(_origin_file(target).read_text()) if target.exists() else {}
     except (OSError, ValueError):
         return {}
 
 
 def _note_origin(target: Path, origin: dict[str, Any]) -> None:
-    part = _beside(target).with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(origin))
-    part.replace(_beside(target))
+    write_whole(_origin_file(target), json.dumps(origin).encode())

@@ -1,7 +1,7 @@
 """A state: 69 channels on a grid at a time, validated, and its WeatherBench2 form in files.
 
-In memory a state is a float32 `xarray.DataArray` (channel, latitude, longitude) with a scalar `time`; in files it is a
-dataset in the WeatherBench2 schema (`datasets` reads it, and its relatives).
+In memory a state is a float32 `xarray.DataArray` (channel, latitude, longitude) with a scalar `time`. In files it is a
+dataset in the WeatherBench2 schema, which `states.netcdf_zarr` reads.
 """
 
 from typing import Any
@@ -10,21 +10,37 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, NAMES, WB2_NAMES, Channel
+from dacycle.common.errors import DacycleError
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, CHANNELS, GROUPS, LEVELS, NAMES, WB2_NAMES, Channel
 from dacycle.forecast_adapter.grid import Grid, GridError
+from dacycle.forecast_adapter.physics import GRAVITY, ZERO_CELSIUS
 
-__all__ = ["StateError", "as_hour", "check_values", "grid_of", "make_state", "to_dataset", "validate"]
+__all__ = [
+    "STEP",
+    "STEP_HOURS",
+    "StateError",
+    "as_hour",
+    "check_values",
+    "grid_of",
+    "make_state",
+    "to_dataset",
+    "validate",
+]
+
+STEP_HOURS = 6
+STEP = np.timedelta64(STEP_HOURS, "h")
+"""Time between two cycles, and step of every forecast model."""
 
 SURFACE = ("u10", "v10", "t2m", "msl")
 UPPER = ("z", "q", "u", "v", "t")
 
 
-class StateError(ValueError):
-    """A state is incomplete, in other units, on another grid, or not physical; the message says which and where."""
+class StateError(DacycleError, ValueError):
+    """A state is missing or incomplete, in other units, on another grid, or not physical; names source and field."""
 
 
 def as_hour(time: Any) -> np.datetime64:
-    """A time in any of numpy's, pandas' or text form as datetime64[h], which is what states are filed under."""
+    """Return a time (numpy, pandas or text) as datetime64[h], the key of a state; raise StateError off the hour."""
     hour = np.datetime64(time, "h")
     if hour != np.datetime64(time):
         raise StateError(f"{time} is not on the hour; states are filed by the hour")
@@ -33,8 +49,8 @@ def as_hour(time: Any) -> np.datetime64:
 
 def make_state(array: NDArray, grid: Grid, time: np.datetime64) -> xr.DataArray:
     """Wrap an array (69, H, W) in SI units as a state on `grid` at `time` (UTC)."""
-    if array.shape != (len(CHANNELS), *grid.shape):
-        raise StateError(f"a state on {grid.name} has shape {(len(CHANNELS), *grid.shape)}, not {array.shape}")
+    if array.shape != (CHANNEL_COUNT, *grid.shape):
+        raise StateError(f"a state on {grid.name} has shape {(CHANNEL_COUNT, *grid.shape)}, not {array.shape}")
     return xr.DataArray(
         np.asarray(array, np.float32),
         dims=("channel", "latitude", "longitude"),
@@ -49,7 +65,7 @@ def make_state(array: NDArray, grid: Grid, time: np.datetime64) -> xr.DataArray:
 
 
 def grid_of(dataset: xr.Dataset | xr.DataArray) -> Grid:
-    """The grid of an object with latitude and longitude coordinates in dacycle's order."""
+    """Return the grid of an object with latitude and longitude coordinates in dacycle's order."""
     return Grid("from file", np.asarray(dataset.latitude, float), np.asarray(dataset.longitude, float))
 
 
@@ -58,11 +74,11 @@ def validate(state: xr.DataArray, source: str, grid: Grid | None = None) -> xr.D
 
     Args:
         state: (channel, latitude, longitude) with a scalar `time`.
-        source: the file or process it came from, for the message.
-        grid: where given, the grid it must be on.
+        source: the file or process that the state came from, for the message.
+        grid: the grid that the state must be on; None: any.
 
     Raises:
-        StateError: naming source, channel and time, and what would mend it.
+        StateError: the state is not valid; names source, channel and time, and the remedy.
     """
     if state.dims != ("channel", "latitude", "longitude"):
         raise StateError(f"{source}: a state has dimensions (channel, latitude, longitude), not {state.dims}")
@@ -75,12 +91,13 @@ def validate(state: xr.DataArray, source: str, grid: Grid | None = None) -> xr.D
             f"{when}: " + (f"channels missing: {', '.join(missing)}" if missing else "channels out of order")
         )
     try:
-        own = grid_of(state)
+        state_grid = grid_of(state)
     except GridError as error:
         raise StateError(f"{when}: {error}; sort the state by its coordinates") from error
-    if grid is not None and not own.matches(grid):
+    if grid is not None and not state_grid.matches(grid):
+        first = state_grid.latitude[0]
         raise StateError(
-            f"{when}: the state is on a {own.shape} grid from {own.latitude[0]:g}N, not on {grid.name} {grid.shape}"
+            f"{when}: the state is on a {state_grid.shape} grid from {first:g}N, not on {grid.name} {grid.shape}"
         )
     for channel, values in zip(CHANNELS, state.values, strict=True):
         check_values(channel, values, when)
@@ -100,20 +117,20 @@ def check_values(channel: Channel, values: NDArray, when: str) -> None:
 
 
 def _hint(variable: str, low: float, high: float) -> str:
-    """The usual cause of an implausible range, where one fits."""
+    """Return the likely cause of an implausible range; empty where there is none."""
     if variable == "z" and low > -1000 and high < 30000:
-        return "; if these are geopotential heights in metres, multiply by 9.80665"
+        return f"; if these are geopotential heights in metres, multiply by {GRAVITY}"
     if variable == "msl" and low > 800 and high < 1100:
         return "; if this is hPa, multiply by 100"
     if variable in ("t", "t2m") and low > -120 and high < 60:
-        return "; if this is degrees Celsius, add 273.15"
+        return f"; if this is degrees Celsius, add {ZERO_CELSIUS}"
     if variable == "q" and high > 0.05 and high < 50:
         return "; if this is g/kg, divide by 1000"
     return ""
 
 
 def to_dataset(state: xr.DataArray) -> xr.Dataset:
-    """The state in the WeatherBench2 schema: `geopotential(time, level, latitude, longitude)`, `2m_temperature`, ...
+    """Return the state in the WeatherBench2 schema: `geopotential(time, level, latitude, longitude)`, ...
 
     The time dimension has length 1; values are untouched.
     """
@@ -122,8 +139,8 @@ def to_dataset(state: xr.DataArray) -> xr.Dataset:
     variables: dict[str, Any] = {}
     for i, short in enumerate(SURFACE):
         variables[WB2_NAMES[short]] = (("time", "latitude", "longitude"), values[:, i], {"units": unit[short]})
-    for i, short in enumerate(UPPER):
-        block = values[:, 4 + 13 * i : 17 + 13 * i]
+    for short in UPPER:
+        block = values[:, GROUPS[short][0] : GROUPS[short][-1] + 1]
         variables[WB2_NAMES[short]] = (("time", "level", "latitude", "longitude"), block, {"units": unit[short]})
     return xr.Dataset(
         variables,

@@ -1,4 +1,4 @@
-"""Normalisation statistics: one mean and standard deviation per channel, belonging to a world."""
+"""Normalisation statistics of a world: one mean and one standard deviation per channel."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 
 __all__ = ["Statistics"]
 
@@ -18,8 +18,8 @@ class Statistics:
 
     Attributes:
         mean, std: (69,) float32, SI units; std > 0.
-        world: the world they belong to; files that carry statistics of another world are refused.
-        description: what they were computed from.
+        world: the world that they belong to; files with the statistics of another world are refused.
+        description: the data that they were computed from.
     """
 
     mean: NDArray[np.float32]
@@ -28,9 +28,9 @@ class Statistics:
     description: str
 
     def __post_init__(self) -> None:
-        if self.mean.shape != (len(NAMES),) or self.std.shape != (len(NAMES),):
+        if self.mean.shape != (CHANNEL_COUNT,) or self.std.shape != (CHANNEL_COUNT,):
             raise ValueError(
-                f"statistics of {self.world} need {len(NAMES)} values, not {self.mean.shape}, {self.std.shape}"
+                f"statistics of {self.world} need {CHANNEL_COUNT} values, not {self.mean.shape}, {self.std.shape}"
             )
         bad = [
             name
@@ -43,11 +43,11 @@ class Statistics:
             )
 
     def normalise(self, state: NDArray) -> NDArray:
-        """(..., 69, H, W) in SI to zero mean and unit standard deviation."""
+        """Convert states (..., 69, H, W) in SI to zero mean and unit standard deviation."""
         return (state - self.mean[:, None, None]) / self.std[:, None, None]
 
     def denormalise(self, state: NDArray) -> NDArray:
-        """The inverse of `normalise`."""
+        """Convert normalised states to SI: the inverse of `normalise`."""
         return state * self.std[:, None, None] + self.mean[:, None, None]
 
     def save(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
-        """Read what `save` wrote; channels are matched by name."""
+        """Read a file that `save` wrote; channels are matched by name."""
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             dataset = dataset.sel(channel=NAMES).load()
         return cls(

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, NAMES, PLANES, index
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, NAMES, PLANES, index
 from dacycle.forecast_adapter.grid import Grid, cells, interpolate_to_points
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint, station_pressure_ratio
 from dacycle.obs_ingest.errors.model import period_variance
 from dacycle.obs_ingest.errors.table import ErrorTable
-from dacycle.obs_ingest.operators.columns import specific_humidity, station_pressure_ratio
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, USES, VARIABLES, ObservationError
 
 __all__ = ["ERROR_FLOOR", "GriddedObservations", "grid_observations"]
@@ -25,8 +25,7 @@ __all__ = ["ERROR_FLOOR", "GriddedObservations", "grid_observations"]
 ERROR_FLOOR = 0.01
 """Least error of a superob on a channel, as a fraction of the channel's standard deviation."""
 
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
-_MIDDLES = (_LOG_LEVELS[1:] + _LOG_LEVELS[:-1]) / 2
+_MIDDLES = (LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +159,8 @@ def _plane(name: str, rows: _Rows, background: NDArray, grid: Grid) -> tuple[NDA
     sea_level = interpolate_to_points(background[index("msl")], grid, latitude, longitude)
     pressure = sea_level * station_pressure_ratio(rows.elevation[on])
     dewpoint = rows.value[on]
-    slope = specific_humidity(dewpoint + 0.5, pressure) - specific_humidity(dewpoint - 0.5, pressure)
-    return on, specific_humidity(dewpoint, pressure), slope
+    slope = humidity_from_dewpoint(dewpoint + 0.5, pressure) - humidity_from_dewpoint(dewpoint - 0.5, pressure)
+    return on, humidity_from_dewpoint(dewpoint, pressure), slope
 
 
 def _average(

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the folder of real samples, and a tiny world with its forecast model."""
+"""Fixtures for all tests: genuine samples, and a tiny world with its forecast model."""
 
 import os
 from dataclasses import dataclass
@@ -36,13 +36,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real sample files; a test that needs them is skipped where they are not."""
+    """Return the folder of genuine samples, cut to a size for the repository; its MANIFEST.md describes them."""
+    return Path(__file__).parent / "samples"
+
+
+@pytest.fixture(scope="session")
+def full_samples() -> Path:
+    """Return the folder of the whole files that the samples are cut from; a test that needs one skips without them."""
     place = os.environ.get("DACYCLE_SAMPLES")
     folder = Path(place) if place else Path(__file__).resolve().parents[2] / "shared/data"
     if place and not folder.is_dir():
         raise FileNotFoundError(f"DACYCLE_SAMPLES is {place}, which is no folder")
     if not folder.is_dir():
-        pytest.skip("the real sample files are not on this machine (set DACYCLE_SAMPLES to their folder)")
+        pytest.skip("needs a whole sample file, too large or not licensed for the repository (DACYCLE_SAMPLES=FOLDER)")
     return folder
 
 

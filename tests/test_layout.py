@@ -17,6 +17,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMPONENTS = ("cycler", "assimilators", "obs_ingest", "forecast_adapter")  # each may import those after it
+ROOMS = {
+    "cycler": (
+        "cli", "cli.cycles", "cli.files", "cli.models", "cli.options", "benchmark", "timing", "operations", "report",
+        "single", "cycle", "verification", "archive", "experiment",
+    ),
+    "assimilators": (
+        "export", "training", "judging", "sampling", "networks", "networks.blocks", "", "classical", "trained", "step",
+        "incremental", "balance", "base", "exceptions",
+    ),
+    "obs_ingest": (
+        "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators", "errors",
+        "station_network", "window", "table",
+    ),
+    "forecast_adapter": (
+        "worlds", "models", "states", "scores", "state", "statistics", "grid", "channels", "remote", "physics",
+    ),
+}  # fmt: skip
+"""The rooms of each component, and the modules at its top; each may import those after it."""
+MOST_MODULES = 14
 DATA = {".csv", ".html", ".json", ".md", ".nc", ".npz", ".onnx", ".yaml"}
 
 
@@ -30,7 +49,12 @@ def modules(*folders: str) -> list[Path]:
 
 def imports(path: Path) -> Iterator[str]:
     """Dotted names of everything a file imports, at any depth; relative ones are resolved."""
-    package = ("dacycle", *path.relative_to(ROOT).parent.parts)
+    yield from imports_of(path, ".".join(("dacycle", *path.relative_to(ROOT).parent.parts)))
+
+
+def imports_of(path: Path, parent: str) -> Iterator[str]:
+    """The same of a file in the package `parent`."""
+    package = parent.split(".")
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -80,6 +104,76 @@ def test_imports_go_downwards_only(component: str) -> None:
         if other not in allowed and re.match(rf"dacycle\.{other}(\.|$)", name)
     ]
     assert not upwards
+
+
+def room(path: Path) -> str:
+    """The room of a module within its component: its folder, or the module itself where it stands at the top."""
+    _, *folders, _ = path.relative_to(ROOT).parts
+    return ".".join(folders) or ("" if path.stem == "__init__" else path.stem)
+
+
+def module_of(name: str) -> Path | None:
+    """The file that a dotted name is defined in; None outside the components."""
+    parts = name.split(".")[1:]
+    while parts and name.startswith("dacycle.") and parts[0] in COMPONENTS:
+        for path in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__init__.py")):
+            if path.is_file():
+                return path
+        parts.pop()
+    return None
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """The files that a module imports, by the longest name that is one."""
+    names = set(imports(path))
+    longest = {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+    return {target for name in longest if (target := module_of(name)) is not None and target != path}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_rooms_import_only_the_rooms_below_them(component: str) -> None:
+    """An order in which every import goes down has no circle; readers of real files stand below the simulation."""
+    order = ROOMS[component]
+    upwards = [
+        f"{path.relative_to(ROOT)} imports {target.relative_to(ROOT)}"
+        for path in modules(component)
+        for target in imported_modules(path)
+        if target.relative_to(ROOT).parts[0] == component and order.index(room(target)) < order.index(room(path))
+    ]
+    assert not upwards
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {path: imported_modules(path) for path in modules(*COMPONENTS)}
+    while graph:
+        leaves = {path for path, targets in graph.items() if not targets & graph.keys()}
+        assert leaves, f"circle among {sorted(str(path.relative_to(ROOT)) for path in graph)}"
+        graph = {path: targets for path, targets in graph.items() if path not in leaves}
+
+
+def test_the_common_ground_imports_no_component() -> None:
+    upwards = [
+        f"{path.name} imports {name}" for path in sources(ROOT / "src/dacycle/common") if path.suffix == ".py"
+        for name in imports_of(path, "dacycle.common") if module_of(name)
+    ]  # fmt: skip
+    assert not upwards
+
+
+def test_every_room_can_be_taken_in_at_a_glance() -> None:
+    folders = {path.parent for path in modules(*COMPONENTS, "tests")}
+    full = {str(f.relative_to(ROOT)): n for f in folders if (n := len(list(f.glob("*.py")))) > MOST_MODULES + 1}
+    assert not full, "more modules than one takes in; cut the room in two"
+
+
+def test_every_room_says_what_is_in_it_who_calls_it_and_where_the_next_one_goes() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for component in COMPONENTS
+        for path in sources(ROOT / component)
+        if path.name == "__init__.py" and path.parent.parent != ROOT and path.parent.name not in ("data", "graphs")
+        and "\n\n" not in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]  # fmt: skip
+    assert not silent
 
 
 def test_no_component_is_imported_by_its_bare_name() -> None:

@@ -1,7 +1,8 @@
 """Doubles for tests: a tiny world and a forecast model with the true contract, both made up but physically plausible.
 
 The truth is a profile per channel plus smooth anomalies that move one grid column eastward every six hours, damped by
-`DAMPING` and refreshed by noise. The model knows the movement and the damping, not the noise.
+`DAMPING` and refreshed by noise. The model knows the movement and the damping, not the noise, and takes the share
+`MEMORY` of what it moves from the older frame. The climatology changes with the season; it is the profile on 1 January.
 """
 
 from dataclasses import dataclass
@@ -26,13 +27,14 @@ from dacycle.forecast_adapter.worlds.reference import write_times
 GRID = get_grid("5.625deg")
 START = np.datetime64("2024-01-01T00", "h")
 DAMPING = 0.97
-HEIGHTS = dict(
-    zip(
-        (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000),
-        (20576, 16180, 13608, 11784, 10363, 9164, 7185, 5574, 4206, 3012, 1457, 762, 111),
-        strict=True,
-    )
-)
+MEMORY = 0.3
+
+
+def standard_height(level: float) -> float:
+    """Return the height (m) of a pressure level (hPa) in the standard atmosphere."""
+    if level > 226.32:
+        return 44330.8 * (1 - (level / 1013.25) ** 0.190263)
+    return 11000 + 6341.62 * np.log(226.32 / level)
 
 
 def profile() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -40,18 +42,25 @@ def profile() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     surface = {"u10": (2.0, 4.0), "v10": (0.0, 4.0), "t2m": (288.0, 4.0), "msl": (101325.0, 600.0)}
     pairs = []
     for channel in CHANNELS:
-        height = HEIGHTS.get(channel.level or 1000, 111)
+        height = standard_height(channel.level or 1000)
         humidity = 0.009 * np.exp(-height / 2500.0) + 3e-6
         upper = {
-            "z": (9.80665 * height, 250.0),
+            "z": (9.80665 * height, 150.0 + 0.02 * height),
             "q": (humidity, 0.12 * humidity),
-            "u": (12.0, 5.0),
-            "v": (0.0, 5.0),
-            "t": (max(288.15 - 0.0065 * height, 216.65), 2.5),
+            "u": (12.0, 4.0 + 1e-4 * height),
+            "v": (0.0, 3.5 + 1e-4 * height),
+            "t": (max(288.15 - 0.0065 * height, 216.65), 3.0 - 5e-5 * height),
         }
         pairs.append(surface[channel.name] if channel.level is None else upper[channel.variable])
     mean, std = np.array(pairs, np.float32).T
     return mean, std
+
+
+def smooth(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """Return (count, H, W) random fields of mean 0 and variance about 1, smooth and periodic in longitude."""
+    noise = rng.standard_normal((count, *GRID.shape))
+    fields = gaussian_filter(noise, (0, 2, 3), mode=("nearest", "nearest", "wrap"))
+    return fields / fields.std()
 
 
 def make_world(folder: Path, days: int, seed: int = 0, name: str = "tiny") -> Path:
@@ -59,22 +68,36 @@ def make_world(folder: Path, days: int, seed: int = 0, name: str = "tiny") -> Pa
     rng = np.random.default_rng(seed)
     mean, std = profile()
     folder.mkdir(parents=True, exist_ok=True)
-    orography = 600 * np.maximum(_smooth(rng, 1)[0], 0)
+    orography = 600 * np.maximum(smooth(rng, 1)[0], 0)
     land = (orography > 0).astype(np.float32)
-    anomaly, states = _smooth(rng, len(NAMES)), []
+    anomaly, states = smooth(rng, len(NAMES)), []
     for step in range(4 * days + 1):
         array = mean[:, None, None] + std[:, None, None] * anomaly
         state = to_dataset(make_state(array.astype(np.float32), GRID, START + 6 * step))
         states.append(state.assign(surface_fields(array, anomaly, orography)))
-        fresh = np.sqrt(1 - DAMPING**2) * _smooth(rng, len(NAMES))
+        fresh = np.sqrt(1 - DAMPING**2) * smooth(rng, len(NAMES))
         anomaly = DAMPING * np.roll(anomaly, 1, axis=-1) + fresh
     write_times(xr.concat(states, "time", data_vars="minimal"), folder / "reference/2024-01-01.nc")
     write_constants(folder, name, GRID, orography, land)
     return folder
 
 
+def forecast_by_hand(previous: NDArray, current: NDArray, steps: int, scale: float = DAMPING) -> NDArray[np.float64]:
+    """Return the state (69, H, W) that the model of `make_model` reaches after so many steps, from its definition."""
+    mean = profile()[0][:, None, None].astype(np.float64)
+    older, newer = previous - mean, current - mean
+    for _ in range(steps):
+        moving = (1 - MEMORY) * newer + MEMORY * DAMPING * np.roll(older, 1, axis=-1)
+        older, newer = newer, scale * np.roll(moving, 1, axis=-1)
+    return mean + newer
+
+
 def make_model(path: Path, world: str = "tiny", scale: float = DAMPING) -> Path:
-    """Write the double of a forecast model: x(t+6h) = mean + scale (x(t) - mean), one column to the east.
+    """Write the double of a forecast model; of what it moves one column to the east, a share is the older frame's.
+
+    With anomalies a from the profile, and R the movement by a column,
+    a(t+6h) = scale R ((1 - MEMORY) a(t) + MEMORY DAMPING R a(t-6h)),
+    which is scale R a(t) where the newer frame is the older one moved and damped.
 
     The contract is the true one: (B, 138, H, W) in, both frames; (B, 138, H, W) out, of which the last 69 are not for
     use and NaN here.
@@ -83,17 +106,30 @@ def make_model(path: Path, world: str = "tiny", scale: float = DAMPING) -> Path:
     constants = {
         "first": np.array([69]), "end": np.array([138]), "channel_axis": np.array([1]),
         "last_column": np.array([-1]), "width": np.array([GRID.shape[1]]), "zero": np.array([0]),
-        "longitude_axis": np.array([3]),
-        "scale": np.array(scale, np.float32), "offset": ((1 - scale) * mean)[None, :, None, None].astype(np.float32),
-        "nan": np.array(np.nan, np.float32),
+        "longitude_axis": np.array([3]), "mean": mean[None, :, None, None].astype(np.float32),
+        "newer_share": np.array(1 - MEMORY, np.float32), "older_share": np.array(MEMORY * DAMPING, np.float32),
+        "scale": np.array(scale, np.float32), "nan": np.array(np.nan, np.float32),
     }  # fmt: skip
+
+    def moved(name: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Slice", [name, "last_column", "width", "longitude_axis"], [f"{name}_east"]),
+            helper.make_node("Slice", [name, "zero", "last_column", "longitude_axis"], [f"{name}_west"]),
+            helper.make_node("Concat", [f"{name}_east", f"{name}_west"], [f"{name}_moved"], axis=3),
+        ]
+
     nodes = [
+        helper.make_node("Slice", ["input", "zero", "first", "channel_axis"], ["previous"]),
         helper.make_node("Slice", ["input", "first", "end", "channel_axis"], ["current"]),
-        helper.make_node("Slice", ["current", "last_column", "width", "longitude_axis"], ["east"]),
-        helper.make_node("Slice", ["current", "zero", "last_column", "longitude_axis"], ["west"]),
-        helper.make_node("Concat", ["east", "west"], ["moved"], axis=3),
-        helper.make_node("Mul", ["moved", "scale"], ["damped"]),
-        helper.make_node("Add", ["damped", "offset"], ["next"]),
+        helper.make_node("Sub", ["previous", "mean"], ["older"]),
+        helper.make_node("Sub", ["current", "mean"], ["newer"]),
+        *moved("older"),
+        helper.make_node("Mul", ["older_moved", "older_share"], ["of_older"]),
+        helper.make_node("Mul", ["newer", "newer_share"], ["of_newer"]),
+        helper.make_node("Add", ["of_older", "of_newer"], ["moving"]),
+        *moved("moving"),
+        helper.make_node("Mul", ["moving_moved", "scale"], ["damped"]),
+        helper.make_node("Add", ["damped", "mean"], ["next"]),
         helper.make_node("Mul", ["next", "nan"], ["unused"]),
         helper.make_node("Concat", ["next", "unused"], ["output"], axis=1),
     ]
@@ -136,13 +172,6 @@ def register_doubles() -> None:
     register("wild", lambda world, threads: Nudge(world.name, weight=np.nan, name="wild"))
 
 
-def _smooth(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """(count, H, W) random fields of mean 0 and variance about 1, smooth and periodic in longitude."""
-    noise = rng.standard_normal((count, *GRID.shape))
-    fields = gaussian_filter(noise, (0, 2, 3), mode=("nearest", "nearest", "wrap"))
-    return fields / fields.std()
-
-
 def surface_fields(array: NDArray, anomaly: NDArray, orography: NDArray) -> dict[str, tuple]:
     """What a reference file holds beside a state (69, H, W), from it and its normalised anomaly."""
     t2m, msl = array[NAMES.index("t2m")], array[NAMES.index("msl")]
@@ -157,11 +186,18 @@ def surface_fields(array: NDArray, anomaly: NDArray, orography: NDArray) -> dict
 
 
 def write_constants(folder: Path, name: str, grid: Grid, orography: NDArray, land: NDArray) -> None:
-    """Everything of a world beside its reference; its climate is the profile everywhere."""
+    """Write everything of a world beside its reference.
+
+    Its climate is the profile on 1 January, and from there rises by 0.06 standard deviations a day at 90 degrees
+    north and falls as much at 90 degrees south.
+    """
     mean, std = profile()
     Statistics(mean, std, name, "made up").save(folder / "statistics.nc")
-    coefficients = np.zeros((5, len(NAMES), *grid.shape), np.float32)
-    coefficients[0] = mean[:, None, None]
+    amplitude = std[:, None, None] * np.sin(np.radians(grid.latitude))[:, None] * np.ones(grid.shape[1])
+    harmonics = np.array([0.5, 2.0, -0.5, 0.75])  # cos, sin, cos 2, sin 2 of the day of the year
+    coefficients = np.concatenate(
+        [np.broadcast_to(mean[:, None, None], amplitude.shape)[None], harmonics[:, None, None, None] * amplitude]
+    ).astype(np.float32)
     place = {"latitude": grid.latitude, "longitude": grid.longitude}
     climatology = {"coefficients": (("term", "channel", "latitude", "longitude"), coefficients)}
     xr.Dataset(climatology, {"channel": NAMES, **place}).to_netcdf(folder / "climatology.nc", engine="h5netcdf")

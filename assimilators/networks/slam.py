@@ -1,12 +1,12 @@
 """SLAM: score-based latent assimilation (Qu et al. 2024, arXiv 2404.06665, SLAMS there), with a background.
 
-What makes it SLAM: an autoencoder's latent space, in which errors are sampled by diffusion, all variables together.
+Defining part: errors are sampled by diffusion in the latent space of an autoencoder, all variables together.
 
-Where it departs: the original makes observations of latents by encoding the truth, which nobody has. Here a latent is
-decoded, and then observed, so that observations guide it through the decoder; what the autoencoder cannot represent is
-an error of the observations. Latents are of the background's error, given the background, as in `sda`. The decoder is
-linear in the latent, with gates that the background opens. Autoencoder and denoiser are trained at once: the latter
-learns of the former's latents as they are, and does not pull at them.
+Differences from the paper: the original makes observations of latents by encoding the truth, which is unknown. Here a
+latent is decoded and then observed, so that observations guide it through the decoder; the part that the autoencoder
+cannot represent is added to the observations' error. Latents are of the background's error, given the background, as in
+`sda`. The decoder is linear in the latent, with gates that depend on the background. Autoencoder and denoiser are
+trained at the same time; no gradient flows from the denoiser into the autoencoder.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.blocks.base import CHANNELS, Constants
+from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.networks.blocks.denoiser import Denoiser, OddBlock
 from dacycle.assimilators.networks.blocks.diffusion import DiffusionNetwork, DiffusionSize
 from dacycle.assimilators.networks.blocks.layers import Pointwise
-from dacycle.forecast_adapter.channels import PLANES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
 __all__ = ["SlamNetwork", "SlamSize"]
 
 UNIT = 0.1
-"""Weight of the demand that latents have a variance of 1, which the denoiser takes for granted."""
+"""Weight of the penalty that gives latents a variance of 1, which the denoiser assumes."""
 
 
 @dataclass(frozen=True)
 class SlamSize(DiffusionSize):
-    """How large the network is, and how it samples: see `DiffusionSize`.
+    """Hold the size of the network and of its sampler, beside those of `DiffusionSize`.
 
     Attributes:
-        latent: channels of the latents, on 2 x 2 blocks of cells, where the error has 276 numbers.
+        latent: channels of the latents on 2 x 2 blocks of cells; the error has 276 numbers in a block.
         auto: width of encoder and decoder.
     """
 
@@ -44,14 +44,14 @@ class SlamSize(DiffusionSize):
 
 
 class SlamNetwork(DiffusionNetwork):
-    """See the module's docstring."""
+    """Sample background errors by diffusion in the latent space of an autoencoder."""
 
     def __init__(
         self, grid: Grid, constants: Constants, size: SlamSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
         half = (grid.shape[0] // 2, grid.shape[1] // 2)
         super().__init__(grid, constants, size, (size.latent, *half), planes)
-        folded, auto = 4 * CHANNELS, size.auto
+        folded, auto = 4 * CHANNEL_COUNT, size.auto
         self.denoiser = Denoiser(size.latent, 1, size.context, size.width, size.coarse, size.depth, size.kernel)
         self.encoder_stem = Pointwise(1, folded, auto, bias=False)
         self.encoder_block = OddBlock(auto, size.kernel, size.context)
@@ -59,33 +59,33 @@ class SlamNetwork(DiffusionNetwork):
         self.decoder_stem = Pointwise(1, size.latent, auto, bias=False)
         self.decoder_block = OddBlock(auto, size.kernel, size.context, linear=True)
         self.decoder_head = Pointwise(1, auto, folded, bias=False)
-        self.lost = nn.Parameter(torch.zeros(CHANNELS, 1, 1))
+        self.lost = nn.Parameter(torch.zeros(CHANNEL_COUNT, 1, 1))
 
     def encode(self, error: Tensor, context: Tensor) -> Tensor:
-        """The latent (B, latent, H/2, W/2) of an error (B, 69, H, W)."""
+        """Return the latent (B, latent, H/2, W/2) of an error (B, 69, H, W)."""
         y = self.encoder_stem(functional.pixel_unshuffle(error, 2))
         return self.encoder_head(self.encoder_block(y, context))
 
     def decode(self, latent: Tensor, context: Tensor) -> Tensor:
-        """The error of a latent."""
+        """Return the error of a latent."""
         y = self.decoder_block(self.decoder_stem(latent), context)
         return functional.pixel_shuffle(self.decoder_head(y), 2)
 
     def denoise(self, x: Tensor, noise: Tensor, context: Tensor) -> Tensor:
-        """See `Denoiser`."""
+        """Return the expected latents of noisy ones; see `Denoiser`."""
         return self.denoiser(x, noise, context)
 
     def unrepresented(self) -> Tensor:
-        """See `DiffusionNetwork.unrepresented`: it is learnt with the autoencoder."""
+        """Return the standard deviation that no latent represents, learnt with the autoencoder."""
         return self.lost.exp()
 
     def prior_loss(self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """What is lost in the latent, and denoising score matching of it."""
+        """Return the loss of the autoencoder and of denoising score matching in its latent space."""
         state, error, sizes = self.error_of(state, target, generator)
         context = self.context(self.known_of(state, sizes))
         latent = self.encode(error, context)
         lost = (self.decode(latent, context) - error).square()
         likelihood = 0.5 * (lost.detach() * (-2 * self.lost).exp() + 2 * self.lost)
-        apart = (latent.square().mean((0, 2, 3)) - 1).square().mean()
+        excess = (latent.square().mean((0, 2, 3)) - 1).square().mean()
         denoising = self.denoising_loss(latent.detach(), context, generator).mean()
-        return denoising + ((lost + UNIT * likelihood) * weights).mean() + UNIT * apart
+        return denoising + ((lost + UNIT * likelihood) * weights).mean() + UNIT * excess

@@ -1,20 +1,20 @@
-"""The archive of an experiment family: what is in it, and the one way to add to it.
+"""The archive of an experiment family: its parts, and the one way to add to it.
 
     states.icechunk        groups analysis, background, cycles; a branch is an experiment
-    forecasts.icechunk     forecasts and their scores, with commits of their own
-    branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, report/
+    forecasts.icechunk     forecasts, with commits of their own
+    branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, verification/, report/
 
-The archive is the ledger: which cycle comes next is read from `cycles`, and a file beside the stores counts only if a
-committed cycle names it. A cycle's departures are on disk under their final name before its commit, so that a process
-killed anywhere leaves either a whole cycle or an unnamed file that the next run replaces.
+The archive is the ledger: the next cycle is read from `cycles`, and a file beside the stores counts only if a committed
+cycle names it. A cycle's departures have their final name on disk before its commit. A process that is killed at any
+moment therefore leaves either a whole cycle, or a file that no cycle names and that the next run replaces.
 """
 
 import hashlib
 import io
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.disk import locked, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.lock import locked
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.store import ArchiveError, Store
 from dacycle.cycler.experiment import (
     STEP,
@@ -41,20 +43,17 @@ from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import make_state, to_dataset, validate
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
 
-__all__ = ["Archive", "ArchiveError", "Branch", "Record", "Writer", "open_experiment", "write_whole"]
-
-Record = dict[str, Any]
-"""What is written of a cycle: plain JSON values, the same whenever and wherever the cycle is run."""
+__all__ = ["Archive", "ArchiveError", "Branch", "Writer", "open_experiment"]
 
 _NAMES = list(WB2_NAMES.values())
 
 
 class Archive:
-    """The folder of an experiment family.
+    """The archive of an experiment family, in a folder.
 
     Args:
-        folder: where it is.
-        create: whether it may be made; reading a folder that is none raises ArchiveError.
+        folder: the folder.
+        create: make it if need be; otherwise ArchiveError is raised where the folder is no archive.
     """
 
     def __init__(self, folder: Path | str, create: bool = False) -> None:
@@ -65,7 +64,7 @@ class Archive:
 
     @cached_property
     def forecasts(self) -> Store:
-        """The store of forecasts, made when first asked for; its groups grow along `time`, the forecasts' starts."""
+        """Return the store of forecasts, made at first use; its groups grow along `time`, the starts."""
         return self._store("forecasts.icechunk", create=not (self.folder / "forecasts.icechunk").is_dir())
 
     def _store(self, name: str, create: bool) -> Store:
@@ -76,29 +75,36 @@ class Archive:
             return Store(self.folder / name, create=True)
 
     def branches(self) -> list[str]:
-        """Names of the experiments in this archive."""
+        """Return the names of the experiments in this archive."""
         return self.states.branches()
 
     def branch(self, name: str) -> "Branch":
-        """One experiment, to read.
+        """Return one experiment, to read.
 
         Raises:
-            ArchiveError: there is none of that name (lists those there are).
+            ArchiveError: there is none of that name; the message lists the names.
         """
         if name not in self.branches():
-            known = ", ".join(self.branches()) or "none yet"
-            raise ArchiveError(f"{self.folder}: no experiment {name!r} here (there are: {known})")
+            names = ", ".join(self.branches()) or "none yet"
+            raise ArchiveError(f"{self.folder}: no experiment {name!r} here (there are: {names})")
         return Branch(self, name)
 
     @contextmanager
     def write(self, experiment: Experiment) -> Iterator["Writer"]:
-        """Become the one writer of an experiment's branch. Nothing is written before its cold start, or its fork.
+        """Become the one writer of an experiment's branch.
+
+        A new experiment has no branch before `Writer.commit_start` or `Writer.fork`.
 
         Raises:
-            ArchiveError: another process is writing it, or it was begun with other settings (lists the keys).
+            ArchiveError: another process is writing it, or it began with other settings, which the message lists.
         """
         with self.lock(experiment.name):
-            _check_or_fork(self, experiment)
+            branch = Branch(self, experiment.name)
+            _remove_leftovers(branch.folder)
+            if experiment.name in self.branches() and len(branch.times):
+                _check_unchanged(branch, experiment)
+                if branch.experiment != experiment:  # another end
+                    _freeze(branch.folder, experiment)
             yield Writer(self, experiment)
 
     @contextmanager
@@ -110,10 +116,10 @@ class Archive:
             yield
 
     def rewind(self, name: str, time: pd.Timestamp) -> None:
-        """Make `time` the newest cycle of an experiment again; later cycles, and the files of theirs, are gone.
+        """Make `time` the newest cycle of an experiment again; drop later cycles and their files.
 
         Raises:
-            ArchiveError: no such cycle, or one before the experiment's own, or another process is writing it.
+            ArchiveError: there is no such cycle, it is before the experiment's start, or another process is writing.
         """
         branch = self.branch(name)
         first = branch.experiment.start - STEP
@@ -127,7 +133,7 @@ class Archive:
 
 
 class Branch:
-    """One experiment as xarray and pandas. What it shows is what was committed when it is asked."""
+    """One experiment as xarray and pandas; each access reads what is committed by then."""
 
     def __init__(self, archive: Archive, name: str) -> None:
         self.archive = archive
@@ -136,97 +142,97 @@ class Branch:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """The experiment as frozen at its first cycle."""
+        """Return the experiment as it was frozen at its first cycle."""
         return load_experiment(self.folder / "experiment.yaml")
 
     @cached_property
     def grid(self) -> Grid:
-        """The grid of its states."""
+        """Return the grid of the states."""
         return get_grid(self.experiment.grid)
 
     @property
     def analysis(self) -> xr.Dataset:
-        """Analyses in the WeatherBench2 schema, read when used; the first two are the cold start's."""
+        """Return the analyses, lazily, in the WeatherBench2 schema; the first two are those of the cold start."""
         return self.archive.states.dataset(self.name, "analysis")
 
     @property
     def background(self) -> xr.Dataset:
-        """Backgrounds in the WeatherBench2 schema, read when used."""
+        """Return the backgrounds, lazily, in the WeatherBench2 schema."""
         return self.archive.states.dataset(self.name, "background")
 
     @property
     def times(self) -> pd.DatetimeIndex:
-        """Times of the committed analyses, the two of the cold start first."""
+        """Return the times of the committed analyses, the two of the cold start first."""
         return pd.DatetimeIndex(self.archive.states.times(self.name, "cycles").astype("datetime64[s]"))
 
     @property
     def next_time(self) -> pd.Timestamp | None:
-        """The cycle that comes next; None before the cold start."""
+        """Return the time of the next cycle; None before the cold start."""
         times = self.times
         return times[-1] + STEP if len(times) else None
 
     @property
-    def records(self) -> list[Record]:
-        """The record of every committed analysis, in order."""
+    def records(self) -> list[CycleRecord]:
+        """Return the record of every committed analysis, in order."""
         return self._records(slice(None)) if len(self.times) else []
 
-    def recent_records(self, count: int) -> list[Record]:
-        """The records of the last `count` analyses (fewer where there are fewer), in order."""
+    def recent_records(self, count: int) -> list[CycleRecord]:
+        """Return the records of the last `count` analyses, or of all where there are fewer, in order."""
         return self._records(slice(-count, None))
 
-    def _records(self, rows: slice) -> list[Record]:
+    def _records(self, rows: slice) -> list[CycleRecord]:
         texts = self.archive.states.column(self.name, "cycles", "record", rows)
-        return [json.loads(text) for text in texts]
+        return [CycleRecord.from_json(str(text)) for text in texts]
 
     @property
     def cycles(self) -> pd.DataFrame:
-        """The records as a table indexed by time; nested entries become columns such as `uses.assimilated`."""
-        table = pd.json_normalize(self.records)
+        """Return the records as a table indexed by time; nested entries become columns such as `uses.assimilated`."""
+        table = pd.json_normalize([record.as_dict() for record in self.records])
         table.index = pd.DatetimeIndex(self.times, name="time")
         return table.drop(columns="time", errors="ignore")
 
     def state(self, group: str, time: pd.Timestamp) -> xr.DataArray:
-        """A state (channel, latitude, longitude), float32, of `analysis` or `background`, exactly as stored.
+        """Return a state (channel, latitude, longitude), float32, of `analysis` or `background`, as it is stored.
 
         Raises:
-            ArchiveError: there is none, or its bytes are damaged (names array and time).
+            ArchiveError: there is none, or its bytes are damaged; the message names array and time.
         """
         arrays = self.archive.states.read(self.name, group, time, _NAMES)
-        upper = [a for a in arrays.values() if a.ndim == 3]
-        surface = [a[None] for a in arrays.values() if a.ndim == 2]
+        upper = [array for array in arrays.values() if array.ndim == 3]
+        surface = [array[None] for array in arrays.values() if array.ndim == 2]
         return make_state(np.concatenate([*surface, *upper]), self.grid, np.datetime64(time, "h"))
 
     def departures(self, times: Sequence[pd.Timestamp] | None = None) -> pd.DataFrame:
-        """Observations with their departures, of all committed cycles or of those given; a `cycle` column says which.
+        """Return the departures of all committed cycles, or of some; a column `cycle` names the cycle.
 
         Raises:
-            ArchiveError: a cycle that is not committed, or a file that is not the one that was committed.
+            ArchiveError: a cycle is not committed, or a file is not the one that was committed.
         """
         tables = [table for _, table in self.each_departures(times)]
-        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases that its past did not
+        if any(BIAS_COLUMN in table for table in tables):  # a fork may remove biases although its past did not
             tables = [table if BIAS_COLUMN in table else table.assign(**{BIAS_COLUMN: 0.0}) for table in tables]
         return concatenate(tables)
 
     def each_departures(
         self, times: Sequence[pd.Timestamp] | None = None
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
-        """The same cycle by cycle, in memory one at a time: time and table; raises as `departures`."""
-        digests = {r["time"]: r["departures"] for r in self.records if "departures" in r}
-        wanted = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
-        absent = [name for name in wanted if name not in digests]
+        """Yield time and departures of each cycle, one at a time in memory. Arguments and errors as `departures`."""
+        digests = {record.id: record.departures for record in self.records if record.departures is not None}
+        names = list(digests) if times is None else [cycle_id(pd.Timestamp(time)) for time in times]
+        absent = [name for name in names if name not in digests]
         if absent:
             raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {', '.join(absent)}")
-        for name in wanted:
+        for name in names:
             yield pd.Timestamp(name), self._departures_of(name, digests[name])
 
     def departures_between(
         self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
-        """The same of the committed cycles from `first` to `last`; no other record is read."""
+        """Yield time and departures of each committed cycle from `first` to `last`; read no other record."""
         times = self.times
         for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
-            if "departures" in record:
-                yield pd.Timestamp(record["time"]), self._departures_of(record["time"], record["departures"])
+            if record.departures is not None:
+                yield record.time, self._departures_of(record.id, record.departures)
 
     def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
         path = self.folder / "departures" / f"{name}.parquet"
@@ -241,10 +247,10 @@ class Branch:
         return table
 
     def commit_of(self, time: pd.Timestamp) -> str:
-        """The snapshot in which a cycle was published.
+        """Return the id of the snapshot in which a cycle was published.
 
         Raises:
-            ArchiveError: no such cycle.
+            ArchiveError: there is no such cycle.
         """
         for commit in self.archive.states.commits(self.name):
             if commit.metadata.get("time") == cycle_id(time):
@@ -252,22 +258,21 @@ class Branch:
         raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
 
     def damaged(self) -> list[str]:
-        """Read everything that is committed; one complaint per damaged array or file."""
-        complaints = []
+        """Read everything that is committed; return a sentence for each damaged array or file."""
+        damage = []
         for record in self.records:
-            time = pd.Timestamp(record["time"])
-            for read in self._readers(record, time):
+            for read in self._readers(record):
                 try:
                     read()
                 except ArchiveError as error:
-                    complaints.append(str(error))
-        return complaints
+                    damage.append(str(error))
+        return damage
 
-    def _readers(self, record: Record, time: pd.Timestamp) -> Iterator[Any]:
-        yield lambda: self.state("analysis", time)
-        if record["status"] != "cold_start":
-            yield lambda: self.state("background", time)
-            yield lambda: self.departures([time])
+    def _readers(self, record: CycleRecord) -> Iterator[Callable[[], object]]:
+        yield lambda: self.state("analysis", record.time)
+        if record.status != "cold_start":
+            yield lambda: self.state("background", record.time)
+            yield lambda: self.departures([record.time])
 
 
 class Writer(Branch):
@@ -280,13 +285,20 @@ class Writer(Branch):
 
     @property
     def next_time(self) -> pd.Timestamp | None:
-        """As in the archive; while the lock is held only this writer moves it on."""
+        """Return the time of the next cycle; while the lock is held, only this writer changes it."""
         return self._next
 
-    def commit_start(self, frames: NDArray, times: Sequence[pd.Timestamp], record: Record) -> None:
-        """Publish the two frames (2, 69, H, W) that precede the first cycle."""
+    def commit_start(self, frames: NDArray, digests: Mapping[str, str], remark: str | None = None) -> None:
+        """Publish the two frames (2, 69, H, W) that precede the first cycle.
+
+        Args:
+            frames: the analyses at 12 and 6 h before the first cycle.
+            digests: SHA-256 of what the run is made with.
+            remark: `frame` of the records.
+        """
+        times = [self.experiment.start - 2 * STEP, self.experiment.start - STEP]
         states = [self._checked(frame, time, "cold start") for frame, time in zip(frames, times, strict=True)]
-        records = [{"time": cycle_id(time), "status": "cold_start", **record} for time in times]
+        records = [CycleRecord(time, "cold_start", digests, remark) for time in times]
         _freeze(self.folder, self.experiment)
         if self.name not in self.archive.branches():
             self.archive.states.create_branch(self.name)
@@ -294,37 +306,71 @@ class Writer(Branch):
             self.name,
             {
                 "analysis": xr.concat(states, "time", data_vars="minimal"),
-                "cycles": _record_dataset(times, records),
+                "cycles": _record_dataset(records),
             },
             f"cold start to {cycle_id(times[-1])}",
             {"time": cycle_id(times[-1])},
         )
         self._next = times[-1] + STEP
 
+    def fork(self) -> None:
+        """Publish the past of the experiment that `cold_start.from` names, up to its cycle, as this branch's own.
+
+        The branch gets its own links to the departures and scores of that past.
+
+        Raises:
+            ArchiveError: there is no such experiment or cycle, or it is on another world or grid.
+        """
+        origin = self.experiment.cold_start.from_
+        assert origin is not None, "only an experiment that names a donor is forked"
+        name, time = parse_donor(origin)
+        donor = self.archive.branch(name)
+        old, new = donor.experiment, self.experiment
+        if (old.world, old.grid) != (new.world, new.grid):
+            raise ArchiveError(
+                f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
+                f"which is on world {old.world}, {old.grid}"
+            )
+        snapshot = donor.commit_of(time)
+        _freeze(self.folder, new)
+        for kind in ("departures", "drift"):
+            (self.folder / kind).mkdir(exist_ok=True)
+            for path in sorted((donor.folder / kind).glob("[!.]*.parquet")):
+                link = self.folder / kind / path.name
+                link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
+                if path.stem <= cycle_id(time):
+                    os.link(path, link)
+        self.archive.states.create_branch(self.name, snapshot)
+        self._next = time + STEP
+
     def commit_cycle(
         self,
-        time: pd.Timestamp,
         background: NDArray,
         analysis: NDArray,
         departures: pd.DataFrame,
-        record: Record,
+        record: CycleRecord,
         notes: Mapping[str, Any],
-    ) -> Record:
-        """Publish one cycle: background and analysis (69, H, W), departures, record; return the record as written.
+    ) -> CycleRecord:
+        """Publish one cycle and return its record as written, with the digest of the departures.
 
-        `notes` go with the commit but are no part of the record: wall times, for instance.
+        Args:
+            background, analysis: (69, H, W).
+            departures: the cycle's observations.
+            record: of the cycle.
+            notes: kept with the commit but not in the record, such as wall times.
 
         Raises:
-            ArchiveError: the branch does not stand right before `time`.
+            ArchiveError: the cycle is not the one that comes next in the branch.
         """
+        time = record.time
         if self.next_time != time:
             raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
         content = _parquet(departures)
-        record = {"time": cycle_id(time), **record, "departures": hashlib.sha256(content).hexdigest()}
+        record = replace(record, departures=hashlib.sha256(content).hexdigest())
         groups = {
             "background": self._checked(background, time, "background"),
             "analysis": self._checked(analysis, time, "analysis"),
-            "cycles": _record_dataset([time], [record]),
+            "cycles": _record_dataset([record]),
         }
         write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
         self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", {"time": cycle_id(time), **notes})
@@ -345,52 +391,31 @@ def open_experiment(archive: Path | str, branch: str) -> Branch:
     return Archive(archive).branch(branch)
 
 
-def _check_or_fork(archive: Archive, experiment: Experiment) -> None:
-    """Check an experiment against the frozen one; begin it if it goes on from another one."""
-    branch = Branch(archive, experiment.name)
-    if experiment.name in archive.branches() and len(branch.times):
-        changed = differences(branch.experiment, experiment)
-        if changed:
-            lines = [f"  {key}: {old!r} at its first cycle, now {new!r}" for key, (old, new) in changed.items()]
-            raise ArchiveError(
-                f"{archive.folder}: experiment {experiment.name} has changed since its first cycle:\n"
-                + "\n".join(lines)
-                + "\ngive the new one a name of its own, or fork it with `dacycle fork`"
-            )
-        if branch.experiment != experiment:  # another end
-            _freeze(branch.folder, experiment)
-    elif experiment.cold_start.from_ is not None:
-        donor, time = parse_donor(experiment.cold_start.from_)
-        _fork(archive.branch(donor), time, Writer(archive, experiment))
+def _check_unchanged(branch: Branch, experiment: Experiment) -> None:
+    """Raise ArchiveError where an experiment differs from the one that its branch began with."""
+    changed = differences(branch.experiment, experiment)
+    if changed:
+        lines = [f"  {key}: {old!r} at its first cycle, now {new!r}" for key, (old, new) in changed.items()]
+        raise ArchiveError(
+            f"{branch.archive.folder}: experiment {experiment.name} has changed since its first cycle:\n"
+            + "\n".join(lines)
+            + "\ngive the new one a name of its own, or fork it with `dacycle fork`"
+        )
 
 
 def _freeze(folder: Path, experiment: Experiment) -> None:
     write_whole(folder / "experiment.yaml", write_experiment(experiment.as_dict()).encode())
 
 
-def _fork(donor: Branch, time: pd.Timestamp, branch: "Writer") -> None:
-    """Begin `branch` at a cycle of `donor`; it gets its own links to the files of the past they share."""
-    old, new = donor.experiment, branch.experiment
-    if (old.world, old.grid) != (new.world, new.grid):
-        raise ArchiveError(
-            f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
-            f"which is on world {old.world}, {old.grid}"
-        )
-    snapshot = donor.commit_of(time)
-    _freeze(branch.folder, new)
-    for kind in ("departures", "drift"):
-        (branch.folder / kind).mkdir(exist_ok=True)
-        for path in sorted((donor.folder / kind).glob("*.parquet")):
-            link = branch.folder / kind / path.name
-            link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
-            if path.stem <= cycle_id(time):
-                os.link(path, link)
-    branch.archive.states.create_branch(branch.name, snapshot)
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers of a branch left under temporary names; the branch's lock is held."""
+    for path in (*folder.glob(".*.part*"), *(folder / "departures").glob(".*.part*")):
+        path.unlink()
 
 
-def _record_dataset(times: Sequence[pd.Timestamp], records: Sequence[Record]) -> xr.Dataset:
-    texts = np.array([json.dumps(record, sort_keys=True) for record in records], dtype=object)
-    return xr.Dataset({"record": ("time", texts)}, coords={"time": pd.DatetimeIndex(times)})
+def _record_dataset(records: Sequence[CycleRecord]) -> xr.Dataset:
+    texts = np.array([record.to_json() for record in records], dtype=object)
+    return xr.Dataset({"record": ("time", texts)}, coords={"time": pd.DatetimeIndex([r.time for r in records])})
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

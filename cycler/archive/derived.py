@@ -1,7 +1,11 @@
-"""Tables derived from the archive, kept beside it: what was computed of a cycle once is not computed again.
+"""Tables derived from the archive, kept beside it, so that nothing is computed twice of the same cycle.
 
-Each file holds, in its metadata, the cycles that went into it and a key of each; whoever reads it computes what a
-changed key concerns. A file can be deleted at any time.
+Each file holds, in its metadata, the cycles that went into it and a key for each; whoever reads it computes again what
+a changed key concerns. A file can be deleted at any time.
+
+Several processes may read and write the same tables at once, such as `dacycle serve` and `dacycle report`. Each file
+is seen whole, and a lock lets one process at a time write the files of a folder. A reader that meets files of two
+writers sees that their keys differ, and computes everything again.
 """
 
 import io
@@ -13,16 +17,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dacycle.cycler.archive.disk import write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.lock import locked
 
 __all__ = ["read_tables", "write_tables"]
 
 _KEYS = b"dacycle.cycles.2"
-"""Where the keys stand; another number makes tables of an older layout be computed anew."""
+"""Where the keys are kept; with another number, tables of an older layout are computed again."""
 
 
 def read_tables(folder: Path, names: Sequence[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The tables of earlier calls and the key of each cycle in them; empty where the files do not agree."""
+    """Return the stored tables and the key of each cycle in them; both are empty where the files do not agree."""
     tables, keys = {}, []
     for name in names:
         path = folder / f"{name}.parquet"
@@ -37,10 +42,12 @@ def read_tables(folder: Path, names: Sequence[str]) -> tuple[dict[str, pd.DataFr
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], keys: Mapping[str, str]) -> None:
-    """Keep the tables, and by the name of each cycle the key of what was computed from it."""
-    for name, frame in tables.items():
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEYS: json.dumps(keys).encode()})
-        content = io.BytesIO()
-        pq.write_table(table, content, compression="zstd")
-        write_whole(folder / f"{name}.parquet", content.getvalue())
+    """Keep the tables, and for each cycle the key of what was computed from it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock", f"the tables in {folder}", wait=True):
+        for name, frame in tables.items():
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEYS: json.dumps(keys).encode()})
+            content = io.BytesIO()
+            pq.write_table(table, content, compression="zstd")
+            write_whole(folder / f"{name}.parquet", content.getvalue())

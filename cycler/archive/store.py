@@ -1,7 +1,7 @@
 """A store: an Icechunk repository of groups that grow along time, one transaction at a time.
 
-A branch is a timeline of commits; a commit is seen whole or not at all. Every array has a checksum, because a byte
-flipped on disk would otherwise be read back silently, and each chunk holds one time, so that a state is read alone.
+A branch is a line of commits, each of which is seen whole or not at all. Every array has a checksum, because a byte
+that flips on disk would otherwise be read without an error. Each chunk holds one time, so that one state is read alone.
 """
 
 import asyncio
@@ -19,22 +19,24 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import StorePath
 
+from dacycle.common.errors import DacycleError
+
 __all__ = ["ArchiveError", "Store"]
 
-# Icechunk warns that local folders are not safe for concurrent commits to one branch: the branch lock forbids them.
+# Icechunk warns of concurrent commits to one branch in local folders; the lock of the branch excludes them.
 icechunk.set_logs_filter("error")
 
 TIME_UNITS = "hours since 1970-01-01"
-# Fields have one time per chunk. Series and records share chunks, else listing a year would read a file per cycle.
+# Fields have one time per chunk. Series and records share chunks; otherwise a year's list would read a file per cycle.
 _NUMBERS_PER_CHUNK = 512
 _TEXTS_PER_CHUNK = 64
-# Unsplit, the manifest of a year is rewritten whole by every commit.
+# Without splitting, every commit writes the whole manifest of a year again.
 _TIMES_PER_MANIFEST = 120
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 
 
-class ArchiveError(RuntimeError):
-    """The archive refuses what was asked, or is damaged; the message says where and what to do."""
+class ArchiveError(DacycleError, RuntimeError):
+    """A request does not fit the archive, or the archive is damaged; the message says where and what to do."""
 
 
 def _configuration() -> icechunk.RepositoryConfig:
@@ -46,16 +48,16 @@ def _configuration() -> icechunk.RepositoryConfig:
 
 
 def hours(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    """Times as int64 hours since 1970-01-01."""
+    """Return times as int64 hours since 1970-01-01."""
     return np.asarray(times).astype("datetime64[h]").astype(np.int64)
 
 
 class Store:
-    """One Icechunk repository in a folder, held open.
+    """One Icechunk repository in a folder, kept open.
 
     Args:
-        folder: where it is.
-        create: make it, or finish making it, if need be; only one process at a time may.
+        folder: the folder.
+        create: make it, or finish making it, if need be; only one process at a time may do so.
     """
 
     def __init__(self, folder: Path, create: bool = False) -> None:
@@ -71,15 +73,15 @@ class Store:
             trunk.commit("the empty trunk, from which branches begin")
 
     def branches(self) -> list[str]:
-        """Names of the branches, sorted (the empty trunk `main` is not one)."""
+        """Return the sorted names of the branches, without the empty trunk `main`."""
         return sorted(set(self._repository.list_branches()) - {"main"})
 
     def create_branch(self, branch: str, snapshot: str | None = None) -> None:
-        """Begin a branch at a snapshot of another one, or empty."""
+        """Begin a branch at a snapshot of another one; without a snapshot it is empty."""
         self._repository.create_branch(branch, snapshot or self._repository.lookup_branch("main"))
 
     def commits(self, branch: str) -> Iterator[icechunk.SnapshotInfo]:
-        """The commits of a branch, newest first, with message, metadata and the time they were written."""
+        """Yield the commits of a branch, newest first, with message, metadata and time of writing."""
         return iter(self._repository.ancestry(branch=branch))
 
     def reset(self, branch: str, snapshot: str) -> None:
@@ -87,22 +89,22 @@ class Store:
         self._repository.reset_branch(branch, snapshot)
 
     def times(self, branch: str, group: str) -> NDArray[np.datetime64]:
-        """(n,) datetime64[h] of a group, in order; empty where it has nothing yet."""
+        """Return the times of a group, (n,) datetime64[h], in order; empty where it has none yet."""
         store = self._store(branch)
         if group not in zarr.open_group(store, mode="r"):
             return np.array([], "datetime64[h]")
         return self._read(store, [f"{group}/time"], slice(None))[0].astype("datetime64[h]")
 
     def dataset(self, branch: str, group: str) -> xr.Dataset:
-        """A group as a lazy dataset."""
+        """Return a group as a lazy dataset."""
         store = self._repository.readonly_session(branch).store
         return xr.open_zarr(store, group=group, consolidated=False, chunks=None)
 
     def read(self, branch: str, group: str, time: pd.Timestamp, names: list[str]) -> dict[str, NDArray]:
-        """Arrays of one time, without the time axis.
+        """Return the arrays of one time, without the time axis.
 
         Raises:
-            ArchiveError: no such time, or an array whose checksum fails (names array and time).
+            ArchiveError: there is no such time, or the checksum of an array fails; the message names array and time.
         """
         when = np.flatnonzero(self.times(branch, group) == np.datetime64(time, "h"))
         if when.size != 1:
@@ -112,15 +114,15 @@ class Store:
         return dict(zip(names, values, strict=True))
 
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:
-        """An array of a group along time, or some rows of it."""
+        """Return an array of a group along time, or some rows of it."""
         return self._read(self._store(branch), [f"{group}/{name}"], rows)[0]
 
     def _store(self, branch: str) -> icechunk.IcechunkStore:
         try:
             return self._repository.readonly_session(branch).store
         except icechunk.IcechunkError as error:
-            known = ", ".join(self.branches()) or "none"
-            raise ArchiveError(f"{self.folder}: cannot read branch {branch!r} (there are: {known}): {error}") from error
+            names = ", ".join(self.branches()) or "none"
+            raise ArchiveError(f"{self.folder}: cannot read branch {branch!r} (there are: {names}): {error}") from error
 
     def _read(self, store: icechunk.IcechunkStore, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
         values = _together(_fetch(store, path, at) for path in paths)
@@ -144,7 +146,7 @@ class Store:
         Each dataset has a `time` coordinate; variables without that dimension are written when the group is made.
 
         Raises:
-            ArchiveError: a time that is not later than all of the group's, or a shape that differs from the group's.
+            ArchiveError: a time is not later than all of the group's, or a shape differs from the group's.
         """
         session = self._repository.writable_session(branch)
         root = zarr.open_group(session.store, mode="a")
@@ -166,7 +168,7 @@ async def _fetch(store: icechunk.IcechunkStore, path: str, at: int | slice) -> A
 
 
 async def _extend(store: icechunk.IcechunkStore, group: str, dataset: xr.Dataset) -> None:
-    """Append a dataset to a group, all arrays side by side, if its times come after those there."""
+    """Append a dataset to a group, all arrays concurrently; its times must come after those of the group."""
     new, old = hours(dataset.time.values), np.asarray(await _fetch(store, f"{group}/time", slice(None)))
     joined = np.concatenate([old[-1:], new])
     if np.any(np.diff(joined) <= 0):
@@ -186,10 +188,10 @@ async def _grow(store: icechunk.IcechunkStore, path: str, length: int, values: N
 
 
 def _together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Results, or exceptions, of zarr's calls made side by side.
+    """Make calls of zarr concurrently, and return their results or exceptions.
 
-    One by one each call would wait for zarr's own thread to be scheduled: dozens of waits a cycle, which are long on a
-    busy machine. A thread of its own, because the caller's may already run an event loop, as in a notebook.
+    Made one by one, each call would wait until zarr's own thread is scheduled: dozens of waits a cycle, which are long
+    on a busy machine. They run in a new thread, because the caller's may already run an event loop, as in a notebook.
     """
 
     async def gather() -> list[Any]:
@@ -200,7 +202,7 @@ def _together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 
 def _create(root: zarr.Group, name: str, dataset: xr.Dataset) -> zarr.Group:
-    """A group shaped like the dataset, with no times yet."""
+    """Create and return a group shaped like the dataset, without times."""
     group = root.create_group(name, attributes={str(key): value for key, value in dataset.attrs.items()})
     for key, variable in dataset.variables.items():
         growing, text = "time" in variable.dims, variable.dtype.kind in "OTU"
@@ -226,7 +228,7 @@ def _create(root: zarr.Group, name: str, dataset: xr.Dataset) -> zarr.Group:
 
 
 def _chunks(shape: tuple[int, ...], text: bool) -> tuple[int, ...]:
-    """Chunks of an array that grows along its first axis."""
+    """Return the chunks of an array that grows along its first axis."""
     if len(shape) > 1:
         return (1, *shape[1:])
     return (_TEXTS_PER_CHUNK if text else _NUMBERS_PER_CHUNK,)

@@ -1,8 +1,7 @@
-"""What a benchmark found, for readers: Markdown, CSV and pictures in one folder."""
+"""Write the results of a benchmark as Markdown, CSV and pictures in one folder."""
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dacycle.assimilators.judging.benchmark import OVERALL
-from dacycle.cycler.archive.disk import write_whole
-from dacycle.cycler.benchmark.run import Benchmark
+from dacycle.common.files import write_whole
+from dacycle.cycler.benchmark.run import Benchmark, CycledResults
 from dacycle.cycler.report import style
-from dacycle.cycler.report.tables import number
+from dacycle.cycler.report.tables import number, with_interval
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.scores import mean_interval
 
@@ -22,10 +21,10 @@ __all__ = ["write_report"]
 
 COLOURS = ("#1f6fb2", "#d9772b", "#2b8a6b", "#a9719f", "#9a8c4a", "#4c4f57", "#b8473f", "#5c8f97")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-"""One colour a method, in the order of the benchmark's file; dashed where there are more methods than colours."""
-TABLED = (0, 24, 72, 120, 168, 240)
-"""Leads, hours, of the table of forecasts; drift.csv has all."""
-OVERALLS = {
+"""Methods take the colours in the order of the benchmark's file, then the colours again with the next dash."""
+TABLED_LEADS = (0, 24, 72, 120, 168, 240)
+"""Leads (hours) in the table of forecasts; drift.csv has all."""
+OVERALL_SCORES = {
     "mse": "MSE",
     "mae": "MAE",
     "weighted_mse": "weighted MSE",
@@ -39,79 +38,84 @@ OVERALLS = {
 def write_report(
     benchmark: Benchmark,
     single: pd.DataFrame,
-    cycled: pd.DataFrame,
-    drifts: pd.DataFrame,
+    cycled: CycledResults | None,
     made_by: Sequence[str],
     folder: Path,
 ) -> Path:
-    """Write README.md, single.csv, gains.csv, cycled.csv, drift.csv and the pictures; returns the page.
+    """Write README.md, single.csv, gains.csv, cycled.csv, drift.csv and the pictures; return the path of README.md.
 
     Args:
-        single: of `benchmark.run_single_analyses`.
-        cycled, drifts: of `benchmark.cycled_results`; empty where nothing was cycled.
-        made_by: lines that say by what command, and on what machine.
+        benchmark: what was compared.
+        single: of `run.run_single_analyses`.
+        cycled: of `run.cycled_results`; None where nothing was cycled.
+        made_by: lines that give the command and the machine.
+        folder: where the files go.
     """
     folder.mkdir(parents=True, exist_ok=True)
     means = summary(single)
-    first = summary(single[single["seed"] == benchmark.seeds[0]])  # the one that all settings have
-    _csv(means, folder / "single.csv")
-    parts = [
+    first_seed = summary(single[single["seed"] == benchmark.seeds[0]])  # every setting is run with this seed
+    protocol = benchmark.settings[0]
+    _write_csv(means, folder / "single.csv")
+    sections = [
         "# Benchmark",
         *made_by,
-        f"World `{benchmark.world}`, model `{benchmark.model}`, backgrounds of {_and(benchmark.leads)} h of the year "
-        f"{benchmark.year}, {benchmark.starts} of each lead. The protocol is DAMBench's (arXiv 2511.01468): of every "
-        f"channel {100 * benchmark.settings[0].density:g} % of the points, with noise of "
-        f"{benchmark.settings[0].noise:g} standard deviations, precipitation at stations, and OLR. Seeds: "
-        f"{_and(benchmark.seeds)} for the protocol, {benchmark.seeds[0]} for everything else. Behind ± stands the "
-        "standard deviation over seeds.",
+        f"World `{benchmark.world}`, model `{benchmark.model}`. The backgrounds are forecasts of "
+        f"{_listed(benchmark.leads)} h in the year {benchmark.year}, {benchmark.starts} of each lead. The protocol is "
+        f"DAMBench's (arXiv 2511.01468): {100 * protocol.density:g} % of the points of every channel are observed, "
+        f"with noise of {protocol.noise:g} standard deviations, and beside them precipitation at stations, and OLR. "
+        f"The protocol is run with the seeds {_listed(benchmark.seeds)}, everything else with seed "
+        f"{benchmark.seeds[0]}. The number after ± is the standard deviation over seeds.",
         "## Single analyses",
-        "Over all channels in the world's standard deviations. MSE and MAE are the published, unweighted ones, SpecDiv "
-        "is the last tenth of a radial spectrum (published), zonal divergence is of the whole zonal spectrum; both are "
-        "means over the headline channels. Spread is over error, both as root mean squares; ms is the fastest "
-        "analysis, MB what a process that makes one needs beyond one that makes none.",
-        *(part for lead in benchmark.leads for part in (f"### {lead} h", _protocol(benchmark, means, lead))),
+        "The scores are over all channels, in the world's standard deviations. MSE and MAE are the published ones, "
+        "without weights. SpecDiv is the published divergence: of the last tenth of a radial spectrum. Zonal "
+        "divergence is of the whole zonal spectrum. Both divergences are means over the headline channels. Spread is "
+        "the ratio of spread to error, both root mean squares. ms is the time of the fastest analysis. MB is the "
+        "memory that a process needs for one analysis, beyond what it holds without one.",
+        *(section for lead in benchmark.leads for section in (f"### {lead} h", _protocol(benchmark, means, lead))),
         "### Root mean squared errors",
-        *(part for lead in benchmark.leads for part in (f"{lead} h:", _headline(benchmark, means, lead))),
+        *(section for lead in benchmark.leads for section in (f"{lead} h:", _headline(benchmark, means, lead))),
         "## What is observed",
-        "MSE of the analysis over that of the background (weighted), all leads together, of the first seed. Above 1 "
+        "The ratio of the analysis's weighted MSE to the background's, over all leads, with the first seed. Above 1 "
         "the analysis is worse than its background.",
-        _settings(benchmark, first),
+        _settings(benchmark, first_seed),
         "![by density](density.svg)",
     ]
     gained = gains(benchmark, single)
     if len(gained):
-        _csv(gained, folder / "gains.csv")
-        parts += [
+        _write_csv(gained, folder / "gains.csv")
+        sections += [
             "### What the denied types bring",
-            "Change of the weighted MSE by observing them: negative where the analysis gets better. With 95 % "
-            f"intervals, paired over the {benchmark.starts} starts. An adapter from which both are denied is its base "
-            "without them; the paper reports -7.79 % of the MSE for its adapter on VAE-Var.",
+            "The change of the weighted MSE when a type is observed; negative is better. The 95 % intervals are paired "
+            f"over the {benchmark.starts} starts. An adapter from which both types are denied is its base without "
+            "them. The paper reports -7.79 % of the MSE for its adapter on VAE-Var.",
             _gains(benchmark, gained),
         ]
-    write_whole(folder / "density.svg", _density(benchmark, first).encode())
-    if len(cycled):
-        _csv(cycled, folder / "cycled.csv")
-        _csv(drifts, folder / "drift.csv")
-        write_whole(folder / "drift.svg", _drift(benchmark, drifts).encode())
-        parts += [
+    write_whole(folder / "density.svg", _density(benchmark, first_seed).encode())
+    if benchmark.cycled is not None and cycled is not None:
+        _write_csv(cycled.errors, folder / "cycled.csv")
+        _write_csv(cycled.drift, folder / "drift.csv")
+        write_whole(folder / "drift.svg", _drift(benchmark, cycled.drift).encode())
+        days = benchmark.cycled.spin_up / pd.Timedelta(days=1)
+        sections += [
             "## Cycled",
-            f"{int(cycled['cycles'].iloc[0])} cycles of `{benchmark.cycled.experiment if benchmark.cycled else ''}`, "
-            "the first four days left out. RMSE of the analyses, and below it the trend a day with its 95 % interval; "
-            f"then the errors over those of `{benchmark.methods[0]}`, in the mean of the channels.",
-            _cycled(benchmark, cycled),
-            "Forecasts from the analyses, and their errors by lead:",
-            _by_lead(benchmark, drifts),
+            f"{int(cycled.errors['cycles'].iloc[0])} cycles of `{benchmark.cycled.experiment}`, without the first "
+            f"{days:g} days. Each cell holds the RMSE of the analyses, and below it the trend per day with its 95 % "
+            f"interval. The column `over {benchmark.methods[0]}` is the ratio of the errors to those of "
+            f"`{benchmark.methods[0]}`, averaged over the channels.",
+            _cycled(benchmark, cycled.errors),
+            "RMSE of the forecasts from the analyses, by lead:",
+            _by_lead(benchmark, cycled.drift),
             "![drift](drift.svg)",
         ]
-    page = folder / "README.md"
-    write_whole(page, ("\n\n".join(parts) + "\n").encode())
-    return page
+    path = folder / "README.md"
+    write_whole(path, ("\n\n".join(sections) + "\n").encode())
+    return path
 
 
 def summary(single: pd.DataFrame) -> pd.DataFrame:
-    """Means over samples: method, setting, lead, field, channel, score -> value and its deviation over seeds.
+    """Average over samples: method, setting, lead, field, channel, score -> value, its deviation over seeds, seeds.
 
-    Of `seconds` the least: what else a machine does only makes an analysis slower.
+    The value of `seconds` is the minimum, because other work on a machine can only make an analysis slower.
     """
     keys = ["method", "setting", "lead", "field", "channel", "score"]
     by_seed = single.groupby([*keys, "seed"])["value"].agg(["mean", "min"]).reset_index()
@@ -121,33 +125,35 @@ def summary(single: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(benchmark: Benchmark, single: pd.DataFrame) -> pd.DataFrame:
-    """What observing brings that a setting denies, and in nothing else differs from the protocol.
+    """Compare the protocol with each setting that differs from it in denied types alone.
 
     Returns:
-        method, setting, relative `change` of the weighted MSE, and `low` and `high` of its 95 % interval, paired over
-        starts.
+        method, setting, relative `change` of the weighted MSE when the types are observed, and `low` and `high` of
+        its 95 % interval, paired over starts.
     """
     protocol = benchmark.settings[0]
-    denying = [s for s in benchmark.settings if s.deny and replace(s, name=protocol.name, deny=()) == protocol]
-    chosen = single[(single["score"] == "weighted_mse") & (single["channel"] == OVERALL)]
-    chosen = chosen[(chosen["field"] == "analysis") & (chosen["seed"] == benchmark.seeds[0])]
-    start = chosen["sample"] // len(benchmark.leads)  # its leads are of one weather
-    by_start = chosen.groupby(["method", "setting", start])["value"].mean()
+    denying = [
+        s for s in benchmark.settings if s.deny and s.model_copy(update={"name": protocol.name, "deny": ()}) == protocol
+    ]
+    errors = single[(single["score"] == "weighted_mse") & (single["channel"] == OVERALL)]
+    errors = errors[(errors["field"] == "analysis") & (errors["seed"] == benchmark.seeds[0])]
+    start = errors["sample"] // len(benchmark.leads)  # the leads of one start are not independent samples
+    by_start = errors.groupby(["method", "setting", start])["value"].mean()
     rows = []
     for method in benchmark.methods:
         observed = by_start[method, protocol.name]
         for setting in denying:
             denied = by_start[method, setting.name]
-            found = mean_interval((observed - denied).to_numpy() / denied.mean(), block=1)
-            rows.append((method, setting.name, found.estimate, found.low, found.high))
+            change = mean_interval((observed - denied).to_numpy() / denied.mean(), block=1)
+            rows.append((method, setting.name, change.estimate, change.low, change.high))
     return pd.DataFrame(rows, columns=["method", "setting", "change", "low", "high"])
 
 
-def _csv(table: pd.DataFrame, path: Path) -> None:
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
     write_whole(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
-def _and(values: Sequence[object]) -> str:
+def _listed(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
 
 
@@ -156,11 +162,11 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class _Means:
-    """Values of one setting and lead by method, field, channel and score."""
+    """Look up the scores of one setting and lead by method, field, channel and score."""
 
     def __init__(self, means: pd.DataFrame, setting: str, lead: int) -> None:
-        own = means[(means["setting"] == setting) & (means["lead"] == lead)]
-        self._rows = own.set_index(["method", "field", "channel", "score"])[["value", "deviation"]]
+        rows = means[(means["setting"] == setting) & (means["lead"] == lead)]
+        self._rows = rows.set_index(["method", "field", "channel", "score"])[["value", "deviation"]]
 
     def value(self, method: str, score: str, channel: str = OVERALL, field: str = "analysis") -> float:
         key = (method, field, channel, score)
@@ -175,39 +181,39 @@ class _Means:
 
 
 def _protocol(benchmark: Benchmark, means: pd.DataFrame, lead: int) -> str:
-    found = _Means(means, benchmark.settings[0].name, lead)
-    first = benchmark.methods[0]
-    nothing = [number(found.value(first, score, field="background")) for score in OVERALLS]
-    rows = [["background", *nothing, "–", "–", "–"]]
+    of_protocol = _Means(means, benchmark.settings[0].name, lead)
+    first = benchmark.methods[0]  # the backgrounds of all methods are the same
+    background = [number(of_protocol.value(first, score, field="background")) for score in OVERALL_SCORES]
+    rows = [["background", *background, "–", "–", "–"]]
     for method in benchmark.methods:
-        spread = np.sqrt(found.value(method, "spread_mse") / found.value(method, "weighted_mse"))
+        spread = np.sqrt(of_protocol.value(method, "spread_mse") / of_protocol.value(method, "weighted_mse"))
         rows.append(
             [
                 method,
-                *(found.text(method, score) for score in OVERALLS),
+                *(of_protocol.text(method, score) for score in OVERALL_SCORES),
                 number(spread),
-                number(1000 * found.value(method, "seconds")),
-                f"{found.value(method, 'megabytes'):.0f}",
+                number(1000 * of_protocol.value(method, "seconds")),
+                f"{of_protocol.value(method, 'megabytes'):.0f}",
             ]
         )
-    return _markdown(["", *OVERALLS.values(), "spread", "ms", "MB"], rows)
+    return _markdown(["", *OVERALL_SCORES.values(), "spread", "ms", "MB"], rows)
 
 
 def _headline(benchmark: Benchmark, means: pd.DataFrame, lead: int) -> str:
-    found = _Means(means, benchmark.settings[0].name, lead)
+    of_protocol = _Means(means, benchmark.settings[0].name, lead)
     units = {channel: style.readable(channel) for channel in HEADLINE}
     rows = []
     for name, field in (("background", "background"), *((method, "analysis") for method in benchmark.methods)):
         method = benchmark.methods[0] if field == "background" else name
-        roots = (np.sqrt(found.value(method, "mse", channel, field)) for channel in HEADLINE)
+        roots = (np.sqrt(of_protocol.value(method, "mse", channel, field)) for channel in HEADLINE)
         rows.append([name, *(number(units[c][0] * root) for c, root in zip(HEADLINE, roots, strict=True))])
     return _markdown(["", *(f"{channel} ({unit})" for channel, (_, unit) in units.items())], rows)
 
 
 def _ratios(benchmark: Benchmark, means: pd.DataFrame) -> pd.DataFrame:
-    """Setting by method: weighted MSE of the analysis over the background's."""
-    own = means[(means["score"] == "weighted_mse") & (means["channel"] == OVERALL)]
-    table = own.pivot_table(index="setting", columns=["method", "field"], values="value")
+    """Return a table, setting by method, of the ratio of the analysis's weighted MSE to the background's."""
+    errors = means[(means["score"] == "weighted_mse") & (means["channel"] == OVERALL)]
+    table = errors.pivot_table(index="setting", columns=["method", "field"], values="value")
     return pd.DataFrame({m: table[m]["analysis"] / table[m]["background"] for m in benchmark.methods})
 
 
@@ -222,22 +228,18 @@ def _settings(benchmark: Benchmark, means: pd.DataFrame) -> str:
 
 def _gains(benchmark: Benchmark, gained: pd.DataFrame) -> str:
     rows = []
-    for setting, own in gained.groupby("setting", sort=False):
-        percent = 100 * own[["change", "low", "high"]].to_numpy()
-        rows.append([str(setting), *(_change(*each) for each in percent)])
+    for setting, by_method in gained.groupby("setting", sort=False):
+        percent = 100 * by_method[["change", "low", "high"]].to_numpy()
+        rows.append([str(setting), *(with_interval(change, low, high, " %") for change, low, high in percent)])
     return _markdown(["", *benchmark.methods], rows)
 
 
-def _change(change: float, low: float, high: float) -> str:
-    """Percent; of few starts there is no interval."""
-    return f"{change:+.2g} %" + (f" ({low:+.2g} to {high:+.2g})" if np.isfinite(low) else "")
-
-
 def _density(benchmark: Benchmark, means: pd.DataFrame) -> str:
-    """Weighted MSE over the background's, by the density of points."""
+    """Draw the ratio of the analysis's weighted MSE to the background's, by the density of observed points."""
     protocol = benchmark.settings[0]
-    varied = [s for s in benchmark.settings if (s.pattern, s.noise, s.assumed, s.deny) == _but_density(protocol)]
-    varied = sorted(varied, key=lambda setting: setting.density)
+    same = {"name": protocol.name, "density": protocol.density}
+    varied = [setting for setting in benchmark.settings if setting.model_copy(update=same) == protocol]
+    varied.sort(key=lambda setting: setting.density)
     ratios = _ratios(benchmark, means)
 
     def draw(figure: Figure) -> None:
@@ -257,58 +259,58 @@ def _density(benchmark: Benchmark, means: pd.DataFrame) -> str:
 
 
 def _lines(benchmark: Benchmark) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each method, and how it is drawn."""
-    looks = itertools.cycle(itertools.product(DASHES, COLOURS))
-    for method, (dash, colour) in zip(benchmark.methods, looks, strict=False):
+    """Yield each method with the colour and dash of its line."""
+    line_styles = itertools.cycle(itertools.product(DASHES, COLOURS))
+    for method, (dash, colour) in zip(benchmark.methods, line_styles, strict=False):
         yield method, {"color": colour, "linestyle": dash}
 
 
-def _but_density(setting: object) -> tuple[object, ...]:
-    return tuple(getattr(setting, name) for name in ("pattern", "noise", "assumed", "deny"))
+_CYCLED = ("rmse", "trend", "low", "high")
 
 
 def _cycled(benchmark: Benchmark, cycled: pd.DataFrame) -> str:
-    """RMSE and trend by method and channel; the errors over the first method's, in the mean of the channels."""
+    """Tabulate RMSE and trend by method and channel, and the mean ratio of the errors to the first method's."""
     units = {channel: style.readable(channel) for channel in HEADLINE}
     first = benchmark.methods[0]
     rmse = cycled.pivot(index="method", columns="channel", values="rmse")
     ratios = (rmse / rmse.loc[first]).mean(axis=1)
     rows = []
-    for method, own in cycled.groupby("method", sort=False):
-        by = own.set_index("channel")
+    for method, rows_of_method in cycled.groupby("method", sort=False):
+        by_channel = rows_of_method.set_index("channel")
         cells = []
         for channel, (factor, _) in units.items():
-            error, trend, low, high = (factor * float(by.loc[channel, n]) for n in ("rmse", "trend", "low", "high"))
-            cells.append(f"{number(error)}<br>{trend:+.2g} ({low:+.2g} to {high:+.2g})")
-        rows.append([str(method), *cells, number(ratios[method]), str(int(own["fallbacks"].iloc[0]))])
+            error, trend, low, high = (factor * float(by_channel.loc[channel, column]) for column in _CYCLED)
+            cells.append(f"{number(error)}<br>{with_interval(trend, low, high)}")
+        rows.append([str(method), *cells, number(ratios[method]), str(int(rows_of_method["fallbacks"].iloc[0]))])
     return _markdown(["", *(f"{c} ({unit})" for c, (_, unit) in units.items()), f"over {first}", "fallbacks"], rows)
 
 
 def _by_lead(benchmark: Benchmark, drifts: pd.DataFrame) -> str:
-    """RMSE of z500 by lead of the forecasts from each method's analyses, and from the reference."""
+    """Tabulate the RMSE of z500 by lead, of the forecasts from each method's analyses and from the reference."""
     factor, unit = style.readable("z500")
-    own = drifts[drifts["channel"] == "z500"]
-    table = own[own["kind"] == "analysis"].pivot(index="method", columns="lead", values="rmse")
-    perfect = own[(own["kind"] == "reference") & (own["method"] == benchmark.methods[0])].set_index("lead")["rmse"]
-    leads = [lead for lead in TABLED if lead in table.columns]
+    z500 = drifts[drifts["channel"] == "z500"]
+    table = z500[z500["kind"] == "analysis"].pivot(index="method", columns="lead", values="rmse")
+    of_first = z500[(z500["kind"] == "reference") & (z500["method"] == benchmark.methods[0])]
+    from_reference = of_first.set_index("lead")["rmse"]
+    leads = [lead for lead in TABLED_LEADS if lead in table.columns]
     rows = [[method, *(number(factor * table.loc[method, lead]) for lead in leads)] for method in benchmark.methods]
-    rows.append(["from the reference", *(number(factor * perfect[lead]) for lead in leads)])
+    rows.append(["from the reference", *(number(factor * from_reference[lead]) for lead in leads)])
     return _markdown([f"z500 ({unit})", *(f"{lead / 24:g} d" for lead in leads)], rows)
 
 
 def _drift(benchmark: Benchmark, drifts: pd.DataFrame) -> str:
-    """RMSE by lead of the forecasts from each method's analyses, and from the reference."""
+    """Draw the RMSE by lead of the forecasts from each method's analyses, and from the reference."""
 
     def draw(figure: Figure) -> None:
         axes_list = style.panels(figure, len(HEADLINE), top=0.65, bottom=0.45, gap=0.6)
         for axes, channel in zip(axes_list, HEADLINE, strict=True):
             factor, unit = style.readable(channel)
-            own = drifts[drifts["channel"] == channel]
+            rows = drifts[drifts["channel"] == channel]
             for method, line in _lines(benchmark):
-                part = own[(own["method"] == method) & (own["kind"] == "analysis")].sort_values("lead")
-                axes.plot(part["lead"] / 24, factor * part["rmse"], **line, label=method)
-            part = own[(own["method"] == benchmark.methods[0]) & (own["kind"] == "reference")].sort_values("lead")
-            style.line(axes, part["lead"] / 24, factor * part["rmse"], "free run", "from the reference")
+                curve = rows[(rows["method"] == method) & (rows["kind"] == "analysis")].sort_values("lead")
+                axes.plot(curve["lead"] / 24, factor * curve["rmse"], **line, label=method)
+            curve = rows[(rows["method"] == benchmark.methods[0]) & (rows["kind"] == "reference")].sort_values("lead")
+            style.line(axes, curve["lead"] / 24, factor * curve["rmse"], "free run", "from the reference")
             axes.set_title(f"{channel} ({unit})")
             axes.set_ylim(bottom=0)
             axes.set_xlim(left=0)

@@ -1,34 +1,37 @@
-"""The benchmark: all methods on the same single analyses, and in the same cycles, as tables, CSV and pictures.
+"""Run a benchmark: all methods on the same single analyses, and in the same cycles.
 
-One YAML file says what is compared. Results of single analyses are kept in a table, each run of a method in a setting
-with a key of everything that decides it, so that an interrupted benchmark goes on, and a new method adds to it. Cycled
-runs are experiments like any other, in an archive of their own.
+One YAML file says what is compared. The scores of single analyses are kept in a table, each run of a method in a
+setting with a key made from everything that decides its scores. An interrupted benchmark therefore goes on where it
+stopped, and a new method is added to what is there. Cycled runs are experiments like any other, in an archive of their
+own.
 """
 
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
 from dacycle.assimilators.judging.benchmark import OVERALL, Setting, score_single_analyses
-from dacycle.assimilators.judging.evaluation import held_out, observing_of
+from dacycle.assimilators.sampling.backgrounds import held_out
+from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
+from dacycle.common.configuration import Strict, read_checked
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
-from dacycle.cycler.cycle.replay import hindcast
-from dacycle.cycler.experiment import Experiment, ExperimentError, load_experiment, parse_checked
+from dacycle.cycler.cycle.replay import run_due_cycles
+from dacycle.cycler.experiment import Duration, Experiment, load_experiment
 from dacycle.cycler.report import tables
-from dacycle.cycler.timing.memory import peak_memory
+from dacycle.cycler.timing.measure import in_new_process, peak_memory
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import trends, verify
 from dacycle.forecast_adapter.channels import HEADLINE
@@ -36,30 +39,54 @@ from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world
 
-__all__ = ["Benchmark", "CycledRuns", "cycled_results", "load_benchmark", "run_cycles", "run_single_analyses"]
+__all__ = [
+    "Benchmark",
+    "BenchmarkError",
+    "CycledResults",
+    "CycledRuns",
+    "cycled_results",
+    "load_benchmark",
+    "run_cycles",
+    "run_single_analyses",
+]
 
-Say = Callable[[str], None]
-SPIN_UP = pd.Timedelta(days=4)
-"""Cycles at the beginning that are not looked at: an analysis has not yet forgotten where it came from."""
+logger = logging.getLogger(__name__)
 
 
-class CycledRuns(BaseModel):
-    """Cycled runs: an experiment, run once for each method, in an archive."""
+class BenchmarkError(DacycleError, ValueError):
+    """A benchmark's file is wrong; the message names file, line and key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class CycledRuns(Strict):
+    """Say what is cycled: an experiment, run once for each method, in an archive.
+
+    Attributes:
+        experiment: its file; name and assimilator are replaced for each method.
+        archive: folder of the archive.
+        spin_up: cycles within this time of the experiment's start are not scored, because their analyses still depend
+            on the cold start.
+    """
 
     experiment: Path
     archive: Path
+    spin_up: Duration = pd.Timedelta(days=4)
 
 
-class Benchmark(BaseModel):
-    """What is compared, and how.
+class Benchmark(Strict):
+    """Say what is compared, and how.
 
-    `year` is held out from every method's training. Each `seed` draws other observations; settings beside the first,
-    the protocol, are run with the first seed alone.
+    Attributes:
+        world, model: of all analyses and forecasts.
+        data: folder of the world's reference states, with a sub-folder for each year.
+        year: the year of the samples; no method may have been trained on it.
+        methods: names of assimilators; the first is the one that the others are compared with.
+        observations: the sources that the setting `network` observes with, and the planes of the protocol.
+        leads: hours; the backgrounds are forecasts of these leads.
+        starts: number of backgrounds of each lead.
+        seeds: each draws other observations.
+        settings: the first is the protocol and is run with every seed, the others with the first seed only.
+        cycled: what is cycled; None: nothing.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     world: str
     model: str
@@ -73,56 +100,50 @@ class Benchmark(BaseModel):
     settings: list[Setting] = Field(min_length=1)
     cycled: CycledRuns | None = None
 
-    @field_validator("settings", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> list[Setting]:
-        try:
-            return [Setting(**{**entry, "deny": tuple(entry.get("deny", ()))}) for entry in value]
-        except (AttributeError, TypeError) as error:
-            raise ValueError(f"a setting has name, pattern, density, noise, assumed, deny: {error}") from None
-
     def seeds_of(self, setting: Setting) -> list[int]:
-        """The protocol is repeated, what is varied is not."""
+        """Return all seeds for the protocol, the first seed for any other setting."""
         return self.seeds if setting == self.settings[0] else self.seeds[:1]
 
 
 def load_benchmark(path: Path) -> Benchmark:
-    """Read and check a benchmark's file. ExperimentError, one line per problem, names the line."""
-    if not path.is_file():
-        raise ExperimentError(f"{path}: there is no such benchmark file")
-    return parse_checked(path.read_text(), str(path), Benchmark, "a benchmark")
+    """Read and check a benchmark's file; raise BenchmarkError with one line per problem."""
+    return read_checked(path, Benchmark, "a benchmark", BenchmarkError)
 
 
-def run_single_analyses(benchmark: Benchmark, folder: Path, say: Say = print) -> pd.DataFrame:
-    """Run what is not there yet, and return all scores.
+def run_single_analyses(benchmark: Benchmark, folder: Path) -> pd.DataFrame:
+    """Run the single analyses that are not there yet, and return all scores.
 
     Args:
+        benchmark: what is compared.
         folder: where the table is kept.
 
     Returns:
-        The rows of `score_single_analyses` with method, setting and seed before them; of the protocol also the
+        The rows of `score_single_analyses` with method, setting and seed before them; for the protocol also the
         `megabytes` of each method (`memory_of`), with sample -1.
+
+    Raises:
+        AssimilatorError: a method was trained on the benchmark's year.
     """
-    kept, known = read_tables(folder, ["single"])
-    wanted: dict[str, str] = {}
+    stored, stored_keys = read_tables(folder, ["single"])
+    keys: dict[str, str] = {}
     for method, setting, seed in _jobs(benchmark):
-        name = f"{method} | {setting.name} | {seed}"
-        wanted[name] = _key(benchmark, method, setting, seed)
-        if known.get(name) == wanted[name]:
+        job = f"{method} | {setting.name} | {seed}"
+        keys[job] = _key(benchmark, method, setting, seed)
+        if stored_keys.get(job) == keys[job]:
             continue
-        say(name)
+        logger.info("%s", job)
         table = score_single_analyses(
             _method(benchmark, method), _observing(benchmark), _backgrounds(benchmark), setting, seed
         )
         if (setting, seed) == (benchmark.settings[0], benchmark.seeds[0]):
             table = pd.concat([table, _memory(benchmark, method)], ignore_index=True)
-        for column, value in reversed({"job": name, "method": method, "setting": setting.name, "seed": seed}.items()):
+        for column, value in reversed({"job": job, "method": method, "setting": setting.name, "seed": seed}.items()):
             table.insert(0, column, value)
-        others = kept["single"][kept["single"]["job"] != name] if "job" in kept["single"] else None
-        kept["single"] = table if others is None else pd.concat([others, table], ignore_index=True)
-        known = {**known, name: wanted[name]}
-        write_tables(folder, kept, known)
-    return kept["single"][kept["single"]["job"].isin(wanted)].drop(columns="job")
+        others = stored["single"][stored["single"]["job"] != job] if "job" in stored["single"] else None
+        stored["single"] = table if others is None else pd.concat([others, table], ignore_index=True)
+        stored_keys = {**stored_keys, job: keys[job]}
+        write_tables(folder, stored, stored_keys)
+    return stored["single"][stored["single"]["job"].isin(keys)].drop(columns="job")
 
 
 def _jobs(benchmark: Benchmark) -> Iterator[tuple[str, Setting, int]]:
@@ -133,12 +154,12 @@ def _jobs(benchmark: Benchmark) -> Iterator[tuple[str, Setting, int]]:
 
 
 def _key(benchmark: Benchmark, method: str, setting: Setting, seed: int) -> str:
-    """Of everything that decides a run's scores."""
+    """Return the SHA-256 of everything that decides the scores of a run."""
     content = {
         "method": _method(benchmark, method).digest,
         "model": load_model(benchmark.model).digest,
         "backgrounds": _backgrounds(benchmark).digest(),
-        "setting": asdict(setting),
+        "setting": setting.model_dump(),
         "seed": seed,
         **benchmark.model_dump(include={"world", "year", "observations", "leads", "starts"}),
     }
@@ -146,26 +167,26 @@ def _key(benchmark: Benchmark, method: str, setting: Setting, seed: int) -> str:
 
 
 def _method(benchmark: Benchmark, name: str) -> Assimilator:
-    """The method; AssimilatorError where it was trained on the benchmark's year."""
-    found = _loaded(name, benchmark.world)
-    if isinstance(found, TrainedAssimilator) and benchmark.year in found.metadata["training"]["years"]:
+    """Load a method; raise AssimilatorError where it was trained on the benchmark's year."""
+    assimilator = _load_once(name, benchmark.world)
+    if isinstance(assimilator, TrainedAssimilator) and benchmark.year in assimilator.metadata["training"]["years"]:
         raise AssimilatorError(f"{name} was trained on {benchmark.year}: it cannot be compared by that year")
-    return found
+    return assimilator
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, world: str) -> Assimilator:
+def _load_once(name: str, world: str) -> Assimilator:
     return load_assimilator(name, load_world(world))
 
 
 @lru_cache(maxsize=1)
-def _made(data: Path, world: str, model: str, leads: tuple[int, ...], starts: int) -> Any:
+def _held_out_once(data: Path, world: str, model: str, leads: tuple[int, ...], starts: int) -> Any:
     return held_out(load_model(model), Reference(data), load_world(world), starts, leads)
 
 
 def _backgrounds(benchmark: Benchmark) -> Any:
     folder = benchmark.data / str(benchmark.year)
-    return _made(folder, benchmark.world, benchmark.model, tuple(benchmark.leads), benchmark.starts)
+    return _held_out_once(folder, benchmark.world, benchmark.model, tuple(benchmark.leads), benchmark.starts)
 
 
 def _observing(benchmark: Benchmark) -> Any:
@@ -175,76 +196,82 @@ def _observing(benchmark: Benchmark) -> Any:
 
 def _memory(benchmark: Benchmark, method: str) -> pd.DataFrame:
     row = {"sample": -1, "time": np.datetime64("NaT"), "field": "analysis", "channel": OVERALL, "score": "megabytes"}
-    measured = memory_of(benchmark, method)
-    return pd.DataFrame([{**row, "lead": lead, "value": measured} for lead in benchmark.leads])
+    megabytes = memory_of(benchmark, method)
+    return pd.DataFrame([{**row, "lead": lead, "value": megabytes} for lead in benchmark.leads])
 
 
 def memory_of(benchmark: Benchmark, method: str) -> float:
-    """Most memory (MB) that a process holds which loads a method and makes one analysis, beyond one that has none.
+    """Return the peak memory (MB) of a new process that loads a method and makes one analysis.
 
-    NaN where the system does not tell.
+    Memory that the process held before it loaded the method is not counted. NaN where the system does not tell.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measure_memory, benchmark.world, method).result()
+    return in_new_process(_measure_memory, benchmark.world, method)
 
 
-def _measure_memory(world: str, method: str) -> float:
-    home = load_world(world)
-    state = home.reference.array(home.reference.times[0])[None]
+def _measure_memory(world_name: str, method: str) -> float:
+    world = load_world(world_name)
+    state = world.reference.array(world.reference.times[0])[None]
 
     def analyse() -> None:
-        assimilator = load_assimilator(method, home)
-        errors = np.zeros((1, state.shape[1] + len(assimilator.planes), *home.grid.shape), np.float32)
-        errors[:, : state.shape[1]] = home.statistics.std[:, None, None]
+        assimilator = load_assimilator(method, world)
+        errors = np.zeros((1, state.shape[1] + len(assimilator.planes), *world.grid.shape), np.float32)
+        errors[:, : state.shape[1]] = world.statistics.std[:, None, None]
         values = np.zeros_like(errors)
         values[:, : state.shape[1]] = state + errors[:, : state.shape[1]]
         assimilator.analyse(state, values, errors)
 
-    taken = peak_memory(analyse)
-    return np.nan if taken is None else taken / 2**20
+    peak = peak_memory(analyse)
+    return np.nan if peak is None else peak / 2**20
 
 
-def run_cycles(benchmark: Benchmark, say: Say = print) -> None:
-    """Run the cycled experiment with every method, and the forecasts from its analyses; what is there is kept."""
+def run_cycles(benchmark: Benchmark) -> None:
+    """Run the cycled experiment with every method, then the forecasts from its analyses; skip those already made."""
     if benchmark.cycled is None:
         return
     archive = Archive(benchmark.cycled.archive, create=True)
     for method, experiment in _experiments(benchmark, benchmark.cycled).items():
-        say(f"{method}: cycles")
-        hindcast(experiment, archive)
-        say(f"{method}: forecasts")
+        logger.info("%s: cycles", method)
+        run_due_cycles(experiment, archive)
+        logger.info("%s: forecasts", method)
         branch, world = archive.branch(experiment.name), load_world(experiment.world)
         for _ in drift.make_forecasts(branch, world, load_model(experiment.model)):
             pass
 
 
 def _experiments(benchmark: Benchmark, cycled: CycledRuns) -> dict[str, Experiment]:
-    """The experiment of each method."""
+    """Return the experiment of each method; `none`, the free run, comes first."""
     base = load_experiment(cycled.experiment)
-    names = dict.fromkeys(["none", *benchmark.methods])
+    methods = dict.fromkeys(["none", *benchmark.methods])
     return {
-        method: base.model_copy(update={"name": f"{base.name}-{method}", "assimilator": method}) for method in names
+        method: base.model_copy(update={"name": f"{base.name}-{method}", "assimilator": method}) for method in methods
     }
 
 
-def cycled_results(benchmark: Benchmark) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What the cycled runs are worth.
+@dataclass(frozen=True)
+class CycledResults:
+    """Hold the scores of the cycled runs.
 
-    Returns:
-        Errors: a row per method and headline channel, SI: `rmse` of the analyses after `SPIN_UP`, its `trend` a day
-        with `low` and `high` of the 95 % interval, `cycles`, and how many of them were `fallback`.
-        Drift: method, channel, lead (hours), `rmse` of forecasts from the analyses, and from the reference.
+    Attributes:
+        errors: a row per method and headline channel, SI: `rmse` of the analyses after the spin-up, its `trend` per day
+            with `low` and `high` of the 95 % interval, number of `cycles`, and number of `fallbacks`.
+        drift: method, channel, kind, lead (hours) -> `rmse` of forecasts from the analyses, and from the reference.
     """
+
+    errors: pd.DataFrame
+    drift: pd.DataFrame
+
+
+def cycled_results(benchmark: Benchmark) -> CycledResults | None:
+    """Score the cycled runs; return None where nothing is cycled."""
     errors, drifts = [], []
     if benchmark.cycled is None:
-        return pd.DataFrame(), pd.DataFrame()
+        return None
     archive = Archive(benchmark.cycled.archive)
     for method, experiment in _experiments(benchmark, benchmark.cycled).items():
         branch, world = archive.branch(experiment.name), load_world(experiment.world)
-        times = branch.times[branch.times >= experiment.start + SPIN_UP]
-        found = verify(branch, world).within(times)
-        slopes = trends(found, HEADLINE).query("kind == 'analysis'").set_index("of")
+        times = branch.times[branch.times >= experiment.start + benchmark.cycled.spin_up]
+        verification = verify(branch, world).within(times)
+        slopes = trends(verification, HEADLINE).query("kind == 'analysis'").set_index("of")
         fallbacks = int((branch.cycles["status"] == "fallback").sum())
         for channel in HEADLINE:
             slope = slopes.loc[f"{channel} error"]
@@ -252,7 +279,7 @@ def cycled_results(benchmark: Benchmark) -> tuple[pd.DataFrame, pd.DataFrame]:
                 {
                     "method": method,
                     "channel": channel,
-                    "rmse": tables.rmse_of(found.errors, "analysis", channel),
+                    "rmse": tables.rmse_of(verification.errors, "analysis", channel),
                     "trend": slope["estimate"],
                     "low": slope["low"],
                     "high": slope["high"],
@@ -261,6 +288,6 @@ def cycled_results(benchmark: Benchmark) -> tuple[pd.DataFrame, pd.DataFrame]:
                 }
             )
         curves, _ = tables.drift_summary(drift.read_scores(branch))
-        own = curves[curves["kind"].isin(["analysis", "reference"])]
-        drifts.append(own.assign(method=method))
-    return pd.DataFrame(errors), pd.concat(drifts, ignore_index=True)
+        from_states = curves[curves["kind"].isin(["analysis", "reference"])]
+        drifts.append(from_states.assign(method=method))
+    return CycledResults(pd.DataFrame(errors), pd.concat(drifts, ignore_index=True))

@@ -1,5 +1,5 @@
 """The cycle: load an experiment's inputs, collect observations, assimilate, forecast, commit.
 
-Flows, the service and the command line call `replay.hindcast`. Put what belongs to every cycle here; what only judges
-a cycle belongs to `cycler.verification`.
+Flows, the service and the command line call `replay.run_due_cycles`. Put here what belongs to every cycle; what only
+verifies cycles belongs to `cycler.verification`.
 """

@@ -113,7 +113,7 @@ def collect(
         bias: of the stations, subtracted from their values before quality control.
 
     Raises:
-        ReferenceError: simulated observations cannot be drawn because the reference lacks a time.
+        ReferenceDataError: simulated observations cannot be drawn because the reference lacks a time.
     """
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")

@@ -1,4 +1,4 @@
-"""What an experiment runs with, loaded once and checked to belong together before anything runs."""
+"""The inputs of an experiment, loaded once and checked to belong together before anything runs."""
 
 from dataclasses import dataclass
 from glob import glob
@@ -16,7 +16,7 @@ from dacycle.forecast_adapter.models.fengwu import RELEASES
 from dacycle.forecast_adapter.models.model import ForecastModel, ModelFileError, load_model
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.products import open_states
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import World, WorldError, load_world
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator
 from dacycle.obs_ingest.quality.control import Checks
@@ -28,7 +28,7 @@ __all__ = ["Inputs", "absent_files", "cold_start", "cold_start_times", "load_inp
 
 @dataclass(frozen=True)
 class Inputs:
-    """An experiment with its world, forecast model, assimilator, learned operator, sources and their checks."""
+    """Hold an experiment with its world, forecast model, assimilator, learned operator, sources and their checks."""
 
     experiment: Experiment
     world: World
@@ -40,17 +40,17 @@ class Inputs:
 
     @property
     def observation_grid(self) -> Grid:
-        """The grid of the observations that the assimilator is given."""
+        """Return the grid on which the assimilator is given observations."""
         return self.assimilator.inner.grid if isinstance(self.assimilator, Incremental) else self.assimilator.grid
 
     def for_observations(self, state: NDArray) -> NDArray:
-        """A state (69, H, W) of the world's grid on that one."""
-        own, wanted = self.world.grid, self.observation_grid
-        return state if wanted.matches(own) else conservative_average(state, own, wanted)
+        """Return a state (69, H, W) of the world's grid on the grid of the observations."""
+        source, target = self.world.grid, self.observation_grid
+        return state if target.matches(source) else conservative_average(state, source, target)
 
     @property
     def mismatch(self) -> str:
-        """What is wrong with the pairing of model and world; empty if the model was made for it."""
+        """Return what is wrong with the pairing of model and world; empty if the model was made for the world."""
         model, world = self.model, self.world
         if model.world in (world.name, world.reference_kind):
             return ""
@@ -59,7 +59,7 @@ class Inputs:
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the experiment, and of the files of the model, the assimilator and the learned operator."""
+        """Return the SHA-256 of the experiment and of the files of model, assimilator and learned operator."""
         return {
             "experiment": self.experiment.digest,
             "model": self.model.digest,
@@ -71,11 +71,11 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     """Load what an experiment names.
 
     Args:
-        experiment: as read from its file.
-        threads: of the model and of the assimilator; other numbers give other roundings.
+        experiment: the experiment.
+        threads: threads of model and assimilator; other numbers round differently.
 
     Raises:
-        ExperimentError: something is unknown, unreadable, of another grid or of another world; names the key.
+        ExperimentError: something is unknown, unreadable, of another grid or of another world; the message names it.
     """
     name = experiment.name
     try:
@@ -102,7 +102,7 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
 
 
 def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
-    """The assimilator on the world's grid, if need be by increments from a coarser one."""
+    """Return the assimilator on the world's grid, if need be with increments from a coarser grid."""
     if experiment.assimilation_grid in (None, world.grid.name):
         return load_assimilator(experiment.assimilator, world, threads)
     coarse = world.on(get_grid(experiment.assimilation_grid))
@@ -110,7 +110,7 @@ def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Ass
 
 
 def _unpaired(inputs: Inputs) -> list[str]:
-    """A model of states of another kind than the reference's: it forecasts, but not what it is verified against."""
+    """Return a problem where the model was made for other states than those of the reference."""
     mismatch = inputs.mismatch
     if not mismatch or inputs.experiment.unpaired_model:
         return []
@@ -121,10 +121,10 @@ def _unpaired(inputs: Inputs) -> list[str]:
 
 
 def _mixed(inputs: Inputs) -> list[str]:
-    """Parts that belong to another grid or world."""
+    """Return problems where model or assimilator belong to another grid or world."""
     experiment, world = inputs.experiment, inputs.world
-    parts: dict[str, ForecastModel | Assimilator] = {"model": inputs.model, "assimilator": inputs.assimilator}
-    grids = {"world": world.grid.name, **{key: part.grid.name for key, part in parts.items()}}
+    networks: dict[str, ForecastModel | Assimilator] = {"model": inputs.model, "assimilator": inputs.assimilator}
+    grids = {"world": world.grid.name, **{key: network.grid.name for key, network in networks.items()}}
     problems = [
         f"grid is {experiment.grid}, but the {key}'s is {grid}"
         for key, grid in grids.items()
@@ -137,20 +137,20 @@ def _mixed(inputs: Inputs) -> list[str]:
 
 
 def _unknown_denials(inputs: Inputs) -> list[str]:
-    """Denials that would deny nothing."""
+    """Return problems where an entry of `deny` would deny nothing."""
     names = [source.name for source in inputs.sources]
     if len(names) != len(set(names)):
         return [f"observations: two sources have one name ({', '.join(names)}); give them a `name` each"]
-    known = {*names, *VARIABLES, *(f"{name}:{variable}" for name in names for variable in VARIABLES)}
+    deniable = {*names, *VARIABLES, *(f"{name}:{variable}" for name in names for variable in VARIABLES)}
     return [
         f"deny: {name!r} is no source ({', '.join(names)}), variable ({', '.join(VARIABLES)}) or SOURCE:VARIABLE"
         for name in inputs.experiment.deny
-        if name not in known
+        if name not in deniable
     ]
 
 
 def _unknown_errors(inputs: Inputs) -> list[str]:
-    """Errors of sources that are not there."""
+    """Return problems where `errors` names a source that the experiment has not."""
     names = [source.name for source in inputs.sources]
     return [
         f"errors: {key!r} is of no source of this experiment ({', '.join(names)})"
@@ -160,7 +160,7 @@ def _unknown_errors(inputs: Inputs) -> list[str]:
 
 
 def _uncovered(inputs: Inputs) -> list[str]:
-    """Times that the cold start needs and the reference does not hold."""
+    """Return a problem where the reference lacks times that the cold start needs."""
     needed = _reference_times(inputs.experiment)
     missing = inputs.world.reference.missing([np.datetime64(time, "h") for time in needed])
     if not missing:
@@ -170,7 +170,7 @@ def _uncovered(inputs: Inputs) -> list[str]:
 
 
 def absent_files(experiment: Experiment) -> dict[str, str]:
-    """Sources none of whose files is there, and a sentence on each: a run would go on without, cycle after cycle."""
+    """Return a sentence for each source that has none of its files: a run would continue without that source."""
     absent = {}
     for source in experiment.observations:
         options = source.model_extra or {}
@@ -185,7 +185,7 @@ def absent_files(experiment: Experiment) -> dict[str, str]:
 
 
 def cold_start_times(experiment: Experiment) -> tuple[pd.Timestamp, pd.Timestamp]:
-    """The two times before the first cycle."""
+    """Return the two times before the first cycle."""
     return experiment.start - 2 * STEP, experiment.start - STEP
 
 
@@ -198,7 +198,7 @@ def _reference_times(experiment: Experiment) -> tuple[pd.Timestamp, ...]:
 
 
 def cold_start(inputs: Inputs) -> NDArray[np.float32]:
-    """The two frames (2, 69, H, W), SI, that precede the first cycle.
+    """Return the two frames (2, 69, H, W), SI, that precede the first cycle.
 
     Raises:
         ExperimentError: what `cold_start.state` names lacks a time or a field, or holds an implausible one.
@@ -213,23 +213,23 @@ def cold_start(inputs: Inputs) -> NDArray[np.float32]:
 
 
 def _lagged(inputs: Inputs, lag: pd.Timedelta) -> NDArray[np.float32]:
-    """The last two frames of a forecast that starts from the reference, `lag` before the second of them."""
+    """Return the last two frames of a forecast of length `lag` that starts from the reference."""
     try:
         frames = [
             inputs.world.reference.array(np.datetime64(t, "h"))[None] for t in _reference_times(inputs.experiment)
         ]
-    except ReferenceError as error:
+    except ReferenceDataError as error:
         raise ExperimentError(f"experiment {inputs.experiment.name}: cold_start: {error}") from error
     forecast = [state[0] for state in inputs.model.forecast(frames[0], frames[1], lag // STEP)]
     return np.stack(forecast[-2:])
 
 
-def _from_product(inputs: Inputs, place: str, times: list[np.datetime64]) -> NDArray[np.float32]:
+def _from_product(inputs: Inputs, path: str, times: list[np.datetime64]) -> NDArray[np.float32]:
     try:
-        source, grid = open_states(place), inputs.world.grid
+        source, grid = open_states(path), inputs.world.grid
         if regridding(source.grid, grid) == "bilinear":
             shape = " x ".join(map(str, source.grid.shape))
-            raise StateError(f"{place}: a grid of {shape} is coarser than {grid.name}; a start needs one as fine")
+            raise StateError(f"{path}: a grid of {shape} is coarser than {grid.name}; a start needs one as fine")
         return np.stack([source.state(time, grid).values for time in times])
     except StateError as error:
         needs = " and ".join(cycle_id(pd.Timestamp(time)) for time in dict.fromkeys(times))

@@ -1,9 +1,10 @@
-"""The cycle, and runs of cycles: what the archive says is due, in order, one commit each.
+"""The cycle, and runs of cycles: those that the archive says are due, in order, one commit each.
 
-A live run and a replay are the same thing; they differ in what is due (`due`). Nothing of a cycle outlives it but what
-was committed: the next one starts from the stored frames.
+A live run and a replay differ only in which cycles are due (`due`). Only what was committed outlives a cycle: the next
+one starts from the stored frames.
 """
 
+import logging
 import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +13,15 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from dacycle.assimilators.balance import LAYERS
+from dacycle.assimilators.balance import LAYER_NAMES
 from dacycle.assimilators.step import StepResult, assimilate
-from dacycle.cycler.archive.branches import Archive, Record, Writer
+from dacycle.common import logs
+from dacycle.common.errors import DacycleError
+from dacycle.cycler.archive.branches import Archive, Writer
 from dacycle.cycler.archive.frames import StoredFrames
+from dacycle.cycler.archive.record import CycleRecord, SourceRecord
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
-from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, cold_start_times, load_inputs
+from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import ForecastError
@@ -25,18 +29,20 @@ from dacycle.forecast_adapter.state import StateError
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.learned import NO_OPERATOR
 
-__all__ = ["Cycle", "Run", "RunStoppedError", "due", "hindcast", "open_run", "run_cycle"]
+__all__ = ["Cycle", "Run", "RunStoppedError", "due", "open_run", "run_cycle", "run_due_cycles"]
 
 Progress = Callable[["Cycle"], None]
 
+logger = logging.getLogger(__name__)
 
-class RunStoppedError(RuntimeError):
-    """The run must not go on by itself; the message says why and what to do next."""
+
+class RunStoppedError(DacycleError, RuntimeError):
+    """A run must not continue by itself; the message says why and what to do next."""
 
 
 @dataclass
 class Stopwatch:
-    """Seconds spent in each named stage."""
+    """Measure the seconds spent in each named stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -50,10 +56,10 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Cycle:
-    """A committed cycle: its time, its record, and the seconds that each stage took."""
+    """Hold a committed cycle: its time, its record, and the seconds that each stage took."""
 
     time: pd.Timestamp
-    record: Record
+    record: CycleRecord
     seconds: dict[str, float]
 
 
@@ -69,7 +75,7 @@ class Run:
 
 @contextmanager
 def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iterator[Run]:
-    """Load an experiment and hold its branch; a branch without a cycle is given its cold start.
+    """Load an experiment and lock its branch; begin a new branch by its cold start, or by the fork that it asks for.
 
     Raises:
         ExperimentError: its parts do not belong together.
@@ -77,56 +83,59 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
     """
     inputs = load_inputs(experiment, threads)
     with archive.write(experiment) as writer:
-        if writer.next_time is None:
-            frames = cold_start(inputs)
-            frame = {"frame": "one state stands for both"} if experiment.cold_start.one_frame else {}
-            writer.commit_start(frames, cold_start_times(experiment), {"digests": inputs.digests, **frame})
+        if writer.next_time is None and experiment.cold_start.from_ is not None:
+            writer.fork()
+        elif writer.next_time is None:
+            frame = "one state stands for both" if experiment.cold_start.one_frame else None
+            writer.commit_start(cold_start(inputs), inputs.digests, frame)
         _refuse_changed_files(writer, inputs)
         yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment))
 
 
 def _station_bias(experiment: Experiment) -> StationBias | None:
-    asked = experiment.bias
-    return None if asked is None else StationBias(asked.variables, asked.memory, asked.n0, asked.radius_km)
+    bias = experiment.bias
+    return None if bias is None else StationBias(bias.variables, bias.memory, bias.n0, bias.radius_km)
 
 
 def _refuse_changed_files(writer: Writer, inputs: Inputs) -> None:
-    """A model or assimilator that was replaced under its name is a changed experiment."""
+    """Raise ExperimentError where a model, assimilator or operator is another file than at the last cycle."""
     last = writer.records[-1]
-    if last["digests"]["experiment"] != inputs.digests["experiment"]:
-        return  # the last cycle is that of the experiment that this one was forked from
-    # Records of before there were learned operators name none: such a branch goes on with one.
-    named = [key for key in ("model", "assimilator", "operator") if key in last["digests"]]
-    changed = [key for key in named if last["digests"][key] != inputs.digests.get(key)]
+    if last.digests["experiment"] != inputs.digests["experiment"]:
+        return  # the last cycle belongs to the experiment that this one was forked from
+    # Records older than learned operators name none; such a branch may continue with one.
+    recorded = [key for key in ("model", "assimilator", "operator") if key in last.digests]
+    changed = [key for key in recorded if last.digests[key] != inputs.digests.get(key)]
     if changed:
-        parts = {key: getattr(inputs, key) for key in changed}
-        keys = " and ".join(f"{key} {part.name if part else NO_OPERATOR}" for key, part in parts.items())
+        files = {key: getattr(inputs, key) for key in changed}
+        keys = " and ".join(f"{key} {file.name if file else NO_OPERATOR}" for key, file in files.items())
         raise ExperimentError(
-            f"experiment {writer.name}: {keys} is another file than at cycle {last['time']}; "
+            f"experiment {writer.name}: {keys} is another file than at cycle {last.id}; "
             "put the old one back, or fork the experiment with `dacycle fork`"
         )
 
 
 def due(run: Run, until: pd.Timestamp | None = None, now: pd.Timestamp | None = None) -> Iterator[pd.Timestamp]:
-    """Times of the cycles to run, in order, as the archive has it before each.
+    """Yield the times of the cycles to run, in order, as the archive says before each.
 
     Args:
         run: the run.
         until: the last one; None: the experiment's end.
-        now: where given (live), cycles only whose cutoffs have passed at this time, UTC.
+        now: in a live run, the time, UTC, at which the cutoffs of all sources must have passed.
+
+    Raises:
+        ExperimentError: the experiment has no end, and neither `until` nor `now` is given.
     """
     last = min((t for t in (until, run.inputs.experiment.end) if t is not None), default=None)
     if last is None and now is None:
         raise ExperimentError(f"experiment {run.writer.name} has no end: say until when to replay it")
-    cutoffs = [source.cutoff for source in run.inputs.sources]
-    wait = max((cutoff for cutoff in cutoffs if cutoff is not None), default=pd.Timedelta(0))
+    wait = run.inputs.experiment.wait
     while (time := run.writer.next_time) is not None:
         if (last is not None and time > last) or (now is not None and time + wait > now):
             return
         yield time
 
 
-def hindcast(
+def run_due_cycles(
     experiment: Experiment,
     archive: Archive,
     *,
@@ -136,23 +145,33 @@ def hindcast(
     limit: int | None = None,
     threads: int = 1,
 ) -> list[Cycle]:
-    """Run all cycles that are due, or the first `limit` of them; running it again goes on where it ended.
+    """Run all cycles that are due, or the first `limit` of them; a further call continues where this one ended.
+
+    Args:
+        experiment: the experiment; its free run is another one (`Experiment.runs`).
+        archive: its archive.
+        progress: called with each cycle once it is committed.
+        until, now: as in `due`.
+        limit: the largest number of cycles to run.
+        threads: of the networks.
 
     Raises:
         RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
-        ExperimentError, ArchiveError: as `open_run`; also a replay whose sources lack all their files.
+        ExperimentError, ArchiveError: as `open_run`; also a replay in which a source has none of its files.
     """
     if now is None and (absent := absent_files(experiment)):
         raise ExperimentError("\n".join(f"experiment {experiment.name}: {sentence}" for sentence in absent.values()))
     done: list[Cycle] = []
-    with open_run(experiment, archive, threads) as run:
+    with logs.context(experiment=experiment.name), open_run(experiment, archive, threads) as run:
         records = run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1)
         _stop_after_fallbacks(experiment, records)
         for time in due(run, until, now):
-            cycle = run_cycle(run, time)
-            done.append(cycle)
-            if progress is not None:
-                progress(cycle)
+            with logs.context(cycle=cycle_id(time)):
+                cycle = run_cycle(run, time)
+                _log(cycle)
+                done.append(cycle)
+                if progress is not None:
+                    progress(cycle)
             records.append(cycle.record)
             _stop_after_fallbacks(experiment, records)
             if len(done) == limit:
@@ -160,21 +179,30 @@ def hindcast(
     return done
 
 
-def _stop_after_fallbacks(experiment: Experiment, records: list[Record]) -> None:
+def _log(cycle: Cycle) -> None:
+    record = cycle.record
+    level = logging.INFO if record.status == "ok" else logging.WARNING
+    reason = f" ({record.reason})" if record.reason else ""
+    uses = ", ".join(f"{count} {use}" for use, count in record.uses.items())
+    logger.log(level, "%s%s; %s; %.2f s", record.status, reason, uses, sum(cycle.seconds.values()))
+
+
+def _stop_after_fallbacks(experiment: Experiment, records: list[CycleRecord]) -> None:
+    """Raise RunStoppedError where more of the newest cycles fell back in a row than the experiment allows."""
     allowed, name = experiment.guards.fallbacks_in_a_row, experiment.name
     last = records[-allowed - 1 :]
-    if len(last) > allowed and all(record["status"] == "fallback" for record in last):
-        first = pd.Timestamp(last[0]["time"])
+    if len(last) > allowed and all(record.status == "fallback" for record in last):
+        first = last[0].time
         raise RunStoppedError(
             f"experiment {name}: {len(last)} cycles in a row fell back to their background, from {cycle_id(first)}; "
-            f"the last because: {last[-1]['reason']}. Look at `dacycle log {name}`; when the cause is mended, "
+            f"the last because: {last[-1].reason}. Look at `dacycle log {name}`; when the cause is mended, "
             f"`dacycle rewind {name} {cycle_id(first - STEP)}` and run again. "
             "To run on with other guards, fork it there."
         )
 
 
 def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
-    """One cycle, from two stored analyses to one commit.
+    """Run one cycle, from two stored analyses to one commit.
 
     Raises:
         ArchiveError: the stored frames are damaged, or `time` is not the branch's next.
@@ -195,16 +223,16 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
         step = assimilate(inputs.assimilator, background[None], values, errors, guards.of_step(), std, cold)
     with watch("departures"):
         table = with_departures(observed, inputs, previous, step.state[0])
-    record = _record(inputs, observed, step)
+    record = _record(inputs, time, observed, step)
     notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
     with watch("commit"), _stopping(run, time):
-        record = run.writer.commit_cycle(time, background, step.state[0], table, record, notes)
+        record = run.writer.commit_cycle(background, step.state[0], table, record, notes)
     return Cycle(time, record, watch.seconds)
 
 
 @contextmanager
 def _stopping(run: Run, time: pd.Timestamp) -> Iterator[None]:
-    """Turn a state that is not finite or not plausible into the end of the run: nothing could follow from it."""
+    """Raise RunStoppedError where a state is not finite or not plausible, since no cycle can follow from it."""
     try:
         yield
     except (ForecastError, StateError) as error:
@@ -216,26 +244,31 @@ def _stopping(run: Run, time: pd.Timestamp) -> Iterator[None]:
 
 
 def _is_cold(experiment: Experiment, time: pd.Timestamp) -> bool:
-    """Whether the guards are still those of a cold start; a branch forked from another run has none."""
+    """Return whether a cycle has the guards of a cold start; a forked branch has no such cycles."""
     return experiment.cold_start.from_ is None and time < experiment.start + experiment.guards.cold_cycles * STEP
 
 
-def _record(inputs: Inputs, observed: Observed, step: StepResult) -> Record:
-    """What is kept of a cycle beside arrays and departures: nothing that another run of it would not repeat."""
+def _record(inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepResult) -> CycleRecord:
+    """Return the record of a cycle; the digest of its departures is added when it is committed."""
     status, reasons = step.status[0], [step.reason[0], *observed.failures, *observed.remarks]
-    return {
-        "experiment": inputs.experiment.name,
-        "status": "degraded" if status == "ok" and observed.failures else status,
-        "reason": "; ".join(reason for reason in reasons if reason),
-        **observed.counts(),
-        "sources": observed.inventories,
-        "gridded": int(step.observations[0]),
-        "digests": {**inputs.digests, **inputs.checks.digests, "observations": observed.digest},
-        "clipped_water": _short(step.clipped_water[0]),
-        "increment_rms": {name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
-        "increment_max": {name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
-        "thickness_imbalance": {name: _short(x) for name, x in zip(LAYERS, step.thickness_imbalance[0], strict=True)},
-    } | ({"unpaired_model": inputs.mismatch} if inputs.mismatch else {})
+    counts = observed.counts()
+    return CycleRecord(
+        time=time,
+        status="degraded" if status == "ok" and observed.failures else status,
+        digests={**inputs.digests, **inputs.checks.digests, "observations": observed.digest},
+        experiment=inputs.experiment.name,
+        reason="; ".join(reason for reason in reasons if reason),
+        uses=counts["uses"],
+        reasons=counts["reasons"],
+        variables=counts["variables"],
+        sources={name: SourceRecord(**inventory) for name, inventory in observed.inventories.items()},
+        gridded=int(step.observations[0]),
+        clipped_water=_short(step.clipped_water[0]),
+        increment_rms={name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
+        increment_max={name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
+        thickness_imbalance={name: _short(x) for name, x in zip(LAYER_NAMES, step.thickness_imbalance[0], strict=True)},
+        unpaired_model=inputs.mismatch or None,
+    )
 
 
 def _short(value: float) -> float:

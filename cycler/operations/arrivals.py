@@ -1,13 +1,12 @@
-"""What came after a cycle had used what there was: its sources are read again, and compared with what it kept."""
+"""Find what has come since a cycle ran: read its sources again, and compare them with what it kept."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dacycle.cycler.archive.branches import Branch
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.obs_ingest.sources.base import FileSource, Source
 from dacycle.obs_ingest.table import to_arrow
 from dacycle.obs_ingest.window import Window
@@ -19,14 +18,14 @@ _SAME = ("time", "period", "station", "latitude", "longitude", "pressure", "vari
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a source has for a cycle by now that the cycle did not have.
+    """Hold the difference between what a source has for a cycle now and what the cycle had.
 
     Attributes:
-        time: of the cycle.
-        source: its name.
-        values: values of the window that the cycle did not have, or had otherwise.
-        gone: values that the cycle had and that are no longer there.
-        files: files that were not there, or were otherwise.
+        time: the cycle's time.
+        source: the source's name.
+        values: number of values in the window that are new or changed.
+        gone: number of values that the cycle had and that are no longer there.
+        files: files that are new or changed.
     """
 
     time: pd.Timestamp
@@ -36,36 +35,36 @@ class Arrival:
     files: tuple[str, ...]
 
 
-def came_after(branch: Branch, source: Source, record: Mapping[str, Any]) -> Arrival | None:
+def came_after(branch: Branch, source: Source, record: CycleRecord) -> Arrival | None:
     """Compare a source as it is now with what a cycle of a branch kept of it.
 
-    Values that had come, but after the cutoff, are in the cycle's table as `late` and count as had.
+    Values that had come after the cutoff are in the cycle's table as `late`; they are not new.
 
     Args:
         branch: the experiment in its archive.
         source: one of its sources.
-        record: of the cycle.
+        record: the cycle's record.
 
     Returns:
-        What came after, or None: nothing did, or the source reads no files.
+        The difference; None where there is none, or where the source reads no files.
 
     Raises:
         ObservationError: the source cannot be read.
     """
-    then = record.get("sources", {}).get(source.name)
-    if then is None or not isinstance(source, FileSource):
+    recorded = record.sources.get(source.name)
+    if recorded is None or not isinstance(source, FileSource):
         return None
-    time = pd.Timestamp(record["time"])
+    time = record.time
     table, inventory = source.read(Window(np.datetime64(time, "h")))
     kept = branch.departures([time])
     now, before = _rows(table), _rows(kept[kept["source"] == source.name])
-    had = then.get("digests", {})
-    files = tuple(path for path, content in inventory.digests.items() if had.get(path) != content)
+    digests = recorded.digests or {}
+    files = tuple(path for path, content in inventory.digests.items() if digests.get(path) != content)
     arrival = Arrival(time, source.name, len(now.difference(before)), len(before.difference(now)), files)
     return arrival if arrival.values or arrival.gone or arrival.files else None
 
 
 def _rows(table: pd.DataFrame) -> pd.MultiIndex:
-    """The rows of a table as it is on disk, each once."""
+    """Return the distinct rows of a table, with values as they are on disk."""
     written = to_arrow(table).select(list(_SAME)).to_pandas().fillna({"pressure": 0.0})
     return pd.MultiIndex.from_frame(written.astype({"station": str, "variable": str})).unique()

@@ -1,4 +1,4 @@
-"""Checks of an installation, and of what one experiment needs: what is wrong, and what mends it."""
+"""Checks of an installation, and of what one experiment needs, each with a remedy."""
 
 import hashlib
 import importlib
@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, load_experiment
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import CPU, CUDA, ModelFileError, digest, open_session
 from dacycle.forecast_adapter.models.runtime import gpu_present
@@ -36,7 +37,7 @@ _WHY = {
     "eccodes": "from 2.48 on it crashes beside pyproj",
     "eccodeslib": "from 2.48 on it crashes beside pyproj",
 }
-"""Bounds whose breach shows itself late or in the wrong place."""
+"""Reasons of bounds whose breach shows late or elsewhere."""
 
 _SPARE = 1 << 30
 """Bytes that should stay free on the archive's disk."""
@@ -44,16 +45,16 @@ _SPARE = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, how it stands, what was found, and what to do about it."""
+    """Hold the result of one check: its subject, level, finding, and remedy."""
 
-    what: str
+    subject: str
     level: Literal["ok", "warning", "wrong"]
-    found: str
+    text: str
     remedy: str = ""
 
 
 def check_installation() -> Iterator[Finding]:
-    """Python, packages, Prefect's server and the provider that ONNX Runtime really uses."""
+    """Check Python, packages, Prefect's server and the provider that ONNX Runtime really uses."""
     yield Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}")
     yield from _packages()
     yield _one_onnxruntime()
@@ -62,13 +63,13 @@ def check_installation() -> Iterator[Finding]:
     yield _matplotlib()
 
 
-def check_experiment(path: Path, archive: Path, threads: int = 1) -> Iterator[Finding]:
-    """An experiment file, what it names, and whether its archive can take it."""
+def check_experiment(path: Path, archive: Path) -> Iterator[Finding]:
+    """Check an experiment file, what it names, and whether its archive can take it."""
     try:
         experiment = load_experiment(path)
-        inputs = load_inputs(experiment, threads)
+        inputs = load_inputs(experiment)
     except ExperimentError as error:
-        absent = list(_absent(path, threads))
+        absent = list(_absent(path))
         yield from absent or [Finding("experiment", "wrong", str(error), "mend the file, or get what it names")]
         yield _disk(archive, 0)
         return
@@ -78,44 +79,44 @@ def check_experiment(path: Path, archive: Path, threads: int = 1) -> Iterator[Fi
     yield _assimilator(inputs)
     yield _ledger(experiment, archive, inputs.digests)
     yield from _sources(inputs)
-    frames = 2 * 69 * int(np.prod(inputs.world.grid.shape)) * 4
-    # Packed states take about nine tenths of a byte per value; departures and forecasts about as much again.
-    yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * frames // 2)
+    state_bytes = 2 * CHANNEL_COUNT * int(np.prod(inputs.world.grid.shape)) * 4
+    # Compressed states take about 0.9 bytes a value; departures and forecasts take about as much again.
+    yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * state_bytes // 2)
 
 
-def _absent(path: Path, threads: int) -> Iterator[Finding]:
-    """What an experiment that cannot be loaded names and this machine has not got, each by itself."""
+def _absent(path: Path) -> Iterator[Finding]:
+    """Yield a finding for each thing that an experiment names and this machine lacks."""
     try:
         experiment = load_experiment(path)
     except ExperimentError:
         return
-    parts: dict[str, tuple[Callable[[], object], str]] = {
+    loaders: dict[str, tuple[Callable[[], object], str]] = {
         "world": (
             lambda: load_world(experiment.world),
             "get or make it; forecast_adapter/README.md says what is in one",
         ),
-        "model": (lambda: load_model(experiment.model, threads), "`dacycle models` lists what is here"),
+        "model": (lambda: load_model(experiment.model), "`dacycle models` lists what is here"),
     }
     if Path(experiment.assimilator).suffix and not Path(experiment.assimilator).is_file():
         yield Finding(
             "assimilator", "wrong", f"there is no {experiment.assimilator}", "train and export it, or name another"
         )
-    for what, (load, remedy) in parts.items():
+    for subject, (load, remedy) in loaders.items():
         try:
             load()
         except (WorldError, ModelFileError) as error:
-            yield Finding(what, "wrong", str(error), remedy)
+            yield Finding(subject, "wrong", str(error), remedy)
     for source, sentence in absent_files(experiment).items():
         yield Finding(f"source {source}", "wrong", sentence, "get its files: `dacycle fetch --help`")
 
 
 def _model(inputs: Inputs) -> Finding:
-    """Which model, on what it runs, and whether it was made for this world."""
+    """Name the model, what it runs on, and whether it was made for this world."""
     model = inputs.model
-    found = f"{model.name}, digest {model.digest[:12]}; {getattr(model, 'running', '')}"
+    text = f"{model.name}, digest {model.digest[:12]}; {getattr(model, 'running', '')}"
     if inputs.mismatch:
-        return Finding("model", "warning", f"{found}; {inputs.mismatch}", "scores are not those of the model")
-    return Finding("model", "ok", found)
+        return Finding("model", "warning", f"{text}; {inputs.mismatch}", "scores are not those of the model")
+    return Finding("model", "ok", text)
 
 
 def _assimilator(inputs: Inputs) -> Finding:
@@ -125,8 +126,8 @@ def _assimilator(inputs: Inputs) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    for text in metadata.requires("dacycle") or []:
-        requirement = Requirement(text)
+    for line in metadata.requires("dacycle") or []:
+        requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         why = _WHY.get(requirement.name.lower(), "")
@@ -137,8 +138,8 @@ def _packages() -> Iterator[Finding]:
             yield Finding(requirement.name, "wrong", "not installed", remedy)
             continue
         fits = requirement.specifier.contains(version, prereleases=True)
-        found = version if fits else f"{version}, outside {requirement.specifier}"
-        yield Finding(requirement.name, "ok" if fits else "wrong", found, "" if fits else remedy)
+        text = version if fits else f"{version}, outside {requirement.specifier}"
+        yield Finding(requirement.name, "ok" if fits else "wrong", text, "" if fits else remedy)
 
 
 def _one_onnxruntime() -> Finding:
@@ -147,28 +148,26 @@ def _one_onnxruntime() -> Finding:
     remedy = (
         "they overwrite each other's files: pip uninstall -y onnxruntime onnxruntime-gpu; pip install onnxruntime-gpu"
     )
-    found = "onnxruntime and onnxruntime-gpu are both installed" if both else "one build of ONNX Runtime"
-    return Finding("ONNX Runtime", "wrong" if both else "ok", found, remedy if both else "")
+    text = "onnxruntime and onnxruntime-gpu are both installed" if both else "one build of ONNX Runtime"
+    return Finding("ONNX Runtime", "wrong" if both else "ok", text, remedy if both else "")
 
 
 def _provider() -> Finding:
-    """Which provider a real session runs on: ONNX Runtime falls back to the CPU without an error."""
+    """Name the provider that a real session runs on: ONNX Runtime falls back to the CPU without an error."""
     device = gpu_present()
     try:
         session = open_session(get_example("sigmoid.onnx"), provider=CUDA if device else CPU)
     except ModelFileError as error:
-        found = f"there is a GPU, but a session does not run on it: {error}"
-        return Finding(
-            "provider", "warning", found, "install the CUDA and cuDNN libraries that this ONNX Runtime needs"
-        )
+        text = f"there is a GPU, but a session does not run on it: {error}"
+        return Finding("provider", "warning", text, "install the CUDA and cuDNN libraries that this ONNX Runtime needs")
     values = np.linspace(-1, 1, 60, dtype=np.float32).reshape(3, 4, 5)
     (result,) = session.run(None, {session.get_inputs()[0].name: values})
     right = np.allclose(result, 1 / (1 + np.exp(-values)), atol=1e-6)
-    found = f"{session.get_providers()[0]} of ONNX Runtime {onnxruntime.__version__}" + (
+    text = f"{session.get_providers()[0]} of ONNX Runtime {onnxruntime.__version__}" + (
         "" if device else "; no GPU found"
     )
     return Finding(
-        "provider", "ok" if right else "wrong", found, "" if right else "it computes wrong numbers: reinstall"
+        "provider", "ok" if right else "wrong", text, "" if right else "it computes wrong numbers: reinstall"
     )
 
 
@@ -182,13 +181,13 @@ def _prefect() -> Finding:
 
 
 def _matplotlib() -> Finding:
-    """Another package named `cycler` on sys.path, ours above all, would break every plot."""
+    """Check that `import cycler` gives matplotlib's dependency: another package of that name breaks every plot."""
     module = importlib.import_module("cycler")
-    place = getattr(module, "__file__", None)
+    file = getattr(module, "__file__", None)
     if hasattr(module, "Cycler"):
         return Finding("imports", "ok", "matplotlib's own cycler is in place")
     remedy = "remove that package or folder from sys.path (PYTHONPATH); ours is imported as dacycle.cycler"
-    return Finding("imports", "wrong", f"`import cycler` gives {place}, which is not matplotlib's", remedy)
+    return Finding("imports", "wrong", f"`import cycler` gives {file}, which is not matplotlib's", remedy)
 
 
 def _world(experiment: Experiment, folder: Path, times: np.ndarray) -> Finding:
@@ -196,35 +195,35 @@ def _world(experiment: Experiment, folder: Path, times: np.ndarray) -> Finding:
     digests = "".join(f"{path.relative_to(folder)} {digest(path)}\n" for path in files)
     short = hashlib.sha256(digests.encode()).hexdigest()[:12]
     first, last = pd.Timestamp(times[0]), pd.Timestamp(times[-1])
-    found = f"{experiment.world}, {len(files)} files, digest {short}, reference {cycle_id(first)} to {cycle_id(last)}"
+    text = f"{experiment.world}, {len(files)} files, digest {short}, reference {cycle_id(first)} to {cycle_id(last)}"
     if experiment.end is not None and experiment.end > last:
         remedy = "later cycles are not verified, and nothing can be drawn from it for them"
-        return Finding("world", "warning", f"{found}; the experiment ends {cycle_id(experiment.end)}", remedy)
-    return Finding("world", "ok", found)
+        return Finding("world", "warning", f"{text}; the experiment ends {cycle_id(experiment.end)}", remedy)
+    return Finding("world", "ok", text)
 
 
 def _sources(inputs: Inputs) -> Iterator[Finding]:
-    """Whether the files of each source can be read, for the first cycle."""
+    """Check whether the files of each source can be read for the first cycle."""
     window = np.datetime64(inputs.experiment.start, "h")
     for source in inputs.sources:
         if not isinstance(source, FileSource):
             continue
-        what = f"source {source.name}"
+        subject = f"source {source.name}"
         try:
             table, inventory = source.read(Window(window, source.cutoff))
         except ObservationError as error:
-            yield Finding(what, "wrong", str(error), "mend its path, or get its files")
+            yield Finding(subject, "wrong", str(error), "mend its path, or get its files")
             continue
-        found = f"{len(table)} values from {len(inventory.files)} files for {cycle_id(inputs.experiment.start)}"
+        text = f"{len(table)} values from {len(inventory.files)} files for {cycle_id(inputs.experiment.start)}"
         if inventory.unreadable:
             remedy = "remove or mend them: " + "; ".join(inventory.problems[: inventory.unreadable])
-            yield Finding(what, "warning", f"{found}; unreadable files: {inventory.unreadable}", remedy)
+            yield Finding(subject, "warning", f"{text}; unreadable files: {inventory.unreadable}", remedy)
         else:
-            yield Finding(what, "ok", found)
+            yield Finding(subject, "ok", text)
 
 
 def _ledger(experiment: Experiment, folder: Path, digests: dict[str, str]) -> Finding:
-    """Whether the archive holds this very experiment, run with these very files."""
+    """Check that the archive holds this very experiment, run with these very files."""
     if not (folder / "states.icechunk").is_dir():
         return Finding("archive", "ok", f"{folder} is not there yet")
     archive = Archive(folder)
@@ -237,18 +236,19 @@ def _ledger(experiment: Experiment, folder: Path, digests: dict[str, str]) -> Fi
         return Finding("archive", "wrong", str(error), "restore the archive from a copy")
     if not records:
         return Finding("archive", "ok", f"{folder}: {experiment.name} has not begun")
-    own = [r for r in records if r["time"] >= cycle_id(experiment.start - 2 * STEP)]
-    changed = [key for key, value in digests.items() if own and own[-1]["digests"].get(key, value) != value]
+    last = records[-1]
+    begun = last.time >= experiment.start - 2 * STEP  # else it is the past that a fork shares
+    changed = [key for key, value in digests.items() if begun and last.digests.get(key, value) != value]
     if changed:
-        found = f"{', '.join(changed)}: not as at cycle {own[-1]['time']}"
-        return Finding("archive", "wrong", found, "put the old files back, or `dacycle fork` the experiment")
-    return Finding("archive", "ok", f"{experiment.name} stands at {records[-1]['time']}")
+        text = f"{', '.join(changed)}: not as at cycle {last.id}"
+        return Finding("archive", "wrong", text, "put the old files back, or `dacycle fork` the experiment")
+    return Finding("archive", "ok", f"{experiment.name} stands at {last.id}")
 
 
 def _disk(archive: Path, needed: int) -> Finding:
-    place = next(folder for folder in (archive.resolve(), *archive.resolve().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    found = f"{free / 1e9:.1f} GB free at {place}, about {needed / 1e9:.2f} GB needed"
+    existing = next(folder for folder in (archive.resolve(), *archive.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    text = f"{free / 1e9:.1f} GB free at {existing}, about {needed / 1e9:.2f} GB needed"
     if free < needed + _SPARE:
-        return Finding("disk", "wrong", found, "make room, or give --archive on another disk")
-    return Finding("disk", "ok", found)
+        return Finding("disk", "wrong", text, "make room, or give --archive on another disk")
+    return Finding("disk", "ok", text)

@@ -1,16 +1,18 @@
-"""Prefect flows: thin, over the plain functions that also run without Prefect.
+"""Prefect flows: thin wrappers of the plain functions that also run without Prefect.
 
 Prefect wakes, shows, retries and alerts. What is due is read from the archive, never from a schedule or from Prefect's
 own records, so a lost, late or repeated flow run does no harm. Tasks pass paths and small values; nothing is cached.
 """
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Read when prefect is imported: nothing is reported to anyone.
+# Prefect reads this when it is imported; it then sends no reports.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import pandas as pd
@@ -23,7 +25,10 @@ from prefect.futures import PrefectFuture
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 
-from dacycle.cycler.archive.branches import Archive, ArchiveError, Record
+from dacycle.common import logs
+from dacycle.common.settings import read_settings
+from dacycle.cycler.archive.branches import Archive, ArchiveError
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.cycler.verification import drift
@@ -36,7 +41,7 @@ __all__ = ["cycle", "embedded_server", "forecasts", "hindcast", "report"]
 
 @contextmanager
 def embedded_server(home: Path) -> Iterator[None]:
-    """Run flows inside on a Prefect server of their own, with its files in `home`, that stops at the end.
+    """Start a Prefect server for the flows inside the block, with its files in `home`, and stop it at the end.
 
     Where a server is configured (PREFECT_API_URL or the active profile), that one is used instead.
     """
@@ -56,14 +61,14 @@ def embedded_server(home: Path) -> Iterator[None]:
             with temporary_settings({"api.url": server.api_url}):
                 yield
         finally:
-            # What runs told it last is still on its way.
+            # The last messages of the runs may still be on their way.
             APILogWorker.instance().drain()
             EventsWorker.drain_all()
             server.stop()
 
 
 def _transient(_task: object, _run: object, state: Any) -> bool:
-    """Only what may pass by itself is tried again: disks and networks. The archive stands whole whatever happened."""
+    """Return whether a failure may pass by itself: disks and networks. The archive is whole whatever happened."""
     return isinstance(state.data, OSError)
 
 
@@ -78,9 +83,22 @@ _FLOW: dict[str, Any] = {"persist_result": False, "flow_run_name": lambda: _flow
 
 
 def _flow_run_name() -> str:
-    """EXPERIMENT and when the run was to start, which is not the time of any cycle."""
+    """Return EXPERIMENT and the scheduled start of the run, which is not the time of any cycle."""
     started = runtime.flow_run.scheduled_start_time
     return f"{Path(runtime.flow_run.parameters['experiment']).stem} {started:%Y-%m-%d %H:%M}"
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Write log records as the command line does while a flow runs; Prefect's root handler would repeat them."""
+    logger = logging.getLogger("dacycle")
+    propagate = logger.propagate
+    logs.configure(read_settings().log)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = propagate
 
 
 # --- live -------------------------------------------------------------------------------------------------------------
@@ -88,43 +106,49 @@ def _flow_run_name() -> str:
 
 @flow(name="cycle", **_FLOW)
 def cycle(experiment: str, archive: str) -> list[str]:
-    """Run every cycle whose cutoff has passed, in order, and verify what the reference has come to hold since.
+    """Run every cycle whose cutoff has passed, in order, and verify as far as the reference reaches by now.
 
-    Returns the ids of the cycles, none if nothing was due.
+    The same follows for the free run, if the experiment asks for one.
 
     Args:
         experiment: path of the experiment's file.
         archive: path of the archive's folder.
+
+    Returns:
+        The names of the experiment's cycles; empty if none was due.
     """
-    done = catch_up(experiment, archive)
-    fill_in(experiment, archive)
-    return done
+    with _logging():
+        done = {}
+        for run in load_experiment(experiment).runs():
+            done[run.name] = catch_up(experiment, archive, run.name)
+            fill_in(experiment, archive, run.name)
+    return next(iter(done.values()))
 
 
-@task(task_run_name="catch up", **_TASK)
-def catch_up(experiment: str, archive: str) -> list[str]:
-    """The cycles that the archive says are due now; each is shown as soon as it is committed."""
-    described, done = load_experiment(experiment), []
+@task(task_run_name="{name} catch up", **_TASK)
+def catch_up(experiment: str, archive: str, name: str) -> list[str]:
+    """Run the cycles that the archive says are due now; show each once it is committed."""
+    described, done = _find(experiment, name), []
 
     def show(cycle: replay.Cycle) -> None:
-        done.append(cycle_id(cycle.time))
+        done.append(cycle.record.id)
         _show(described, cycle.record)
 
-    replay.hindcast(described, Archive(archive, create=True), now=_now(), progress=show)
+    replay.run_due_cycles(described, Archive(archive, create=True), now=_now(), progress=show)
     if not done:
         get_run_logger().info("%s: no cycle is due", described.name)
     return done
 
 
-@task(task_run_name="verify", **_TASK)
-def fill_in(experiment: str, archive: str) -> list[str]:
-    """Verify cycles and kept forecasts as far as the reference goes by now; return the starts with new scores."""
-    described = load_experiment(experiment)
+@task(task_run_name="{name} verify", **_TASK)
+def fill_in(experiment: str, archive: str, name: str) -> list[str]:
+    """Verify cycles and kept forecasts as far as the reference reaches by now; return the starts with new scores."""
+    described = _find(experiment, name)
     branch, world = Archive(archive).branch(described.name), load_world(described.world)
     verify(branch, world)
     try:
         starts = [cycle_id(start) for start in drift.fill_in(branch, world)]
-    except ArchiveError as error:  # where forecasts are being made just now, that process does this as well
+    except ArchiveError as error:  # the process that is making forecasts also does this
         get_run_logger().warning("%s", error)
         return []
     get_run_logger().info("%s: %d forecasts verified further", described.name, len(starts))
@@ -135,29 +159,29 @@ def _now() -> pd.Timestamp:
     return pd.Timestamp.now("UTC").tz_localize(None)
 
 
-def _show(experiment: Experiment, record: Record) -> None:
-    """A cycle's card in Prefect, and an event, for automations to alert on, where it was not ok."""
-    uses = "\n".join(f"| {use} | {count} |" for use, count in record["uses"].items())
-    heading = f"## {experiment.name} {record['time']}: {record['status']}"
+def _show(experiment: Experiment, record: CycleRecord) -> None:
+    """Write a cycle's card in Prefect, and an event for automations to alert on where its status is not `ok`."""
+    uses = "\n".join(f"| {use} | {count} |" for use, count in record.uses.items())
+    heading = f"## {experiment.name} {record.id}: {record.status}"
     create_markdown_artifact(
         key=f"cycle-{_slug(experiment.name)}",
-        markdown=f"{heading}\n\n{record['reason']}\n\n| observations | values |\n|---|---|\n{uses}\n",
+        markdown=f"{heading}\n\n{record.reason}\n\n| observations | values |\n|---|---|\n{uses}\n",
         description=f"the newest cycle of {experiment.name}; its history is that of the run",
     )
     logger = get_run_logger()
-    if record["status"] == "ok":
-        logger.info("%s %s: ok", experiment.name, record["time"])
+    if record.status == "ok":
+        logger.info("%s %s: ok", experiment.name, record.id)
         return
-    logger.warning("%s %s: %s, %s", experiment.name, record["time"], record["status"], record["reason"])
+    logger.warning("%s %s: %s, %s", experiment.name, record.id, record.status, record.reason)
     emit_event(
-        event=f"dacycle.cycle.{record['status']}",
+        event=f"dacycle.cycle.{record.status}",
         resource={"prefect.resource.id": f"dacycle.experiment.{_slug(experiment.name)}"},
-        payload={"cycle": record["time"], "reason": record["reason"]},
+        payload={"cycle": record.id, "reason": record.reason},
     )
 
 
 def _slug(name: str) -> str:
-    """A name as Prefect's keys may be: lower case, digits and dashes."""
+    """Return a name in the form of Prefect's keys: lower case, digits and dashes."""
     return "".join(c if c.isalnum() else "-" for c in name.lower())
 
 
@@ -166,32 +190,35 @@ def _slug(name: str) -> str:
 
 @flow(name="hindcast", **_FLOW)
 def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
-    """Replay an experiment, and its free run if it asks for one, with the forecasts beside the chain; then report.
+    """Replay an experiment, and its free run if it asks for one, with forecasts beside the chain, and report.
 
     Args:
         experiment: path of the experiment's file.
         archive: path of the archive's folder.
-        days_per_task: days of cycles in one task; each task loads the networks anew.
+        days_per_task: days of cycles in one task; each task loads the networks again.
     """
     described = load_experiment(experiment)
     forecasting: PrefectFuture[list[str]] | None = None
-    for run in described.runs():
-        for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
-            replay_stretch(experiment, archive, run.name, first, last)
-            # Never needed by the chain, so they run beside it, one at a time and in order.
-            forecasting = make_forecasts.submit(experiment, archive, run.name, return_state=False, wait_for=forecasting)
-    if forecasting is not None:
-        forecasting.result()
-    write_report(experiment, archive)
+    with _logging():
+        for run in described.runs():
+            for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
+                replay_stretch(experiment, archive, run.name, first, last)
+                # The chain never needs forecasts, so they run beside it, one at a time and in order.
+                forecasting = make_forecasts.submit(
+                    experiment, archive, run.name, return_state=False, wait_for=forecasting
+                )
+        if forecasting is not None:
+            forecasting.result()
+        write_report(experiment, archive)
 
 
 def _find(experiment: str, name: str) -> Experiment:
-    """The experiment of a file, or its free run."""
+    """Return the experiment of a file, or its free run."""
     return next(run for run in load_experiment(experiment).runs() if run.name == name)
 
 
 def _stretches(experiment: Experiment, archive: Archive, length: pd.Timedelta) -> Iterator[tuple[str, str]]:
-    """First and last cycle of each stretch, cut at fixed times, from where the archive stands to the end."""
+    """Yield first and last cycle of each stretch, cut at fixed times, from where the archive stands to the end."""
     times = experiment.times()
     if experiment.name in archive.branches():
         next_time = archive.branch(experiment.name).next_time
@@ -203,10 +230,10 @@ def _stretches(experiment: Experiment, archive: Archive, length: pd.Timedelta) -
 @task(task_run_name="{name} {first} to {last}", **_TASK)
 def replay_stretch(experiment: str, archive: str, name: str, first: str, last: str) -> dict[str, int]:
     """Run the cycles up to `last` that the archive lacks; return how many had each status."""
-    done = replay.hindcast(_find(experiment, name), Archive(archive, create=True), until=pd.Timestamp(last))
-    counts = pd.Series([c.record["status"] for c in done], dtype=str).value_counts()
-    get_run_logger().info("%s to %s: %s", first, last, ", ".join(f"{n} {s}" for s, n in counts.items()))
-    return {str(status): int(count) for status, count in counts.items()}
+    done = replay.run_due_cycles(_find(experiment, name), Archive(archive, create=True), until=pd.Timestamp(last))
+    counts = Counter(cycle.record.status for cycle in done)
+    get_run_logger().info("%s to %s: %s", first, last, ", ".join(f"{n} {status}" for status, n in counts.items()))
+    return {str(status): count for status, count in counts.items()}
 
 
 # --- forecasts and report ---------------------------------------------------------------------------------------------
@@ -214,13 +241,20 @@ def replay_stretch(experiment: str, archive: str, name: str, first: str, last: s
 
 @flow(name="forecasts", **_FLOW)
 def forecasts(experiment: str, archive: str) -> list[str]:
-    """Make the forecasts that are due from committed analyses, and score those whose leads are now verifiable."""
-    return make_forecasts(experiment, archive, load_experiment(experiment).name)
+    """Make the forecasts that are due from committed analyses, and score those whose leads can be verified by now.
+
+    The same follows for the free run, if the experiment asks for one and it has begun; returns the experiment's starts.
+    """
+    with _logging():
+        begun = Archive(archive).branches()
+        names = [run.name for run in load_experiment(experiment).runs()]
+        starts = [make_forecasts(experiment, archive, name) for name in names if name == names[0] or name in begun]
+    return starts[0]
 
 
 @task(task_run_name="{name} forecasts", **_TASK)
 def make_forecasts(experiment: str, archive: str, name: str) -> list[str]:
-    """Forecasts that are due; return their starts."""
+    """Make the forecasts that are due; return their starts."""
     described = _find(experiment, name)
     branch, world = Archive(archive).branch(name), load_world(described.world)
     starts = drift.make_forecasts(branch, world, load_model(described.model))
@@ -230,12 +264,13 @@ def make_forecasts(experiment: str, archive: str, name: str) -> list[str]:
 @flow(name="report", **_FLOW)
 def report(experiment: str, archive: str) -> str:
     """Write the report of an experiment; return its path."""
-    return write_report(experiment, archive)
+    with _logging():
+        return write_report(experiment, archive)
 
 
 @task(task_run_name="report", **_TASK)
 def write_report(experiment: str, archive: str) -> str:
-    """The report from what is in the archive; return its path."""
+    """Write the report from what is in the archive; return its path."""
     from dacycle.cycler.report import page as reporting  # pictures: seconds to import
 
     described = load_experiment(experiment)

@@ -1,4 +1,4 @@
-"""What a run would do, before it does: cycles, inputs that are there or missing, and what it would cost."""
+"""Say what a run would do: its cycles, the inputs that are there or missing, and its cost."""
 
 import time as clock
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ import pandas as pd
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_donor
-from dacycle.forecast_adapter.channels import CHANNELS
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
@@ -19,17 +19,17 @@ __all__ = ["Plan", "plan"]
 
 @dataclass
 class Plan:
-    """What a run would do.
+    """Hold what a run would do.
 
     Attributes:
-        first, last: the cycles still to run; None where there is none, and no last one in a live experiment.
-        cycles: how many they are; 0 for a live experiment without an end.
-        done: cycles already in the archive.
-        sources: per source, what it has for the first and the last of these cycles.
+        first, last: first and last cycle to run; None where none is left; a live experiment has no last one.
+        cycles: number of these cycles; 0 for a live experiment without an end.
+        done: number of cycles already in the archive.
+        sources: by source, what it has for the first and the last of these cycles.
         missing: sentences about inputs that are not there.
-        step_seconds: one 6-h step of the model on this machine, measured.
-        megabytes: of states that the cycles would add, before compression.
-        forecast_steps: model steps of the drift forecasts that belong to these cycles.
+        step_seconds: measured time of one 6-h step of the model on this machine.
+        megabytes: size of the states that the cycles would add, before compression.
+        forecast_steps: number of model steps of the forecasts that start from these cycles.
     """
 
     first: pd.Timestamp | None
@@ -44,7 +44,7 @@ class Plan:
 
 
 def plan(experiment: Experiment, archive: Archive | None, threads: int = 1) -> Plan:
-    """Look at everything a run needs, run nothing, write nothing.
+    """Look at everything that a run needs; run and write nothing.
 
     Args:
         experiment: the experiment.
@@ -67,7 +67,7 @@ def plan(experiment: Experiment, archive: Archive | None, threads: int = 1) -> P
     outlook.missing += _missing_donor(experiment, archive) if branch is None else []
     _look_at_sources(inputs, [first, *times[1:][-1:]], outlook)
     outlook.step_seconds = _time_one_step(inputs, first)
-    outlook.megabytes = len(times) * 2 * len(CHANNELS) * np.prod(inputs.world.grid.shape) * 4 / 1e6
+    outlook.megabytes = len(times) * 2 * CHANNEL_COUNT * np.prod(inputs.world.grid.shape) * 4 / 1e6
     starts = sum(time.hour in experiment.drift.starts for time in times)
     outlook.forecast_steps = starts * (experiment.drift.lead // STEP)
     return outlook
@@ -90,23 +90,23 @@ def _look_at_sources(inputs: Inputs, times: list[pd.Timestamp], outlook: Plan) -
     for source in inputs.sources:
         if source.name in absent:
             continue
-        found = []
+        contents = []
         for time in times:
             try:
                 table, inventory = source.read(Window(np.datetime64(time, "h"), source.cutoff))
                 unreadable = f", unreadable files: {inventory.unreadable}" if inventory.unreadable else ""
-                found.append(f"{cycle_id(time)}: {len(table)} values{unreadable}")
+                contents.append(f"{cycle_id(time)}: {len(table)} values{unreadable}")
                 if not len(table):
                     outlook.missing.append(f"source {source.name} has nothing for {cycle_id(time)}")
-            except (ReferenceError, ObservationError) as error:
-                found.append(f"{cycle_id(time)}: not there")
-                said = f"source {source.name}: {error}"
-                outlook.missing += [said] if said not in outlook.missing else []
-        outlook.sources[source.name] = found
+            except (ReferenceDataError, ObservationError) as error:
+                contents.append(f"{cycle_id(time)}: not there")
+                sentence = f"source {source.name}: {error}"
+                outlook.missing += [sentence] if sentence not in outlook.missing else []
+        outlook.sources[source.name] = contents
 
 
 def _time_one_step(inputs: Inputs, time: pd.Timestamp) -> float:
-    """Seconds of one model step from the climatology; a first one, which also sets the session up, is not counted."""
+    """Return the seconds of one model step from the climatology, after a first step that sets up the session."""
     frame = inputs.world.climatology.at(np.datetime64(time, "h"))[None]
     seconds = 0.0
     for _ in range(2):

@@ -1,4 +1,8 @@
-"""A service on one machine, without a Prefect server: wakes after each cutoff and runs what the archive says is due."""
+"""A service on one machine, without a Prefect server.
+
+It wakes after each cutoff and runs what the archive says is due: cycles, forecasts and verification of the experiment,
+and then of its free run, if it asks for one.
+"""
 
 import logging
 import signal
@@ -9,6 +13,7 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from dacycle.common import logs
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
@@ -17,33 +22,27 @@ from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import load_world
 
-__all__ = ["RETRY", "Service", "wake_after"]
+__all__ = ["RETRY", "Service"]
 
 RETRY = pd.Timedelta(minutes=10)
-"""How long after a failure that may pass (a lock, a disk, a network) the service tries again."""
+"""Time after which the service tries again after a failure that may pass (a lock, a disk, a network)."""
 
 logger = logging.getLogger(__name__)
 
 
 class _Stopping(Exception):  # noqa: N818 - not an error
-    """The service was told to stop, and the archive stands whole: leave."""
-
-
-def wake_after(experiment: Experiment) -> pd.Timedelta:
-    """How long after an analysis time its last cutoff has passed."""
-    cutoffs = [source.cutoff for source in experiment.observations if source.cutoff is not None]
-    return max(cutoffs, default=pd.Timedelta(0))
+    """Leave, since the service was told to stop and the archive is whole."""
 
 
 class Service:
-    """Runs one experiment for ever, or to its end; `serve` returns when it is told to stop.
+    """Run one experiment without an end, or to its end; `serve` returns when it is told to stop.
 
     Args:
         experiment: as read from its file.
         archive: its archive.
-        forecasts: whether the forecasts that are due follow the cycles.
+        forecasts: whether to make the forecasts that are due after the cycles.
         threads: of the networks.
-        retry: how long after a failure that may pass it tries again.
+        retry: time after which it tries again after a failure that may pass.
     """
 
     def __init__(
@@ -61,8 +60,8 @@ class Service:
         self.retry = retry
         self._told_to_stop = threading.Event()
         self._failure: BaseException | None = None
-        # Wake-ups that were missed, or came while one was running, are one: the archive says what is due. One worker,
-        # so that a second try never meets the regular wake-up.
+        # Wake-ups that were missed, or came during another one, become one: the archive says what is due. With one
+        # worker a second try never runs beside the regular wake-up.
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
             executors={"default": {"type": "threadpool", "max_workers": 1}},
@@ -70,7 +69,7 @@ class Service:
         )
 
     def stop(self) -> None:
-        """Stop after the cycle, or the forecast, that is running."""
+        """Stop after the cycle or forecast that is running."""
         self._told_to_stop.set()
 
     def serve(self) -> None:
@@ -80,7 +79,7 @@ class Service:
             RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
             ExperimentError: the experiment cannot run as it is.
         """
-        first = self.experiment.start + wake_after(self.experiment)
+        first = self.experiment.start + self.experiment.wait
         every = IntervalTrigger(hours=STEP // pd.Timedelta(hours=1), start_date=first.tz_localize("UTC"))
         self._scheduler.add_job(self._wake, every, id="wake", next_run_time=pd.Timestamp.now("UTC"))
         if threading.current_thread() is threading.main_thread():
@@ -112,37 +111,44 @@ class Service:
     def run_due(self, now: pd.Timestamp | None = None) -> None:
         """Run the cycles whose cutoffs have passed (by `now`, UTC), in order, and then the forecasts that are due.
 
-        What the reference has come to hold since is verified, whether or not forecasts are made.
+        Cycles and forecasts are verified as far as the reference reaches by then, whether or not forecasts are made.
+        A free run that leaves the model's range is logged and does not stop the experiment.
         """
         now = pd.Timestamp.now("UTC").tz_localize(None) if now is None else now
-        replay.hindcast(self.experiment, self.archive, now=now, progress=self._show, threads=self.threads)
+        for run in self.experiment.runs():
+            with logs.context(experiment=run.name):
+                try:
+                    self._run(run, now)
+                except replay.RunStoppedError as error:
+                    if run.name == self.experiment.name:
+                        raise
+                    logger.error("%s", error)
         branch = self.archive.branch(self.experiment.name)
-        world = load_world(self.experiment.world)
-        for start in drift.fill_in(branch, world):
-            logger.info("%s: forecast from %s verified further", branch.name, cycle_id(start))
-            self._leave_if_told()
-        if self.forecasts and self.experiment.drift.starts:
-            model = load_model(self.experiment.model, self.threads)
-            for start in drift.make_forecasts(branch, world, model):
-                logger.info("%s: forecast from %s", branch.name, cycle_id(start))
-                self._leave_if_told()
-        verify(branch, world)
         next_time, end = branch.next_time, self.experiment.end
         assert next_time is not None, "a branch that was run has at least its cold start"
-        if end is not None and next_time > end:
-            logger.info("%s: complete, its last cycle was %s", branch.name, cycle_id(end))
-            self.stop()
-            return
-        logger.info("%s: nothing more is due; the next cycle is %s", branch.name, cycle_id(next_time))
+        with logs.context(experiment=branch.name):
+            if end is not None and next_time > end:
+                logger.info("complete, its last cycle was %s", cycle_id(end))
+                self.stop()
+                return
+            logger.info("nothing more is due; the next cycle is %s", cycle_id(next_time))
 
-    def _show(self, cycle: replay.Cycle) -> None:
-        record = cycle.record
-        level = logging.INFO if record["status"] == "ok" else logging.WARNING
-        uses = ", ".join(f"{count} {use}" for use, count in record["uses"].items())
-        reason = f" ({record['reason']})" if record["reason"] else ""
-        name, seconds = self.experiment.name, sum(cycle.seconds.values())
-        logger.log(level, "%s %s: %s%s; %s; %.2f s", name, record["time"], record["status"], reason, uses, seconds)
-        self._leave_if_told()
+    def _run(self, run: Experiment, now: pd.Timestamp) -> None:
+        """Run what is due of the experiment or of its free run: cycles, forecasts, verification."""
+        replay.run_due_cycles(
+            run, self.archive, now=now, progress=lambda _: self._leave_if_told(), threads=self.threads
+        )
+        branch = self.archive.branch(run.name)
+        world = load_world(run.world)
+        for start in drift.fill_in(branch, world):
+            logger.info("forecast from %s verified further", cycle_id(start))
+            self._leave_if_told()
+        if self.forecasts and run.drift.starts:
+            model = load_model(run.model, self.threads)
+            for start in drift.make_forecasts(branch, world, model):
+                logger.info("forecast from %s", cycle_id(start))
+                self._leave_if_told()
+        verify(branch, world)
 
     def _leave_if_told(self) -> None:
         if self._told_to_stop.is_set():

@@ -1,8 +1,7 @@
-"""Two experiments side by side: what differs in their settings, and in their errors, with paired intervals.
+"""Compare two experiments: the differences of their settings, and of their errors with paired intervals.
 
-Both are verified against the same reference at the same times, and the differences of their mean squared
-errors are bootstrapped in blocks of days, so that weather that is hard for both does not hide a difference
-between them.
+Both are verified against the same reference at the same times. The differences of their mean squared errors are
+bootstrapped in blocks of days, so that weather that is hard for both does not hide a difference between them.
 """
 
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.experiment import differences
 from dacycle.cycler.report import figures, tables
 from dacycle.cycler.report.page import render
@@ -30,13 +30,15 @@ FORECAST_DAYS = (1, 3, 5, 10)
 
 @dataclass(frozen=True)
 class Comparison:
-    """How experiment `b` does against `a`.
+    """Hold the comparison of experiment `b` with `a`.
 
     Attributes:
-        a, b: the branches. times: the cycles that both have, from where they part. table: of (`background`,
-        `analysis`, `day 1`, ... or `withheld O-B`), channel (or source and variable), region, n
-            pairs, rmse_a, rmse_b (SI), change of the RMSE as a fraction of a's, and its 95 % interval low,
-            high.
+        a, b: the branches.
+        times: the cycles that both have, from the later of their starts.
+        table: `of` (`background`, `analysis`, `day 1`, ..., `withheld O-B`, `withheld O-A`), channel (or source and
+            variable), region -> `n` pairs, `rmse_a`, `rmse_b` (SI), `change` of the RMSE as a fraction of a's, and its
+            95 % interval `low`, `high`.
+        verified, scored: the tables of both that `table` is made from.
     """
 
     a: Branch
@@ -51,7 +53,7 @@ def compare(a: Branch, b: Branch, world: World) -> Comparison:
     """Compare two branches of one world at the times both have, from the later of their starts.
 
     Raises:
-        ArchiveError: they are of different worlds or grids, or have no cycle in common.
+        ArchiveError: the branches have different worlds or grids, or no cycle in common.
     """
     first, second = a.experiment, b.experiment
     if (first.world, first.grid) != (second.world, second.grid):
@@ -59,8 +61,7 @@ def compare(a: Branch, b: Branch, world: World) -> Comparison:
             f"{a.name} is on world {first.world}, {first.grid}, {b.name} on {second.world}, {second.grid}: "
             "their errors cannot be compared"
         )
-    # A forked experiment shares its past with its donor: the same cycles compared with themselves say
-    # nothing.
+    # A forked experiment shares its past with its donor; those cycles are the same, and are left out.
     times = a.times.intersection(b.times)
     times = times[times >= max(first.start, second.start)]
     if not len(times):
@@ -74,13 +75,13 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
     """Write the comparison as one HTML page."""
     a, b = comparison.a.name, comparison.b.name
     errors, drift = None, None
-    paint = {a: "background", b: "analysis"}
+    colours = {a: "background", b: "analysis"}
     if all(len(v.errors) for v in comparison.verified):
         runs = {
             name: v.errors[(v.errors["kind"] == "analysis") & v.errors["time"].isin(comparison.times)]
             for name, v in zip((a, b), comparison.verified, strict=True)
         }
-        errors = figures.errors_over_time(runs, paint)
+        errors = figures.errors_over_time(runs, colours)
     pairs = _paired_scores(comparison.scored, comparison.times)
     if all(len(table) for table in pairs):
         drift = figures.drift_side_by_side(
@@ -103,21 +104,20 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
 
 
 def scorecard(table: pd.DataFrame) -> dict[str, Any]:
-    """Region -> channel -> what -> row, in the order they are printed; and the names of the columns."""
-    part = table[table["region"] != ""]
-    columns = list(dict.fromkeys(part["of"]))
+    """Arrange the rows by region, channel and column for printing; return them with the names of the columns."""
+    by_region = table[table["region"] != ""]
+    columns = list(dict.fromkeys(by_region["of"]))
     rows = {
         region: {
-            channel: {row["of"]: row for row in own.to_dict("records")}
-            for channel, own in inner.groupby("channel", sort=False)
+            channel: {row["of"]: row for row in of_channel.to_dict("records")}
+            for channel, of_channel in of_region.groupby("channel", sort=False)
         }
-        for region, inner in part.groupby("region", sort=False)
+        for region, of_region in by_region.groupby("region", sort=False)
     }
     return {"columns": columns, "regions": rows}
 
 
-# --- pairs
-# -------------------------------------------------------------------------------------------------------
+# --- pairs ------------------------------------------------------------------------------------------------------------
 
 
 def _cycle_rows(verified: tuple[Verification, Verification], times: pd.DatetimeIndex) -> Iterator[dict[str, Any]]:
@@ -135,7 +135,7 @@ def _cycle_rows(verified: tuple[Verification, Verification], times: pd.DatetimeI
 def _paired_scores(
     scored: tuple[pd.DataFrame, pd.DataFrame], times: pd.DatetimeIndex
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The scores of starts that both have, from where they part."""
+    """Return the scores of the starts that both have, among `times`."""
     common = set(scored[0]["start"]) & set(scored[1]["start"]) & set(times)
     first, second = (table[table["start"].isin(common)] for table in scored)
     return first, second
@@ -177,16 +177,17 @@ def _pick(series: pd.Series, key: tuple[object, ...]) -> pd.Series:
 
 
 def _pair(of: str, channel: str, region: str, series: list[pd.Series]) -> Iterator[dict[str, Any]]:
-    """One row from two series of mean squared errors, or none where they have no time in common."""
+    """Yield one row from two series of mean squared errors; none where they have no time in common."""
     a, b = series[0].align(series[1], join="inner")
     if not len(a) or not np.isfinite([a, b]).all() or not a.mean() > 0:
         return
     spacing = np.median(np.diff(a.index)) / np.timedelta64(1, "D") if len(a) > 1 else BLOCK_DAYS
-    found = scores.mean_interval((b - a).to_numpy(), max(1, round(BLOCK_DAYS / float(spacing))))
+    difference = scores.mean_interval((b - a).to_numpy(), max(1, round(BLOCK_DAYS / float(spacing))))
     base = float(a.mean())
-    # From a difference of mean squared errors to a change of the RMSE; the bootstrap may reach below zero
-    # error.
-    change, low, high = (float(np.sqrt(max(0.0, 1 + x / base)) - 1) for x in (found.estimate, found.low, found.high))
+    # From a difference of mean squared errors to a change of the RMSE. The interval may reach below an error of 0.
+    change, low, high = (
+        float(np.sqrt(max(0.0, 1 + x / base)) - 1) for x in (difference.estimate, difference.low, difference.high)
+    )
     yield {
         "of": of,
         "channel": channel,
@@ -195,6 +196,6 @@ def _pair(of: str, channel: str, region: str, series: list[pd.Series]) -> Iterat
         "rmse_a": float(np.sqrt(base)),
         "rmse_b": float(np.sqrt(b.mean())),
         "change": change,
-        "low": low if np.isfinite(found.low) else np.nan,
-        "high": high if np.isfinite(found.high) else np.nan,
+        "low": low if np.isfinite(difference.low) else np.nan,
+        "high": high if np.isfinite(difference.high) else np.nan,
     }

@@ -1,4 +1,4 @@
-"""The figures of a report, each from tidy tables to inline SVG. Units are those of `style.readable`."""
+"""Draw the figures of a report, each from tidy tables to inline SVG. Units are those of `style.readable`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,15 +27,17 @@ __all__ = [
 ]
 
 TOP = 200
-"""Levels above this (hPa) are drawn apart: the demonstration's own model has next to nothing there."""
+"""Levels above this (hPa) are drawn apart: the demonstration's nature run has few levels there."""
 
 Runs = Mapping[str, pd.DataFrame]
 
 
 def errors_over_time(runs: Runs, kinds: Mapping[str, str] | None = None) -> Markup:
-    """Global RMSE of each cycle for the headline channels; `runs` maps names to rows of one kind.
+    """Draw the global RMSE of each cycle for the headline channels.
 
-    Names are those of `style.COLOURS`, or `kinds` says in which of those colours each is drawn.
+    Args:
+        runs: name of a line -> its rows of `Verification.errors`, of one kind.
+        kinds: name of a line -> the name in `style.COLOURS` whose colour it takes; None: its own name.
     """
 
     def draw(figure: Figure) -> None:
@@ -53,16 +55,16 @@ def errors_over_time(runs: Runs, kinds: Mapping[str, str] | None = None) -> Mark
 
 
 def errors_by_group(runs: Runs, std: NDArray) -> Markup:
-    """RMSE in the world's standard deviations by channel group, levels above 200 hPa in a row of their own."""
+    """Draw the RMSE in the world's standard deviations by channel group, levels above 200 hPa in a row of their own."""
     low = {name: [i for i in members if (CHANNELS[i].level or TOP) >= TOP] for name, members in GROUPS.items()}
     high = {name: [i for i in members if (CHANNELS[i].level or TOP) < TOP] for name, members in GROUPS.items()}
-    parts = [(f"{name}, up to {TOP} hPa" if high[name] else name, members) for name, members in low.items()]
-    parts += [(f"{name}, above {TOP} hPa", members) for name, members in high.items()]
+    groups = [(f"{name}, up to {TOP} hPa" if high[name] else name, members) for name, members in low.items()]
+    groups += [(f"{name}, above {TOP} hPa", members) for name, members in high.items()]
 
     def draw(figure: Figure) -> None:
-        axes_list = style.panels(figure, len(parts), columns=6, between=0.36, sharex=True)
-        for axes, (title, members) in zip(axes_list, parts, strict=True):
-            if not members:  # no surface above 200 hPa: an empty place keeps the variables below one another
+        axes_list = style.panels(figure, len(groups), columns=6, between=0.36, sharex=True)
+        for axes, (title, members) in zip(axes_list, groups, strict=True):
+            if not members:  # the surface has no level above 200 hPa; the empty panel keeps variables aligned
                 axes.remove()
                 continue
             for name, errors in runs.items():
@@ -77,7 +79,7 @@ def errors_by_group(runs: Runs, std: NDArray) -> Markup:
 
 
 def errors_by_level(runs: Runs, std: NDArray) -> Markup:
-    """Profiles of the run's RMSE in standard deviations; the part above 200 hPa shaded."""
+    """Draw profiles of the run's RMSE in standard deviations; levels above 200 hPa are shaded."""
 
     def draw(figure: Figure) -> None:
         axes_list = style.panels(figure, 5, columns=5, between=0.25, sharey=True)
@@ -100,14 +102,14 @@ def errors_by_level(runs: Runs, std: NDArray) -> Markup:
 
 
 def normalised(errors: pd.DataFrame, members: Sequence[int], std: NDArray) -> pd.Series:
-    """Mean over channels of the global mean squared error in squared standard deviations, by time."""
-    part = _globe(errors, [NAMES[i] for i in members])
-    variance = part["channel"].map({NAMES[i]: float(std[i]) ** 2 for i in members}).astype(float)
-    return (part["mse"] / variance).groupby(part["time"]).mean()
+    """Return the global mean squared error in squared standard deviations, averaged over channels, by time."""
+    rows = _globe(errors, [NAMES[i] for i in members])
+    variance = rows["channel"].map({NAMES[i]: float(std[i]) ** 2 for i in members}).astype(float)
+    return (rows["mse"] / variance).groupby(rows["time"]).mean()
 
 
 def counts_over_time(fits: pd.DataFrame) -> Markup:
-    """Values per cycle by use, and by reason for those that were not assimilated."""
+    """Draw the values per cycle by use, and by reason for those that were not assimilated."""
 
     def draw(figure: Figure) -> None:
         left, right = style.panels(figure, 2, columns=2, between=0.6, top=0.74)
@@ -117,7 +119,7 @@ def counts_over_time(fits: pd.DataFrame) -> Markup:
         reasons = _counts(fits[fits["reason"] != ""], "reason")
         reasons = reasons[reasons.sum().sort_values(ascending=False).index]
         _stack(right, reasons, [style.reason_colour(str(name)) for name in reasons])
-        right.set_title("of these not assimilated, by reason", pad=33)
+        right.set_title("values not assimilated, by reason", pad=33)
 
     return style.svg(draw, "Observation counts over time", height=2.8)
 
@@ -128,9 +130,9 @@ def _counts(fits: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _stack(axes: Axes, counts: pd.DataFrame, colours: list[str]) -> None:
     if not counts.empty:
-        steps = style.thin(counts, style.COMB)
-        names = [str(name).replace("_", " ") for name in steps]
-        axes.stackplot(steps.index, steps.T.to_numpy(), labels=names, colors=colours, linewidth=0, step="mid")
+        thinned = style.thin(counts, style.COMB)
+        names = [str(name).replace("_", " ") for name in thinned]
+        axes.stackplot(thinned.index, thinned.T.to_numpy(), labels=names, colors=colours, linewidth=0, step="mid")
         axes.margins(x=0)
         options = {"ncols": 4, "handlelength": 1, "columnspacing": 1.2, "borderpad": 0, "borderaxespad": 0}
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), **options)
@@ -139,16 +141,16 @@ def _stack(axes: Axes, counts: pd.DataFrame, colours: list[str]) -> None:
 
 
 def fits_over_time(fits: pd.DataFrame) -> Markup:
-    """RMS of O-B and O-A at withheld sites by observed variable; levels above 200 hPa are left to the table."""
-    part = fits[(fits["use"] == "withheld") & (fits["compared"] > 0) & (fits["layer"] != "above 200 hPa")]
-    kinds = sorted(set(zip(part["source"], part["variable"], strict=True)))
+    """Draw the RMS of O-B and O-A at withheld sites by observed variable, without levels above 200 hPa."""
+    withheld = fits[(fits["use"] == "withheld") & (fits["compared"] > 0) & (fits["layer"] != "above 200 hPa")]
+    kinds = sorted(set(zip(withheld["source"], withheld["variable"], strict=True)))
 
     def draw(figure: Figure) -> None:
         axes_list = style.panels(figure, len(kinds), columns=4, sharex=True)
         for axes, (source, variable) in zip(axes_list, kinds, strict=True):
             factor, unit = style.readable_variable(variable)
-            own = part[(part["source"] == source) & (part["variable"] == variable)]
-            sums = own.groupby("time")[["compared", "o_b_squared", "o_a_squared"]].sum()
+            rows = withheld[(withheld["source"] == source) & (withheld["variable"] == variable)]
+            sums = rows.groupby("time")[["compared", "o_b_squared", "o_a_squared"]].sum()
             for name, column in (("background", "o_b_squared"), ("analysis", "o_a_squared")):
                 series = style.thin(sums[column] / sums["compared"])
                 label = {"background": "O-B", "analysis": "O-A"}[name]
@@ -166,10 +168,11 @@ def fits_over_time(fits: pd.DataFrame) -> Markup:
 
 
 def drift_curves(curves: pd.DataFrame, levels: Mapping[str, float]) -> Markup:
-    """RMSE, ACC and lead time lost by lead for the headline channels.
+    """Draw RMSE, ACC and lead time lost by lead for the headline channels.
 
-    `curves` has channel, kind, lead (hours), rmse, acc, lost (hours); `levels` the free run's RMSE by
-    channel, SI.
+    Args:
+        curves: of `tables.drift_summary`.
+        levels: RMSE of the free run by channel, SI.
     """
 
     def draw(figure: Figure) -> None:
@@ -180,16 +183,16 @@ def drift_curves(curves: pd.DataFrame, levels: Mapping[str, float]) -> Markup:
         grid = np.array(axes_list).reshape(3, columns)
         for column, channel in zip(grid.T, HEADLINE, strict=True):
             factor, unit = style.readable(channel)
-            own = curves[curves["channel"] == channel]
+            of_channel = curves[curves["channel"] == channel]
             for kind, name in _DRIFT_NAMES.items():
-                part = own[own["kind"] == kind].sort_values("lead")
-                days = part["lead"] / 24
+                curve = of_channel[of_channel["kind"] == kind].sort_values("lead")
+                days = curve["lead"] / 24
                 colour = {"color": style.COLOURS[kind], "linestyle": style.LINES.get(kind, "-")}
-                column[0].plot(days, factor * part["rmse"], label=name, **colour)
+                column[0].plot(days, factor * curve["rmse"], label=name, **colour)
                 if kind in ("analysis", "reference", "persistence"):
-                    column[1].plot(days, part["acc"], **colour)
+                    column[1].plot(days, curve["acc"], **colour)
                 if kind == "analysis":
-                    column[2].plot(days, part["lost"] / 24, **colour)
+                    column[2].plot(days, curve["lost"] / 24, **colour)
             if channel in levels:
                 free = {"color": style.COLOURS["free run"], "linestyle": style.LINES["free run"]}
                 column[0].axhline(factor * levels[channel], label="free run (level)", linewidth=1, **free)
@@ -216,7 +219,7 @@ _DRIFT_NAMES = {
 
 
 def drift_side_by_side(pair: Mapping[str, pd.DataFrame]) -> Markup:
-    """RMSE by lead of the forecasts from two experiments' analyses, and from the reference (of the first)."""
+    """Draw the RMSE by lead of forecasts from two experiments' analyses, and from the reference (of the first)."""
     colours = dict(zip(pair, ("background", "analysis"), strict=True))
 
     def draw(figure: Figure) -> None:
@@ -226,8 +229,8 @@ def drift_side_by_side(pair: Mapping[str, pd.DataFrame]) -> Markup:
             first = next(iter(pair.values()))
             lines = [(name, curves, "analysis", colours[name]) for name, curves in pair.items()]
             for name, curves, kind, colour in [*lines, ("from the reference", first, "reference", "reference")]:
-                part = curves[(curves["channel"] == channel) & (curves["kind"] == kind)].sort_values("lead")
-                style.line(axes, part["lead"] / 24, factor * part["rmse"], colour, name)
+                curve = curves[(curves["channel"] == channel) & (curves["kind"] == kind)].sort_values("lead")
+                style.line(axes, curve["lead"] / 24, factor * curve["rmse"], colour, name)
             axes.set_title(f"{channel} ({unit})")
             axes.set_xlabel("lead (days)")
             axes.set_ylim(bottom=0)
@@ -238,9 +241,9 @@ def drift_side_by_side(pair: Mapping[str, pd.DataFrame]) -> Markup:
 
 
 def drift_by_start(drift: pd.DataFrame) -> Markup:
-    """RMSE above that of the reference-started forecast, by start, at a few leads: does drift itself change?"""
-    part = drift[(drift["region"] == "globe") & drift["channel"].isin(HEADLINE)]
-    table = part.pivot_table(index=["channel", "start", "lead"], columns="kind", values="mse", observed=True)
+    """Draw the RMSE minus that of the reference-started forecast, by start, at a few leads."""
+    headline = drift[(drift["region"] == "globe") & drift["channel"].isin(HEADLINE)]
+    table = headline.pivot_table(index=["channel", "start", "lead"], columns="kind", values="mse", observed=True)
     excess = (np.sqrt(table["analysis"]) - np.sqrt(table["reference"])).dropna()
     reached = set(excess.index.get_level_values("lead"))
     wanted = [lead for lead in (0, 24, 72, 120, 240) if lead in reached] or [max(reached)]
@@ -262,7 +265,7 @@ def drift_by_start(drift: pd.DataFrame) -> Markup:
 
 
 def means_over_time(means: pd.DataFrame, free: pd.DataFrame | None) -> Markup:
-    """Global means of background, analysis, reference and free run over time."""
+    """Draw the global means of background, analysis, reference and free run over time."""
     runs = {kind: means[means["kind"] == kind] for kind in ("reference", "background", "analysis")}
     if free is not None:
         runs = {"free run": free[free["kind"] == "analysis"]} | runs
@@ -287,7 +290,7 @@ def means_over_time(means: pd.DataFrame, free: pd.DataFrame | None) -> Markup:
 
 
 def spectra(powers: Mapping[str, NDArray]) -> Markup:
-    """Zonal power (6, m) of each kind relative to that of `reference`, by wavenumber."""
+    """Draw the zonal power (6, m) of each kind relative to that of `reference`, by wavenumber."""
 
     def draw(figure: Figure) -> None:
         all_axes = style.panels(figure, len(HEADLINE), columns=6, between=0.2, sharey=True)

@@ -1,4 +1,4 @@
-"""The picture of a single-observation experiment: maps around the observation, a section and a profile through it."""
+"""Draw the increment of a single observation: maps around it, a section and a profile through it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dacycle.cycler.report import maps, style
 from dacycle.cycler.single.observation import Response
 from dacycle.forecast_adapter.channels import CHANNELS, GROUPS, LEVELS, index
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM, Grid
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 
 __all__ = ["azimuthal", "picture", "shown_channels"]
 
@@ -24,10 +25,10 @@ _MARK: dict[str, Any] = {"marker": "o", "markersize": 4, "color": "#ffd84a", "ma
 
 
 def picture(response: Response, grid: Grid, std: NDArray) -> Markup:
-    """The increment (SVG): six maps, a section along the latitude, the profile at the observation's cell.
+    """Draw the increment (SVG): six maps, a section along the latitude, the profile at the observation's cell.
 
     Args:
-        response: what the observation did.
+        response: the increment of the observation.
         grid: of the increment.
         std: (69,) the world's standard deviations, in which variables are compared.
     """
@@ -35,12 +36,12 @@ def picture(response: Response, grid: Grid, std: NDArray) -> Markup:
     radius = float(np.clip(1.6 * response.distance_km, 2500, 9000))
 
     def draw(figure: Figure) -> None:
-        parts = figure.add_gridspec(
+        layout = figure.add_gridspec(
             3, 3, left=0.06, right=0.95, top=0.95, bottom=0.06, hspace=0.22, wspace=0.2, height_ratios=[1.25, 1.25, 1]
         )
         for i, channel in enumerate(channels):
-            _map(figure.add_subplot(parts[i // 3, i % 3]), response, channel, grid, radius)
-        below = parts[2, :].subgridspec(1, 2, width_ratios=[2, 1], wspace=0.28)
+            _map(figure.add_subplot(layout[i // 3, i % 3]), response, channel, grid, radius)
+        below = layout[2, :].subgridspec(1, 2, width_ratios=[2, 1], wspace=0.28)
         _section(figure.add_subplot(below[0]), response, _section_variable(response, std), grid, radius)
         _profile(figure.add_subplot(below[1]), response, std)
 
@@ -50,7 +51,7 @@ def picture(response: Response, grid: Grid, std: NDArray) -> Markup:
 
 
 def shown_channels(response: Response, std: NDArray) -> list[str]:
-    """The observed channel, and of each other variable the most affected channel, as many as there are maps."""
+    """Return the observed channel and the most affected channel of every other variable, as many as there are maps."""
     best: dict[str, str] = {}
     for name in (response.channel, *response.table(std)["channel"]):
         best.setdefault(CHANNELS[index(name)].variable, name)
@@ -58,7 +59,7 @@ def shown_channels(response: Response, std: NDArray) -> list[str]:
 
 
 def azimuthal(longitude: NDArray, latitude: NDArray, centre: tuple[float, float]) -> tuple[NDArray, NDArray]:
-    """x, y (km) of degrees on the azimuthal equidistant projection: distances from the centre (lon, lat) are true.
+    """Return x, y (km) on the azimuthal equidistant projection, which keeps distances from the centre (lon, lat).
 
     Source: Snyder (1987), Map projections, USGS professional paper 1395, equations 22-4, 22-5 and 25-2.
     """
@@ -91,8 +92,8 @@ def _map(axes: Axes, response: Response, channel: str, grid: Grid, radius: float
     around = np.linspace(0, 2 * np.pi, 181)
     reach = response.distance_km
     axes.plot(reach * np.cos(around), reach * np.sin(around), color="#22272e", linewidth=0.7, linestyle=(0, (4, 3)))
-    place = azimuthal(np.array(response.observation.longitude), np.array(response.observation.latitude), centre)
-    axes.plot(*place, **_MARK)
+    position = azimuthal(np.array(response.observation.longitude), np.array(response.observation.latitude), centre)
+    axes.plot(*position, **_MARK)
     axes.set_xlim(-radius, radius)
     axes.set_ylim(-radius, radius)
     axes.set_aspect("equal")
@@ -116,13 +117,13 @@ def _bar(axes: Axes, shade: Any, width: float = 0.025) -> None:
 
 
 def _section_variable(response: Response, std: NDArray) -> str:
-    """The observed variable if it is one aloft, else the one aloft that is most affected."""
+    """Return the observed variable if it has levels, else the most affected variable with levels."""
     channels = [response.channel, *response.table(std)["channel"]]
     return next(CHANNELS[index(name)].variable for name in channels if CHANNELS[index(name)].level)
 
 
 def _section(axes: Axes, response: Response, variable: str, grid: Grid, radius: float) -> None:
-    """West to east through the observation's cell, distance along the parallel against pressure."""
+    """Draw a section from west to east through the observation's cell: distance along the parallel against pressure."""
     factor, unit = style.readable(f"{variable}500")
     east = (grid.longitude - grid.longitude[response.column] + 180) % 360 - 180
     order = np.argsort(east)

@@ -1,4 +1,4 @@
-"""Maps on an equal-area projection, with coastlines that travel with the package."""
+"""Draw maps on an equal-area projection, with coastlines from the package."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,13 +20,13 @@ _DRAWN = get_grid("1.5deg")
 
 
 def increment_maps(mean: NDArray, rms: NDArray, grid: Grid) -> Markup:
-    """Mean and RMS increment (6, H, W) of the headline channels: what observations keep correcting."""
+    """Draw the mean and RMS increment (6, H, W) of the headline channels."""
     columns = [("mean increment", mean, "RdBu_r", True), ("RMS increment", rms, "YlGnBu", False)]
     return _sheet("Increment maps", columns, grid)
 
 
 def error_maps(background: NDArray, analysis: NDArray, grid: Grid) -> Markup:
-    """RMSE (6, H, W) of the analyses, and how much it is below (blue) or above (red) the backgrounds'."""
+    """Draw the RMSE (6, H, W) of the analyses, and its change from the backgrounds' (blue: lower, red: higher)."""
     columns = [
         ("RMSE", analysis, "YlOrBr", False),
         ("change of RMSE", analysis - background, "RdBu_r", True),
@@ -35,14 +35,14 @@ def error_maps(background: NDArray, analysis: NDArray, grid: Grid) -> Markup:
 
 
 def _sheet(label: str, columns: Sequence[tuple[str, NDArray, str, bool]], grid: Grid) -> Markup:
-    """Six channels, two to a row, each with one map per column."""
-    if grid.shape[0] > _DRAWN.shape[0]:  # a finer one would take long to draw, and not be seen
+    """Draw six channels, two to a row, each with one map per column."""
+    if grid.shape[0] > _DRAWN.shape[0]:  # a finer grid takes long to draw and cannot be seen
         columns = [(title, conservative_average(f, grid, _DRAWN), map_, signed) for title, f, map_, signed in columns]
         grid = _DRAWN
 
     def draw(figure: Figure) -> None:
-        place = {"left": 0, "right": 0.96, "top": 0.96, "bottom": 0.01, "wspace": 0.2, "hspace": 0.16}
-        axes_grid = figure.subplots(3, 4, gridspec_kw=place)
+        margins = {"left": 0, "right": 0.96, "top": 0.96, "bottom": 0.01, "wspace": 0.2, "hspace": 0.16}
+        axes_grid = figure.subplots(3, 4, gridspec_kw=margins)
         for i, channel in enumerate(HEADLINE):
             factor, unit = style.readable(channel)
             for j, (title, fields, colours, signed) in enumerate(columns):
@@ -54,7 +54,7 @@ def _sheet(label: str, columns: Sequence[tuple[str, NDArray, str, bool]], grid: 
 
 
 def _map(axes: Axes, field: NDArray, grid: Grid, colours: str, signed: bool) -> None:
-    """A field in colour on the Equal Earth projection; the range holds all but the outermost 1 % of the area."""
+    """Draw a field on the Equal Earth projection; the colours end at the 99th percentile by area."""
     limit = _quantile(np.abs(field), grid.weights, 0.99) or 1.0
     low = -limit if signed else 0.0
     east = np.concatenate([grid.longitude_bounds[grid.longitude_bounds <= 180], [180.0]])
@@ -70,7 +70,7 @@ def _map(axes: Axes, field: NDArray, grid: Grid, colours: str, signed: bool) -> 
 
 
 def outline(axes: Axes, colour: str = "#30363d") -> None:
-    """Coasts and the rim of the Equal Earth projection."""
+    """Draw the coasts and the rim of the Equal Earth projection."""
     coast = equal_earth(*coastlines())
     axes.plot(*coast, color=colour, linewidth=0.4, rasterized=True)
     rim = np.linspace(-90, 90, 91)
@@ -81,14 +81,14 @@ def outline(axes: Axes, colour: str = "#30363d") -> None:
 
 
 def _quantile(values: NDArray, weights: NDArray, share: float) -> float:
-    """The value below which this share of the weight lies: small cells at the poles count as their area."""
+    """Return the value below which this share of the weights lies."""
     order = np.argsort(values, axis=None)
     cumulated = np.cumsum(weights.ravel()[order])
     return float(values.ravel()[order][np.searchsorted(cumulated, share * cumulated[-1])])
 
 
 def equal_earth(longitude: NDArray, latitude: NDArray) -> tuple[NDArray, NDArray]:
-    """x, y of degrees on the Equal Earth projection.
+    """Return x, y of degrees on the Equal Earth projection.
 
     Source: Savric, Patterson and Jenny (2019), doi:10.1080/13658816.2018.1504949.
     """
@@ -103,6 +103,6 @@ def equal_earth(longitude: NDArray, latitude: NDArray) -> tuple[NDArray, NDArray
 
 @lru_cache
 def coastlines() -> tuple[NDArray, NDArray]:
-    """Longitude and latitude (degrees) of the coasts, lines parted by NaN; see data/make_coastlines.py."""
+    """Return longitude and latitude (degrees) of the coasts, lines separated by NaN (data/make_coastlines.py)."""
     with np.load(Path(__file__).parent / "data/coastlines.npz") as stored:
         return stored["longitude"].astype(float), stored["latitude"].astype(float)

@@ -1,4 +1,4 @@
-"""The figures of a report's observations, each from tidy tables to inline SVG."""
+"""Draw the figures of a report's observations, each from tidy tables to inline SVG."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,25 +19,28 @@ __all__ = ["histograms", "site_maps", "sources_over_time"]
 _DEPARTURES = (("o_b", "background", "O-B"), ("o_a", "analysis", "O-A"))
 
 
-def site_maps(places: pd.DataFrame) -> Markup:
-    """A map per kind: used and withheld sites small, those often not used in their reason's colour, sized by the share.
+def site_maps(sites: pd.DataFrame) -> Markup:
+    """Draw a map per kind of observation.
+
+    Used and withheld sites are small dots. A site that was often not used has the colour of the reason, and a dot that
+    grows with the share of such cycles.
 
     Args:
-        places: of `observations.places`.
+        sites: of `observations.sites_by_outcome`.
     """
-    kinds = [kind for kind in KINDS if (places["kind"] == kind).any()]
+    kinds = [kind for kind in KINDS if (sites["kind"] == kind).any()]
     rows = -(-len(kinds) // 3)
 
     def draw(figure: Figure) -> None:
         height = figure.get_size_inches()[1]
-        place = {"left": 0, "right": 1, "top": 1 - 0.5 / height, "bottom": 0, "wspace": 0.03, "hspace": 0.12}
-        axes_list = list(figure.subplots(rows, 3, squeeze=False, gridspec_kw=place).ravel())
+        margins = {"left": 0, "right": 1, "top": 1 - 0.5 / height, "bottom": 0, "wspace": 0.03, "hspace": 0.12}
+        axes_list = list(figure.subplots(rows, 3, squeeze=False, gridspec_kw=margins).ravel())
         for axes in axes_list[len(kinds) :]:
             axes.remove()
         shown: dict[str, Any] = {}
         for axes, kind in zip(axes_list, kinds, strict=False):
             maps.outline(axes, "#a5acb4")
-            shown |= _dots(axes, places[places["kind"] == kind])
+            shown |= _dots(axes, sites[sites["kind"] == kind])
             axes.set_title(kind)
         names = [name.replace("_", " ") for name in shown]
         figure.legend(
@@ -48,15 +51,15 @@ def site_maps(places: pd.DataFrame) -> Markup:
     return style.svg(draw, "Maps of the sites used, withheld and not used", 0.5 + 1.85 * rows) if kinds else Markup()
 
 
-def _dots(axes: Axes, places: pd.DataFrame) -> dict[str, Any]:
-    """Dots of one kind; the handle of each outcome. Rasterised, so that no network makes the page heavy."""
+def _dots(axes: Axes, sites: pd.DataFrame) -> dict[str, Any]:
+    """Draw the sites of one kind, rasterised to keep the page small; return the legend's handle of each outcome."""
     handles = {}
-    counts = places["outcome"].value_counts()
+    counts = sites["outcome"].value_counts()
     order = sorted(counts.index, key=lambda name: (name not in ("assimilated", "withheld_site"), -counts[name]))
     for name in order:
-        own = places[places["outcome"] == name]
-        x, y = maps.equal_earth((own["longitude"].to_numpy() + 180) % 360 - 180, own["latitude"].to_numpy())
-        size = 1.8 if name == "assimilated" else 3.5 if name == "withheld_site" else 2 + 10 * own["unused"].to_numpy()
+        dots = sites[sites["outcome"] == name]
+        x, y = maps.equal_earth((dots["longitude"].to_numpy() + 180) % 360 - 180, dots["latitude"].to_numpy())
+        size = 1.8 if name == "assimilated" else 3.5 if name == "withheld_site" else 2 + 10 * dots["unused"].to_numpy()
         colour = style.USES["assimilated"] if name == "assimilated" else style.reason_colour(name)
         axes.scatter(x, y, s=size, color=colour, linewidths=0, rasterized=True)
         handles[name] = axes.scatter([], [], s=9, color=colour, linewidths=0)
@@ -64,16 +67,16 @@ def _dots(axes: Axes, places: pd.DataFrame) -> dict[str, Any]:
 
 
 def histograms(departures: pd.DataFrame) -> Markup:
-    """O-B and O-A of assimilated values in stated errors, by source and variable, with the normal distribution."""
-    parts = by_variable(departures)
+    """Draw O-B and O-A of assimilated values in stated errors, by source and variable, with the normal distribution."""
+    groups = by_variable(departures)
     middles, width = (BINS[1:] + BINS[:-1]) / 2, BINS[1] - BINS[0]
     normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
 
     def draw(figure: Figure) -> None:
-        axes_list = style.panels(figure, len(parts), columns=5, between=0.36, sharex=True)
-        for axes, ((source, variable), own) in zip(axes_list, parts, strict=True):
+        axes_list = style.panels(figure, len(groups), columns=5, between=0.36, sharex=True)
+        for axes, ((source, variable), counts) in zip(axes_list, groups, strict=True):
             for of, name, label in _DEPARTURES:
-                density = _density(own[own["of"] == of], width)
+                density = _density(counts[counts["of"] == of], width)
                 colour = style.COLOURS[name]
                 axes.stairs(density, BINS, color=colour, label=label, linewidth=1.2, fill=False)
             axes.plot(middles, normal, color="#59616b", linestyle=(0, (3, 1.5)), linewidth=1, label="stated error")
@@ -85,7 +88,7 @@ def histograms(departures: pd.DataFrame) -> Markup:
         style.legend(figure, axes_list[0])
 
     label = "Histograms of O-B and O-A in units of the stated error"
-    return style.svg(draw, label, height=0.5 + 1.45 * -(-len(parts) // 5)) if parts else Markup()
+    return style.svg(draw, label, height=0.5 + 1.45 * -(-len(groups) // 5)) if groups else Markup()
 
 
 def _density(counts: pd.DataFrame, width: float) -> NDArray:
@@ -94,19 +97,20 @@ def _density(counts: pd.DataFrame, width: float) -> NDArray:
     return density / (density.sum() * width)
 
 
-def sources_over_time(fits: pd.DataFrame, found: pd.DataFrame) -> Markup:
-    """A row per source: reports, values by use, RMS of O-B and O-A in stated errors, latency, cycle by cycle."""
-    sources = sorted(set(fits["source"]) | set(found["source"]))
-    times = pd.DatetimeIndex(found["time"].unique())
+def sources_over_time(fits: pd.DataFrame, inventories: pd.DataFrame) -> Markup:
+    """Draw a row per source: reports, values by use, RMS of O-B and O-A in stated errors, latency, by cycle."""
+    sources = sorted(set(fits["source"]) | set(inventories["source"]))
+    times = pd.DatetimeIndex(inventories["time"].unique())
     titles = ("reports", "values by use", "RMS departure / error", "latency (minutes)")
 
     def draw(figure: Figure) -> None:
         axes_list = style.panels(figure, 4 * len(sources), columns=4, between=0.42, gap=0.42, top=0.62, sharex=True)
         for source, row in zip(sources, np.array(axes_list).reshape(-1, 4), strict=True):
-            own, reports = fits[fits["source"] == source], found[found["source"] == source].set_index("time")
+            sums = fits[fits["source"] == source]
+            reports = inventories[inventories["source"] == source].set_index("time")
             _reports(row[0], reports)
-            _uses(row[1], own, times)
-            _fits(row[2], own[own["use"] == "assimilated"])
+            _uses(row[1], sums, times)
+            _fits(row[2], sums[sums["use"] == "assimilated"])
             row[3].plot(*_series(reports["latency"].dropna()), color=style.COLOURS["background"])
             for axes, title in zip(row, titles, strict=True):
                 axes.set_title(f"{source}: {title}")
@@ -147,11 +151,13 @@ def _fits(axes: Axes, fits: pd.DataFrame) -> None:
 
 
 def _legends(figure: Figure, rows: NDArray) -> None:
-    """One legend above each column, of everything that is drawn in it."""
+    """Draw one legend above each column, with every line that is drawn in it."""
     options: Mapping[str, Any] = {"handlelength": 1.2, "columnspacing": 0.9, "labelspacing": 0.2, "borderpad": 0}
     for column in rows.T:
         drawn = [axes.get_legend_handles_labels() for axes in column]
-        found = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
-        place = (column[0].get_position().x0, 1.0)
-        ncols = 2 if len(found) == 4 else 3
-        figure.legend(list(found.values()), list(found), loc="upper left", bbox_to_anchor=place, ncols=ncols, **options)
+        lines = {label: handle for pair in drawn for handle, label in zip(*pair, strict=True)}
+        anchor = (column[0].get_position().x0, 1.0)
+        ncols = 2 if len(lines) == 4 else 3
+        figure.legend(
+            list(lines.values()), list(lines), loc="upper left", bbox_to_anchor=anchor, ncols=ncols, **options
+        )

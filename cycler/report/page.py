@@ -1,7 +1,6 @@
-"""The report of an experiment: one HTML page that needs nothing beside itself.
+"""Write the report of an experiment: one HTML page that needs no other file.
 
-What it says comes from `verification` and `drift`; what is missing is said to be missing, with the command
-that makes it.
+Its numbers come from `verification`. Where something is missing, the page says so, and names the command that makes it.
 """
 
 from collections import Counter
@@ -15,7 +14,9 @@ import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import ArchiveError, Branch
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.report import figures, maps, observation_figures, observations, style, tables
 from dacycle.cycler.verification.cycles import (
     BLOCK_DAYS,
@@ -34,14 +35,14 @@ from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = ["page", "render", "write_report"]
 
-_STRIP_ROW = 124  # cycles in a row of the strip of statuses: a month
+_STRIP_ROW = 124  # cycles in a row of the strip of statuses, about a month
 
 
 def write_report(branch: Branch, world: World, path: Path | None = None) -> Path:
-    """Write the report of a branch to `path`, by default report/index.html in its folder; return where it is.
+    """Write the report of a branch to `path`, by default report/index.html in its folder; return the path.
 
     Raises:
-        ArchiveError: the branch has no cycle yet, or something of it is damaged.
+        ArchiveError: the branch has no cycle yet, or a part of it is damaged.
     """
     path = path or branch.folder / "report" / "index.html"
     write_whole(path, page(branch, world).encode())
@@ -49,8 +50,8 @@ def write_report(branch: Branch, world: World, path: Path | None = None) -> Path
 
 
 def page(branch: Branch, world: World) -> str:
-    """The report as HTML; raises as `write_report`."""
-    records = [record for record in branch.records if record["status"] != "cold_start"]
+    """Return the report as HTML; raise as `write_report`."""
+    records = [record for record in branch.records if record.status != "cold_start"]
     if not records:
         raise ArchiveError(f"{branch.archive.folder}: {branch.name} has no cycle yet; run `dacycle hindcast` first")
     verification = verify(branch, world)
@@ -63,7 +64,7 @@ def page(branch: Branch, world: World) -> str:
         "not_causal": [source.source for source in branch.experiment.observations if source.cutoff is None],
         "centred": [source.source for source in branch.experiment.observations if getattr(source, "centred", False)],
         "strip": status_strip(records),
-        "incidents": [r for r in records if r["status"] != "ok"],
+        "incidents": [r for r in records if r.status != "ok"],
         "free_name": f"{branch.name}-free" if free is not None else None,
         "withheld": tables.withheld_rows(verification.fits),
         "fits": figures.fits_over_time(verification.fits),
@@ -83,7 +84,7 @@ def page(branch: Branch, world: World) -> str:
 
 
 def render(template: str, **context: Any) -> str:
-    """Fill one of the packaged templates; a name the template misses is an error."""
+    """Fill one of the packaged templates; a name that the context lacks is an error."""
     folder = files("dacycle.cycler.report") / "templates"
     environment = Environment(
         loader=FunctionLoader(lambda name: (folder / name).read_text()),
@@ -100,15 +101,15 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(**context)
 
 
-def _overview(records: list[dict[str, Any]], verification: Verification) -> dict[str, Any]:
+def _overview(records: list[CycleRecord], verification: Verification) -> dict[str, Any]:
     fits = verification.fits
     assimilated = fits[fits["use"] == "assimilated"].groupby("time")["count"].sum()
     return {
         "cycles": len(records),
-        "first": records[0]["time"],
-        "last": records[-1]["time"],
-        "statuses": dict(Counter(record["status"] for record in records).most_common()),
-        "assimilated": float(assimilated.reindex([pd.Timestamp(r["time"]) for r in records]).fillna(0).mean()),
+        "first": records[0].id,
+        "last": records[-1].id,
+        "statuses": dict(Counter(record.status for record in records).most_common()),
+        "assimilated": float(assimilated.reindex([r.time for r in records]).fillna(0).mean()),
         "verified": int(verification.errors["time"].nunique()),
     }
 
@@ -116,7 +117,7 @@ def _overview(records: list[dict[str, Any]], verification: Verification) -> dict
 def _headline(
     verification: Verification, free: Verification | None, curves: pd.DataFrame | None
 ) -> list[dict[str, Any]]:
-    """One row per headline channel, in readable units; NaN where there is no such forecast or run."""
+    """Return one row per headline channel, in readable units; NaN where there is no such forecast or run."""
     if verification.errors.empty:
         return []
     slopes = trends(verification, HEADLINE)
@@ -139,11 +140,12 @@ def _headline(
 
 
 def _slope(slopes: pd.DataFrame, channel: str, factor: float) -> dict[str, Any]:
-    """Trend of the background error of a channel with its interval; NaN where one cycle is all there is."""
+    """Return the trend of the background error of a channel with its interval; NaN where there is one cycle only."""
     names = ("estimate", "low", "high")
-    own = slopes[(slopes["of"] == f"{channel} error") & (slopes["kind"] == "background")] if len(slopes) else slopes
-    found = {name: factor * float(own[name].iloc[0]) if len(own) else np.nan for name in names}
-    return found | {"drifting": found["low"] > 0 or found["high"] < 0}
+    if slopes.empty:
+        return {**dict.fromkeys(names, np.nan), "excludes_zero": False}
+    slope = slopes[(slopes["of"] == f"{channel} error") & (slopes["kind"] == "background")].iloc[0]
+    return {**{name: factor * float(slope[name]) for name in names}, "excludes_zero": slope["excludes_zero"]}
 
 
 def _at(table: pd.DataFrame, key: tuple[str, str, int], column: str) -> float:
@@ -151,7 +153,7 @@ def _at(table: pd.DataFrame, key: tuple[str, str, int], column: str) -> float:
 
 
 def _errors(verification: Verification, free: Verification | None, world: World) -> dict[str, Any]:
-    """Figures of errors against the reference; none where no cycle can be verified."""
+    """Return the figures of errors against the reference; None where no cycle can be verified."""
     if verification.errors.empty:
         return {"errors": None}
     errors = verification.errors
@@ -168,31 +170,30 @@ def _errors(verification: Verification, free: Verification | None, world: World)
     }
 
 
-def _observations(branch: Branch, records: list[dict[str, Any]], fits: pd.DataFrame) -> dict[str, Any]:
-    """What sources found, what became of it, and how departures are distributed."""
-    summed = usage(branch)
-    places = observations.places(summed.sites)
+def _observations(branch: Branch, records: list[CycleRecord], fits: pd.DataFrame) -> dict[str, Any]:
+    """Return the inventories of the sources, the use of their values, and the distribution of departures."""
+    sums = usage(branch)
+    sites = observations.sites_by_outcome(sums.sites)
     problems, more_problems = observations.problem_rows(records)
-    suspects, more_suspects = observations.suspect_rows(places)
+    suspects, more_suspects = observations.suspect_rows(sites)
     reasons, reason_rows = observations.reason_rows(fits)
-    outcomes, outcome_rows = observations.outcome_rows(places)
-    found = observations.inventories(records)
+    outcomes, outcome_rows = observations.outcome_rows(sites)
     return {
         "counts": figures.counts_over_time(fits),
         "departures": tables.departure_rows(fits),
         "inventories": observations.inventory_rows(records),
         "problems": problems,
         "more_problems": more_problems,
-        "sources_over_time": observation_figures.sources_over_time(fits, found),
+        "sources_over_time": observation_figures.sources_over_time(fits, observations.inventories(records)),
         "reasons": reasons,
         "reason_rows": reason_rows,
-        "site_maps": observation_figures.site_maps(places),
+        "site_maps": observation_figures.site_maps(sites),
         "often": observations.OFTEN,
         "outcomes": outcomes,
         "outcome_rows": outcome_rows,
         "suspects": suspects,
         "more_suspects": more_suspects,
-        "histograms": observation_figures.histograms(summed.departures),
+        "histograms": observation_figures.histograms(sums.departures),
     }
 
 
@@ -201,11 +202,8 @@ def _region_rows(errors: pd.DataFrame) -> list[dict[str, Any]]:
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
         cells = [
-            (
-                factor * tables.rmse_of(errors, "background", channel, r),
-                factor * tables.rmse_of(errors, "analysis", channel, r),
-            )
-            for r in scores.REGIONS
+            [factor * tables.rmse_of(errors, kind, channel, region) for kind in ("background", "analysis")]
+            for region in scores.REGIONS
         ]
         rows.append({"channel": channel, "unit": unit, "cells": cells})
     return rows
@@ -218,15 +216,15 @@ def _drift(drift: pd.DataFrame, free: Verification | None) -> dict[str, Any]:
     levels = {} if free is None else tables.free_run_level(free.errors)
     return {
         "drift": figures.drift_curves(curves, levels),
-        # Live, the reference-started forecasts follow when the reference holds them whole.
+        # In a live run, reference-started forecasts are made once the reference holds all their leads.
         "by_start": figures.drift_by_start(drift) if (drift["kind"] == "reference").any() else None,
         "curves": curves,
         "starts": starts,
     }
 
 
-def _fields(branch: Branch, world: World, records: list[dict[str, Any]]) -> dict[str, Any]:
-    sample = tables.sample_fields(branch, world, pd.DatetimeIndex([pd.Timestamp(r["time"]) for r in records]))
+def _fields(branch: Branch, world: World, records: list[CycleRecord]) -> dict[str, Any]:
+    sample = tables.sample_fields(branch, world, pd.DatetimeIndex([r.time for r in records]))
     verified = bool(sample.errors)
     divergence = {}
     if verified:
@@ -248,36 +246,36 @@ def _fields(branch: Branch, world: World, records: list[dict[str, Any]]) -> dict
 
 
 def _mean_trends(verification: Verification) -> list[dict[str, Any]]:
-    found = trends(verification, HEADLINE)
-    rows = found[found["of"].isin(list(QUANTITIES))].to_dict("records") if len(found) else []
-    return [row | {"unit": QUANTITIES[row["of"]], "drifting": row["low"] > 0 or row["high"] < 0} for row in rows]
+    slopes = trends(verification, HEADLINE)
+    rows = slopes[slopes["of"].isin(list(QUANTITIES))].to_dict("records") if len(slopes) else []
+    return [row | {"unit": QUANTITIES[row["of"]]} for row in rows]
 
 
-def _digests(branch: Branch, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """What, SHA-256, and of which cycles."""
+def _digests(branch: Branch, records: list[CycleRecord]) -> list[tuple[str, str, str]]:
+    """Return name, SHA-256 and cycles of everything that the records have a digest of."""
     rows = []
     for key in ("experiment", "model", "assimilator", "operator"):
-        named = [record for record in records if key in record["digests"]]
-        for digest in dict.fromkeys(record["digests"][key] for record in named):
-            times = [record["time"] for record in named if record["digests"][key] == digest]
+        with_key = [record for record in records if key in record.digests]
+        for digest in dict.fromkeys(record.digests[key] for record in with_key):
+            times = [record.id for record in with_key if record.digests[key] == digest]
             rows.append((key, digest, f"{times[0]} to {times[-1]}"))
-    rows.append(("records of all cycles", fingerprint(records), f"{records[0]['time']} to {records[-1]['time']}"))
+    rows.append(("records of all cycles", fingerprint(records), f"{records[0].id} to {records[-1].id}"))
     return rows
 
 
-def status_strip(records: list[dict[str, Any]]) -> Markup:
-    """One small block per cycle, coloured by its status; those that are not `ok` say why when pointed at."""
+def status_strip(records: list[CycleRecord]) -> Markup:
+    """Draw one small block per cycle, coloured by its status; the reason of those not `ok` is shown on hovering."""
     blocks = []
     for i, record in enumerate(records):
         x, y = 8 * (i % _STRIP_ROW), 22 * (i // _STRIP_ROW)
         block = Markup('<rect x="{}" y="{}" width="7" height="16" fill="{}"').format(
-            x, y, style.STATUSES[record["status"]]
+            x, y, style.STATUSES[record.status]
         )
-        if record["status"] == "ok":
+        if record.status == "ok":
             blocks.append(block + Markup("/>"))
         else:
-            said = f"{record['time']}: {record['status']}, {record['reason']}"
-            blocks.append(block + Markup("><title>{}</title></rect>").format(said))
+            title = f"{record.id}: {record.status}, {record.reason}"
+            blocks.append(block + Markup("><title>{}</title></rect>").format(title))
     width = 8 * min(len(records), _STRIP_ROW)
     height = 22 * (-(-len(records) // _STRIP_ROW)) - 6
     head = Markup('<svg role="img" aria-label="Status of each cycle" viewBox="0 0 {} {}" style="max-width:{}px">')

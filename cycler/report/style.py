@@ -1,4 +1,4 @@
-"""The look of a report's figures: one set of colours, readable units, SVG in the page's own font."""
+"""Style the figures of reports: one set of colours, readable units, SVG in the page's own font."""
 
 import hashlib
 import io
@@ -21,8 +21,6 @@ from dacycle.forecast_adapter.channels import CHANNELS, index
 
 Table = TypeVar("Table", pd.Series, pd.DataFrame)
 
-#: What is drawn, always in the same colour (distinct for colour-blind readers and on grey paper by line
-#: style).
 COLOURS = {
     "analysis": "#1f6fb2",
     "background": "#d9772b",
@@ -31,6 +29,7 @@ COLOURS = {
     "persistence": "#a9719f",
     "climatology": "#9a8c4a",
 }
+"""The colour of each curve, the same in all figures; line styles keep them apart without colour."""
 LINES = {"free run": (0, (5, 1.5)), "persistence": (0, (1, 1.2)), "climatology": (0, (4, 1.2, 1, 1.2))}
 USES = {"assimilated": "#1f6fb2", "withheld": "#2b8a6b", "late": "#d9b44a", "rejected": "#b8473f"}
 STATUSES = {"ok": "#2b8a6b", "degraded": "#d9b44a", "fallback": "#b8473f"}
@@ -52,14 +51,14 @@ REASONS = {
 
 
 def reason_colour(reason: str) -> str:
-    """The colour of a reason; grey for the rarer ones."""
+    """Return the colour of a reason; grey for the rarer reasons."""
     return REASONS.get(reason, "#b9bec5")
 
 
 IN_A_ROW = 6
-"""Most entries of a legend beside each other."""
+"""Most entries in a row of a legend."""
 COMB = 120
-"""Of more cycles than this counts are drawn as daily means, or sources that report twice a day would make a comb."""
+"""Above this number of cycles, counts are drawn as daily means: a source that reports twice a day looks like a comb."""
 
 _RASTER_DPI = 190
 _LEFT = 0.5  # inches left of the first column of panels
@@ -99,33 +98,33 @@ _UNITS = {"m2 s-2": "m²/s²", "m s-1": "m/s", "kg kg-1": "kg/kg", "K": "K", "Pa
 
 
 def readable(channel: str) -> tuple[float, str]:
-    """Factor from SI, and name, of the unit a report prints a channel in."""
-    found = CHANNELS[index(channel)]
-    return _READABLE.get(found.variable, (1.0, _UNITS[found.unit]))
+    """Return the factor from SI and the name of the unit in which a channel is printed."""
+    described = CHANNELS[index(channel)]
+    return _READABLE.get(described.variable, (1.0, _UNITS[described.unit]))
 
 
 def readable_variable(variable: str) -> tuple[float, str]:
-    """The same for an observed variable."""
+    """Return the factor from SI and the name of the unit in which an observed variable is printed."""
     units = {"t2m": "K", "td2m": "K", "t": "K", "u": "m/s", "v": "m/s", "u10": "m/s", "v10": "m/s"}
     units |= {"z": "m²/s²", "tp": "kg/m²", "tp6h": "kg/m²", "olr": "W/m²"}
     return _READABLE.get(variable, (1.0, units.get(variable, "SI")))
 
 
 def svg(draw: Callable[[Figure], None], label: str, height: float, width: float = 10.6) -> Markup:
-    """Draw on a figure of width x height inches; return it as inline SVG that fills the width of its place.
+    """Draw on a figure of width x height inches; return it as inline SVG that fills the width of its container.
 
-    The same drawing gives the same text, byte for byte. `label` is what a screen reader says.
+    The same drawing gives the same text, byte for byte. `label` is the text for screen readers.
     """
     with rc_context(_STYLE | {"svg.hashsalt": label}):
         figure = Figure(figsize=(width, height), dpi=_RASTER_DPI)
         draw(figure)
         buffer = io.StringIO()
-        # Not savefig, which draws everything once more beforehand, for layouts that are not used here.
+        # savefig would draw everything twice, for layouts that are not used here.
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # named after their content, of which two may have the same
-    # Ids are unique within a figure only; in one page they must be unique altogether.
+    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # made from the content, so that two images may share an id
+    # Ids are unique within a figure, but must be unique within the page.
     mark = hashlib.sha256(label.encode()).hexdigest()[:6]
     text = re.sub(r'\bid="', f'id="{mark}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{mark}-", text)
@@ -145,17 +144,17 @@ def panels(
     bottom: float = 0.3,
     **options: Any,
 ) -> list[Axes]:
-    """`count` axes in rows of `columns`, the places left over empty, with room for a legend above.
+    """Return `count` axes in rows of `columns`, with room for a legend above; spare axes are removed.
 
-    Margins (between columns, between rows, above, below) are inches. Fixed margins, because matplotlib's own
-    layout takes longer than everything else that a report does.
+    The margins (between columns, between rows, above, below) are in inches. They are fixed, because matplotlib's own
+    layout takes longer than the rest of a report.
     """
     width, height = figure.get_size_inches()
     rows = -(-count // columns)
     left, right = _LEFT, 0.08
     across = (width - left - right - between * (columns - 1)) / columns
     down = (height - top - bottom - gap * (rows - 1)) / rows
-    places = {
+    margins = {
         "left": left / width,
         "right": 1 - right / width,
         "top": 1 - top / height,
@@ -164,7 +163,7 @@ def panels(
         "hspace": gap / down,
     }
     ratios = options.pop("height_ratios", None)
-    grid = {**places, "height_ratios": ratios} if ratios else places
+    grid = {**margins, "height_ratios": ratios} if ratios else margins
     axes = list(np.atleast_1d(figure.subplots(rows, columns, gridspec_kw=grid, **options)).ravel())
     for spare in axes[count:]:
         spare.remove()
@@ -172,38 +171,38 @@ def panels(
 
 
 def time_axis(axes: Axes) -> None:
-    """Few dates, as `4 Jan`."""
+    """Label a time axis with a few dates, as `4 Jan`."""
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5))
     axes.xaxis.set_major_formatter(DateFormatter("%-d %b"))
 
 
 def plain(axis: Axis, ticks: Sequence[float]) -> None:
-    """Plain numbers at chosen places of a logarithmic axis."""
+    """Label a logarithmic axis with plain numbers at the given ticks."""
     axis.set_major_locator(FixedLocator(list(ticks)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """One legend above all panels, from one of them."""
+    """Draw one legend above all panels, from the lines of one of them."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        place = (_LEFT / figure.get_size_inches()[0], 1.0)
+        anchor = (_LEFT / figure.get_size_inches()[0], 1.0)
         rows = -(-len(labels) // IN_A_ROW)
         options = {"ncols": -(-len(labels) // rows), "handlelength": 2.2, "columnspacing": 1.6, "borderaxespad": 0.1}
-        figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, borderpad=0.1, **options)
+        figure.legend(handles, labels, loc="upper left", bbox_to_anchor=anchor, borderpad=0.1, **options)
 
 
 def line(axes: Axes, x: Any, y: Any, name: str, label: str | None = None, **options: Any) -> None:
-    """A line in the colour and style of what it shows."""
+    """Draw a line in the colour and style of its name."""
     style: dict[str, Any] = {"color": COLOURS.get(name), "linestyle": LINES.get(name, "-")} | options
     axes.plot(x, y, label=label or name, **style)
 
 
 def thin(table: Table, most: int = 400) -> Table:
-    """A series in time, or several, as it is, or as daily means where it has more points than a page can show.
+    """Return series in time unchanged, or as daily means where there are more than `most` points.
 
-    A day at either end that is not whole is left out: where only its noon is in, its mean would be no day's.
+    An incomplete day at either end is left out, as its mean would be one of a part of the day.
     """
     if len(table) <= most:
         return table

@@ -1,4 +1,4 @@
-"""The numbers of a report: from the tidy tables of a run to rows that a template prints."""
+"""Turn the tidy tables of a run into the rows that a template prints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +23,16 @@ __all__ = [
     "percent",
     "rmse_of",
     "sample_fields",
+    "with_interval",
     "withheld_rows",
 ]
 
-#: Maps and spectra are means over at most this many cycles, spread evenly over the run.
 SAMPLE = 120
+"""Maps and spectra are means over at most this many cycles, spread evenly over the run."""
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A value to so many significant digits, without an exponent; a dash where there is none."""
+    """Return a value to a number of significant digits, without an exponent; a dash where it is not finite."""
     if not np.isfinite(value):
         return "–"
     if value == 0:
@@ -41,20 +42,25 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A signed change in per cent, with a decimal where it is below ten; a dash where there is none."""
+    """Return a signed change in per cent, with a decimal where it is below ten; a dash where it is not finite."""
     if not np.isfinite(fraction):
         return "–"
     return f"{100 * fraction:+.{0 if abs(fraction) >= 0.0995 else 1}f} %".replace("-", "−")
 
 
+def with_interval(value: float, low: float, high: float, unit: str = "") -> str:
+    """Return a signed value to two digits with its interval in brackets; without one where a series is too short."""
+    return f"{value:+.2g}{unit}" + (f" ({low:+.2g} to {high:+.2g})" if np.isfinite(low) else "")
+
+
 def rmse_of(errors: pd.DataFrame, kind: str, channel: str, region: str = "globe") -> float:
-    """RMSE over all times of one kind, channel and region; NaN where there are none."""
-    at = (errors["kind"] == kind) & (errors["channel"] == channel) & (errors["region"] == region)
-    return float(np.sqrt(errors.loc[at, "mse"].mean())) if at.any() else np.nan
+    """Return the RMSE over all times of one kind, channel and region; NaN where there are none."""
+    selected = (errors["kind"] == kind) & (errors["channel"] == channel) & (errors["region"] == region)
+    return float(np.sqrt(errors.loc[selected, "mse"].mean())) if selected.any() else np.nan
 
 
 def free_run_level(errors: pd.DataFrame) -> dict[str, float]:
-    """RMSE of a free run over the second half of its cycles, by headline channel: where errors saturate."""
+    """Return the RMSE of a free run over the second half of its cycles, where errors saturate, by headline channel."""
     if errors.empty:
         return {}
     times = np.sort(errors["time"].unique())
@@ -63,10 +69,10 @@ def free_run_level(errors: pd.DataFrame) -> dict[str, float]:
 
 
 def drift_summary(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Global curves by channel, kind and lead -> rmse, acc, lost (hours); and the number of starts in them.
+    """Return global curves (channel, kind, lead -> rmse, acc, lost in hours), and the number of starts in them.
 
-    Only starts that are verified at every lead, by every kind of forecast, count, so that all curves are means over the
-    same ones; where none is, all starts do.
+    All curves are means over the same starts: those verified at every lead, for every kind of forecast. Where there is
+    no such start, all starts are used.
     """
     globe = table[(table["region"] == "globe") & table["channel"].isin(HEADLINE)]
     reached = globe.drop_duplicates(["start", "kind", "lead"]).groupby("start").size()
@@ -76,8 +82,8 @@ def drift_summary(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     means = globe.groupby(["channel", "kind", "lead"], observed=True)[["mse", "acc"]].mean().reset_index()
     means["rmse"] = np.sqrt(means.pop("mse"))
     means["lost"] = np.nan
-    for channel, own in means.groupby("channel", observed=True):
-        curves = own.pivot(index="lead", columns="kind", values="rmse")
+    for channel, of_channel in means.groupby("channel", observed=True):
+        curves = of_channel.pivot(index="lead", columns="kind", values="rmse")
         if {"analysis", "reference"} <= set(curves.columns) and len(curves) > 1:
             lost = scores.lead_time_lost(curves.index.to_numpy(), curves["analysis"], curves["reference"])
             means.loc[(means["channel"] == channel) & (means["kind"] == "analysis"), "lost"] = lost
@@ -85,31 +91,31 @@ def drift_summary(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def departure_rows(fits: pd.DataFrame) -> list[dict[str, object]]:
-    """One row per source, variable and layer: counts by use, and the fit of what was assimilated."""
+    """Return one row per source, variable and layer: counts by use, and the fit of the assimilated values."""
     rows = []
     order = ["surface", *LAYERS]
-    for (source, variable), kind in fits.groupby(["source", "variable"]):
-        for layer in [layer for layer in order if layer in set(kind["layer"])]:
-            own = kind[kind["layer"] == layer]
-            counts = own.groupby("use")["count"].sum()
+    for (source, variable), of_variable in fits.groupby(["source", "variable"]):
+        for layer in [layer for layer in order if layer in set(of_variable["layer"])]:
+            of_layer = of_variable[of_variable["layer"] == layer]
+            counts = of_layer.groupby("use")["count"].sum()
             row = {"source": source, "variable": variable, "layer": layer, "above": layer == "above 200 hPa"}
             row |= {use: int(counts.get(use, 0)) for use in style.USES}
-            rows.append(row | _fit(own[own["use"] == "assimilated"], str(variable)))
+            rows.append(row | _fit(of_layer[of_layer["use"] == "assimilated"], str(variable)))
     return rows
 
 
 def withheld_rows(fits: pd.DataFrame) -> list[dict[str, object]]:
-    """One row per source and variable: fits at withheld sites, without levels above 200 hPa."""
-    part = fits[(fits["use"] == "withheld") & (fits["layer"] != "above 200 hPa")]
+    """Return one row per source and variable: the fit at withheld sites, without levels above 200 hPa."""
+    withheld = fits[(fits["use"] == "withheld") & (fits["layer"] != "above 200 hPa")]
     rows = [
-        {"source": source, "variable": variable, **_fit(own, str(variable))}
-        for (source, variable), own in part.groupby(["source", "variable"])
+        {"source": source, "variable": variable, **_fit(sums, str(variable))}
+        for (source, variable), sums in withheld.groupby(["source", "variable"])
     ]
     return [row for row in rows if row["compared"]]
 
 
 def _fit(rows: pd.DataFrame, variable: str) -> dict[str, object]:
-    """Means and root mean squares of O-B and O-A in readable units, and in units of the stated error."""
+    """Return means and root mean squares of O-B and O-A in readable units, and in units of the stated error."""
     factor, unit = style.readable_variable(variable)
     sums = rows.select_dtypes("number").sum()
     compared = int(sums["compared"])
@@ -133,10 +139,10 @@ def _fit(rows: pd.DataFrame, variable: str) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class SampleFields:
-    """Means over a sample of cycles: headline channels (6, H, W) in SI and zonal spectra (6, m).
+    """Hold means over a sample of cycles: headline channels (6, H, W) in SI, and zonal spectra (6, m).
 
     Attributes:
-        cycles: how many were sampled.
+        cycles: number of cycles in the sample.
         increment, increment_rms: mean and root mean square of analysis minus background.
         errors: RMSE maps by kind; empty without a reference.
         powers: zonal power spectra by kind.
@@ -150,15 +156,15 @@ class SampleFields:
 
 
 def sample_fields(branch: Branch, world: World, times: pd.DatetimeIndex) -> SampleFields:
-    """Read up to SAMPLE of the cycles at `times` and average what maps and spectra show."""
-    chosen = times[np.unique(np.linspace(0, len(times) - 1, min(len(times), SAMPLE)).round().astype(int))]
+    """Read up to SAMPLE of the cycles at `times`, and average the fields of maps and spectra."""
+    sampled = times[np.unique(np.linspace(0, len(times) - 1, min(len(times), SAMPLE)).round().astype(int))]
     headline = [index(name) for name in HEADLINE]
     shape = (len(headline), *world.grid.shape)
     total, square = np.zeros(shape), np.zeros(shape)
     errors = {kind: np.zeros(shape) for kind in ("background", "analysis")}
     powers: dict[str, list[NDArray]] = {"background": [], "analysis": [], "reference": []}
     verified = 0
-    for time in chosen:
+    for time in sampled:
         fields = {kind: branch.state(kind, time).values[headline].astype(float) for kind in errors}
         increment = fields["analysis"] - fields["background"]
         total += increment
@@ -173,9 +179,9 @@ def sample_fields(branch: Branch, world: World, times: pd.DatetimeIndex) -> Samp
         for kind, field in fields.items():
             powers[kind].append(scores.zonal_power_spectrum(field, world.grid))
     return SampleFields(
-        len(chosen),
-        total / len(chosen),
-        np.sqrt(square / len(chosen)),
+        len(sampled),
+        total / len(sampled),
+        np.sqrt(square / len(sampled)),
         {kind: np.sqrt(field / verified) for kind, field in errors.items()} if verified else {},
         {kind: np.mean(power, axis=0) for kind, power in powers.items() if power},
     )

@@ -1,8 +1,8 @@
-"""The single-observation experiment: one observation in, the increment out.
+"""Assimilate one observation and return its increment: the single-observation experiment.
 
-It shows what an assimilator believes: how far an observation reaches, and what it does to other variables and levels.
-The observation goes the way of a cycle's: through its operator and its superob to the experiment's assimilator. Guards
-are left out, because clipping humidity would add increments that the observation did not make.
+The increment shows how far an assimilator spreads an observation, and how it changes other variables and levels. The
+observation passes through the same operator, superob and assimilator as in a cycle. The guards are left out, because
+clipping humidity would add increments that the observation did not make.
 """
 
 import re
@@ -26,7 +26,7 @@ from dacycle.obs_ingest.table import LEVEL_VARIABLES, UNITS, VARIABLES, Observat
 
 __all__ = ["Background", "Observation", "Response", "archived", "first_guess", "parse_quantity", "respond", "unit_of"]
 
-_COMPARED = ("t2m", "msl", "ps", "u10", "v10", *LEVEL_VARIABLES)
+_OBSERVABLE = ("t2m", "msl", "ps", "u10", "v10", *LEVEL_VARIABLES)
 _FACTORS: dict[str, dict[str, float]] = {
     "K": {"K": 1.0},
     "Pa": {"Pa": 1.0, "hPa": 100.0},
@@ -37,40 +37,40 @@ _FACTORS: dict[str, dict[str, float]] = {
 
 
 def unit_of(variable: str) -> str:
-    """The SI unit of a variable that has a departure; ObservationError where it has none."""
-    if variable not in _COMPARED:
-        raise ObservationError(f"{variable!r} has no observation operator; {', '.join(_COMPARED)} have one")
+    """Return the SI unit of a variable; raise ObservationError where it has no observation operator."""
+    if variable not in _OBSERVABLE:
+        raise ObservationError(f"{variable!r} has no observation operator; {', '.join(_OBSERVABLE)} have one")
     return UNITS[variable]
 
 
 def parse_quantity(text: str, unit: str, what: str) -> float:
-    """A number with its unit, such as `1.5K` or `-2 hPa`, in SI; without one its unit would be a guess.
+    """Convert a number with its unit, such as `1.5K` or `-2 hPa`, to SI; a number without a unit is an error.
 
     Args:
         text: as typed.
         unit: the SI unit wanted, as in `table.UNITS`.
-        what: names it in the message.
+        what: name of the quantity, for the message.
 
     Raises:
-        ObservationError: no number, or not in a unit of this kind.
+        ObservationError: there is no number, or no unit that converts to `unit`.
     """
     factors = _FACTORS[unit]
-    found = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S+)\s*", text)
-    if found is None or found[2] not in factors:
+    match = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S+)\s*", text)
+    if match is None or match[2] not in factors:
         raise ObservationError(f"{what} is {text!r}; write it as a number with its unit: {' or '.join(factors)}")
-    return float(found[1]) * factors[found[2]]
+    return float(match[1]) * factors[match[2]]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One value, by how far it is from the background.
+    """Describe the observation by its difference from the background.
 
     Attributes:
         variable: one with an observation operator.
         latitude, longitude: degrees.
         departure: O-B, SI.
         pressure: Pa; None at the surface.
-        error: one standard deviation, SI; None: that of `errors.ERRORS`.
+        error: one standard deviation, SI; None: the usual one of the variable (`errors.model.ERRORS`).
     """
 
     variable: str
@@ -97,7 +97,7 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """Where the observation is made: x_b (69, H, W), SI, and where it comes from."""
+    """Hold x_b (69, H, W), SI; `origin` says where it comes from."""
 
     time: pd.Timestamp
     state: NDArray[np.float32]
@@ -106,16 +106,17 @@ class Background:
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """What one observation did.
+    """Hold the increment of one observation.
 
     Attributes:
-        observation: as asked for, and `error` as used, SI.
-        background: what it was made in.
+        observation: as given.
+        error: its error as used, SI.
+        background: the background of the analysis.
         increment: (69, H, W) analysis minus background, SI.
-        row, column: the cell in which the observation stands.
-        channel: the channel that it observes there.
+        row, column: the grid cell of the observation.
+        channel: the channel observed there.
         left: O-A, SI.
-        distance_km: beyond this there should be next to nothing.
+        distance_km: the increment should be close to 0 beyond this distance.
         influences: by channel, peaks in SI.
     """
 
@@ -131,7 +132,7 @@ class Response:
     influences: dict[str, Influence]
 
     def table(self, std: NDArray) -> pd.DataFrame:
-        """A row per channel, the most affected (in the world's standard deviations, `std`) first.
+        """Return a row per channel, sorted by the peak in the world's standard deviations (`std`), largest first.
 
         Columns: channel, unit, peak (SI, signed), peak_sd, peak_away_km, half_peak_km, beyond (share of the peak).
         """
@@ -139,29 +140,29 @@ class Response:
             {
                 "channel": name,
                 "unit": CHANNELS[i].unit,
-                "peak": float(self.increment[i, found.row, found.column]),
-                "peak_sd": found.peak / float(std[i]),
-                "peak_away_km": found.away_km,
-                "half_peak_km": found.half_km,
-                "beyond": found.beyond,
+                "peak": float(self.increment[i, reach.row, reach.column]),
+                "peak_sd": reach.peak / float(std[i]),
+                "peak_away_km": reach.away_km,
+                "half_peak_km": reach.half_km,
+                "beyond": reach.beyond,
             }
-            for i, (name, found) in enumerate(self.influences.items())
+            for i, (name, reach) in enumerate(self.influences.items())
         ]
         return pd.DataFrame(rows).sort_values("peak_sd", ascending=False, kind="stable", ignore_index=True)
 
 
 def _inputs(experiment: Experiment, threads: int) -> Inputs:
-    """Everything of an experiment but its sources, whose files need not be here."""
+    """Load what an experiment runs with, but its sources, whose files need not be there."""
     return load_inputs(experiment.model_copy(update={"observations": (), "deny": ()}), threads)
 
 
 def archived(
     experiment: Experiment, archive: Archive, name: str, time: pd.Timestamp | None, threads: int
 ) -> tuple[Inputs, Background]:
-    """What an experiment runs with, and the background of a committed cycle; by default the last.
+    """Load what an experiment runs with, and the background of a committed cycle; by default of the last one.
 
     Raises:
-        ArchiveError: no such branch or cycle.
+        ArchiveError: there is no such branch or cycle.
         ExperimentError: the branch is of another world.
     """
     inputs, branch = _inputs(experiment, threads), archive.branch(name)
@@ -177,18 +178,18 @@ def archived(
 
 
 def first_guess(experiment: Experiment, time: pd.Timestamp | None, threads: int) -> tuple[Inputs, Background]:
-    """What an experiment runs with, and the background that its first cycle would have if it began at `time`.
+    """Load what an experiment runs with, and the background of its first cycle if it started at `time`.
 
     Raises:
         ExperimentError: the cold start has no states for that time.
     """
     if experiment.cold_start.from_ is not None:
         raise ExperimentError(f"experiment {experiment.name} goes on from another one: give --archive for a background")
-    begun = experiment.model_copy(update={"start": time or experiment.start})
-    inputs = _inputs(begun, threads)
+    moved = experiment.model_copy(update={"start": time or experiment.start})
+    inputs = _inputs(moved, threads)
     before, previous = cold_start(inputs)
     state = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
-    return inputs, Background(begun.start, state, f"{experiment.model} from the cold start")
+    return inputs, Background(moved.start, state, f"{experiment.model} from the cold start")
 
 
 def respond(
@@ -200,10 +201,10 @@ def respond(
         inputs: of the experiment.
         background: of the same grid.
         observation: what is observed.
-        distance_km: beyond this the increment is judged to be far; None: the reach that the assimilator states.
+        distance_km: beyond this the increment should be close to 0; None: the reach that the assimilator states.
 
     Raises:
-        ObservationError: there is no operator for it there, or the assimilator makes nothing of it.
+        ObservationError: the observation has no operator there, or the assimilator makes no increment of it.
     """
     world, assimilator = inputs.world, inputs.assimilator
     distance = distance_km or getattr(assimilator, "reach_km", None)
@@ -236,12 +237,12 @@ def respond(
 
 
 def _table(observation: Observation, time: pd.Timestamp, world: World) -> pd.DataFrame:
-    """One row, at the height of the model's ground, its value and error still to come."""
-    at, latitude, longitude = np.array([time]), np.array([observation.latitude]), np.array([observation.longitude])
+    """Return a table of one row, at the height of the model's ground; value and error are placeholders."""
+    times, latitude, longitude = (np.array([x]) for x in (time, observation.latitude, observation.longitude))
     return make_table(
-        time=at,
+        time=times,
         period=0.0,
-        received=at,
+        received=times,
         site=site_names(latitude, longitude),
         station=pd.Categorical(["single"]),
         latitude=latitude,
@@ -256,7 +257,7 @@ def _table(observation: Observation, time: pd.Timestamp, world: World) -> pd.Dat
 
 
 def _why_not(observation: Observation) -> str:
-    """Why there is no H(x_b)."""
+    """Say why there is no H(x_b)."""
     pressure = observation.pressure
     if pressure is not None and not LEVELS[0] <= pressure / 100 <= LEVELS[-1]:
         return f"pressure {pressure / 100:g} hPa is outside {LEVELS[0]} to {LEVELS[-1]} hPa"

@@ -1,7 +1,7 @@
-"""One analysis from files: surface fields and a table of observations, without a world, a model or an archive.
+"""Make one analysis from files: surface fields and a table of observations, without a world, a model or an archive.
 
-Each channel is analysed by itself with isotropic optimal interpolation. How good that is shows at stations that are
-held back: everything, from the lapse rate to the error statistics, is then made from the others.
+Each channel is analysed by itself with isotropic optimal interpolation. The analysis is verified at stations that are
+held back: everything, from the lapse rate to the error statistics, is then estimated from the other stations.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import AssimilatorError
-from dacycle.assimilators.classical.isotropic import Statistics, estimate, increment, weights
+from dacycle.assimilators.classical.isotropic import ErrorStatistics, estimate_statistics, increment, weights
 from dacycle.forecast_adapter.states.points import PointFields, positions
 from dacycle.obs_ingest.operators.points import PointOperator, lapse_rate
 from dacycle.obs_ingest.quality.control import USUAL_CHECKS, BackgroundAtRows, Checks, Selection, check, withhold
@@ -21,14 +21,14 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["BACKGROUND_ERROR", "Analyser", "Scores", "SingleAnalysis"]
 
 BACKGROUND_ERROR = {"t2m": 2.0, "msl": 150.0, "u10": 2.0, "v10": 2.0}
-"""What the background check assumes of a forecast of one or two days, before anything is estimated; SI."""
+"""Errors (SI) of a forecast of one or two days, which the background check assumes before any are estimated."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Departures of one channel at some stations: number, means and root mean squares, SI.
+    """Hold number, means and root mean squares (SI) of the departures of one channel.
 
-    `raw_rms` is the background's without the height correction.
+    `raw_rms` is that of the background without the height correction.
     """
 
     number: int
@@ -41,24 +41,24 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class SingleAnalysis:
-    """An analysis, and how it was made.
+    """Hold an analysis, and the statistics that it was made with.
 
     Attributes:
         values: (n,) by channel, SI, on the background's points; only channels that were observed.
-        table: every observation with use, reason, the error that it was given, and departures.
-        statistics: by channel, what was assumed of errors.
-        lapse_rate: K per m, by which H moved 2-metre temperature to the stations' heights; 0 where none was needed.
+        table: every observation with use, reason, the error as used, and departures.
+        statistics: by channel, the error statistics as used.
+        lapse_rate: K per m, with which H moves 2-metre temperature to the stations' heights; 0 where none is needed.
         height: (rows,) m, of each station above the model's ground.
     """
 
     values: dict[str, NDArray]
     table: pd.DataFrame
-    statistics: dict[str, Statistics]
+    statistics: dict[str, ErrorStatistics]
     lapse_rate: float
     height: NDArray
 
     def scores(self, channel: str, use: str) -> Scores:
-        """Departures of a channel at the stations of this use (`assimilated` or `withheld`)."""
+        """Return the departures of a channel at the stations of one use (`assimilated` or `withheld`)."""
         rows = ((self.table["variable"] == channel) & (self.table["use"] == use)).to_numpy()
         o_b, o_a = (self.table[name].to_numpy()[rows] for name in ("o_b", "o_a"))
         raw = o_b - self.lapse_rate * self.height[rows] if channel == "t2m" else o_b
@@ -66,16 +66,16 @@ class SingleAnalysis:
 
 
 class Analyser:
-    """Analyses of one background with one table of observations.
+    """Analyse one background with one table of observations.
 
     Args:
         background: surface fields at the analysis time.
-        table: observations around that time, n rows; of variables that the background lacks too.
+        table: observations around that time, n rows; it may hold variables that the background lacks.
         orography: the model's ground, on any points; None: from the stations' own heights.
-        lapse_rate: K per m; None: the one of the departures.
-        statistics: of the errors; None: those of the departures, for each channel.
+        lapse_rate: K per m; None: estimated from the departures.
+        statistics: of the errors; None: estimated from the departures, for each channel.
         checks: of the observations.
-        reach_km: beyond which an observation changes nothing, where statistics are estimated.
+        reach_km: distance beyond which an observation changes nothing, where statistics are estimated.
 
     Raises:
         ObservationError: there is no observation.
@@ -88,7 +88,7 @@ class Analyser:
         *,
         orography: PointFields | None = None,
         lapse_rate: float | None = None,
-        statistics: Statistics | None = None,
+        statistics: ErrorStatistics | None = None,
         checks: Checks = USUAL_CHECKS,
         reach_km: float = 1000.0,
     ) -> None:
@@ -102,16 +102,16 @@ class Analyser:
         self._stations = positions(table["latitude"].to_numpy(), table["longitude"].to_numpy())
 
     def analyse(self) -> SingleAnalysis:
-        """The analysis with all observations that pass quality control.
+        """Analyse with all observations that pass quality control.
 
         Raises:
-            ObservationError: no observation of a channel passes, or they give no lapse rate; says why.
-            AssimilatorError: they give no error statistics, or are too many.
+            ObservationError: no observation of any channel passes, or the observations give no lapse rate.
+            AssimilatorError: the observations give no error statistics, or are too many.
         """
         return self._analyse(0.0, "", np.arange(len(self._points)))
 
     def hold_back(self, share: float, salt: str) -> SingleAnalysis:
-        """The same without a share of the sites (see `quality.withhold`), at the points around the stations only."""
+        """Analyse without a share of the sites (`quality.withhold`), and only at the points around the stations."""
         return self._analyse(share, salt, np.unique(self._operator.stencil.points))
 
     def _analyse(self, share: float, salt: str, points: NDArray) -> SingleAnalysis:
@@ -135,8 +135,8 @@ class Analyser:
         table = add_departures(table, equivalents, self._operator({**values, **analysed}, rate))
         return SingleAnalysis(analysed, table, statistics, rate, self._operator.height)
 
-    def _lapse_rate(self, seen: NDArray[np.bool_]) -> float:
-        rows = self._operator.of("t2m") & seen
+    def _lapse_rate(self, usable: NDArray[np.bool_]) -> float:
+        rows = self._operator.of("t2m") & usable
         if "t2m" not in self._background.values or not rows.any():
             return 0.0
         if self._given_lapse_rate is not None:
@@ -152,21 +152,21 @@ class Analyser:
         selection = Selection(share=share, salt=salt, planes=(), checks=self._checks)
         return check(self._table, self._window, BackgroundAtRows(equivalents, assumed, ground), selection)
 
-    def _statistics_of(self, channel: str, rows: NDArray, departures: NDArray) -> Statistics:
+    def _statistics_of(self, channel: str, rows: NDArray, departures: NDArray) -> ErrorStatistics:
         if self._given_statistics is not None:
             return self._given_statistics
         try:
-            return estimate(self._stations[rows], departures, self._reach_km)
+            return estimate_statistics(self._stations[rows], departures, self._reach_km)
         except AssimilatorError as error:
             raise AssimilatorError(f"{channel}: {error}") from None
 
-    def _errors(self, errors: NDArray, channel: str, rows: NDArray, statistics: Statistics) -> NDArray:
-        """(n,) errors, a channel's scaled to the observation error; what they grew by with time stays."""
+    def _errors(self, errors: NDArray, channel: str, rows: NDArray, statistics: ErrorStatistics) -> NDArray:
+        """Return the errors (n,), a channel's scaled to the estimated error; their growth with time is kept."""
         scaled = errors * statistics.observation_error / _rms(errors[rows])
         return np.where(self._operator.of(channel), scaled, errors)
 
     def _increment(
-        self, points: NDArray, rows: NDArray, departures: NDArray, errors: NDArray, statistics: Statistics
+        self, points: NDArray, rows: NDArray, departures: NDArray, errors: NDArray, statistics: ErrorStatistics
     ) -> NDArray:
         stations = self._stations[rows]
         solution = weights(stations, departures, errors, statistics)
@@ -174,10 +174,10 @@ class Analyser:
 
     def _why_none(self, table: pd.DataFrame) -> str:
         reasons = table["reason"].value_counts()
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count and reason)
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count and reason)
         return (
             f"{self._background.path}: none of {len(table)} observations at {self._background.time} can be used for "
-            f"{', '.join(self._background.values)} ({told})"
+            f"{', '.join(self._background.values)} ({counts})"
         )
 
 

@@ -1,11 +1,10 @@
-"""Where the time of a run goes, on this machine: real cycles and forecasts in a temporary archive."""
+"""Measure where the time of a run goes: real cycles and forecasts in a temporary archive."""
 
-import os
-import platform
 import resource
 import tempfile
 import time as clock
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,28 +13,29 @@ from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, write_experiment
+from dacycle.cycler.timing.measure import machine, timed
 from dacycle.cycler.verification import drift
 
-__all__ = ["Bench", "bench", "machine"]
+__all__ = ["Bench", "bench"]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured.
+    """Hold what was measured; seconds are wall time.
 
     Attributes:
         machine: processor, cores, Python.
-        cycles, first, last: how many cycles, and which.
-        stages: seconds per cycle by stage; `other` is what no stage counts. Medians, and over the cycles after the
-            first, which also warms caches up.
-        seconds: all cycles, without forecasts, loading included.
-        loading: networks, world, and the cold start.
-        forecasts, forecast_steps: how many forecasts, and their 6-h steps.
-        forecast_seconds: all of them, scoring included.
-        prefect_start, prefect: seconds that an embedded Prefect server took to start and run a flow of one cycle, and
-            by how much the same cycles took longer as one flow run on it; None where not asked for.
-        megabytes: the archive of the cycles.
-        peak_megabytes: most memory that this process held.
+        cycles, first, last: number of cycles, and the first and last of them.
+        stages: seconds per cycle by stage, with `other` for the rest. They are medians over the cycles after the
+            first, which also fills caches.
+        seconds: time of all cycles, loading included, forecasts not.
+        loading: time to load networks and world, and for the cold start.
+        forecasts, forecast_steps: number of forecasts, and of their 6-h steps.
+        forecast_seconds: time of all forecasts, scoring included.
+        prefect_start, prefect: time that an embedded Prefect server took to start and run a flow of one cycle, and the
+            additional time of the same cycles as one flow run on it; None where not asked for.
+        megabytes: size of the archive of the cycles.
+        peak_megabytes: peak memory of this process.
     """
 
     machine: str
@@ -55,12 +55,12 @@ class Bench:
 
     @property
     def rate(self) -> float:
-        """Cycles per second without forecasts, loading left out."""
+        """Return cycles per second, without loading and forecasts."""
         return self.cycles / (self.seconds - self.loading)
 
     @property
     def rate_with_forecasts(self) -> float:
-        """Cycles per second with the forecasts that the experiment starts from them, one after the other."""
+        """Return cycles per second, with the forecasts that the experiment starts, one after the other."""
         if not self.forecasts:
             return self.rate
         return self.cycles / (self.seconds - self.loading + self.forecast_seconds)
@@ -75,12 +75,12 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="dacycle-bench-") as folder:
         archive = Archive(Path(folder) / "plain", create=True)
         walls: list[float] = []
-        begun = clock.perf_counter()
-        done = replay.hindcast(
-            short, archive, threads=threads, progress=lambda _: walls.append(clock.perf_counter() - begun)
+        begin = clock.perf_counter()
+        done = replay.run_due_cycles(
+            short, archive, threads=threads, progress=lambda _: walls.append(clock.perf_counter() - begin)
         )
-        seconds = clock.perf_counter() - begun
-        made, steps, forecast_seconds = _forecasts(short, archive, threads) if forecasts else (0, 0, 0.0)
+        seconds = clock.perf_counter() - begin
+        count, steps, forecast_seconds = _forecasts(short, archive, threads) if forecasts else (0, 0, 0.0)
         start, extra = _prefect(short, Path(folder), seconds) if prefect else (None, None)
         megabytes = _size(archive.folder / "states.icechunk") + _size(archive.folder / "branches")
     return Bench(
@@ -91,7 +91,7 @@ def bench(
         stages=_stages(done, walls),
         seconds=seconds,
         loading=walls[0] - sum(done[0].seconds.values()),
-        forecasts=made,
+        forecasts=count,
         forecast_steps=steps,
         forecast_seconds=forecast_seconds,
         prefect_start=start,
@@ -109,37 +109,24 @@ def _stages(done: list[replay.Cycle], walls: list[float]) -> dict[str, float]:
 
 def _forecasts(experiment: Experiment, archive: Archive, threads: int) -> tuple[int, int, float]:
     inputs = load_inputs(experiment, threads)
-    begun = clock.perf_counter()
-    made = list(drift.make_forecasts(archive.branch(experiment.name), inputs.world, inputs.model))
-    return len(made), len(made) * (experiment.drift.lead // STEP), clock.perf_counter() - begun
+    branch = archive.branch(experiment.name)
+    starts, seconds = timed(lambda: list(drift.make_forecasts(branch, inputs.world, inputs.model)))
+    return len(starts), len(starts) * (experiment.drift.lead // STEP), seconds
 
 
 def _prefect(experiment: Experiment, folder: Path, plain: float) -> tuple[float, float]:
-    """Seconds of a first flow run, server start included, and the cost of a flow run over the same cycles."""
+    """Return the time of a first flow run with the server's start, and the cost of a flow run of the same cycles."""
     from dacycle.cycler.operations import flows
 
     one = experiment.model_copy(update={"end": experiment.start})
-    spent = []
+    seconds = []
     with flows.embedded_server(folder / "prefect"):
         for name, run in (("one", one), ("all", experiment)):
             file = folder / f"{name}.yaml"
             file.write_text(write_experiment(run.as_dict()))
-            begun = clock.perf_counter()
-            flows.cycle(str(file), str(folder / name))
-            spent.append(clock.perf_counter() - begun)
-    return spent[0], spent[1] - plain
+            seconds.append(timed(partial(flows.cycle, str(file), str(folder / name)))[1])
+    return seconds[0], seconds[1] - plain
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def machine() -> str:
-    """Processor, cores and Python."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
-    return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []

@@ -1,10 +1,13 @@
-"""Observation errors estimated from a run's own departures, and the table that they propose.
+"""Estimate observation errors from a run's own departures, and propose a table of errors.
 
-Desroziers et al. (2005, doi:10.1256/qj.05.108): where analyses are optimal, with d_b = O-B and d_a = O-A,
+Source: Desroziers et al. (2005, doi:10.1256/qj.05.108). With d_b = O-B and d_a = O-A,
 
-    <d_a d_b> = sigma_o^2        <(d_b - d_a) d_b> = sigma_b^2        and always        <d_b^2> = sigma_o^2 + sigma_b^2
+    <d_a d_b> = sigma_o^2            where analyses are optimal
+    <(d_b - d_a) d_b> = sigma_b^2    where analyses are optimal
+    <d_b^2> = sigma_o^2 + sigma_b^2  always
 
-for each source, variable and level, of what was assimilated and with the mean of each over the run taken out.
+The means < > are over the assimilated values of each source, variable and level. The mean departures over the run are
+subtracted first.
 """
 
 from collections.abc import Iterable
@@ -14,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.cycler.verification.cycles import BLOCK_DAYS
-from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS
 from dacycle.forecast_adapter.scores import mean_interval
 from dacycle.obs_ingest.errors.table import PARTS, ErrorSettings, ErrorTable, scaled
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
@@ -22,29 +25,28 @@ from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 __all__ = ["LIMITS", "cycle_sums", "estimate", "propose"]
 
 LIMITS = (
-    "The estimate is right where analyses are optimal: where the assumed background error is as wrong as the assumed "
-    "observation error, or the assimilator (a network above all) weighs them in a way of its own, it is not.",
-    "Errors that neighbouring stations share count as background error: the estimate is then too small. The same goes "
-    "for what superobs average, as each station takes part in an analysis through the mean of its cell.",
-    "Values that quality control rejected are not in it, so that large errors are cut off.",
+    "The estimate assumes optimal analyses. It is wrong where the assumed background error is wrong too, and where the "
+    "assimilator (above all a network) does not weigh the two errors as optimal interpolation does.",
+    "Errors that neighbouring stations share count as background error, and so do errors within a superob, because "
+    "a station enters the analysis only through the mean of its cell. The estimate is then too small.",
+    "Values that quality control rejected are left out, so large errors are missing from the estimate.",
     "Withheld values cannot be used for it, but are an independent check: where withheld and assimilated sites are "
     "alike, their O-B is as large as sqrt(sigma_o^2 + sigma_b^2); and no observation error exceeds their O-A.",
 )
-"""What the numbers cannot say, for whoever reads them."""
+"""Limits of the estimate; `dacycle errors` prints them below its table."""
 
 _KEYS = ["source", "variable", "level"]
 _SUMS = ["values", "d_b", "d_a", "d_b_squared", "d_a_squared", "d_a_d_b", "assumed_squared"]
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
-_MIDDLES = (_LOG_LEVELS[1:] + _LOG_LEVELS[:-1]) / 2
+_MIDDLES = (LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2
 
 
 def cycle_sums(departures: pd.DataFrame) -> pd.DataFrame:
-    """Counts and sums of one cycle's departures, by source, variable, level (hPa, 0 at the surface) and use.
+    """Sum up one cycle's departures, by source, variable, level (hPa, 0 at the surface) and use.
 
-    Only rows with an operator that were assimilated or withheld by their site.
+    Only assimilated and withheld rows with an observation operator count.
     """
-    kept = departures["use"].isin(["assimilated", "withheld"]) & departures["o_b"].notna() & departures["o_a"].notna()
-    rows = departures[kept]
+    compared = departures["o_b"].notna() & departures["o_a"].notna()
+    rows = departures[compared & departures["use"].isin(["assimilated", "withheld"])]
     pressure = rows["pressure"].to_numpy(float)
     nearest = np.array(LEVELS)[np.searchsorted(_MIDDLES, np.log(pressure))]
     d_b, d_a = rows["o_b"].to_numpy(float), rows["o_a"].to_numpy(float)
@@ -67,22 +69,31 @@ def cycle_sums(departures: pd.DataFrame) -> pd.DataFrame:
 
 
 def estimate(cycles: Iterable[tuple[pd.Timestamp, pd.DataFrame]]) -> pd.DataFrame:
-    """Estimated errors by source, variable and level (hPa, 0 at the surface), from the sums of each cycle.
+    """Estimate errors by source, variable and level (hPa, 0 at the surface), from the sums of each cycle.
 
     Returns:
-        Columns `values` and `cycles` (how many), in SI units `assumed` (rms of the errors as used), `estimated`
-        sigma_o with its 95 % interval `low`, `high` (NaN where the run is too short to give one), `background` sigma_b,
-        `mean` (of O-B; it was taken out), `o_b` (standard deviation); and of withheld values their number `withheld`
-        and standard deviations `withheld_o_b`, `withheld_o_a`. An estimate whose square came out negative is 0.
+        A table with these columns; errors and departures are in SI units.
+
+        | column | content |
+        |---|---|
+        | `values`, `cycles` | number of assimilated values, and of cycles |
+        | `assumed` | root mean square of the errors as used |
+        | `estimated`, `low`, `high` | sigma_o and its 95 % interval (NaN where the run is too short) |
+        | `background` | sigma_b |
+        | `mean`, `o_b` | mean of O-B, which is subtracted, and its standard deviation |
+        | `withheld` | number of withheld values |
+        | `withheld_o_b`, `withheld_o_a` | standard deviations of the withheld values |
+
+        An estimate whose square is negative is given as 0.
     """
-    parts = [sums.assign(time=time) for time, sums in cycles]
-    everything = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEYS, "use", "time", *_SUMS])
+    tables = [sums.assign(time=time) for time, sums in cycles]
+    joined = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*_KEYS, "use", "time", *_SUMS])
     rows = []
-    for (source, variable, level), own in everything.groupby(_KEYS):
-        used, withheld = (own[own["use"] == use].set_index("time")[_SUMS] for use in ("assimilated", "withheld"))
-        if len(used):
+    for (source, variable, level), sums in joined.groupby(_KEYS):
+        by_use = {use: sums[sums["use"] == use].set_index("time")[_SUMS] for use in ("assimilated", "withheld")}
+        if len(by_use["assimilated"]):
             key = {"source": str(source), "variable": str(variable), "level": int(level)}
-            rows.append({**key, **_estimates(used), **_check(withheld)})
+            rows.append({**key, **_estimates(by_use["assimilated"]), **_withheld_check(by_use["withheld"])})
     table = pd.DataFrame(rows)
     if len(table):
         order = table["variable"].map(VARIABLES.index)
@@ -91,35 +102,35 @@ def estimate(cycles: Iterable[tuple[pd.Timestamp, pd.DataFrame]]) -> pd.DataFram
 
 
 def _estimates(sums: pd.DataFrame) -> dict[str, float]:
-    """Of what was assimilated, by cycle."""
+    """Estimate errors from the sums of the assimilated values (a row per cycle) of one source, variable and level."""
     total = sums.sum()
     n = total["values"]
     mean_b, mean_a = total["d_b"] / n, total["d_a"] / n
-    # What each cycle adds to the covariance, so that their mean is the covariance, and their bootstrap its interval.
+    # Each cycle's contribution to the covariance: their mean is the covariance, and their bootstrap its interval.
     products = sums["d_a_d_b"] - mean_a * sums["d_b"] - mean_b * sums["d_a"] + sums["values"] * mean_a * mean_b
     days = np.diff((sums.index - sums.index[0]) / pd.Timedelta(days=1))
     block = max(1, round(BLOCK_DAYS / float(np.median(days)))) if len(days) else 1
-    found = mean_interval((products / n * len(sums)).to_numpy(), block)
-    spread = total["d_b_squared"] / n - mean_b**2
+    variance = mean_interval((products / n * len(sums)).to_numpy(), block)
+    o_b_variance = total["d_b_squared"] / n - mean_b**2
     return {
         "values": int(n),
         "cycles": len(sums),
         "assumed": _root(total["assumed_squared"] / n),
-        "estimated": _root(found.estimate),
-        "low": _root(found.low),
-        "high": _root(found.high),
-        "background": _root(spread - found.estimate),
+        "estimated": _root(variance.estimate),
+        "low": _root(variance.low),
+        "high": _root(variance.high),
+        "background": _root(o_b_variance - variance.estimate),
         "mean": mean_b,
-        "o_b": _root(spread),
+        "o_b": _root(o_b_variance),
     }
 
 
-def _check(sums: pd.DataFrame) -> dict[str, float]:
-    """Of what was withheld; its means are taken out too."""
+def _withheld_check(sums: pd.DataFrame) -> dict[str, float]:
+    """Return number and standard deviations of the withheld values."""
     total = sums.sum()
     n = total["values"]
-    spreads = [_root(total[f"{d}_squared"] / n - (total[d] / n) ** 2) if n else np.nan for d in ("d_b", "d_a")]
-    return {"withheld": int(n), "withheld_o_b": spreads[0], "withheld_o_a": spreads[1]}
+    deviations = [_root(total[f"{d}_squared"] / n - (total[d] / n) ** 2) if n else np.nan for d in ("d_b", "d_a")]
+    return {"withheld": int(n), "withheld_o_b": deviations[0], "withheld_o_a": deviations[1]}
 
 
 def _root(square: float) -> float:
@@ -127,10 +138,11 @@ def _root(square: float) -> float:
 
 
 def propose(estimates: pd.DataFrame, assumed: ErrorTable) -> ErrorSettings:
-    """An experiment's `errors` with what was estimated, by SOURCE:VARIABLE.
+    """Return the estimates in the form of an experiment's `errors`, by SOURCE:VARIABLE.
 
-    Both parts of an error are multiplied by estimated over assumed, level by level. A level whose estimate has no 95 %
-    interval, or one that reaches 0, keeps what was assumed; a variable without any other is left out.
+    Both parts of an error are multiplied by the ratio of estimated to assumed error, level by level. A level keeps the
+    assumed error where its estimate has no 95 % interval, or one that reaches 0. A variable with no other level is
+    left out.
     """
     settings: ErrorSettings = {}
     for (source, variable), rows in estimates.groupby(["source", "variable"], sort=False):

@@ -1,18 +1,20 @@
-"""Drift: forecasts from committed analyses, and how their errors grow with lead.
+"""Make forecasts from committed analyses, and score how their errors grow with lead: the drift.
 
-Beside the forecast from the analyses stand one from the reference itself (the model's own error), persistence
-of the reference, and climatology. Forecasts start from what is committed and are never needed by the chain,
-so they are made whenever there is time for them, in order, one commit per start:
+The forecast from the analyses is scored beside a forecast from the reference (the model's own error), persistence of
+the reference, and climatology. The cycle never needs these forecasts. They are made in order of their start, whenever
+there is time, with one commit per start:
 
-    forecasts.icechunk          group forecasts: headline channels by start and lead; group starts: what each
-    was made from branches/NAME/drift/        START.parquet: scores by kind, lead, channel and region
+    forecasts.icechunk      group `forecasts`: headline channels by start and lead
+                            group `starts`: the analyses and the model that each start was made from
+    branches/NAME/drift/    START.parquet: scores by kind, lead, channel and region
 
-A start counts if it is committed *and* its two analyses are still the ones in the archive: after a rewind the
-starts that followed are made again.
+A start counts if it is committed *and* its two analyses are still those in the archive. After a rewind, the starts that
+followed are therefore made again.
 
-Live, the reference comes days later. A forecast is made and kept without it; as the reference grows, what is kept is
-scored (`fill_in`), which needs no model. Once the reference holds all leads of a start, its forecast is run once more,
-now beside one from the reference, and scored in every channel: the same scores as if the reference had been there.
+In a live run the reference comes days later. The forecast is made and stored without it. As the reference grows,
+`fill_in` scores the stored fields, which needs no model. Once the reference holds all leads of a start, the forecast is
+run again, together with one from the reference, and every channel is scored. The scores are then the same as if the
+reference had been there from the beginning.
 """
 
 import json
@@ -24,7 +26,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, Record
+from dacycle.cycler.archive.branches import ArchiveError, Branch
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import STEP, cycle_id, parse_donor
 from dacycle.cycler.verification.cycles import fingerprint
 from dacycle.cycler.verification.drift_scores import (
@@ -44,40 +47,42 @@ from dacycle.forecast_adapter.worlds.world import World
 __all__ = ["KINDS", "LEAD_STEP", "due", "fill_in", "forecasts", "make_forecasts", "read_scores", "unverified"]
 
 LEAD_STEP = 12
-"""Hours between the leads that are kept and scored, from 0; the model itself steps 6 hours."""
+"""Hours between the leads that are stored and scored, from 0; the model itself steps 6 hours."""
 
 
 def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterator[pd.Timestamp]:
-    """Make and score what is due, in order, and yield each start once it is on disk; may be stopped at any time.
+    """Make and score the forecasts that are due, in order, and yield each start once it is on disk.
+
+    It may be stopped at any time.
 
     Raises:
-        ArchiveError: another process makes this branch's forecasts, a state is damaged, or the model is not the one
-            that the run was made with.
+        ArchiveError: another process makes this branch's forecasts, a state is damaged, or the model is not that of
+            the run.
     """
     with branch.archive.lock(f"{branch.name}/drift"):
         _prepare(branch)
         yield from _fill_in(branch, world, skipped=due(branch, world))
-        # First: cycles may be committed meanwhile, so what is read after it knows at least as many.
+        # Cycles may be committed meanwhile: the records read below hold at least those that `due` has seen.
         starts = due(branch, world)
         sources, committed = _sources(branch), _committed(branch)
-        models = {record["time"]: record["digests"]["model"] for record in branch.records}
+        models = {record.id: record.digests["model"] for record in branch.records}
         for start in starts:
             if models[cycle_id(start)] != model.digest:
                 raise ArchiveError(
                     f"{branch.archive.folder}: cycle {cycle_id(start)} of {branch.name} ran with a forecast model of "
                     f"digest {models[cycle_id(start)][:12]}, but {model.name} is {model.digest[:12]}; put that one back"
                 )
-            fields, table = _forecast(branch, world, model, start)
-            write_scores(branch, start, table, sources[start])
+            fields, scores_of_start = _forecast(branch, world, model, start)
+            write_scores(branch, start, scores_of_start, sources[start])
             if start not in committed:
                 groups = {"forecasts": fields, "starts": _start_dataset(start, sources[start], model)}
-                time = {"time": cycle_id(start)}
-                branch.archive.forecasts.append(branch.name, groups, f"forecast {cycle_id(start)}", time)
+                metadata = {"time": cycle_id(start)}
+                branch.archive.forecasts.append(branch.name, groups, f"forecast {cycle_id(start)}", metadata)
             yield start
 
 
 def due(branch: Branch, world: World) -> list[pd.Timestamp]:
-    """Starts whose forecast is not made yet, has no scores, or could now be scored as a whole."""
+    """Return the starts whose forecast is not made yet, has no scores, or can now be scored at all leads."""
     sources, committed = _sources(branch), _committed(branch)
     return [
         start
@@ -89,33 +94,33 @@ def due(branch: Branch, world: World) -> list[pd.Timestamp]:
 
 
 def fill_in(branch: Branch, world: World) -> Iterator[pd.Timestamp]:
-    """Score what is kept of forecasts at leads that the reference has come to hold, without running the model.
+    """Score stored forecasts at the leads that the reference now holds, without running the model.
 
-    These are the headline channels of the forecasts from the analyses, of persistence and climatology. Yields each
-    start once its scores are on disk; may be stopped at any time.
+    The scores are those of the headline channels, of the forecasts from the analyses, persistence and climatology. Each
+    start is yielded once its scores are on disk. It may be stopped at any time.
 
     Raises:
-        ArchiveError: another process makes this branch's forecasts, or something of them is damaged.
+        ArchiveError: another process makes this branch's forecasts, or fields or scores are damaged.
     """
     with branch.archive.lock(f"{branch.name}/drift"):
         yield from _fill_in(branch, world, skipped=[])
 
 
 def unverified(branch: Branch) -> dict[pd.Timestamp, int]:
-    """How many leads of each kept forecast have no scores yet; starts that have them all are left out."""
+    """Return the number of leads without scores of each stored forecast; starts with all scores are left out."""
     sources, count = _sources(branch), len(leads(branch))
-    left = {s: count - len(scored_leads(branch, s, sources[s]) or ()) for s in sorted(_committed(branch))}
-    return {start: number for start, number in left.items() if number}
+    missing = {s: count - len(scored_leads(branch, s, sources[s]) or ()) for s in sorted(_committed(branch))}
+    return {start: number for start, number in missing.items() if number}
 
 
 def read_scores(branch: Branch) -> pd.DataFrame:
-    """Scores of all forecasts: start, kind, lead (hours), channel, region -> mse, mae, bias, acc.
+    """Read the scores of all forecasts: start, kind, lead (hours), channel, region -> mse, mae, bias, acc.
 
-    Leads that the reference does not hold have no row; those that were filled in have rows of the headline channels,
-    and none of the reference-started forecast. acc is NaN where an anomaly is zero everywhere.
+    A lead that the reference does not hold has no row. A lead that was filled in has rows of the headline channels
+    only, and none of the reference-started forecast. acc is NaN where an anomaly is zero everywhere.
 
     Raises:
-        ArchiveError: the file of a committed start is missing, damaged or another run's.
+        ArchiveError: the file of a committed start is missing, damaged, or belongs to other analyses.
     """
     sources = _sources(branch)
     tables = {start: read_scores_of(branch, start, sources[start]) for start in sorted(_committed(branch))}
@@ -126,7 +131,7 @@ def read_scores(branch: Branch) -> pd.DataFrame:
 
 
 def forecasts(branch: Branch) -> xr.Dataset:
-    """Headline channels of all forecasts by `time` (their start) and `lead` (hours), read when used.
+    """Open the headline channels of all forecasts, by `time` (the start) and `lead` (hours), read when used.
 
     Raises:
         ArchiveError: no forecast has been made.
@@ -139,58 +144,59 @@ def forecasts(branch: Branch) -> xr.Dataset:
     return store.dataset(branch.name, "forecasts").sel(time=starts)
 
 
-# --- which starts
-# ------------------------------------------------------------------------------------------------
+# --- which starts -----------------------------------------------------------------------------------------------------
 
 
 def leads(branch: Branch) -> NDArray[np.int64]:
-    """Leads kept, in hours: 0, 12, ... to the experiment's."""
+    """Return the leads that are stored, in hours: 0, 12, ... up to the experiment's `drift.lead`."""
     return np.arange(0, branch.experiment.drift.lead // pd.Timedelta(hours=1) + 1, LEAD_STEP)
 
 
 def _sources(branch: Branch) -> dict[pd.Timestamp, str]:
-    """The starts an experiment asks for, each with the fingerprint of the two cycles it goes out from."""
-    records: dict[pd.Timestamp, Record] = {pd.Timestamp(r["time"]): r for r in branch.records}
+    """Return the starts that an experiment asks for, each with the fingerprint of the two cycles it starts from."""
+    records: dict[pd.Timestamp, CycleRecord] = {r.time: r for r in branch.records}
     hours = branch.experiment.drift.starts
     return {
         time: fingerprint([records[time - STEP], record])
         for time, record in records.items()
-        if record["status"] != "cold_start" and time.hour in hours and time - STEP in records
+        if record.status != "cold_start" and time.hour in hours and time - STEP in records
     }
 
 
 def _committed(branch: Branch) -> set[pd.Timestamp]:
-    """Starts whose forecast is in the archive and was made from the analyses that are there now.
+    """Return the starts whose forecast is in the archive and was made from the analyses that are there now.
 
-    A forked experiment that has made none of its own has those of the past it shares: of its donor's, the
-    ones whose scores it was given when it was forked.
+    A forked experiment without forecasts of its own uses its donor's, as far as it got their scores when it was forked.
     """
-    store, name = branch.archive.forecasts, _kept_under(branch)
+    store, name = branch.archive.forecasts, _stored_under(branch)
     if name is None or not len(store.times(name, "starts")):
         return set()
     sources = _sources(branch)
-    made = [json.loads(text) for text in store.column(name, "starts", "record")]
-    starts = {pd.Timestamp(m["time"]) for m in made if sources.get(pd.Timestamp(m["time"])) == m["made_from"]}
+    made_from = {
+        pd.Timestamp(record["time"]): record["made_from"]
+        for record in map(json.loads, store.column(name, "starts", "record"))
+    }
+    starts = {start for start, fingerprint_then in made_from.items() if sources.get(start) == fingerprint_then}
     return starts if name == branch.name else {s for s in starts if scored_leads(branch, s, sources[s]) is not None}
 
 
-def _kept_under(branch: Branch) -> str | None:
-    """The branch of the store of forecasts that holds an experiment's: its own, its donor's, or none yet."""
+def _stored_under(branch: Branch) -> str | None:
+    """Return the branch of the forecasts' store that is read: the experiment's own, else its donor's, else None."""
     origin = branch.experiment.cold_start.from_
     names = [branch.name, *([] if origin is None else [parse_donor(origin)[0]])]
     return next((name for name in names if name in branch.archive.forecasts.branches()), None)
 
 
 def _prepare(branch: Branch) -> None:
-    """Begin the branch of forecasts, or take back those made from analyses that are no longer there."""
+    """Create the branch of forecasts, or take back the forecasts made from analyses that are no longer there."""
     store = branch.archive.forecasts
     if branch.name not in store.branches():
         store.create_branch(branch.name, _shared_past(branch))
-    good = _committed(branch)
-    made = pd.DatetimeIndex(store.times(branch.name, "starts").astype("datetime64[s]"))
-    stale = [start for start in made if start not in good]
-    # The store grows in order of time: an earlier start that was never made also takes back what follows it.
-    skipped = [start for start in _sources(branch) if len(made) and start < made[-1] and start not in made]
+    current = _committed(branch)
+    stored = pd.DatetimeIndex(store.times(branch.name, "starts").astype("datetime64[s]"))
+    stale = [start for start in stored if start not in current]
+    # The store only appends in order of time: to add an earlier start, those after it are taken back.
+    skipped = [start for start in _sources(branch) if len(stored) and start < stored[-1] and start not in stored]
     if stale or skipped:
         first = cycle_id(min([*stale, *skipped]))
         before = next(c for c in store.commits(branch.name) if c.metadata.get("time", "") < first)
@@ -198,7 +204,7 @@ def _prepare(branch: Branch) -> None:
 
 
 def _shared_past(branch: Branch) -> str | None:
-    """The commit that a forked experiment's forecasts go on from, if its donor has any."""
+    """Return the commit of the donor that a forked experiment's forecasts continue from; None where there is none."""
     origin = branch.experiment.cold_start.from_
     if origin is None:
         return None
@@ -210,7 +216,7 @@ def _shared_past(branch: Branch) -> str | None:
 
 
 def _verifiable(branch: Branch, world: World, start: pd.Timestamp) -> list[int]:
-    """Leads that can be scored: those whose valid time the reference holds."""
+    """Return the leads whose valid time the reference holds."""
     return [int(h) for h in leads(branch) if np.datetime64(start, "h") + int(h) in world.reference]
 
 
@@ -220,27 +226,26 @@ def _is_covered(branch: Branch, world: World, start: pd.Timestamp) -> bool:
     return not world.reference.missing(frames) and len(_verifiable(branch, world, start)) == len(leads(branch))
 
 
-# --- scoring what is kept
-# ------------------------------------------------------------------------------------------------
+# --- scoring stored forecasts -----------------------------------------------------------------------------------------
 
 
 def _fill_in(branch: Branch, world: World, skipped: list[pd.Timestamp]) -> Iterator[pd.Timestamp]:
-    sources, name = _sources(branch), _kept_under(branch)
+    sources, name = _sources(branch), _stored_under(branch)
     for start in sorted(_committed(branch) - set(skipped)):
         scored = scored_leads(branch, start, sources[start])
         new = [lead for lead in _verifiable(branch, world, start) if scored is not None and lead not in scored]
         if new and name is not None:
-            kept = branch.archive.forecasts.read(name, "forecasts", start, list(HEADLINE))
-            fields = dict(zip(leads(branch).tolist(), np.stack(list(kept.values()), axis=1), strict=True))
-            tables = [_score_kept(world, np.datetime64(start, "h"), lead, fields[lead]) for lead in new]
+            stored = branch.archive.forecasts.read(name, "forecasts", start, list(HEADLINE))
+            fields = dict(zip(leads(branch).tolist(), np.stack(list(stored.values()), axis=1), strict=True))
+            tables = [_score_stored(world, np.datetime64(start, "h"), lead, fields[lead]) for lead in new]
             old = read_scores_of(branch, start, sources[start])
             write_scores(branch, start, join([old, *tables]), sources[start])
             yield start
 
 
-def _score_kept(world: World, start: np.datetime64, lead: int, headline: NDArray) -> pd.DataFrame:
-    """Scores of kept fields (6, H, W), and of the forecasts that need no model, in the same channels."""
-    # In a whole state, whose other channels are dropped again: sums over another number of channels round differently.
+def _score_stored(world: World, start: np.datetime64, lead: int, headline: NDArray) -> pd.DataFrame:
+    """Score stored fields (6, H, W), and the forecasts that need no model, in the same channels."""
+    # Put into a whole state, as sums over another number of channels round differently.
     state = world.reference.array(start + lead).copy()
     state[[index(name) for name in HEADLINE]] = headline
     table = join([score(world, start, lead, "analysis", state), *_score_simple(world, start, lead)])
@@ -248,48 +253,47 @@ def _score_kept(world: World, start: np.datetime64, lead: int, headline: NDArray
 
 
 def _score_simple(world: World, start: np.datetime64, lead: int) -> list[pd.DataFrame]:
-    """Scores of the forecasts that need no model: persistence, where the reference holds the start, and climatology."""
-    simple = {"climatology": world.climatology.at(start + lead)}
+    """Score climatology and, where the reference holds the start, persistence."""
+    states = {"climatology": world.climatology.at(start + lead)}
     if start in world.reference:
-        simple["persistence"] = world.reference.array(start)
-    return [score(world, start, lead, kind, state) for kind, state in simple.items()]
+        states["persistence"] = world.reference.array(start)
+    return [score(world, start, lead, kind, state) for kind, state in states.items()]
 
 
-# --- one forecast
-# ------------------------------------------------------------------------------------------------
+# --- one forecast -----------------------------------------------------------------------------------------------------
 
 
 def _forecast(
     branch: Branch, world: World, model: ForecastModel, start: pd.Timestamp
 ) -> tuple[xr.Dataset, pd.DataFrame]:
-    """Run the model from the analyses, and from the reference beside it; headline fields and scores."""
+    """Run the model from the analyses and, where it is there, from the reference; return headline fields and scores."""
     times = [np.datetime64(start - STEP, "h"), np.datetime64(start, "h")]
     frames = {"analysis": [branch.state("analysis", pd.Timestamp(time)).values for time in times]}
     if not world.reference.missing(times):
         frames["reference"] = [world.reference.array(time) for time in times]
-    kept, verifiable = leads(branch), _verifiable(branch, world, start)
+    stored_leads, verifiable = leads(branch), _verifiable(branch, world, start)
     tables = [table for lead in verifiable for table in _score_simple(world, times[1], lead)]
     headline, fields = [index(name) for name in HEADLINE], []
-    # One after the other, as a batch of two may round differently: the forecast from the analyses is the same whether
-    # the reference is there yet or not.
+    # One forecast after the other, as a batch of two may round differently: the forecast from the analyses must not
+    # depend on whether the reference is there.
     for kind, (previous, current) in frames.items():
-        steps = model.forecast(previous[None], current[None], int(kept[-1]) // 6)
-        for lead, state in enumerate(chain([current[None]], steps)):  # one lead at a time in memory, whatever the grid
-            if 6 * lead in kept and kind == "analysis":
+        steps = model.forecast(previous[None], current[None], int(stored_leads[-1]) // 6)
+        for step, state in enumerate(chain([current[None]], steps)):  # one state in memory at a time
+            if 6 * step in stored_leads and kind == "analysis":
                 fields.append(state[0, headline])
-            if 6 * lead in verifiable:
-                tables.append(score(world, times[1], 6 * lead, kind, state[0]))
-    return _field_dataset(branch, start, kept, np.stack(fields)), join(tables)
+            if 6 * step in verifiable:
+                tables.append(score(world, times[1], 6 * step, kind, state[0]))
+    return _field_dataset(branch, start, stored_leads, np.stack(fields)), join(tables)
 
 
-def _field_dataset(branch: Branch, start: pd.Timestamp, kept: NDArray, fields: NDArray) -> xr.Dataset:
+def _field_dataset(branch: Branch, start: pd.Timestamp, stored_leads: NDArray, fields: NDArray) -> xr.Dataset:
     dims = ("time", "lead", "latitude", "longitude")
     variables = {
         name: (dims, fields[None, :, i], {"units": CHANNELS[index(name)].unit}) for i, name in enumerate(HEADLINE)
     }
     coordinates = {
         "time": [start],
-        "lead": ("lead", kept, {"long_name": "lead in hours"}),
+        "lead": ("lead", stored_leads, {"long_name": "lead in hours"}),
         "latitude": ("latitude", branch.grid.latitude, {"units": "degrees_north"}),
         "longitude": ("longitude", branch.grid.longitude, {"units": "degrees_east"}),
     }

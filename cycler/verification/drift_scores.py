@@ -1,8 +1,9 @@
-"""Scores of forecasts: computed lead by lead, and kept in one Parquet file a start.
+"""Compute the scores of forecasts lead by lead, and store them in one Parquet file per start.
 
     branches/NAME/drift/START.parquet       kind, lead, channel, region -> mse, mae, bias, acc
 
-A file says which analyses its forecast went out from; scores of others are not taken for its own.
+The metadata of a file hold the fingerprint of the analyses that its forecast started from. A file with another
+fingerprint counts as missing.
 """
 
 import io
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.branches import ArchiveError, Branch, write_whole
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.experiment import cycle_id
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import NAMES
@@ -23,7 +25,7 @@ from dacycle.forecast_adapter.worlds.world import World
 __all__ = ["COLUMNS", "KINDS", "is_whole", "join", "read_scores_of", "score", "scored_leads", "write_scores"]
 
 KINDS = ("analysis", "reference", "persistence", "climatology")
-"""Forecasts scored: started from the analyses, started from the reference, and the two that need no model."""
+"""Kinds of forecasts: started from the analyses, started from the reference, and two that need no model."""
 
 COLUMNS = ("kind", "lead", "channel", "region", "mse", "mae", "bias", "acc")
 
@@ -31,7 +33,7 @@ _MADE_FROM = b"dacycle.made_from"
 
 
 def score(world: World, start: np.datetime64, lead: int, kind: str, state: NDArray) -> pd.DataFrame:
-    """Scores of a forecast state (69, H, W) at a lead (hours) that the reference holds: a row a channel and region."""
+    """Score a forecast state (69, H, W) at a lead (hours) that the reference holds: a row per channel and region."""
     truth, climatology = world.reference.array(start + lead), world.climatology.at(start + lead)
     regions = list(scores.REGIONS)
     return pd.DataFrame(
@@ -49,7 +51,7 @@ def score(world: World, start: np.datetime64, lead: int, kind: str, state: NDArr
 
 
 def join(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """One table by lead, of each lead by kind, in the order of KINDS."""
+    """Return one table, sorted by lead and then by kind in the order of KINDS."""
     filled = [table for table in tables if len(table)]
     if not filled:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -57,7 +59,7 @@ def join(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def write_scores(branch: Branch, start: pd.Timestamp, frame: pd.DataFrame, made_from: str) -> None:
-    """Keep the scores of a start; `made_from` is the fingerprint of the cycles that it went out from."""
+    """Store the scores of a start; `made_from` is the fingerprint of the cycles that it started from."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE_FROM: made_from.encode()})
     content = io.BytesIO()
@@ -66,7 +68,7 @@ def write_scores(branch: Branch, start: pd.Timestamp, frame: pd.DataFrame, made_
 
 
 def scored_leads(branch: Branch, start: pd.Timestamp, made_from: str) -> set[int] | None:
-    """The leads that the scores of a start hold; None where there are no scores, or they are of other analyses."""
+    """Return the leads with scores of a start; None where there are no scores, or scores of other analyses."""
     path = _path(branch, start)
     if not path.is_file() or pq.read_schema(path).metadata.get(_MADE_FROM) != made_from.encode():
         return None
@@ -74,16 +76,16 @@ def scored_leads(branch: Branch, start: pd.Timestamp, made_from: str) -> set[int
 
 
 def is_whole(branch: Branch, start: pd.Timestamp, leads: NDArray) -> bool:
-    """Whether the scores of a start, which are there, are of all leads, kinds and channels."""
+    """Return whether the stored scores of a start have all leads, kinds and channels."""
     rows = len(leads) * len(KINDS) * len(NAMES) * len(scores.REGIONS)
     return pq.read_metadata(_path(branch, start)).num_rows == rows
 
 
 def read_scores_of(branch: Branch, start: pd.Timestamp, made_from: str) -> pd.DataFrame:
-    """The scores of a start.
+    """Read the scores of a start.
 
     Raises:
-        ArchiveError: the file is missing, damaged or another run's.
+        ArchiveError: the file is missing, damaged, or belongs to other analyses.
     """
     path = _path(branch, start)
     if scored_leads(branch, start, made_from) is None:

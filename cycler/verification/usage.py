@@ -1,7 +1,7 @@
-"""What became of a run's observations: of each site, and how departures are distributed.
+"""Sum up how a run used its observations: the outcome at each site, and histograms of departures.
 
-Sums over cycles, made from one cycle's departures at a time, so that a year takes no more memory than a day. They are
-kept in branches/NAME/verification/, and cycles that are new are added to them.
+The sums are made from one cycle's departures at a time, so that a year takes no more memory than a day. They are stored
+in branches/NAME/verification/, and new cycles are added to them.
 """
 
 from dataclasses import dataclass
@@ -28,30 +28,31 @@ KINDS: dict[str, tuple[str, ...]] = {
     "wind aloft": ("u", "v"),
     "humidity aloft": ("q",),
 }
-"""Variables that one map shows together."""
+"""Kinds of observations, each shown on one map: name -> variables."""
 
 BINS: NDArray = np.linspace(-5, 5, 41)
-"""Edges of the histograms, in stated errors; what lies beyond counts in the outermost bins."""
+"""Edges of the histograms, in stated errors; values beyond them count in the outermost bins."""
 
-_KIND_CODES = np.array([[v in own for own in KINDS.values()].index(True) for v in VARIABLES])
+_KIND_CODES = np.array([[v in variables for variables in KINDS.values()].index(True) for v in VARIABLES])
 _WEIGHTS = {"": 1e9, "withheld_site": 1e8, "duplicate": 0.5}
-"""What goes before the most frequent reason, and what after it."""
-_OF = ("o_b", "o_a")
-_FOLD = 32  # cycles whose tables are added up at once
-_PLACE = ["source", "kind", "site", "outcome"]
-_CLASS = ["source", "variable", "of", "bin"]
+"""Weights that rank these outcomes before, or after, the most frequent reason."""
+_DEPARTURES = ("o_b", "o_a")
+_FOLD = 32  # number of cycles whose tables are added up at once
+_SITE_KEY = ["source", "kind", "site", "outcome"]
+_BIN_KEY = ["source", "variable", "of", "bin"]
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Sums over the cycles of a run.
+    """Hold the sums over the cycles of a run.
 
     Attributes:
-        sites: source, kind (of `KINDS`), site, outcome -> cycles; and the site's station, latitude, longitude. Every
-            cycle in which a site reported has one outcome: `assimilated` if any of its values was, else
-            `withheld_site` if any was withheld, else the most frequent reason (`duplicate` only if there is no other).
-        departures: source, variable, of (`o_b`, `o_a`), bin (of `BINS`) -> count of assimilated values whose departure
-            over their error lies there.
+        sites: source, kind (of `KINDS`), site, outcome -> `cycles`; with the site's station, latitude, longitude. A
+            site has one outcome in every cycle in which it reported: `assimilated` if any of its values was
+            assimilated, else `withheld_site` if any was withheld, else the most frequent reason (`duplicate` only if
+            there is no other).
+        departures: source, variable, of (`o_b`, `o_a`), bin (of `BINS`) -> `count` of the assimilated values whose
+            departure, divided by the stated error, lies in the bin.
     """
 
     sites: pd.DataFrame
@@ -64,67 +65,69 @@ def usage(branch: Branch) -> Usage:
     Raises:
         ArchiveError: a departure table is damaged.
     """
-    wanted = {record["time"]: fingerprint([record]) for record in branch.records if "departures" in record}
+    keys = {record.id: fingerprint([record]) for record in branch.records if record.departures is not None}
     folder = branch.folder / "verification"
-    tables, known = read_tables(folder, ("sites", "histograms"))
-    if not known.items() <= wanted.items():  # cycles in the sums have been run anew: they cannot be taken out
-        known = {}
-    sites, counts = ([tables[name]] if known else [] for name in ("sites", "histograms"))
-    due = [pd.Timestamp(name) for name in wanted if name not in known]
+    tables, stored_keys = read_tables(folder, ("sites", "histograms"))
+    if not stored_keys.items() <= keys.items():  # cycles in the sums were run again, and cannot be subtracted
+        stored_keys = {}
+    sites, counts = ([tables[name]] if stored_keys else [] for name in ("sites", "histograms"))
+    due = [pd.Timestamp(cycle) for cycle in keys if cycle not in stored_keys]
     for number, (_, table) in enumerate(branch.each_departures(due), start=1):
         sites.append(site_outcomes(table))
         counts.append(departure_counts(table))
         if number % _FOLD == 0 or number == len(due):
-            sites, counts = [_add(sites, _PLACE, "cycles")], [_add(counts, _CLASS, "count")]
+            sites, counts = [_add(sites, _SITE_KEY, "cycles")], [_add(counts, _BIN_KEY, "count")]
     if due:
-        write_tables(folder, {"sites": sites[0], "histograms": counts[0]}, wanted)
+        write_tables(folder, {"sites": sites[0], "histograms": counts[0]}, keys)
     return Usage(sites[0], counts[0])
 
 
 def _add(tables: list[pd.DataFrame], by: list[str], summed: str) -> pd.DataFrame:
-    """One table with the sums of a column; of the others the first value."""
+    """Join tables and sum one column by a key; other columns keep their first value."""
     joined = pd.concat(tables, ignore_index=True)
     rest = {name: "first" for name in joined if name not in (*by, summed)}
     return joined.groupby(by, as_index=False).agg({**rest, summed: "sum"})
 
 
 def site_outcomes(departures: pd.DataFrame) -> pd.DataFrame:
-    """`Usage.sites` of one cycle's departures."""
+    """Return `Usage.sites` of one cycle's departures."""
     source, site, variable, reason = (departures[name].array for name in ("source", "site", "variable", "reason"))
     shape = (len(source.categories), len(KINDS), len(site.categories))
-    place = np.ravel_multi_index((source.codes, _KIND_CODES[variable.codes], site.codes), shape)
-    distinct, first, back = np.unique(place, return_index=True, return_inverse=True)
+    keys = np.ravel_multi_index((source.codes, _KIND_CODES[variable.codes], site.codes), shape)
+    distinct, first, group = np.unique(keys, return_index=True, return_inverse=True)
     reasons = list(reason.categories)
     counts = np.zeros((len(distinct), len(reasons)))
-    np.add.at(counts, (back, reason.codes), 1)
+    np.add.at(counts, (group, reason.codes), 1)
     for name, weight in _WEIGHTS.items():
         counts[:, reasons.index(name)] = np.sign(counts[:, reasons.index(name)]) * weight
     sources, kinds, _ = np.unravel_index(distinct, shape)
     names = np.array(["assimilated" if name == "" else name for name in reasons])
-    own = departures.iloc[first]
+    first_rows = departures.iloc[first]
     return pd.DataFrame(
         {
             "source": source.categories.to_numpy(str)[sources],
             "kind": np.array(list(KINDS))[kinds],
-            "site": own["site"].to_numpy(str),
+            "site": first_rows["site"].to_numpy(str),
             "outcome": names[counts.argmax(axis=1)],
-            "station": own["station"].to_numpy(str),
-            "latitude": own["latitude"].to_numpy(),
-            "longitude": own["longitude"].to_numpy(),
+            "station": first_rows["station"].to_numpy(str),
+            "latitude": first_rows["latitude"].to_numpy(),
+            "longitude": first_rows["longitude"].to_numpy(),
             "cycles": 1,
         }
     )
 
 
 def departure_counts(departures: pd.DataFrame) -> pd.DataFrame:
-    """`Usage.departures` of one cycle's departures."""
+    """Return `Usage.departures` of one cycle's departures."""
     used = (departures["use"] == "assimilated") & np.isfinite(departures["o_b"] + departures["o_a"])
-    own = departures[used.to_numpy()]
-    source, variable = own["source"].array, own["variable"].array
+    rows = departures[used.to_numpy()]
+    source, variable = rows["source"].array, rows["variable"].array
     counts = np.zeros((len(source.categories), len(variable.categories), 2, len(BINS) - 1), int)
-    for i, of in enumerate(_OF):
-        place = np.searchsorted(BINS, own[of].to_numpy() / own["error"].to_numpy(), side="right") - 1
-        np.add.at(counts, (source.codes, variable.codes, i, np.clip(place, 0, len(BINS) - 2)), 1)
-    sources, variables, kinds, bins = np.nonzero(counts)
+    for i, of in enumerate(_DEPARTURES):
+        bins = np.searchsorted(BINS, rows[of].to_numpy() / rows["error"].to_numpy(), side="right") - 1
+        np.add.at(counts, (source.codes, variable.codes, i, np.clip(bins, 0, len(BINS) - 2)), 1)
+    sources, variables, departure_kinds, bins = np.nonzero(counts)
     names = {"source": source.categories.to_numpy(str)[sources], "variable": np.array(VARIABLES)[variables]}
-    return pd.DataFrame({**names, "of": np.array(_OF)[kinds], "bin": bins, "count": counts[counts > 0]})
+    return pd.DataFrame(
+        {**names, "of": np.array(_DEPARTURES)[departure_kinds], "bin": bins, "count": counts[counts > 0]}
+    )

@@ -1,5 +1,6 @@
 """Forecast models: ONNX networks with FengWu's contract, their registration, and what they run on.
 
-`model.load_model` is the way in; the cycle and the drift forecasts call it. A model with the same contract needs only
-a file (`registry`); put the adapter of another contract here.
+Start at `model.load_model`; cycles and drift forecasts call it. A model with the same contract needs only a file
+(`registry` registers it). The adapter of another contract goes here: a class with the protocol `model.ForecastModel`,
+which `load_model` chooses.
 """

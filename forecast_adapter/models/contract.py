@@ -6,34 +6,34 @@ from typing import Any
 
 import onnxruntime as ort
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError
 
 __all__ = ["Signature", "read_signature"]
 
-_PAIR = 2 * len(NAMES)
+_PAIR = 2 * CHANNEL_COUNT
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a network's tensors leave open, or fix.
+    """The sizes that a network's tensors fix or leave open.
 
     Attributes:
-        batch: 1 where it takes one state a call, None where it takes any number.
-        shape: rows and columns, each None where it takes any.
+        batch: 1 where a call takes one state, None where it takes any number.
+        shape: rows and columns, each None where any number fits.
     """
 
     batch: int | None
     shape: tuple[int | None, int | None]
 
     def fits(self, grid: Grid) -> bool:
-        """Whether the network runs on a grid."""
-        return all(own in (None, wanted) for own, wanted in zip(self.shape, grid.shape, strict=True))
+        """Return whether the network runs on a grid."""
+        return all(fixed in (None, size) for fixed, size in zip(self.shape, grid.shape, strict=True))
 
 
 def read_signature(path: Path, session: ort.InferenceSession) -> Signature:
-    """The signature of a network, if it is a forecast model's.
+    """Return the signature of a network, if it has the contract of a forecast model.
 
     Raises:
         ModelFileError: a tensor has another name, type or number of channels, or the network a batch other than 1.
@@ -52,7 +52,7 @@ def read_signature(path: Path, session: ort.InferenceSession) -> Signature:
         if channels != _PAIR and not undeclared:
             raise ModelFileError(
                 f"{path}: `{name}` is {tensor.shape}, but must be (batch, {_PAIR}, rows, columns): two frames of "
-                f"{len(NAMES)} channels; networks with other channels cannot be run"
+                f"{CHANNEL_COUNT} channels; networks with other channels cannot be run"
             )
     batch, _, *shape = (size if isinstance(size, int) else None for size in pairs["input"].shape)
     if batch not in (None, 1):
@@ -63,9 +63,10 @@ def read_signature(path: Path, session: ort.InferenceSession) -> Signature:
 
 
 def _only(path: Path, name: str, tensors: list[Any]) -> Any:
+    """Return the one tensor of a list, which must have this name."""
     if [tensor.name for tensor in tensors] != [name]:
-        found = ", ".join(tensor.name for tensor in tensors) or "nothing"
+        names = ", ".join(tensor.name for tensor in tensors) or "nothing"
         raise ModelFileError(
-            f"{path}: its {name} must be one tensor called `{name}`, not {found}; rename it in the export"
+            f"{path}: its {name} must be one tensor called `{name}`, not {names}; rename it in the export"
         )
     return tensors[0]

@@ -1,8 +1,8 @@
-"""A double of FengWu: its contract and its size, at next to no cost, and no skill.
+"""A double of FengWu with its contract and its size, at very low cost and without skill.
 
-FengWu's weights cannot be had everywhere. With this network in their place everything around them can be run, tested
-and measured at 0.25 degrees. It moves every normalised field eastward by one degree a step and draws it a little
-towards the channel's mean. Its other 69 channels are NaN, so that whatever reads them is caught.
+FengWu's weights are not available everywhere. With this network in their place everything around them can be run,
+tested and measured at 0.25 degrees. It moves every normalised field eastward by one degree a step and relaxes it
+slightly towards the channel's mean. Its other 69 channels are NaN, so that code which reads them fails.
 """
 
 import tempfile
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError
 from dacycle.forecast_adapter.models.registry import DOUBLE, Registration, add
@@ -18,16 +18,16 @@ from dacycle.forecast_adapter.models.registry import DOUBLE, Registration, add
 __all__ = ["KEEP", "add_double", "shift_of", "write_double"]
 
 KEEP = 0.995
-"""What a step leaves of a normalised anomaly."""
+"""Fraction of a normalised anomaly that remains after a step."""
 
 
 def shift_of(grid: Grid) -> int:
-    """Columns by which a step moves the fields: one degree, at least one column."""
+    """Return the columns by which a step moves the fields: those of one degree, at least one."""
     return max(1, round(grid.shape[1] / 360))
 
 
 def add_double(grid: str, world: str) -> Registration:
-    """Write the double for a grid and make it known as `double-GRID`, in place of a model for `world`; see `add`."""
+    """Write the double for a grid and register it as `double-GRID`, for `world`; see `add`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         write_double(path, get_grid(grid))
@@ -35,7 +35,7 @@ def add_double(grid: str, world: str) -> Registration:
 
 
 def write_double(path: Path, grid: Grid) -> None:
-    """Write the double for a grid as an ONNX file with normalised frames, as FengWu's is.
+    """Write the double for a grid as an ONNX file with normalised frames, like FengWu's.
 
     Raises:
         ModelFileError: the package `onnx` is not installed.
@@ -45,7 +45,7 @@ def write_double(path: Path, grid: Grid) -> None:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise ModelFileError('making a double needs the package onnx: pip install "dacycle[train]"') from error
-    size, shift = len(NAMES), shift_of(grid)
+    size, shift = CHANNEL_COUNT, shift_of(grid)
     last = np.iinfo(np.int64).max
     constants = {
         "axes": np.array([1, 3]),

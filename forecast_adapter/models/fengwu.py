@@ -1,7 +1,7 @@
-"""What is published of FengWu: its releases, its statistics, where they are, and on what terms.
+"""FengWu's published releases and statistics: where they are, and on what terms.
 
-FengWu (Chen et al. 2023, arXiv 2304.02948) is not ours to ship, and nothing here fetches it. Its files take and give
-normalised frames; `registry` makes a file that a user has brought known by its name.
+FengWu (Chen et al. 2023, arXiv 2304.02948) is not part of dacycle, and nothing here fetches it. Its files take and
+return normalised frames; `registry` registers a file that a user has brought.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dacycle.forecast_adapter.statistics import Statistics
 __all__ = ["ERA5", "LICENCE", "OPERATIONAL", "RELEASES", "Release", "published_statistics"]
 
 ERA5, OPERATIONAL = "era5", "operational"
-"""Kinds of reference that a world names (`reference:` in its world.yaml), and that a model is made for."""
+"""Kinds of reference that a world names (`reference:` in its world.yaml) and that a model is made for."""
 
 LICENCE = "CC BY-NC-SA 4.0: no commercial use; whoever shares the weights shares them on the same terms"
 
@@ -29,12 +29,12 @@ class Release:
     """One published file of weights.
 
     Attributes:
-        name: what experiments call it.
-        file: the file's published name.
+        name: its name in experiments.
+        file: the published name of the file.
         where: the page that links to it.
         made_for: the kind of states that it forecasts.
         grid: its grid.
-        about: what a user should know before using it.
+        about: its training and limits, in a sentence or two.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Release:
     about: str
 
     def how_to_get(self) -> str:
-        """How a user who has not got it comes by it, in a sentence or two."""
+        """Return how a user gets the file, in a sentence or two."""
         statistics = " with data_mean.npy and data_std.npy" if self.where == _REPOSITORY else ""
         return (
             f"its weights are not part of dacycle (licence {LICENCE}). Get {self.file}{statistics} by the links at "
@@ -75,7 +75,7 @@ RELEASES: dict[str, Release] = {
 
 
 def published_statistics() -> Statistics:
-    """The mean and standard deviation of each channel by which FengWu's frames are normalised."""
+    """Return the mean and standard deviation of each channel that normalise FengWu's frames."""
     table = pd.read_csv(_STATISTICS, comment="#", index_col="channel").loc[NAMES]
     mean, std = (table[key].to_numpy(np.float32) for key in ("mean", "std"))
     return Statistics(mean, std, ERA5, f"published beside FengWu's inference code, {_REPOSITORY}")

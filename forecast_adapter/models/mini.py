@@ -1,21 +1,19 @@
-"""The network of the forecast model ``mini``: a small U-shaped convolutional network with FengWu's contract.
+"""The network of the forecast model `mini`: a small U-shaped convolutional network with FengWu's contract.
 
-In (B, 138, H, W): the physical states x(t-6h) and x(t), 69 channels each, SI. Out (B, 138, H, W): the first 69
-channels are x(t+6h); the others are undefined by that contract, and the exported graph fills them with NaN so
-that whatever feeds them back is caught at its first step.
+The input (B, 138, H, W) holds the physical states x(t-6h) and x(t), 69 channels each, SI. The first 69 channels of the
+output (B, 138, H, W) are x(t+6h). The contract leaves the others undefined; the exported graph fills them with NaN, so
+that code which feeds them back fails at its first step.
 
 Normalisation and static fields are constants of the network. Longitude is periodic in every convolution; beyond
-a pole the grid goes on along the opposite meridian (rows mirrored, shifted by 180 degrees).
+a pole the grid continues along the opposite meridian (rows mirrored, shifted by 180 degrees).
 
-The contract holds neither the date nor the sea-surface temperature. The network reads the season off the zonal mean
-temperatures, is shown the 2-m temperature that is usual then, and every step is drawn a little towards the climate of
-that season: Newtonian relaxation, without which small errors of the largest scales add up over weeks.
+The contract holds neither the date nor the sea-surface temperature. The network estimates the season from the zonal
+mean temperatures and gets the usual 2-m temperature of that season as input. Every step is relaxed slightly towards
+the climate of the season (Newtonian relaxation); otherwise small errors of the largest scales grow over weeks.
 
 The blocks are those of ConvNeXt (Liu et al. 2022, arXiv 2201.03545): a depthwise convolution, a layer norm over
 channels and a pointwise perceptron, added to their input through a learned scale.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -25,15 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.forecast_adapter.channels import GROUPS, index
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, index
 
-CHANNELS = 69
 T2M = index("t2m")
 
 
 @dataclass(frozen=True)
 class MiniSize:
-    """Widths and depths: ``fine`` at the full grid, ``coarse`` on half of it along each axis."""
+    """Widths and depths: `fine` on the full grid, `coarse` on a grid with half of its rows and columns."""
 
     fine: int = 64
     coarse: int = 160
@@ -43,14 +40,17 @@ class MiniSize:
 
 @dataclass(frozen=True)
 class MiniConstants:
-    """What the network knows of its world, stored in the exported graph.
+    """The constants of a world that the network needs; the exported graph stores them.
 
-    ``mean``, ``std`` (69,): the world's statistics, SI. ``step_std`` (69,): standard deviation of the change of
-    each channel over 6 h, SI. ``floor`` (69,): the lowest value a channel may take (0 for humidity, else -inf).
-    ``static`` (4, H, W): see `static_planes`. ``climate`` (5, 69, H, W): coefficients of 1, cos, sin, cos 2, sin 2 of
-    the day of the year, normalised. ``season`` (2, 13 H + 1): what makes cos and sin of the day of the year of the
-    normalised zonal mean temperatures of the 13 levels, and a constant. ``relaxation``: share of the departure from
-    that climate that is taken away in each step.
+    Attributes:
+        mean, std: (69,) the world's statistics, SI.
+        step_std: (69,) standard deviation of the change of each channel over 6 h, SI.
+        floor: (69,) the lowest value that a channel may take (0 for humidity, else -inf).
+        static: (4, H, W), see `static_planes`.
+        climate: (5, 69, H, W) normalised coefficients of 1, cos, sin, cos 2, sin 2 of the day of the year.
+        season: (2, 13 H + 1) regression of cos and sin of the day of the year on the normalised zonal mean
+            temperatures of the 13 levels and a constant.
+        relaxation: fraction of the departure from that climate that each step removes.
     """
 
     mean: NDArray[np.float32]
@@ -64,25 +64,30 @@ class MiniConstants:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(H, W): rows and columns."""
         return self.static.shape[1], self.static.shape[2]
 
 
 def static_planes(
     latitude: NDArray[np.floating], orography: NDArray[np.floating], land_fraction: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """(4, H, W) planes of order one: orography, land fraction, sine and cosine of latitude.
+    """Return four planes (4, H, W) of order one: orography, land fraction, sine and cosine of latitude.
 
     Args:
-        latitude: (H,) degrees.    orography: (H, W) m.    land_fraction: (H, W) 0..1.
+        latitude: (H,) degrees.
+        orography: (H, W) m.
+        land_fraction: (H, W) 0 to 1.
     """
     phi = np.deg2rad(np.asarray(latitude, float))[:, None] + np.zeros_like(orography, dtype=float)
     return np.stack([orography / 1000.0, land_fraction, np.sin(phi), np.cos(phi)]).astype(np.float32)
 
 
 def annual_cycle(state: Tensor, season: Tensor) -> Tensor:
-    """(B, 5): 1, cos, sin, cos 2, sin 2 of the day of the year that a normalised state (B, 69, H, W) looks like.
+    """Estimate the day of the year from a normalised state (B, 69, H, W); return its 1, cos, sin, cos 2, sin 2, (B, 5).
 
-    season: (2, 13 H + 1), see `MiniConstants`.
+    Args:
+        state: normalised.
+        season: (2, 13 H + 1), see `MiniConstants`.
     """
     zonal = state[:, GROUPS["t"]].mean(-1).flatten(1)
     estimate = functional.linear(zonal, season[:, :-1], season[:, -1])
@@ -91,11 +96,11 @@ def annual_cycle(state: Tensor, season: Tensor) -> Tensor:
 
 
 def pad_sphere(x: Tensor, margin: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, H + 2 margin, W + 2 margin): periodic in longitude, across the pole in latitude."""
+    """Pad (B, C, H, W) by a margin on each side: periodically in longitude, across the poles in latitude."""
     half = x.shape[-1] // 2
     north = x[:, :, :margin].flip(2)
     south = x[:, :, -margin:].flip(2)
-    rows = [torch.cat([part[..., half:], part[..., :half]], dim=-1) for part in (north, south)]
+    rows = [torch.cat([edge[..., half:], edge[..., :half]], dim=-1) for edge in (north, south)]
     x = torch.cat([rows[0], x, rows[1]], dim=2)
     return torch.cat([x[..., -margin:], x, x[..., :margin]], dim=-1)
 
@@ -104,6 +109,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise each column of channels."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -120,12 +126,13 @@ class Block(nn.Module):
         self.scale = nn.Parameter(torch.full((1, width, 1, 1), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features after the block, (B, width, H, W) like `x`."""
         y = self.norm(self.mix(pad_sphere(x, self.margin)))
         return x + self.scale * self.narrow(functional.gelu(self.widen(y), approximate="tanh"))
 
 
 class MiniNetwork(nn.Module):
-    """See the module's docstring. ``forward`` is the exported contract; training calls ``increment``."""
+    """The network, with its constants as buffers: `forward` is the exported contract; training calls `increment`."""
 
     mean: Tensor
     std: Tensor
@@ -152,7 +159,7 @@ class MiniNetwork(nn.Module):
         self._constant("season", constants.season)
         self.relaxation = float(constants.relaxation)
 
-        inputs = 2 * CHANNELS + len(constants.static) + 3
+        inputs = 2 * CHANNEL_COUNT + len(constants.static) + 3
         self.stem = nn.Conv2d(inputs, size.fine, 1)
         self.fine_in = Block(size.fine, 3, size.expansion)
         # Space to depth keeps all of the fine grid's information on the coarse one.
@@ -161,14 +168,14 @@ class MiniNetwork(nn.Module):
         self.up = nn.Conv2d(size.coarse, 4 * size.fine, 1)
         self.join = nn.Conv2d(2 * size.fine, size.fine, 1)
         self.fine_out = Block(size.fine, 3, size.expansion)
-        self.head = nn.Conv2d(size.fine, CHANNELS, 1)
+        self.head = nn.Conv2d(size.fine, CHANNEL_COUNT, 1)
 
     def _constant(self, name: str, value: NDArray[np.float32]) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
 
     def increment(self, previous: Tensor, current: Tensor) -> Tensor:
-        """(B, 69, H, W): the 6-h change of the state in units of ``step_std``, from normalised states."""
-        # The frames' difference in its own units: as a difference of normalised fields it would be tiny.
+        """Return the 6-h change of normalised states (B, 69, H, W), in units of `step_std`."""
+        # In units of its own standard deviation: the difference of normalised fields would be tiny.
         change = (current - previous) * (self.std / self.step_std)
         annual = annual_cycle(current, self.season)
         warmth = torch.einsum("bs,shw->bhw", annual, self.climate[:, T2M])[:, None]
@@ -180,7 +187,7 @@ class MiniNetwork(nn.Module):
         return self.head(y)
 
     def step(self, previous: Tensor, current: Tensor) -> Tensor:
-        """x(t+6h) from the physical states x(t-6h) and x(t), each (B, 69, H, W), SI."""
+        """Return x(t+6h) from the physical states x(t-6h) and x(t), each (B, 69, H, W), SI."""
         previous, current = (previous - self.mean) / self.std, (current - self.mean) / self.std
         following = current + self.increment(previous, current) * (self.step_std / self.std)
         climate = torch.einsum("bs,schw->bchw", annual_cycle(current, self.season), self.climate)
@@ -188,5 +195,6 @@ class MiniNetwork(nn.Module):
         return torch.maximum(following * self.std + self.mean, self.floor)
 
     def forward(self, input: Tensor) -> Tensor:
-        following = self.step(input[:, :CHANNELS], input[:, CHANNELS:])
+        """Return the output (B, 138, H, W) of the contract: x(t+6h), then NaN."""
+        following = self.step(input[:, :CHANNEL_COUNT], input[:, CHANNEL_COUNT:])
         return torch.cat([following, torch.full_like(following, float("nan"))], dim=1)

@@ -1,22 +1,23 @@
-"""ONNX files with dacycle's metadata: written whole, checked whole, run by ONNX Runtime.
+"""ONNX files with dacycle's metadata: written whole, checked by checksum, run by ONNX Runtime.
 
 The metadata are one JSON document under the key `dacycle`. A second key, `dacycle_sha256`, holds the SHA-256 of the
-graph's bytes followed by that document, so that a file damaged anywhere is refused before it is run: protobuf and
-ONNX Runtime themselves accept a flipped bit in a weight. Both stand at the end of the file, behind the graph (a
-protobuf message may be continued by another), so that checking needs nothing beyond the bytes.
+graph's bytes followed by that document. A file with damage anywhere is therefore refused before it is run; protobuf and
+ONNX Runtime accept a flipped bit in a weight. Both keys are at the end of the file, behind the graph (one protobuf
+message may continue another), so that the check needs only the bytes.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
+
+from dacycle.common.errors import DacycleError
+from dacycle.common.files import write_whole
+from dacycle.forecast_adapter.grid import GridError, get_grid
 
 __all__ = [
     "CPU",
@@ -24,7 +25,9 @@ __all__ = [
     "ORT_ERRORS",
     "TENSORRT",
     "ModelFileError",
+    "OnnxFile",
     "digest",
+    "has_metadata",
     "open_session",
     "read_metadata",
     "write_metadata",
@@ -39,12 +42,61 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 _DOCUMENT, _CHECK, _LENGTH = "dacycle", "dacycle_sha256", "dacycle_graph_bytes"
 
 
-class ModelFileError(ValueError):
-    """A model file is missing, damaged, or not what it has to be; names the file and what differs."""
+class ModelFileError(DacycleError, ValueError):
+    """A model file is missing or damaged, or does not have its contract; names the file and what differs."""
+
+
+class OnnxFile:
+    """An open network whose metadata have been checked; forecast models, assimilators and operators are built on it.
+
+    Args:
+        path: the file.
+        session: the open network.
+        template: metadata of the same kind: the file must have all its keys.
+        fixed: those keys whose values must be the template's. The key `kind` is checked first.
+        remedy: for messages, how a file without metadata gets them.
+
+    Attributes:
+        path, session: as given.
+        metadata: all metadata of the file.
+        name, world: from the metadata.
+        grid: the grid that the metadata name.
+        digest: SHA-256 of the file.
+
+    Raises:
+        ModelFileError: a key is missing, or a value is another one.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        session: ort.InferenceSession,
+        template: dict[str, Any],
+        fixed: Sequence[str],
+        remedy: str = "export it with `dacycle export`",
+    ) -> None:
+        self.path, self.session = Path(path), session
+        self.metadata = read_metadata(session) if has_metadata(session) else {}
+        missing = [key for key in template if key not in self.metadata]
+        for key in sorted({"kind", *fixed} - {*missing}, key=lambda key: (key != "kind", key)):
+            if self.metadata[key] != template[key] and (key == "kind" or not missing):
+                value, needed = _brief(self.metadata[key]), _brief(template[key])
+                raise ModelFileError(f"{path}: its {key} is {value}, not {needed}")
+        if missing:
+            raise ModelFileError(
+                f"{path}: its metadata lack {', '.join(missing)}, so it is not known what it expects; {remedy}"
+            )
+        self.name: str = self.metadata["name"]
+        self.world: str = self.metadata["world"]
+        try:
+            self.grid = get_grid(self.metadata["grid"])
+        except GridError as error:
+            raise ModelFileError(f"{path}: {error}") from error
+        self.digest = digest(path)
 
 
 def digest(path: Path | str) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -57,15 +109,15 @@ def open_session(
     lean: bool = False,
     profile: Path | None = None,
 ) -> ort.InferenceSession:
-    """Open an ONNX file with a fixed number of threads, which makes its results repeatable.
+    """Open an ONNX file with a fixed number of threads, so that its results are repeatable.
 
     Args:
-        path: the file; external data are found beside it.
-        threads: on the CPU.
-        provider: what it must run on.
-        provider_options: of that provider.
-        lean: give memory back between calls instead of keeping it for the next one.
-        profile: beginning of the path to which ONNX Runtime writes what it did; None: nowhere.
+        path: the file, with its external data, if any, beside it.
+        threads: number of threads on the CPU.
+        provider: the provider of ONNX Runtime that must run it.
+        provider_options: options of that provider.
+        lean: whether memory is released between calls instead of kept for the next one.
+        profile: start of the path of ONNX Runtime's profile; None: no profile.
 
     Raises:
         ModelFileError: there is no such file, it is not ONNX, its checksum is wrong, or ONNX Runtime would run it on
@@ -79,7 +131,7 @@ def open_session(
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
-    options.log_severity_level = 4  # what goes wrong is raised below
+    options.log_severity_level = 4  # errors are raised below
     if lean:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     if profile is not None:
@@ -88,11 +140,11 @@ def open_session(
         known = ", ".join(ort.get_available_providers())
         raise ModelFileError(f"{path}: this ONNX Runtime has no {provider}; it has {known}")
     if provider != CPU:
-        ort.preload_dlls()  # CUDA's libraries where PyTorch or NVIDIA's own packages have brought them
-    chosen = list(dict.fromkeys([provider, *([CUDA] if provider == TENSORRT else []), CPU]))
-    given = [provider_options or {}, *({} for _ in chosen[1:])]
+        ort.preload_dlls()  # CUDA's libraries, from PyTorch's or NVIDIA's packages
+    providers = list(dict.fromkeys([provider, *([CUDA] if provider == TENSORRT else []), CPU]))
+    all_options = [provider_options or {}, *({} for _ in providers[1:])]
     try:
-        session = ort.InferenceSession(str(path), options, providers=chosen, provider_options=given)
+        session = ort.InferenceSession(str(path), options, providers=providers, provider_options=all_options)
     except ORT_ERRORS as error:
         raise ModelFileError(f"{path}: damaged or not ONNX, ONNX Runtime cannot read it: {error}") from error
     if session.get_providers()[0] != provider:
@@ -100,12 +152,12 @@ def open_session(
             f"{path}: asked for {provider}, but ONNX Runtime chose {session.get_providers()[0]}: the libraries that "
             f"{provider} needs cannot be loaded"
         )
-    _check_whole(path, session)
+    _check_checksum(path, session)
     return session
 
 
 def read_metadata(source: Path | str | ort.InferenceSession) -> dict[str, Any]:
-    """The metadata of a file or of an open session. ModelFileError where it has none."""
+    """Return the metadata of a file or of an open session; raise ModelFileError where it has none."""
     session = source if isinstance(source, ort.InferenceSession) else open_session(source)
     name = "the open session" if isinstance(source, ort.InferenceSession) else source
     stored = session.get_modelmeta().custom_metadata_map
@@ -117,8 +169,13 @@ def read_metadata(source: Path | str | ort.InferenceSession) -> dict[str, Any]:
     return dict(json.loads(stored[_DOCUMENT]))
 
 
+def has_metadata(session: ort.InferenceSession) -> bool:
+    """Return whether an open network has dacycle's metadata."""
+    return _DOCUMENT in session.get_modelmeta().custom_metadata_map
+
+
 def write_metadata(path: Path | str, metadata: dict[str, Any]) -> None:
-    """Give an ONNX file its metadata and checksum, in place of any it had; the file is replaced in one move.
+    """Give an ONNX file metadata and a checksum, in place of any it had; the file is replaced whole.
 
     Needs the `onnx` package (`pip install "dacycle[train]"`).
     """
@@ -130,20 +187,16 @@ def write_metadata(path: Path | str, metadata: dict[str, Any]) -> None:
     del model.metadata_props[:]
     model.metadata_props.extend(others)
     graph = model.SerializeToString(deterministic=True)
-    document = json.dumps(metadata)  # in the order given: that of `planes` is the order of the tensors
+    document = json.dumps(metadata)  # keys keep their order: that of `planes` is the order of the tensors
     check = hashlib.sha256(graph + document.encode()).hexdigest()
     tail = onnx.ModelProto()
     for key, value in ((_DOCUMENT, document), (_CHECK, check), (_LENGTH, str(len(graph)))):
         tail.metadata_props.add(key=key, value=value)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(graph + tail.SerializeToString(deterministic=True))
-    os.chmod(part, 0o644)
-    os.replace(part, path)
+    write_whole(path, graph + tail.SerializeToString(deterministic=True))
 
 
-def _check_whole(path: Path, session: ort.InferenceSession) -> None:
-    """Compare the checksum, where the file has one."""
+def _check_checksum(path: Path, session: ort.InferenceSession) -> None:
+    """Raise ModelFileError where a file with metadata has another checksum than they say."""
     stored = session.get_modelmeta().custom_metadata_map
     if _DOCUMENT not in stored:
         return
@@ -154,3 +207,8 @@ def _check_whole(path: Path, session: ort.InferenceSession) -> None:
     graph = path.read_bytes()[: int(length)] if length.isdecimal() else b""
     if hashlib.sha256(graph + stored[_DOCUMENT].encode()).hexdigest() != stored[_CHECK]:
         raise ModelFileError(f"{path}: its checksum is wrong, the file is damaged or was changed; get it anew")
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "..."

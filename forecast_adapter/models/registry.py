@@ -1,31 +1,28 @@
 """Networks that a user has brought: FengWu's weights above all, known by a name and checked whenever they are used.
 
-A file is left where it is and as it is, because it may have gigabytes. `$DACYCLE_HOME/models/NAME/` holds what must be
-known of it:
+A network's file stays where it is and as it is, because it may have gigabytes. `$DACYCLE_HOME/models/NAME/` describes
+it:
 
-* model.yaml: where it is, the SHA-256 of all its files, its grid, and what states it was made for
-* statistics.nc: by which its frames are normalised
+* model.yaml: where it is, the SHA-256 of all its files, its grid, and the kind of states it was made for
+* statistics.nc: the statistics that normalise its frames
 * card.md: the same for people, with the licence
 """
 
 import hashlib
 import mmap
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import yaml
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.common.configuration import Strict, read_checked, write_yaml
+from dacycle.common.files import whole
+from dacycle.common.settings import read_settings
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, get_grid, grid_of_shape
-from dacycle.forecast_adapter.home import dacycle_home
 from dacycle.forecast_adapter.models.contract import Signature, read_signature
 from dacycle.forecast_adapter.models.fengwu import LICENCE, RELEASES, published_statistics
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError, digest, open_session
@@ -34,7 +31,37 @@ from dacycle.forecast_adapter.statistics import Statistics
 __all__ = ["DOUBLE", "Registration", "add", "read_npy_statistics", "registered", "registered_models"]
 
 DOUBLE = "dacycle_double"
-"""Key of an ONNX file's metadata that says it stands in for a forecast model, and is none."""
+"""Key of an ONNX file's metadata which says that the file stands in for a forecast model and has no skill."""
+
+
+class FileMark(Strict):
+    """The state of a file when it was added: SHA-256, size in bytes and time of change in ns."""
+
+    sha256: str
+    bytes: int
+    changed: int
+
+
+class Description(Strict):
+    """The content of model.yaml.
+
+    Attributes:
+        name: what experiments call the model.
+        network: its ONNX file; a relative path is relative to the folder of model.yaml.
+        grid: the name of its grid.
+        world: the world, or kind of reference, that it was made for.
+        batch: 1 where a call takes one state, None where it takes any number.
+        double: whether it only stands in for a forecast model.
+        files: by name, the ONNX file and the files beside it that hold its weights.
+    """
+
+    name: str
+    network: Path
+    grid: str
+    world: str
+    batch: Literal[1] | None
+    double: bool
+    files: dict[str, FileMark]
 
 
 @dataclass(frozen=True)
@@ -42,19 +69,15 @@ class Registration:
     """A network that was added.
 
     Attributes:
-        name: what experiments call it.
-        network: its ONNX file.
-        files: SHA-256, bytes and time of change (ns) of that file and of those that hold its weights.
-        grid, world: its grid; the world, or kind of reference, that it was made for.
-        batch: 1 where a call takes one state, None where it takes any number.
-        double: whether it only stands in for a forecast model.
-        statistics: of its normalisation.
-        folder: where all this stands.
+        name, grid, world, batch, double, files: see `Description`.
+        network: the absolute path of its ONNX file.
+        statistics: those that normalise its frames.
+        folder: the folder of its description.
     """
 
     name: str
     network: Path
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileMark]
     grid: str
     world: str
     batch: int | None
@@ -64,10 +87,10 @@ class Registration:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over those of its files and its statistics: a forecast depends on all of them."""
-        parts = sorted(about["sha256"] for about in self.files.values())
+        """SHA-256 over the digests of its files and its statistics: a forecast depends on all of them."""
+        file_digests = sorted(mark.sha256 for mark in self.files.values())
         numbers = self.statistics.mean.tobytes() + self.statistics.std.tobytes()
-        return hashlib.sha256(" ".join(parts).encode() + numbers).hexdigest()
+        return hashlib.sha256(" ".join(file_digests).encode() + numbers).hexdigest()
 
     @property
     def card(self) -> Path:
@@ -77,20 +100,21 @@ class Registration:
     @property
     def size(self) -> int:
         """Bytes of the network with its weights."""
-        return sum(about["bytes"] for about in self.files.values())
+        return sum(mark.bytes for mark in self.files.values())
 
-    def complaint(self, whole: bool = False) -> str:
-        """What is wrong with its files; empty if they are as they were added.
+    def complaint(self, read_all: bool = False) -> str:
+        """Return what is wrong with its files; empty if they are as they were added.
 
-        whole: read them; else only those whose size or time of change is another one.
+        Args:
+            read_all: whether to read every file; else only those whose size or time of change differs are read.
         """
-        for name, about in self.files.items():
+        for name, mark in self.files.items():
             path = self.network.parent / name
             if not path.is_file():
                 return f"{path} is not there; put it back, or add it again with `dacycle models add {self.name} FILE`"
-            found = _mark(path)
-            unchanged = all(found[key] == about[key] for key in ("bytes", "changed"))
-            if (whole or not unchanged) and digest(path) != about["sha256"]:
+            status = path.stat()
+            unchanged = (status.st_size, status.st_mtime_ns) == (mark.bytes, mark.changed)
+            if (read_all or not unchanged) and digest(path) != mark.sha256:
                 return f"{path} is not the file that was added; put that one back, or add this one under another name"
         return ""
 
@@ -104,18 +128,18 @@ def add(
     grid: str | None = None,
     copy: bool = False,
 ) -> Registration:
-    """Check a network with FengWu's contract and make it known as `name`, in place of any of that name.
+    """Check a network with FengWu's contract and register it as `name`, in place of any of that name.
 
     Args:
         name: one of FengWu's releases, or a name of one's own.
         network: its ONNX file, with the files of its weights beside it.
-        statistics: of its normalisation; None: FengWu's as published.
-        world: the world or kind of reference that it was made for; a release's is known.
-        grid: where the file leaves it open.
+        statistics: those that normalise its frames; None: FengWu's as published.
+        world: the world or kind of reference that it was made for; that of a release is known.
+        grid: its grid, where the file leaves it open.
         copy: keep a copy, instead of the path.
 
     Raises:
-        ModelFileError: the file is not such a network, or something of it is not known; says what, and what to do.
+        ModelFileError: the file is not such a network, or its world or grid is not known; names the remedy.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ModelFileError(f"{name!r} is no name; it may have letters, digits, dots, hyphens and underscores")
@@ -124,128 +148,133 @@ def add(
     if double and release is not None:
         raise ModelFileError(f"{network}: is a double without skill, not {name}; give it another name")
     world = _made_for(name, world)
-    own = _grid(network, signature, grid or (release.grid if release else None))
+    network_grid = _grid(network, signature, grid or (release.grid if release else None))
     statistics = _statistics(name, statistics, world)
-    with _staged(name) as staged:
+    with whole(_models_folder() / name) as folder:
+        folder.mkdir()
+        files = _files(network)
         if copy:
-            for file in _files(network):
-                shutil.copy2(network.parent / file, staged)
-            network = staged / network.name
-        files = {
-            file: {"sha256": digest(network.parent / file), **_mark(network.parent / file)} for file in _files(network)
-        }
-        statistics.save(staged / "statistics.nc")
-        about = {
+            for file in files:
+                shutil.copy2(network.parent / file, folder)
+            network = folder / network.name
+        statistics.save(folder / "statistics.nc")
+        description = {
             "name": name,
             "network": network.name if copy else str(network),
-            "grid": own.name,
+            "grid": network_grid.name,
             "world": world,
             "batch": signature.batch,
             "double": double,
-            "files": files,
+            "files": {file: _mark(network.parent / file).model_dump() for file in files},
         }
-        (staged / "model.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
-        made = _read(staged)
-        made.card.write_text(_card(made))
+        (folder / "model.yaml").write_text(write_yaml(description))
+        registration = _read(folder)
+        registration.card.write_text(_card(registration))
     return registered(name)
 
 
 def registered_models() -> dict[str, Registration]:
-    """What was added, by name. ModelFileError where its description cannot be read."""
-    return {folder.parent.name: _read(folder.parent) for folder in sorted(_home().glob("[!.]*/model.yaml"))}
+    """Return the networks that were added, by name.
+
+    Raises:
+        ModelFileError: the description of one cannot be read.
+    """
+    return {file.parent.name: _read(file.parent) for file in sorted(_models_folder().glob("[!.]*/model.yaml"))}
 
 
 def registered(name: str) -> Registration:
-    """One of them.
+    """Return the network that was added under a name.
 
     Raises:
-        ModelFileError: none has been added under that name; says how to get it, if it is one of FengWu's.
+        ModelFileError: none was added under that name; says how to get it, if it is one of FengWu's.
     """
-    folder = _home() / name
+    folder = _models_folder() / name
     if (folder / "model.yaml").is_file():
         return _read(folder)
-    known = RELEASES.get(name)
-    how = known.how_to_get() if known else f"`dacycle models add {name} FILE` adds one"
+    release = RELEASES.get(name)
+    how = release.how_to_get() if release else f"`dacycle models add {name} FILE` adds one"
     raise ModelFileError(f"model {name} is not on this machine: {how}")
 
 
 def read_npy_statistics(mean: Path, std: Path) -> Statistics:
-    """Statistics from two numpy files of 69 values in the channels' order, as FengWu's are published.
+    """Read statistics from two numpy files of 69 values in the channels' order, as FengWu's are published.
 
     Raises:
         ModelFileError: a file cannot be read, has another shape, or values that are not finite or not above 0.
     """
-    found = []
+    arrays = []
     for path in (mean, std):
         try:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ModelFileError(f"{path}: cannot be read as a numpy file: {error}") from error
-        if values.shape != (len(NAMES),) or not np.issubdtype(values.dtype, np.floating):
+        if values.shape != (CHANNEL_COUNT,) or not np.issubdtype(values.dtype, np.floating):
             raise ModelFileError(
-                f"{path}: is {values.dtype} {values.shape}, but must be {len(NAMES)} floating-point values"
+                f"{path}: is {values.dtype} {values.shape}, but must be {CHANNEL_COUNT} floating-point values"
             )
-        found.append(values.astype(np.float32))
+        arrays.append(values.astype(np.float32))
     try:
-        return Statistics(found[0], found[1], "", f"{mean.name}, {std.name}")
+        return Statistics(arrays[0], arrays[1], "", f"{mean.name}, {std.name}")
     except ValueError as error:
         raise ModelFileError(f"{mean}, {std}: {error}") from error
 
 
-def _home() -> Path:
-    return dacycle_home() / "models"
-
-
-@contextmanager
-def _staged(name: str) -> Iterator[Path]:
-    """A folder that takes its place under a name only when everything in it is written."""
-    _home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=_home()) as place:
-        folder = Path(place) / name
-        folder.mkdir()
-        yield folder
-        shutil.rmtree(_home() / name, ignore_errors=True)
-        os.replace(folder, _home() / name)
+def _models_folder() -> Path:
+    return read_settings().home / "models"
 
 
 def _read(folder: Path) -> Registration:
+    """Read the description of a network."""
+    remedy = f"mend it, or remove {folder} and add the model again"
     try:
-        about = yaml.safe_load((folder / "model.yaml").read_text())
-        about["network"] = folder / about["network"]  # an absolute path stays as it is
-        return Registration(**about, statistics=Statistics.load(folder / "statistics.nc"), folder=folder)
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise ModelFileError(f"{folder}: cannot be read ({error}); remove it and add the model again") from error
+        described = read_checked(folder / "model.yaml", Description, "a model's description", ModelFileError)
+        statistics = Statistics.load(folder / "statistics.nc")
+    except ModelFileError as error:
+        raise ModelFileError(f"{error}\n{remedy}") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelFileError(f"{folder / 'statistics.nc'}: cannot be read ({error}); {remedy}") from error
+    return Registration(
+        described.name,
+        folder / described.network,  # an absolute path stays as it is
+        described.files,
+        described.grid,
+        described.world,
+        described.batch,
+        described.double,
+        statistics,
+        folder,
+    )
 
 
-def _mark(path: Path) -> dict[str, int]:
-    found = path.stat()
-    return {"bytes": found.st_size, "changed": found.st_mtime_ns}
+def _mark(path: Path) -> FileMark:
+    status = path.stat()
+    return FileMark(sha256=digest(path), bytes=status.st_size, changed=status.st_mtime_ns)
 
 
 def _files(network: Path) -> list[str]:
-    """Names of the network's file and of those beside it that it names: more than 2 GB of weights are kept apart."""
-    beside = [
+    """Return the names of the network's file and of those beside it that it names; ONNX keeps large weights apart."""
+    neighbours = [
         path.name for path in network.parent.iterdir() if path.is_file() and path != network and len(path.name) > 4
     ]
-    if not beside:
+    if not neighbours:
         return [network.name]
+    pattern = b"|".join(re.escape(name.encode()) for name in neighbours)
     with open(network, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        named = {
-            match.decode() for match in re.findall(b"|".join(re.escape(name.encode()) for name in beside), content)
-        }
-    return [network.name, *sorted(named)]
+        weights = {match.decode() for match in re.findall(pattern, content)}
+    return [network.name, *sorted(weights)]
 
 
 def _inspect(network: Path) -> tuple[Signature, bool]:
-    """A network's signature, and whether it says that it is a double."""
+    """Return a network's signature, and whether its metadata say that it is a double."""
     session = open_session(network, lean=True)
-    described = session.get_modelmeta().custom_metadata_map
-    if "dacycle" in described:
+    metadata = session.get_modelmeta().custom_metadata_map
+    if "dacycle" in metadata:
         raise ModelFileError(f"{network}: takes physical states already; an experiment's `model:` takes its path")
-    return read_signature(network, session), DOUBLE in described
+    return read_signature(network, session), DOUBLE in metadata
 
 
 def _made_for(name: str, world: str | None) -> str:
+    """Return the world or kind of reference that a network was made for."""
     release = RELEASES.get(name)
     if release is None:
         if world is None:
@@ -259,17 +288,18 @@ def _made_for(name: str, world: str | None) -> str:
 
 
 def _statistics(name: str, given: Statistics | None, world: str) -> Statistics:
-    """Those given, if a release's are the published ones; else these."""
+    """Return the statistics given, or the published ones; a release takes no others than the published ones."""
     published = published_statistics()
-    if given is not None and name in RELEASES and (apart := _apart(given, published)):
-        raise ModelFileError(f"{name}: {apart}; leave --mean and --std out to use the published ones")
+    if given is not None and name in RELEASES and (difference := _difference(given, published)):
+        raise ModelFileError(f"{name}: {difference}; leave --mean and --std out to use the published ones")
     return replace(given or published, world=world)
 
 
-def _grid(path: Path, signature: Signature, asked: str | None) -> Grid:
+def _grid(path: Path, signature: Signature, name: str | None) -> Grid:
+    """Return the grid of a network: the one named, else the one that its tensors fix."""
     rows, columns = signature.shape
     try:
-        grid = get_grid(asked) if asked else grid_of_shape((rows, columns)) if rows and columns else None
+        grid = get_grid(name) if name else grid_of_shape((rows, columns)) if rows and columns else None
     except GridError as error:
         raise ModelFileError(f"{path}: {error}") from error
     if grid is None:
@@ -281,29 +311,30 @@ def _grid(path: Path, signature: Signature, asked: str | None) -> Grid:
     return grid
 
 
-def _apart(statistics: Statistics, published: Statistics) -> str:
-    """In how many channels statistics are not FengWu's; empty if they are."""
+def _difference(statistics: Statistics, published: Statistics) -> str:
+    """Return which channels' statistics are not FengWu's; empty if all are."""
     same = [np.isclose(getattr(statistics, k), getattr(published, k), rtol=1e-5, atol=0) for k in ("mean", "std")]
     names = [name for name, agrees in zip(NAMES, np.logical_and(*same), strict=True) if not agrees]
     listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"these statistics are not the published ones in {listed}" if names else ""
 
 
-def _card(made: Registration) -> str:
-    release = RELEASES.get(made.name)
-    lines = [f"# {made.name}", ""]
-    if made.double:
+def _card(registration: Registration) -> str:
+    """Return the text of card.md."""
+    release = RELEASES.get(registration.name)
+    lines = [f"# {registration.name}", ""]
+    if registration.double:
         lines += ["**A double: it has FengWu's contract and size, and no skill. For tests and measurements only.**", ""]
     if release is not None:
         lines += [release.about, "", f"- licence of the weights: {LICENCE}", f"- from {release.where}"]
-    batch = "one state a call" if made.batch == 1 else "any number of states a call"
+    batch = "one state a call" if registration.batch == 1 else "any number of states a call"
+    copied = registration.network.parent == registration.folder
     lines += [
-        f"- made for: {made.world}; an experiment in a world of another reference is refused",
-        f"- grid: {made.grid}; {batch}; {made.size / 1e9:.2f} GB",
-        f"- normalisation: {made.statistics.description}",
-        f"- digest: `{made.digest}`",
+        f"- made for: {registration.world}; an experiment in a world of another reference is refused",
+        f"- grid: {registration.grid}; {batch}; {registration.size / 1e9:.2f} GB",
+        f"- normalisation: {registration.statistics.description}",
+        f"- digest: `{registration.digest}`",
+        f"- file: {'a copy beside this card' if copied else registration.network}",
     ]
-    kept = "a copy beside this card" if made.network.parent == made.folder else str(made.network)
-    lines += [f"- file: {kept}"]
-    lines += [f"- sha256 of {name}: `{about['sha256']}`" for name, about in made.files.items()]
+    lines += [f"- sha256 of {name}: `{mark.sha256}`" for name, mark in registration.files.items()]
     return "\n".join(lines) + "\n"

@@ -1,12 +1,12 @@
-"""A network stepping from its own output: where its frames lie between two calls.
+"""Roll a network forward from its own output, with the pair of frames in its memory between two calls.
 
-The pair of frames stays in the network's own units, normalised where it wants them so: what is rolled is never
-converted forth and back. A state is converted to SI once, when it is handed out; frames are normalised once, when a
-forecast starts. That is why the network's file is left as it is: a graph put around it would normalise both frames in
-every step, would hold copies of them between its nodes, and would mean rewriting gigabytes of weights.
+The pair stays in the network's units, normalised if the network needs that, and is never converted back and forth.
+Frames are normalised once, when a forecast starts; a state is converted to SI once, when it is returned. The file of a
+network is therefore not wrapped in a graph that normalises: that would normalise both frames in every step, keep copies
+of them between its nodes, and rewrite gigabytes of weights.
 
-On the CPU the network reads and writes numpy's memory through IO binding. On a device the pair never leaves it: a
-second, tiny graph (`graphs/roll.onnx`) makes the next pair there, and the state in SI, which is all that is fetched.
+On the CPU the network reads and writes numpy's memory through IO binding. On a device the pair stays in the device's
+memory: a second, tiny graph (`graphs/roll.onnx`) makes the next pair there, and the state in SI; only that is fetched.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,18 +18,19 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.statistics import Statistics
 
 __all__ = ["ROLL", "Chain", "DeviceChain", "HostChain", "Scaling"]
 
-CHANNELS = len(NAMES)
 ROLL = Path(__file__).parent / "graphs/roll.onnx"
 Array = NDArray[np.float32]
 
 
 class Scaling:
-    """Between SI and the units of a network: x = offset + scale * normalised, by channel; identity without statistics.
+    """The conversion between SI and a network's units by channel: x = offset + scale * normalised.
+
+    Without statistics it is the identity.
 
     Attributes:
         scale, offset: (69,) float32.
@@ -37,8 +38,8 @@ class Scaling:
 
     def __init__(self, statistics: Statistics | None) -> None:
         self.identity = statistics is None
-        self.scale = np.ones(CHANNELS, np.float32) if statistics is None else statistics.std
-        self.offset = np.zeros(CHANNELS, np.float32) if statistics is None else statistics.mean
+        self.scale = np.ones(CHANNEL_COUNT, np.float32) if statistics is None else statistics.std
+        self.offset = np.zeros(CHANNEL_COUNT, np.float32) if statistics is None else statistics.mean
 
     def normalise(self, state: Array, out: Array) -> None:
         """Fill `out` from a state in SI, both (69, H, W)."""
@@ -50,7 +51,7 @@ class Scaling:
             target /= scale
 
     def restore(self, plane: Array, channel: int, out: Array) -> None:
-        """Fill `out` (H, W), in SI, from a channel of a network's frame."""
+        """Fill `out` (H, W) in SI from a channel of a network's frame."""
         if self.identity:
             out[:] = plane
             return
@@ -59,33 +60,33 @@ class Scaling:
 
 
 class Chain(Protocol):
-    """Forecasts of n starts in one call of a network."""
+    """Forecasts from n starts that share the calls of a network."""
 
     def step(self, out: Array) -> bool:
-        """Go on by six hours; fill `out` (n, 69, H, W) with where that leads, SI, and say whether it is finite.
+        """Advance by six hours, fill `out` (n, 69, H, W) with the states in SI, and return whether they are finite.
 
-        False may also mean that values are finite, but too large for their sum.
+        False may also mean that the values are finite but their sum is not.
         """
         ...
 
 
 def start_pair(previous: Array, current: Array, scaling: Scaling) -> Array:
-    """(n, 138, H, W) in a network's units from two frames (n, 69, H, W) in SI."""
-    pair = np.empty((len(previous), 2 * CHANNELS, *previous.shape[2:]), np.float32)
+    """Return the pair (n, 138, H, W) in a network's units from two frames (n, 69, H, W) in SI."""
+    pair = np.empty((len(previous), 2 * CHANNEL_COUNT, *previous.shape[2:]), np.float32)
     for member, before, now in zip(pair, previous, current, strict=True):
-        scaling.normalise(before, member[:CHANNELS])
-        scaling.normalise(now, member[CHANNELS:])
+        scaling.normalise(before, member[:CHANNEL_COUNT])
+        scaling.normalise(now, member[CHANNEL_COUNT:])
     return pair
 
 
 class HostChain:
-    """A chain in the host's memory: the pair, what the network puts out, and nothing else.
+    """A chain in the host's memory, which holds only the pair and the network's output.
 
     Args:
         session: the network.
         pair: (n, 138, H, W) in the network's units.
-        scaling: of the network.
-        threads: that share the channels when frames are rolled.
+        scaling: the network's conversion from and to SI.
+        threads: number of threads that share the channels when frames are rolled.
     """
 
     def __init__(self, session: ort.InferenceSession, pair: Array, scaling: Scaling, threads: int = 1) -> None:
@@ -95,25 +96,25 @@ class HostChain:
         bound = ("cpu", 0, np.float32, list(pair.shape))
         self._binding.bind_input("input", *bound, self._pair.ctypes.data)
         self._binding.bind_output("output", *bound, self._output.ctypes.data)
-        ends = np.linspace(0, CHANNELS, threads + 1).astype(int)
-        self._parts = [range(*part) for part in pairwise(ends)]
+        ends = np.linspace(0, CHANNEL_COUNT, threads + 1).astype(int)
+        self._shares = [range(*bounds) for bounds in pairwise(ends)]
 
     def step(self, out: Array) -> bool:
-        """See `Chain`."""
+        """Advance by six hours, see `Chain`."""
         self._session.run_with_iobinding(self._binding)
-        if len(self._parts) == 1:
-            return self._roll(self._parts[0], out)
-        with ThreadPoolExecutor(len(self._parts)) as pool:
-            return all(list(pool.map(self._roll, self._parts, repeat(out))))
+        if len(self._shares) == 1:
+            return self._roll(self._shares[0], out)
+        with ThreadPoolExecutor(len(self._shares)) as pool:
+            return all(list(pool.map(self._roll, self._shares, repeat(out))))
 
     def _roll(self, channels: range, out: Array) -> bool:
-        """Some channels of `step`: what needs no arithmetic is copied past the cache, the rest is done within it."""
+        """Roll some channels: blocks are copied without arithmetic, then each channel is converted in the cache."""
         first, end = channels.start, channels.stop
         finite = True
         with np.errstate(over="ignore", invalid="ignore"):
             for member, output, state in zip(self._pair, self._output, out, strict=True):
-                member[first:end] = member[CHANNELS + first : CHANNELS + end]
-                member[CHANNELS + first : CHANNELS + end] = output[first:end]
+                member[first:end] = member[CHANNEL_COUNT + first : CHANNEL_COUNT + end]
+                member[CHANNEL_COUNT + first : CHANNEL_COUNT + end] = output[first:end]
                 for channel in channels:
                     self._scaling.restore(output[channel], channel, state[channel])
                     finite &= bool(np.isfinite(state[channel].sum()))
@@ -121,14 +122,15 @@ class HostChain:
 
 
 class DeviceChain:
-    """A chain in a device's memory; between steps nothing of it passes through the host.
+    """A chain in a device's memory; between steps only the state in SI is copied to the host.
 
     Args:
         session: the network.
         roll: a session of `graphs/roll.onnx` on the same device.
         pair: (n, 138, H, W) in the network's units, on the host.
-        scaling: of the network.
-        device, number: `cuda` and which one; `cpu` is for tests.
+        scaling: the network's conversion from and to SI.
+        device: `cuda`; `cpu` for tests.
+        number: number of the device.
     """
 
     def __init__(
@@ -141,26 +143,30 @@ class DeviceChain:
         number: int = 0,
     ) -> None:
         self._session, self._roll = session, roll
-        place = (device, number)
+        where = (device, number)
         self._pair, self._scale, self._offset = (
-            ort.OrtValue.ortvalue_from_numpy(array, *place) for array in (pair, scaling.scale, scaling.offset)
+            ort.OrtValue.ortvalue_from_numpy(array, *where) for array in (pair, scaling.scale, scaling.offset)
         )
 
         def empty(channels: int) -> ort.OrtValue:
             shape = [pair.shape[0], channels, *pair.shape[2:]]
-            return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, *place)
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, *where)
 
-        self._output, self._following, self._state = empty(2 * CHANNELS), empty(2 * CHANNELS), empty(CHANNELS)
+        self._output, self._following, self._state = (
+            empty(2 * CHANNEL_COUNT),
+            empty(2 * CHANNEL_COUNT),
+            empty(CHANNEL_COUNT),
+        )
 
     def roll(self) -> None:
-        """Go on by six hours, on the device alone."""
+        """Advance by six hours on the device, without a copy to the host."""
         _run(self._session, {"input": self._pair}, {"output": self._output})
-        given = {"pair": self._pair, "output": self._output, "scale": self._scale, "offset": self._offset}
-        _run(self._roll, given, {"following": self._following, "state": self._state})
+        inputs = {"pair": self._pair, "output": self._output, "scale": self._scale, "offset": self._offset}
+        _run(self._roll, inputs, {"following": self._following, "state": self._state})
         self._pair, self._following = self._following, self._pair
 
     def step(self, out: Array) -> bool:
-        """See `Chain`; fetching the state is the one copy to the host."""
+        """Advance by six hours, see `Chain`; fetching the state is the only copy to the host."""
         self.roll()
         out[:] = self._state.numpy()
         with np.errstate(over="ignore", invalid="ignore"):
@@ -168,6 +174,7 @@ class DeviceChain:
 
 
 def _run(session: ort.InferenceSession, inputs: dict[str, ort.OrtValue], outputs: dict[str, ort.OrtValue]) -> None:
+    """Run a session whose inputs and outputs are bound to memory on the device."""
     binding = session.io_binding()
     for name, value in inputs.items():
         binding.bind_ortvalue_input(name, value)

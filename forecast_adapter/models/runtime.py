@@ -1,15 +1,11 @@
-"""What a forecast model runs on: provider, device, memory, threads and batch, a matter of the machine.
+"""The provider, device, memory, threads and batch that a forecast model runs with.
 
-So they are set by the environment, never by an experiment:
-
-* `DACYCLE_PROVIDER`: `auto` (the default), `cpu`, `cuda` or `tensorrt`. `auto` runs registered models on a GPU where
-  there is one, and all else on the CPU. What is asked for by name and cannot be had is an error.
-* `DACYCLE_DEVICE`: which GPU, from 0. `DACYCLE_GPU_MEMORY`: how many GB of it may be taken.
-* `DACYCLE_BATCH`: most states in one call of a network.
+They depend on the machine. So they are settings (`DACYCLE_PROVIDER`, `DACYCLE_DEVICE`, `DACYCLE_GPU_MEMORY`,
+`DACYCLE_BATCH`, see `common.settings`) and never part of an experiment. The provider `auto` runs registered models on a
+GPU where there is one, and all others on the CPU. A provider that is named and not available is an error.
 """
 
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +13,16 @@ from typing import Any
 
 import onnxruntime as ort
 
-from dacycle.forecast_adapter.home import dacycle_home
+from dacycle.common.settings import read_settings
 from dacycle.forecast_adapter.models.onnxfile import CPU, CUDA, TENSORRT, ModelFileError, open_session
 
 __all__ = ["ProviderWarning", "Runtime", "gpu_present"]
 
-logger = logging.getLogger("dacycle.models")
+logger = logging.getLogger(__name__)
 
 _PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 _BATCH_BYTES = 256 << 20
-"""Input of a call that is not told its batch: small grids share calls, a state of 0.25 degrees has one to itself."""
+"""Input bytes of a call where no batch is set: small grids share calls, a state at 0.25 degrees takes one alone."""
 
 
 class ProviderWarning(UserWarning):
@@ -34,19 +30,19 @@ class ProviderWarning(UserWarning):
 
 
 def gpu_present() -> bool:
-    """Whether this machine shows an NVIDIA GPU, whether or not ONNX Runtime can use it."""
+    """Return whether this machine has an NVIDIA GPU, whether or not ONNX Runtime can use it."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """See the module.
+    """The provider, device, memory, threads and batch of a model.
 
     Attributes:
         provider: auto, cpu, cuda or tensorrt.
-        threads: on the CPU; other numbers give other roundings.
+        threads: number of threads on the CPU; other numbers give other roundings.
         device: number of the GPU.
-        gpu_memory: GB of it that ONNX Runtime may take; None: all.
+        gpu_memory: GB of GPU memory that ONNX Runtime may take; None: all.
         batch: most states in one call; None: as many as `_BATCH_BYTES` allow.
     """
 
@@ -57,27 +53,25 @@ class Runtime:
     batch: int | None = None
 
     @classmethod
-    def from_environment(cls, threads: int = 1) -> "Runtime":
-        """As the variables above say. ModelFileError where one of them has no meaning."""
-        provider = os.environ.get("DACYCLE_PROVIDER", "auto")
-        if provider not in ("auto", *_PROVIDERS):
-            raise ModelFileError(f"DACYCLE_PROVIDER is {provider!r}; it may be auto, {', '.join(_PROVIDERS)}")
-        memory, batch = _number("DACYCLE_GPU_MEMORY", float), _number("DACYCLE_BATCH", int)
-        device = os.environ.get("DACYCLE_DEVICE", "0")
-        if not device.isdecimal():
-            raise ModelFileError(f"DACYCLE_DEVICE is {device!r}; it is the number of a GPU, from 0")
-        return cls(provider, threads, int(device), memory, batch)
+    def from_settings(cls, threads: int = 1) -> "Runtime":
+        """Return the runtime that the settings describe.
+
+        Raises:
+            SettingsError: a setting has no meaning.
+        """
+        settings = read_settings()
+        return cls(settings.provider, threads, settings.device, settings.gpu_memory, settings.batch)
 
     def open(self, path: Path, large: bool, profile: Path | None = None) -> ort.InferenceSession:
-        """A session on the provider that was asked for.
+        """Open a network on the provider that is set.
 
         Args:
             path: the network.
-            large: whether it is one for a GPU; then its memory is given back between calls, too.
-            profile: where ONNX Runtime writes what it did; None: nowhere.
+            large: whether `auto` runs it on a GPU; its memory is then also released between calls.
+            profile: start of the path of ONNX Runtime's profile; None: no profile.
 
         Raises:
-            ModelFileError: as `open_session`; with `auto`, a GPU that cannot be used is a `ProviderWarning`.
+            ModelFileError: as for `open_session`; with `auto`, a GPU that cannot be used is a `ProviderWarning`.
         """
         name = self.provider if self.provider != "auto" else "cuda" if large and gpu_present() else "cpu"
         try:
@@ -87,43 +81,31 @@ class Runtime:
                 raise
             text = f"{path.name} runs on the CPU although there is a GPU: {error}"
             warnings.warn(text, ProviderWarning, stacklevel=3)
-            logger.warning(text)
+            logger.warning("%s", text)
         return open_session(path, self.threads, CPU, {}, large, profile)
 
     def batch_of(self, frame_bytes: int) -> int:
-        """Most states in one call, where a state of one frame has so many bytes.
+        """Return the most states in one call, from the bytes of one frame of a state.
 
-        It does not depend on what memory is free: batches of other sizes may round differently.
+        The number does not depend on free memory, because batches of other sizes may round differently.
         """
         return self.batch or max(1, _BATCH_BYTES // (2 * frame_bytes))
 
     def _options(self, provider: str) -> dict[str, Any]:
+        """Return ONNX Runtime's options of a provider."""
         if provider == "cpu":
             return {}
         limit = {} if self.gpu_memory is None else {"gpu_mem_limit": str(int(self.gpu_memory * 1e9))}
         if provider == "cuda":
-            # The arena otherwise doubles; the exhaustive search of cuDNN takes memory, and another choice each time.
+            # The default arena doubles; cuDNN's exhaustive search takes memory and chooses differently each time.
             fixed = {
                 "arena_extend_strategy": "kSameAsRequested",
                 "cudnn_conv_algo_search": "HEURISTIC",
                 "use_tf32": "0",
             }
             return {"device_id": str(self.device), **fixed, **limit}
-        cache = dacycle_home() / "tensorrt"
+        cache = read_settings().home / "tensorrt"
         cache.mkdir(parents=True, exist_ok=True)
-        names = ("trt_engine_cache_enable", "trt_timing_cache_enable")
-        places = {key: str(cache) for key in ("trt_engine_cache_path", "trt_timing_cache_path")}
-        return {"device_id": str(self.device), **dict.fromkeys(names, "1"), **places}
-
-
-def _number(variable: str, kind: type) -> Any:
-    text = os.environ.get(variable)
-    if not text:
-        return None
-    try:
-        value = kind(text)
-    except ValueError:
-        value = 0
-    if not value > 0:
-        raise ModelFileError(f"{variable} is {text!r}; it is a number above 0")
-    return value
+        enabled = ("trt_engine_cache_enable", "trt_timing_cache_enable")
+        paths = ("trt_engine_cache_path", "trt_timing_cache_path")
+        return {"device_id": str(self.device), **dict.fromkeys(enabled, "1"), **dict.fromkeys(paths, str(cache))}

@@ -1,12 +1,10 @@
-"""Files of datasets that grow along time, written as they come: netCDF, and Zarr as WeatherBench2 keeps it.
+"""Write datasets one time after another: to netCDF, and to Zarr in WeatherBench2's layout.
 
 One time (of a forecast: one lead) is one chunk, so that a state is read alone. A file of any length takes the memory of
 one time, and appears under its name only when it is whole.
 """
 
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +12,25 @@ import h5netcdf
 import numpy as np
 import xarray as xr
 
-__all__ = ["HOURS", "whole", "write_netcdf", "write_zarr"]
+from dacycle.common.files import whole
+
+__all__ = ["HOURS", "write_netcdf", "write_zarr"]
 
 HOURS = "hours since 1970-01-01"
 _ONE_BY_ONE = ("time", "prediction_timedelta")
-_TIMES_PER_CHUNK = 512  # of the coordinate: a chunk of its own for each number would be a file each in Zarr
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, a file or folder to be; it takes the place of `path` if nothing goes wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
-    _remove(part)  # of an attempt that was killed
-    try:
-        yield part
-        if path.is_dir():  # a folder cannot be renamed onto another
-            _remove(old)
-            path.rename(old)
-        part.replace(path)
-    finally:
-        _remove(part)
-        _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+_TIMES_PER_CHUNK = 512  # of the coordinate; in Zarr a chunk for each number would be a file each
 
 
 def write_netcdf(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str, str], level: int = 1) -> None:
-    """Write datasets with a `time` each, as they come, to one netCDF-4 file.
+    """Write datasets, each with a `time`, to one netCDF-4 file.
 
     Args:
         path: the file; one of the same name is replaced.
-        datasets: of the same variables, float32, in ascending order of time.
+        datasets: datasets of the same float32 variables, in ascending order of time.
         attrs: global attributes.
-        level: of zlib.
+        level: compression level of zlib.
     """
-    with whole(path) as part, h5netcdf.File(part, "w") as file:
+    with whole(path) as temporary, h5netcdf.File(temporary, "w") as file:
         file.attrs.update(attrs)
         for dataset in datasets:
             if "time" not in file.variables:
@@ -63,7 +39,7 @@ def write_netcdf(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str,
 
 
 def _create(file: Any, dataset: xr.Dataset, level: int) -> None:
-    """Lay out the file: time without limit, everything else as in the first dataset."""
+    """Create dimensions and variables as in the first dataset, with an unlimited time."""
     file.dimensions = {str(d): None if d == "time" else n for d, n in dataset.sizes.items()}
     for key, variable in dataset.coords.items():
         coded = _encoded(variable)
@@ -88,7 +64,7 @@ def _append(file: Any, dataset: xr.Dataset) -> None:
 
 
 def _encoded(coordinate: xr.DataArray) -> xr.Variable:
-    """A coordinate as numbers; times and leads as whole hours."""
+    """Return a coordinate as numbers; times and leads as whole hours."""
     variable = coordinate.variable.copy(deep=False)
     variable.encoding = _time_encoding(coordinate)
     return xr.conventions.encode_cf_variable(variable, name=str(coordinate.name))
@@ -103,13 +79,18 @@ def _time_encoding(coordinate: xr.DataArray) -> dict[str, Any]:
 
 
 def write_zarr(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str, str]) -> None:
-    """The same as a Zarr folder, of format 2 with consolidated metadata like WeatherBench2's, which all tools read."""
-    with whole(path) as part:
+    """Write datasets as `write_netcdf` does to a Zarr folder.
+
+    The format is 2, with consolidated metadata, as in WeatherBench2; all tools read it.
+    """
+    with whole(path) as temporary:
         for i, dataset in enumerate(datasets):
             if i:
-                dataset.to_zarr(part, append_dim="time", zarr_format=2, consolidated=True)
+                dataset.to_zarr(temporary, append_dim="time", zarr_format=2, consolidated=True)
                 continue
             encoding = {str(k): {"chunks": _chunks(v)} for k, v in dataset.data_vars.items()}
             encoding |= {str(k): _time_encoding(v) for k, v in dataset.coords.items()}
             encoding["time"] |= {"chunks": (_TIMES_PER_CHUNK,)}
-            dataset.assign_attrs(attrs).to_zarr(part, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
+            dataset.assign_attrs(attrs).to_zarr(
+                temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True
+            )

@@ -1,7 +1,7 @@
-"""States in files of any kind: one read by its time, many written one at a time.
+"""Read a state from a file of any kind, and write states to netCDF, Zarr or GRIB2.
 
-What is read is told by its content, what is written by the ending of its name. Writing takes the memory of one state,
-for a forecast of any length and grid.
+The format of what is read is recognised by its content; the format of what is written is chosen by the ending of its
+name. Writing takes the memory of one state, for a forecast of any length and grid.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,27 +11,26 @@ from typing import IO
 import numpy as np
 import xarray as xr
 
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import StateError, grid_of, to_dataset
-from dacycle.forecast_adapter.states.dataset_writer import whole, write_netcdf, write_zarr
+from dacycle.forecast_adapter.states.dataset_writer import write_netcdf, write_zarr
 from dacycle.forecast_adapter.states.grib_writer import BITS, write_fields
 from dacycle.forecast_adapter.states.products import open_states
 
 __all__ = ["FORMATS", "file_format", "read_state", "write_states"]
 
 FORMATS = {".nc": "netCDF", ".zarr": "Zarr", ".grib2": "GRIB2", ".grb2": "GRIB2", ".grib": "GRIB2"}
-"""What can be written, by the ending of the file's name."""
-
-_MAGIC = {b"CDF": "scipy", b"\x89HD": "h5netcdf"}  # netCDF-3 and netCDF-4, by their first three bytes
+"""Formats that can be written, by the ending of the file's name."""
 
 
 def read_state(place: Path | str, grid: Grid, time: np.datetime64 | str | None = None) -> xr.DataArray:
-    """A validated state on `grid` of a file, folder or store.
+    """Read a validated state from a file, folder or store, and regrid it.
 
     Args:
         place: see `products.open_states`.
-        grid: where the state is wanted.
+        grid: the grid to regrid to.
         time: the valid time (UTC) to take; needed only where there are several.
 
     Raises:
@@ -48,26 +47,26 @@ def write_states(
     forecast: np.datetime64 | np.timedelta64 | None = None,
     bits: int = BITS,
 ) -> None:
-    """Write states, as they come, to one file of the kind that its name's ending says: see `FORMATS`.
+    """Write states to one file in the format that the ending of its name chooses, see `FORMATS`.
 
-    netCDF and Zarr are in the WeatherBench2 schema, one time a chunk, and hold the float32 values as they are; GRIB2
-    packs them, and has no place for `attrs`. The file appears under its name only when it is whole: an interrupted or
-    failed write leaves nothing.
+    netCDF and Zarr are in the WeatherBench2 schema, one time a chunk, with unchanged float32 values; GRIB2 packs the
+    values and has no place for `attrs`. The file appears under its name only when it is whole: an interrupted or failed
+    write leaves nothing.
 
     Args:
         path: the file; one of the same name is replaced.
-        states: on one grid, in ascending order of time.
+        states: states on one grid, in ascending order of time.
         attrs: global attributes.
-        forecast: in GRIB, the start of the forecast that the states are of, or how long before each its own forecast
-            started; None: they are analyses.
-        bits: in GRIB, of a value.
+        forecast: for GRIB, the start of the forecast that the states belong to, or the lead of every state; None: the
+            states are analyses.
+        bits: for GRIB, bits of a value.
 
     Raises:
         StateError: the ending of the name is none of `FORMATS`.
     """
     kind = file_format(path)
     if kind == "GRIB2":
-        with whole(path) as part, part.open("wb") as file:
+        with whole(path) as temporary, temporary.open("wb") as file:
             for state in states:
                 _write_grib(file, state, forecast, bits)
         return
@@ -76,11 +75,11 @@ def write_states(
 
 
 def file_format(path: Path) -> str:
-    """What of `FORMATS` a file to be written is, by the ending of its name; StateError where that says none."""
-    found = FORMATS.get(path.suffix.lower())
-    if found is None:
+    """Return which of `FORMATS` the ending of a name chooses; raise StateError where it chooses none."""
+    chosen = FORMATS.get(path.suffix.lower())
+    if chosen is None:
         raise StateError(f"{path}: its name does not say what to write; end it in {', '.join(FORMATS)}")
-    return found
+    return chosen
 
 
 def _write_grib(

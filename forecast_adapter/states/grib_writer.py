@@ -1,7 +1,7 @@
-"""Fields in GRIB2, as other centres' tools expect them: one message a field, by ECMWF's short names and WMO's tables.
+"""Write fields to GRIB2 as other centres' tools expect them: one message a field, ECMWF's short names, WMO's tables.
 
-The centre is 255, `missing`: whoever runs dacycle need not be one. What a message is (an analysis, or a forecast with
-its start and step), its level, grid and packing are the usual keys.
+The centre is 255, `missing`, because the user of dacycle need not be a centre. The usual keys hold the kind of a
+message (an analysis, or a forecast with its start and step), its level, grid and packing.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from dacycle.forecast_adapter.grid import Grid, GridError
 __all__ = ["BITS", "write_fields"]
 
 BITS = 16
-"""Bits a value: 1/65536 of a field's range is the distance between two values, as in most of ECMWF's files."""
+"""Bits a value, as in most of ECMWF's files: two neighbouring values differ by 1/65536 of the field's range."""
 
-# Short name, type of level and level (m above ground) of what has no pressure; the others keep their variable's name.
+# Short name, type of level and level (m above ground) of the surface channels; the others keep their variable's name.
 _SURFACE = {
     "u10": ("10u", "heightAboveGround", 10),
     "v10": ("10v", "heightAboveGround", 10),
@@ -41,15 +41,15 @@ def write_fields(
     """Append a GRIB2 message for each field to an open file, packed by CCSDS.
 
     Args:
-        file: where to write.
+        file: the file to append to.
         fields: (H, W) in SI units by channel.
-        grid: a regular one.
-        start: the time of the analysis, or of the forecast's start (UTC).
-        lead: hours since the start of a forecast; None: this is an analysis.
-        bits: of a value, 1 to 24.
+        grid: a regular grid.
+        start: time of the analysis, or start of the forecast (UTC).
+        lead: hours since the start of a forecast; None: the fields are an analysis.
+        bits: bits of a value, 1 to 24.
 
     Raises:
-        GridError: rows or columns are not evenly spaced, which this grid type cannot say.
+        GridError: rows or columns are not evenly spaced, which this grid type cannot express.
     """
     message = _template(grid, start, lead, bits)
     try:
@@ -68,7 +68,7 @@ def _parameter(channel: Channel) -> dict[str, Any]:
 
 
 def _template(grid: Grid, start: np.datetime64, lead: int | None, bits: int) -> int:
-    """A message with everything but parameter, level and values."""
+    """Return a message that lacks only parameter, level and values."""
     message = eccodes.codes_grib_new_from_samples("GRIB2")
     when = np.datetime_as_string(start, "h")
     keys = {

@@ -1,6 +1,6 @@
-"""Surface fields as values at points, whatever grid they are on: read from a file, interpolated, written back.
+"""Surface fields as values at points of any grid: read from a file, interpolated, written back.
 
-A single analysis needs no rows and columns: reduced Gaussian, regional and regular grids are all a list of points.
+A single analysis needs no rows and columns, so reduced Gaussian, regional and regular grids are all a list of points.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,20 +14,21 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import CHANNELS, index
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM, GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values
 from dacycle.forecast_adapter.states.files import write_states
-from dacycle.forecast_adapter.states.grib import GRAVITY, SURFACE_FIELDS, messages, valid_time, values_of
+from dacycle.forecast_adapter.states.grib import SURFACE_CHANNELS, messages, valid_time, values_of
 from dacycle.forecast_adapter.states.products import is_grib, open_states
 
 __all__ = ["PointFields", "Stencil", "positions", "read_orography", "read_points", "stencil", "write_points"]
 
 NEIGHBOURS = 4
 BITS = 16
-"""Least bits per value of a written field: increments survive in it where the background was packed coarsely."""
+"""Least bits per value of a written field, so that increments survive where the background was packed coarsely."""
 
-_UNITS = {name: unit for names in SURFACE_FIELDS.values() for name, unit in names.items()}
+_UNITS = {name: unit for names in SURFACE_CHANNELS.values() for name, unit in names.items()}
 _HEIGHTS = {"orog": ("m", 1.0), "z": ("m**2 s**-2", 1 / GRAVITY)}
 
 
@@ -40,7 +41,7 @@ class PointFields:
         time: valid time, datetime64[h].
         latitude, longitude: (n,) degrees.
         values: (n,) float64 by channel (`t2m`, `msl`, `u10`, `v10`), SI.
-        names: the name in a GRIB file that each channel was found under.
+        names: by channel, its name in the GRIB file.
     """
 
     path: Path
@@ -51,18 +52,18 @@ class PointFields:
     names: dict[str, str] = field(default_factory=dict)
 
     def only(self, channels: Collection[str]) -> "PointFields":
-        """The same without the other channels."""
+        """Return these fields without the other channels."""
         return replace(self, values={name: values for name, values in self.values.items() if name in channels})
 
 
 @dataclass(frozen=True, eq=False)
 class Stencil:
-    """What interpolates fields to m places: the nearest points and their weights.
+    """The interpolation of fields to m places: the nearest points and their weights.
 
     Attributes:
         points: (m, 4) positions in the list of points.
-        weights: (m, 4), each row with the sum 1; NaN for a place that the points do not surround.
-        spacing_km: the points' distance from one another where they lie widest apart.
+        weights: (m, 4), each row with the sum 1; NaN for a place outside the points' area.
+        spacing_km: the largest distance of a point from its nearest neighbour.
     """
 
     points: NDArray[np.intp]
@@ -70,57 +71,57 @@ class Stencil:
     spacing_km: float
 
     def __call__(self, values: NDArray) -> NDArray[np.float64]:
-        """(m,) values (n,) of the points at the places, NaN outside them."""
+        """Interpolate values (n,) of the points to the places, (m,); NaN outside the points' area."""
         return (values[self.points] * self.weights).sum(axis=1)
 
 
 def positions(latitude: ArrayLike, longitude: ArrayLike) -> NDArray[np.float64]:
-    """(n, 3) km: points on the sphere, for distances straight through it (0.1 % below the arc at 1000 km)."""
+    """Return positions (n, 3) on the sphere, km; their distances are chords, at 1000 km 0.1 % shorter than the arc."""
     lat, lon = np.deg2rad(np.asarray(latitude, float)), np.deg2rad(np.asarray(longitude, float))
     return EARTH_RADIUS_KM * np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
 def stencil(fields: PointFields, latitude: NDArray, longitude: NDArray) -> Stencil:
-    """Interpolation from the four nearest points, weighted by 1 / distance^2: exact at a point.
+    """Return the interpolation from the four nearest points, weighted by 1 / distance^2, which is exact at a point.
 
-    A place farther from every point than 1.5 times the widest spacing is outside (a regional field ends somewhere).
+    A place farther from every point than 1.5 times the largest spacing is outside the area of a regional field.
     """
     points = positions(fields.latitude, fields.longitude)
     tree = cKDTree(points)
     spacing = float(tree.query(points, k=2)[0][:, 1].max())
     distance, nearest = tree.query(positions(latitude, longitude), k=NEIGHBOURS)
-    weights = 1 / np.maximum(distance, 1e-6) ** 2  # a millimetre is at the point
+    weights = 1 / np.maximum(distance, 1e-6) ** 2  # places within a millimetre are at the point
     weights /= weights.sum(axis=1, keepdims=True)
     weights[distance[:, 0] > 1.5 * spacing] = np.nan
     return Stencil(nearest, weights, spacing)
 
 
 def read_points(path: Path, time: np.datetime64 | None = None) -> PointFields:
-    """The surface channels of a GRIB file, on whatever grid, or of a netCDF file or Zarr store.
+    """Read the surface channels of a GRIB file on any grid, or of a netCDF file or Zarr store.
 
     Args:
-        path: the file; fields that are none of the surface channels are passed over.
+        path: the file; fields other than the surface channels are ignored.
         time: the valid time (UTC) to take; needed only where the file holds several.
 
     Raises:
-        StateError: the file cannot be read, holds no surface channel at that time, one twice, on several grids, or with
-            missing or implausible values or another unit; names file, field and time.
+        StateError: the file cannot be read, or holds no surface channel at that time, or one twice, on several grids,
+            with missing or implausible values, or in another unit; names file, field and time.
     """
     if is_grib(path):
         return _read_grib(path, time)
     source = open_states(path)
     time = source.only_time() if time is None else as_hour(time)
     absent = source.gaps(time)
-    there = [name for name in SURFACE_FIELDS if name not in absent]
+    there = [name for name in SURFACE_CHANNELS if name not in absent]
     if not there:
-        raise StateError(f"{path}, {time}: it holds no surface channel ({', '.join(SURFACE_FIELDS)})")
+        raise StateError(f"{path}, {time}: it holds no surface channel ({', '.join(SURFACE_CHANNELS)})")
     state = source.fields(time, there)
     values = {name: plane.ravel().astype(float) for name, plane in zip(there, state.values, strict=True)}
     return PointFields(path, as_hour(state.time.values), *_mesh(state), values)
 
 
 def read_orography(path: Path) -> PointFields:
-    """The ground's height in m, as the one field `orography`, on any grid.
+    """Read the height of the ground in m, as the one field `orography`, on any grid.
 
     Args:
         path: GRIB with `orog`, or geopotential `z`, at the surface; or netCDF with WeatherBench2's
@@ -147,44 +148,38 @@ def read_orography(path: Path) -> PointFields:
 
 
 def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *, rest: bool) -> None:
-    """Write fields into copies of the messages (or the state) they belong to, marked as an analysis at its valid time.
+    """Write fields into copies of the messages (or the state) that they belong to, marked as an analysis.
 
-    GRIB keeps everything else of a message: grid, level, parameter, packing (with 16 bits or more). The file appears
-    under its name only when it is whole.
+    The time of the analysis is the valid time. GRIB messages keep grid, level, parameter and packing (with 16 bits or
+    more). The file appears under its name only when it is whole.
 
     Args:
-        path: the file to write, of the kind of `like`.
-        like: what was read.
+        path: the file to write, of the same kind as that of `like`.
+        like: the fields that were read.
         values: (n,) by channel.
-        rest: whether the file's other fields of that time are copied unchanged, or (in a state) are 0 otherwise.
+        rest: whether the file's other fields of that time are copied. If not, GRIB lacks them and a state has 0 there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not is_grib(like.path):
         state = open_states(like.path).state(like.time)
-        whole = state.copy(data=state.values if rest else np.zeros_like(state.values))
+        written = state.copy(data=state.values if rest else np.zeros_like(state.values))
         for name, field_values in values.items():
-            whole.values[index(name)] = field_values.reshape(whole.shape[1:])
-        write_states(path, [whole], {"title": "Analysis", "source": like.path.name})
+            written.values[index(name)] = field_values.reshape(written.shape[1:])
+        write_states(path, [written], {"title": "Analysis", "source": like.path.name})
         return
     channels = {like.names[channel]: channel for channel in values}
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            for message in messages(like.path):
-                if valid_time(message) != like.time:
-                    continue
-                channel = channels.get(eccodes.codes_get(message, "shortName")) if _is_surface(message) else None
-                if channel is not None:
-                    _write_analysis(file, message, values[channel])
-                elif rest:
-                    eccodes.codes_write(message, file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as temporary, temporary.open("wb") as file:
+        for message in messages(like.path):
+            if valid_time(message) != like.time:
+                continue
+            channel = channels.get(eccodes.codes_get(message, "shortName")) if _is_surface(message) else None
+            if channel is not None:
+                _write_analysis(file, message, values[channel])
+            elif rest:
+                eccodes.codes_write(message, file)
 
 
 def _write_analysis(file: IO[bytes], message: int, values: NDArray) -> None:
-    """Write a copy of a message with these values; it says that it is an analysis, wherever it has a key for that."""
+    """Write a copy of a message with these values, marked as an analysis by each key that it has for that."""
     keys = {
         "typeOfGeneratingProcess": 0,
         "marsType": "an",
@@ -205,16 +200,17 @@ def _write_analysis(file: IO[bytes], message: int, values: NDArray) -> None:
 
 
 def _read_grib(path: Path, time: np.datetime64 | None) -> PointFields:
+    """Read the surface channels of a GRIB file, see `read_points`."""
     times = sorted({valid_time(message) for message in messages(path) if _is_surface(message)})
-    held = ", ".join(np.datetime_as_string(t, "m") for t in times)
+    spelt = ", ".join(np.datetime_as_string(t, "m") for t in times)
     if not times:
         raise StateError(f"{path}: it holds no surface channel ({', '.join(_UNITS)})")
     if time is None and len(times) > 1:
-        raise StateError(f"{path}: holds {len(times)} times ({held}); say which one to take")
+        raise StateError(f"{path}: holds {len(times)} times ({spelt}); say which one to take")
     time = as_hour(times[0] if time is None else time)
     if time not in times:
-        raise StateError(f"{path}: nothing is valid at {time}; it holds {held}")
-    found: dict[str, NDArray] = {}
+        raise StateError(f"{path}: nothing is valid at {time}; it holds {spelt}")
+    fields: dict[str, NDArray] = {}
     coordinates: tuple[NDArray, NDArray] | None = None
     section = ""
     for message in messages(path):
@@ -222,18 +218,22 @@ def _read_grib(path: Path, time: np.datetime64 | None) -> PointFields:
             continue
         name = eccodes.codes_get(message, "shortName")
         label = f"{path}, {time}: {name}"
-        if name in found:
+        if name in fields:
             raise StateError(f"{label} is there twice (ensemble members, or two runs); leave one in the file")
         if coordinates is None:
             coordinates, section = _coordinates(message), eccodes.codes_get(message, "md5GridSection")
         if eccodes.codes_get(message, "md5GridSection") != section:
             raise StateError(f"{label} is on another grid than the fields before it; split the file by grid")
-        found[name] = values_of(message, label, _UNITS[name]).astype(float)
-    names = {c: next(n for n in known if n in found) for c, known in SURFACE_FIELDS.items() if found.keys() & known}
+        fields[name] = values_of(message, label, _UNITS[name]).astype(float)
+    names = {
+        channel: next(name for name in its_names if name in fields)
+        for channel, its_names in SURFACE_CHANNELS.items()
+        if fields.keys() & its_names
+    }
     assert coordinates is not None
     for channel, name in names.items():
-        check_values(CHANNELS[index(channel)], found[name], f"{path}, {time}")
-    return PointFields(path, time, *coordinates, {channel: found[name] for channel, name in names.items()}, names)
+        check_values(CHANNELS[index(channel)], fields[name], f"{path}, {time}")
+    return PointFields(path, time, *coordinates, {channel: fields[name] for channel, name in names.items()}, names)
 
 
 def _is_surface(message: int) -> bool:
@@ -245,6 +245,6 @@ def _coordinates(message: int) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def _mesh(array: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Latitude and longitude of every point of a regular grid."""
+    """Return latitude and longitude of every point of a regular grid."""
     latitude, longitude = np.meshgrid(array.latitude.values, array.longitude.values, indexing="ij")
     return latitude.ravel().astype(float), longitude.ravel().astype(float)

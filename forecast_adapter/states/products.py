@@ -1,10 +1,10 @@
-"""Products that states come from: ERA5 and operational analyses, in files, folders and stores, local or remote.
+"""Open products of states: ERA5 and operational analyses, in files, folders and stores, local or remote.
 
     source = open_states("gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr")
     source.times, source.grid, source.state("2020-01-01T06")
 
-What a place holds is told by its content: Zarr (WeatherBench2, ARCO-ERA5), netCDF (WeatherBench2, both spellings of the
-Climate Data Store), GRIB (ERA5, ECMWF open data, GFS). See `statesource.StateSource` for what a source can do.
+The format is recognised by content: Zarr (WeatherBench2, ARCO-ERA5), netCDF (WeatherBench2, both spellings of the
+Climate Data Store), GRIB (ERA5, ECMWF open data, GFS). `source.StateSource` describes an open product.
 """
 
 from glob import glob
@@ -26,14 +26,14 @@ _SUFFIXES = (".nc", ".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
 
 
 def open_states(place: Path | str, analyses: bool = False) -> StateSource:
-    """The states of one product.
+    """Open the states of one product.
 
     Args:
         place: a Zarr store, a netCDF or GRIB file, a folder of files of one kind (searched recursively) or a pattern
             such as `gfs.*/*/atmos/gfs.t*z.pgrb2.0p25.f000`; local, or a URL that fsspec knows (`gs://`, `s3://`,
-            `https://`; credentials are fsspec's own settings). Remote files are copied to a cache, stores are read
-            where they are.
-        analyses: whether forecasts among GRIB fields are left aside.
+            `https://`; credentials are fsspec's own settings). Remote files are copied to a cache; remote stores are
+            read in place.
+        analyses: whether to ignore forecasts among GRIB fields.
 
     Raises:
         StateError: there is nothing there, it cannot be read, or holds no field of a state; names it and the remedy.
@@ -52,7 +52,7 @@ def open_states(place: Path | str, analyses: bool = False) -> StateSource:
 
 
 def is_grib(path: Path) -> bool:
-    """Whether a file or folder is taken for GRIB: what is neither netCDF nor Zarr is left to ecCodes to judge."""
+    """Return whether a path is to be read as GRIB: every file that is not netCDF, whose content ecCodes then checks."""
     if path.is_dir():
         return False
     try:
@@ -65,38 +65,37 @@ def is_grib(path: Path) -> bool:
 
 
 def _files(place: str) -> list[Path]:
-    """The files that a place names, remote ones as local copies; StateError where there are none."""
+    """Return the files that a place names, remote ones as local copies; raise StateError where there are none."""
     path = Path(place)
     if path.is_file():
         return [path]
     if is_url(place):
         try:
-            found = local_copies(place, patterns=_PATTERNS)
+            paths = local_copies(place, patterns=_PATTERNS)
         except FetchError as error:
             raise StateError(str(error)) from error
     elif path.is_dir():
         _refuse_stores(path)
-        found = sorted(path.rglob("*"))
+        paths = sorted(path.rglob("*"))
     else:
-        found = [Path(name) for name in sorted(glob(place, recursive=True))]
-    held = [file for file in found if file.is_file() and _is_data(file)]
-    if not held:
-        there = (
-            "holds no GRIB or netCDF file, and is no Zarr store" if found or path.is_dir() else "no such file or folder"
-        )
-        raise StateError(f"{place}: {there}")
-    return held
+        paths = [Path(name) for name in sorted(glob(place, recursive=True))]
+    data_files = [file for file in paths if file.is_file() and _is_data(file)]
+    if not data_files:
+        exists = paths or path.is_dir()
+        problem = "holds no GRIB or netCDF file, and is no Zarr store" if exists else "no such file or folder"
+        raise StateError(f"{place}: {problem}")
+    return data_files
 
 
 def _refuse_stores(folder: Path) -> None:
-    """A folder of stores has files in abundance, none of which is one by itself."""
+    """Raise StateError for a folder of Zarr stores, whose many files are no products by themselves."""
     stores = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _is_zarr(str(path))]
     if stores:
         raise StateError(f"{folder}: holds the Zarr stores {', '.join(stores)}; name one")
 
 
 def _is_data(path: Path) -> bool:
-    """Whether a file says or looks as if it held fields; hidden ones are unfinished, others are indexes and notes."""
+    """Return whether a file holds fields, by name or content; hidden files are unfinished, others are indexes."""
     if path.name.startswith("."):
         return False
     with path.open("rb") as file:

@@ -1,6 +1,6 @@
-"""The names, units and coordinates that datasets of states come with, and the ones that are used here.
+"""Names, units and coordinates in published datasets of states, and their translation to ours.
 
-WeatherBench2 and ARCO-ERA5 have long names, the Climate Data Store short ones; its old netCDF has `time` and `level`,
+WeatherBench2 and ARCO-ERA5 use long names, the Climate Data Store short ones; its old netCDF has `time` and `level`,
 its new one `valid_time` and `pressure_level`.
 """
 
@@ -12,11 +12,12 @@ import pandas as pd
 import xarray as xr
 
 from dacycle.forecast_adapter.channels import WB2_NAMES
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour
 
 __all__ = [
-    "BESIDE",
     "DIMENSIONS",
+    "EXTRA_FIELD_NAMES",
     "HOURLY",
     "VARIABLES",
     "check_unit",
@@ -25,8 +26,6 @@ __all__ = [
     "standardised",
     "validity_of",
 ]
-
-_GRAVITY = 9.80665
 
 VARIABLES: dict[str, tuple[str, ...]] = {
     "u10": (WB2_NAMES["u10"], "u10", "10u"),
@@ -39,12 +38,12 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "v": (WB2_NAMES["v"], "v"),
     "t": (WB2_NAMES["t"], "t"),
 }
-"""Names that a variable is found under, the best first."""
+"""Names of a variable in datasets, the preferred one first."""
 
 HOURLY: frozenset[str] = frozenset({"total_precipitation", "tp", "top_net_thermal_radiation", "ttr"})
-"""Sums over the hour that ends at the time, in ERA5."""
+"""Variables that are sums over the hour that ends at the time, in ERA5."""
 
-BESIDE: dict[str, tuple[str, dict[str, float]]] = {
+EXTRA_FIELD_NAMES: dict[str, tuple[str, dict[str, float]]] = {
     "tp6h": ("kg m-2", {"total_precipitation_6hr": 1e3, "total_precipitation": 1e3, "tp": 1e3}),
     "olr": (
         "W m-2",
@@ -53,7 +52,7 @@ BESIDE: dict[str, tuple[str, dict[str, float]]] = {
     "td2m": ("K", {"2m_dewpoint_temperature": 1.0, "d2m": 1.0, "2d": 1.0}),
     "ps": ("Pa", {"surface_pressure": 1.0, "sp": 1.0}),
 }
-"""Surface fields beside the state: SI unit, names, and factors from what (the sum over) their hours holds."""
+"""Extra fields beside the 69 channels: SI unit, and by name the factor to it from the value (or sum of hourly ones)."""
 
 DIMENSIONS = {
     "isobaricInhPa": "level",
@@ -77,7 +76,7 @@ _UNITS = {
 
 
 def standardised(dataset: xr.Dataset, source: str) -> xr.Dataset:
-    """The dataset with the dimensions time, level, latitude, longitude, and none of length 1 beside them.
+    """Return the dataset with dimensions named time, level, latitude, longitude, without others of length 1.
 
     Raises:
         StateError: valid times are a table of starts and leads.
@@ -93,7 +92,7 @@ def standardised(dataset: xr.Dataset, source: str) -> xr.Dataset:
 
 
 def _by_valid_time(dataset: xr.Dataset, source: str) -> xr.Dataset:
-    """cfgrib's `time` is the start of a forecast: what counts is when a field is valid."""
+    """Return the dataset with its valid times as `time`; in cfgrib `time` is the start of a forecast."""
     valid = dataset["valid_time"]
     if valid.ndim == 2 and 1 in valid.shape:
         dataset = dataset.squeeze([d for d in valid.dims if dataset.sizes[d] == 1])
@@ -115,10 +114,10 @@ def _by_valid_time(dataset: xr.Dataset, source: str) -> xr.Dataset:
 
 
 def hours_of(dataset: xr.Dataset, source: str) -> dict[np.datetime64, int | None]:
-    """The hours of a standardised dataset and their positions; None is that of a single time without a dimension.
+    """Return the hours of a standardised dataset and their positions, None for a single time without a dimension.
 
     Raises:
-        StateError: there is no coordinate of dates, one is not on the hour, or is there twice.
+        StateError: there is no coordinate of dates, a date is not on the hour, or is there twice.
     """
     if "time" not in dataset.coords:
         raise StateError(f"{source}: has no coordinate `time` of dates, so its states have no valid time")
@@ -138,16 +137,16 @@ def hours_of(dataset: xr.Dataset, source: str) -> dict[np.datetime64, int | None
 
 
 def _decoded(coordinate: xr.DataArray, attrs: Mapping[Any, Any], source: str) -> xr.DataArray:
-    """Numbers whose unit stands in the attributes of the whole dataset."""
+    """Decode times whose unit is in the attributes of the dataset."""
     unit = str(attrs.get("time_units", ""))
     if " since " not in unit:
         raise StateError(f"{source}: has no coordinate `time` of dates, so its states have no valid time")
-    held = xr.Variable(coordinate.dims, coordinate.values, {"units": unit.partition("(")[0].strip()})
-    return xr.decode_cf(xr.Dataset({"time": held}))["time"]
+    encoded = xr.Variable(coordinate.dims, coordinate.values, {"units": unit.partition("(")[0].strip()})
+    return xr.decode_cf(xr.Dataset({"time": encoded}))["time"]
 
 
 def levels_of(dataset: xr.Dataset) -> dict[int, int | None]:
-    """The pressure levels (hPa) of a standardised dataset and their positions; none where it has no such coordinate."""
+    """Return the pressure levels (hPa) of a standardised dataset and their positions; none without that coordinate."""
     if "level" not in dataset.coords:
         return {}
     level = dataset["level"]
@@ -157,7 +156,7 @@ def levels_of(dataset: xr.Dataset) -> dict[int, int | None]:
 
 
 def validity_of(attrs: Mapping[Any, Any], source: str) -> tuple[np.datetime64, np.datetime64, np.datetime64]:
-    """First, last final and last time of a store that says so: ARCO-ERA5's axis of time runs past its data.
+    """Return first, last final and last valid time by a store's attributes; ARCO-ERA5's time axis runs past its data.
 
     The attributes `valid_time_start`, `valid_time_stop` and `valid_time_stop_era5t` are dates, the last ones included.
     """
@@ -177,14 +176,14 @@ def _bound(attrs: Mapping[Any, Any], name: str, default: str, source: str) -> np
 
 
 def check_unit(variable: xr.DataArray, short: str, label: str) -> float:
-    """The factor that brings a variable to SI: 1, or that of a geopotential height which says that it is one.
+    """Return the factor that converts a variable to SI: 1, or `GRAVITY` for a declared geopotential height.
 
     Raises:
-        StateError: it states another unit. An unstated one is left to the plausible ranges.
+        StateError: the variable states another unit. Where it states none, only the plausible ranges are checked.
     """
     height = short == "z" and variable.name in ("geopotential_height", "gh")
     kind = "gh" if height else "t" if short in ("t", "t2m") else short if short in _UNITS else "wind"
     stated = variable.attrs.get("units")
     if stated is not None and stated not in _UNITS[kind]:
         raise StateError(f"{label}: {variable.name} is in {stated!r}; convert it to {_UNITS[kind][0]!r} first")
-    return _GRAVITY if height else 1.0
+    return GRAVITY if height else 1.0

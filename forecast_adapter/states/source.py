@@ -1,7 +1,7 @@
-"""A source of states: one product in a file, folder or store, as validated states by time.
+"""Sources of states: one product in a file, folder or store, as validated states by time.
 
-What is common to all kinds: which times are there, what a time lacks, and errors that name source, field and time.
-`products.open_states` opens one; `grib` and `datasets` read them.
+All kinds share this: which times there are, which channels a time lacks, and errors that name source, field and time.
+`products.open_states` opens a source; `grib` and `netcdf_zarr` read them.
 """
 
 from abc import ABC, abstractmethod
@@ -23,9 +23,9 @@ class StateSource(ABC):
 
     Attributes:
         name: the file, folder or URL, as it was given.
-        grid: the product's own grid: latitude descending, longitude from 0.
-        times: (n,) datetime64[h], ascending: every time of which at least one field of a state is there.
-        unreadable: files that were left out, and why.
+        grid: the product's grid, latitude descending, longitude from 0.
+        times: (n,) datetime64[h], ascending: all times with at least one field of a state.
+        unreadable: files that were left out, and the reasons.
     """
 
     def __init__(self, name: str, grid: Grid, times: Iterable[np.datetime64], unreadable: dict[str, str]) -> None:
@@ -33,55 +33,58 @@ class StateSource(ABC):
         self.grid = grid
         self.times: NDArray[np.datetime64] = np.array(sorted(times), "datetime64[h]")
         self.unreadable = unreadable
-        self._held = frozenset(self.times)
+        self._times = frozenset(self.times)
 
     @abstractmethod
     def gaps(self, time: np.datetime64) -> list[str]:
-        """Names of the channels that are not there at `time`; none of a whole state. StateError for no such time."""
+        """Return the channels that are missing at `time`; raise StateError where there is no such time."""
 
     @abstractmethod
     def describe(self, time: np.datetime64) -> str:
-        """What is to be known of a time: that its fields are a forecast's, or preliminary; else nothing."""
+        """Return whether the fields of a time are a forecast's or preliminary, in words; empty where neither."""
 
     @abstractmethod
     def _read(self, time: np.datetime64, channels: Sequence[Channel]) -> tuple[NDArray[np.float32], list[str]]:
-        """Fields (n, H, W) on the own grid in SI units, and notes on what was derived."""
+        """Return fields (n, H, W) on the product's grid in SI units, and notes on derived fields."""
 
     def __contains__(self, time: object) -> bool:
-        """Whether there is a whole state at `time`."""
+        """Return whether there is a whole state at `time`."""
         hour = as_hour(time)
-        return hour in self._held and not self.gaps(hour)
+        return hour in self._times and not self.gaps(hour)
 
     def state(self, time: np.datetime64 | str, grid: Grid | None = None) -> xr.DataArray:
-        """The validated state at `time`.
+        """Return the validated state at `time`.
 
         Args:
             time: UTC.
-            grid: where it is wanted, averaged down conservatively, else interpolated bilinearly; by default its own.
+            grid: the grid to regrid to, conservatively if it is coarser, else bilinearly; None: the product's grid.
 
         Returns:
             (69, H, W) in SI units, with the attributes `source`, `regridding` and `notes` (what was derived or is
             preliminary).
 
         Raises:
-            StateError: there is none at that time, channels are missing (all of them are named), are there twice, in
-                another unit, not finite or implausible; names source, field and time.
+            StateError: there is no state at that time, or channels are missing (all of them are named), there twice,
+                in another unit, not finite or implausible; names source, field and time.
         """
         hour = self._moment(time)
         missing = self.gaps(hour)
         if missing:
             raise StateError(f"{self.name}, {hour}: missing {spell_channels(missing)}{self._remedy(hour, missing)}")
         array, notes = self._read(hour, CHANNELS)
-        own = validate(make_state(array, self.grid, hour), self.name)
+        state = validate(make_state(array, self.grid, hour), self.name)
         target = self.grid if grid is None else grid
-        return self._labelled(make_state(regrid(own.values, self.grid, target), target, hour), notes)
+        return self._labelled(make_state(regrid(state.values, self.grid, target), target, hour), notes)
 
     def fields(self, time: np.datetime64 | str, channels: Iterable[str]) -> xr.DataArray:
-        """Some channels at `time` on the own grid, checked as those of a whole state: (channel, latitude, longitude).
+        """Return some channels at `time` on the product's grid, checked like a whole state.
+
+        Returns:
+            (channel, latitude, longitude).
 
         Raises:
-            StateError: as `state`, of these channels.
-            KeyError: no such channel.
+            StateError: as for `state`, but only for these channels.
+            KeyError: there is no such channel.
         """
         names = list(channels)
         wanted = [CHANNELS[index(name)] for name in names]
@@ -93,41 +96,43 @@ class StateSource(ABC):
         for channel, values in zip(wanted, array, strict=True):
             check_values(channel, values, f"{self.name}, {hour}")
         coordinates = {"channel": names, "latitude": self.grid.latitude, "longitude": self.grid.longitude}
-        made = xr.DataArray(array, coordinates, ("channel", "latitude", "longitude"), name="state")
-        return self._labelled(made.assign_coords(time=hour.astype("datetime64[ns]")), notes)
+        fields = xr.DataArray(array, coordinates, ("channel", "latitude", "longitude"), name="state")
+        return self._labelled(fields.assign_coords(time=hour.astype("datetime64[ns]")), notes)
 
     def surface(self, time: np.datetime64 | str) -> xr.Dataset:
-        """Those of the surface fields beside the state (`reference.SURFACE_FIELDS`) that are there, in SI units."""
+        """Return those extra fields (`worlds.reference.EXTRA_FIELDS`) that are there at `time`, in SI units."""
         self._moment(time)
         return xr.Dataset()
 
     def newest(self) -> np.datetime64 | None:
-        """The newest time of a whole state."""
+        """Return the newest time with a whole state; None where there is none."""
         return next((time for time in self.times[::-1] if not self.gaps(time)), None)
 
     def only_time(self) -> np.datetime64:
-        """The time of a source that holds one; StateError where it holds several."""
+        """Return the time of a source that holds one; raise StateError where it holds several."""
         if len(self.times) > 1:
             raise StateError(f"{self.name}: holds {spell_times(self.times)}; say which one to take")
         return self.times[0]
 
     def _labelled(self, state: xr.DataArray, notes: list[str]) -> xr.DataArray:
+        """Return the state with its attributes."""
         how = regridding(self.grid, Grid("", state.latitude.values, state.longitude.values))
-        said = [self.describe(state.time.values.astype("datetime64[h]")), *notes]
+        all_notes = [self.describe(state.time.values.astype("datetime64[h]")), *notes]
         if how != "none":
             shape = " x ".join(map(str, self.grid.shape))
-            said.append(f"brought from a {shape} grid to {' x '.join(map(str, state.shape[1:]))}")
+            all_notes.append(f"brought from a {shape} grid to {' x '.join(map(str, state.shape[1:]))}")
         source = self.name.rstrip("/").rpartition("/")[2]
-        return state.assign_attrs(source=source, regridding=how, notes="; ".join(note for note in said if note))
+        return state.assign_attrs(source=source, regridding=how, notes="; ".join(note for note in all_notes if note))
 
     def _moment(self, time: np.datetime64 | str) -> np.datetime64:
+        """Return a time as datetime64[h]; raise StateError where the source has none such."""
         hour = as_hour(time)
-        if hour not in self._held:
+        if hour not in self._times:
             raise StateError(f"{self.name}: no state at {hour}; it holds {spell_times(self.times)}{self._left_out()}")
         return hour
 
     def _remedy(self, time: np.datetime64, missing: list[str]) -> str:
-        """What would mend a gap, where there is more to say than that the fields are to be added."""
+        """Return the end of a message on missing channels: a hint on what mends the gap."""
         return self._left_out()
 
     def _left_out(self) -> str:
@@ -136,32 +141,32 @@ class StateSource(ABC):
 
 
 def spell_channels(names: Iterable[str]) -> str:
-    """Channels in words: `u10 (10m_u_component_of_wind); z, t on levels 50, 100 hPa; q on all levels`."""
+    """Spell channels: `u10 (10m_u_component_of_wind); z, t on levels 50, 100 hPa; q on all levels`."""
     channels = [CHANNELS[index(name)] for name in names]
-    parts = [f"{c.name} ({WB2_NAMES[c.variable]})" for c in channels if c.level is None]
+    phrases = [f"{c.name} ({WB2_NAMES[c.variable]})" for c in channels if c.level is None]
     levels: dict[str, list[int]] = {}
     for channel in channels:
         if channel.level is not None:
             levels.setdefault(channel.variable, []).append(channel.level)
-    alike: dict[tuple[int, ...], list[str]] = {}
-    for variable, held in levels.items():
-        alike.setdefault(tuple(held), []).append(f"{variable} ({WB2_NAMES[variable]})")
-    for lacking, variables in alike.items():
-        where = "all levels" if lacking == LEVELS else f"levels {', '.join(map(str, lacking))} hPa"
-        parts.append(f"{', '.join(variables)} on {where}")
-    return "; ".join(parts)
+    by_levels: dict[tuple[int, ...], list[str]] = {}
+    for variable, its_levels in levels.items():
+        by_levels.setdefault(tuple(its_levels), []).append(f"{variable} ({WB2_NAMES[variable]})")
+    for shared_levels, variables in by_levels.items():
+        where = "all levels" if shared_levels == LEVELS else f"levels {', '.join(map(str, shared_levels))} hPa"
+        phrases.append(f"{', '.join(variables)} on {where}")
+    return "; ".join(phrases)
 
 
 def spell_times(times: Iterable[np.datetime64]) -> str:
-    """`2 times (2024-01-01T00, 2024-01-01T06)`; of many the first and the last."""
+    """Spell times: `2 times (2024-01-01T00, 2024-01-01T06)`; of more than four only the first two and the last."""
     shown = [str(time) for time in times]
     count = "1 time" if len(shown) == 1 else f"{len(shown)} times"
     return f"{count} ({', '.join(shown if len(shown) <= 4 else [*shown[:2], '...', shown[-1]])})"
 
 
 def global_grid(latitude: ArrayLike, longitude: ArrayLike, label: str) -> Grid:
-    """The grid of a product from its rows and columns in any order; StateError, named by `label`, if not global."""
-    # Often coded in millionths of a degree: rounding keeps 359.9999999 from becoming a column of its own.
+    """Return the grid of a product from its rows and columns in any order; raise StateError if it is not global."""
+    # Longitudes are often coded in millionths of a degree: rounding keeps 359.9999999 from being a separate column.
     rows = np.sort(np.asarray(latitude, float))[::-1]
     columns = np.sort(np.round(np.asarray(longitude, float) % 360, 6) % 360)
     if not (len(rows) and len(columns) and np.isfinite(rows).all() and np.isfinite(columns).all()):

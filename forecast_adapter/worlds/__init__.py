@@ -1,5 +1,5 @@
 """Worlds: a reference, its statistics, climatology and static fields, and what makes them.
 
-`world.load_world` is the way in; every experiment, recipe and benchmark names a world. Put the next way of making a
-reference here, as `nature` (the nature run) and `dataset` (a product) are.
+Start at `world.load_world`; every experiment, recipe and benchmark names a world. The next way of making a reference
+goes here, beside `nature` (the nature run) and `dataset` (a product).
 """

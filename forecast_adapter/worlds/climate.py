@@ -1,7 +1,8 @@
-"""The nature run's climate beside ERA5's: `python -m dacycle.forecast_adapter.worlds.climate NATURE docs/nature-run`.
+"""Compare the nature run's climate with ERA5's.
 
-Writes a Markdown table and a picture. The ERA5 numbers are the channel means and standard deviations that FengWu
-normalises with (its `data_mean.npy` and `data_std.npy`), given to four digits.
+`python -m dacycle.forecast_adapter.worlds.climate NATURE docs/nature-run` prints a Markdown table and draws a picture.
+The ERA5 numbers are the channel means and standard deviations that FengWu normalises with (its `data_mean.npy` and
+`data_std.npy`), to four digits.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, index
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.worlds.reference import Reference
 
 __all__ = ["describe", "draw"]
@@ -40,7 +42,7 @@ ERA5: dict[str, tuple[float, float]] = {
 
 
 class Sample:
-    """Every eighth state of a reference in memory: states (n, 69, H, W) and surface fields (n, H, W) by name."""
+    """Every eighth state of a reference in memory: states (n, 69, H, W), and extra fields (n, H, W) by name."""
 
     def __init__(self, reference: Reference) -> None:
         self.grid = reference.grid
@@ -51,12 +53,12 @@ class Sample:
         self.month = self.times.astype("datetime64[M]").astype(int) % 12 + 1
 
     def global_mean(self, fields: NDArray) -> NDArray:
-        """Area- and time-weighted mean over the last two axes and the first."""
+        """Return the mean over the first axis (times) and, weighted by area, the last two."""
         return (fields.mean(0) * self.grid.weights).mean((-2, -1))
 
 
 def describe(sample: Sample) -> str:
-    """The climate as Markdown: global means and standard deviations against ERA5, jets, rain, radiation."""
+    """Return the climate as Markdown: global means and standard deviations beside ERA5's, jets, rain, radiation."""
     mean = sample.global_mean(sample.states)
     std = np.sqrt(sample.global_mean((sample.states - mean[:, None, None]) ** 2))
     lines = ["| channel | unit | mean | ERA5 | standard deviation | ERA5 |", "|---|---|---|---|---|---|"]
@@ -69,14 +71,14 @@ def describe(sample: Sample) -> str:
     for label, months in (("December to February", (12, 1, 2)), ("June to August", (6, 7, 8))):
         jets = sample.states[np.isin(sample.month, months), index("u200")].mean((0, 2))
         north, south = sample.grid.latitude > 0, sample.grid.latitude < 0
-        found = [(jets[half].max(), sample.grid.latitude[half][jets[half].argmax()]) for half in (north, south)]
-        text = " and ".join(f"{speed:.0f} m/s at {abs(lat):.0f}{'S' if lat < 0 else 'N'}" for speed, lat in found)
+        peaks = [(jets[half].max(), sample.grid.latitude[half][jets[half].argmax()]) for half in (north, south)]
+        text = " and ".join(f"{speed:.0f} m/s at {abs(lat):.0f}{'S' if lat < 0 else 'N'}" for speed, lat in peaks)
         lines.append(f"{label}: zonal-mean u200 jets of {text}.")
     return "\n".join(lines) + "\n"
 
 
 def draw(sample: Sample, path: Path) -> None:
-    """Zonal-mean wind in two seasons, rain and radiation by latitude, and the storm tracks, as one PNG."""
+    """Draw zonal-mean wind in two seasons, rain and radiation by latitude, and storm tracks, as one PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -96,7 +98,7 @@ def draw(sample: Sample, path: Path) -> None:
     axes[1, 0].plot(sample.grid.latitude, 4 * sample.surface["tp6h"].mean((0, 2)), color="tab:blue")
     axes[1, 0].set(title="precipitation (mm/day, blue) and OLR (W/m2, red)", xlabel="latitude")
     axes[1, 0].twinx().plot(sample.grid.latitude, sample.surface["olr"].mean((0, 2)), color="tab:red")
-    z500 = sample.states[:, index("z500")] / 9.80665
+    z500 = sample.states[:, index("z500")] / GRAVITY
     tracks = np.diff(z500, axis=0).std(0) / np.sqrt(2)  # two days apart: seasons cancel, weather stays
     shown = axes[1, 1].pcolormesh(sample.grid.longitude, sample.grid.latitude, tracks, cmap="viridis")
     axes[1, 1].set(title="two-day variability of z500 (m)", xlabel="longitude")
@@ -105,7 +107,7 @@ def draw(sample: Sample, path: Path) -> None:
 
 
 def main() -> None:
-    """Describe a nature run's folder: OUT.png, and the table on standard output."""
+    """Write OUT.png, and print the table, for the folder of a nature run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("nature", type=Path, help="folder of the nature run, or of one of its years")
     parser.add_argument("out", type=Path, help="picture to write, without its suffix")

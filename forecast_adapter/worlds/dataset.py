@@ -1,14 +1,16 @@
-"""A dataset: states of a product on a grid of one's own, in files that `Reference` reads, to train and verify with.
+"""Datasets: states of a product, regridded to a chosen grid, in files that `Reference` reads, for training and scores.
 
-    FOLDER/manifest.json            where it is from, its files and their SHA-256 (see `manifest`)
-    FOLDER/YYYY/FIRST_TIME.nc       states, and the surface fields that the product has, in WeatherBench2's schema
+    FOLDER/manifest.json            its product, its files and their SHA-256 (see `manifest`)
+    FOLDER/YYYY/FIRST_TIME.nc       states, and the extra fields that the product has, in WeatherBench2's schema
     FOLDER/static.nc                orography (geopotential_at_surface) and land_sea_mask, where the product has them
-    FOLDER/.parts/                  times that are fetched and not yet part of a file
+    FOLDER/.parts/                  times that were fetched and are not yet in a file
 
-Times are fetched side by side, each into a part that is whole or not there, so that an interruption costs what was on
-its way. Parts of a month (on fine grids: of a day) become one file. Files are never written again: an extension adds.
+Times are fetched side by side, each into a file of its own, so that an interruption loses only the times in transfer.
+The times of a month (on fine grids: of a day) are then joined to one file. A file is never written again; an extension
+adds files.
 """
 
+import logging
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -27,14 +29,15 @@ from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
 from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.states.source import StateSource
 from dacycle.forecast_adapter.worlds.manifest import DatasetError, Entry, Manifest
-from dacycle.forecast_adapter.worlds.reference import SURFACE_FIELDS
+from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS
 from dacycle.forecast_adapter.worlds.static import write_static
 
 __all__ = ["build_dataset"]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 _MONTH_CELLS = 121 * 240
-"""Grids of no more cells have a file a month, up to 1 GB each; finer ones a file a day."""
+"""Grids with no more cells than these have a file a month, up to 1 GB each; finer grids have a file a day."""
 
 
 def build_dataset(
@@ -44,36 +47,34 @@ def build_dataset(
     times: NDArray[np.datetime64],
     static: str | None = None,
     workers: int = 1,
-    say: Say = print,
     fetched: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
-    """Make a dataset, go on with one that was interrupted, or add times to a finished one.
+    """Make a dataset, continue one that was interrupted, or add times to a finished one.
 
     Args:
         place: the product, as `open_states` takes it.
-        folder: where to write.
-        grid: a named one; states are averaged down to it conservatively, else interpolated bilinearly.
-        times: (n,) datetime64[h], ascending. Those outside of what the product holds are said, and left for later.
-        static: where the static fields are, if not in the product.
-        workers: processes that fetch.
-        say: is told what a user should know.
-        fetched: is told how many of the times that were missing are there, and how many are wanted.
+        folder: the folder to write to.
+        grid: a named grid; states are averaged conservatively to a coarser grid, else interpolated bilinearly.
+        times: (n,) datetime64[h], ascending. Times that the product does not hold are logged and left out.
+        static: the file or store of the static fields, if they are not in the product.
+        workers: number of processes that fetch.
+        fetched: called with the number of times fetched so far and the number to fetch, for a progress bar.
 
     Returns:
         The manifest as it stands in the folder.
 
     Raises:
-        DatasetError: the folder holds another dataset, or times could not be read; these are named, all others kept.
+        DatasetError: the folder holds another dataset, or times could not be read; names them and keeps all others.
         StateError: the product cannot be opened.
     """
     source = open_states(place)
     manifest = _manifest(folder, place, grid)
-    held = _held(folder, manifest)
-    wanted = _available(source, times, say)
-    todo = [time for time in wanted if time not in held]
+    present = _present(folder, manifest)
+    wanted = _available(source, times)
+    todo = [time for time in wanted if time not in present]
     manifest.write(folder)
     if "static.nc" not in manifest.files:
-        _add_static(static or place, folder, grid, wanted[0], manifest, say)
+        _add_static(static or place, folder, grid, wanted[0], manifest)
     failures: dict[np.datetime64, str] = {}
     parts = {time: folder / ".parts" / f"{time}.nc" for time in todo}
     groups = [list(group) for _, group in groupby(todo, key=lambda time: _period(time, grid))]
@@ -93,60 +94,65 @@ def build_dataset(
 
 
 def _manifest(folder: Path, place: str, grid: Grid) -> Manifest:
-    """The manifest of the folder, or of a dataset that begins; its damaged and missing files are made again."""
-    found = Manifest.read(folder)
-    if found is None:
+    """Return the manifest of the folder, or a new one; leave out files that are missing or have another size."""
+    manifest = Manifest.read(folder)
+    if manifest is None:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise DatasetError(f"{folder} holds other files and no manifest; give an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         return Manifest(place, grid.name)
-    if (found.source, found.grid) != (place, grid.name):
-        held = f"{folder} holds states of {found.source} on {found.grid}"
-        raise DatasetError(f"{held}, not of {place} on {grid.name}; give another folder")
-    whole = {n: e for n, e in found.files.items() if (folder / n).is_file() and (folder / n).stat().st_size == e.size}
-    found.finished = found.finished and len(whole) == len(found.files)
-    found.files = whole
-    return found
+    if (manifest.source, manifest.grid) != (place, grid.name):
+        content = f"{folder} holds states of {manifest.source} on {manifest.grid}"
+        raise DatasetError(f"{content}, not of {place} on {grid.name}; give another folder")
+    paths = {name: folder / name for name in manifest.files}
+    intact = {
+        name: entry
+        for name, entry in manifest.files.items()
+        if paths[name].is_file() and paths[name].stat().st_size == entry.size
+    }
+    manifest.finished = manifest.finished and len(intact) == len(manifest.files)
+    manifest.files = intact
+    return manifest
 
 
-def _held(folder: Path, manifest: Manifest) -> set[np.datetime64]:
-    """The times of the files that belong to the dataset."""
-    held: set[np.datetime64] = set()
+def _present(folder: Path, manifest: Manifest) -> set[np.datetime64]:
+    """Return the times of the files that belong to the dataset."""
+    present: set[np.datetime64] = set()
     for name, entry in manifest.files.items():
         if entry.times is not None:
             with xr.open_dataset(folder / name, engine="h5netcdf") as file:
-                held.update(file["time"].values.astype("datetime64[h]"))
-    return held
+                present.update(file["time"].values.astype("datetime64[h]"))
+    return present
 
 
-def _available(source: StateSource, times: NDArray[np.datetime64], say: Say) -> list[np.datetime64]:
-    """Those of `times` that the product holds; of the others the user is told."""
+def _available(source: StateSource, times: NDArray[np.datetime64]) -> list[np.datetime64]:
+    """Return those of `times` that the product holds, and log which it does not hold."""
     there = np.isin(times, source.times)
     if not there.any():
-        held = f"{source.times[0]} to {source.times[-1]}" if len(source.times) else "nothing"
-        raise DatasetError(f"{source.name}: holds none of the times from {times[0]} to {times[-1]}; it has {held}")
-    outside = (times < source.times[0]) | (times > source.times[-1])
+        span = f"{source.times[0]} to {source.times[-1]}" if len(source.times) else "nothing"
+        raise DatasetError(f"{source.name}: holds none of the times from {times[0]} to {times[-1]}; it has {span}")
+    first, last = source.times[0], source.times[-1]
+    outside = (times < first) | (times > last)
     if outside.any():
-        say(f"{source.name} holds {source.times[0]} to {source.times[-1]}: {outside.sum()} times are not there (yet)")
+        logger.info("%s holds %s to %s: %d times are not there (yet)", source.name, first, last, outside.sum())
     gaps = times[~there & ~outside]
     if len(gaps):
         listed = ", ".join(map(str, gaps[:4])) + (", ..." if len(gaps) > 4 else "")
-        say(f"{source.name} has gaps: {len(gaps)} times are missing ({listed}); the dataset goes on without them")
+        logger.info(
+            "%s has gaps: %d times are missing (%s); the dataset goes on without them", source.name, len(gaps), listed
+        )
     return list(times[there])
 
 
 def _period(time: np.datetime64, grid: Grid) -> np.datetime64:
+    """Return the month, or on fine grids the day, whose times share a file."""
     return time.astype("datetime64[M]" if grid.shape[0] * grid.shape[1] <= _MONTH_CELLS else "datetime64[D]")
-
-
-# --- fetching
-# ------------------------------------------------------------------------------------------------
 
 
 def _fetch_all(
     place: str, grid: Grid, parts: dict[np.datetime64, Path], workers: int
 ) -> Iterator[tuple[np.datetime64, str | None]]:
-    """Each time once its part is on disk, or with what went wrong."""
+    """Yield each time once its file is on disk, with None, or with the reason where it could not be fetched."""
     missing = [time for time in parts if not parts[time].exists()]
     yield from ((time, None) for time in parts if time not in missing)
     if workers == 1 or len(missing) < 2:
@@ -165,13 +171,13 @@ def _fetch_all(
 
 
 def _fetch(place: str, grid_name: str, time: np.datetime64, part: Path) -> str | None:
-    """Write one time on a grid; return what went wrong with it, if anything."""
+    """Write one time on a grid to a file; return the reason where that fails."""
     try:
         grid, source = get_grid(grid_name), _source(place)
         state = source.state(time, grid)
         dataset = to_dataset(state)
         surface = source.surface(time)
-        for short, (name, _, factor) in SURFACE_FIELDS.items():
+        for short, (name, _, factor) in EXTRA_FIELDS.items():
             if short in surface and np.isfinite(surface[short].values).all():
                 values = regrid(surface[short].values, source.grid, grid) / np.float32(factor)
                 dataset[name] = (("time", "latitude", "longitude"), values[None].astype(np.float32))
@@ -186,12 +192,8 @@ def _source(place: str) -> StateSource:
     return open_states(place)
 
 
-# --- joining
-# ------------------------------------------------------------------------------------------------
-
-
 def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
-    """Make one file of parts, enter it in the manifest, and only then remove the parts."""
+    """Join the files of single times to one, enter it in the manifest, and only then remove them."""
     kept, notes = _common(parts)
     for text in notes:
         manifest.note(text)
@@ -206,7 +208,7 @@ def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
 
 
 def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
-    """Names of the fields that all parts have, and notes: the parts' own, and on surface fields that some lack."""
+    """Return the fields that all times have, and notes: those of the times, and which fields some times lack."""
     names: list[set[str]] = []
     notes: dict[str, None] = {}
     for part in parts:
@@ -224,17 +226,19 @@ def _read(part: Path, names: list[str]) -> xr.Dataset:
         return file[names].load()
 
 
-def _add_static(place: str, folder: Path, grid: Grid, time: np.datetime64, manifest: Manifest, say: Say) -> None:
+def _add_static(place: str, folder: Path, grid: Grid, time: np.datetime64, manifest: Manifest) -> None:
+    """Write the static fields, or log that there are none."""
     try:
         write_static(place, folder / "static.nc", grid, time)
     except StateError as error:
-        say(f"no static fields: {error}; `dacycle world` needs them: give --static, a file that has them")
+        logger.info("no static fields: %s; `dacycle world` needs them: give --static, a file that has them", error)
         return
     manifest.files["static.nc"] = Entry.of(folder / "static.nc")
     manifest.write(folder)
 
 
 def _spell(folder: Path, failures: dict[np.datetime64, str], total: int) -> str:
+    """Return the message on times that could not be read: how many, the first five, and the remedy."""
     shown = [f"  {time}: {failures[time]}" for time in sorted(failures)[:5]]
     more = [f"  and {len(failures) - 5} more"] if len(failures) > 5 else []
     remedy = "what was read is kept, the same command goes on; --without TIME leaves a time out"

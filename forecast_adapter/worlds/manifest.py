@@ -1,7 +1,8 @@
 """The manifest of a dataset: where it is from, which files belong to it, and the SHA-256 of each.
 
-A file belongs to a dataset once its manifest says so, and is never written again: what a reader sees is whole at any
-time, also while the dataset is being extended. Until everything that was first asked for is there it is unfinished.
+A file belongs to a dataset once the manifest lists it, and is never written again. So a reader sees whole files at any
+time, also while the dataset is being extended. The dataset is unfinished until it has all times that were first asked
+for.
 """
 
 import json
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from dacycle.common.errors import DacycleError
+from dacycle.common.files import write_whole
 from dacycle.forecast_adapter.models.onnxfile import digest
 
 __all__ = ["DatasetError", "Entry", "Manifest", "dataset_files", "is_dataset", "verify_dataset"]
@@ -16,13 +19,13 @@ __all__ = ["DatasetError", "Entry", "Manifest", "dataset_files", "is_dataset", "
 _NAME = "manifest.json"
 
 
-class DatasetError(LookupError):
-    """A dataset is unfinished, damaged or another one; names the folder, the file and the remedy."""
+class DatasetError(DacycleError, LookupError):
+    """A dataset is unfinished or damaged, or another one is in its folder; names folder, file and remedy."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a dataset: its SHA-256 and size, and the first, last and number of its times (none: no states)."""
+    """A file of a dataset: its SHA-256, size, and first, last and number of its times (None: it holds no states)."""
 
     sha256: str
     size: int
@@ -30,20 +33,20 @@ class Entry:
 
     @classmethod
     def of(cls, path: Path, times: Sequence[str | int] | None = None) -> "Entry":
-        """The entry of a file as it is on disk."""
+        """Return the entry of a file as it is on disk."""
         return cls(digest(path), path.stat().st_size, times)
 
 
 @dataclass
 class Manifest:
-    """What `dacycle dataset` made.
+    """The origin and the files of a dataset that `dacycle dataset` made.
 
     Attributes:
         source: the product that the states are from.
-        grid: the name of theirs.
-        finished: whether all that was first asked for is there.
-        notes: how states came to be: regridding, what was derived, fields and times left out.
-        files: by path within the folder.
+        grid: the name of their grid.
+        finished: whether all times that were first asked for are there.
+        notes: how the states were made: regridding, derived fields, fields and times left out.
+        files: entries by path within the folder.
     """
 
     source: str
@@ -54,7 +57,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
-        """The manifest of a folder, None where it has none. DatasetError for one that cannot be read."""
+        """Return the manifest of a folder, None where it has none; raise DatasetError where it cannot be read."""
         path = folder / _NAME
         if not path.is_file():
             return None
@@ -65,48 +68,47 @@ class Manifest:
             raise DatasetError(f"{path} is damaged ({error}); make the dataset anew in another folder") from None
 
     def write(self, folder: Path) -> None:
-        """Put it in its folder, whole or not at all."""
-        part = folder / f".{_NAME}.part"
-        part.write_text(json.dumps(asdict(self), indent=1))
-        part.replace(folder / _NAME)
+        """Write the manifest into its folder, whole or not at all."""
+        write_whole(folder / _NAME, json.dumps(asdict(self), indent=1).encode())
 
     def note(self, text: str) -> None:
-        """Add a note that is not there yet."""
+        """Add a note, unless it is there."""
         if text not in self.notes:
             self.notes.append(text)
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder is a dataset, finished or not."""
+    """Return whether a folder is a dataset, finished or not."""
     return (folder / _NAME).is_file()
 
 
 def dataset_files(folder: Path) -> list[Path] | None:
-    """The files of states in a dataset, or in one of its years; None where `folder` is no dataset.
+    """Return the files of states in a dataset, or in one of its years; None where `folder` is no dataset.
 
     Raises:
         DatasetError: the dataset is unfinished, or a file is missing or has another size than its manifest says.
     """
-    home = next((place for place in (folder, folder.parent) if is_dataset(place)), None)
-    manifest = None if home is None else Manifest.read(home)
-    if home is None or manifest is None:
+    root = next((candidate for candidate in (folder, folder.parent) if is_dataset(candidate)), None)
+    manifest = None if root is None else Manifest.read(root)
+    if root is None or manifest is None:
         return None
     if not manifest.finished:
-        raise DatasetError(f"{home}: this dataset is unfinished; run its `dacycle dataset` command again")
-    held = {home / name: entry for name, entry in manifest.files.items() if entry.times is not None}
-    mine = {path: entry for path, entry in held.items() if folder in path.parents}
-    for path, entry in mine.items():
+        raise DatasetError(f"{root}: this dataset is unfinished; run its `dacycle dataset` command again")
+    of_states = {root / name: entry for name, entry in manifest.files.items() if entry.times is not None}
+    entries = {path: entry for path, entry in of_states.items() if folder in path.parents}
+    for path, entry in entries.items():
         size = path.stat().st_size if path.is_file() else None
         if size != entry.size:
-            found = "missing" if size is None else f"{size} bytes long, not {entry.size}"
+            difference = "missing" if size is None else f"{size} bytes long, not {entry.size}"
             raise DatasetError(
-                f"{path} is {found}; restore it, or delete it, and run the `dacycle dataset` command of {home} again"
+                f"{path} is {difference}; restore it, or delete it, and run the `dacycle dataset` command of {root} "
+                "again"
             )
-    return sorted(mine)
+    return sorted(entries)
 
 
 def verify_dataset(folder: Path) -> list[str]:
-    """Read every file of a dataset; a sentence for each that is not the one that was written.
+    """Read every file of a dataset, and return a sentence for each that is missing or damaged.
 
     Raises:
         DatasetError: `folder` is no dataset.

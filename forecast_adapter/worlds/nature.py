@@ -11,9 +11,8 @@ does (Trenberth, Berry and Buja 1993, NCAR/TN-396+STR, section 3).
 import hashlib
 import logging
 import multiprocessing
-import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import resources
 from pathlib import Path
@@ -24,46 +23,57 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, WB2_NAMES
+from dacycle.common.files import whole
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
+from dacycle.forecast_adapter.physics import (
+    DRY_AIR_GAS_CONSTANT,
+    GRAVITY,
+    LAPSE_RATE,
+    STANDARD_PRESSURE,
+    STANDARD_TEMPERATURE,
+    TROPOPAUSE_HEIGHT,
+    TROPOPAUSE_PRESSURE,
+    TROPOPAUSE_TEMPERATURE,
+    dewpoint,
+)
 from dacycle.forecast_adapter.worlds.reference import write_times
 
 __all__ = ["run", "to_pressure_levels"]
 
-GRAVITY, GAS_CONSTANT, LAPSE = 9.80665, 287.05, 0.0065
-EXPONENT = GAS_CONSTANT * LAPSE / GRAVITY
+logger = logging.getLogger(__name__)
+
+EXPONENT = DRY_AIR_GAS_CONSTANT * LAPSE_RATE / GRAVITY
 SPIN_UP = pd.Timedelta(days=90)
 EXCESS_AIR = np.log(0.985)
+DRIEST = 1e-7  # kg/kg; spectral models have humidity of 0 and below
 STEPS_PER_6H = 12  # half-hour steps
 Array = NDArray[np.floating]
 
 
-def run(
-    folder: Path, years: list[int], seed: int = 1, workers: int = 1, progress: Callable[[str], None] = print
-) -> None:
+def run(folder: Path, years: list[int], seed: int = 1, workers: int = 1) -> None:
     """Make the nature run's years: `folder/YYYY/YYYY-MM.nc` in the WeatherBench2 schema, and `folder/static.nc`.
 
-    Every file holds the 69 channels at 00, 06, 12, 18 UTC and, over the 6 hours that end there, precipitation and mean
-    outgoing long-wave radiation; also 2-m dewpoint and surface pressure. Months that exist are kept, so an interrupted
-    run continues; the same seed and year give the same fields on the same machine and jcm version.
+    Every file holds the 69 channels at 00, 06, 12, 18 UTC; precipitation and mean outgoing long-wave radiation over the
+    6 hours that end then; 2-m dewpoint and surface pressure. Months that exist are kept, so that an interrupted run
+    continues. The same seed and year give the same fields on the same machine and jcm version.
 
     Args:
-        folder: where to write.
+        folder: the folder to write to.
         years: labels of the realisations, e.g. [2021, 2022].
-        seed: with the year, decides a realisation.
-        workers: years run at the same time, each in its own process.
-        progress: receives a line for each finished month.
+        seed: decides a realisation, together with its year.
+        workers: number of years run at the same time, each in its own process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = {pool.submit(_run_year, folder, year, seed): year for year in years}
         for job in as_completed(jobs):
-            progress(f"{jobs[job]}: {job.result()} months written")
+            logger.info("%d: %d months written", jobs[job], job.result())
 
 
 def _run_year(folder: Path, year: int, seed: int) -> int:
-    """Run one year from its latest checkpoint; returns the number of months written."""
+    """Run one year from its latest checkpoint; return the number of months written."""
     months = [pd.Timestamp(year, month, 1) for month in range(1, 13)]
     todo = [m for m in months if not (folder / str(year) / f"{m:%Y-%m}.nc").exists()]
     if not todo:
@@ -130,13 +140,13 @@ class _Speedy:
         )
 
     def days(self, count: int) -> Iterator[xr.Dataset]:
-        """Integrate `count` days; yields datasets of five days, then of one, in the WeatherBench2 schema."""
+        """Integrate `count` days, and yield datasets of five days, then of one, in the WeatherBench2 schema."""
         for length in [5] * (count // 5) + [1] * (count % 5):
             output = self.model.resume(forcing=self.forcing, save_interval=1 / 48, total_time=length)
             yield self._convert(output)
 
     def _convert(self, output: Any) -> xr.Dataset:
-        """Model output at every half hour to 6-hourly states, means and sums on `5.625deg`."""
+        """Turn model output at every half hour into 6-hourly states, means and sums on `5.625deg`."""
         target = get_grid("5.625deg")
         keep = slice(STEPS_PER_6H - 1, None, STEPS_PER_6H)
         state, physics = output._predictions.dynamics, output._predictions.physics
@@ -161,7 +171,7 @@ class _Speedy:
         levels, msl = to_pressure_levels(upper, ps, self.sigma)
         t2m = at_time(surface.t0)
         # SPEEDY's lowest level stands for the mixed layer: its humidity is the 2-m one, up to saturation.
-        td2m = np.minimum(_dewpoint(upper["q"][:, -1], ps), t2m)
+        td2m = np.minimum(dewpoint(upper["q"][:, -1], ps, least=DRIEST), t2m)
         fields = {
             WB2_NAMES["u10"]: at_time(surface.u0),
             WB2_NAMES["v10"]: at_time(surface.v0),
@@ -177,15 +187,17 @@ class _Speedy:
         return _dataset(fields, times, target)
 
     def _regrid(self, field: Array, target: Grid) -> Array:
-        """(..., lon, lat ascending) on the model's grid to (..., lat descending, lon) on `target`."""
+        """Regrid fields (..., lon, lat ascending) on the model's grid to (..., lat descending, lon) on `target`."""
         return conservative_average(np.swapaxes(field, -1, -2)[..., ::-1, :], self.grid, target)
 
     def save(self, path: Path) -> None:
+        """Write a checkpoint."""
         from jcm.checkpoint import save_checkpoint
 
         save_checkpoint(self.model, path)
 
     def load(self, path: Path) -> None:
+        """Continue from a checkpoint."""
         from jcm.checkpoint import load_checkpoint
 
         load_checkpoint(self.model, path)
@@ -194,10 +206,11 @@ class _Speedy:
 def to_pressure_levels(fields: dict[str, Array], ps: Array, sigma: Array) -> tuple[dict[str, Array], Array]:
     """Interpolate sigma-level fields to the 13 pressure levels, and reduce surface pressure to sea level.
 
-    Linear in ln p; geopotential as its departure from a standard atmosphere, which is nearly linear. Below the lowest
-    full level humidity and wind are kept, temperature follows 6.5 K/km down to the ground, and below it ECMWF's rule.
-    The ground is where the column's own hydrostatics puts it: the dynamics' orography is smoother than the physics',
-    and with the latter's the fields would jump by hundreds of m2/s2 whenever surface pressure crosses a level.
+    Interpolation is linear in ln p; that of geopotential acts on its departure from a standard atmosphere, which is
+    nearly linear. Below the lowest full level humidity and wind are constant, and temperature increases by 6.5 K/km
+    down to the ground; below the ground it follows ECMWF's rule. The height of the ground is derived from the column's
+    hydrostatic balance. The physics' orography is rougher than the dynamics' and would make the fields jump by hundreds
+    of m2/s2 whenever surface pressure crosses a level.
 
     Args:
         fields: z q u v t, each (T, sigma level, H, W), top down.
@@ -207,20 +220,20 @@ def to_pressure_levels(fields: dict[str, Array], ps: Array, sigma: Array) -> tup
         The same fields (T, 13, H, W), q >= 0; and mean sea-level pressure (T, H, W) in Pa.
     """
     log_p = np.log(sigma[None, :, None, None] * ps[:, None])
-    target = np.log(100.0 * np.array(LEVELS))
+    target = LOG_LEVELS
     out = {}
     for name, values in fields.items():
         base = _standard_geopotential(np.exp(log_p)) if name == "z" else 0.0
         out[name] = np.stack([_interpolate(values - base, log_p, x) for x in target], 1)
     out["z"] += _standard_geopotential(np.exp(target))[None, :, None, None]
     out["q"] = np.clip(out["q"], 0, None)
-    phis = fields["z"][:, -1] - GRAVITY * fields["t"][:, -1] / LAPSE * ((1 / sigma[-1]) ** EXPONENT - 1)
+    phis = fields["z"][:, -1] - GRAVITY * fields["t"][:, -1] / LAPSE_RATE * ((1 / sigma[-1]) ** EXPONENT - 1)
     _extrapolate_down(out, fields, ps, phis, sigma)
     return out, _sea_level_pressure(fields["t"][:, -1], ps, phis, sigma[-1])
 
 
 def _interpolate(values: Array, log_p: Array, x: float) -> Array:
-    """(T, K, H, W) at the level ln p = x, constant outside the full levels."""
+    """Interpolate values (T, K, H, W) to the level ln p = x, (T, H, W); constant outside the full levels."""
     above = np.clip((log_p < x).sum(1) - 1, 0, log_p.shape[1] - 2)[:, None]
     x0, x1 = (np.take_along_axis(log_p, above + i, 1)[:, 0] for i in (0, 1))
     y0, y1 = (np.take_along_axis(values, above + i, 1)[:, 0] for i in (0, 1))
@@ -229,40 +242,42 @@ def _interpolate(values: Array, log_p: Array, x: float) -> Array:
 
 
 def _standard_geopotential(pressure: Array) -> Array:
-    """The ICAO standard atmosphere's, continued isothermally above 11 km."""
-    troposphere = 288.15 / LAPSE * (1 - (pressure / 101325.0) ** EXPONENT)
-    stratosphere = 11000 + GAS_CONSTANT * 216.65 / GRAVITY * np.log(22632.0 / pressure)
-    return GRAVITY * np.where(pressure > 22632.0, troposphere, stratosphere)
+    """Return the geopotential of the ICAO standard atmosphere at a pressure (Pa), isothermal above 11 km."""
+    troposphere = STANDARD_TEMPERATURE / LAPSE_RATE * (1 - (pressure / STANDARD_PRESSURE) ** EXPONENT)
+    depth = DRY_AIR_GAS_CONSTANT * TROPOPAUSE_TEMPERATURE / GRAVITY * np.log(TROPOPAUSE_PRESSURE / pressure)
+    stratosphere = TROPOPAUSE_HEIGHT + depth
+    return GRAVITY * np.where(pressure > TROPOPAUSE_PRESSURE, troposphere, stratosphere)
 
 
 def _ground_temperature(t_low: Array, sigma_low: float) -> Array:
-    """6.5 K/km below the lowest full level."""
+    """Return the temperature at the ground, with 6.5 K/km below the lowest full level."""
     return t_low * (1 + EXPONENT * (1 / sigma_low - 1))
 
 
 def _below_ground(t_low: Array, phis: Array, sigma_low: float) -> tuple[Array, Array]:
-    """Surface temperature and lapse exponent (R gamma / g) for pressure and height, damped in hot and cold places."""
+    """Return surface temperature and lapse exponent (R gamma / g) for pressure and height, damped where hot or cold."""
     t_star = _ground_temperature(t_low, sigma_low)
-    t_sea = t_star + LAPSE * phis / GRAVITY
+    t_sea = t_star + LAPSE_RATE * phis / GRAVITY
     alpha = np.full_like(t_star, EXPONENT)
     hot = (t_sea > 290.5) & (t_star <= 290.5)
-    alpha = np.where(hot, GAS_CONSTANT * (290.5 - t_star) / np.maximum(phis, 1.0), alpha)
+    alpha = np.where(hot, DRY_AIR_GAS_CONSTANT * (290.5 - t_star) / np.maximum(phis, 1.0), alpha)
     very_hot = (t_sea > 290.5) & (t_star > 290.5)
     alpha, t_star = np.where(very_hot, 0.0, alpha), np.where(very_hot, (290.5 + t_star) / 2, t_star)
     return np.where(t_star < 255, (255 + t_star) / 2, t_star), alpha
 
 
 def _sea_level_pressure(t_low: Array, ps: Array, phis: Array, sigma_low: float) -> Array:
+    """Return the pressure reduced to sea level, Pa."""
     t_star, alpha = _below_ground(t_low, phis, sigma_low)
-    x = alpha * phis / (GAS_CONSTANT * t_star)
-    return ps * np.exp(phis / (GAS_CONSTANT * t_star) * (1 - x / 2 + x**2 / 3))
+    x = alpha * phis / (DRY_AIR_GAS_CONSTANT * t_star)
+    return ps * np.exp(phis / (DRY_AIR_GAS_CONSTANT * t_star) * (1 - x / 2 + x**2 / 3))
 
 
 def _extrapolate_down(out: dict[str, Array], fields: dict[str, Array], ps: Array, phis: Array, sigma: Array) -> None:
-    """Replace t and z below the lowest full level, above the ground and under it, in place.
+    """Replace t and z below the lowest full level, above the ground and below it, in place.
 
-    Temperature starts from the undamped ground temperature: from the damped one it would jump by up to 10 K over
-    cold high ground whenever surface pressure crosses a level. The damping is for what is integrated over the depth.
+    Temperature starts from the undamped ground temperature. From the damped one it would jump by up to 10 K over
+    cold high ground whenever surface pressure crosses a level. The damping applies to what is integrated over depth.
     """
     p_low, t_low, z_low = sigma[-1] * ps, fields["t"][:, -1], fields["z"][:, -1]
     t_ground = _ground_temperature(t_low, float(sigma[-1]))
@@ -273,17 +288,10 @@ def _extrapolate_down(out: dict[str, Array], fields: dict[str, Array], ps: Array
         warmer = (p / p_low) ** EXPONENT
         y = alpha * np.log(p / ps)
         below_t = t_ground * (1 + y + y**2 / 2 + y**3 / 6)
-        below_z = phis - GAS_CONSTANT * t_star * np.log(p / ps) * (1 + y / 2 + y**2 / 6)
-        thin_z = z_low - GRAVITY * t_low / LAPSE * (warmer - 1)
+        below_z = phis - DRY_AIR_GAS_CONSTANT * t_star * np.log(p / ps) * (1 + y / 2 + y**2 / 6)
+        thin_z = z_low - GRAVITY * t_low / LAPSE_RATE * (warmer - 1)
         out["t"][:, k] = np.where(under, below_t, np.where(thin, t_low * warmer, out["t"][:, k]))
         out["z"][:, k] = np.where(under, below_z, np.where(thin, thin_z, out["z"][:, k]))
-
-
-def _dewpoint(q: Array, p: Array) -> Array:
-    """Dewpoint (K) over water from specific humidity and pressure (Bolton 1980, eq. 10 inverted)."""
-    vapour = np.clip(q, 1e-7, None) * p / (0.622 + 0.378 * q)
-    ratio = np.log(vapour / 611.2)
-    return 273.15 + 243.5 * ratio / (17.67 - ratio)
 
 
 def _dataset(fields: dict[str, Array], times: pd.DatetimeIndex, grid: Grid) -> xr.Dataset:
@@ -301,7 +309,7 @@ def _dataset(fields: dict[str, Array], times: pd.DatetimeIndex, grid: Grid) -> x
 
 
 def _write_static(speedy: _Speedy, path: Path) -> None:
-    """Orography (as surface geopotential) and land fraction on the target grid."""
+    """Write orography (as surface geopotential) and land fraction on the target grid."""
     target = get_grid("5.625deg")
     variables = {}
     for name, field, factor in (
@@ -311,7 +319,5 @@ def _write_static(speedy: _Speedy, path: Path) -> None:
         values = factor * speedy._regrid(np.asarray(field, np.float64)[None], target)[0]
         variables[name] = (("latitude", "longitude"), values.astype(np.float32))
     coords = {"latitude": target.latitude, "longitude": target.longitude}
-    # Years run side by side and write the same file: each under a name of its own, then renamed.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    xr.Dataset(variables, coords).to_netcdf(part, engine="h5netcdf")
-    part.replace(path)
+    with whole(path) as temporary:  # years run side by side, and each writes this file
+        xr.Dataset(variables, coords).to_netcdf(temporary, engine="h5netcdf")

@@ -8,10 +8,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.grid import Grid, regrid
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.state import StateError
-from dacycle.forecast_adapter.states.dataset_writer import whole
-from dacycle.forecast_adapter.states.grib import GRAVITY, messages, values_of
+from dacycle.forecast_adapter.states.grib import messages, values_of
 from dacycle.forecast_adapter.states.products import is_grib
 from dacycle.forecast_adapter.states.source import global_grid
 
@@ -20,8 +21,8 @@ __all__ = ["write_static"]
 Fields = dict[str, tuple[NDArray, Grid]]
 
 _FIELDS = {"geopotential_at_surface": "m2 s-2", "land_sea_mask": "1"}
-_SHORT = {"z": "geopotential_at_surface", "lsm": "land_sea_mask"}  # of the Climate Data Store's netCDF
-# ecCodes' names at the surface: the field it is, its unit there, and the factor to ours.
+_SHORT = {"z": "geopotential_at_surface", "lsm": "land_sea_mask"}  # names in the Climate Data Store's netCDF
+# By ecCodes' name at the surface: our name of the field, its unit in GRIB, and the factor to our unit.
 _GRIB = {
     "z": ("geopotential_at_surface", "m**2 s**-2", 1.0),
     "orog": ("geopotential_at_surface", "m", GRAVITY),
@@ -33,32 +34,32 @@ def write_static(place: str, path: Path, grid: Grid, time: np.datetime64) -> Non
     """Write `geopotential_at_surface` and `land_sea_mask` on a grid to a netCDF file, as a world has it.
 
     Args:
-        place: a Zarr store or a file that holds both, or a folder of such files; local, or a store's URL.
+        place: a Zarr store or a file that holds both, or a folder of such files; local, or the URL of a store.
         path: the file to write.
-        grid: averaged down to it conservatively, else interpolated bilinearly.
-        time: which one to take where the fields have a time.
+        grid: the grid to write on; fields are averaged conservatively to a coarser grid, else interpolated bilinearly.
+        time: the time to take where the fields have a time.
 
     Raises:
         StateError: one of the two is not there; names it.
     """
-    found = _from_dataset(place, time) or _from_files(place)
-    missing = [name for name in _FIELDS if name not in found]
+    fields = _from_dataset(place, time) or _from_files(place)
+    missing = [name for name in _FIELDS if name not in fields]
     if missing:
         raise StateError(f"{place}: it holds no {' and no '.join(missing)}")
     variables = {}
     for name, unit in _FIELDS.items():
-        values, own = found[name]
+        values, source_grid = fields[name]
         if not np.isfinite(values).all():
             raise StateError(f"{place}: {name} has values that are not finite")
-        values = regrid(values.astype(np.float32), own, grid)
+        values = regrid(values.astype(np.float32), source_grid, grid)
         variables[name] = (("latitude", "longitude"), values, {"units": unit})
     coordinates = {"latitude": grid.latitude, "longitude": grid.longitude}
-    with whole(path) as part:
-        xr.Dataset(variables, coordinates, {"source": place}).to_netcdf(part, engine="h5netcdf")
+    with whole(path) as temporary:
+        xr.Dataset(variables, coordinates, {"source": place}).to_netcdf(temporary, engine="h5netcdf")
 
 
 def _from_dataset(place: str, time: np.datetime64) -> Fields:
-    """Fields of a Zarr store; none where the place is not one."""
+    """Return the fields of a Zarr store; none where the place is no store."""
     try:
         dataset = xr.open_dataset(place, engine="zarr", chunks=None)
     except (OSError, ValueError, TypeError, KeyError):
@@ -68,35 +69,38 @@ def _from_dataset(place: str, time: np.datetime64) -> Fields:
 
 
 def _fields(dataset: xr.Dataset, source: str, time: np.datetime64 | None = None) -> Fields:
+    """Return the static fields of a dataset by name, rows from the north, columns from 0 E, and their grids."""
     dataset = dataset.rename({k: v for k, v in {"lat": "latitude", "lon": "longitude"}.items() if k in dataset.coords})
-    found: Fields = {}
+    fields: Fields = {}
     for key, field in dataset.data_vars.items():
         name = _SHORT.get(str(key), str(key))
         if name not in _FIELDS or "level" in field.dims or not {"latitude", "longitude"} <= set(field.dims):
             continue
         for dim in [d for d in field.dims if d not in ("latitude", "longitude")]:
-            held = time is not None and dim == "time" and time.astype("datetime64[ns]") in field[dim].values
-            field = field.sel(time=time.astype("datetime64[ns]")) if held and time is not None else field.isel({dim: 0})
+            instant = None if time is None else time.astype("datetime64[ns]")
+            has_time = instant is not None and dim == "time" and instant in field[dim].values
+            field = field.sel(time=instant) if has_time else field.isel({dim: 0})
         latitude, longitude = (np.asarray(field[axis], float) for axis in ("latitude", "longitude"))
         values = field.transpose("latitude", "longitude").values
         values = values[np.argsort(-latitude)][:, np.argsort(np.round(longitude % 360, 6) % 360)]
-        found[name] = (values, global_grid(latitude, longitude, f"{source}: {name}"))
-    return found
+        fields[name] = (values, global_grid(latitude, longitude, f"{source}: {name}"))
+    return fields
 
 
 def _from_files(place: str) -> Fields:
+    """Return the fields of a file, or of the files of a folder, until both are there."""
     path = Path(place)
     files = (
         sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith(".")) if path.is_dir() else [path]
     )
-    found: Fields = {}
+    fields: Fields = {}
     for file in files:
         if not file.is_file():
             raise StateError(f"{place}: no such file, folder or store")
-        found |= dict(_from_grib(file)) if is_grib(file) else _from_netcdf(file)
-        if len(found) == len(_FIELDS):
+        fields |= dict(_from_grib(file)) if is_grib(file) else _from_netcdf(file)
+        if len(fields) == len(_FIELDS):
             break
-    return found
+    return fields
 
 
 def _from_netcdf(path: Path) -> Fields:

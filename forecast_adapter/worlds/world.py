@@ -1,9 +1,7 @@
 """Worlds: a reference, its statistics, climatology and static fields, which belong together, in one folder.
 
-* world.yaml: name, grid, description, and what kind of states the reference holds, if others have the same (`reference:
-  era5` or `operational`); `states`, where they are elsewhere, relative to the folder (a dataset that `dacycle dataset`
-  made, or a product that `products.open_states` reads) instead of:
-* reference/*.nc: states and surface fields by time (see `reference.py`)
+* world.yaml: see `Description`
+* reference/*.nc: states and extra fields by time (see `reference`), where world.yaml names no `states`
 * statistics.nc: mean and standard deviation of each channel over the training years
 * climatology.nc: mean and two annual harmonics of each channel and grid point over the training years
 * static.nc: geopotential_at_surface, land_sea_mask
@@ -16,28 +14,57 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-import yaml
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
-from dacycle.forecast_adapter.channels import NAMES
+from dacycle.common.configuration import Strict, read_checked, write_yaml
+from dacycle.common.errors import DacycleError
+from dacycle.common.files import write_whole
+from dacycle.common.settings import read_settings
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid, named
-from dacycle.forecast_adapter.home import dacycle_home
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.manifest import DatasetError, is_dataset
-from dacycle.forecast_adapter.worlds.reference import SURFACE_FIELDS, ProductReference, Reference, ReferenceError
+from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS, ProductReference, Reference, ReferenceDataError
 
 __all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", "load_world", "world_folders"]
 
-GRAVITY = 9.80665
 _YEAR = 365.2425
 _HARMONICS = 2
 
 
-class WorldError(ValueError):
+class WorldError(DacycleError, ValueError):
     """A world cannot be found, or its parts do not belong together."""
+
+
+class Description(Strict):
+    """The content of world.yaml.
+
+    Attributes:
+        name: the world's; that of its statistics is the same.
+        grid: the name of its grid.
+        description: a sentence on it.
+        reference: `era5` or `operational`, where the reference holds such states, so that forecast models made for them
+            may be used; empty where the reference is this world's alone.
+        states: where the reference is, relative to the folder: a dataset that `dacycle dataset` made, or a product
+            that `products.open_states` reads. None: in the folder `reference`.
+    """
+
+    name: str = Field(description="what experiments call the world")
+    grid: str = Field(description="such as 5.625deg")
+    description: str = ""
+    reference: str = ""
+    states: str | None = None
+
+    @field_validator("grid")
+    @classmethod
+    def _is_known(cls, grid: str) -> str:
+        get_grid(grid)
+        return grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +74,12 @@ class Climatology:
     coefficients: NDArray[np.float32]
 
     def at(self, time: np.datetime64) -> NDArray[np.float32]:
-        """(69, H, W) in SI units at `time`."""
+        """Return the climatology (69, H, W) in SI units at `time`."""
         return np.tensordot(annual_basis(np.array([time]))[0], self.coefficients, 1)
 
 
 def annual_basis(times: NDArray) -> NDArray[np.float32]:
-    """(n, 5) annual basis functions at `times`."""
+    """Return the annual basis functions (n, 5) at `times` (n,): 1, cos, sin, cos 2, sin 2 of the day of the year."""
     start = times.astype("datetime64[Y]").astype("datetime64[s]")
     angle = 2 * np.pi * (times.astype("datetime64[s]") - start).astype(float) / (86400 * _YEAR)
     columns = [np.ones_like(angle)]
@@ -63,9 +90,15 @@ def annual_basis(times: NDArray) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """What belongs together: see the module. Orography (H, W) in m, land fraction (H, W) in 0..1.
+    """A reference with the statistics, climatology and static fields that belong to it.
 
-    `reference_kind` is what forecast models of others are made for, `""` where the reference is this world's alone.
+    Attributes:
+        name, grid, reference_kind: see `Description`.
+        folder: where the world is.
+        reference: what forecasts are verified against.
+        statistics, climatology: of the training years.
+        orography: (H, W) m.
+        land_fraction: (H, W), 0 to 1.
     """
 
     name: str
@@ -79,7 +112,7 @@ class World:
     reference_kind: str = ""
 
     def on(self, grid: Grid) -> "World":
-        """The same world for a method on a coarser grid: statistics as they are, fields averaged conservatively."""
+        """Return the world for a method on a coarser grid: statistics as they are, fields averaged conservatively."""
         climatology, orography, land = (
             conservative_average(fields, self.grid, grid)
             for fields in (self.climatology.coefficients, self.orography, self.land_fraction)
@@ -88,40 +121,40 @@ class World:
 
 
 def world_folders() -> list[Path]:
-    """Folders searched for a world by name: `$DACYCLE_HOME/worlds`, then `deploy/worlds` of the checkout."""
-    return [dacycle_home() / "worlds", Path(__file__).resolve().parents[2] / "deploy/worlds"]
+    """Return the folders that hold worlds by name: `$DACYCLE_HOME/worlds`, then `deploy/worlds` of the checkout."""
+    return [read_settings().home / "worlds", Path(__file__).resolve().parents[2] / "deploy/worlds"]
 
 
 def load_world(name_or_folder: str | Path) -> World:
-    """Open a world by its name or its folder; one that is open already is looked at for what its reference has gained.
+    """Open a world by its name or its folder; where it is open already, take in new times of its reference.
 
     Raises:
-        WorldError: there is none, it is incomplete, or its statistics or grid are another world's.
+        WorldError: there is none, world.yaml has errors, a file is missing, or statistics or grid are another world's.
     """
     candidates = [Path(name_or_folder), *(folder / str(name_or_folder) for folder in world_folders())]
-    found = [folder for folder in candidates if (folder / "world.yaml").exists()]
-    if not found:
-        places = ", ".join(str(folder) for folder in candidates)
-        raise WorldError(f"no world {str(name_or_folder)!r}: looked for world.yaml in {places}")
+    folder = next((candidate for candidate in candidates if (candidate / "world.yaml").exists()), None)
+    if folder is None:
+        searched = ", ".join(str(candidate) for candidate in candidates)
+        raise WorldError(f"no world {str(name_or_folder)!r}: looked for world.yaml in {searched}")
     try:
-        world = _load(found[0].resolve())
+        world = _load(folder.resolve())
         world.reference.refresh()
-    except (ReferenceError, DatasetError) as error:
-        raise WorldError(f"{found[0]}: its reference cannot be used: {error}") from error
+    except (ReferenceDataError, DatasetError) as error:
+        raise WorldError(f"{folder}: its reference cannot be used: {error}") from error
     return world
 
 
 @lru_cache(maxsize=8)
 def _load(folder: Path) -> World:
-    described = yaml.safe_load((folder / "world.yaml").read_text())
-    for part in ("statistics.nc", "climatology.nc", "static.nc"):
-        if not (folder / part).exists():
-            raise WorldError(f"{folder}: the world has no {part}")
+    described = read_checked(folder / "world.yaml", Description, "a world", WorldError)
+    for needed in ("statistics.nc", "climatology.nc", "static.nc"):
+        if not (folder / needed).exists():
+            raise WorldError(f"{folder}: the world has no {needed}")
     statistics = Statistics.load(folder / "statistics.nc")
-    if statistics.world != described["name"]:
-        raise WorldError(f"{folder}/statistics.nc belongs to {statistics.world!r}, not to {described['name']!r}")
-    grid = get_grid(described["grid"])
-    reference = _reference(folder, described.get("states"), grid)
+    if statistics.world != described.name:
+        raise WorldError(f"{folder}/statistics.nc belongs to {statistics.world!r}, not to {described.name!r}")
+    grid = get_grid(described.grid)
+    reference = _reference(folder, described.states, grid)
     if not reference.grid.matches(grid):
         raise WorldError(f"{folder}: the reference is on a {reference.grid.shape} grid, not on {grid.name}")
     with xr.open_dataset(folder / "climatology.nc", engine="h5netcdf") as file:
@@ -130,17 +163,17 @@ def _load(folder: Path) -> World:
         orography = file["geopotential_at_surface"].values.astype(np.float32) / np.float32(GRAVITY)
         land = file["land_sea_mask"].values.astype(np.float32)
     return World(
-        described["name"], grid, folder, reference, statistics, climatology, orography, land,
-        described.get("reference", ""),
+        described.name, grid, folder, reference, statistics, climatology, orography, land, described.reference
     )  # fmt: skip
 
 
-def _reference(folder: Path, place: str | None, grid: Grid) -> Reference:
-    if place is None:
+def _reference(folder: Path, states: str | None, grid: Grid) -> Reference:
+    """Open the reference of a world in `folder`; `states` as in `Description`."""
+    if states is None:
         return Reference(folder / "reference")
-    if is_url(place):
-        return ProductReference(place, grid)
-    return Reference(folder / place) if is_dataset(folder / place) else ProductReference(str(folder / place), grid)
+    if is_url(states):
+        return ProductReference(states, grid)
+    return Reference(folder / states) if is_dataset(folder / states) else ProductReference(str(folder / states), grid)
 
 
 def build_world(
@@ -157,14 +190,15 @@ def build_world(
 
     Args:
         data: the folder of the nature run or the dataset.
-        folder: the world's, made here.
-        name: the world's.
-        training_years: years whose statistics and climatology describe the world.
-        times: of a reference that is copied into the world, none of them in a training year, rounded to 0.03 standard
-            deviations and split into files of a week. None: the reference is `data` itself, as it stands and grows.
-        description: a sentence on it.
-        statistics: to normalise with instead of the training years' own, such as FengWu's.
-        kind: of reference, for models that were made elsewhere: `era5`, `operational`, or none.
+        folder: the world's folder, made here.
+        name: the world's name.
+        training_years: years that the statistics and the climatology are computed from.
+        times: times of `data` that are copied into the world as its reference, rounded to 0.03 standard deviations and
+            split into files of a week; none of them is in a training year. None: the reference is `data` itself, with
+            what is added to it later.
+        description: a sentence on the world.
+        statistics: statistics to normalise with in place of the training years', such as FengWu's.
+        kind: `era5`, `operational` or empty, see `Description.reference`.
 
     Raises:
         WorldError: training years are sampled or hold no state, or `data` has no static fields.
@@ -181,8 +215,8 @@ def build_world(
     folder.mkdir(parents=True, exist_ok=True)
     mean, std, coefficients = _describe(reference, training)
     made_from = f"{data.name}, years {', '.join(map(str, training_years))}, {len(training)} states"
-    own = Statistics(mean, std, name, made_from) if statistics is None else replace(statistics, world=name)
-    own.save(folder / "statistics.nc")
+    normalisation = Statistics(mean, std, name, made_from) if statistics is None else replace(statistics, world=name)
+    normalisation.save(folder / "statistics.nc")
     rounded = _round(coefficients, 0.03 * std[:, None, None])
     dataset = xr.Dataset(
         {"coefficients": (("term", "channel", "latitude", "longitude"), rounded, {"description": made_from})},
@@ -199,15 +233,19 @@ def build_world(
     else:
         for start in range(0, len(times), 28):
             _write_sample(reference, folder / "reference", times[start : start + 28], std)
-    (folder / "world.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    write_whole(folder / "world.yaml", write_yaml(described).encode())
 
 
 def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Mean (69,), standard deviation (69,) and harmonic coefficients (5, 69, H, W), in one pass over the states."""
+    """Return mean (69,), standard deviation (69,) and harmonics (5, 69, H, W), from one pass over the states."""
     basis = annual_basis(times).astype(np.float64)
     weights = reference.grid.weights / reference.grid.weights.sum()
     first = reference.array(times[0]).astype(np.float64)
-    projected, total, square = np.zeros((basis.shape[1], *first.shape)), np.zeros(69), np.zeros(69)
+    projected, total, square = (
+        np.zeros((basis.shape[1], *first.shape)),
+        np.zeros(CHANNEL_COUNT),
+        np.zeros(CHANNEL_COUNT),
+    )
     origin = (first * weights).sum((1, 2))[:, None, None]  # near the mean: variances without cancellation
     for row, time in zip(basis, times, strict=True):
         departure = reference.array(time) - origin
@@ -222,22 +260,23 @@ def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, N
 
 
 def _round(values: NDArray, step: NDArray | float) -> NDArray[np.float32]:
-    """Round to a multiple of the power of two at or below `step`: the zero bits that follow compress away."""
+    """Round to multiples of the power of two at or below `step`, so that values end in zero bits, which compress."""
     power = np.exp2(np.floor(np.log2(step)))
     return (np.round(values / power) * power).astype(np.float32)
 
 
 def _write_sample(reference: Reference, folder: Path, times: NDArray, std: NDArray) -> None:
-    """One file of a packaged reference, rounded to 0.03 standard deviations."""
+    """Write one file of a packaged reference, rounded to 0.03 standard deviations."""
     write_netcdf(folder / f"{str(times[0])[:10]}.nc", (_rounded(reference, time, std) for time in times), {}, level=9)
 
 
 def _rounded(reference: Reference, time: np.datetime64, std: NDArray) -> xr.Dataset:
+    """Return the state and the extra fields at a time, rounded, in the units of WeatherBench2's files."""
     array = _round(reference.array(time), 0.03 * std[:, None, None])
     dataset = to_dataset(make_state(array, reference.grid, time))
     steps = {"tp6h": 1e-5, "olr": 1.0, "td2m": 0.1, "ps": 20.0}  # in the unit of the file
     for short, field in reference.surface(time, reference.surface_names(time)).items():
-        name, _, factor = SURFACE_FIELDS[str(short)]
+        name, _, factor = EXTRA_FIELDS[str(short)]
         values = _round(field.values / np.float32(factor), steps[str(short)])
         dataset[name] = (("time", "latitude", "longitude"), values[None])
     return dataset

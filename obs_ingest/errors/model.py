@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS
 from dacycle.forecast_adapter.grid import interpolate_to_points
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.table import LEVEL_VARIABLES
@@ -114,13 +114,11 @@ An estimate, supported by the 1.25 K that remain at European stations on a 0.56-
 HUMIDITY_TOP = 20000.0
 """Pa; humidity above this level is not used, because sensors cannot measure it there."""
 
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
-
 
 def _at(profile: Profile, pressure: ArrayLike) -> ArrayLike:
     """Return the profile at each pressure, linear in log p, constant beyond its ends."""
     if isinstance(profile, tuple):
-        return np.interp(np.log(np.asarray(pressure, float)), _LOG_LEVELS, profile)
+        return np.interp(np.log(np.asarray(pressure, float)), LOG_LEVELS, profile)
     return profile
 
 

@@ -10,65 +10,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, index
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
+from dacycle.forecast_adapter.physics import LAPSE_RATE, station_pressure_ratio
 from dacycle.obs_ingest.operators.learned import LearnedFields, over_periods
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 
 __all__ = [
-    "LAPSE_RATE",
     "MSL_HEIGHT_LIMIT",
-    "dewpoint",
     "equivalents",
-    "specific_humidity",
-    "station_pressure_ratio",
-    "wind_components",
-    "wind_direction",
 ]
-
-LAPSE_RATE = 0.0065
-"""K per metre, of the standard atmosphere."""
 
 MSL_HEIGHT_LIMIT = 750.0
 """Metres; above it, pressure reduced to sea level depends more on the reduction than on the air."""
 
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
 _SURFACE = ("t2m", "msl", "u10", "v10")
-
-
-def station_pressure_ratio(elevation: ArrayLike) -> NDArray:
-    """Pressure at a height (m) over pressure at sea level in the standard atmosphere (ICAO 1993)."""
-    return (1 - LAPSE_RATE * np.asarray(elevation, float) / 288.15) ** 5.25588
-
-
-def specific_humidity(dewpoint: ArrayLike, pressure: ArrayLike) -> NDArray:
-    """Specific humidity (kg/kg) of air with a dewpoint (K) at a pressure (Pa).
-
-    Vapour pressure over water: Bolton (1980, doi:10.1175/1520-0493(1980)108<1046:TCOEPT>2.0.CO;2), equation 10.
-    """
-    celsius = np.asarray(dewpoint, float) - 273.15
-    vapour = 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
-    return 0.622 * vapour / (np.asarray(pressure, float) - 0.378 * vapour)
-
-
-def dewpoint(humidity: ArrayLike, pressure: ArrayLike) -> NDArray:
-    """Dewpoint (K) of air with a specific humidity (kg/kg, above 0) at a pressure (Pa): inverts `specific_humidity`."""
-    q = np.asarray(humidity, float)
-    ratio = np.log(q * np.asarray(pressure, float) / (0.622 + 0.378 * q) / 611.2)
-    return 273.15 + 243.5 * ratio / (17.67 - ratio)
-
-
-def wind_components(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:
-    """Eastward and northward wind (m/s) from the direction (degrees) it blows from; calm needs no direction."""
-    angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
-    return -speed * np.sin(angle), -speed * np.cos(angle)
-
-
-def wind_direction(u: ArrayLike, v: ArrayLike) -> NDArray:
-    """Degrees from north, in [0, 360), that a wind with these components (m/s) blows from; of a calm any."""
-    return np.rad2deg(np.arctan2(-np.asarray(u, float), -np.asarray(v, float))) % 360
 
 
 def equivalents(
@@ -137,8 +95,8 @@ def _upper_air(model: NDArray, table: pd.DataFrame, state: NDArray, grid: Grid) 
     columns = interpolate_to_points(state[4:], grid, points.real, points.imag)
     columns = columns.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
     log_pressure = np.log(pressure[rows])
-    upper = np.clip(np.searchsorted(_LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)
-    weight = (log_pressure - _LOG_LEVELS[upper]) / (_LOG_LEVELS[upper + 1] - _LOG_LEVELS[upper])
+    upper = np.clip(np.searchsorted(LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)
+    weight = (log_pressure - LOG_LEVELS[upper]) / (LOG_LEVELS[upper + 1] - LOG_LEVELS[upper])
     variable = codes[rows] - first
     model[rows] = columns[variable, upper, back] * (1 - weight) + columns[variable, upper + 1, back] * weight
 

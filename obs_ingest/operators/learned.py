@@ -19,8 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import NAMES, PLANES
-from dacycle.forecast_adapter.grid import Grid, GridError, get_grid, interpolate_to_points
-from dacycle.forecast_adapter.models.onnxfile import ModelFileError, digest, open_session, read_metadata
+from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
+from dacycle.forecast_adapter.models.onnxfile import ModelFileError, OnnxFile, open_session, read_metadata
 from dacycle.obs_ingest.table import PLANE_VARIABLES, VARIABLES
 
 if TYPE_CHECKING:
@@ -90,15 +90,9 @@ class LearnedOperator:
     def __init__(self, path: Path | str, threads: int = 1) -> None:
         self.path = Path(path)
         self._session = open_session(self.path, threads)
-        self.metadata = read_metadata(self._session)
-        _check_metadata(self.path, self.metadata)
-        self.name: str = self.metadata["name"]
-        self.world: str = self.metadata["world"]
-        try:
-            self.grid = get_grid(self.metadata["grid"])
-        except GridError as error:
-            raise ModelFileError(f"{self.path}: {error}") from error
-        self.digest = digest(self.path)
+        file = OnnxFile(self.path, self._session, operator_metadata("", "", "", "", {}), ("channels", "planes"))
+        self.metadata, self.name, self.world = file.metadata, file.name, file.world
+        self.grid, self.digest = file.grid, file.digest
         self.std = {PLANE_VARIABLES[plane]: float(self.metadata["plane_std"][plane]) for plane in LEARNED}
         _check_tensors(self.path, self._session, self.grid.shape)
 
@@ -211,16 +205,6 @@ def load_operator(name_or_file: str | Path | None, world: World, threads: int = 
 def _world_and_grid(path: Path) -> tuple[str, str]:
     metadata = read_metadata(path)
     return metadata["world"], metadata["grid"]
-
-
-def _check_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    needed = operator_metadata("", "", "", "", {})
-    missing = [key for key in needed if key not in metadata]
-    if missing:
-        raise ModelFileError(f"{path}: its metadata lack {', '.join(missing)}; export it with `dacycle export`")
-    for key in ("kind", "channels", "planes"):
-        if metadata[key] != needed[key]:
-            raise ModelFileError(f"{path}: its {key} is not that of an observation operator")
 
 
 def _check_tensors(path: Path, session: Any, shape: tuple[int, int]) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, NAMES, index
+from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
-from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT, station_pressure_ratio
+from dacycle.forecast_adapter.physics import station_pressure_ratio
+from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
 from dacycle.obs_ingest.quality.limits import beyond_limits, other_unit
 from dacycle.obs_ingest.quality.spatial import buddy_check, spatial_consistency
 from dacycle.obs_ingest.quality.station_lists import StationList, has_station
@@ -118,7 +119,6 @@ class BackgroundAtRows:
 
 
 _KEPT, _WITHHELD, _REJECTED, _LATE = range(len(USES))
-_LOG_LEVELS = np.log(np.array(LEVELS, float) * 100)
 _SCREEN_LEVEL = [VARIABLES.index(name) for name in ("t2m", "td2m")]
 
 
@@ -290,7 +290,7 @@ def _background_error(table: pd.DataFrame, codes: NDArray, background_error: NDA
     for name in LEVEL_VARIABLES:
         rows = codes == VARIABLES.index(name)
         first = NAMES.index(f"{name}{LEVELS[0]}")
-        error[rows] = np.interp(log_pressure[rows], _LOG_LEVELS, background_error[first : first + len(LEVELS)])
+        error[rows] = np.interp(log_pressure[rows], LOG_LEVELS, background_error[first : first + len(LEVELS)])
     return error
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["SALT", "WITHHELD", "WITHHELD_KM", "withhold"]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.operators.columns import dewpoint, wind_direction
+from dacycle.forecast_adapter.physics import GRAVITY, dewpoint, wind_direction
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError
 
 __all__ = ["BULLETIN", "encode_synops", "encode_temps"]
@@ -166,7 +166,7 @@ def _temp(identity: dict[str, NDArray], pressure: NDArray, values: NDArray, rece
         "#1#timeSignificance": 18,  # the time is that of the launch
         "extendedVerticalSoundingSignificance": np.full(len(pressure), _STANDARD_LEVEL),
         "pressure": pressure,
-        "nonCoordinateGeopotentialHeight": np.rint(z / _GRAVITY),
+        "nonCoordinateGeopotentialHeight": np.rint(z / GRAVITY),
         "airTemperature": t,
         "dewpointTemperature": dewpoint(np.maximum(q, _DRIEST), pressure),
         "windDirection": direction,

@@ -5,6 +5,7 @@ import pandas as pd
 
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, conservative_average
+from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import standard_error
 from dacycle.obs_ingest.simulation.stations import Simulated, hour_of
@@ -12,8 +13,6 @@ from dacycle.obs_ingest.sources.base import Inventory, duration
 from dacycle.obs_ingest.table import VARIABLES, ObservationError, make_table, site_names
 
 __all__ = ["Mask", "Olr"]
-
-_STEP = np.timedelta64(6, "h")
 
 
 class Olr(Simulated):
@@ -56,7 +55,7 @@ class Olr(Simulated):
         return bool(hour_of(time) % self._hours == 0)
 
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
-        fields = [self.world.reference.surface(time - k * _STEP)["olr"].values for k in range(self._hours // 6)]
+        fields = [self.world.reference.surface(time - k * STEP)["olr"].values for k in range(self._hours // 6)]
         truth = conservative_average(np.mean(fields, axis=0), self.world.grid, self._raster).ravel().astype(float)
         n = len(truth)
         error = standard_error("olr", truth)

@@ -18,18 +18,16 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import LEVELS, index
 from dacycle.forecast_adapter.grid import interpolate_to_points
+from dacycle.forecast_adapter.physics import DEWPOINT_LAPSE_RATE, LAPSE_RATE
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import HUMIDITY_TOP, level_errors, standard_error
-from dacycle.obs_ingest.operators.columns import LAPSE_RATE, MSL_HEIGHT_LIMIT
+from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
 from dacycle.obs_ingest.sources.base import Inventory, duration, take_inventory
 from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import VARIABLES, ObservationError, empty_table, make_table, site_names
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["DEWPOINT_LAPSE_RATE", "Simulated", "Sondes", "Stations", "hour_of"]
-
-DEWPOINT_LAPSE_RATE = 0.0045
-"""K per metre by which dewpoint falls with station height; it is less than that of temperature."""
+__all__ = ["Simulated", "Sondes", "Stations", "hour_of"]
 
 _PRESSURES = np.array(LEVELS, float) * 100
 _PRECIPITATION_THRESHOLD = 0.1  # kg m-2, the least a rain gauge reports

@@ -19,8 +19,15 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 
 from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.forecast_adapter.physics import (
+    DRY_AIR_GAS_CONSTANT,
+    GRAVITY,
+    KAPPA,
+    humidity_from_dewpoint,
+    virtual_temperature,
+    wind_components,
+)
 from dacycle.obs_ingest.errors.model import HUMIDITY_TOP
-from dacycle.obs_ingest.operators.columns import specific_humidity, wind_components
 
 __all__ = ["GAP", "POSSIBLE", "STANDARD", "SUPERADIABATIC", "THICKNESS_ERROR", "above_ground", "standard_levels"]
 
@@ -44,10 +51,6 @@ in tens of metres, which alone causes up to 98 m2/s2; the first number is twice 
 
 _COARSE, _THICK = 0.5, np.log(2.01)
 """ln p; layers with a wider gap between temperatures, or thicker than from 100 to 50 hPa, are not integrated."""
-
-_GRAVITY = 9.80665
-_GAS_CONSTANT = 287.05  # J kg-1 K-1, of dry air
-_KAPPA = 2 / 7
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def standard_levels(
     # A rejected level is not replaced by interpolation between its neighbours.
     lost = np.isin(STANDARD, pressure[impossible | unstable | broken])
     z[lost] = t[lost] = td[lost] = np.nan
-    q = np.where(STANDARD >= HUMIDITY_TOP, specific_humidity(td, STANDARD), np.nan)
+    q = np.where(STANDARD >= HUMIDITY_TOP, humidity_from_dewpoint(td, STANDARD), np.nan)
     return np.stack([z, q, u, v, t])
 
 
@@ -134,9 +137,8 @@ def _superadiabatic(profile: _Profile, tolerance: float) -> NDArray[np.bool_]:
     """Return both levels (n,) of each layer that is too unstable, but at the ground, where a hot surface causes it."""
     rows = _distinct(profile.pressure, profile.t)
     pressure, t = profile.pressure[rows], profile.t[rows]
-    lifted = (
-        t[1:] * (pressure[:-1] / pressure[1:]) ** _KAPPA
-    )  # the lower level's air after dry ascent to the upper level
+    # the lower level's air after dry ascent to the upper level
+    lifted = t[1:] * (pressure[:-1] / pressure[1:]) ** KAPPA
     bad = (t[:-1] < lifted - tolerance * SUPERADIABATIC) & (pressure[1:] < profile.ground)
     unstable = np.zeros(len(profile.pressure), bool)
     unstable[rows[:-1][bad]] = unstable[rows[1:][bad]] = True
@@ -156,13 +158,13 @@ def _geopotential(
     """
     rows = _distinct(profile.pressure, np.where(np.isin(profile.pressure, STANDARD), z, np.nan))
     at = np.append(profile.pressure[rows], profile.ground)
-    chain = np.append(z[rows], _GRAVITY * elevation)
+    chain = np.append(z[rows], GRAVITY * elevation)
     height = _hydrostatic_height(profile, np.concatenate([at, STANDARD]))
     excess = chain - height[: len(at)]
     depth = np.diff(np.log(at))
     integrated = (depth <= _THICK) & (_coarseness(profile, at) <= _COARSE)
     absolute, warmth = THICKNESS_ERROR
-    off = integrated & (abs(np.diff(excess)) > tolerance * (absolute + warmth * _GAS_CONSTANT * depth))
+    off = integrated & (abs(np.diff(excess)) > tolerance * (absolute + warmth * DRY_AIR_GAS_CONSTANT * depth))
 
     wrong = np.append(True, off) & np.append(off, False)  # the last is the station, which has no other layer
     breaks = np.nonzero(off & ~wrong[:-1] & ~wrong[1:])[0]
@@ -200,11 +202,11 @@ def _hydrostatic_height(profile: _Profile, at: NDArray) -> NDArray:
     wet = _distinct(profile.pressure, profile.td)
     q = np.zeros(len(rows))
     if len(wet):
-        humidity = specific_humidity(profile.td[wet], profile.pressure[wet])
+        humidity = humidity_from_dewpoint(profile.td[wet], profile.pressure[wet])
         q = np.interp(x[rows], x[wet], humidity, left=0.0)
-    virtual = profile.t[rows] * (1 + 0.608 * q)
+    virtual = virtual_temperature(profile.t[rows], q)
     grid = np.union1d(x[rows], np.log(at))
-    height = -_GAS_CONSTANT * cumulative_trapezoid(np.interp(grid, x[rows], virtual), grid, initial=0)
+    height = -DRY_AIR_GAS_CONSTANT * cumulative_trapezoid(np.interp(grid, x[rows], virtual), grid, initial=0)
     inside = (at >= profile.pressure[rows[0]]) & (at <= profile.pressure[rows[-1]])
     return np.where(inside, height[np.searchsorted(grid, np.log(at))], np.nan)
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.physics import wind_components
 from dacycle.obs_ingest.errors.model import standard_error
-from dacycle.obs_ingest.operators.columns import wind_components
 from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, take_inventory
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
 from dacycle.obs_ingest.table import (

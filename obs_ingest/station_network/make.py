@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-EARTH_RADIUS_KM = 6371.0
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
+
 SPACING_KM = 60.0
 LONELY_KM = 300.0
 KEPT_SHARE = 0.45

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from dacycle.assimilators.balance import GAS_CONSTANT, LAYERS, thickness_imbalance
+from dacycle.assimilators.balance import LAYER_NAMES, thickness_imbalance
 from dacycle.assimilators.base import Analysis, AssimilatorError
 from dacycle.assimilators.incremental import Incremental
-from dacycle.assimilators.step import Guards, assimilate
+from dacycle.assimilators.step import StepGuards, assimilate
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
+from dacycle.forecast_adapter.physics import DRY_AIR_GAS_CONSTANT
 from dacycle.forecast_adapter.scores import zonal_power_spectrum
 from tests.worlds import Nudge, profile
 
@@ -111,7 +112,7 @@ def test_the_step_keeps_humidity_positive_on_the_fine_grid() -> None:
 
     std = profile()[1]
     method = Incremental(Drying("tiny"), FINE)
-    result = assimilate(method, background()[None], *observed(290, (10, 20)), Guards(1e9, water_limit=1e9), std)
+    result = assimilate(method, background()[None], *observed(290, (10, 20)), StepGuards(1e9, water_limit=1e9), std)
     assert result.status == ["degraded"]  # one observation
     assert result.state[0, GROUPS["q"]].min() >= 0
     assert result.clipped_water[0] > 0
@@ -128,7 +129,7 @@ def hydrostatic(grid: Grid, temperature: NDArray) -> NDArray[np.float32]:
     """A dry state in balance with temperatures (13, H, W)."""
     state = np.zeros((69, *grid.shape), np.float64)
     state[GROUPS["t"]] = temperature
-    thickness = GAS_CONSTANT * np.diff(np.log(LEVELS))[:, None, None] * (temperature[1:] + temperature[:-1]) / 2
+    thickness = DRY_AIR_GAS_CONSTANT * np.diff(np.log(LEVELS))[:, None, None] * (temperature[1:] + temperature[:-1]) / 2
     upwards = np.cumsum(thickness[::-1], axis=0)[::-1]
     state[GROUPS["z"]] = np.concatenate([upwards, np.zeros((1, *grid.shape))])
     return state
@@ -144,5 +145,5 @@ def test_warming_with_its_thickness_is_in_balance_and_without_it_is_not() -> Non
     changes = np.abs((warm - cold)[1:] + (warm - cold)[:-1])[:, 0, 0] / 2
     found = thickness_imbalance(before, after, COARSE.weights)
     np.testing.assert_allclose(found, changes, rtol=1e-6)
-    assert len(found) == len(LAYERS)
-    assert LAYERS[0] == "50-100"
+    assert len(found) == len(LAYER_NAMES)
+    assert LAYER_NAMES[0] == "50-100"

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from dacycle.assimilators import Analysis, Guards, StepResult, assimilate
-from dacycle.assimilators.step import water_column
+from dacycle.assimilators import Analysis, StepGuards, StepResult, assimilate
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.scores import water_column
 
 GRID = get_grid("5.625deg")
 SHAPE = (1, len(NAMES), *GRID.shape)
 STD = np.linspace(1, 3, len(NAMES)).astype(np.float32)
-GUARDS = Guards(increment_limit=6.0, cold_factor=2.0, water_limit=0.5, minimum_observations=10)
+GUARDS = StepGuards(increment_limit=6.0, cold_factor=2.0, water_limit=0.5, minimum_observations=10)
 
 
 @dataclass
@@ -125,7 +125,7 @@ def test_an_increment_beyond_the_limit_falls_back_and_a_cold_start_allows_more()
 def test_humidity_is_never_negative_and_the_clipped_water_is_recorded(change: NDArray) -> None:
     increment = np.zeros(SHAPE[1:], np.float32)
     increment[GROUPS["q"]] = change
-    result = assimilate(Adding(increment), background(), *observations(50), Guards(water_limit=np.inf), STD)
+    result = assimilate(Adding(increment), background(), *observations(50), StepGuards(water_limit=np.inf), STD)
     assert result.state[0, GROUPS["q"]].min() >= 0
     before = (background() + increment)[0, GROUPS["q"]]
     expected = water_column(result.state[0, GROUPS["q"]] - before, GRID.weights)

@@ -11,11 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.cycler.archive.branches import Archive, Branch, Writer
+from dacycle.cycler.archive.record import CycleRecord, SourceRecord
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.table import add_departures, check_table
-from tests.worlds import _smooth
+from tests.worlds import smooth
 
 START = pd.Timestamp("2024-01-02T00")
 
@@ -51,10 +52,12 @@ def make_run(
     archive, asked = Archive(folder, create=True), experiment(world, **changes)
     digests = {"experiment": asked.digest, "model": model_digest, "assimilator": "a" * 64}
     with archive.write(asked) as writer:
-        if writer.next_time is None:
+        if writer.next_time is None and asked.cold_start.from_ is not None:
+            writer.fork()
+        elif writer.next_time is None:
             before = [START - 2 * STEP, START - STEP]
             frames = np.stack([world.climatology.at(np.datetime64(time, "h")) for time in before])
-            writer.commit_start(frames, before, {"digests": digests})
+            writer.commit_start(frames, digests)
         while writer.next_time < START + cycles * STEP:
             number = int((writer.next_time - START) / STEP)
             _commit(writer, world, writer.next_time, error, digests, np.random.default_rng([seed, number]))
@@ -65,31 +68,31 @@ def _commit(
     writer: Writer, world: World, time: pd.Timestamp, error: float, digests: dict[str, str], rng: np.random.Generator
 ) -> None:
     truth = world.reference.array(np.datetime64(time, "h"))
-    noise = error * world.statistics.std[:, None, None] * _smooth(rng, len(truth))
+    noise = error * world.statistics.std[:, None, None] * smooth(rng, len(truth))
     background, analysis = (truth + 1.5 * noise).astype(np.float32), (truth + noise).astype(np.float32)
     humid = slice(17, 30)
     background[humid], analysis[humid] = np.maximum(background[humid], 0), np.maximum(analysis[humid], 0)
     table = departures(world, time, background, analysis, rng)
     fallback = time.hour == 6 and time.day == 3
     uses = table["use"].value_counts().to_dict()
-    record = {
-        "experiment": writer.name,
-        "status": "fallback" if fallback else "ok",
-        "reason": "increment of t850 reaches 7.1 standard deviations, the limit is 6.0" if fallback else "",
-        "uses": {name: int(count) for name, count in uses.items()},
-        "sources": {name: _inventory(name, time) for name in ("stations", "sondes")},
-        "digests": {**digests, "observations": cycle_id(time)},
-    }
-    writer.commit_cycle(time, background, background if fallback else analysis, table, record, {})
+    record = CycleRecord(
+        time=time,
+        status="fallback" if fallback else "ok",
+        digests={**digests, "observations": cycle_id(time)},
+        experiment=writer.name,
+        reason="increment of t850 reaches 7.1 standard deviations, the limit is 6.0" if fallback else "",
+        uses={name: int(count) for name, count in uses.items()},
+        sources={name: _source(name, time) for name in ("stations", "sondes")},
+    )
+    writer.commit_cycle(background, background if fallback else analysis, table, record, {})
 
 
-def _inventory(name: str, time: pd.Timestamp) -> dict[str, object]:
+def _source(name: str, time: pd.Timestamp) -> SourceRecord:
     """What a source found: 40 of 42 reports, and on 2 January at 12 UTC a damaged message."""
     damaged = name == "sondes" and time == pd.Timestamp("2024-01-02T12")
-    counts = {"found": 42, "decoded": 40, "missing": 2, "late": 1, "latency": 50.0}
     skipped = {"not readable": 1} if damaged else {}
     problems = ["temp.bufr, message 3: <truncated>"] if damaged else []
-    return {"source": name, **counts, "skipped": skipped, "values": {}, "files": [], "problems": problems}
+    return SourceRecord(name, 42, 40, 2, 1, 50.0, skipped=skipped, values={}, files=[], problems=problems)
 
 
 def departures(

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dacycle.cycler.archive.branches import Record, open_experiment
+from dacycle.cycler.archive.branches import open_experiment
+from dacycle.cycler.archive.record import CycleRecord
 
 START, END = pd.Timestamp("2024-01-02T12"), pd.Timestamp("2024-01-03T12")
 CYCLES = 5
@@ -40,6 +41,6 @@ def cutoff_passed_until(time: pd.Timestamp) -> list[dict[str, str]]:
     return [{"source": "stations", "cutoff": f"{minutes}min"}]
 
 
-def records(archive: Path, name: str = "tiny") -> list[Record]:
+def records(archive: Path, name: str = "tiny") -> list[CycleRecord]:
     """What the archive holds of each cycle."""
     return open_experiment(archive, name).records

@@ -19,6 +19,8 @@ from dacycle.forecast_adapter.grid import (
     get_grid,
     great_circle_km,
     interpolate_to_points,
+    regrid,
+    regridding,
 )
 
 
@@ -93,6 +95,9 @@ class TestNamedGrids:
             ("5.625deg", (32, 64), 87.1875, -87.1875),
             ("1.5deg", (121, 240), 90, -90),
             ("0.25deg", (721, 1440), 90, -90),
+            ("1.40625deg", (128, 256), 89.296875, -89.296875),
+            ("181x360", (181, 360), 90, -90),
+            ("180x360", (180, 360), 89.5, -89.5),
         ],
     )
     def test_shape_and_rows(self, name: str, shape: tuple[int, int], first: float, last: float) -> None:
@@ -220,6 +225,18 @@ class TestConservativeAverage:
     def test_fields_on_another_grid_are_refused(self) -> None:
         with pytest.raises(GridError, match=r"\(32, 64\).*1\.5deg"):
             conservative_average(np.ones((32, 64)), get_grid("1.5deg"), get_grid("5.625deg"))
+
+
+class TestRegrid:
+    @pytest.mark.parametrize(
+        ("target", "how"),
+        [("18x36", "conservative"), ("18x144", "bilinear"), ("72x36", "bilinear"), ("36x72", "none")],
+    )
+    def test_only_a_grid_coarser_along_both_axes_is_averaged_to(self, target: str, how: str) -> None:
+        source, fields = get_grid("36x72"), noise(get_grid("36x72"), 1)
+        assert regridding(source, get_grid(target)) == how
+        method = {"conservative": conservative_average, "bilinear": bilinear}.get(how, lambda fields, *_: fields)
+        assert_array_equal(regrid(fields, source, get_grid(target)), method(fields, source, get_grid(target)))
 
 
 class TestBilinear:

@@ -1,7 +1,5 @@
 """Scores against hand values, against independent libraries and as mathematics."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scores as independent
@@ -67,11 +65,21 @@ def test_area_weights_on_a_grid_with_poles():
     assert scores.region_means(cap, grid)[GLOBE] == pytest.approx(1 - np.sin(np.deg2rad(60.75)), rel=1e-6)
 
 
-def test_regions_are_a_partition_of_the_globe():
-    weights = scores.region_weights(GRID)
+@pytest.mark.parametrize("name", ["5.625deg", "1.5deg", "0.25deg"])
+def test_regions_are_a_partition_of_the_globe(name):
+    weights = scores.region_weights(get_grid(name))
     np.testing.assert_allclose(weights.sum(axis=1), 1)
     inside = weights[1:] > 0
     assert (inside.sum(axis=0) == 1).all()
+
+
+@pytest.mark.parametrize(("latitude", "region"), [(20.0, "northern extratropics"), (-20.0, "southern extratropics")])
+def test_a_row_at_exactly_20_degrees_is_extratropical(latitude, region):
+    grid = get_grid("0.25deg")
+    row = np.zeros(grid.shape, np.float32)
+    row[grid.latitude == latitude] = 1
+    means = dict(zip(scores.REGIONS, scores.region_means(row, grid), strict=True))
+    assert {name for name, mean in means.items() if mean > 0} == {"globe", region}
 
 
 def test_a_missing_value_is_never_averaged_away():
@@ -199,6 +207,15 @@ def test_lead_time_lost_by_hand():
     # An analysis as good as a 6-h forecast that never catches up; the last error lies beyond the reference's.
     np.testing.assert_allclose(scores.lead_time_lost(leads, reference + 1, reference), [6, 6, 6, 6, np.nan])
     np.testing.assert_allclose(scores.lead_time_lost(leads, reference + 0.25, reference)[:4], 1.5)
+
+
+def test_lead_time_lost_takes_the_first_lead_at_which_a_wavering_reference_has_the_error():
+    leads = np.array([0.0, 6.0, 12.0, 18.0, 24.0])
+    # Errors of few forecasts may fall: 1.8 is first reached after 5.4 h, 2.8 after 11.4 h although the last is 2.5.
+    dip = scores.lead_time_lost(leads, np.full(5, 1.8), np.array([0.0, 2.0, 1.0, 1.5, 3.0]))
+    np.testing.assert_allclose(dip, 5.4 - leads)
+    fall = scores.lead_time_lost(leads, np.full(5, 2.8), np.array([0.0, 1.0, 3.0, 2.9, 2.5]))
+    np.testing.assert_allclose(fall, 11.4 - leads)
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=4, max_size=20), st.floats(0, 5))

@@ -16,12 +16,13 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dacycle.cycler.timing.ingest import bufr_message
+from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.sources.ingested import ingest
 from dacycle.obs_ingest.sources.surface import LOST, VALUES
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
+from tests.obs_ingest.helpers import observations
 from tests.obs_ingest.sources import test_ghcnh, test_isd
 
 PAGE = b"<!DOCTYPE html><html><body><h1>503 Service Unavailable</h1></body></html>\n"
@@ -61,8 +62,8 @@ def madis(path: Path) -> None:
 
 
 def synop(path: Path) -> None:
-    rng = np.random.default_rng(1)
-    path.write_bytes(b"".join(bufr_message(1, number, rng) for number in range(3)))
+    reports = (observations("t2m", [285.0], latitude=latitude) for latitude in (50.0, 51.0, 52.0))
+    path.write_bytes(b"".join(map(encode_synops, reports)))
 
 
 def olr(path: Path) -> None:
@@ -104,7 +105,7 @@ FORMATS = {
     "metar csv": Format("metar", "a.csv", metar_csv),
     "metar text": Format("metar", "a.txt", metar_text),
     "metar parquet": Format("metar", "a.parquet", madis),
-    "bufr": Format("synop_bufr", "a.bufr", synop, "2018-11-02T12", 15),
+    "bufr": Format("synop_bufr", "a.bufr", synop, "2024-01-02T12", 15),
     "netcdf 4": Format("olr_netcdf", "a.nc", olr),
     "netcdf 3": Format("olr_netcdf", "a.nc3", olr),
     "table": Format("table", "20240102T12.parquet", table),

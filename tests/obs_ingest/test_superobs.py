@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import cells, get_grid
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint, station_pressure_ratio
 from dacycle.obs_ingest.errors.model import ERRORS, standard_error
-from dacycle.obs_ingest.operators.columns import equivalents, specific_humidity, station_pressure_ratio
+from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.superobs import grid_observations
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from tests.obs_ingest.helpers import observations
@@ -153,9 +154,9 @@ def test_dewpoint_becomes_humidity_at_the_stations_pressure():
     table = observations("td2m", [283.15], elevation=1000.0, error=1.5)
     result = gridded(table, planes=("q2m",))
     pressure = 101325 * station_pressure_ratio(1000.0)
-    expected = specific_humidity(283.15, pressure)
+    expected = humidity_from_dewpoint(283.15, pressure)
     assert result.values[69].max() == pytest.approx(expected, rel=1e-5)
-    slope = specific_humidity(283.65, pressure) - specific_humidity(282.65, pressure)
+    slope = humidity_from_dewpoint(283.65, pressure) - humidity_from_dewpoint(282.65, pressure)
     assert result.errors[69].max() == pytest.approx(1.5 * slope, rel=1e-4)
     assert expected == pytest.approx(8.5e-3, rel=0.02)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dacycle.cycler.benchmark.page import write_report
 from dacycle.cycler.benchmark.run import cycled_results, load_benchmark, run_cycles, run_single_analyses
-from dacycle.cycler.timing.cycles import machine
+from dacycle.cycler.timing.measure import machine
 
 __all__ = ["app"]
 
@@ -20,9 +20,9 @@ console = Console()
 
 @app.command()
 def benchmark(
-    file: Annotated[Path, typer.Argument(help="What is compared, e.g. deploy/benchmarks/demonstration.yaml.")],
+    file: Annotated[Path, typer.Argument(help="The benchmark's file, e.g. deploy/benchmarks/demonstration.yaml.")],
     out: Annotated[Path, typer.Option(help="Where README.md, CSV and pictures are written.")],
-    kept: Annotated[Path, typer.Option(help="Where scores are kept; what is there is not run again.")] = Path(
+    kept: Annotated[Path, typer.Option(help="Folder that keeps scores; what is there is not run again.")] = Path(
         "runs/benchmark"
     ),
     method: Annotated[list[str] | None, typer.Option(help="Only these methods of the file; may be repeated.")] = None,
@@ -32,20 +32,22 @@ def benchmark(
 
     Example: dacycle benchmark deploy/benchmarks/demonstration.yaml --out docs/benchmark
     """
-    read = load_benchmark(file)
+    comparison = load_benchmark(file)
     if method:
-        unknown = [name for name in method if name not in read.methods]
+        unknown = [name for name in method if name not in comparison.methods]
         if unknown:
-            raise typer.BadParameter(f"{', '.join(unknown)} not among the methods of {file}: {', '.join(read.methods)}")
-        read = read.model_copy(update={"methods": method})
+            raise typer.BadParameter(
+                f"{', '.join(unknown)} not among the methods of {file}: {', '.join(comparison.methods)}"
+            )
+        comparison = comparison.model_copy(update={"methods": method})
     if not cycles:
-        read = read.model_copy(update={"cycled": None})
+        comparison = comparison.model_copy(update={"cycled": None})
     try:
-        single = run_single_analyses(read, kept, say=console.print)
-        run_cycles(read, say=console.print)
+        single = run_single_analyses(comparison, kept)
+        run_cycles(comparison)
     except KeyboardInterrupt:
         console.print("interrupted; what was done is kept, the same command goes on")
         raise typer.Exit(130) from None
     command = shlex.join(["dacycle", *sys.argv[1:]])
     made_by = [f"    {command}", f"on {machine()}."]
-    console.print(str(write_report(read, single, *cycled_results(read), made_by, out)))
+    console.print(str(write_report(comparison, single, cycled_results(comparison), made_by, out)))

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dacycle.common.configuration import write_yaml
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.cli.cycles.run import cycle_time
-from dacycle.cycler.cli.cycles.verify import DEFAULT_ARCHIVE, ArchiveFolder, Name
-from dacycle.cycler.experiment import cycle_id, write_experiment
+from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, cycle_time
+from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report.style import readable_variable
 from dacycle.cycler.report.tables import number
 from dacycle.cycler.verification.desroziers import LIMITS, cycle_sums, estimate, propose
@@ -24,8 +24,8 @@ console = Console()
 
 @app.command()
 def errors(
-    experiment: Name,
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    experiment: ExperimentName,
+    archive: ArchiveFolder,
     since: Annotated[
         str | None, typer.Option("--from", help="First cycle, e.g. 20240108T06; default: the first.")
     ] = None,
@@ -36,44 +36,44 @@ def errors(
 ) -> None:
     """Estimate observation errors from departures (Desroziers et al. 2005), and propose a table.
 
-    By source, variable and level: the error that was assumed, the one estimated with its 95 % interval, the error of
-    the background, and standard deviations of O-B at assimilated, and of O-B and O-A at withheld sites.
+    The table has, by source, variable and level: the assumed error, the estimate with its 95 % interval, the
+    background's error, and the standard deviations of O-B at assimilated and of O-B and O-A at withheld sites.
 
     Example: dacycle errors demo --from 20240108T06 --out errors.yaml
     """
     branch = Archive(archive).branch(experiment)
     if branch.experiment.assimilator == "none":
-        raise ArchiveError(f"{experiment} assimilates nothing: O-A is O-B, and says nothing of errors")
+        raise ArchiveError(f"{experiment} assimilates nothing: O-A equals O-B, so errors cannot be estimated")
     first, last = cycle_time(since), cycle_time(until)
     total = len(branch.times.to_series()[first:last])
     read = track(branch.departures_between(first, last), "departures", total, console=console, transient=True)
     cycles = [(time, cycle_sums(departures)) for time, departures in read]
-    found = estimate(cycles)
-    if found.empty:
+    estimates = estimate(cycles)
+    if estimates.empty:
         stretch = f"from {since or 'its first cycle'} to {until or 'its last'}"
         raise ArchiveError(f"{experiment}: no assimilated value with departures {stretch}: nothing to estimate from")
     title = f"{experiment}: observation errors, {cycle_id(cycles[0][0])} to {cycle_id(cycles[-1][0])}"
-    console.print(_table(found, title))
+    console.print(_table(estimates, title))
     for sentence in LIMITS:
         console.print(f"- {sentence}")
-    proposed = propose(found, branch.experiment.error_table())
+    proposed = propose(estimates, branch.experiment.error_table())
     if not proposed:
         console.print("Nothing is proposed: no estimate has an interval above 0 (that takes eight days of cycles).")
     elif out is None:
         console.print("--out FILE writes the table that these estimates propose.")
     else:
-        out.write_text(write_experiment(proposed))
+        out.write_text(write_yaml(proposed))
         console.print(f"{out}: {len(proposed)} variables; an experiment takes it as `errors: {out}`", soft_wrap=True)
 
 
-def _table(found: pd.DataFrame, title: str) -> Table:
+def _table(estimates: pd.DataFrame, title: str) -> Table:
     table = Table("source", "variable", title=title, title_justify="left")
     numbers = ("hPa", "values", "assumed", "estimated (95 %)", "background", "O-B", "withheld O-B", "withheld O-A")
     for name in numbers:
         table.add_column(name, justify="right")
-    for row in found.to_dict("records"):
+    for row in estimates.to_dict("records"):
         factor, unit = readable_variable(str(row["variable"]))
-        shown = {name: number(factor * float(row[name])) for name in found.columns[4:]}
+        shown = {name: number(factor * float(row[name])) for name in estimates.columns[4:]}
         interval = f" ({shown['low']}–{shown['high']})" if np.isfinite(row["low"]) else ""
         table.add_row(
             str(row["source"]),

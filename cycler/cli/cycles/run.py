@@ -6,15 +6,22 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from dacycle.cycler.archive.branches import Archive, Branch, Record
+from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.cli.options import (
+    ArchiveFolder,
+    ExperimentFile,
+    ExperimentName,
+    Threads,
+    cycle_time,
+    parse_setting,
+    progress_bar,
+    quiet_cycles,
+)
 from dacycle.cycler.cycle.inputs import load_inputs
-from dacycle.cycler.cycle.replay import Cycle
-from dacycle.cycler.cycle.replay import hindcast as run_hindcast
+from dacycle.cycler.cycle.replay import Cycle, run_due_cycles
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,
@@ -23,7 +30,6 @@ from dacycle.cycler.experiment import (
     load_experiment,
     parse_donor,
     parse_experiment,
-    parse_time,
     write_experiment,
 )
 from dacycle.cycler.operations.arrivals import came_after
@@ -32,24 +38,9 @@ from dacycle.cycler.operations.plan import plan as plan_run
 app = typer.Typer()
 console = Console()
 
-ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]
-ArchiveFolder = Annotated[Path, typer.Option("--archive", envvar="DACYCLE_ARCHIVE", help="The archive's folder.")]
-Threads = Annotated[int, typer.Option(help="Threads of the networks; other numbers round differently.")]
-DEFAULT_ARCHIVE = Path("archive")
-
-
-def cycle_time(text: str | None) -> pd.Timestamp | None:
-    """A cycle's time as an option gives it; ExperimentError says what is wrong with it."""
-    if text is None:
-        return None
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise ExperimentError(str(error)) from None
-
 
 @app.command()
-def plan(experiment: ExperimentFile, archive: ArchiveFolder = DEFAULT_ARCHIVE, threads: Threads = 1) -> None:
+def plan(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads = 1) -> None:
     """Show what a run would do: cycles, inputs that are there or missing, cost. Nothing is written.
 
     Example: dacycle plan deploy/experiments/demo.yaml
@@ -64,8 +55,8 @@ def plan(experiment: ExperimentFile, archive: ArchiveFolder = DEFAULT_ARCHIVE, t
     else:
         table.add_row("to run", f"{outlook.cycles or 'all'} cycles, {cycle_id(outlook.first)} to {last}")
         table.add_row("done", f"{outlook.done} cycles")
-        for name, found in outlook.sources.items():
-            table.add_row(f"source {name}", "; ".join(found))
+        for name, contents in outlook.sources.items():
+            table.add_row(f"source {name}", "; ".join(contents))
         seconds = outlook.cycles * outlook.step_seconds
         table.add_row("model", f"{outlook.step_seconds:.3f} s for each 6-h step, {seconds:.0f} s in all")
         table.add_row(
@@ -81,7 +72,7 @@ def plan(experiment: ExperimentFile, archive: ArchiveFolder = DEFAULT_ARCHIVE, t
 @app.command()
 def hindcast(
     experiment: ExperimentFile,
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    archive: ArchiveFolder,
     until: Annotated[
         str | None, typer.Option(help="Last cycle, e.g. 20240110T00; default: the experiment's end.")
     ] = None,
@@ -91,41 +82,40 @@ def hindcast(
         bool, typer.Option("--prefect", help="As a Prefect flow, with forecasts and report, on a server of its own.")
     ] = False,
 ) -> None:
-    """Run all cycles that are not yet in the archive; run it again to go on after any interruption.
+    """Run all cycles that are not yet in the archive; run the command again to continue after an interruption.
 
-    With `drift.free_run` the control NAME-free, the same run without assimilation, follows.
+    With `drift.free_run` the free run NAME-free, the same run without assimilation, follows.
 
     Example: dacycle hindcast deploy/experiments/demo.yaml --archive archive
     """
     if prefect:
         if until is not None or limit is not None or threads != 1:
-            raise typer.BadParameter("--prefect runs the whole experiment, on one thread; leave the others out")
+            raise typer.BadParameter("--prefect runs the whole experiment on one thread; leave the other options out")
         from dacycle.cycler.operations import flows  # a second to import
 
         with flows.embedded_server(archive / "prefect"):
             flows.hindcast(str(experiment), str(archive))
         return
-    for each in load_experiment(experiment).runs():
-        _run(each, Archive(archive, create=True), cycle_time(until), limit, threads)
+    for run in load_experiment(experiment).runs():
+        _run(run, Archive(archive, create=True), cycle_time(until), limit, threads)
 
 
 def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, limit: int | None, threads: int) -> None:
-    """One experiment with a progress bar."""
+    """Run one experiment with a progress bar."""
     last = min(time for time in (until, experiment.end, pd.Timestamp.max) if time is not None)
     done: list[Cycle] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with progress_bar(console) as bar, quiet_cycles():
         task = bar.add_task(experiment.name, total=limit)
 
         def show(cycle: Cycle) -> None:
             left = int((last - cycle.time) / STEP) + len(done)
             done.append(cycle)
             total = left + 1 if limit is None else min(left + 1, limit)
-            described = f"{experiment.name} {cycle_id(cycle.time)} {cycle.record['status']}"
-            bar.update(task, completed=len(done), total=total, description=described)
+            description = f"{experiment.name} {cycle.record.id} {cycle.record.status}"
+            bar.update(task, completed=len(done), total=total, description=description)
 
         try:
-            run_hindcast(experiment, archive, progress=show, until=until, limit=limit, threads=threads)
+            run_due_cycles(experiment, archive, progress=show, until=until, limit=limit, threads=threads)
         except KeyboardInterrupt:
             console.print(f"interrupted after {len(done)} cycles; the archive is whole, the same command goes on")
             raise typer.Exit(130) from None
@@ -133,80 +123,81 @@ def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, l
 
 
 def _summarise(experiment: Experiment, archive: Archive, done: list[Cycle]) -> None:
-    statuses = pd.Series([cycle.record["status"] for cycle in done], dtype=str).value_counts()
-    counted = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing was due"
+    statuses = pd.Series([cycle.record.status for cycle in done], dtype=str).value_counts()
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing was due"
     seconds = pd.DataFrame([cycle.seconds for cycle in done]).mean()
     stages = ", ".join(f"{stage} {value * 1000:.0f}" for stage, value in seconds.items())
-    console.print(f"{experiment.name}: {counted}; it stands at {cycle_id(archive.branch(experiment.name).times[-1])}")
+    console.print(f"{experiment.name}: {counts}; it stands at {cycle_id(archive.branch(experiment.name).times[-1])}")
     if stages:
         console.print(f"  milliseconds a cycle: {stages}")
 
 
 @app.command()
-def cycle(experiment: ExperimentFile, archive: ArchiveFolder = DEFAULT_ARCHIVE, threads: Threads = 1) -> None:
-    """Run the one cycle that the archive says is next, if its observations' cutoffs have passed.
+def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads = 1) -> None:
+    """Run the one cycle that the archive says is next, if the cutoffs of its observations have passed.
 
     Example: dacycle cycle deploy/experiments/demo.yaml
     """
     described = load_experiment(experiment)
     now = pd.Timestamp.now("UTC").tz_localize(None)
-    place = Archive(archive, create=True)
-    done = run_hindcast(described, place, now=now, limit=1, threads=threads)
+    opened = Archive(archive, create=True)
+    with quiet_cycles():
+        done = run_due_cycles(described, opened, now=now, limit=1, threads=threads)
     if not done:
-        next_time = place.branch(described.name).next_time
+        next_time = opened.branch(described.name).next_time
         console.print(f"{described.name}: nothing is due yet; next is {next_time and cycle_id(next_time)}")
         return
     record = done[0].record
-    uses = ", ".join(f"{count} {use}" for use, count in record["uses"].items())
-    reason = f" ({record['reason']})" if record["reason"] else ""
-    console.print(f"{described.name} {record['time']}: {record['status']}{reason}; values: {uses}")
+    uses = ", ".join(f"{count} {use}" for use, count in record.uses.items())
+    reason = f" ({record.reason})" if record.reason else ""
+    console.print(f"{described.name} {record.id}: {record.status}{reason}; values: {uses}")
 
 
 @app.command()
 def status(
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    archive: ArchiveFolder,
     check: Annotated[bool, typer.Option("--check", help="Read everything and name what is damaged.")] = False,
 ) -> None:
     """Show where each experiment of an archive stands, and what its last cycle could not read.
 
     Example: dacycle status --archive archive --check
     """
-    place = Archive(archive)
+    opened = Archive(archive)
     table = Table("experiment", "cycles", "last", "end", "degraded", "fallback", "method", title=str(archive))
     for column in table.columns[:-1]:
         column.no_wrap = True
-    complaints: list[str] = []
-    latest: list[tuple[str, Record]] = []
-    for name in place.branches():
-        branch = place.branch(name)
+    damage: list[str] = []
+    latest: list[tuple[str, CycleRecord]] = []
+    for name in opened.branches():
+        branch = opened.branch(name)
         table.add_row(*_row(branch))
         latest += [(name, record) for record in branch.recent_records(1)]
-        complaints += branch.damaged() if check else []
+        damage += branch.damaged() if check else []
     console.print(table)
     for name, record in latest:
-        _print_problems(f"{name} {record['time']}", record)
-    for complaint in complaints:
-        console.print(f"[red]damaged[/red] {complaint}", soft_wrap=True)
-    if complaints:
+        _print_problems(f"{name} {record.id}", record)
+    for sentence in damage:
+        console.print(f"[red]damaged[/red] {sentence}", soft_wrap=True)
+    if damage:
         raise typer.Exit(1)
 
 
-def _print_problems(where: str, record: Record) -> None:
-    """A line per source of a cycle that had files or messages which could not be read."""
-    for source, inventory in record.get("sources", {}).items():
-        first, *more = inventory["problems"] or [""]
+def _print_problems(where: str, record: CycleRecord) -> None:
+    """Print a line for each source of a cycle that had files or messages which could not be read."""
+    for name, source in record.sources.items():
+        first, *more = source.problems or [""]
         if first:
             rest = f", and {len(more)} more" if more else ""
-            console.print(f"{where}, source {source}: {first}{rest}", soft_wrap=True, markup=False)
+            console.print(f"{where}, source {name}: {first}{rest}", soft_wrap=True, markup=False)
 
 
 def _row(branch: Branch) -> list[str]:
     records, experiment = branch.records, branch.experiment
-    statuses = [record["status"] for record in records]
+    statuses = [record.status for record in records]
     return [
         branch.name,
         str(sum(status != "cold_start" for status in statuses)),
-        records[-1]["time"] if records else "none",
+        records[-1].id if records else "none",
         "live" if experiment.end is None else cycle_id(experiment.end),
         str(statuses.count("degraded")),
         str(statuses.count("fallback")),
@@ -216,8 +207,8 @@ def _row(branch: Branch) -> list[str]:
 
 @app.command()
 def log(
-    name: Annotated[str, typer.Argument(help="The experiment's name.")],
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    name: ExperimentName,
+    archive: ArchiveFolder,
     last: Annotated[int, typer.Option(min=1, help="How many cycles.")] = 20,
     late: Annotated[
         bool, typer.Option("--late", help="Read their files again, and show what has come since they ran.")
@@ -225,40 +216,39 @@ def log(
 ) -> None:
     """Show the latest cycles of an experiment: how they went, and when they were written.
 
-    Values are counted as used (assimilated), held (withheld or denied), out (rejected) and late; s is seconds. Below
-    stand files and messages that a source could not read.
+    The numbers of values are: used (assimilated), held (withheld), out (rejected, which includes denied) and late; s is
+    seconds. Files and messages that a source could not read are listed below.
 
     Example: dacycle log demo --last 40
     """
     branch = Archive(archive).branch(name)
-    commits = {c.metadata.get("time"): c.metadata for c in branch.archive.states.commits(name)}
+    commits = {commit.metadata.get("time"): commit.metadata for commit in branch.archive.states.commits(name)}
     table = Table("cycle", "status", "used", "held", "out", "late", "s", "written", "reason", title=name)
     for column in table.columns[:-2]:
         column.no_wrap = True
-    shown = branch.recent_records(last)
-    for record in shown:
-        notes = commits.get(record["time"], {})
-        uses = record.get("uses", {})
-        counts = [str(uses.get(use, "")) for use in ("assimilated", "withheld", "rejected", "late")]
+    records = branch.recent_records(last)
+    for record in records:
+        notes = commits.get(record.id, {})
+        counts = [str(record.uses.get(use, "")) for use in ("assimilated", "withheld", "rejected", "late")]
         seconds = f"{sum(notes['seconds'].values()):.2f}" if "seconds" in notes else ""
         written = str(notes.get("written", ""))[5:16].replace("T", " ")
-        table.add_row(record["time"], record["status"], *counts, seconds, written, record.get("reason", ""))
+        table.add_row(record.id, record.status, *counts, seconds, written, record.reason)
     console.print(table)
-    for record in shown:
-        _print_problems(record["time"], record)
+    for record in records:
+        _print_problems(record.id, record)
     if late:
-        _show_arrivals(branch, shown)
+        _print_arrivals(branch, records)
 
 
-def _show_arrivals(branch: Branch, records: list[Record]) -> None:
-    """A line for each source and cycle with what the cycle did not have."""
+def _print_arrivals(branch: Branch, records: list[CycleRecord]) -> None:
+    """Print a row for each cycle and source with what has come since the cycle ran."""
     sources = load_inputs(branch.experiment).sources
     table = Table("cycle", "source", "values", "gone", "files, new or changed", title="come since")
     for record in records:
         for source in sources:
             if arrival := came_after(branch, source, record):
                 files = ", ".join(Path(file).name for file in arrival.files)
-                table.add_row(record["time"], arrival.source, str(arrival.values), str(arrival.gone), files)
+                table.add_row(record.id, arrival.source, str(arrival.values), str(arrival.gone), files)
     console.print(table if table.row_count else "nothing has come since these cycles ran")
 
 
@@ -266,7 +256,7 @@ def _show_arrivals(branch: Branch, records: list[Record]) -> None:
 def fork(
     donor: Annotated[str, typer.Argument(metavar="EXPERIMENT@TIME", help="The cycle to start from.")],
     name: Annotated[str, typer.Argument(help="Name of the new experiment.")],
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    archive: ArchiveFolder,
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting to change; may be repeated.")
     ] = None,
@@ -283,53 +273,48 @@ def fork(
     path = output or Path(f"{name}.yaml")
     if path.exists():
         raise ExperimentError(f"{path} exists; give another --output")
-    place = Archive(archive)
-    if name in place.branches():
+    opened = Archive(archive)
+    if name in opened.branches():
         raise ExperimentError(f"{archive} already has an experiment {name}")
-    content = place.branch(origin).experiment.as_dict()
+    content = opened.branch(origin).experiment.as_dict()
     content |= {"name": name, "start": cycle_id(time + STEP), "cold_start": {"from": f"{origin}@{cycle_id(time)}"}}
-    for item in change or []:
-        _set(content, item)
+    for setting in change or []:
+        _change(content, setting)
     text = write_experiment(content)
     described = parse_experiment(text, str(path))
     load_inputs(described)
-    with place.write(described):
+    with opened.write(described) as writer:
+        writer.fork()
         path.write_text(text)
     console.print(f"{name} begins after {donor}; go on with `dacycle hindcast {path} --archive {archive}`")
 
 
-def _set(content: Any, item: str) -> None:
-    """Change one entry, `a.b=VALUE`, the value as YAML would read it."""
-    key, equals, value = item.partition("=")
+def _change(content: Any, setting: str) -> None:
+    """Change one entry of an experiment's content, `a.b=VALUE`."""
+    key, value = parse_setting(setting, "--set")
     *parents, leaf = key.split(".")
     for parent in parents:
         content = content.get(parent)
         if not isinstance(content, dict):
-            raise ExperimentError(f"--set {item}: there is no {parent!r} to set a part of")
-    if not equals:
-        raise ExperimentError(f"--set {item}: write it as KEY=VALUE")
-    try:
-        content[leaf] = YAML(typ="safe", pure=True).load(value)
-    except YAMLError as error:
-        raise ExperimentError(f"--set {item}: {value!r} is not a YAML value: {error}") from None
+            raise ExperimentError(f"--set {setting}: there is no {parent!r} to set a part of")
+    content[leaf] = value
 
 
 @app.command()
 def rewind(
-    name: Annotated[str, typer.Argument(help="The experiment's name.")],
+    name: ExperimentName,
     time: Annotated[str, typer.Argument(help="The cycle that will be its last, e.g. 20240110T00.")],
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    archive: ArchiveFolder,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Take an experiment back to one of its cycles; what came after is dropped and can be run again.
+    """Take an experiment back to one of its cycles; later cycles are dropped and can be run again.
 
     Example: dacycle rewind demo 20240110T00
     """
-    place, target = Archive(archive), cycle_time(time)
+    opened, target = Archive(archive), cycle_time(time)
     assert target is not None
-    branch = place.branch(name)
-    beyond = int((branch.times > target).sum())
+    later = int((opened.branch(name).times > target).sum())
     if not yes:
-        typer.confirm(f"drop {beyond} cycles of {name} after {cycle_id(target)}?", abort=True)
-    place.rewind(name, target)
-    console.print(f"{name} stands at {cycle_id(target)}; {beyond} cycles were dropped")
+        typer.confirm(f"drop {later} cycles of {name} after {cycle_id(target)}?", abort=True)
+    opened.rewind(name, target)
+    console.print(f"{name} stands at {cycle_id(target)}; {later} cycles were dropped")

@@ -10,8 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from dacycle.cycler.archive.branches import Archive, write_whole
-from dacycle.cycler.cli.cycles.run import ExperimentFile, Threads, cycle_time
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.cli.options import ExperimentFile, Threads, cycle_time
 from dacycle.cycler.experiment import cycle_id, load_experiment
 from dacycle.cycler.report import increments, style, tables
 from dacycle.cycler.single.observation import (
@@ -35,24 +36,28 @@ console = Console()
 @app.command("single-observation")
 def single_observation(
     experiment: ExperimentFile,
-    variable: Annotated[str, typer.Option(help="What is observed: t2m, msl, u10, v10, ps, or z, q, u, v, t aloft.")],
+    variable: Annotated[str, typer.Option(help="Observed variable: t2m, msl, u10, v10, ps, or z, q, u, v, t aloft.")],
     latitude: Annotated[float, typer.Option(help="Degrees north.")],
     longitude: Annotated[float, typer.Option(help="Degrees east, from -180 or from 0.")],
     departure: Annotated[str, typer.Option(help="Observation minus background, with its unit: 1.0K, -2hPa, 5m/s.")],
     out: Annotated[Path, typer.Option(help="Folder for picture, table and increment.")],
-    pressure: Annotated[str | None, typer.Option(help="Where aloft, e.g. 500hPa.")] = None,
-    error: Annotated[str | None, typer.Option(help="Its standard deviation; default: the usual one.")] = None,
+    pressure: Annotated[str | None, typer.Option(help="Its pressure, if it is aloft, e.g. 500hPa.")] = None,
+    error: Annotated[str | None, typer.Option(help="Its standard deviation; default: that of the variable.")] = None,
     archive: Annotated[Path | None, typer.Option(help="Take the background from a cycle of this archive.")] = None,
-    branch: Annotated[str | None, typer.Option(help="Of this experiment in it; default: the same name.")] = None,
+    branch: Annotated[str | None, typer.Option(help="Its experiment in that archive; default: the same name.")] = None,
     time: Annotated[
         str | None, typer.Option(help="Analysis time; default: the archive's last cycle, or the experiment's first.")
     ] = None,
     beyond: Annotated[
-        float | None, typer.Option(min=1, help="What is far, km; default: the reach that the assimilator states.")
+        float | None,
+        typer.Option(
+            min=1,
+            help="Distance, km, from which on the increment is reported as far; default: the assimilator's reach.",
+        ),
     ] = None,
     threads: Threads = 1,
 ) -> None:
-    """Assimilate one observation with the experiment's assimilator, and draw the increment that it makes.
+    """Assimilate one observation with the experiment's assimilator, and draw its increment.
 
     Without --archive the background is that of a first cycle at --time, from the experiment's cold start.
 
@@ -90,17 +95,18 @@ def single_observation(
 def _print_observed(response: Response, cell: tuple[float, float]) -> None:
     observed = response.observation
     factor, unit = style.readable_variable(observed.variable)
-    at = f"{observed.latitude:g} {observed.longitude:g}"
+    position = f"{observed.latitude:g} {observed.longitude:g}"
     level = "" if observed.pressure is None else f" at {observed.pressure / 100:g} hPa"
     console.print(
-        f"{observed.variable}{level}, {at} (cell {cell[0]:.2f} {cell[1]:.2f}), error {factor * response.error:.3g}: "
+        f"{observed.variable}{level}, {position} (cell {cell[0]:.2f} {cell[1]:.2f}), "
+        f"error {factor * response.error:.3g}: "
         f"O-B {factor * observed.departure:+.3g}, O-A {factor * response.left:+.3g} {unit}",
         soft_wrap=True,
     )
 
 
 def _summary(response: Response, assimilator: str, std: NDArray) -> Table:
-    """The channels of the picture: how much, how far away, how wide, and what is left beyond the stated distance."""
+    """Return a row for each channel drawn: peak, its distance, width, and what is left beyond the stated distance."""
     background = response.background
     table = Table(
         "channel",

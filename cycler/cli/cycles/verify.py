@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.cli.cycles.run import cycle_time
+from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads, cycle_time, progress_bar
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import figures, style, tables
 from dacycle.cycler.report.compare import compare as compare_runs
@@ -27,21 +26,18 @@ from dacycle.forecast_adapter.worlds.world import load_world
 app = typer.Typer()
 console = Console()
 
-Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of an experiment in the archive.")]
-ArchiveFolder = Annotated[Path, typer.Option("--archive", envvar="DACYCLE_ARCHIVE", help="The archive's folder.")]
-DEFAULT_ARCHIVE = Path("archive")
-
 
 @app.command()
 def drift(
-    experiment: Name,
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
-    threads: Annotated[int, typer.Option(help="Threads of the model; other numbers round differently.")] = 1,
+    experiment: ExperimentName,
+    archive: ArchiveFolder,
+    threads: Threads = 1,
 ) -> None:
     """Make the forecasts that are missing from committed analyses, and score them against the reference.
 
-    Run it again to go on after an interruption. Where the reference comes later, `dacycle verify` scores what was kept
-    as far as it goes; once it holds all leads of a start, this runs the forecast again to score every channel.
+    Run it again to continue after an interruption. Where the reference comes later, `dacycle verify` scores the kept
+    headline fields as far as it reaches. Once it holds all leads of a start, this command runs the forecast again to
+    score every channel.
 
     Example: dacycle drift demo
     """
@@ -49,8 +45,7 @@ def drift(
     world = load_world(branch.experiment.world)
     model = load_model(branch.experiment.model, threads)
     starts = due(branch, world)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task(experiment, total=len(starts))
         try:
             for start in make_forecasts(branch, world, model):
@@ -62,10 +57,10 @@ def drift(
 
 
 @app.command("verify")
-def verify_late(experiment: Name, archive: ArchiveFolder = DEFAULT_ARCHIVE) -> None:
-    """Verify what the reference has come to hold since: cycles, and the headline fields of forecasts. No model runs.
+def verify_late(experiment: ExperimentName, archive: ArchiveFolder) -> None:
+    """Verify cycles and kept forecasts at the times that the reference has gained since. No model runs.
 
-    A live run does this by itself whenever it wakes.
+    A live run does this whenever it wakes.
 
     Example: dacycle verify live --archive /var/lib/dacycle/live
     """
@@ -74,7 +69,7 @@ def verify_late(experiment: Name, archive: ArchiveFolder = DEFAULT_ARCHIVE) -> N
     with console.status(f"verifying {experiment}"):
         starts = [cycle_id(start) for start in fill_in(branch, world)]
         errors = verify(branch, world).errors
-    cycles = sum(record["status"] != "cold_start" for record in branch.records)
+    cycles = sum(record.status != "cold_start" for record in branch.records)
     console.print(f"{world.name}: the reference holds {world.reference.times[0]} to {world.reference.times[-1]}")
     console.print(f"cycles: {errors['time'].nunique()} of {cycles} verified")
     further = f"; new scores of {', '.join(starts)}" if starts else ""
@@ -95,30 +90,29 @@ def _print_drift(scored: pd.DataFrame) -> None:
         table.add_column(f"day {lead // 24}", justify="right")
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
-        own = curves[curves["channel"] == channel].set_index(["kind", "lead"])["rmse"]
+        errors = curves[curves["channel"] == channel].set_index(["kind", "lead"])["rmse"]
         cells = [
-            f"{tables.number(factor * own['analysis', lead])} "
-            f"({tables.number(factor * own.get(('reference', lead), np.nan))})"
+            f"{tables.number(factor * errors['analysis', lead])} "
+            f"({tables.number(factor * errors.get(('reference', lead), np.nan))})"
             for lead in shown
         ]
         table.add_row(f"{channel} ({unit})", *cells)
     console.print(table)
 
 
-TREND_DAYS = 30
-"""Stretches shorter than this are given no trend: too few weathers for an honest interval."""
-
-
 @app.command()
 def scores(
-    experiment: Name,
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    experiment: ExperimentName,
+    archive: ArchiveFolder,
     since: Annotated[str | None, typer.Option(help="First cycle, e.g. 20240108T06; default: the first.")] = None,
     until: Annotated[str | None, typer.Option(help="Last cycle; default: the last.")] = None,
     against: Annotated[str | None, typer.Option(help="Another experiment, whose analyses are shown beside.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the errors of each cycle here, as SVG.")] = None,
+    trend_days: Annotated[
+        int, typer.Option(min=0, help="Show a trend only over at least so many days: its interval needs many weathers.")
+    ] = 30,
 ) -> None:
-    """Print the errors of a stretch of cycles, the free run's, and the fit to withheld sites; over a month, the trend.
+    """Print the errors of a stretch of cycles, those of the free run, and the fit to withheld sites; also the trend.
 
     Example: dacycle scores demo --since 20240108T06 --picture demo.svg
     """
@@ -126,37 +120,37 @@ def scores(
     world = load_world(branch.experiment.world)
     first, last = cycle_time(since), cycle_time(until)
     times = branch.times.to_series()[first:last].index
-    own, free = verify(branch, world).within(times), verify_free_run(branch, world)
-    if own.errors.empty:
+    verification, free = verify(branch, world).within(times), verify_free_run(branch, world)
+    if verification.errors.empty:
         stretch = f"from {since or 'its first'} to {until or 'its last'}"
         raise ArchiveError(f"{experiment}: the archive and the reference share no cycle {stretch}")
-    runs = {kind: own.errors[own.errors["kind"] == kind] for kind in ("analysis", "background")}
+    runs = {kind: verification.errors[verification.errors["kind"] == kind] for kind in ("analysis", "background")}
     colours = {name: name for name in (*runs, "free run")}
     if against is not None:
         other = verify(Archive(archive).branch(against), world).within(times).errors
         runs[against] = other[other["kind"] == "analysis"]
-        colours[against] = "background"  # whose colour is free then
+        colours[against] = "background"  # this colour is free then
     if free is not None:
         errors = free.within(times).errors
         runs["free run"] = errors[errors["kind"] == "analysis"]
-    console.print(_errors(experiment, runs, own))
-    console.print(_withheld(own.fits))
+    console.print(_errors(experiment, runs, verification, trend_days))
+    console.print(_withheld(verification.fits))
     if picture is not None:
         drawn = {name: errors for name, errors in runs.items() if against is None or name != "background"}
         picture.write_text(figures.errors_over_time(drawn, colours))
 
 
-def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], own: Verification) -> Table:
-    """Global RMSE of the headline channels, one column per run; the analysis's share of the free run, and its trend."""
+def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], verification: Verification, trend_days: int) -> Table:
+    """Return the global RMSE of the headline channels by run, its ratio to the free run's, and its trend."""
     first, last = runs["analysis"]["time"].min(), runs["analysis"]["time"].max()
     title = f"{experiment}: RMSE, {cycle_id(first)} to {cycle_id(last)}"
     table = Table("channel", *runs, title=title, title_justify="left")
-    long = last - first >= TREND_DAYS * pd.Timedelta(days=1)
+    long = last - first >= trend_days * pd.Timedelta(days=1)
     if "free run" in runs:
         table.add_column("analysis / free run")
     if long:
         table.add_column("analysis, trend a day (95 %)")
-        drifts = trends(own, HEADLINE).query("kind == 'analysis'").set_index("of")
+        drifts = trends(verification, HEADLINE).query("kind == 'analysis'").set_index("of")
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
         values = [factor * tables.rmse_of(errors.assign(kind="any"), "any", channel) for errors in runs.values()]
@@ -171,7 +165,7 @@ def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], own: Verification
 
 
 def _withheld(fits: pd.DataFrame) -> Table:
-    """Root mean square departures at withheld sites."""
+    """Return the root mean square departures at withheld sites."""
     table = Table("source", "variable", "values", "O-B", "O-A", title="fit to withheld sites", title_justify="left")
     for row in tables.withheld_rows(fits):
         values = (tables.number(cast(float, row[name])) for name in ("rms_b", "rms_a"))
@@ -181,8 +175,8 @@ def _withheld(fits: pd.DataFrame) -> Table:
 
 @app.command()
 def report(
-    experiment: Name,
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    experiment: ExperimentName,
+    archive: ArchiveFolder,
     output: Annotated[
         Path | None, typer.Option(help="Where to write it; default: branches/NAME/report/index.html.")
     ] = None,
@@ -201,34 +195,42 @@ def report(
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="The experiment to compare with, e.g. a control.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The experiment that is judged.")],
-    archive: ArchiveFolder = DEFAULT_ARCHIVE,
+    archive: ArchiveFolder,
     output: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
 ) -> None:
     """Compare experiment B with A at the times both have: changes of RMSE with paired 95 % intervals.
 
     Example: dacycle compare demo demo-no-olr --output no-olr.html
     """
-    place = Archive(archive)
-    a, b = place.branch(first), place.branch(second)
+    opened = Archive(archive)
+    control, judged = opened.branch(first), opened.branch(second)
     with console.status(f"verifying {first} and {second}"):
-        found = compare_runs(a, b, load_world(a.experiment.world))
-    table = Table(title=f"{second} against {first}: change of RMSE, {len(found.times)} cycles", title_justify="left")
+        comparison = compare_runs(control, judged, load_world(control.experiment.world))
+    table = Table(
+        title=f"{second} against {first}: change of RMSE, {len(comparison.times)} cycles", title_justify="left"
+    )
     for name in ("of", "channel"):
         table.add_column(name)
     for name in (first, second, "change", "95 % interval"):
         table.add_column(name, justify="right")
-    for row in found.table[found.table["region"].isin(["globe", ""])].to_dict("records"):
+    for row in comparison.table[comparison.table["region"].isin(["globe", ""])].to_dict("records"):
         table.add_row(*_cells(row))
     console.print(table)
     if output is not None:
-        console.print(str(write_comparison(found, output)))
+        console.print(str(write_comparison(comparison, output)))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    """One line of the comparison; bold where the interval excludes zero, values in SI units."""
+    """Return one row of the comparison, in SI units; the change is bold where its interval excludes zero."""
     change, low, high = (float(row[name]) for name in ("change", "low", "high"))
     colour = "green" if high < 0 else "red" if low > 0 else None
-    said = f"{change:+.1%}"
+    percent = f"[bold {colour}]{change:+.1%}[/]" if colour else f"{change:+.1%}"
     interval = f"{low:+.1%} to {high:+.1%}" if np.isfinite(low) else "run too short"
     errors = [tables.number(float(row[name])) for name in ("rmse_a", "rmse_b")]
-    return [str(row["of"]), str(row["channel"]), *errors, f"[bold {colour}]{said}[/]" if colour else said, interval]
+    return [
+        str(row["of"]),
+        str(row["channel"]),
+        *errors,
+        percent,
+        interval,
+    ]

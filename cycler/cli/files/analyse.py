@@ -1,7 +1,6 @@
-"""The command that makes one analysis from files, and shows what it is worth at stations it has not seen."""
+"""The command that makes one analysis from files, and verifies it at stations that were held back."""
 
 from dataclasses import astuple
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +14,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dacycle.assimilators.classical.isotropic import Statistics
-from dacycle.cycler.cli.files.forecast import parse_time
-from dacycle.cycler.cli.files.ingest import join
+from dacycle.assimilators.classical.isotropic import ErrorStatistics
+from dacycle.cycler.cli.files.ingest import join_tables
+from dacycle.cycler.cli.options import parse_hour
 from dacycle.cycler.single.surface_analysis import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.points import PointFields, read_orography, read_points, write_points
@@ -34,12 +33,6 @@ app = typer.Typer()
 console = Console()
 
 
-class Method(StrEnum):
-    """How one analysis is made; a second one would stand beside `isotropic` in `assimilators`."""
-
-    oi = "oi"
-
-
 @app.command()
 def analyse(
     background: Annotated[
@@ -49,37 +42,39 @@ def analyse(
         list[Path], typer.Option(help="SYNOP in BUFR, or a table of `dacycle ingest` (.parquet); may be repeated.")
     ],
     out: Annotated[
-        Path, typer.Option(help="The analysis to write, in the background's form; departures go beside it.")
+        Path, typer.Option(help="The analysis to write, in the background's format; departures go beside it.")
     ],
-    method: Annotated[Method, typer.Option(help="Optimal interpolation, isotropic.")] = Method.oi,
     increments: Annotated[Path | None, typer.Option(help="Where to write analysis minus background.")] = None,
     time: Annotated[str | None, typer.Option(help="The time to analyse, if the background holds several.")] = None,
     channel: Annotated[list[str] | None, typer.Option(help="Only this channel; may be repeated.")] = None,
-    orography: Annotated[Path | None, typer.Option(help="The model's ground, in GRIB or netCDF, on any grid.")] = None,
+    orography: Annotated[Path | None, typer.Option(help="The model's orography, GRIB or netCDF, any grid.")] = None,
     lapse_rate: Annotated[
-        float | None, typer.Option(help="K/km, from the model's ground to a station; default: that of the departures.")
+        float | None,
+        typer.Option(help="K/km, from the orography to a station; default: fitted to the departures."),
     ] = None,
     background_error: Annotated[float | None, typer.Option(help="Standard deviation, SI; with the next two.")] = None,
     observation_error: Annotated[float | None, typer.Option(help="Standard deviation, SI.")] = None,
     length: Annotated[float | None, typer.Option(help="Correlation length, km; default: from the departures.")] = None,
-    reach: Annotated[float, typer.Option(min=50, help="Beyond this an observation changes nothing, km.")] = 1000.0,
+    reach: Annotated[float, typer.Option(min=50, help="Beyond this distance, km, nothing changes.")] = 1000.0,
     buddy_check: Annotated[
-        float | None, typer.Option(min=1, help="Largest departure from the neighbours', in their deviations, e.g. 4.")
+        float | None,
+        typer.Option(min=1, help="Largest difference from neighbouring departures, in their deviations, e.g. 4."),
     ] = None,
     blacklist: Annotated[Path | None, typer.Option(help="CSV of stations whose values are not used.")] = None,
     whitelist: Annotated[Path | None, typer.Option(help="CSV of the only stations whose values are used.")] = None,
     hold_back: Annotated[float, typer.Option(help="Share of the sites to verify with, e.g. 0.2.")] = 0.0,
     splits: Annotated[int, typer.Option(min=1, help="How often to draw them.")] = 10,
-    seed: Annotated[int, typer.Option(help="Decides the draws.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 1,
 ) -> None:
-    """Correct surface fields by observations, once: optimal interpolation with an isotropic background error.
+    """Make one analysis of surface fields by optimal interpolation with an isotropic background error.
 
-    Channels are analysed one by one. Error statistics come from the departures' covariance over distance, unless given.
-    With --hold-back, analyses without some of the sites are compared with those; what is written uses them all.
+    Channels are analysed one by one. Error statistics are estimated from the covariance of departures over distance
+    unless they are given. With --hold-back, further analyses leave some of the sites out and are compared with them;
+    the analysis that is written uses all sites.
 
     Example: dacycle analyse --background 2t.grib --observations synop.bufr --out analysis.grib --hold-back 0.2
     """
-    fields = _only(read_points(background, None if time is None else parse_time(time)), channel)
+    fields = _only(read_points(background, None if time is None else parse_hour(time)), channel)
     statistics = _statistics(background_error, observation_error, length, reach, fields)
     table = _read(observations, Window(fields.time))
     analyser = Analyser(
@@ -106,8 +101,8 @@ def analyse(
     if increments is not None:
         differences = {name: values - fields.values[name] for name, values in analysis.values.items()}
         write_points(increments, fields, differences, rest=False)
-    made = f"{', '.join(analysis.values)} at {fields.time}, by {method.value}"
-    console.print(f"{out}: {made}; departures in {departures}", soft_wrap=True)
+    summary = f"{', '.join(analysis.values)} at {fields.time}, by optimal interpolation"
+    console.print(f"{out}: {summary}; departures in {departures}", soft_wrap=True)
 
 
 def _list(path: Path | None) -> StationList | None:
@@ -115,7 +110,7 @@ def _list(path: Path | None) -> StationList | None:
 
 
 def _only(fields: PointFields, channels: list[str] | None) -> PointFields:
-    """The fields of these channels; all where none is named."""
+    """Return the fields of these channels; all where none is named."""
     absent = [name for name in channels or () if name not in fields.values]
     if absent:
         raise StateError(
@@ -130,9 +125,9 @@ def _statistics(
     length: float | None,
     reach: float,
     fields: PointFields,
-) -> Statistics | None:
-    given = [value for value in (background_error, observation_error, length) if value is not None]
-    if not given:
+) -> ErrorStatistics | None:
+    errors = [value for value in (background_error, observation_error, length) if value is not None]
+    if not errors:
         return None
     if background_error is None or observation_error is None or length is None:
         raise typer.BadParameter("--background-error, --observation-error and --length go together")
@@ -140,11 +135,11 @@ def _statistics(
         raise typer.BadParameter(
             f"errors are those of one channel; choose among {', '.join(fields.values)}", param_hint="--channel"
         )
-    return Statistics(background_error, observation_error, length, reach)
+    return ErrorStatistics(background_error, observation_error, length, reach)
 
 
 def _read(files: list[Path], window: Window) -> pd.DataFrame:
-    """One table of all files, what was found in each printed."""
+    """Return one table of all files, and print what each of them holds."""
     tables = []
     for file in files:
         if not file.exists():
@@ -159,7 +154,7 @@ def _read(files: list[Path], window: Window) -> pd.DataFrame:
         console.print(f"{file}: {inventory.decoded} of {inventory.found} messages decoded{left_out}", soft_wrap=True)
         for problem in inventory.problems:
             console.print(f"damaged: {problem}", soft_wrap=True)
-    return join(tables, files, window)
+    return join_tables(tables, files, window)
 
 
 def _read_table(file: Path) -> pd.DataFrame:
@@ -170,7 +165,7 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 
 def _summary(fields: PointFields, analysis: SingleAnalysis) -> Table:
-    """One column a channel: what became of the observations, what was assumed, what came out."""
+    """Return a column for each channel: use of the observations, assumed errors, departures."""
     table = Table("", title=f"analysis of {fields.time}, {len(fields.latitude)} points", box=SIMPLE_HEAD)
     for name in analysis.values:
         table.add_column(f"{name}\n{UNITS[name]}", justify="right")
@@ -193,16 +188,18 @@ def _summary(fields: PointFields, analysis: SingleAnalysis) -> Table:
     return table
 
 
-def _notes(fields: PointFields, analysis: SingleAnalysis, orography: Path | None, given: float | None) -> list[str]:
-    """What a user should know of the analysis."""
+def _notes(
+    fields: PointFields, analysis: SingleAnalysis, orography: Path | None, lapse_rate: float | None
+) -> list[str]:
+    """Return remarks on the analysis: heights, lapse rate, channels without observations."""
     notes = []
     if "t2m" in analysis.values:
         ground = "the ground of " + orography.name if orography else "the mean height of the stations around them"
-        how = "as given" if given is not None else "fitted to the departures"
+        how = "as given" if lapse_rate is not None else "fitted to the departures"
         rate = f"{1000 * analysis.lapse_rate:.2f} K/km, {how}"
         notes.append(f"H moves t2m to the stations' heights above {ground}, by {rate}")
         if orography is None:
-            notes.append("the model's ground is not known; --orography gives it")
+            notes.append("the model's orography is not known; --orography gives it")
     unseen = [name for name in fields.values if name not in analysis.values]
     if unseen:
         notes.append(f"no usable observation of {', '.join(unseen)}: written as in the background")
@@ -210,7 +207,7 @@ def _notes(fields: PointFields, analysis: SingleAnalysis, orography: Path | None
 
 
 def _held_back_table(name: str, share: float, seed: int, tries: list[Scores]) -> Table:
-    """Departures at the stations held back, a row a split, and their mean."""
+    """Return the departures at the stations held back: a row for each split, and their mean."""
     table = Table(
         "split",
         title=f"{name} ({UNITS[name]}) at held-back stations: share {share:g}, seed {seed}",

@@ -1,4 +1,4 @@
-"""The command that makes datasets of real states: to train with, and to verify against."""
+"""The command that makes datasets of real states, for training and verification."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +8,9 @@ import pandas as pd
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dacycle.cycler.archive.disk import locked
+from dacycle.cycler.archive.lock import locked
+from dacycle.cycler.cli.options import progress_bar
 from dacycle.cycler.experiment import parse_duration
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import as_hour
@@ -40,15 +40,15 @@ def dataset(
     ] = None,
     every: Annotated[str, typer.Option(help="Step between times, counted from 00 UTC.")] = "6h",
     static: Annotated[str | None, typer.Option(help="Where orography and land_sea_mask are, if not in SOURCE.")] = None,
-    without: Annotated[list[str] | None, typer.Option(help="A time to leave out, for good; may be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Times fetched side by side, a process each.")] = 4,
+    without: Annotated[list[str] | None, typer.Option(help="A time to leave out permanently; may be repeated.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that fetch, a time each.")] = 4,
     verify: Annotated[Path | None, typer.Option(help="Check the files of this dataset against their SHA-256.")] = None,
 ) -> None:
-    """Make a dataset: states of a product on a grid of yours, to train with and to verify against.
+    """Make a dataset: states of a product on a chosen grid, for training and verification.
 
     Products are ERA5 (WeatherBench2, ARCO-ERA5, GRIB or netCDF of the Climate Data Store), ECMWF open data and GFS. The
-    folder is what `dacycle world`, `backgrounds` and `train` take. Run the command again to go on after an
-    interruption, or with a later --to to add what has come since.
+    folder is what `dacycle world`, `backgrounds` and `train` take. Run the command again to continue after an
+    interruption, or with a later --to to add newer times.
 
     Example: dacycle dataset gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr
     era5 --grid 5.625deg --from 2015-01-01 --to 2022-12-31
@@ -62,22 +62,20 @@ def dataset(
         raise typer.BadParameter("a product and a folder are needed, or --verify FOLDER")
     folder.mkdir(parents=True, exist_ok=True)
     times = _times(source, start, end, every, without or [])
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with locked(folder / ".lock", f"dataset {folder}"), Progress(*columns, console=console) as bar:
+    with locked(folder / ".lock", f"dataset {folder}"), progress_bar(console) as bar:
         task = bar.add_task(str(folder), total=None)
         try:
-            made = build_dataset(
+            manifest = build_dataset(
                 source, folder, get_grid(grid), times, static, workers,
-                say=lambda text: console.print(text, soft_wrap=True),
                 fetched=lambda done, total: bar.update(task, completed=done, total=total),
             )  # fmt: skip
         except KeyboardInterrupt:
             console.print("interrupted; what was fetched is kept, the same command goes on")
             raise typer.Exit(130) from None
-    for note in made.notes:
+    for note in manifest.notes:
         console.print(f"note: {note}", soft_wrap=True)
-    states = [entry.times for entry in made.files.values() if entry.times is not None]
-    size = sum(entry.size for entry in made.files.values()) / 1e6
+    states = [entry.times for entry in manifest.files.values() if entry.times is not None]
+    size = sum(entry.size for entry in manifest.files.values()) / 1e6
     count, first, last = sum(int(t[2]) for t in states), min(t[0] for t in states), max(t[1] for t in states)
     console.print(f"{folder}: {count} states on {grid}, {first} to {last}, {size:.1f} MB", soft_wrap=True)
 
@@ -92,7 +90,7 @@ def _verify(folder: Path) -> None:
 
 
 def _times(source: str, start: str | None, end: str | None, every: str, without: list[str]) -> NDArray[np.datetime64]:
-    """The times that the options ask for; bounds that they leave open are the product's."""
+    """Return the times that the options ask for; a bound that is not given is the product's."""
     try:
         step = parse_duration(every)
         first, last = (None if text is None else pd.Timestamp(text) for text in (start, end))
@@ -102,9 +100,9 @@ def _times(source: str, start: str | None, end: str | None, every: str, without:
     if step < pd.Timedelta(hours=1) or pd.Timedelta(days=1) % step:
         raise typer.BadParameter(f"{every} does not divide a day into whole hours", param_hint="--every")
     if first is None or last is None:
-        held = open_states(source).times
-        first = pd.Timestamp(held[0]) if first is None else first
-        last = pd.Timestamp(held[-1]) if last is None else last
+        available = open_states(source).times
+        first = pd.Timestamp(available[0]) if first is None else first
+        last = pd.Timestamp(available[-1]) if last is None else last
     if end is not None and len(end) <= len("2024-01-31"):
         last = last + pd.Timedelta(hours=23)
     times = pd.date_range(first.ceil(step), last, freq=step).values.astype("datetime64[h]")

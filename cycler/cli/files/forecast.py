@@ -1,4 +1,4 @@
-"""A forecast from a state in a file."""
+"""The command that runs a forecast from a state in a file."""
 
 import re
 import warnings
@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import typer
 import xarray as xr
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dacycle.cycler.cli.options import Threads, parse_hour, progress_bar
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import ForecastError, ForecastModel, load_model
-from dacycle.forecast_adapter.state import StateError, make_state
+from dacycle.forecast_adapter.state import STEP, StateError, make_state
 from dacycle.forecast_adapter.states.files import FORMATS, file_format, read_state, write_states
 from dacycle.forecast_adapter.states.grib import HumidityWarning
 from dacycle.forecast_adapter.states.products import open_states
@@ -27,7 +26,6 @@ from dacycle.forecast_adapter.states.products import open_states
 app = typer.Typer()
 console = Console()
 
-STEP = np.timedelta64(6, "h")
 SHOWN = {"q700": ("g kg-1", 1e3), "msl": ("hPa", 1e-2)}
 """Units of the summary on the screen, and factors to them, where they are not SI."""
 
@@ -41,22 +39,22 @@ def forecast(
     model: Annotated[str, typer.Option(help="A packaged or added model's name, or an ONNX file.")] = "mini",
     lead: Annotated[str, typer.Option(help="How far, a multiple of 6 h such as 120h or 10d.")] = "120h",
     time: Annotated[
-        str | None, typer.Option(help="Start, e.g. 2024-01-04T00; needed where FILE holds several times.")
+        str | None, typer.Option(help="Start, e.g. 2024-01-04T00; required where FILE holds several times.")
     ] = None,
     previous: Annotated[
         Path | None, typer.Option(help="A file with the state 6 h before the start, where FILE does not hold it.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the network; other numbers round differently.")] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Run a forecast model from a state in a file; write its states in the WeatherBench2 schema, or as GRIB2.
 
-    Models take two frames, the start and 6 h before it. Where only one is given it is taken for both, which is said.
+    Models take two frames, the start and 6 h before it. Where only one is given, it is used for both, with a note.
 
     Example: dacycle forecast gfs.grib2 --model mini --lead 120h --out forecast.nc
     """
     steps = _steps(lead)
-    file_format(out)  # a name that says nothing is refused before the work
-    start = None if time is None else parse_time(time)
+    file_format(out)  # refuse an unknown ending before the work
+    start = None if time is None else parse_hour(time)
     network = load_model(model, threads)
     earlier, current, notes = read_frames(file, previous, start, network.grid)
     for note in notes:
@@ -85,11 +83,11 @@ def forecast(
 def read_frames(
     file: Path, previous: Path | None, start: np.datetime64 | None, grid: Grid
 ) -> tuple[xr.DataArray, xr.DataArray, list[str]]:
-    """The states 6 h before the start and at the start, on `grid`, and what a user should know of them."""
+    """Return the states 6 h before the start and at the start, on `grid`, and notes on them."""
     current = _read(file, grid, start)
     start = current.time.values.astype("datetime64[h]")
     notes = [note for note in current.attrs["notes"].split("; ") if note]
-    if previous is None and start - STEP in open_states(file).times:
+    if previous is None and start - STEP in open_states(file):
         previous = file
     if previous is not None:
         return _read(previous, grid, start - STEP), current, notes
@@ -106,12 +104,11 @@ def _read(file: Path, grid: Grid, time: np.datetime64 | None) -> xr.DataArray:
 def _forecast(
     network: ForecastModel, earlier: xr.DataArray, current: xr.DataArray, steps: int, summary: Table
 ) -> Iterator[xr.DataArray]:
-    """The start and every state of the forecast, with a progress bar; adds a row a day to the summary."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    """Yield the start and every state of the forecast, with a progress bar; add a row a day to the summary."""
     start, first = current.time.values, current.values
     states = network.forecast(earlier.values[None], first[None], steps)
     yield current
-    with Progress(*columns, console=console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task(network.name, total=steps)
         for step, (array,) in enumerate(states, 1):
             yield make_state(array, network.grid, start + step * STEP)
@@ -121,9 +118,9 @@ def _forecast(
 
 
 def _summary_table(network: ForecastModel, start: xr.DataArray) -> Table:
-    at = np.datetime_as_string(start.time.values, "h")
+    hour = np.datetime_as_string(start.time.values, "h")
     table = Table(
-        title=f"{network.name} from {at}: global mean, and RMS change since the start",
+        title=f"{network.name} from {hour}: global mean, and RMS change since the start",
         caption=f"Trained in the world {network.world!r}: expect no skill from a state of another world.",
         box=SIMPLE_HEAD,
     )
@@ -150,23 +147,10 @@ def _summarise(table: Table, hours: int, array: NDArray[np.float32], first: NDAr
 
 
 def _steps(lead: str) -> int:
-    written = re.fullmatch(r"([0-9]+)([hd])", lead.strip())
-    hours = int(written[1]) * {"h": 1, "d": 24}[written[2]] if written else 0
+    match = re.fullmatch(r"([0-9]+)([hd])", lead.strip())
+    hours = int(match[1]) * {"h": 1, "d": 24}[match[2]] if match else 0
     if not hours or hours % 6:
         raise typer.BadParameter(
             f"{lead!r} is not a positive multiple of 6 h, such as 120h or 10d", param_hint="--lead"
         )
     return hours // 6
-
-
-def parse_time(text: str) -> np.datetime64:
-    """The hour that an option `--time` names, in UTC."""
-    try:
-        time = pd.Timestamp(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a time, such as 2024-01-04T00", param_hint="--time") from None
-    if time.tzinfo is not None:
-        time = time.tz_convert("UTC").tz_localize(None)
-    if time != time.floor("h"):
-        raise typer.BadParameter(f"{text!r} is not on the hour", param_hint="--time")
-    return np.datetime64(time, "h")

@@ -1,4 +1,4 @@
-"""Observations: files fetched from an archive, tables made of files."""
+"""Commands on observations: tables made of files, and files fetched from a public archive."""
 
 import json
 from collections.abc import Sequence
@@ -8,15 +8,13 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dacycle.cycler.archive.disk import write_whole
-from dacycle.cycler.cli.files.forecast import parse_time
-from dacycle.cycler.cli.models.world import parse_years
+from dacycle.common.files import write_whole
+from dacycle.cycler.cli.options import parse_hour, parse_setting, parse_years, progress_bar
 from dacycle.forecast_adapter.remote import is_url
+from dacycle.forecast_adapter.state import STEP
 from dacycle.obs_ingest.sources import fetch as fetching
 from dacycle.obs_ingest.sources.base import Inventory, build_source
 from dacycle.obs_ingest.sources.ingested import IngestedWindow, total, window_file, write_table
@@ -26,9 +24,6 @@ from dacycle.obs_ingest.window import Window
 
 app = typer.Typer()
 console = Console()
-
-STEP = np.timedelta64(6, "h")
-BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 @app.command()
@@ -42,7 +37,7 @@ def ingest(
         ),
     ],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Its files, folders, patterns or URLs.")],
-    out: Annotated[Path, typer.Option(help="The Parquet table to write; of a period, the folder of its tables.")],
+    out: Annotated[Path, typer.Option(help="The Parquet table to write; for a period, the folder of its tables.")],
     time: Annotated[
         str | None, typer.Option(help="The analysis time whose window to read, e.g. 2018-11-20T12.")
     ] = None,
@@ -54,11 +49,11 @@ def ingest(
 ) -> None:
     """Read observations of one window, (time - 3 h, time + 3 h], or of a period, into tables; print what was found.
 
-    Values are decoded, in SI units, with an error each; quality control is the cycle's, which has a background.
+    Values are decoded to SI units, with an error each. There is no quality control, which needs a cycle's background.
 
-    Of a period, OUT becomes a folder with a table for each window and `inventory.json`; an experiment reads it as
-    `{source: table, path: OUT}`. Windows already made of the same files and options are kept, so that an interrupted
-    or repeated command goes on where it was.
+    For a period, OUT becomes a folder with a table for each window and `inventory.json`; an experiment reads it as
+    `{source: table, path: OUT}`. Windows already made from the same files and options are kept, so that an interrupted
+    command continues where it stopped.
 
     Example: dacycle ingest synop_bufr synop.bufr --time 2018-11-20T12 --out synop.parquet
 
@@ -66,9 +61,9 @@ def ingest(
     """
     options = _options(option or [])
     if time is not None and start is None and end is None:
-        _one_window(source, files, options, Window(parse_time(time)), out)
+        _one_window(source, files, options, Window(parse_hour(time)), out)
     elif time is None and start is not None and end is not None:
-        _period({**options, "source": source, "path": files}, parse_time(start), parse_time(end), out)
+        _period({**options, "source": source, "path": files}, parse_hour(start), parse_hour(end), out)
     else:
         raise typer.BadParameter("give --time for one window, or --start and --end for a period")
 
@@ -88,20 +83,20 @@ def _one_window(source: str, files: list[str], options: dict[str, Any], window: 
     for inventory in inventories:
         for problem in inventory.problems:
             console.print(f"damaged: {problem}", soft_wrap=True)
-    whole = join(tables, files, window)
-    write_table(out, whole)
-    stations = whole["station"].nunique()
-    console.print(f"{out}: {len(whole)} values of {stations} stations", soft_wrap=True)
+    table = join_tables(tables, files, window)
+    write_table(out, table)
+    stations = table["station"].nunique()
+    console.print(f"{out}: {len(table)} values of {stations} stations", soft_wrap=True)
 
 
-def join(tables: list[pd.DataFrame], files: Sequence[Path | str], window: Window) -> pd.DataFrame:
-    """One table of all files; ObservationError where the window holds nothing of any."""
-    whole = concatenate(tables)
-    if whole.empty:
+def join_tables(tables: list[pd.DataFrame], files: Sequence[Path | str], window: Window) -> pd.DataFrame:
+    """Return one table of all files; raise ObservationError where none of them has a value in the window."""
+    table = concatenate(tables)
+    if table.empty:
         raise ObservationError(
             f"{', '.join(map(str, files))}: no value in the window ({window.start}, {window.end}]; nothing was written"
         )
-    return whole
+    return table
 
 
 def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, folder: Path) -> None:
@@ -111,7 +106,7 @@ def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, fold
         raise ObservationError(f"{folder} is a file; the tables of a period go into a folder")
     times = np.arange(start, end + STEP, STEP)
     done: list[IngestedWindow] = []
-    with Progress(*BAR, console=console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task(f"{spec['source']}", total=len(times))
         try:
             for window in make_tables(spec, times, folder):
@@ -120,37 +115,33 @@ def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, fold
         except KeyboardInterrupt:
             console.print(f"interrupted after {len(done)} of {len(times)} windows; the same command goes on")
             raise typer.Exit(130) from None
-    inventories = [window.inventory for window in done]
-    whole = total(inventories)
-    console.print(_inventory_table(f"{spec['source']}, {start} to {end}, {len(times)} windows", ["all"], [whole]))
-    for problem in whole.problems:
+    summed = total([window.inventory for window in done])
+    console.print(_inventory_table(f"{spec['source']}, {start} to {end}, {len(times)} windows", ["all"], [summed]))
+    for problem in summed.problems:
         console.print(f"damaged: {problem}", soft_wrap=True)
     content = {
         "source": spec,
-        "total": whole.as_dict(),
+        "total": summed.as_dict(),
         "windows": {window_file(folder, w.time).stem: w.inventory.as_dict() for w in done},
     }
     write_whole(folder / "inventory.json", json.dumps(content, indent=1, default=str).encode())
-    made = sum(window.made for window in done)
-    console.print(f"{folder}: {made} windows made, {len(done) - made} kept as they were", soft_wrap=True)
+    count = sum(window.made for window in done)
+    console.print(f"{folder}: {count} windows made, {len(done) - count} kept as they were", soft_wrap=True)
 
 
 def _options(texts: list[str]) -> dict[str, Any]:
-    """Options of a source from KEY=VALUE, the values as in an experiment's file."""
+    """Return the options of a source from texts KEY=VALUE, with values as in an experiment's file."""
     options = {}
     for text in texts:
-        key, _, value = text.partition("=")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise typer.BadParameter(f"{text}: {value!r} is not a YAML value: {error}", param_hint="--option") from None
-        if options[key] is None:
+        key, value = parse_setting(text, "--option")
+        if value is None:
             raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--option")
+        options[key] = value
     return options
 
 
 def _inventory_table(title: str, columns: list[str], inventories: list[Inventory]) -> Table:
-    """One column a file, or the one of a period, and one row for each thing counted in any of them."""
+    """Return a column for each inventory and a row for each count."""
     table = Table("", title=title)
     for name in columns:
         table.add_column(name, justify="right")
@@ -180,20 +171,20 @@ def fetch(
         list[str] | None, typer.Option(help="A station's identifier in the archive; may be repeated.")
     ] = None,
 ) -> None:
-    """Fetch a source's files from the public archive of NOAA; files that are here and have not changed stay.
+    """Fetch a source's files from the public archive of NOAA; unchanged files are not fetched again.
 
     Example: dacycle fetch isd --years 2016 --station 01416099999 --out isd
     """
-    wanted = fetching.urls(source, parse_years(years), station or [])
+    urls = fetching.urls(source, parse_years(years), station or [])
     failures = []
-    with Progress(*BAR, console=console) as bar:
-        task = bar.add_task(source, total=len(wanted))
-        for year, url in wanted:
+    with progress_bar(console) as bar:
+        task = bar.add_task(source, total=len(urls))
+        for year, url in urls:
             try:
                 fetching.mirror(url, out / str(year))
             except ObservationError as error:
                 failures.append(str(error))
             bar.advance(task)
-    console.print(f"{out}: {len(wanted) - len(failures)} of {len(wanted)} files; a source's `path` is {out}/*/*")
+    console.print(f"{out}: {len(urls) - len(failures)} of {len(urls)} files; a source's `path` is {out}/*/*")
     if failures:
         raise ObservationError("\n".join(failures))

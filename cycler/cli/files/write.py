@@ -1,4 +1,4 @@
-"""The command that takes states out of an archive, as files for others."""
+"""The command that writes states of an archive to files for other tools."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import track
 
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.cli.cycles.run import cycle_time
+from dacycle.cycler.cli.options import ArchiveFolder, cycle_time
 from dacycle.cycler.experiment import cycle_id, parse_donor
-from dacycle.cycler.operations.output import Kind, held, write_output
+from dacycle.cycler.operations.output import Kind, times_of, write_output
 from dacycle.forecast_adapter.states.files import FORMATS, file_format
 from dacycle.forecast_adapter.states.grib_writer import BITS
 
@@ -26,10 +26,8 @@ def write(
         str, typer.Argument(metavar="EXPERIMENT[@TIME]", help="An experiment in the archive, or one cycle of it.")
     ],
     out: Annotated[Path, typer.Option(help=f"The file to write; its ending says what: {', '.join(FORMATS)}.")],
-    archive: Annotated[Path, typer.Option("--archive", envvar="DACYCLE_ARCHIVE", help="The archive's folder.")] = Path(
-        "archive"
-    ),
-    what: Annotated[Kind, typer.Option(help="Of forecasts, the headline fields that are kept.")] = Kind.analysis,
+    archive: ArchiveFolder,
+    what: Annotated[Kind, typer.Option(help="What to write; of forecasts, the headline fields.")] = Kind.analysis,
     since: Annotated[str | None, typer.Option(help="First time, e.g. 20240108T06; default: the first.")] = None,
     until: Annotated[str | None, typer.Option(help="Last time; default: the last.")] = None,
     bits: Annotated[int, typer.Option(min=8, max=24, help="Bits of a value in GRIB.")] = BITS,
@@ -52,7 +50,7 @@ def write(
             raise typer.BadParameter("EXPERIMENT@TIME is one time; leave --since and --until out")
         last = first
     branch, form = Archive(archive).branch(name), file_format(out)
-    all_times = held(branch, what)
+    all_times = times_of(branch, what)
     times = all_times.to_series()[first:last].index
     if not len(times):
         span = f"{cycle_id(all_times[0])} to {cycle_id(all_times[-1])}" if len(all_times) else "none yet"

@@ -1,4 +1,4 @@
-"""`dacycle models`: list networks, show their cards, check their files, add FengWu's."""
+"""Commands `dacycle models`: list networks, show their cards, check their files, add FengWu's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ __all__ = ["app"]
 
 
 class _CardByDefault(TyperGroup):
-    """`dacycle models NAME` shows a card, as if it were `dacycle models show NAME`."""
+    """Take `dacycle models NAME` for `dacycle models show NAME`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command to run, and its arguments."""
+        """Return the command to run, and its arguments."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             args = ["show", *args]
         return super().resolve_command(ctx, args)
@@ -43,9 +43,9 @@ console = Console()
 
 For = Annotated[
     str | None,
-    typer.Option("--for", help="What states it was made for: era5, operational, or a world. A release's is known."),
+    typer.Option("--for", help="States it was made for: era5, operational, or a world; known for FengWu's releases."),
 ]
-Grid = Annotated[str | None, typer.Option(help="Where the file runs on any grid: which, e.g. 0.25deg or 181x360.")]
+Grid = Annotated[str | None, typer.Option(help="The grid to use where the file runs on any, e.g. 0.25deg or 181x360.")]
 
 
 @group.callback(invoke_without_command=True)
@@ -70,8 +70,8 @@ def models(
     for entry in _entries():
         complaint = entry.complaint() if verify else ""
         wrong += [f"{entry.file}: {complaint}"] if complaint else []
-        found = complaint or "agrees" if verify else f"{entry.size / 1e6:.1f} MB"
-        table.add_row(entry.name, entry.kind, entry.grid, entry.world, entry.digest[:12], found)
+        last = complaint or "agrees" if verify else f"{entry.size / 1e6:.1f} MB"
+        table.add_row(entry.name, entry.kind, entry.grid, entry.world, entry.digest[:12], last)
     console.print(table)
     absent = [name for name in RELEASES if name not in registered_models()]
     if absent:
@@ -84,7 +84,7 @@ def models(
 def show(
     name: Annotated[str, typer.Argument(help="A packaged or added model, assimilator or operator, or a file.")],
 ) -> None:
-    """Show a card, or how to get a model of FengWu's that is not here.
+    """Show a card, or how to get a model of FengWu that is not here.
 
     Example: dacycle models show fengwu-v1
     """
@@ -99,8 +99,8 @@ def show(
     if name in RELEASES and not path.is_file():
         registry.registered(name)
     if not path.is_file():
-        known = ", ".join([*packaged, *added])
-        raise ModelFileError(f"no model {name!r}: not a file, and the known ones are {known}")
+        names = ", ".join([*packaged, *added])
+        raise ModelFileError(f"no model {name!r}: not a file, and the known ones are {names}")
     if path.suffix == ".onnx":
         read_metadata(path)  # and with it the whole file's checksum
     card = path.with_suffix(".md")
@@ -119,7 +119,7 @@ def add(
     grid: Grid = None,
     copy: Annotated[bool, typer.Option("--copy", help="Keep a copy; else the file stays where it is.")] = False,
 ) -> None:
-    """Make FengWu's weights, or a network with the same tensors, known by a name, after checking all that can be.
+    """Check FengWu's weights, or a network with the same tensors, and register them under a name.
 
     Nothing is downloaded. The file is neither changed nor moved; its SHA-256 is kept and checked when it is used.
 
@@ -130,16 +130,15 @@ def add(
     if (mean is None) != (std is None):
         raise ModelFileError("give both --mean and --std, or neither")
     statistics = registry.read_npy_statistics(mean, std) if mean is not None and std is not None else None
-    made = registry.add(name, file, statistics, world=made_for, grid=grid, copy=copy)
-    _say_added(made)
+    _say_added(registry.add(name, file, statistics, world=made_for, grid=grid, copy=copy))
 
 
 @group.command()
 def double(
     grid: Annotated[str, typer.Option(help="Its grid.")] = "0.25deg",
-    made_for: Annotated[str, typer.Option("--for", help="What states it takes the place of a model of.")] = "era5",
+    made_for: Annotated[str, typer.Option("--for", help="States whose model it stands in for.")] = "era5",
 ) -> None:
-    """Make a double of FengWu, of its contract and size but without skill, to test and measure with; add it.
+    """Make and add a double of FengWu: the same tensors and size but no skill, for tests and timing.
 
     Needs the package `onnx`, of the extra `train`.
 
@@ -153,33 +152,35 @@ def half_precision(
     name: Annotated[str, typer.Argument(help="An added model.")],
     steps: Annotated[int, typer.Option(min=1, help="How long a forecast to compare.")] = 20,
     state: Annotated[
-        Path | None, typer.Option(help="A state to start from: GRIB, netCDF or Zarr; else one is made up.")
+        Path | None, typer.Option(help="A state to start from: GRIB, netCDF or Zarr; default: a made one.")
     ] = None,
 ) -> None:
-    """Add NAME-fp16, the same network computing in half precision, and measure how far its forecasts go apart.
+    """Add NAME-fp16, the same network in half precision, and measure how far its forecasts differ.
 
-    States stay float32 and normalisation is outside the network, so that no geopotential is ever a half. Needs `onnx`.
+    States stay float32, and normalisation is outside the network, so that no geopotential is in half precision. Needs
+    `onnx`.
 
     Example: dacycle models half fengwu-v1 --steps 40 --state era5.nc
     """
-    made, apart = add_half(name, steps, state)
-    table = Table("step", "rms difference", "largest channel", "", title=f"{made.name} against {name}, in std")
-    for step, (rms, channel, worst) in apart.items():
+    registration, differences = add_half(name, steps, state)
+    table = Table("step", "rms difference", "largest channel", "", title=f"{registration.name} against {name}, in std")
+    for step, (rms, channel, worst) in differences.items():
         table.add_row(f"{step} ({6 * step} h)", f"{rms:.2g}", f"{worst:.2g}", channel)
     console.print(table)
-    _say_added(made)
+    _say_added(registration)
 
 
-def _say_added(made: Registration) -> None:
-    console.print(Markdown(made.card.read_text()))
-    if made.name in RELEASES:
+def _say_added(registration: Registration) -> None:
+    console.print(Markdown(registration.card.read_text()))
+    if registration.name in RELEASES:
         console.print(f"licence of the weights: {LICENCE}", soft_wrap=True)
-    console.print(f"added: an experiment's `model: {made.name}` and `dacycle forecast --model {made.name}` take it")
+    name = registration.name
+    console.print(f"added: an experiment's `model: {name}` and `dacycle forecast --model {name}` take it")
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A row of the list."""
+    """Hold a row of the list."""
 
     name: str
     kind: str
@@ -192,15 +193,15 @@ class _Entry:
 
 
 def _entries() -> list[_Entry]:
-    found = []
+    entries = []
     for name, path in _packaged().items():
         kind, grid, home = _described(path)
         size = path.stat().st_size
-        found.append(_Entry(name, kind, grid, home, digest(path), size, path.name, partial(_complaint, path)))
-    for name, made in registered_models().items():
-        kind, check = "double" if made.double else "forecast", partial(made.complaint, whole=True)
-        found.append(_Entry(name, kind, made.grid, made.world, made.digest, made.size, name, check))
-    return found
+        entries.append(_Entry(name, kind, grid, home, digest(path), size, path.name, partial(_complaint, path)))
+    for name, model in registered_models().items():
+        kind, check = "double" if model.double else "forecast", partial(model.complaint, read_all=True)
+        entries.append(_Entry(name, kind, model.grid, model.world, model.digest, model.size, name, check))
+    return entries
 
 
 def _packaged() -> dict[str, Path]:
@@ -208,7 +209,7 @@ def _packaged() -> dict[str, Path]:
 
 
 def _complaint(path: Path) -> str:
-    """What is wrong with a packaged file or its card; empty if the card is its own and it has passed the gate."""
+    """Return what is wrong with a packaged file or its card; empty if its card fits and it has passed the gate."""
     card = path.with_suffix(".md")
     if not card.exists():
         return "it has no card"
@@ -223,11 +224,11 @@ def _complaint(path: Path) -> str:
 
 
 def _described(path: Path) -> tuple[str, str, str]:
-    """Kind, grid and world of a packaged file, which is read whole."""
+    """Return kind, grid and world of a packaged file, which is read whole."""
     if path.suffix == ".onnx":
         about = read_metadata(path)
         return about["kind"], about["grid"], about["world"]
     from dacycle.assimilators.classical.background_error import BackgroundError
 
-    found = BackgroundError.load(path)
-    return "assimilator", found.grid.name, found.world
+    background_error = BackgroundError.load(path)
+    return "assimilator", background_error.grid.name, background_error.world

@@ -12,8 +12,9 @@ from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimi
 from dacycle.assimilators.classical.background_error import estimate_from_recipe
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.judging.evaluation import evaluate as evaluate_assimilator
-from dacycle.assimilators.judging.evaluation import held_out, observing_of
 from dacycle.assimilators.judging.operator_scores import score_operator
+from dacycle.assimilators.sampling.backgrounds import held_out
+from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.training.recipe import (
     AssimilatorRecipe,
     NetworkRecipe,
@@ -21,42 +22,43 @@ from dacycle.assimilators.training.recipe import (
     load_recipe,
     recipe_kind,
 )
-from dacycle.cycler.cli.models.world import parse_years
+from dacycle.cycler.cli.options import need_torch, parse_years
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, PLANES, index
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.forecast_adapter.models.model import ModelFileError, load_model
+from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import read_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.operators.learned import KIND as OPERATOR
 from dacycle.obs_ingest.operators.learned import LearnedOperator, operator_files
 
-__all__ = ["app", "need_torch"]
+__all__ = ["app"]
 
 app = typer.Typer()
 console = Console()
 GPUS = (1, 4, 8)
 SUSTAINED = (1, 10, 50)
-"""10^12 operations a second: networks like these sustain a fraction of what a GPU's maker says."""
+"""10^12 operations a second; networks like these sustain a fraction of a GPU's nominal speed."""
 SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
-"""What is observed where no recipe says it: the demonstration's network."""
+"""The observing system where no recipe names one: that of the demonstration."""
 
 
 @app.command()
 def backgrounds(
-    data: Annotated[Path, typer.Argument(help="folder of a nature run or a dataset")],
-    folder: Annotated[Path, typer.Argument(help="where to write; months that exist are kept")],
-    years: Annotated[str, typer.Option(help="training years, e.g. 2020,2021")],
-    world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
-    model: Annotated[str, typer.Option(help="forecast model whose backgrounds are made")] = "mini",
+    data: Annotated[Path, typer.Argument(help="Folder of a nature run or a dataset.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write; months that exist are kept.")],
+    years: Annotated[str, typer.Option(help="Training years, e.g. 2020,2021.")],
+    world: Annotated[str, typer.Option(help="World whose statistics are used.")] = "demonstration",
+    model: Annotated[str, typer.Option(help="Forecast model that makes the backgrounds.")] = "mini",
     cycling: Annotated[
-        str | None, typer.Option(help="assimilator, by name or file: backgrounds of its cycles instead of forecasts")
+        str | None,
+        typer.Option(help="Assimilator, by name or file: make backgrounds of its cycles instead of forecasts."),
     ] = None,
-    workers: Annotated[int, typer.Option(help="months made side by side")] = 2,
+    workers: Annotated[int, typer.Option(help="Number of months made at the same time.")] = 2,
 ) -> None:
     """Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, or of cycles.
 
-    Observations are no part of it: training draws them afresh for every sample. Run it again to go on after an
+    They hold no observations, which training draws anew for every sample. Run the command again to continue after an
     interruption.
 
     Example: dacycle backgrounds nature backgrounds --years 2020,2021
@@ -66,27 +68,30 @@ def backgrounds(
     from dacycle.assimilators.sampling.backgrounds import make_forecasts
     from dacycle.assimilators.sampling.cycled_backgrounds import make_cycles
 
-    chosen, say = parse_years(years), typer.echo
+    chosen = parse_years(years)
     if cycling is None:
-        make_forecasts(data, folder, chosen, world, model, workers=workers, say=say)
+        make_forecasts(data, folder, chosen, world, model, workers=workers)
     else:
-        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers, say)
+        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers)
     size = sum(path.stat().st_size for path in folder.glob("*.nc")) / 1e9
     typer.echo(f"{folder}: {size:.1f} GB; a recipe's `backgrounds:` takes this path")
 
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="the recipe, e.g. deploy/recipes/fnp-cpu.yaml")],
-    out: Annotated[Path | None, typer.Option(help="folder of the run (default: runs/ and the recipe's name)")] = None,
-    data: Annotated[str | None, typer.Option(help="folder with the years, instead of the recipe's")] = None,
+    recipe: Annotated[Path, typer.Argument(help="The recipe, e.g. deploy/recipes/fnp-cpu.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with the years, instead of the recipe's.")] = None,
     estimate: Annotated[
-        str | None, typer.Option(metavar="GRID", help="train nothing: say what an assimilator's training takes there")
+        str | None,
+        typer.Option(
+            metavar="GRID", help="Do not train; print what the training of an assimilator takes on this grid."
+        ),
     ] = None,
 ) -> None:
     """Train a network, or estimate the ensemble of a recipe of `kind: oi`.
 
-    A network needs the extra `train`; an interrupted training goes on when the same command is run again.
+    A network needs the extra `train`. Run the same command again to continue an interrupted training.
 
     Example: dacycle train deploy/recipes/mini-cpu.yaml --data nature
 
@@ -107,48 +112,48 @@ def train(
     if isinstance(read, AssimilatorRecipe):
         from dacycle.assimilators.training.assimilator_run import train_assimilator
 
-        train_assimilator(read, folder, say=typer.echo)
+        train_assimilator(read, folder)
     elif isinstance(read, OperatorRecipe):
         from dacycle.assimilators.training.operator import train_operator
 
-        train_operator(read, folder, say=typer.echo)
+        train_operator(read, folder)
     else:
-        from dacycle.assimilators.training.run import train as train_forecast
+        from dacycle.assimilators.training.forecast_run import train_forecast
 
-        train_forecast(read, folder, say=typer.echo)
+        train_forecast(read, folder)
     typer.echo(f"trained: {folder}; next: dacycle export {folder}")
 
 
 def _say_what_it_takes(recipe: NetworkRecipe, grid: str) -> None:
-    from dacycle.assimilators.training.estimate import estimate, measure
+    from dacycle.assimilators.training.cost import estimate_cost, measure_cost
 
     if not isinstance(recipe, AssimilatorRecipe):
         raise RecipeError(f"{recipe.name}: what a recipe of kind {recipe.kind} takes cannot be estimated yet")
-    found = estimate(recipe, get_grid(grid))
-    memory = found.memory_gb(recipe.batch)
-    typer.echo(f"{found.weights:,} weights; {memory:.2g} GB of memory in each process, {recipe.batch} samples at once")
-    typer.echo(f"{found.samples:,} samples, {found.teraflops:.2g} x 10^12 operations each")
-    typer.echo(f"on disk {found.states_gb:.0f} GB of states and {found.backgrounds_gb:.0f} GB of forecasts' errors")
+    cost = estimate_cost(recipe, get_grid(grid))
+    memory = cost.memory_gb(recipe.batch)
+    typer.echo(f"{cost.weights:,} weights; {memory:.2g} GB of memory in each process, {recipe.batch} samples at once")
+    typer.echo(f"{cost.samples:,} samples, {cost.teraflops:.2g} x 10^12 operations each")
+    typer.echo(f"on disk {cost.states_gb:.0f} GB of states and {cost.backgrounds_gb:.0f} GB of forecasts' errors")
     table = Table("hours, if each GPU sustains", *(f"{n} GPU{'s' if n > 1 else ''}" for n in GPUS))
     for sustained in SUSTAINED:
-        hours = (f"{found.hours(n, sustained):.2g}" for n in GPUS)
+        hours = (f"{cost.hours(n, sustained):.2g}" for n in GPUS)
         table.add_row(f"{sustained} x 10^12 operations a second", *hours)
     console.print(table)
-    measured = measure(recipe, get_grid(grid))
+    measured = measure_cost(recipe, get_grid(grid))
     if measured is not None:
-        took = ", ".join(f"{measured.hours(found.samples, n):.2g} on {n}" for n in GPUS)
+        took = ", ".join(f"{measured.hours(cost.samples, n):.2g} on {n}" for n in GPUS)
         typer.echo(
             f"measured on {measured.device}, uncompiled: {measured.memory_gb:.2g} GB, "
             f"{1000 * measured.seconds:.3g} ms a sample; hours: {took}"
         )
-    typer.echo("not counted: observations, which workers draw beside it, and the model in closed-loop rounds")
+    typer.echo("not counted: drawing of observations by workers, and the model's forecasts in closed-loop rounds")
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="folder of a training run")],
-    out: Annotated[Path | None, typer.Option(help="the file to write (default: NAME.onnx in the run)")] = None,
-    data: Annotated[str | None, typer.Option(help="folder with the validation year, instead of the recipe's")] = None,
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; default: NAME.onnx in the run.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with the validation year, instead of the recipe's.")] = None,
 ) -> None:
     """Write a run's network as ONNX with its metadata and check it against torch.
 
@@ -165,29 +170,29 @@ def export(
     if isinstance(recipe, AssimilatorRecipe):
         from dacycle.assimilators.export.assimilator import export_assimilator
 
-        export_assimilator(run, path, data, say=typer.echo)
+        export_assimilator(run, path, data)
         typer.echo(f"{path}; next: dacycle gate {path} --data {data or recipe.data}")
         return
     if isinstance(recipe, OperatorRecipe):
         from dacycle.assimilators.export.operator import export_operator
 
-        export_operator(run, path, data, say=typer.echo)
+        export_operator(run, path, data)
     else:
-        from dacycle.assimilators.export.forecast import export as export_forecast
+        from dacycle.assimilators.export.forecast import export_forecast
 
-        export_forecast(run, path, data, say=typer.echo)
+        export_forecast(run, path, data)
     key = "operator" if isinstance(recipe, OperatorRecipe) else "model"
     typer.echo(f"{path}, and its card {path.with_suffix('.md').name}; an experiment's `{key}:` takes this path")
 
 
 @app.command()
 def gate(
-    file: Annotated[Path, typer.Argument(help="an exported assimilator; it is rewritten with its scores")],
-    data: Annotated[Path, typer.Option(help="folder with the years")],
-    years: Annotated[str, typer.Option(help="held out from training; cycles are of the first")] = "2023,2024",
-    world: Annotated[str, typer.Option(help="that the file was made for")] = "demonstration",
-    against: Annotated[str, typer.Option(help="another method, shown beside it")] = "oi",
-    enter: Annotated[bool, typer.Option("--register", help="put it among the packaged methods, if it passes")] = False,
+    file: Annotated[Path, typer.Argument(help="An exported assimilator; its scores are written into it.")],
+    data: Annotated[Path, typer.Option(help="Folder with the years.")],
+    years: Annotated[str, typer.Option(help="Years held out from training; cycles run over the first.")] = "2023,2024",
+    world: Annotated[str, typer.Option(help="World that the file was made for.")] = "demonstration",
+    against: Annotated[str, typer.Option(help="Another method, for comparison.")] = "oi",
+    enter: Annotated[bool, typer.Option("--register", help="Copy it to the packaged methods if it passes.")] = False,
 ) -> None:
     """Judge a trained assimilator and write its card: parity, single observations, single analyses, cycles.
 
@@ -195,41 +200,47 @@ def gate(
 
     Example: dacycle gate runs/fnp-cpu/fnp.onnx --data nature --register
     """
-    from dacycle.assimilators.judging.gate import judge, register
+    from dacycle.assimilators.judging.gate import judge_assimilator, register_assimilator
 
-    verdict = judge(file, data, parse_years(years), world, against, say=typer.echo)
-    table = Table("demand", "found", "allowed", "")
+    verdict = judge_assimilator(file, data, parse_years(years), world, against)
+    table = Table("check", "found", "allowed", "")
     for check in verdict.checks:
         table.add_row(check.name, check.found, check.allowed, "met" if check.passed else "[red]not met")
     console.print(table)
     typer.echo(f"card: {file.with_suffix('.md')}")
     if enter:
-        typer.echo(f"registered: {register(file, verdict)}")
+        typer.echo(f"registered: {register_assimilator(file, verdict)}")
     elif not verdict.passed:
         raise AssimilatorError(f"{file} has not passed")
 
 
 @app.command()
 def evaluate(
-    name: Annotated[str, typer.Argument(help="packaged assimilator or observation operator, file, or a run's folder")],
-    data: Annotated[Path, typer.Option(help="folder with the years")],
-    year: Annotated[int, typer.Option(help="held out from its training")],
-    against: Annotated[str, typer.Option(help="another method, shown beside it")] = "oi",
-    starts: Annotated[int, typer.Option(help="forecasts, each a background of 6, 24 and 48 h")] = 32,
-    world: Annotated[str, typer.Option(help="whose statistics are used")] = "demonstration",
-    model: Annotated[str, typer.Option(help="forecast model whose backgrounds are corrected")] = "mini",
-    seed: Annotated[int, typer.Option(help="of the observations")] = 1,
+    name: Annotated[
+        str, typer.Argument(help="A packaged assimilator or observation operator, a file, or a run's folder.")
+    ],
+    data: Annotated[Path, typer.Option(help="Folder with the years.")],
+    year: Annotated[int, typer.Option(help="Year held out from its training.")],
+    against: Annotated[str, typer.Option(help="Another method, for comparison.")] = "oi",
+    starts: Annotated[int, typer.Option(help="Number of forecasts, each a background at 6, 24 and 48 h.")] = 32,
+    world: Annotated[str, typer.Option(help="World whose statistics are used.")] = "demonstration",
+    model: Annotated[str, typer.Option(help="Forecast model of the backgrounds.")] = "mini",
+    seed: Annotated[int, typer.Option(help="Seed of the observations.")] = 1,
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SIZE=N", help="of a run's network, where no weight depends on it; repeatable"),
+        typer.Option(
+            "--set",
+            metavar="SIZE=N",
+            help="Change a size of a run's network on which no weight depends; may be repeated.",
+        ),
     ] = None,
 ) -> None:
     """Score single analyses of held-out backgrounds: errors over the globe, against the background and another method.
 
-    An observation operator is scored against the OLR and the precipitation of the year, beside their climatology and
-    the regression of optimal interpolation; only `--data` and `--year` matter to it.
+    An observation operator is scored against the OLR and precipitation of the year, beside climatology and the
+    regression of optimal interpolation; only `--data` and `--year` apply to it.
 
-    A run's network is judged as it is, before it is exported.
+    A run's folder scores its network before it is exported.
 
     Example: dacycle evaluate fnp --data nature --year 2024
 
@@ -252,7 +263,7 @@ def evaluate(
     first = scores[name]
     for channel in HEADLINE:
         for lead in (*np.unique(first.leads).tolist(), None):
-            own = [f"{s.rmse('analysis', channel, lead):.4g}" for s in scores.values()]
+            errors = [f"{s.rmse('analysis', channel, lead):.4g}" for s in scores.values()]
             spreads = [f"{s.rmse('spread', channel, lead):.4g}" for s in scores.values() if s.spread is not None]
             unit = CHANNELS[index(channel)].unit
             label = f"{channel} ({unit})" if lead == first.leads[0] else ""
@@ -260,22 +271,22 @@ def evaluate(
                 label,
                 "all" if lead is None else f"{lead} h",
                 f"{first.rmse('background', channel, lead):.4g}",
-                *own,
+                *errors,
                 *spreads,
             )
     console.print(table)
-    for method, found in scores.items():
-        ratio = found.spread_to_skill()
+    for method, result in scores.items():
+        ratio = result.spread_to_skill()
         spread = "" if ratio is None else f"; spread over error {ratio:.2f}"
-        left = np.mean([found.rmse("analysis", c) / found.rmse("background", c) for c in HEADLINE])
+        left = np.mean([result.rmse("analysis", c) / result.rmse("background", c) for c in HEADLINE])
         typer.echo(
             f"{method}: {left:.3f} of the background's error, mean of {len(HEADLINE)} channels; "
-            f"{1000 * found.seconds:.0f} ms an analysis{spread}"
+            f"{1000 * result.seconds:.0f} ms an analysis{spread}"
         )
 
 
 def _method(name: str, world: World, sizes: list[str]) -> Assimilator:
-    """The assimilator; a run's folder stands for its network, with some of its sizes changed."""
+    """Return the assimilator; for a run's folder its network, with some sizes changed."""
     if not (Path(name) / "run.json").is_file():
         _refuse_sizes(name, sizes)
         return load_assimilator(name, world)
@@ -287,7 +298,7 @@ def _method(name: str, world: World, sizes: list[str]) -> Assimilator:
 
 def _refuse_sizes(name: str, sizes: list[str]) -> None:
     if sizes:
-        raise RecipeError(f"--set {sizes[0]}: {name} is no run's folder, so its sizes are what they are")
+        raise RecipeError(f"--set {sizes[0]}: {name} is no run's folder, so its sizes cannot be changed")
 
 
 def _size(item: str) -> tuple[str, int]:
@@ -299,17 +310,9 @@ def _size(item: str) -> tuple[str, int]:
 
 def _evaluate_operator(path: Path, data: Path, year: int) -> None:
     table = Table("plane", "method", "rmse", "bias", "correlation", "stated / actual error")
-    for score in score_operator(LearnedOperator(path), data, year, say=typer.echo):
+    for score in score_operator(LearnedOperator(path), data, year):
         ratios = (f"{x:.3f}" if np.isfinite(x) else "" for x in (score.correlation, score.stated))
         label = f"{score.plane} ({PLANES[score.plane]})"
         table.add_row(label, score.method, f"{score.rmse:.3g}", f"{score.bias:+.2g}", *ratios)
     console.print(table)
     typer.echo("correlation of anomalies from the climatology of the training years")
-
-
-def need_torch() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("torch", "lightning", "onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise ModelFileError(f'{", ".join(missing)} not installed: pip install "dacycle[train]"')

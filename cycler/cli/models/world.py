@@ -1,4 +1,4 @@
-"""Commands that make worlds: the nature run, the folder that an experiment's `world:` names, files of observations."""
+"""Commands that make worlds: a nature run, a world's folder, simulated files of observations."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,18 +8,19 @@ import numpy as np
 import pandas as pd
 import typer
 
+from dacycle.cycler.cli.options import ExperimentFile, parse_years
 from dacycle.cycler.experiment import ExperimentError, load_experiment
 from dacycle.forecast_adapter.models.fengwu import ERA5, OPERATIONAL, published_statistics
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.world import WorldError, build_world, load_world
 
-__all__ = ["app", "parse_years"]
+__all__ = ["app"]
 
 app = typer.Typer()
 
 
 class Kind(StrEnum):
-    """What a world's reference is: its own, or states that others have as well."""
+    """Name the kind of a world's reference: its own states, or ones for which models were made elsewhere."""
 
     own = "own"
     era5 = ERA5
@@ -28,10 +29,10 @@ class Kind(StrEnum):
 
 @app.command("nature-run")
 def nature_run(
-    folder: Annotated[Path, typer.Argument(help="where to write; months that exist are kept")],
-    years: Annotated[str, typer.Option(help="labels of the realisations, e.g. 2014-2024 or 2021,2023")],
-    seed: Annotated[int, typer.Option(help="with the year, decides a realisation")] = 1,
-    workers: Annotated[int, typer.Option(help="years run side by side, about 4 GB of memory each")] = 1,
+    folder: Annotated[Path, typer.Argument(help="Where to write; months that exist are kept.")],
+    years: Annotated[str, typer.Option(help="Labels of the realisations, e.g. 2014-2024 or 2021,2023.")],
+    seed: Annotated[int, typer.Option(help="Decides a realisation, together with the year.")] = 1,
+    workers: Annotated[int, typer.Option(help="Number of years run at the same time, about 4 GB of memory each.")] = 1,
 ) -> None:
     """Run SPEEDY and write its states, precipitation and OLR. Needs the extra `nature`.
 
@@ -39,7 +40,7 @@ def nature_run(
     """
     from dacycle.forecast_adapter.worlds import nature
 
-    nature.run(folder, parse_years(years), seed, workers, progress=typer.echo)
+    nature.run(folder, parse_years(years), seed, workers)
 
 
 @app.command()
@@ -51,19 +52,19 @@ def world(
         str | None,
         typer.Option(help="First time of a copied reference, e.g. 2024-01-01T00; without it DATA is the reference."),
     ] = None,
-    days: Annotated[int, typer.Option(help="Length of the copied reference.")] = 28,
+    days: Annotated[int, typer.Option(help="Length of the copied reference, days.")] = 28,
     statistics: Annotated[
         str | None,
-        typer.Option(help="Normalise with these instead: `fengwu`, those it is used with, or a world's statistics.nc."),
+        typer.Option(help="Other normalisation statistics: `fengwu` for those of FengWu, or a world's statistics.nc."),
     ] = None,
     reference: Annotated[
-        Kind, typer.Option(help="What DATA are, for models that were made elsewhere, such as FengWu.")
+        Kind, typer.Option(help="Kind of DATA, which decides whether models made elsewhere, such as FengWu, fit.")
     ] = Kind.own,
 ) -> None:
     """Make a world from a nature run or a dataset: statistics and climatology of its training years, and a reference.
 
-    With --start a stretch of the data is copied into the world, rounded to a size that can be handed on. Without it the
-    world's reference is the data where they are, with all that is added to them later.
+    With --start a stretch of the data is copied into the world, rounded to a size that can be distributed. Without it
+    the world's reference is the folder DATA itself, with everything that is added to it later.
 
     Example: dacycle world nature deploy/worlds/demonstration --training 2020-2022 --start 2024-01-01T00
 
@@ -93,12 +94,12 @@ def _given(statistics: str | None) -> Statistics | None:
 
 @app.command()
 def simulate(
-    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")],
+    experiment: ExperimentFile,
 ) -> None:
     """Draw an experiment's observations from its world, and write the files that it reads.
 
-    For each of its sources `synop_bufr`, `temp_bufr` and `olr_netcdf` this makes the folder that is its path, with what
-    the source `stations`, `sondes` or `olr` of the same name would draw. A folder that is there already is left.
+    For each source `synop_bufr`, `temp_bufr` and `olr_netcdf` it makes the folder that is the path of the source, with
+    the values that the source `stations`, `sondes` or `olr` of the same name would draw. Existing folders are kept.
 
     Example: dacycle simulate deploy/experiments/demo.yaml
     """
@@ -111,17 +112,5 @@ def simulate(
     opened = load_world(described.world)
     times = described.times().values.astype("datetime64[h]")
     for spec in specs:
-        made = simulate(spec, opened, described.seed, times)
-        typer.echo(f"{spec['path']}: {f'{made} files' if made else 'is there'}")
-
-
-def parse_years(text: str) -> list[int]:
-    """`2014-2016,2020` as [2014, 2015, 2016, 2020]."""
-    years: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        try:
-            years += range(int(first), int(last or first) + 1)
-        except ValueError:
-            raise typer.BadParameter(f"{text!r} is not a list of years such as 2014-2022 or 2021,2023") from None
-    return years
+        count = simulate(spec, opened, described.seed, times)
+        typer.echo(f"{spec['path']}: {f'{count} files' if count else 'is there'}")

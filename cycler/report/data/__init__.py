@@ -1,1 +1,1 @@
-"""Data that pictures need, and the scripts that make them."""
+"""Data for the pictures of reports, and the scripts that make them."""

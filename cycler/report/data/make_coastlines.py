@@ -6,9 +6,9 @@ geopandas/datasets/naturalearth_lowres); then
 
     python cycler/report/data/make_coastlines.py naturalearth_lowres.shp cycler/report/data/coastlines.npz
 
-A border between two countries is an edge that two polygons share; what is left is coast. The file holds
-`longitude` and `latitude` (float32, degrees, -180 to 180), lines parted by NaN. It is packaged because the
-maps of a report must be drawn without a network.
+A border between two countries is an edge that two polygons share; the other edges are coast. The file holds
+`longitude` and `latitude` (float32, degrees, -180 to 180), lines separated by NaN. It is packaged because the maps of a
+report must be drawn without access to the internet.
 """
 
 import struct
@@ -23,7 +23,7 @@ Point = tuple[float, float]
 
 
 def polygon_rings(path: Path) -> list[list[Point]]:
-    """All rings of a shapefile of polygons (ESRI Shapefile Technical Description, 1998, pages 8-9)."""
+    """Return all rings of a shapefile of polygons (ESRI Shapefile Technical Description, 1998, pages 8-9)."""
     data = path.read_bytes()
     rings, position = [], 100
     while position < len(data):
@@ -38,7 +38,7 @@ def polygon_rings(path: Path) -> list[list[Point]]:
 
 
 def coast_edges(rings: list[list[Point]]) -> list[tuple[Point, Point]]:
-    """Edges that one ring alone has, without those along the map's own frame (180 degrees, the pole)."""
+    """Return the edges that only one ring has, without those along the map's frame (180 degrees, the pole)."""
     edges = [edge for ring in rings for edge in pairwise(ring)]
     seen = Counter(frozenset(edge) for edge in edges)
 
@@ -49,12 +49,12 @@ def coast_edges(rings: list[list[Point]]) -> list[tuple[Point, Point]]:
 
 
 def join(edges: list[tuple[Point, Point]]) -> list[list[Point]]:
-    """Edges joined end to end into as few lines as following them gives."""
+    """Join edges end to end into lines."""
     following: dict[Point, list[Point]] = defaultdict(list)
     arriving = Counter(end for _, end in edges)
     for start, end in edges:
         following[start].append(end)
-    # Lines that start where none arrives first: a closed coast may then be begun anywhere.
+    # Open lines are followed from their first point; closed coasts, which come last, may start anywhere.
     starts = sorted(following, key=lambda point: arriving[point])
     lines = []
     for start in starts:
@@ -70,5 +70,5 @@ if __name__ == "__main__":
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     lines = join(coast_edges(polygon_rings(source)))
     gap = np.full((1, 2), np.nan)
-    joined = np.concatenate([part for line in lines for part in (np.array(line), gap)]).astype(np.float32)
+    joined = np.concatenate([points for line in lines for points in (np.array(line), gap)]).astype(np.float32)
     np.savez_compressed(target, longitude=joined[:, 0], latitude=joined[:, 1])

@@ -1,1 +1,1 @@
-"""Small ONNX graphs that travel with the package, and the scripts that make them."""
+"""Small packaged ONNX graphs, and the scripts that make them."""

@@ -2,8 +2,8 @@
 
     following = concatenate(pair[:, 69:], output[:, :69])        state = offset + scale * output[:, :69]
 
-What a network puts into its other 69 channels is never read. Needs the package `onnx`; run it as
-`python forecast_adapter/models/graphs/make_roll.py`.
+A network's other 69 output channels are never read. This script needs the package `onnx`; run it as
+`python -m dacycle.forecast_adapter.models.graphs.make_roll`.
 """
 
 from pathlib import Path
@@ -12,10 +12,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
+
 
 def roll() -> onnx.ModelProto:
-    """The graph, for any batch and grid."""
-    bounds = {"zero": [0], "half": [69], "end": [138], "channels": [1], "across": [1, 69, 1, 1]}
+    """Return the graph, for any batch and grid."""
+    bounds = {
+        "zero": [0],
+        "half": [CHANNEL_COUNT],
+        "end": [2 * CHANNEL_COUNT],
+        "channels": [1],
+        "across": [1, CHANNEL_COUNT, 1, 1],
+    }
     nodes = [
         helper.make_node("Slice", ["pair", "half", "end", "channels"], ["current"]),
         helper.make_node("Slice", ["output", "zero", "half", "channels"], ["next"]),
@@ -29,12 +37,17 @@ def roll() -> onnx.ModelProto:
     def tensor(name: str, *shape: int | str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
-    place = ("batch", 138, "rows", "columns")
+    pair = ("batch", 2 * CHANNEL_COUNT, "rows", "columns")
     graph = helper.make_graph(
         nodes,
         "roll",
-        [tensor("pair", *place), tensor("output", *place), tensor("scale", 69), tensor("offset", 69)],
-        [tensor("following", *place), tensor("state", "batch", 69, "rows", "columns")],
+        [
+            tensor("pair", *pair),
+            tensor("output", *pair),
+            tensor("scale", CHANNEL_COUNT),
+            tensor("offset", CHANNEL_COUNT),
+        ],
+        [tensor("following", *pair), tensor("state", "batch", CHANNEL_COUNT, "rows", "columns")],
         [numpy_helper.from_array(np.array(value), name) for name, value in bounds.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.physics import GRAVITY
+
 Report = dict[str, Any]
 """Place and time by short name (see `_ELEMENTS`), as far as present, and `levels`: arrays over the levels in the order
 of the message, NaN where missing, of `pressure` (Pa), `z` (m2/s2), `t`, `td` (K), `direction` (degrees), `speed` (m/s)
 and `surface`, whether it is the level of the station."""
-
-GRAVITY = 9.80665
 
 _ELEMENTS = {
     "blockNumber": "block", "stationNumber": "number", "shipOrMobileLandStationIdentifier": "ship",

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.physics import ZERO_CELSIUS
 from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, numbers, read_tables, times
 from dacycle.obs_ingest.table import ObservationError
@@ -33,8 +34,8 @@ estimated or incomplete."""
 TRACES = ("2", "T")
 
 _MEASURED = {
-    "temperature": ("t2m", 1.0, 273.15),
-    "dew_point_temperature": ("td2m", 1.0, 273.15),
+    "temperature": ("t2m", 1.0, ZERO_CELSIUS),
+    "dew_point_temperature": ("td2m", 1.0, ZERO_CELSIUS),
     "sea_level_pressure": ("msl", 100.0, 0.0),
     "station_level_pressure": ("ps", 100.0, 0.0),
 }

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.physics import ZERO_CELSIUS
 from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, lines, numbers, read_tables, start, times
 
@@ -130,7 +131,7 @@ def _groups(added: list[bytes], group: re.Pattern[bytes], absent: bytes) -> Char
 def _decode(reports: NDArray, fields: dict[str, Characters], amount: Characters) -> None:
     for name, field in (("t2m", fields["tmp"]), ("td2m", fields["dew"])):
         value, readable = _signed(field[:, :5])
-        put(reports, name, value / 10 + 273.15, _among(field[:, 5], ACCEPTED), readable)
+        put(reports, name, value / 10 + ZERO_CELSIUS, _among(field[:, 5], ACCEPTED), readable)
     pressures = fields["ma1"][:, 6:]  # the first pair is the altimeter setting
     for name, field in (("msl", fields["slp"]), ("ps", pressures)):
         value, readable = _number(field[:, :5])

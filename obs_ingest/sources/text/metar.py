@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.physics import KNOT, ZERO_CELSIUS
 from dacycle.obs_ingest.sources.files import Paths
 from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, lines, numbers, read_tables, start, times
@@ -21,7 +22,6 @@ from dacycle.obs_ingest.sources.text.metar_text import TextReader
 
 __all__ = ["Metar"]
 
-KNOT = 1852 / 3600  # m/s
 TRACE = 0.127
 """mm, half of the least amount reported: how the table of bulletins writes a trace."""
 
@@ -86,7 +86,7 @@ def _bulletins(table: pa.Table) -> NDArray:
     reports["time"][timed] = seconds[timed].astype("M8[s]")
     for name, column in (("t2m", "temp"), ("td2m", "dewp")):
         value, readable = numbers(table[column])
-        put(reports, name, value + 273.15, readable=readable)
+        put(reports, name, value + ZERO_CELSIUS, readable=readable)
     direction, _ = numbers(table["wdir"])
     speed, readable = numbers(table["wspd"])
     put_wind(reports, direction, speed * KNOT, readable=readable)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dacycle.common.errors import DacycleError
 
-__all__ = ["Strict", "parse_checked", "parse_yaml", "read_checked", "suggestion", "write_yaml"]
+__all__ = ["Number", "Strict", "parse_checked", "parse_value", "parse_yaml", "read_checked", "suggestion", "write_yaml"]
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -28,6 +28,15 @@ class Strict(BaseModel):
     """Refuse unknown keys; the base of everything that a YAML file configures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> float:
+    number: float = check(value)
+    return value if isinstance(value, int) else number
+
+
+Number = Annotated[float, WrapValidator(_as_written)]
+"""A number that stays whole if it is written so, for models whose digest depends on how a value is written."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -88,6 +97,18 @@ def parse_yaml(text: str, source: str, what: str, error: type[DacycleError]) -> 
     return node
 
 
+def parse_value(text: str, source: str, error: type[DacycleError]) -> Any:
+    """Return the value that a text such as `3h` or `[olr, u10]` has in a YAML file; `source` names it in messages.
+
+    Raises:
+        error: the text is not valid YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as problem:
+        raise error(f"{source}: {text!r} is not a YAML value: {problem}") from None
+
+
 def write_yaml(content: Mapping[str, Any]) -> str:
     """Return content as the text of a YAML file, keys in their order."""
     text = StringIO()
@@ -102,6 +123,8 @@ def _plain(node: Any) -> Any:
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
         return [_plain(value) for value in node]
+    if isinstance(node, str | float):  # classes of ruamel's own, which remember how the value was written
+        return str(node) if isinstance(node, str) else float(node)
     return node
 
 

@@ -53,7 +53,7 @@ def _handler(style: str) -> logging.Handler:
         handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
         handler.setFormatter(logging.Formatter("%(where)s%(message)s"))
         return handler
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(_Json() if style == "json" else _Line("%(where)s%(message)s"))
     return handler
 
@@ -63,6 +63,14 @@ def _add_context(record: logging.LogRecord) -> bool:
     where = " ".join(name for name in names.values() if name)
     vars(record).update(names, where=f"{where}: " if where else "")
     return True
+
+
+class _StandardError(logging.StreamHandler):
+    """Write to what `sys.stderr` is at the time of a record: tests and progress displays replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _Line(logging.Formatter):

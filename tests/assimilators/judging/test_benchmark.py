@@ -7,7 +7,8 @@ import pytest
 
 from dacycle.assimilators.base import Analysis
 from dacycle.assimilators.judging.benchmark import OVERALL, Setting, score_single_analyses
-from dacycle.assimilators.judging.evaluation import held_out, observing_of
+from dacycle.assimilators.sampling.backgrounds import held_out
+from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.forecast_adapter.channels import GROUPS, HEADLINE
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import load_world

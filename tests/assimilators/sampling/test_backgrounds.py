@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.judging.evaluation import observing_of
 from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
     Backgrounds,
@@ -20,6 +19,7 @@ from dacycle.assimilators.sampling.backgrounds import (
     year_times,
 )
 from dacycle.assimilators.sampling.cycled_backgrounds import cycled_errors_between, make_cycles
+from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from dacycle.cycler.archive import branches as archive_module
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.store import Store
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import Experiment, load_experiment
 from tests.worlds import register_doubles
 
@@ -80,7 +80,7 @@ def killed(aim: str, experiment: Experiment, archive: Path, rng: random.Random) 
     child = os.fork()
     if child == 0:
         AIMS.get(aim, lambda: None)()
-        hindcast(experiment, Archive(archive, create=True), progress=lambda cycle: os.write(writing, b"."))
+        run_due_cycles(experiment, Archive(archive, create=True), progress=lambda cycle: os.write(writing, b"."))
         os._exit(0)
     if aim not in AIMS:
         os.read(reading, 1)

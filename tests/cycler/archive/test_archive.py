@@ -10,7 +10,8 @@ import xarray as xr
 
 import dacycle
 from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP
 from tests.cycler import replays
 
@@ -23,7 +24,7 @@ def content(world, tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(content, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "archive"
-    hindcast(replays.experiment(content), Archive(folder, create=True))
+    run_due_cycles(replays.experiment(content), Archive(folder, create=True))
     return folder
 
 
@@ -70,7 +71,7 @@ def test_a_time_cannot_be_appended_twice(run, content):
         state = writer.state("analysis", replays.LAST).values
         departures = writer.departures([replays.LAST]).drop(columns="cycle")
         with pytest.raises(ArchiveError, match="the next cycle of demo is 2024-01-04 12:00:00"):
-            writer.commit_cycle(replays.LAST, state, state, departures, {}, {})
+            writer.commit_cycle(state, state, departures, CycleRecord(replays.LAST, "ok", {}), {})
     times = pd.DatetimeIndex([replays.LAST])
     again = xr.Dataset({"record": ("time", np.array(["{}"], object))}, {"time": times})
     with pytest.raises(ArchiveError, match="cycles already goes to 2024-01-04T06; cannot append 2024-01-04T06"):
@@ -93,14 +94,14 @@ def test_a_second_writer_is_refused_and_told_who_writes(run, content):
 def test_another_branch_may_be_written_at_the_same_time(run, content):
     other = replays.experiment(content | {"name": "other"})
     with Archive(run).write(replays.experiment(content)):
-        assert len(hindcast(other, Archive(run), limit=1)) == 1
+        assert len(run_due_cycles(other, Archive(run), limit=1)) == 1
 
 
 def test_a_changed_experiment_is_refused_with_the_keys_that_differ(run, content):
     before = tip(run)
     changed = replays.experiment(content | {"seed": 2, "guards": content["guards"] | {"increment_limit": 3}})
     with pytest.raises(ArchiveError) as caught:
-        hindcast(changed, Archive(run))
+        run_due_cycles(changed, Archive(run))
     assert "guards.increment_limit: 6.0 at its first cycle, now 3.0" in str(caught.value)
     assert "seed: 1 at its first cycle, now 2" in str(caught.value)
     assert "dacycle fork" in str(caught.value)
@@ -145,7 +146,7 @@ def test_rewound_and_run_again_it_is_the_same(run, content):
     branch = open_experiment(run, "demo")
     assert branch.times[-1] == replays.START
     assert [path.stem for path in (run / "branches/demo/departures").iterdir()] == ["20240103T12"]
-    hindcast(replays.experiment(content), Archive(run))
+    run_due_cycles(replays.experiment(content), Archive(run))
     assert replays.everything(run) == whole
 
 
@@ -160,7 +161,7 @@ def test_a_fork_shares_the_past_and_keeps_it_when_its_donor_changes(run, content
     start = replays.START + 2 * STEP
     changes = {"name": "no-wind", "start": f"{start:%Y-%m-%dT%H}", "deny": ["u10", "v10"]}
     forked = replays.experiment(content | changes | {"cold_start": {"from": "demo@20240103T18"}})
-    hindcast(forked, Archive(run))
+    run_due_cycles(forked, Archive(run))
     Archive(run).rewind("demo", replays.START - STEP)
 
     fork = open_experiment(run, "no-wind")
@@ -173,11 +174,37 @@ def test_a_fork_shares_the_past_and_keeps_it_when_its_donor_changes(run, content
         Archive(run).rewind("no-wind", replays.START)
 
 
+def test_taking_the_lock_does_not_fork_and_a_fork_has_only_the_files_of_the_past_it_shares(run, content):
+    changes = {"name": "fork", "start": "2024-01-04T00", "cold_start": {"from": "demo@20240103T18"}}
+    forked, archive = replays.experiment(content | changes), Archive(run)
+    drift = run / "branches/demo/drift"
+    drift.mkdir()
+    for name in ("20240103T12", "20240104T00"):
+        (drift / f"{name}.parquet").write_bytes(b"scores of this start")
+    with archive.write(forked) as writer:
+        assert archive.branches() == ["demo"]
+        assert writer.next_time is None
+        writer.fork()
+        assert writer.next_time == replays.START + 2 * STEP
+    assert archive.branches() == ["demo", "fork"]
+    folder = run / "branches/fork"
+    assert sorted(p.name for p in (folder / "departures").iterdir()) == ["20240103T12.parquet", "20240103T18.parquet"]
+    assert [p.name for p in (folder / "drift").iterdir()] == ["20240103T12.parquet"]
+
+
+def test_what_a_killed_writer_left_under_a_temporary_name_goes_with_the_next_one(run, content):
+    folder = run / "branches/demo/departures"
+    before = sorted(folder.iterdir())
+    (folder / ".20240104T12.4711.part.parquet").write_bytes(b"half a")
+    with Archive(run).write(replays.experiment(content)):
+        assert sorted(folder.iterdir()) == before
+
+
 def test_a_fork_from_a_cycle_that_is_not_there_is_refused(run, content):
     changes = {"name": "late", "start": "2024-01-05T00", "end": "2024-01-06T00"}
     forked = replays.experiment(content | changes | {"cold_start": {"from": "demo@20240104T18"}})
     with pytest.raises(ArchiveError, match="demo has no committed cycle 20240104T18"):
-        hindcast(forked, Archive(run))
+        run_due_cycles(forked, Archive(run))
     assert Archive(run).branches() == ["demo"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import write_experiment
 from tests.cycler import replays
 
@@ -26,8 +26,8 @@ def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path):
     assert {code for _, code in json.loads(ended.stdout)} == {-signal.SIGKILL}, ended.stdout
 
     experiment = replays.experiment(content)
-    hindcast(experiment, Archive(tmp_path / "killed"))
-    hindcast(experiment, Archive(tmp_path / "whole", create=True))
+    run_due_cycles(experiment, Archive(tmp_path / "killed"))
+    run_due_cycles(experiment, Archive(tmp_path / "whole", create=True))
 
     killed, whole = replays.everything(tmp_path / "killed"), replays.everything(tmp_path / "whole")
     assert killed.keys() == whole.keys()

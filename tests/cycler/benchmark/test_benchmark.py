@@ -1,5 +1,6 @@
-"""The benchmark as a command: a small one from its file to the page, interrupted and gone on with."""
+"""The benchmark as a command: a small one from its file to the page, interrupted and continued."""
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dacycle.cycler.benchmark.page import summary
+from dacycle.cycler.benchmark.run import BenchmarkError, load_benchmark
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import write_experiment
 from dacycle.forecast_adapter.worlds.world import load_world
@@ -49,20 +51,26 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_benchmark_from_its_file_to_the_page(place, monkeypatch):
-    monkeypatch.setattr("dacycle.cycler.benchmark.run.SPIN_UP", pd.Timedelta(hours=12))
+def protocol_tables(page):
+    """Return the tables of the protocol, one per lead."""
+    sections = re.split(r"\n### ", page.split("## Single analyses")[1].split("### Root")[0])[1:]
+    assert [section.split("\n")[0] for section in sections] == ["6 h", "12 h"]
+    return sections
+
+
+def test_a_benchmark_from_its_file_to_the_page(place, caplog):
+    caplog.set_level(logging.INFO, logger="dacycle")
     demo = DEMO.read_text().replace("end: 2024-01-18T00", "end: 2024-01-05T00")
     drawn = "\n".join(f"  - {{source: {name}, cutoff: none}}" for name in ("stations", "olr"))
     observed = re.sub(r"observations:.*?deny:", f"observations:\n{drawn}\ndeny:", demo, flags=re.S)
     (place / "run.yaml").write_text(observed.replace("lead: 240h", "lead: 24h"))
-    cycled = {"experiment": "run.yaml", "archive": "archive"}
+    cycled = {"experiment": "run.yaml", "archive": "archive", "spin_up": "12h"}
     (place / "b.yaml").write_text(write_experiment(content(cycled=cycled)))
-    said = dacycle("benchmark", "b.yaml", "--out", "page")
-    assert "oi | protocol | 2" in said
-    assert "oi | 20 % | 2" not in said  # what is varied is not repeated
+    dacycle("benchmark", "b.yaml", "--out", "page")
+    assert "oi | protocol | 2" in caplog.messages
+    assert "oi | 20 % | 2" not in caplog.messages  # only the protocol is run with every seed
     page = (place / "page/README.md").read_text()
-    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| ")}
-    assert "±" in rows["oi"] or "±" in page
+    assert all("±" in table.split("\n| oi |")[1].split("\n")[0] for table in protocol_tables(page))
     assert "| 20 % | 1.00 |" in page  # without assimilation the analysis is the background
     single = pd.read_csv(place / "page/single.csv").set_index(
         ["method", "setting", "lead", "field", "channel", "score"]
@@ -86,8 +94,9 @@ def test_a_benchmark_from_its_file_to_the_page(place, monkeypatch):
     cells = [cell.strip() for cell in by_lead.split("\n| oi |")[1].split("\n")[0].split("|")]
     assert float(cells[1]) == pytest.approx(drifts["oi", "analysis", "z500", 24], rel=0.01)
     assert (place / "page/drift.svg").read_text().startswith("<svg")
-    again = dacycle("benchmark", "b.yaml", "--out", "page")
-    assert "protocol" not in again.replace("b.yaml", "")  # everything is kept
+    caplog.clear()
+    dacycle("benchmark", "b.yaml", "--out", "page")
+    assert not [message for message in caplog.messages if "|" in message]  # everything is kept
     (place / "b.yaml").write_text(write_experiment(content(seeds=[1])))
     dacycle("benchmark", "b.yaml", "--out", "first")
     settings, of_first = (
@@ -97,14 +106,14 @@ def test_a_benchmark_from_its_file_to_the_page(place, monkeypatch):
     assert settings == of_first  # settings are compared by the seed that all have
 
 
-def test_a_changed_setting_is_run_again_and_nothing_else(place):
+def test_a_changed_setting_is_run_again_and_nothing_else(place, caplog):
     (place / "b.yaml").write_text(write_experiment(content(methods=["none"])))
     dacycle("benchmark", "b.yaml", "--out", "page")
     changed = content(methods=["none"], settings=[{"name": "protocol"}, {"name": "20 %", "density": 0.3}])
     (place / "b.yaml").write_text(write_experiment(changed))
-    said = dacycle("benchmark", "b.yaml", "--out", "page")
-    assert "none | 20 % | 1" in said
-    assert "none | protocol" not in said
+    caplog.set_level(logging.INFO, logger="dacycle")
+    dacycle("benchmark", "b.yaml", "--out", "page")
+    assert [message for message in caplog.messages if "|" in message] == ["none | 20 % | 1"]
 
 
 def test_scores_are_means_and_a_time_is_the_fastest():
@@ -115,18 +124,41 @@ def test_scores_are_means_and_a_time_is_the_fastest():
     assert summary(table).set_index("score")["value"].to_dict() == {"mse": 2, "seconds": 1}
 
 
-def test_a_malformed_file_is_refused_with_its_line(place):
+WRONG = [
+    ({"colour": "blue"}, "colour: unknown key"),
+    ({"settings": [{"name": "x", "densty": 1}]}, "settings.0.densty: unknown key; did you mean density?"),
+    ({"settings": [{"name": "x", "pattern": "stripes"}]}, "settings.0.pattern: Input should be 'points'"),
+    ({"settings": [{"name": "x", "density": 0}]}, "settings.0.density: Input should be greater than 0"),
+    ({"settings": [{"density": 0.5}]}, "settings.0.name: this key is required"),
+    (
+        {"cycled": {"experiment": "run.yaml", "archiv": "archive"}},
+        "cycled.archiv: unknown key; did you mean archive?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_a_malformed_file_is_refused_with_its_line(changes, message, tmp_path):
+    file = tmp_path / "b.yaml"
+    file.write_text(write_experiment(content(**changes)))
+    with pytest.raises(BenchmarkError) as refused:
+        load_benchmark(file)
+    lines = str(refused.value).splitlines()
+    assert any(re.match(rf"{re.escape(str(file))}:\d+: ", line) and message in line for line in lines), lines
+
+
+def test_a_problem_is_named_at_its_line(tmp_path):
+    file = tmp_path / "b.yaml"
+    file.write_text(write_experiment(content()) + "cycled:\n  experiment: run.yaml\n  archive: a\n  spinup: 96h\n")
+    line = file.read_text().splitlines().index("  spinup: 96h") + 1
+    with pytest.raises(BenchmarkError, match=f"b.yaml:{line}: cycled.spinup: unknown key; did you mean spin_up"):
+        load_benchmark(file)
+
+
+def test_the_command_refuses_a_malformed_file_and_one_that_is_not_there(place):
     (place / "b.yaml").write_text(write_experiment(content(colour="blue")))
-    ended = CliRunner().invoke(app, ["benchmark", "b.yaml", "--out", "page"])
-    assert ended.exit_code == 2
-    assert "colour: unknown key" in ended.output
-    (place / "b.yaml").write_text(write_experiment(content(settings=[{"name": "x", "densty": 1}])))
-    ended = CliRunner().invoke(app, ["benchmark", "b.yaml", "--out", "page"])
-    assert ended.exit_code == 2
-    assert "densty" in ended.output
-    (place / "b.yaml").write_text(write_experiment(content(settings=[{"name": "x", "pattern": "stripes"}])))
-    assert "pattern is 'stripes'" in dacycle("benchmark", "b.yaml", "--out", "page", status=2)
-    assert "there is no such benchmark file" in dacycle("benchmark", "c.yaml", "--out", "page", status=2)
+    assert "colour: unknown key" in dacycle("benchmark", "b.yaml", "--out", "page", status=2)
+    assert "there is no such file" in dacycle("benchmark", "c.yaml", "--out", "page", status=2)
 
 
 def test_a_method_is_not_compared_by_a_year_of_its_training(place):

@@ -1,5 +1,6 @@
 """The commands that run experiments: what a user types, sees, and is told when it cannot be done."""
 
+import json
 import os
 import signal
 import subprocess
@@ -70,6 +71,42 @@ def test_a_hindcast_keeps_its_free_run_beside_it(place):
     assert open_experiment("archive", "demo-free").experiment.assimilator == "none"
 
 
+def test_log_records_in_json_name_experiment_and_cycle(place, monkeypatch):
+    text = (place / "demo.yaml").read_text().replace("free_run: false", "free_run: true")
+    (place / "demo.yaml").write_text(text)
+    monkeypatch.setenv("DACYCLE_LOG", "json")
+    ended = CliRunner().invoke(app, ["hindcast", "demo.yaml", "--limit", "2"])
+    assert ended.exit_code == 0, ended.output
+    records = [json.loads(line) for line in ended.stderr.splitlines()]
+    cycles = [record for record in records if record["logger"] == "dacycle.cycler.cycle.replay"]
+    assert [(record["experiment"], record["cycle"]) for record in cycles] == [
+        ("demo", "20240103T12"), ("demo", "20240103T18"), ("demo-free", "20240103T12"), ("demo-free", "20240103T18"),
+    ]  # fmt: skip
+    assert all(record["level"] == "info" and record["message"].startswith("ok; ") for record in cycles)
+    assert {record["experiment"] for record in records} == {"demo", "demo-free"}
+    assert "demo: 2 ok" in ended.stdout
+
+
+def test_for_people_a_hindcast_shows_its_progress_alone(place):
+    text = (place / "demo.yaml").read_text().replace("minimum_observations: 10", "minimum_observations: 100000")
+    (place / "demo.yaml").write_text(text)
+    ended = CliRunner().invoke(app, ["hindcast", "demo.yaml", "--limit", "1"])
+    assert "1 degraded" in ended.stdout
+    assert ended.stderr == ""
+
+
+def test_a_setting_that_means_nothing_is_refused(place, monkeypatch):
+    monkeypatch.setenv("DACYCLE_ARCHIV", "elsewhere")
+    assert "DACYCLE_ARCHIV: unknown setting; did you mean DACYCLE_ARCHIVE?" in dacycle("status", status=2)
+
+
+def test_the_environment_names_the_archive(place, monkeypatch):
+    monkeypatch.setenv("DACYCLE_ARCHIVE", "elsewhere")
+    dacycle("hindcast", "demo.yaml", "--limit", "1")
+    assert Archive("elsewhere").branches() == ["demo"]
+    assert "elsewhere" in dacycle("status")
+
+
 def test_fork_and_rewind(place):
     dacycle("hindcast", "demo.yaml")
     told = dacycle("fork", "demo@20240103T18", "dry", "--set", "deny=[td2m, 'stations:tp']", "--set", "drift.lead=48h")
@@ -86,7 +123,7 @@ def test_fork_and_rewind(place):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["hindcast", "nothing.yaml"], "nothing.yaml: there is no such experiment file"),
+        (["hindcast", "nothing.yaml"], "nothing.yaml: there is no such file (an experiment is expected)"),
         (["status", "--archive", "nowhere"], "nowhere is not an archive"),
         (["log", "dome"], "no experiment 'dome' here (there are: demo)"),
         (["fork", "demo", "other"], "'demo' is not EXPERIMENT@TIME"),

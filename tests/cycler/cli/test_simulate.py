@@ -48,10 +48,10 @@ def test_a_replay_reads_what_simulate_wrote_and_says_how_to_get_it(place, world)
         assert f"{name}: 2 ok" in dacycle("hindcast", f"{name}.yaml")
     files, drawn = (open_experiment("archive", name) for name in ("files", "drawn"))
     for read, had in zip(files.records[-2:], drawn.records[-2:], strict=True):
-        assert read["uses"]["late"] == had["uses"]["late"] > 0
-        assert read["uses"]["withheld"] == pytest.approx(had["uses"]["withheld"], rel=0.01)
-        assert sum(read["uses"].values()) == pytest.approx(sum(had["uses"].values()), rel=0.001)
-        assert read["sources"]["stations"]["files"] != []
+        assert read.uses["late"] == had.uses["late"] > 0
+        assert read.uses["withheld"] == pytest.approx(had.uses["withheld"], rel=0.01)
+        assert sum(read.uses.values()) == pytest.approx(sum(had.uses.values()), rel=0.001)
+        assert read.sources["stations"].files != []
     assert set(files.departures()["source"]) == {"stations", "sondes", "olr"}
 
 

@@ -8,11 +8,11 @@ import pytest
 import xarray as xr
 
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
 from dacycle.cycler.operations.plan import plan
 from dacycle.forecast_adapter.state import to_dataset
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
 from tests.worlds import make_model
@@ -26,7 +26,7 @@ def content(world, tmp_path_factory):
 def refused(content, archive) -> str:
     """The complaint about an experiment; nothing of it is in the archive."""
     with pytest.raises(ExperimentError) as caught:
-        hindcast(replays.experiment(content), archive)
+        run_due_cycles(replays.experiment(content), archive)
     assert archive.branches() == []
     return str(caught.value)
 
@@ -76,20 +76,20 @@ def test_a_model_replaced_under_its_name_is_refused(content, archive, tmp_path, 
     model = tmp_path / "model.onnx"
     shutil.copy(world.model, model)
     experiment = replays.experiment(content | {"model": str(model)})
-    hindcast(experiment, archive, limit=1)
+    run_due_cycles(experiment, archive, limit=1)
     make_model(model, scale=0.5)
     with pytest.raises(ExperimentError, match=r"model double is another file than at cycle 20240103T12"):
-        hindcast(experiment, archive)
+        run_due_cycles(experiment, archive)
     shutil.copy(world.model, model)
-    assert len(hindcast(experiment, archive, limit=1)) == 1
+    assert len(run_due_cycles(experiment, archive, limit=1)) == 1
 
 
 def test_a_replay_beyond_the_reference_stops_with_what_it_has(content, archive):
     experiment = replays.experiment(content | {"start": "2024-01-07T18", "end": "2024-01-08T12"})
     outlook = plan(experiment, archive)
     assert any("2024-01-08T12" in sentence for sentence in outlook.missing)
-    with pytest.raises(ReferenceError, match="no state at 2024-01-08T06"):
-        hindcast(experiment, archive)
+    with pytest.raises(ReferenceDataError, match="no state at 2024-01-08T06"):
+        run_due_cycles(experiment, archive)
     assert archive.branch("demo").times[-1] == pd.Timestamp("2024-01-08T00")
     assert archive.branch("demo").damaged() == []
 
@@ -111,7 +111,7 @@ def test_a_run_may_start_from_a_file_of_states(content, archive, tmp_path, world
         dataset.transpose("longitude", "latitude", "level", "time").isel(latitude=slice(None, None, -1)),
         tmp_path / "s.nc",
     )
-    hindcast(replays.experiment(content | {"cold_start": start}), archive, limit=1)
+    run_due_cycles(replays.experiment(content | {"cold_start": start}), archive, limit=1)
     stored = archive.branch("demo").analysis.sel(time=dataset.time)
     xr.testing.assert_equal(stored["geopotential"].drop_attrs().load(), dataset["geopotential"].drop_attrs())
 

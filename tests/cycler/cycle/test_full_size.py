@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP
-from dacycle.cycler.timing.memory import peak_memory
+from dacycle.cycler.timing.measure import peak_memory
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.double import add_double
-from dacycle.forecast_adapter.models.half import made_up
+from dacycle.forecast_adapter.models.half import artificial_state
 from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
 from dacycle.forecast_adapter.statistics import Statistics
@@ -28,7 +28,7 @@ def quarter_degree(tmp_path, monkeypatch):
     folder = tmp_path / "quarter"
     (folder / "reference").mkdir(parents=True)
     write_constants(folder, "quarter", GRID, np.zeros(GRID.shape), np.ones(GRID.shape, np.float32))
-    truth = made_up(GRID, Statistics(*profile(), "quarter", "made up"))
+    truth = artificial_state(GRID, Statistics(*profile(), "quarter", "made up"))
     surface = surface_fields(truth, np.zeros_like(truth), np.zeros(GRID.shape))
     times = (np.datetime64(replays.START, "h") + STEP * step for step in (-2, -1, 0))
     states = (to_dataset(make_state(truth, GRID, time)).assign(surface) for time in times)
@@ -46,10 +46,10 @@ def test_a_cycle_by_increments_at_full_size_takes_less_than_8_gb(quarter_degree,
     }
     experiment = replays.experiment(replays.content(quarter_degree, "double-0.25deg", tmp_path, **changes))
     archive = Archive(tmp_path / "archive", create=True)
-    peak = peak_memory(lambda: hindcast(experiment, archive, limit=1))
+    peak = peak_memory(lambda: run_due_cycles(experiment, archive, limit=1))
     branch = archive.branch("demo")
     (record,) = branch.records[-1:]
-    assert record["status"] == "ok"
+    assert record.status == "ok"
     if peak is None:
         pytest.skip("this system does not tell how much memory a process takes")
     assert peak < MOST

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.inputs import load_inputs
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations.arrivals import came_after
 from tests.cycler.tiny import write_experiment
@@ -46,12 +46,12 @@ def experiment(world, folder, tmp_path):
 
 def run(experiment, archive, now):
     """Run the cycles that are due at a time of the day, as a live run does."""
-    return hindcast(load_experiment(experiment), Archive(archive, create=True), now=pd.Timestamp(now))
+    return run_due_cycles(load_experiment(experiment), Archive(archive, create=True), now=pd.Timestamp(now))
 
 
 def arrivals(archive, time):
     branch = open_experiment(archive, "tiny")
-    (record,) = (record for record in branch.records if record["time"] == f"{time:%Y%m%dT%H}")
+    (record,) = (record for record in branch.records if record.id == f"{time:%Y%m%dT%H}")
     (source,) = load_inputs(branch.experiment).sources
     return came_after(branch, source, record)
 
@@ -59,8 +59,8 @@ def arrivals(archive, time):
 def test_a_file_that_comes_after_the_cutoff_is_not_in_the_cycle_and_is_said(experiment, folder, tmp_path):
     archive = tmp_path / "archive"
     (cycle,) = run(experiment, archive, "2024-01-02T15:01")
-    assert cycle.record["status"] == "ok"
-    (had,) = cycle.record["sources"]["isd"]["digests"]
+    assert cycle.record.status == "ok"
+    (had,) = cycle.record.sources["isd"].digests
     assert had.endswith("noon.csv")
     before = open_experiment(archive, "tiny").departures([NOON])
     assert arrivals(archive, NOON) is None
@@ -72,7 +72,7 @@ def test_a_file_that_comes_after_the_cutoff_is_not_in_the_cycle_and_is_said(expe
     assert [os.path.basename(file) for file in arrival.files] == ["late.csv"]
 
     (cycle,) = run(experiment, archive, "2024-01-02T21:01")
-    assert list(cycle.record["sources"]["isd"]["digests"]) == [str(folder / "evening.csv")]
+    assert list(cycle.record.sources["isd"].digests) == [str(folder / "evening.csv")]
     after = open_experiment(archive, "tiny").departures([NOON])
     pd.testing.assert_frame_equal(before, after)
     shown = CliRunner().invoke(app, ["log", "tiny", "--archive", str(archive), "--late"])
@@ -82,8 +82,8 @@ def test_a_file_that_comes_after_the_cutoff_is_not_in_the_cycle_and_is_said(expe
 
     replay = tmp_path / "replay"
     first, *_ = run(experiment, replay, "2024-01-02T21:01")
-    assert first.record["uses"]["late"] == 4 * 6, "a replay finds the file, and that it came after the cutoff"
-    assert first.record["uses"]["assimilated"] == cycle.record["uses"]["assimilated"]
+    assert first.record.uses["late"] == 4 * 6, "a replay finds the file, and that it came after the cutoff"
+    assert first.record.uses["assimilated"] == cycle.record.uses["assimilated"]
 
 
 def test_a_file_that_was_replaced_or_removed_is_said(experiment, folder, tmp_path):
@@ -99,11 +99,11 @@ def test_an_unreadable_file_costs_the_cycle_that_file(experiment, folder, tmp_pa
     (folder / "page.csv").write_text("<html>503</html>")
     (cycle,) = run(experiment, tmp_path / "archive", "2024-01-02T15:01")
     record = cycle.record
-    assert record["status"] == "ok"
-    assert record["reason"] == "source isd: unreadable files: 1"
-    assert record["sources"]["isd"]["unreadable"] == 1
-    assert "page.csv: no column station" in record["sources"]["isd"]["problems"][0]
-    assert record["uses"]["assimilated"] > 0
+    assert record.status == "ok"
+    assert record.reason == "source isd: unreadable files: 1"
+    assert record.sources["isd"].unreadable == 1
+    assert "page.csv: no column station" in record.sources["isd"].problems[0]
+    assert record.uses["assimilated"] > 0
     (folder / "page.csv").unlink()
     assert arrivals(tmp_path / "archive", NOON) is None
 
@@ -113,17 +113,17 @@ def test_a_cycle_that_is_left_with_too_little_is_degraded(experiment, folder, tm
     (folder / "page.csv").write_text("<html>503</html>")
     reports(folder, "one.csv", NOON, [1])
     (cycle,) = run(experiment, tmp_path / "archive", "2024-01-02T15:01")
-    assert cycle.record["status"] == "degraded"
-    assert "fewer than 10" in cycle.record["reason"]
-    assert "unreadable files: 1" in cycle.record["reason"]
+    assert cycle.record.status == "degraded"
+    assert "fewer than 10" in cycle.record.reason
+    assert "unreadable files: 1" in cycle.record.reason
 
 
 def test_where_nothing_can_be_read_the_cycle_goes_on_and_doctor_and_plan_say_why(experiment, folder, tmp_path):
     (folder / "noon.csv").write_text("<html>503</html>")
     archive = tmp_path / "archive"
     (cycle,) = run(experiment, archive, "2024-01-02T15:01")
-    assert cycle.record["status"] == "degraded"
-    assert "noon.csv: no column station" in cycle.record["reason"]
+    assert cycle.record.status == "degraded"
+    assert "noon.csv: no column station" in cycle.record.reason
     for command in ("doctor", "plan"):
         found = CliRunner().invoke(app, [command, str(experiment), "--archive", str(tmp_path / "none")])
         assert found.exit_code != 0
@@ -150,4 +150,4 @@ def test_an_experiment_reads_what_was_ingested(world, experiment, folder, tmp_pa
     (one,) = run(experiment, tmp_path / "one", "2024-01-02T15:01")
     (two,) = run(tables, tmp_path / "two", "2024-01-02T15:01")
     for key in ("status", "uses", "reasons", "variables", "gridded", "increment_rms"):
-        assert one.record[key] == two.record[key]
+        assert getattr(one.record, key) == getattr(two.record, key)

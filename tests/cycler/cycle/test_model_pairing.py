@@ -9,7 +9,7 @@ import yaml
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.inputs import load_inputs
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError, write_experiment
 from dacycle.cycler.operations.doctor import check_experiment
 from dacycle.forecast_adapter.models.double import add_double
@@ -49,9 +49,9 @@ def test_a_brought_network_cycles_and_the_analysis_is_what_is_cycled(era5, tmp_p
     add_double("5.625deg", "era5")
     archive = Archive(tmp_path / "archive", create=True)
     content = replays.content(era5, Path(NAME), tmp_path)
-    cycles = hindcast(replays.experiment(content), archive, limit=2)
-    assert [cycle.record["status"] for cycle in cycles] == ["ok", "ok"]
-    assert "unpaired_model" not in cycles[0].record
+    cycles = run_due_cycles(replays.experiment(content), archive, limit=2)
+    assert [cycle.record.status for cycle in cycles] == ["ok", "ok"]
+    assert cycles[0].record.unpaired_model is None
     branch, model, time = archive.branch("demo"), load_model(NAME), cycles[1].time
     frames = [branch.state("analysis", time - lag).values[None] for lag in (2 * STEP, STEP)]
     background = branch.state("background", time).values
@@ -68,8 +68,8 @@ def test_a_model_of_another_kind_of_states_is_refused_and_can_be_insisted_on(era
     ):
         load_inputs(replays.experiment(content))
     archive = Archive(tmp_path / "archive", create=True)
-    (cycle,) = hindcast(replays.experiment(content | {"unpaired_model": True}), archive, limit=1)
-    assert "made for 'operational'" in cycle.record["unpaired_model"]
+    (cycle,) = run_due_cycles(replays.experiment(content | {"unpaired_model": True}), archive, limit=1)
+    assert "made for 'operational'" in cycle.record.unpaired_model
 
 
 def test_a_key_that_is_not_used_leaves_an_experiments_digest_alone(world, tmp_path):
@@ -89,21 +89,21 @@ def test_one_state_can_stand_for_both_frames_and_is_marked(world, tmp_path, prod
     content = replays.content(world.folder, world.model, tmp_path)
     both = replays.experiment(content | {"cold_start": {"state": str(file)}})
     with pytest.raises(ExperimentError, match="20240103T00 and 20240103T06"):
-        hindcast(both, Archive(tmp_path / "two", create=True), limit=1)
+        run_due_cycles(both, Archive(tmp_path / "two", create=True), limit=1)
     archive = Archive(tmp_path / "one", create=True)
     started = content | {"cold_start": {"state": str(file), "one_frame": True}}
-    hindcast(replays.experiment(started), archive, limit=1)
+    run_due_cycles(replays.experiment(started), archive, limit=1)
     branch = archive.branch("demo")
     before, now = (branch.state("analysis", time).values for time in branch.times[:2])
     np.testing.assert_array_equal(before, now)
-    assert [record.get("frame") for record in branch.records] == ["one state stands for both"] * 2 + [None]
+    assert [record.frame for record in branch.records] == ["one state stands for both"] * 2 + [None]
 
 
 def test_a_cycle_by_increments_from_a_coarser_grid(world, tmp_path):
     content = replays.content(world.folder, world.model, tmp_path, assimilation_grid="16x32")
     archive = Archive(tmp_path / "archive", create=True)
-    (cycle,) = hindcast(replays.experiment(content), archive, limit=1)
-    assert cycle.record["status"] == "ok"
+    (cycle,) = run_due_cycles(replays.experiment(content), archive, limit=1)
+    assert cycle.record.status == "ok"
     branch = archive.branch("demo")
     analysis, background = (branch.state(group, cycle.time).values for group in ("analysis", "background"))
     assert analysis.shape == (69, 32, 64)
@@ -112,7 +112,7 @@ def test_a_cycle_by_increments_from_a_coarser_grid(world, tmp_path):
     departures = branch.departures([cycle.time])
     used = departures[(departures.use == "assimilated") & (departures.variable == "t2m")]
     assert used.o_a.std() < used.o_b.std()
-    assert set(cycle.record["thickness_imbalance"]) >= {"50-100", "925-1000"}
+    assert set(cycle.record.thickness_imbalance) >= {"50-100", "925-1000"}
 
 
 def test_increments_come_from_a_coarser_grid_only(world, tmp_path):
@@ -128,16 +128,16 @@ def test_doctor_names_everything_that_this_machine_lacks(tmp_path):
     content["observations"] = [{"source": "synop_bufr", "path": str(tmp_path / "feed/*.bufr"), "cutoff": "3h"}]
     file = tmp_path / "demo.yaml"
     file.write_text(write_experiment(content))
-    found = {f.what: f for f in check_experiment(file, tmp_path / "archive") if f.level == "wrong"}
+    found = {f.subject: f for f in check_experiment(file, tmp_path / "archive") if f.level == "wrong"}
     assert set(found) == {"world", "model", "source synop_bufr"}
-    assert "CC BY-NC-SA" in found["model"].found
+    assert "CC BY-NC-SA" in found["model"].text
 
 
 @pytest.mark.parametrize("name", ["hindcast-2024", "live"])
 def test_the_experiments_for_fengwu_are_sound(name):
     """They name what is on no machine by itself; doctor says of each what it is."""
     file = Path(__file__).resolve().parents[3] / f"deploy/experiments/{name}.yaml"
-    lacks = {f.what for f in check_experiment(file, Path("archive")) if f.level == "wrong"}
+    lacks = {f.subject for f in check_experiment(file, Path("archive")) if f.level == "wrong"}
     assert lacks >= {"world", "model", "assimilator"}
 
 
@@ -171,7 +171,7 @@ def test_the_experiments_for_fengwu_run_on_genuine_observations(world, shared, t
         "assimilation_grid": "16x32", "drift": {"free_run": False},
     }  # fmt: skip
     archive = Archive(tmp_path / "archive", create=True)
-    (cycle,) = hindcast(replays.experiment(content), archive, limit=1)
+    (cycle,) = run_due_cycles(replays.experiment(content), archive, limit=1)
     departures = archive.branch(name).departures([cycle.time])
     for source, least in seen.items():
         count = (departures.source == source).sum()
@@ -179,4 +179,4 @@ def test_the_experiments_for_fengwu_run_on_genuine_observations(world, shared, t
     analysis, background = (
         archive.branch(name).state(group, cycle.time).values for group in ("analysis", "background")
     )
-    assert (np.abs(analysis - background).max() > 0.1) == (cycle.record["status"] == "ok")
+    assert (np.abs(analysis - background).max() > 0.1) == (cycle.record.status == "ok")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.inputs import load_inputs
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import ExperimentError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import get_grid
@@ -49,7 +49,7 @@ def test_a_replay_against_zarr_is_the_replay_against_files(world: TinyWorld, era
     """Observations drawn, cold start, analyses and departures, bit for bit."""
     for name, folder in (("files", world.folder), ("zarr", world_elsewhere(world, tmp_path / "world", str(era5)))):
         content = replays.content(folder, world.model, tmp_path)
-        hindcast(replays.experiment(content), Archive(tmp_path / name, create=True), limit=2)
+        run_due_cycles(replays.experiment(content), Archive(tmp_path / name, create=True), limit=2)
     one, other = (replays.everything(tmp_path / name) for name in ("files", "zarr"))
     assert one.keys() == other.keys()
     for key in one.keys() - {"records"}:  # a record holds the digest of its experiment, which names the world's folder
@@ -59,7 +59,7 @@ def test_a_replay_against_zarr_is_the_replay_against_files(world: TinyWorld, era
 def test_a_run_starts_from_a_store(world: TinyWorld, era5: Path, tmp_path: Path) -> None:
     content = replays.content(world.folder, world.model, tmp_path, cold_start={"state": str(era5)})
     archive = Archive(tmp_path / "archive", create=True)
-    hindcast(replays.experiment(content), archive, limit=1)
+    run_due_cycles(replays.experiment(content), archive, limit=1)
     first = archive.branch("demo").analysis["geopotential"].isel(time=0).values
     assert np.array_equal(first, open_states(era5).state("2024-01-03T00").values[4:17])
 

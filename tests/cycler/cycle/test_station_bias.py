@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.obs_ingest.simulation.stations import Stations
 from tests.cycler import replays
 
@@ -26,7 +26,7 @@ def t2m(archive, name):
 
 def test_a_planted_bias_is_removed_after_some_cycles_and_only_there(content, tmp_path, monkeypatch):
     archive = Archive(tmp_path / "a", create=True)
-    hindcast(replays.experiment(content | {"name": "honest"}), archive)
+    run_due_cycles(replays.experiment(content | {"name": "honest"}), archive)
     honest = t2m(archive, "honest")
     site = honest.groupby("site").size().idxmax()
     draw = Stations._draw
@@ -37,7 +37,7 @@ def test_a_planted_bias_is_removed_after_some_cycles_and_only_there(content, tmp
         return table.assign(value=table["value"] + PLANTED * at)
 
     monkeypatch.setattr(Stations, "_draw", wrong)
-    hindcast(replays.experiment(content), archive)
+    run_due_cycles(replays.experiment(content), archive)
     planted = t2m(archive, "demo")
 
     there, before = planted.loc[site], honest.loc[site]
@@ -57,9 +57,9 @@ def test_a_planted_bias_is_removed_after_some_cycles_and_only_there(content, tmp
 
 def test_a_run_that_is_taken_up_again_for_every_cycle_is_the_same_to_the_last_bit(content, tmp_path):
     experiment = replays.experiment(content | {"end": "2024-01-05T06", "bias": {**SETTINGS, "memory": "24h"}})
-    hindcast(experiment, Archive(tmp_path / "whole", create=True))
+    run_due_cycles(experiment, Archive(tmp_path / "whole", create=True))
     archive = Archive(tmp_path / "parts", create=True)
-    while hindcast(experiment, archive, limit=1):
+    while run_due_cycles(experiment, archive, limit=1):
         pass
     whole, parts = replays.everything(tmp_path / "whole"), replays.everything(tmp_path / "parts")
     assert whole == parts
@@ -68,14 +68,14 @@ def test_a_run_that_is_taken_up_again_for_every_cycle_is_the_same_to_the_last_bi
 def test_a_fork_that_removes_biases_learns_from_the_past_it_shares(content, tmp_path):
     first = {key: value for key, value in content.items() if key != "bias"} | {"end": "2024-01-05T00"}
     archive = Archive(tmp_path / "a", create=True)
-    hindcast(replays.experiment(first), archive)
+    run_due_cycles(replays.experiment(first), archive)
     changes = {
         "name": "fork",
         "start": "2024-01-05T06",
         "end": "2024-01-05T06",
         "cold_start": {"from": "demo@20240105T00"},
     }
-    hindcast(replays.experiment(content | changes), archive)
+    run_due_cycles(replays.experiment(content | changes), archive)
     table = archive.branch("fork").departures()
     by_cycle = table.groupby("cycle")["bias"].apply(lambda bias: abs(bias).max())
     assert by_cycle.iloc[-1] > 0

@@ -30,8 +30,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_hindcast_goes_on_and_gives_what_it_gives_without_prefect(world, tmp_path: Path, home: Path) -> None:
     experiment = write_experiment(tmp_path, world)
     described = load_experiment(experiment)
-    replay.hindcast(described, Archive(tmp_path / "plain", create=True))
-    replay.hindcast(described, Archive(tmp_path / "flow", create=True), limit=2)
+    replay.run_due_cycles(described, Archive(tmp_path / "plain", create=True))
+    replay.run_due_cycles(described, Archive(tmp_path / "flow", create=True), limit=2)
     flows.hindcast(str(experiment), str(tmp_path / "flow"))
     assert len(records(tmp_path / "flow")) == 2 + CYCLES
     assert records(tmp_path / "flow") == records(tmp_path / "plain")

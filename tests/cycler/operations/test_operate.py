@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,15 +16,16 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle import replay
-from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.experiment import Experiment, load_experiment
 from dacycle.cycler.operations.doctor import Finding, check_experiment, check_installation
 from dacycle.cycler.operations.service import Service
+from dacycle.cycler.verification.drift import read_scores
 from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
-from tests.worlds import make_model
+from tests.worlds import make_model, register_doubles
 
 
 def one(findings: list[Finding], what: str) -> Finding:
-    (found,) = [finding for finding in findings if finding.what == what]
+    (found,) = [finding for finding in findings if finding.subject == what]
     return found
 
 
@@ -33,8 +35,8 @@ def one(findings: list[Finding], what: str) -> Finding:
 def test_doctor_finds_this_installation_well() -> None:
     findings = list(check_installation())
     assert [f for f in findings if f.level == "wrong"] == []
-    assert "Provider" in one(findings, "provider").found
-    assert one(findings, "prefect").found[0].isdigit()
+    assert "Provider" in one(findings, "provider").text
+    assert one(findings, "prefect").text[0].isdigit()
 
 
 @pytest.mark.parametrize(
@@ -63,14 +65,14 @@ def test_doctor_follows_an_experiment_and_its_archive(world, tmp_path: Path) -> 
     path, archive = write_experiment(tmp_path, world, model=str(model)), tmp_path / "archive"
     before = list(check_experiment(path, archive))
     assert {f.level for f in before} == {"ok"}
-    assert "not there yet" in one(before, "archive").found
-    replay.hindcast(load_experiment(path), Archive(archive, create=True), limit=1)
-    assert "stands at 20240102T12" in one(list(check_experiment(path, archive)), "archive").found
+    assert "not there yet" in one(before, "archive").text
+    replay.run_due_cycles(load_experiment(path), Archive(archive, create=True), limit=1)
+    assert "stands at 20240102T12" in one(list(check_experiment(path, archive)), "archive").text
     make_model(model, scale=0.5)
     after = one(list(check_experiment(path, archive)), "archive")
     assert after.level == "wrong"
-    assert "model" in after.found
-    assert "20240102T12" in after.found
+    assert "model" in after.text
+    assert "20240102T12" in after.text
 
 
 def test_doctor_says_what_is_wrong_with_an_experiment_and_exits_1(world, tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_doctor_warns_of_a_reference_that_ends_before_the_experiment(world, tmp_
     path = write_experiment(tmp_path, world, end="2024-02-01T00")
     found = one(list(check_experiment(path, tmp_path / "archive")), "world")
     assert found.level == "warning"
-    assert "20240108T00" in found.found
+    assert "20240108T00" in found.text
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------
@@ -112,22 +114,6 @@ def test_bench_shows_a_table(world, tmp_path: Path) -> None:
         assert text in found.output
 
 
-def test_bench_of_reading_observations(monkeypatch, tmp_path: Path) -> None:
-    """With made files, and fewer of them than are worth measuring."""
-    from dacycle.cycler.timing import ingest as ingest_bench
-
-    for name, value in {"REPORTS": 3000, "STATIONS": 50, "MESSAGES": 40, "CHUNKS": (1, 2)}.items():
-        monkeypatch.setattr(ingest_bench, name, value)
-    found = CliRunner().invoke(app, ["bench", "ingest", "--json"])
-    assert found.exit_code == 0, found.output
-    numbers = json.loads(found.stdout)
-    assert (numbers["real"], numbers["synop_messages"], numbers["synop_wanted"]) == (False, 80, 40)
-    assert (numbers["isd_reports"], numbers["row_reports"]) == (3000, 300)
-    assert (numbers["day_reports"], numbers["day_values"]) == (50 * 24, 50 * 24 * 7)
-    assert [row[0] for row in numbers["memory"]] == [1, 2]
-    assert all(peak > stays > 0 for _, _, peak, stays in numbers["memory"])
-
-
 # --- serve ------------------------------------------------------------------------------------------------------------
 
 
@@ -142,7 +128,7 @@ def test_serve_catches_up_in_order_makes_forecasts_and_ends_with_its_experiment(
     process = served(write_experiment(tmp_path, world), tmp_path / "archive")
     _, log = process.communicate(timeout=120)
     assert process.returncode == 0, log
-    times = [record["time"] for record in records(tmp_path / "archive")]
+    times = [record.id for record in records(tmp_path / "archive")]
     assert times == [f"{t:%Y%m%dT%H}" for t in pd.date_range(START - pd.Timedelta("12h"), END, freq="6h")]
     assert "tiny: forecast from 20240103T00" in log
     assert "complete" in log
@@ -164,7 +150,7 @@ def test_serve_stops_cleanly_after_the_current_cycle(world, tmp_path: Path) -> N
     experiment = load_experiment(path)
     last = START + pd.Timedelta("30h")
     for name in ("archive", "straight"):
-        replay.hindcast(experiment, Archive(tmp_path / name, create=True), until=last)
+        replay.run_due_cycles(experiment, Archive(tmp_path / name, create=True), until=last)
     assert records(tmp_path / "archive")[:8] == records(tmp_path / "straight")[:8]
 
 
@@ -197,6 +183,33 @@ def test_serve_waits_for_another_writer_and_tries_again(
         thread.join(60)
     assert not thread.is_alive()
     assert len(records(tmp_path / "archive")) == 2 + CYCLES
+
+
+def test_a_service_keeps_the_free_run_up_and_goes_on_without_it(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    register_doubles()
+    drift = {"starts": [0], "lead": "24h", "free_run": True}
+    experiment = load_experiment(write_experiment(tmp_path, world, assimilator="nudge", drift=drift))
+    archive = Archive(tmp_path / "archive", create=True)
+    service = Service(experiment, archive)
+    service.run_due(now=START + pd.Timedelta("15h"))
+    for name in ("tiny", "tiny-free"):
+        assert [r.id for r in records(archive.folder, name)][2:] == ["20240102T12", "20240102T18", "20240103T00"]
+        assert set(read_scores(archive.branch(name))["start"]) == {pd.Timestamp("2024-01-03T00")}
+
+    run = replay.run_due_cycles
+
+    def stopping(experiment: Experiment, *arguments: Any, **options: Any) -> list[replay.Cycle]:
+        if experiment.name == "tiny-free":
+            raise replay.RunStoppedError("the model has left its range")
+        return run(experiment, *arguments, **options)
+
+    monkeypatch.setattr(replay, "run_due_cycles", stopping)
+    service.run_due(now=START + pd.Timedelta("21h"))
+    assert "the model has left its range" in caplog.text
+    assert len(records(archive.folder)) == 6
+    assert len(records(archive.folder, "tiny-free")) == 5
 
 
 def test_serve_ends_with_an_error_that_nobody_but_the_operator_can_mend(world, tmp_path: Path) -> None:

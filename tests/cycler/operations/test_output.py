@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import STEP
-from dacycle.cycler.operations.output import Kind, held, write_output
+from dacycle.cycler.operations.output import Kind, times_of, write_output
 from dacycle.cycler.verification.drift import forecasts, make_forecasts
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, NAMES, WB2_NAMES
 from dacycle.forecast_adapter.models.model import load_model
@@ -115,7 +115,7 @@ def test_weatherbench2_files_hold_the_same_bits(run: Branch, tmp_path: Path, suf
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
 def test_forecasts_in_weatherbench2_schema(run: Branch, tmp_path: Path, suffix: str) -> None:
     path, stored = tmp_path / f"forecasts.{suffix}", forecasts(run)
-    write_output(run, Kind.forecast, held(run, Kind.forecast), path)
+    write_output(run, Kind.forecast, times_of(run, Kind.forecast), path)
     with xr.open_dataset(path, engine="zarr" if suffix == "zarr" else "h5netcdf", decode_timedelta=True) as dataset:
         leads = dataset["prediction_timedelta"].values / np.timedelta64(1, "h")
         assert leads.tolist() == stored["lead"].values.tolist()
@@ -129,7 +129,7 @@ def test_forecasts_in_weatherbench2_schema(run: Branch, tmp_path: Path, suffix: 
 
 def test_forecasts_in_grib(run: Branch, tmp_path: Path) -> None:
     path, stored = tmp_path / "forecasts.grib2", forecasts(run)
-    write_output(run, Kind.forecast, held(run, Kind.forecast), path)
+    write_output(run, Kind.forecast, times_of(run, Kind.forecast), path)
     fields, allowed = by_name(path), packing_error(path)
     z500 = fields["z"]
     assert z500.dims == ("time", "step", "latitude", "longitude")

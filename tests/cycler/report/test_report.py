@@ -1,6 +1,7 @@
-"""The report: one page that stands alone, says what is there, and what is missing."""
+"""The report: one page that needs no other file, and names what is missing."""
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -10,12 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from dacycle.cycler.archive.branches import ArchiveError
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cli.cycles.verify import app
 from dacycle.cycler.report import maps, tables
 from dacycle.cycler.report.compare import compare, write_comparison
 from dacycle.cycler.report.page import page, status_strip, write_report
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts, read_scores
+from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world
@@ -34,7 +37,7 @@ def tiny(world):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, world, tiny):
-    """A run with its free run and its forecasts, and a better one beside it."""
+    """Make a run with its free run and its forecasts, and a better one beside it."""
     model = load_model(world.model)
     folder = tmp_path_factory.mktemp("report") / "archive"
     make_run(folder, tiny, cycles=CYCLES, error=0.15, name="better", model_digest=model.digest)
@@ -131,13 +134,13 @@ def test_the_experiment_and_its_digests_are_printed(html, run):
     assert "fallbacks_in_a_row" in html
     record = run.records[-1]
     for key in ("experiment", "model", "assimilator"):
-        assert record["digests"][key] in html
+        assert record.digests[key] in html
 
 
 def test_a_fallback_says_why_and_cannot_inject_markup():
     records = [
-        {"time": "20240104T00", "status": "ok", "reason": ""},
-        {"time": "20240104T06", "status": "fallback", "reason": "increment <b>of</b> t850 & more"},
+        CycleRecord(pd.Timestamp("2024-01-04T00"), "ok", {}),
+        CycleRecord(pd.Timestamp("2024-01-04T06"), "fallback", {}, reason="increment <b>of</b> t850 & more"),
     ]
     strip = str(status_strip(records))
     assert strip.count("<rect") == 2
@@ -164,7 +167,7 @@ def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations
 
 def test_what_sources_found_and_could_not_read_is_printed(html):
     words = Page(html).words
-    for said in ("What the sources found", "What became of the values", "Sites in these maps", "withheld site"):
+    for said in ("Inventories of the sources", "Use of the values", "Number of sites in these maps", "withheld site"):
         assert said in words
     assert "temp.bufr, message 3: <truncated>" in words, "a file's name cannot inject markup"
     for label in ("Each source over time", "Maps of the sites used", "Histograms of O-B and O-A"):
@@ -176,7 +179,7 @@ def test_a_run_whose_sources_never_had_anything_has_a_report_all_the_same(tiny, 
     monkeypatch.setattr("tests.cycler.runs.departures", lambda *arguments: nothing)
     words = Page(page(make_run(tmp_path / "archive", tiny, cycles=2), tiny)).words
     assert "No cycle had an observation" in words
-    assert "What the sources found" in words
+    assert "Inventories of the sources" in words
 
 
 def test_a_run_without_a_cycle_has_no_report(tiny, tmp_path):
@@ -203,6 +206,31 @@ def test_curves_are_means_over_the_same_starts():
     assert curves.set_index("lead")["rmse"].to_dict() == {0: 1.0, 12: 2.0}
 
 
+def test_lead_time_is_lost_against_the_reference_started_forecast():
+    """The forecast from the analyses has at 0 h the error that the other one has at 6 h, and so on."""
+    rows = [
+        {"start": pd.Timestamp("2024-01-01"), "kind": kind, "lead": lead, "channel": "z500", "region": "globe",
+         "mse": (lead + later) ** 2.0, "acc": 0.5}
+        for kind, later in (("analysis", 6.0), ("reference", 0.0))
+        for lead in (0, 12, 24)
+    ]  # fmt: skip
+    curves, _ = tables.drift_summary(pd.DataFrame(rows))
+    lost = curves.set_index(["kind", "lead"])["lost"]
+    assert lost["analysis"].tolist()[:2] == pytest.approx([6.0, 6.0])
+    assert np.isnan(lost["analysis", 24])
+    assert lost["reference"].isna().all()
+
+
+def test_the_level_of_a_free_run_is_that_of_its_second_half():
+    rows = [
+        {"time": pd.Timestamp("2024-01-01") + i * pd.Timedelta("6h"), "kind": "analysis", "channel": channel,
+         "region": "globe", "mse": (1.0 if i < 2 else 9.0)}
+        for i in range(4)
+        for channel in HEADLINE
+    ]  # fmt: skip
+    assert tables.free_run_level(pd.DataFrame(rows)) == dict.fromkeys(HEADLINE, 3.0)
+
+
 def test_the_projection_keeps_areas():
     longitude, latitude = np.meshgrid(np.linspace(-180, 180, 73), np.linspace(-90, 90, 721))
     x, y = maps.equal_earth(longitude, latitude)
@@ -226,8 +254,7 @@ def test_coastlines_are_where_the_coasts_are():
     assert nearest(20.0, 49.0) > 4  # a border between countries is no coast
 
 
-# --- two experiments
-# ---------------------------------------------------------------------------------------------
+# --- two experiments --------------------------------------------------------------------------------------------------
 
 
 def test_the_better_experiment_is_found_better_by_how_much_it_is(run, tiny):
@@ -246,6 +273,19 @@ def test_the_better_experiment_is_found_better_by_how_much_it_is(run, tiny):
 
 def test_an_experiment_compared_with_itself_does_not_differ(run, tiny):
     assert compare(run, run, tiny).table["change"].eq(0).all()
+
+
+def test_a_fork_is_compared_with_its_donor_from_its_own_start_on(run, tiny, tmp_path):
+    shutil.copytree(run.archive.folder, tmp_path / "archive")
+    fork = make_run(
+        tmp_path / "archive", tiny, cycles=CYCLES, error=0.15, model_digest="m", name="fork",
+        start="2024-01-03T00", cold_start={"from": "run@20240102T18"},
+    )  # fmt: skip
+    comparison = compare(fork.archive.branch("run"), fork, tiny)
+    assert comparison.times[0] == pd.Timestamp("2024-01-03T00")
+    analysis = comparison.table.query("of == 'analysis' and region == 'globe'")
+    assert analysis["n"].eq(CYCLES - 4).all()
+    np.testing.assert_allclose(analysis["change"], -0.5, atol=0.05)
 
 
 def test_the_comparison_page_stands_alone_and_names_what_differs(run, tiny, tmp_path):
@@ -273,8 +313,7 @@ def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
     assert "20240102T06 to 20240102T12" in scored.output
     assert shell.invoke(app, ["scores", "run", *archive, "--until", "20240102T06"]).exit_code == 0, "a single cycle"
     assert picture.read_text().startswith("<svg")
-    monkeypatch.setattr("dacycle.cycler.cli.cycles.verify.TREND_DAYS", 0)
-    long = shell.invoke(app, ["scores", "run", *archive])
+    long = shell.invoke(app, ["scores", "run", *archive, "--trend-days", "1"])
     assert "trend" in long.output, "a long stretch has its trend"
     assert "trend" not in scored.output
     nothing = shell.invoke(app, ["scores", "run", *archive, "--since", "20310101T00"])

@@ -94,6 +94,20 @@ def test_values_without_an_operator_and_those_not_used_do_not_count():
     assert sums.to_dict() == {"assimilated": STATIONS - 20, "withheld": WITHHELD}
 
 
+def test_a_value_belongs_to_the_level_that_is_nearest_in_the_logarithm_of_pressure():
+    (_, table), *_ = optimal(1, variable="t", pressure=7300.0)
+    assert cycle_sums(table)["level"].unique().tolist() == [100]  # 50 hPa is nearer in pressure
+    (_, table), *_ = optimal(1, variable="t", pressure=7000.0)
+    assert cycle_sums(table)["level"].unique().tolist() == [50]
+
+
+def test_errors_are_proposed_only_where_the_interval_is_above_zero():
+    row = {"source": "isd", "variable": "t2m", "level": 0, "assumed": 1.0, "estimated": 2.0, "low": 1.5}
+    assert "isd:t2m" in propose(pd.DataFrame([row]), ErrorTable())
+    for low in (0.0, np.nan):
+        assert propose(pd.DataFrame([row | {"low": low}]), ErrorTable()) == {}
+
+
 @pytest.fixture
 def wide(monkeypatch):
     monkeypatch.setattr(console, "width", 200)

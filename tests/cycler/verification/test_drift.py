@@ -1,4 +1,4 @@
-"""Forecasts from committed analyses: what they start from, their scores, and going on after anything."""
+"""Forecasts from committed analyses: their frames, their scores, and how they continue after interruptions."""
 
 import shutil
 from dataclasses import replace
@@ -9,10 +9,9 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from dacycle.cycler.archive import disk
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli import app
-from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.experiment import STEP, load_experiment
 from dacycle.cycler.operations.service import Service
 from dacycle.cycler.report import tables
 from dacycle.cycler.verification import drift
@@ -26,7 +25,7 @@ from dacycle.forecast_adapter.worlds.world import load_world
 from tests.conftest import TinyWorld
 from tests.cycler.runs import START, make_run
 from tests.cycler.tiny import write_experiment
-from tests.worlds import DAMPING, make_model, make_world, profile
+from tests.worlds import forecast_by_hand, make_model, make_world
 
 CYCLES, STARTS = 6, [START + pd.Timedelta(hours=12) * n for n in range(3)]
 
@@ -43,7 +42,7 @@ def model(world):
 
 @pytest.fixture(scope="module")
 def cycled(tmp_path_factory, tiny, model):
-    """A run without forecasts; tests work on copies of it."""
+    """Make a run without forecasts; tests work on copies of it."""
     folder = tmp_path_factory.mktemp("cycled") / "archive"
     return make_run(folder, tiny, cycles=CYCLES, model_digest=model.digest)
 
@@ -56,7 +55,7 @@ def run(cycled, tmp_path):
 
 @pytest.fixture(scope="module")
 def done(cycled, tmp_path_factory, tiny, model):
-    """The run with all its forecasts, only to read."""
+    """Return the run with all its forecasts, only to read."""
     folder = tmp_path_factory.mktemp("done") / "archive"
     shutil.copytree(cycled.archive.folder, folder)
     branch = Archive(folder).branch(cycled.name)
@@ -83,16 +82,13 @@ def files(branch):
 
 
 def test_forecasts_start_from_the_analyses(done, tiny):
-    mean, _ = profile()
     fields = forecasts(done).sel(time=STARTS[1])
     assert fields["lead"].values.tolist() == [0, 12, 24, 36]
-    analysis = done.state("analysis", STARTS[1]).values
-    for name in HEADLINE:
-        i = index(name)
-        for lead in fields["lead"].values:
-            steps = int(lead) // 6
-            expected = mean[i] + DAMPING**steps * (np.roll(analysis[i], steps, axis=-1) - mean[i])
-            np.testing.assert_allclose(fields[name].sel(lead=lead), expected, rtol=2e-5, atol=1e-6)
+    frames = [done.state("analysis", STARTS[1] - STEP).values, done.state("analysis", STARTS[1]).values]
+    for lead in fields["lead"].values:
+        expected = forecast_by_hand(*frames, int(lead) // 6)
+        for name in HEADLINE:
+            np.testing.assert_allclose(fields[name].sel(lead=lead), expected[index(name)], rtol=2e-5, atol=1e-5)
 
 
 def test_scores_at_the_start_are_the_analysis_errors(done, tiny):
@@ -105,7 +101,9 @@ def test_scores_at_the_start_are_the_analysis_errors(done, tiny):
         right_on=["time", "channel", "region"],
     )
     assert len(joined) == len(STARTS) * 69 * 4
-    np.testing.assert_allclose(joined["mse_x"], joined["mse_y"], rtol=1e-5)
+    for score in ("mse", "mae"):
+        np.testing.assert_allclose(joined[f"{score}_x"], joined[f"{score}_y"], rtol=1e-5)
+    np.testing.assert_allclose(joined["bias_x"], joined["bias_y"], rtol=1e-4, atol=1e-4)
 
 
 def test_persistence_and_climatology_are_those_of_the_reference(done, tiny):
@@ -125,6 +123,31 @@ def test_the_reference_started_forecast_is_better_and_begins_without_error(done)
     assert errors.loc[0, "reference"] == errors.loc[0, "persistence"] == 0
     assert (errors["reference"] < errors["analysis"]).all()
     assert (errors.loc[12:, "reference"] < errors.loc[12:, "climatology"]).all()
+
+
+def test_the_reference_started_forecast_takes_both_frames_of_the_reference(done, tiny):
+    when = [np.datetime64(STARTS[1] + shift, "h") for shift in (-STEP, pd.Timedelta(0))]
+    forecast = forecast_by_hand(*(tiny.reference.array(time) for time in when), 2)
+    expected = scores.mse(forecast, tiny.reference.array(when[1] + 12), tiny.grid)
+    rows = read_scores(done).query("kind == 'reference' and lead == 12")
+    rows = rows[rows["start"] == STARTS[1]]
+    np.testing.assert_allclose(rows["mse"].to_numpy().reshape(expected.shape), expected, rtol=1e-3)
+
+
+def test_anomalies_are_from_the_climatology_of_the_valid_time(done, tiny):
+    when = np.datetime64(STARTS[0], "h")
+    truth, forecast = tiny.reference.array(when + 24), forecasts(done).sel(time=STARTS[0], lead=24)
+    rows = read_scores(done).query("kind == 'analysis' and lead == 24 and region == 'globe'")
+    rows = rows[rows["start"] == STARTS[0]].set_index("channel")["acc"]
+
+    def correlation(name, season):
+        climate, weights = tiny.climatology.at(season)[index(name)], np.cos(np.radians(tiny.grid.latitude))[:, None]
+        ours, theirs = forecast[name].values - climate, truth[index(name)] - climate
+        return (weights * ours * theirs).sum() / np.sqrt((weights * ours**2).sum() * (weights * theirs**2).sum())
+
+    for name in HEADLINE:
+        assert rows[name] == pytest.approx(correlation(name, when + 24), abs=5e-6), name
+        assert abs(rows[name] - correlation(name, when)) > 5e-5, name
 
 
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(run, done, tiny, model):
@@ -170,6 +193,40 @@ def test_forecasts_from_analyses_that_were_taken_back_are_made_again(run, done, 
     assert (ratio[~first] > 4).all()
 
 
+def test_a_forecast_is_made_again_where_only_its_older_frame_has_changed(run, tiny, model):
+    list(make_forecasts(run, tiny, model))
+    run.archive.rewind(run.name, START)
+    for cycles, options in ((2, {"error": 0.9}), (CYCLES, {})):  # the second cycle differs, those after it do not
+        make_run(run.archive.folder, tiny, cycles=cycles, model_digest=model.digest, **options)
+    assert list(make_forecasts(run, tiny, model)) == STARTS[1:]
+    frames = [run.state("analysis", STARTS[1] - STEP).values, run.state("analysis", STARTS[1]).values]
+    expected = forecast_by_hand(*frames, 2)[index("t850")]
+    np.testing.assert_allclose(forecasts(run)["t850"].sel(time=STARTS[1], lead=12), expected, rtol=2e-5)
+
+
+def test_scores_of_other_analyses_count_as_missing(run, tiny, model):
+    list(make_forecasts(run, tiny, model))
+    folder = run.folder / "drift"
+    shutil.copy(folder / "20240103T00.parquet", folder / "20240102T12.parquet")
+    with pytest.raises(ArchiveError, match=r"20240102T12\.parquet: the scores of run are missing or another run's"):
+        read_scores(run)
+    assert due(run, tiny) == [STARTS[1]]
+
+
+def test_a_start_whose_older_frame_the_reference_lacks_has_no_reference_started_forecast(
+    run, world, tiny, model, tmp_path
+):
+    (path,) = (world.folder / "reference").glob("*.nc")
+    with xr.open_dataset(path, engine="h5netcdf") as whole:
+        write_times(whole.sel(time=slice(START, None)).load(), tmp_path / "late/2024-01-02.nc")
+    late = replace(tiny, reference=Reference(tmp_path / "late"))
+    assert list(make_forecasts(run, late, model)) == STARTS
+    assert due(run, late) == []
+    kinds = read_scores(run).groupby("start")["kind"].unique()
+    assert "reference" not in set(kinds[STARTS[0]])
+    assert set(kinds[STARTS[1]]) == set(KINDS)
+
+
 @pytest.fixture(scope="module")
 def short(tiny, tmp_path_factory):
     """Worlds whose reference ends after so many days."""
@@ -184,12 +241,12 @@ class TestLateReference:
 
     @pytest.fixture
     def early(self, run, short, model):
-        """The run with forecasts that were made when the reference ended after two days."""
+        """Return the run with forecasts that were made when the reference ended after two days."""
         assert list(make_forecasts(run, short[2], model)) == STARTS
         return run
 
     def headline(self, branch):
-        """The scores that need no more than what is kept."""
+        """Return the scores that need only the stored fields."""
         table = read_scores(branch)
         table = table[table["channel"].isin(HEADLINE) & (table["kind"] != "reference")]
         return table.reset_index(drop=True)
@@ -231,7 +288,7 @@ class TestLateReference:
             raise OSError("no space left")
 
         with monkeypatch.context() as broken:
-            broken.setattr(disk.os, "replace", no_space)
+            broken.setattr("os.replace", no_space)
             with pytest.raises(OSError, match="no space"):
                 list(fill_in(early, tiny))
         assert len(read_scores(early)["start"].unique()) == len(STARTS)

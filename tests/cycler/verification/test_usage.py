@@ -1,4 +1,6 @@
-"""What a report says of observations: sites, departures, inventories; summed cycle by cycle."""
+"""The use of observations, summed cycle by cycle: sites, departures, inventories."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -37,12 +39,15 @@ def test_a_site_has_one_outcome_a_cycle():
     found = site_outcomes(
         table(
             [
+                ("used", "t2m", "withheld", "withheld_site", 0.0),
                 ("used", "t2m", "assimilated", "", 0.0),
                 ("used", "t2m", "rejected", "duplicate", 0.0),
                 ("used", "t2m", "rejected", "duplicate", 0.0),
                 ("held", "t2m", "withheld", "withheld_site", 0.0),
                 ("held", "t2m", "rejected", "background_check", 9.0),
                 ("bad", "t2m", "rejected", "background_check", 9.0),
+                ("bad", "t2m", "rejected", "duplicate", 0.0),
+                ("bad", "t2m", "rejected", "duplicate", 0.0),
                 ("bad", "t2m", "rejected", "duplicate", 0.0),
                 ("bad", "t2m", "rejected", "duplicate", 0.0),
                 ("bad", "u10", "assimilated", "", 0.0),
@@ -62,7 +67,7 @@ def test_a_site_has_one_outcome_a_cycle():
 
 
 def test_histograms_count_assimilated_values_in_errors_and_the_outermost_bins_hold_the_rest():
-    rows = [("a", "msl", "assimilated", "", x) for x in (-20.0, -4.9, 0.1, 0.2, 20.0, np.nan)]
+    rows = [("a", "msl", "assimilated", "", x) for x in (-20.0, -4.9, 0.0, 0.2, 20.0, np.nan)]
     found = departure_counts(table([*rows, ("a", "msl", "withheld", "withheld_site", 0.1)]))
     counts = found[found["of"] == "o_b"].set_index("bin")["count"].to_dict()
     middle = int(np.searchsorted(BINS, 0.0))
@@ -119,7 +124,7 @@ def test_maps_show_a_site_by_why_it_was_often_not_used():
             *rows("held", withheld_site=99, gross_limits=1),
         ]
     )
-    shown = observations.places(sites).set_index("site")
+    shown = observations.sites_by_outcome(sites).set_index("site")
     assert shown["outcome"].to_dict() == {
         "steady": "assimilated",
         "poor": "background_check",
@@ -134,7 +139,7 @@ def test_maps_show_a_site_by_why_it_was_often_not_used():
 
 
 def test_inventories_are_summed_and_problems_named_once(branch):
-    records = [record for record in branch.records if record["status"] != "cold_start"]
+    records = [record for record in branch.records if record.status != "cold_start"]
     sondes = next(row for row in observations.inventory_rows(records) if row["source"] == "sondes")
     assert (sondes["found"], sondes["decoded"], sondes["missing"], sondes["late"]) == (210, 200, 10, 5)
     assert sondes["latency"] == 50
@@ -143,7 +148,7 @@ def test_inventories_are_summed_and_problems_named_once(branch):
     assert problems == [
         {"source": "sondes", "problem": "temp.bufr, message 3: <truncated>", "first": "20240102T12", "cycles": 1}
     ]
-    many = [r | {"sources": {"sondes": r["sources"]["sondes"] | {"problems": [f"{r['time']} {i}" for i in range(9)]}}}
-            for r in records]  # fmt: skip
+    damaged = {r.id: replace(r.sources["sondes"], problems=[f"{r.id} {i}" for i in range(9)]) for r in records}
+    many = [replace(record, sources={"sondes": damaged[record.id]}) for record in records]
     shown, more = observations.problem_rows(many)
     assert len(shown) + more == 45

@@ -1,4 +1,4 @@
-"""What is said of a run, cycle by cycle, against errors that are known."""
+"""The verification of a run, cycle by cycle, against errors that are known."""
 
 import shutil
 from dataclasses import replace
@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.experiment import STEP
 from dacycle.cycler.verification.cycles import QUANTITIES, Verification, global_means, layer_of, trends, verify
-from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.reference import Reference, write_times
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler.runs import START, make_run
 from tests.worlds import make_world
@@ -49,6 +50,15 @@ def test_errors_are_those_the_run_was_made_with(verified, tiny):
     assert fallback["analysis"] == fallback["background"]
 
 
+def test_the_bias_is_that_of_the_state_against_the_reference(verified, run, tiny):
+    difference = run.state("background", START).values - tiny.reference.array(np.datetime64(START, "h"))
+    expected = (difference * tiny.grid.weights).mean(axis=(1, 2))
+    rows = verified.errors.query("kind == 'background' and region == 'globe'")
+    np.testing.assert_allclose(
+        rows[rows["time"] == START]["bias"], expected, rtol=1e-3, atol=1e-6 * np.abs(difference).max()
+    )
+
+
 def test_a_cold_start_is_not_verified(verified, run):
     assert verified.errors["time"].min() == START
     assert verified.errors["time"].nunique() == len(run.times) - 2 == CYCLES
@@ -65,7 +75,12 @@ def test_fits_count_every_observation_once_and_sum_its_departures(verified, run)
     withheld = verified.fits[verified.fits["use"] == "withheld"]
     expected = table[(table["use"] == "withheld") & table["o_b"].notna()]
     assert withheld["compared"].sum() == len(expected) > 0
-    assert withheld["o_b_squared"].sum() == pytest.approx((expected["o_b"] ** 2).sum(), rel=1e-6)
+    in_errors = {name: expected[name] / expected["error"] for name in ("o_b", "o_a")}
+    sums = {"error_squared": (expected["error"] ** 2).sum(), "o_b": expected["o_b"].sum(), "o_a": expected["o_a"].sum()}
+    for name, departure in in_errors.items():
+        sums |= {f"{name}_squared": (expected[name] ** 2).sum(), f"{name}_in_errors_squared": (departure**2).sum()}
+    for column, total in sums.items():
+        assert withheld[column].sum() == pytest.approx(total, rel=1e-5), column
     # 1.5 times the error before the analysis as after it, beside the observations' own
     assert withheld["o_b_squared"].sum() > withheld["o_a_squared"].sum()
 
@@ -87,10 +102,21 @@ def test_global_means_of_an_atmosphere_that_is_the_same_everywhere(tiny):
     assert means["column water"] == pytest.approx(0.001 * 95000 / 9.80665)
 
 
-def test_what_was_verified_is_read_again_not_computed_again(run, tiny, tmp_path):
+def test_global_means_are_weighted_by_area(tiny):
+    """Wind and warmth in the northernmost row alone count by the row's area."""
+    share = tiny.grid.weights[0].sum() / tiny.grid.weights.sum()
+    state = np.zeros((69, *tiny.grid.shape), np.float32)
+    state[30:43, 0], state[56:69, 0] = 10, 250
+    means = global_means(state, tiny.grid)
+    assert means["temperature"] == pytest.approx(250 * share, rel=1e-5)
+    assert means["kinetic energy"] == pytest.approx(50 * share, rel=1e-5)
+    assert share < 0.5 / tiny.grid.shape[0]
+
+
+def test_verified_cycles_are_read_again_not_computed_again(run, tiny, tmp_path):
     branch = copied(run, tmp_path)
     first = verify(branch, tiny)
-    # Without its departures only what was kept can answer.
+    # Without its departures, only the stored tables can be read.
     shutil.rmtree(branch.folder / "departures")
     again = verify(branch, tiny)
     for name in ("errors", "means", "fits"):
@@ -118,7 +144,25 @@ def test_cycles_beyond_the_reference_are_verified_when_it_has_grown(tiny, tmp_pa
     early = verify(branch, short)
     assert early.errors["time"].nunique() == 1
     assert early.fits["time"].nunique() == early.means["time"].nunique() == 3
-    assert verify(branch, tiny).errors["time"].nunique() == 3
+    late = verify(branch, tiny)
+    shutil.rmtree(branch.folder / "verification")
+    fresh = verify(branch, tiny)
+    assert fresh.errors["time"].nunique() == 3
+    for name in ("errors", "means", "fits"):
+        pd.testing.assert_frame_equal(getattr(late, name), getattr(fresh, name))
+
+
+def test_tables_are_in_order_of_time_whichever_cycle_is_verified_last(world, tiny, tmp_path):
+    branch = make_run(tmp_path / "archive", tiny, cycles=3)
+    (path,) = (world.folder / "reference").glob("*.nc")
+    with xr.open_dataset(path, engine="h5netcdf") as whole:
+        write_times(whole.sel(time=slice(START + STEP, None)).load(), tmp_path / "late/2024-01-02.nc")
+    without_the_first = replace(tiny, reference=Reference(tmp_path / "late"))
+    assert verify(branch, without_the_first).errors["time"].min() == START + STEP
+    tables = verify(branch, tiny)
+    assert tables.errors["time"].min() == START
+    for table in (tables.errors, tables.means, tables.fits):
+        assert table["time"].is_monotonic_increasing
 
 
 def test_trends_find_a_run_that_drifts_and_none_in_one_that_does_not():
@@ -141,3 +185,19 @@ def test_trends_find_a_run_that_drifts_and_none_in_one_that_does_not():
     # The wave that both share is no trend of the run: it is taken off with the reference.
     water = found[found["of"] == "column water"].iloc[0]
     assert water["estimate"] == pytest.approx(-0.1)
+
+
+def test_a_trend_has_an_interval_from_eight_days_of_cycles_on():
+    """An interval takes four blocks of two days, whatever the number of cycles in them."""
+
+    def slopes(cycles, freq):
+        times = pd.date_range("2024-01-01", periods=cycles, freq=freq)
+        rows = pd.DataFrame({"time": times, "kind": "analysis", "channel": "z500", "region": "globe"})
+        means = pd.DataFrame(columns=["time", "kind", "quantity", "value"])
+        noise = np.random.default_rng(1).uniform(1, 2, cycles)
+        return trends(Verification(rows.assign(mse=noise), means, pd.DataFrame()), ("z500",)).iloc[0]
+
+    for cycles, freq in ((32, "6h"), (16, "12h")):
+        assert np.isfinite(slopes(cycles, freq)["low"])
+        assert np.isnan(slopes(cycles - 1, freq)["low"])
+        assert not slopes(cycles - 1, freq)["excludes_zero"]

@@ -14,14 +14,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from dacycle.common.settings import SettingsError
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models import runtime
 from dacycle.forecast_adapter.models.double import KEEP, add_double, shift_of, write_double
 from dacycle.forecast_adapter.models.fengwu import published_statistics
+from dacycle.forecast_adapter.models.graphs import make_roll
 from dacycle.forecast_adapter.models.half import add_half
 from dacycle.forecast_adapter.models.model import ForecastError, ModelFileError, OnnxForecastModel, load_model
-from dacycle.forecast_adapter.models.model.graphs import make_roll
 from dacycle.forecast_adapter.models.onnxfile import open_session
 from dacycle.forecast_adapter.models.registry import add, read_npy_statistics, registered
 from dacycle.forecast_adapter.models.rollout import ROLL, DeviceChain, HostChain, start_pair
@@ -148,8 +149,9 @@ def test_the_packaged_roll_graph_is_the_one_that_is_made() -> None:
     assert onnx.load(ROLL) == make_roll.roll()
 
 
-def test_the_packaged_statistics_are_the_published_ones(shared: Path) -> None:
-    found = read_npy_statistics(shared / "stats/fengwu_data_mean.npy", shared / "stats/fengwu_data_std.npy")
+def test_the_packaged_statistics_are_the_published_ones(full_samples: Path) -> None:
+    files = [full_samples / f"stats/fengwu_data_{name}.npy" for name in ("mean", "std")]
+    found = read_npy_statistics(*files)
     np.testing.assert_array_equal(found.mean, published_statistics().mean)
     np.testing.assert_array_equal(found.std, published_statistics().std)
 
@@ -301,7 +303,7 @@ def test_a_setting_without_meaning_is_refused(
 ) -> None:
     name = brought()
     monkeypatch.setenv(f"DACYCLE_{variable}", value)
-    with pytest.raises(ModelFileError, match=f"DACYCLE_{variable} is '{value}'"):
+    with pytest.raises(SettingsError, match=f"DACYCLE_{variable} is '{value}'"):
         load_model(name)
 
 

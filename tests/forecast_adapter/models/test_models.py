@@ -106,6 +106,21 @@ def test_a_batch_is_the_same_as_its_members(make: Make) -> None:
         np.testing.assert_array_equal([state[k] for state in together], [state[0] for state in alone])
 
 
+def test_no_state_that_a_caller_holds_is_ever_overwritten(make: Make) -> None:
+    previous, current = frames()
+    model = load_model(make())
+    held, copies = [], []
+    for state in model.forecast(previous, current, 12):
+        held.append(state if len(held) % 2 else state[1:, ::3])  # whole, or only a view of it
+        copies.append(held[-1].copy())
+        del state
+    for state, copy in zip(held, copies, strict=True):
+        np.testing.assert_array_equal(state, copy)
+    again = list(model.forecast(previous, current, 12))
+    assert not any(np.shares_memory(one, other) for k, one in enumerate(again) for other in again[:k])
+    np.testing.assert_array_equal(again[1::2], held[1::2])
+
+
 def test_a_caller_may_change_what_it_was_given(make: Make) -> None:
     previous, current = frames()
     untouched = [state.copy() for state in load_model(make()).forecast(previous, current, 3)]
@@ -155,7 +170,7 @@ def test_a_file_without_metadata_is_refused_with_what_is_missing(tmp_path: Path)
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"kind": "assimilator"}, "kind is assimilator"),
+        ({"kind": "assimilator"}, "kind is 'assimilator', not 'forecast'"),
         ({"channels": list(reversed(NAMES))}, "channels"),
         ({"step_hours": 24}, "step_hours is 24"),
         ({"grid": "7deg"}, "7deg"),

@@ -14,7 +14,7 @@ from dacycle.forecast_adapter.channels import LEVELS, NAMES
 from dacycle.forecast_adapter.grid import Grid, regrid
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.products import open_states
-from dacycle.forecast_adapter.worlds.reference import ProductReference, ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ProductReference, ReferenceDataError
 from tests.forecast_adapter.made import GRID, START, chunks, made_dataset, made_state, write_grib
 
 HOUR = np.timedelta64(1, "h")
@@ -460,7 +460,7 @@ class TestReference:
         assert reference.state(START).shape == (69, 6, 12)
         assert_array_equal(reference.times, START + np.array([0, 6]))
         assert reference.missing([START, START + 12]) == [START + 12]
-        with pytest.raises(ReferenceError, match="no state at 2024-03-01T12"):
+        with pytest.raises(ReferenceDataError, match="no state at 2024-03-01T12"):
             reference.array(START + 12)
 
     def test_forecasts_are_no_reference(self, tmp_path: Path) -> None:
@@ -484,8 +484,8 @@ class TestReference:
         assert reference.absence(START + 6) == ""
 
     def test_what_is_not_there_is_said(self, tmp_path: Path) -> None:
-        with pytest.raises(ReferenceError, match="no such file or folder"):
+        with pytest.raises(ReferenceDataError, match="no such file or folder"):
             ProductReference(tmp_path / "nowhere", GRID)
         made_dataset(0).to_zarr(tmp_path / "s.zarr")
-        with pytest.raises(ReferenceError, match=r"2024-03-01T00: no tp6h, olr, td2m, ps here"):
+        with pytest.raises(ReferenceDataError, match=r"2024-03-01T00: no tp6h, olr, td2m, ps here"):
             ProductReference(tmp_path / "s.zarr", GRID).surface(START)

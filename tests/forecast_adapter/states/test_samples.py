@@ -152,10 +152,10 @@ def test_low_resolution_weatherbench2(shared: Path) -> None:
         assert_array_equal(fields.sel(channel=channel).values, theirs.T[::-1])
 
 
-def test_era_interim_in_three_files(shared: Path, tmp_path: Path) -> None:
+def test_era_interim_in_three_files(full_samples: Path, tmp_path: Path) -> None:
     """A file a variable, short names: together they are one product, and give what all three hold."""
     for name in "tuv":
-        (tmp_path / f"{name}.nc").symlink_to(shared / f"grid/eraint_1p5deg_37lev_20050123T00_{name}.nc")
+        (tmp_path / f"{name}.nc").symlink_to(full_samples / f"grid/eraint_1p5deg_37lev_20050123T00_{name}.nc")
     source = open_states(tmp_path)
     lacks(source, "2005-01-23T00", [*SURFACE, *upper("zq")])
     fields = source.fields("2005-01-23T00", ["u250", "v850", "t1000"])

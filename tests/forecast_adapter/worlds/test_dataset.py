@@ -1,6 +1,7 @@
-"""Datasets: states of a product on another grid, in files with a manifest, whatever happens while they are made."""
+"""Datasets: states of a product on another grid, in files with a manifest, also after failures and interruptions."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 def made(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole dataset; only read."""
     folder = tmp_path_factory.mktemp("made") / "era5"
-    build_dataset(store, folder, GRID, TIMES, say=lambda text: None)
+    build_dataset(store, folder, GRID, TIMES)
     return folder
 
 
@@ -119,7 +120,7 @@ class TestDataset:
         assert manifest.files["2024/2024-01-30T00.nc"].times == ["2024-01-30T00", "2024-01-31T18", 8]
 
     def test_side_by_side_gives_the_same_bytes(self, store: str, made: Path, tmp_path: Path) -> None:
-        build_dataset(store, tmp_path / "other", GRID, TIMES[6:], workers=2, say=lambda text: None)
+        build_dataset(store, tmp_path / "other", GRID, TIMES[6:], workers=2)
         same = "2024/2024-02-01T00.nc"
         assert contents(tmp_path / "other")[same] == contents(made)[same]
 
@@ -139,7 +140,7 @@ class TestInterruption:
         folder = tmp_path / "era5"
         monkeypatch.setattr(making, "_fetch", pulled_out)
         with pytest.raises(KeyboardInterrupt):
-            build_dataset(store, folder, GRID, TIMES, say=lambda text: None)
+            build_dataset(store, folder, GRID, TIMES)
         with pytest.raises(DatasetError, match=r"unfinished; run its `dacycle dataset` command again"):
             Reference(folder)
         with pytest.raises(DatasetError, match="unfinished"):
@@ -147,7 +148,7 @@ class TestInterruption:
         assert verify_dataset(folder) == [f"{folder}: unfinished"]
         again: list[object] = []
         monkeypatch.setattr(making, "_fetch", lambda *a: again.append(a[2]) or fetch(*a))
-        build_dataset(store, folder, GRID, TIMES, say=lambda text: None)
+        build_dataset(store, folder, GRID, TIMES)
         assert again == list(TIMES[10:]), "what was fetched is not fetched again"
         assert contents(folder) == contents(made)
         assert not (folder / ".parts").exists()
@@ -162,7 +163,7 @@ class TestInterruption:
         path.unlink()
         with pytest.raises(DatasetError, match=r"2024-01-30T00\.nc is missing"):
             Reference(folder)
-        build_dataset(store, folder, GRID, TIMES, say=lambda text: None)
+        build_dataset(store, folder, GRID, TIMES)
         assert contents(folder) == contents(made)
 
     def test_a_file_that_no_manifest_names_is_not_read(self, made: Path, tmp_path: Path) -> None:
@@ -177,25 +178,27 @@ class TestInterruption:
         dataset.to_zarr(tmp_path / "bad.zarr", zarr_format=2)
         place, folder = str(tmp_path / "bad.zarr"), tmp_path / "era5"
         with pytest.raises(DatasetError) as caught:
-            build_dataset(place, folder, GRID, TIMES, say=lambda text: None)
-        said = str(caught.value)
-        assert "1 of 12 times could not be read" in said
-        assert "--without" in said
-        assert "2024-02-01T06" in said
-        assert "t2m" in said
-        assert "degrees Celsius" in said
-        build_dataset(place, folder, GRID, np.delete(TIMES, 9), say=lambda text: None)
+            build_dataset(place, folder, GRID, TIMES)
+        message = str(caught.value)
+        assert "1 of 12 times could not be read" in message
+        assert "--without" in message
+        assert "2024-02-01T06" in message
+        assert "t2m" in message
+        assert "degrees Celsius" in message
+        build_dataset(place, folder, GRID, np.delete(TIMES, 9))
         assert_array_equal(Reference(folder).times, np.delete(TIMES, 9))
 
 
 class TestExtension:
-    def test_later_times_are_added_and_an_open_reference_sees_them(self, store: str, tmp_path: Path) -> None:
-        said: list[str] = []
-        build_dataset(store, tmp_path / "era5", GRID, TIMES[:6], say=said.append)
+    def test_later_times_are_added_and_an_open_reference_sees_them(
+        self, store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        build_dataset(store, tmp_path / "era5", GRID, TIMES[:6])
         reference, before = Reference(tmp_path / "era5"), contents(tmp_path / "era5")
         late = np.append(TIMES[:9], TIMES[-1] + 6 * np.arange(1, 3))
-        build_dataset(store, tmp_path / "era5", GRID, late, say=said.append)
-        assert any("2 times are not there (yet)" in text for text in said)
+        build_dataset(store, tmp_path / "era5", GRID, late)
+        assert any("2 times are not there (yet)" in text for text in caplog.messages)
         assert len(reference.times) == 6
         reference.refresh()
         assert_array_equal(reference.times, TIMES[:9])
@@ -203,11 +206,11 @@ class TestExtension:
         after = contents(tmp_path / "era5")
         assert all(after[name] == content for name, content in before.items()), "files are never written again"
 
-    def test_gaps_of_a_product_are_said(self, tmp_path: Path) -> None:
+    def test_gaps_of_a_product_are_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
         in_the_wild(np.delete(TIMES, [3, 4])).to_zarr(tmp_path / "gap.zarr", zarr_format=2)
-        said: list[str] = []
-        build_dataset(str(tmp_path / "gap.zarr"), tmp_path / "era5", GRID, TIMES, say=said.append)
-        assert any("2 times are missing (2024-01-30T18, 2024-01-31T00)" in text for text in said)
+        build_dataset(str(tmp_path / "gap.zarr"), tmp_path / "era5", GRID, TIMES)
+        assert any("2 times are missing (2024-01-30T18, 2024-01-31T00)" in text for text in caplog.messages)
 
     def test_another_product_or_grid_is_refused(self, store: str, made: Path, tmp_path: Path) -> None:
         before = contents(made)
@@ -229,31 +232,31 @@ class TestExtension:
             Reference(tmp_path / "era5")
         assert json.loads(text)["finished"] is True
 
-    def test_a_product_without_static_fields(self, tmp_path: Path) -> None:
+    def test_a_product_without_static_fields(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
         dataset = in_the_wild(TIMES[:2])
         dataset.drop_vars(["land_sea_mask"]).to_zarr(tmp_path / "dry.zarr", zarr_format=2)
-        said: list[str] = []
-        build_dataset(str(tmp_path / "dry.zarr"), tmp_path / "era5", GRID, TIMES[:2], say=said.append)
-        assert any("no land_sea_mask" in text and "--static" in text for text in said)
+        build_dataset(str(tmp_path / "dry.zarr"), tmp_path / "era5", GRID, TIMES[:2])
+        assert any("no land_sea_mask" in text and "--static" in text for text in caplog.messages)
         assert len(Reference(tmp_path / "era5").times) == 2
         with pytest.raises(WorldError, match="orography and land_sea_mask"):
             build_world(tmp_path / "era5", tmp_path / "w", "w", [2024], None, "for a test")
         # Added later, from a file.
         dataset[["land_sea_mask", "geopotential_at_surface"]].to_netcdf(tmp_path / "static.nc", engine="h5netcdf")
         place = str(tmp_path / "dry.zarr")
-        build_dataset(place, tmp_path / "era5", GRID, TIMES[:2], static=str(tmp_path / "static.nc"), say=said.append)
+        build_dataset(place, tmp_path / "era5", GRID, TIMES[:2], static=str(tmp_path / "static.nc"))
         assert (tmp_path / "era5/static.nc").is_file()
 
 
 class TestWorld:
     def test_a_world_whose_reference_is_the_dataset(self, store: str, tmp_path: Path) -> None:
-        build_dataset(store, tmp_path / "era5", GRID, TIMES[:8], say=lambda text: None)
+        build_dataset(store, tmp_path / "era5", GRID, TIMES[:8])
         build_world(tmp_path / "era5", tmp_path / "worlds/era5", "era5", [2024], None, "for a test")
         world = load_world(tmp_path / "worlds/era5")
         assert_array_equal(world.reference.times, TIMES[:8])
         assert world.orography.max() == pytest.approx(1000, rel=0.01)
         assert world.statistics.mean[index("msl")] == pytest.approx(101325, rel=0.01)
-        build_dataset(store, tmp_path / "era5", GRID, TIMES, say=lambda text: None)
+        build_dataset(store, tmp_path / "era5", GRID, TIMES)
         assert_array_equal(load_world(tmp_path / "worlds/era5").reference.times, TIMES)
 
     def test_statistics_may_be_chosen(self, made: Path, world: TinyWorld, tmp_path: Path) -> None:

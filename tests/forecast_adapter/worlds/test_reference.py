@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dacycle.forecast_adapter.channels import index
 from dacycle.forecast_adapter.state import StateError, validate
 from dacycle.forecast_adapter.states.netcdf_zarr import from_dataset
-from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceError, write_times
+from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError, write_times
 from tests.conftest import TinyWorld
 
 FIRST = np.datetime64("2024-01-01T00", "h")
@@ -80,7 +80,7 @@ def test_missing_time_names_the_folder_and_the_time(folder: Path) -> None:
     reference = Reference(folder)
     late = np.datetime64("2025-07-01T00", "h")
     for read in (reference.state, reference.array, reference.surface):
-        with pytest.raises(ReferenceError) as caught:
+        with pytest.raises(ReferenceDataError) as caught:
             read(late)
         assert str(folder) in str(caught.value)
         assert "2025-07-01T00" in str(caught.value)
@@ -93,20 +93,20 @@ def test_missing_time_names_the_folder_and_the_time(folder: Path) -> None:
 def test_a_time_between_two_states_is_missing(folder: Path) -> None:
     """Half past twelve is not noon: nothing is taken for the nearest."""
     reference = Reference(folder)
-    with pytest.raises(ReferenceError):
+    with pytest.raises(ReferenceDataError):
         reference.state(np.datetime64("2024-01-01T05", "h"))
     with pytest.raises(StateError, match="12:30"):
         reference.state(np.datetime64("2024-01-01T12:30", "m"))
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ReferenceError, match=str(tmp_path)):
+    with pytest.raises(ReferenceDataError, match=str(tmp_path)):
         Reference(tmp_path)
 
 
 def test_a_time_in_two_files_is_refused(folder: Path, days: xr.Dataset) -> None:
     write_times(days.isel(time=[4]), folder / "2024/2024-01-03.nc")
-    with pytest.raises(ReferenceError, match="2024-01-02"):
+    with pytest.raises(ReferenceDataError, match="2024-01-02"):
         Reference(folder)
 
 
@@ -143,7 +143,7 @@ def test_another_layout_is_refused_by_file(
     path = folder / "2024/2024-01-03.nc"
     later = days.isel(time=[0]).assign_coords(time=days.time[:1] + np.timedelta64(48, "h"))
     write_times(spoil(later), path)
-    with pytest.raises(ReferenceError) as caught:
+    with pytest.raises(ReferenceDataError) as caught:
         Reference(folder)
     assert str(path) in str(caught.value)
     assert word in str(caught.value)
@@ -155,7 +155,7 @@ def test_packed_values_are_refused(folder: Path, days: xr.Dataset) -> None:
     later = days.isel(time=[0]).assign_coords(time=days.time[:1] + np.timedelta64(48, "h"))
     packing = {"dtype": "int16", "_FillValue": -1, "scale_factor": 0.01, "add_offset": 250.0}
     later.to_netcdf(path, engine="h5netcdf", encoding={"2m_temperature": packing, "time": _hours()})
-    with pytest.raises(ReferenceError, match=r"2m_temperature"):
+    with pytest.raises(ReferenceDataError, match=r"2m_temperature"):
         Reference(folder)
 
 
@@ -164,7 +164,7 @@ def test_times_counted_from_another_hour_are_refused(folder: Path, days: xr.Data
     later = days.isel(time=[0]).assign_coords(time=days.time[:1] + np.timedelta64(48, "h"))
     hours = {"units": "hours since 1970-01-01T06:00:00", "dtype": "int64"}
     later.to_netcdf(path, engine="h5netcdf", encoding={"time": hours})
-    with pytest.raises(ReferenceError, match="1970-01-01T06"):
+    with pytest.raises(ReferenceDataError, match="1970-01-01T06"):
         Reference(folder)
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-import yaml
 
 from dacycle.forecast_adapter.channels import index
 from dacycle.forecast_adapter.statistics import Statistics
-from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceError, write_times
+from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError, write_times
 from dacycle.forecast_adapter.worlds.world import WorldError, build_world, load_world
 from tests.conftest import TinyWorld
 
@@ -89,14 +88,39 @@ def test_a_world_with_another_worlds_statistics_is_refused(nature: Path, tmp_pat
 def test_an_unknown_or_incomplete_world_names_where_it_was_sought(world: TinyWorld, tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=r"no world 'atlantis'.*world\.yaml"):
         load_world("atlantis")
-    (tmp_path / "world.yaml").write_text(yaml.safe_dump({"name": "x", "grid": "5.625deg"}))
+    (tmp_path / "world.yaml").write_text("name: x\ngrid: 5.625deg\n")
     with pytest.raises(WorldError, match=r"no statistics\.nc"):
         load_world(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\n", r"world\.yaml:1: grid: this key is required \(such as 5\.625deg\)"),
+        ("", r"world\.yaml:1: a world is a mapping"),
+        ("name: x\ngird: 5.625deg\n", r"world\.yaml:2: gird: unknown key; did you mean grid\?"),
+        ("name: x\n\ngrid: 5deg\n", r"world\.yaml:3: grid: unknown grid '5deg'"),
+        ("name: x\nname: y\n", r"world\.yaml:2: a key is there twice"),
+    ],
+)
+def test_a_mistake_in_world_yaml_is_named_with_file_line_and_key(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "world.yaml").write_text(text)
+    with pytest.raises(WorldError, match=message):
+        load_world(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "states"), [("", False), ("era5", True)])
+def test_a_built_worlds_description_is_read_back(nature: Path, tmp_path: Path, kind: str, states: bool) -> None:
+    description = "made for a test: with a colon, #, and more words than fit into one line of eighty characters of YAML"
+    build_world(nature, tmp_path / "w", "w", [2023], None if states else times(), description, kind=kind)
+    world = load_world(tmp_path / "w")
+    assert (world.name, world.reference_kind, world.grid.name) == ("w", kind, "5.625deg")
+    assert np.isin(times(), world.reference.times).all()
+
+
 def test_a_missing_time_names_the_folder_and_the_span(world: TinyWorld) -> None:
     reference = load_world(world.folder).reference
-    with pytest.raises(ReferenceError, match=r"reference: no state at 2031-05-01T00; it holds 2024-01-01T00 to"):
+    with pytest.raises(ReferenceDataError, match=r"reference: no state at 2031-05-01T00; it holds 2024-01-01T00 to"):
         reference.array(np.datetime64("2031-05-01T00"))
     assert reference.missing([reference.times[0], np.datetime64("2031-05-01T00", "h")]) == [
         np.datetime64("2031-05-01T00")
@@ -106,7 +130,7 @@ def test_a_missing_time_names_the_folder_and_the_span(world: TinyWorld) -> None:
 def test_a_time_in_two_files_is_refused(nature: Path, tmp_path: Path) -> None:
     for name in ("2024-01.nc", "2024-01-again.nc"):
         (tmp_path / name).write_bytes((nature / "2024/2024-01.nc").read_bytes())
-    with pytest.raises(ReferenceError, match="is also in"):
+    with pytest.raises(ReferenceDataError, match="is also in"):
         Reference(tmp_path)
 
 

@@ -82,7 +82,7 @@ class TestWhose:
             load_operator(tmp_path / "page.onnx", tiny)
 
     def test_a_forecast_model_is_no_operator(self, world, tiny):
-        with pytest.raises(ModelFileError, match="its metadata lack planes"):
+        with pytest.raises(ModelFileError, match="its kind is 'forecast', not 'operator'"):
             load_operator(world.model, tiny)
 
     @pytest.mark.parametrize("changes", [{"kind": "forecast"}, {"planes": {"olr": "W m-2", "tp6h": "mm"}}])
@@ -90,7 +90,7 @@ class TestWhose:
         path = tmp_path / "other.onnx"
         path.write_bytes(double.read_bytes())
         write_metadata(path, operator_metadata("double", "1", "5.625deg", "tiny", STD) | changes)
-        with pytest.raises(ModelFileError, match=f"its {next(iter(changes))} is not that of an observation operator"):
+        with pytest.raises(ModelFileError, match=f"its {next(iter(changes))} is .*, not "):
             load_operator(path, tiny)
 
     def test_other_tensors_are_refused(self, double, tiny, tmp_path):

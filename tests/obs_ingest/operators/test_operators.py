@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.obs_ingest.operators.columns import (
+from dacycle.forecast_adapter.physics import (
     dewpoint,
-    equivalents,
-    specific_humidity,
+    humidity_from_dewpoint,
     station_pressure_ratio,
     wind_components,
     wind_direction,
 )
+from dacycle.obs_ingest.operators.columns import equivalents
 from tests.obs_ingest.helpers import observations
 
 GRID = get_grid("5.625deg")
@@ -40,8 +40,8 @@ def test_surface_fields_are_found_by_name():
 
 @given(st.floats(130, 310), st.floats(5000, 105000))
 def test_humidity_and_dewpoint_say_the_same(temperature, pressure):
-    humidity = specific_humidity(min(temperature, 230 + pressure / 1500), pressure)
-    assert specific_humidity(dewpoint(humidity, pressure), pressure) == pytest.approx(humidity, rel=1e-9)
+    humidity = humidity_from_dewpoint(min(temperature, 230 + pressure / 1500), pressure)
+    assert humidity_from_dewpoint(dewpoint(humidity, pressure), pressure) == pytest.approx(humidity, rel=1e-9)
 
 
 def test_dewpoints_of_saturated_air():
@@ -116,7 +116,7 @@ def test_longitude_conventions_agree_and_a_smooth_field_is_reproduced(latitude, 
 )
 def test_specific_humidity_agrees_with_tables(dewpoint, pressure, expected):
     # Saturation vapour pressure over water (Smithsonian tables): 6.11, 23.37, 1.254 hPa.
-    assert specific_humidity(dewpoint, pressure) == pytest.approx(expected, rel=0.01)
+    assert humidity_from_dewpoint(dewpoint, pressure) == pytest.approx(expected, rel=0.01)
 
 
 def test_standard_atmosphere():

@@ -6,7 +6,7 @@ import pytest
 
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import great_circle_km
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.simulation.fields import Mask, Olr
 from dacycle.obs_ingest.simulation.stations import Sondes, Stations
@@ -121,7 +121,7 @@ def test_a_mask_observes_its_share_of_the_grid_without_bias_from_height(tiny):
 
 
 def test_a_time_the_reference_does_not_hold_is_named(tiny):
-    with pytest.raises(ReferenceError, match="2030-01-01T00"):
+    with pytest.raises(ReferenceDataError, match="2030-01-01T00"):
         read(tiny, "stations", Window(np.datetime64("2030-01-01T00")))
 
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dacycle.forecast_adapter.worlds.reference import ReferenceError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.obs_ingest.simulation.files import NOTE, simulate
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.table import ObservationError
@@ -110,7 +110,7 @@ def test_an_empty_folder_is_filled(tiny, tmp_path):
 
 def test_what_cannot_be_drawn_to_the_end_leaves_nothing_behind(tiny, tmp_path):
     beyond = np.arange("2024-01-07T00", "2024-01-09T00", 6, "datetime64[h]")
-    with pytest.raises(ReferenceError, match="2024-01-08"):
+    with pytest.raises(ReferenceDataError, match="2024-01-08"):
         simulate(spec(tmp_path / "olr"), tiny, 1, beyond)
     assert list(tmp_path.iterdir()) == []
 

@@ -43,7 +43,7 @@ def by_report(table, variable):
 def test_bulletins_against_the_csv_module(shared, bulletins):
     table, inventory = bulletins
     check_table(table, "metar")
-    assert inventory.found == inventory.decoded == 8361
+    assert inventory.found == inventory.decoded == 1081
     with (shared / BULLETINS).open(newline="") as file:
         rows = list(csv.DictReader(file))
     expected = {name: {} for name in ("t2m", "td2m", "u10", "v10")}
@@ -57,7 +57,7 @@ def test_bulletins_against_the_csv_module(shared, bulletins):
             expected["u10"][key], expected["v10"][key] = -speed * np.sin(angle), -speed * np.cos(angle)
     for name, values in expected.items():
         ours = by_report(table, name)
-        assert len(ours) == len(values) > 7000
+        assert len(ours) == len(values) > 1000
         assert [ours[key] for key in values] == pytest.approx(list(values.values()), abs=1e-3)
 
 
@@ -75,15 +75,15 @@ def test_a_wind_of_variable_direction_is_not_taken_for_north(shared, bulletins):
     with (shared / BULLETINS).open(newline="") as file:
         moving = [row for row in csv.DictReader(file) if row["Wdir"] == "0" and row["Wspd"] not in ("", "0")]
     variable = [row for row in moving if " VRB" in row["Raw"]]
-    assert len(variable) > 300
+    assert len(variable) == 40
     winds = by_report(bulletins[0], "u10")
     assert not any((row["ICAO"], pd.Timestamp(row["DateString"].replace("_", ""))) in winds.index for row in moving)
-    assert bulletins[1].skipped == {"wind without a direction": 714}
+    assert bulletins[1].skipped == {"wind without a direction": 80}
 
 
 def test_traces_are_zero(shared, bulletins):
     amounts = by_report(bulletins[0], "tp")
-    assert len(amounts) == 235
+    assert len(amounts) == 30
     with (shared / BULLETINS).open(newline="") as file:
         for row in csv.DictReader(file):
             group = re.search(r" 6(\d{4})\b", row["Raw"].partition("RMK")[2])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import LEVELS
-from dacycle.obs_ingest.operators.columns import specific_humidity
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint
 from dacycle.obs_ingest.sources.sounding import GAP, STANDARD, above_ground, standard_levels
 from dacycle.obs_ingest.table import LEVEL_VARIABLES
 
@@ -52,7 +52,7 @@ def test_reported_levels_are_taken_as_they_are():
     for name, expected in (("z", levels["z"]), ("t", levels["t"]), ("u", levels["speed"]), ("v", 0 * levels["t"])):
         assert values[name] == pytest.approx(expected[rows], abs=1e-9)
     moist = STANDARD >= 20000
-    assert values["q"][moist] == pytest.approx(specific_humidity(levels["td"][rows], STANDARD)[moist])
+    assert values["q"][moist] == pytest.approx(humidity_from_dewpoint(levels["td"][rows], STANDARD)[moist])
     assert np.isnan(values["q"][~moist]).all()
     assert not +rejected
 

@@ -64,8 +64,8 @@ def test_rows_belong_to_the_window_and_the_rest_is_accounted_for(shared, europe)
 
 
 @pytest.mark.slow
-def test_the_global_file_and_its_gross_errors(shared):
-    table, inventory = read(shared / "obs" / GLOBAL[0], GLOBAL[1])
+def test_the_global_file_and_its_gross_errors(full_samples):
+    table, inventory = read(full_samples / "obs" / GLOBAL[0], GLOBAL[1])
     assert (inventory.found, inventory.decoded) == (15824, 7912)
     companions = {"additional data (sub-category 2)": 4894, "additional data (sub-category 4)": 3018}
     assert inventory.skipped == {**companions, "wind without a direction": 158}
@@ -88,7 +88,7 @@ def test_the_global_file_and_its_gross_errors(shared):
 
     # Duplicates, counted by ecCodes from the messages and by pandas from the table.
     fields = ("latitude", "longitude", "airTemperatureAt2M", "blockNumber", "stationNumber")
-    reports = pd.DataFrame(unpacked(shared / "obs" / GLOBAL[0], fields), columns=fields).round(2)
+    reports = pd.DataFrame(unpacked(full_samples / "obs" / GLOBAL[0], fields), columns=fields).round(2)
     sound = reports[reports["airTemperatureAt2M"].between(180, 335)]
     again = sound.duplicated(["latitude", "longitude"])
     assert (len(sound), again.sum()) == (7802, 68)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.forecast_adapter.physics import humidity_from_dewpoint
 from dacycle.obs_ingest.errors.model import standard_error
-from dacycle.obs_ingest.operators.columns import specific_humidity
 from dacycle.obs_ingest.sources.base import Inventory, build_source
 from dacycle.obs_ingest.sources.bufr.messages import BufrFiles
 from dacycle.obs_ingest.sources.bufr.temp import TempBufr
@@ -59,7 +59,7 @@ def test_the_genuine_file(genuine):
     assert station(table, "71907", "z")[[1000, 925, 850, 700]].tolist() == [430, 6240, 12470, 26240]
     assert station(table, "71907", "u")[925] == pytest.approx(-5 * np.sin(np.deg2rad(275)))
     assert station(table, "71907", "v")[1000] == 0  # calm
-    assert station(table, "71907", "q")[700] == pytest.approx(specific_humidity(238.3, 70000))
+    assert station(table, "71907", "q")[700] == pytest.approx(humidity_from_dewpoint(238.3, 70000))
     row = inukjuak[(inukjuak["variable"] == "t") & (inukjuak["pressure"] == 50000)].iloc[0]
     assert row["error"] == pytest.approx(standard_error("t", row["value"], 50000))
 
@@ -104,7 +104,7 @@ def test_every_value_of_an_independent_reader(shared, genuine):
     expected = {
         "z": frame["nonCoordinateGeopotential"],
         "t": frame["airTemperature"],
-        "q": specific_humidity(frame["dewpointTemperature"], frame.index.get_level_values("pressure")),
+        "q": humidity_from_dewpoint(frame["dewpointTemperature"], frame.index.get_level_values("pressure")),
         "u": -frame["windSpeed"] * np.sin(wind),
         "v": -frame["windSpeed"] * np.cos(wind),
     }
@@ -247,7 +247,7 @@ def test_current_templates(tmp_path, template):
     )
     assert station(table, "10393", "t")[700] == 270
     assert station(table, "10393", "t")[600] == pytest.approx(266 - 5.5 * np.log(650 / 600) / np.log(650 / 580))
-    assert station(table, "10393", "q")[850] == pytest.approx(specific_humidity(270.0, 85000))
+    assert station(table, "10393", "q")[850] == pytest.approx(humidity_from_dewpoint(270.0, 85000))
     assert station(table, "10393", "u")[400] == pytest.approx(30)
     assert station(table, "10393", "z")[600] == pytest.approx(9.80665 * 4143, abs=50)
     assert np.isnat(table["received"].to_numpy()).all()

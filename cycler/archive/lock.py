@@ -1,0 +1,37 @@
+"""Locks on files that end with their process, however it ends."""
+
+import fcntl
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dacycle.cycler.archive.store import ArchiveError
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive `flock` on a file, which names the process that holds it.
+
+    Args:
+        path: the file; it is made if need be, and stays.
+        what: what is written under this lock, for the message.
+        wait: wait for the lock instead of raising.
+
+    Raises:
+        ArchiveError: another process holds the lock; the message names it.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            raise ArchiveError(f"{what} is being written by {file.read().strip()}; wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} ({' '.join(sys.argv)[:200]})\n")
+        file.flush()
+        yield

@@ -1,0 +1,129 @@
+"""Arguments and options that several commands take, and readers of their texts."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dacycle.common.configuration import parse_value
+from dacycle.common.settings import read_settings
+from dacycle.cycler.experiment import ExperimentError, parse_cycle_time
+from dacycle.forecast_adapter.models.model import ModelFileError
+
+__all__ = [
+    "ArchiveFolder",
+    "ExperimentFile",
+    "ExperimentName",
+    "Threads",
+    "cycle_time",
+    "need_torch",
+    "parse_hour",
+    "parse_setting",
+    "parse_years",
+    "progress_bar",
+    "quiet_cycles",
+]
+
+
+def _archive_folder() -> Path:
+    return read_settings().archive or Path("archive")
+
+
+ArchiveFolder = Annotated[
+    Path,
+    typer.Option(
+        "--archive",
+        default_factory=_archive_folder,
+        show_default="DACYCLE_ARCHIVE, else archive",
+        help="The archive's folder.",
+    ),
+]
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]
+ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of an experiment in the archive.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the networks; other numbers round differently.")]
+
+
+def cycle_time(text: str | None) -> pd.Timestamp | None:
+    """Return the time of a cycle that an option names; None where the option is not given.
+
+    Raises:
+        ExperimentError: the text is no time of a cycle.
+    """
+    if text is None:
+        return None
+    try:
+        return parse_cycle_time(text)
+    except ValueError as error:
+        raise ExperimentError(str(error)) from None
+
+
+def parse_hour(text: str) -> np.datetime64:
+    """Return the hour, UTC, that an option `--time` names; it need not be that of a cycle."""
+    try:
+        time = pd.Timestamp(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a time, such as 2024-01-04T00", param_hint="--time") from None
+    if time.tzinfo is not None:
+        time = time.tz_convert("UTC").tz_localize(None)
+    if time != time.floor("h"):
+        raise typer.BadParameter(f"{text!r} is not on the hour", param_hint="--time")
+    return np.datetime64(time, "h")
+
+
+def parse_years(text: str) -> list[int]:
+    """Return the years of a text: [2014, 2015, 2016, 2020] for `2014-2016,2020`."""
+    years: list[int] = []
+    for stretch in text.split(","):
+        first, _, last = stretch.partition("-")
+        try:
+            years += range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a list of years such as 2014-2022 or 2021,2023") from None
+    return years
+
+
+def parse_setting(text: str, option: str) -> tuple[str, Any]:
+    """Return key and value of KEY=VALUE, the value as an experiment's file would hold it.
+
+    Raises:
+        ExperimentError: the text has no such form, or its value is not valid YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ExperimentError(f"{option} {text}: write it as KEY=VALUE")
+    return key, parse_value(value, f"{option} {text}", ExperimentError)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a progress display with description, bar, count and time left."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+
+
+@contextmanager
+def quiet_cycles() -> Iterator[None]:
+    """Leave out the log records of single cycles that people read, where a command shows the cycles itself."""
+    logger = logging.getLogger("dacycle.cycler.cycle")
+    level = logger.level
+    if read_settings().log == "human":
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def need_torch() -> None:
+    """Raise ModelFileError where the packages that training needs are not installed."""
+    missing = [name for name in ("torch", "lightning", "onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ModelFileError(f'{", ".join(missing)} not installed: pip install "dacycle[train]"')
