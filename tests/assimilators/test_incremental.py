@@ -117,6 +117,26 @@ def test_the_step_keeps_humidity_positive_on_the_fine_grid() -> None:
     assert result.clipped_water[0] > 0
 
 
+def test_the_spread_and_the_diagnostics_are_those_of_the_coarse_method() -> None:
+    """A spread that grows eastwards is interpolated; a method without one has none on the fine grid either."""
+
+    class Spreading(Nudge):
+        def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+            """Return the background with a spread of the sine of longitude plus 2."""
+            wave = 2 + np.sin(np.deg2rad(self.grid.longitude))
+            return Analysis(background, np.broadcast_to(wave, background.shape).astype(np.float32), {"wave": 1})
+
+    state = background()
+    analysis = Incremental(Spreading("tiny"), FINE).analyse(state[None], *observed(290, (10, 20)))
+    assert analysis.spread is not None
+    assert analysis.diagnostics == {"wave": 1}
+    expected = np.broadcast_to(2 + np.sin(np.deg2rad(FINE.longitude)), (111, len(FINE.longitude)))
+    np.testing.assert_allclose(analysis.spread[0, 30, 5:-5], expected, atol=5e-3)  # at a pole there is one value
+    method = Incremental(Nudge("tiny"), FINE)
+    assert method.analyse(state[None], *observed(290, (10, 20))).spread is None
+    assert (method.name, method.world, method.digest, method.planes, method.grid) == ("nudge", "tiny", "", (), FINE)
+
+
 def test_only_a_coarser_grid_is_brought_up() -> None:
     with pytest.raises(AssimilatorError, match=r"nudge is on 5\.625deg, not coarser than 5\.625deg"):
         Incremental(Nudge("tiny"), COARSE)
@@ -142,7 +162,35 @@ def test_warming_with_its_thickness_is_in_balance_and_without_it_is_not() -> Non
     assert thickness_imbalance(before, after, COARSE.weights).max() < 1e-6
     after[GROUPS["z"]] = before[GROUPS["z"]]
     changes = np.abs((warm - cold)[1:] + (warm - cold)[:-1])[:, 0, 0] / 2
-    found = thickness_imbalance(before, after, COARSE.weights)
-    np.testing.assert_allclose(found, changes, rtol=1e-6)
-    assert len(found) == len(LAYER_NAMES)
+    imbalance = thickness_imbalance(before, after, COARSE.weights)
+    np.testing.assert_allclose(imbalance, changes, rtol=1e-6)
+    assert len(imbalance) == len(LAYER_NAMES)
     assert LAYER_NAMES[0] == "50-100"
+
+
+def test_the_imbalance_of_the_background_is_no_imbalance_of_the_increment() -> None:
+    """As above mountains, where heights on pressure levels are extrapolated."""
+    rng = np.random.default_rng(0)
+    cold = 250 + rng.standard_normal((13, *COARSE.shape))
+    before, after = hydrostatic(COARSE, cold), hydrostatic(COARSE, cold + 2 * rng.standard_normal((13, 1, 1)))
+    below_ground = 500 * rng.standard_normal((13, *COARSE.shape))
+    for state in (before, after):
+        state[GROUPS["z"]] += below_ground
+    assert thickness_imbalance(before, after, COARSE.weights).max() < 1e-6
+    assert thickness_imbalance(before, before, COARSE.weights).max() == 0
+
+
+def test_moisture_counts_in_the_virtual_temperature() -> None:
+    """10 g/kg more at 280 K make air lighter as if it were 1.7 K warmer, which the thickness does not show."""
+    before = hydrostatic(COARSE, np.full((13, *COARSE.shape), 280.0))
+    after = before.copy()
+    after[GROUPS["q"]] += 0.01
+    np.testing.assert_allclose(thickness_imbalance(before, after, COARSE.weights), 0.608 * 0.01 * 280, rtol=1e-6)
+
+
+def test_the_imbalance_is_weighted_by_area() -> None:
+    before = hydrostatic(COARSE, np.full((13, *COARSE.shape), 250.0))
+    after = before.copy()
+    after[GROUPS["t"], :8] += 2.0  # north of 45 N
+    share = (1 - np.sin(np.deg2rad(45))) / 2
+    np.testing.assert_allclose(thickness_imbalance(before, after, COARSE.weights), 2 * np.sqrt(share), rtol=1e-6)

@@ -35,7 +35,7 @@ from dacycle.assimilators.sampling.backgrounds import (
     write_backgrounds,
 )
 from dacycle.assimilators.sampling.cycles import cycled_errors
-from dacycle.assimilators.sampling.observing import Observing, Selection, observing_of, random_selection
+from dacycle.assimilators.sampling.observing import Observing, Selection, observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.assimilators.training.assimilator_run import (
     accepted_round,
@@ -194,30 +194,6 @@ def test_every_pass_draws_other_observations(backgrounds: Backgrounds, observing
     passes = [dataclasses.replace(held(backgrounds, observing), seed=seed)[0] for seed in (1, 1, 2)]
     assert (passes[0][1] == passes[1][1]).all()
     assert (passes[0][1] != passes[2][1]).any()
-
-
-def test_networks_are_of_all_densities_and_every_type_is_denied_at_times() -> None:
-    generator = np.random.default_rng(0)
-    drawn = [random_selection(generator, ["stations", "sondes", "olr"]) for _ in range(2000)]
-    shares = np.array([selection.share for selection in drawn])
-    assert 0.4 < (shares == 0.9).mean() < 0.6
-    assert shares.min() < 0.07
-    denied = {name for selection in drawn for name in selection.deny}
-    assert denied >= {"stations", "sondes", "olr", "tp", "td2m", "t2m", "msl", "z", "q", "u", "v", "t"}
-
-
-def test_what_is_denied_is_not_observed(observing: Observing, tiny: World) -> None:
-    time = tiny.reference.times[8]  # 00 UTC, when sondes fly
-    background = tiny.reference.array(time)
-
-    def draw(selection: Selection) -> np.ndarray:
-        return observing.draw(time, background, selection, np.random.default_rng(0)).errors > 0
-
-    whole, partly = draw(Selection()), draw(Selection(deny=("olr", "tp")))
-    planes = {"tp6h": 69, "olr": 70, "q2m": 71}
-    assert all(whole[k].any() for k in planes.values())
-    assert [partly[k].any() for k in planes.values()] == [False, False, True]
-    assert draw(Selection(share=0.1)).sum() < 0.3 * whole.sum()
 
 
 # The closed loop
