@@ -1,4 +1,4 @@
-"""Analyses by increments from a coarser grid, and whether heights and temperatures stay together."""
+"""Analyses by increments from a coarser grid, and the hydrostatic balance of increments."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ SIZE = (69, *FINE.shape)
 
 
 def background(seed: int = 0) -> NDArray[np.float32]:
-    """A state with structure down to the grid's own scale."""
+    """Return a state with structure down to the scale of the grid."""
     mean, std = profile()
     noise = gaussian_filter(np.random.default_rng(seed).standard_normal(SIZE), (0, 0.7, 0.7), mode=("wrap",) * 3)
     return (mean[:, None, None] + std[:, None, None] * noise / noise.std()).astype(np.float32)
@@ -40,7 +40,7 @@ class Smooth(Nudge):
 
 
 def observed(value: float, *cells: tuple[int, int]) -> tuple[NDArray, NDArray]:
-    """t850 in these cells of the coarse grid, on otherwise empty planes."""
+    """Return planes of the coarse grid with t850 observed in some cells."""
     values = np.zeros((1, 69, *COARSE.shape), np.float32)
     errors = np.zeros_like(values)
     for cell in cells:
@@ -67,7 +67,7 @@ def test_the_coarse_method_sees_the_means_of_its_cells() -> None:
 
 
 def test_scales_that_the_coarse_grid_does_not_hold_stay_the_backgrounds() -> None:
-    """By zonal wavenumber: what is added is below the coarse grid's last one, 32."""
+    """The increment has zonal wavenumbers up to 32, the last one of the coarse grid."""
     state = background()
     analysis = analysed(Smooth("tiny", weight=0.3), state)
     channels = [index(name) for name in ("z500", "t850", "u500", "q700")]
@@ -145,7 +145,7 @@ def test_only_a_coarser_grid_is_brought_up() -> None:
 
 
 def hydrostatic(grid: Grid, temperature: NDArray) -> NDArray[np.float32]:
-    """A dry state in balance with temperatures (13, H, W)."""
+    """Return a dry state in hydrostatic balance with temperatures (13, H, W)."""
     state = np.zeros((69, *grid.shape), np.float64)
     state[GROUPS["t"]] = temperature
     thickness = GAS_CONSTANT * np.diff(np.log(LEVELS))[:, None, None] * (temperature[1:] + temperature[:-1]) / 2
@@ -169,7 +169,7 @@ def test_warming_with_its_thickness_is_in_balance_and_without_it_is_not() -> Non
 
 
 def test_the_imbalance_of_the_background_is_no_imbalance_of_the_increment() -> None:
-    """As above mountains, where heights on pressure levels are extrapolated."""
+    """Such an imbalance exists below ground, where heights on pressure levels are extrapolated."""
     rng = np.random.default_rng(0)
     cold = 250 + rng.standard_normal((13, *COARSE.shape))
     before, after = hydrostatic(COARSE, cold), hydrostatic(COARSE, cold + 2 * rng.standard_normal((13, 1, 1)))
@@ -181,7 +181,7 @@ def test_the_imbalance_of_the_background_is_no_imbalance_of_the_increment() -> N
 
 
 def test_moisture_counts_in_the_virtual_temperature() -> None:
-    """10 g/kg more at 280 K make air lighter as if it were 1.7 K warmer, which the thickness does not show."""
+    """10 g/kg more at 280 K raise the virtual temperature by 1.7 K, without a change of thickness."""
     before = hydrostatic(COARSE, np.full((13, *COARSE.shape), 280.0))
     after = before.copy()
     after[GROUPS["q"]] += 0.01

@@ -1,4 +1,4 @@
-"""The guarded step: what reaches the archive when an assimilator is right, wrong, or has nothing to go by."""
+"""The guarded step with good analyses, with unusable ones, and without observations."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ GUARDS = StepGuards(increment_limit=6.0, cold_factor=2.0, water_limit=0.5, minim
 
 @dataclass
 class Adding:
-    """A method that adds a given increment wherever it is asked, and counts how often it was."""
+    """Add a given increment to every background, and count the calls."""
 
     increment: NDArray
     grid: Grid = GRID

@@ -358,7 +358,7 @@ def test_two_processes_share_the_samples_and_the_weights(
     entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """As on several GPUs, one process on each: half the updates, and one keeps the books."""
+    """As on several GPUs, with one process on each: half the updates, and one process writes the files."""
     together = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork"}
     alone = lightning.Trainer
     monkeypatch.setattr(lightning, "Trainer", lambda **given: alone(**given | together))
@@ -509,7 +509,7 @@ def test_pairs_of_errors_are_the_samples_without_observations(backgrounds: Backg
 
 
 def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str, Any], data: Path) -> None:
-    """A network of a few updates: its tests of single observations hold by construction, its scores may be poor."""
+    """The network had few updates: its checks of single observations pass by construction, its scores may be poor."""
     register_doubles()
     verdict = judge_assimilator(exported, data, [2024], entries["world"], "nudge", starts=2, days=4)
     met = {check.name: check.passed for check in verdict.checks}
