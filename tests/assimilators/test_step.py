@@ -1,4 +1,4 @@
-"""The guarded step: what reaches the archive when an assimilator is right, wrong, or has nothing to go by."""
+"""The guarded step with good analyses, with unusable ones, and without observations."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ GUARDS = StepGuards(increment_limit=6.0, cold_factor=2.0, water_limit=0.5, minim
 
 @dataclass
 class Adding:
-    """A method that adds a given increment wherever it is asked, and counts how often it was."""
+    """Add a given increment to every background, and count the calls."""
 
     increment: NDArray
     grid: Grid = GRID
@@ -68,6 +68,10 @@ def test_a_sound_analysis_is_kept_and_its_increment_described_in_physical_units(
     np.testing.assert_array_equal(result.state[0], background()[0] + increment)
     assert result.increment_rms[0, index("t850")] == pytest.approx(1.5)
     assert result.increment_max[0, index("t850")] == pytest.approx(1.5)
+    assert (result.spread == 1).all()
+    assert result.thickness_imbalance.shape == (1, 12)
+    virtual = 0.75 * (1 + 0.608 * 2)  # half the change of temperature, in the layers above and below, q being 2
+    np.testing.assert_allclose(np.sort(result.thickness_imbalance[0])[-3:], [0, virtual, virtual], atol=1e-3)
     assert result.increment_rms[0, index("t500")] == 0
     assert result.observations.tolist() == [50]
     assert result.diagnostics == {"method": "adding"}
@@ -95,6 +99,20 @@ def test_too_few_observations_are_used_but_marked() -> None:
     assert result.status == ["degraded"]
     assert "9 observed values, fewer than 10" in result.reason[0]
     assert result.increment_max[0, index("t850")] == 1.0
+
+
+def test_as_many_observations_as_needed_are_enough() -> None:
+    assert run(only("t850", 1.0), count=10).status == ["ok"]
+
+
+def test_the_channel_that_is_named_is_the_furthest_beyond_its_own_limit() -> None:
+    """The increment of t1000 is the larger one and within its limit; that of u10, which varies less, is not."""
+    std = STD[index("u10")]
+    assert std == STD.min()
+    increment = only("u10", 6.5 * std) + only("t1000", 7.0 * std)
+    result = run(increment)
+    assert result.status == ["fallback"]
+    assert "u10 reaches 6.5 standard deviations, the limit is 6.0" in result.reason[0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

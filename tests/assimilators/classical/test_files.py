@@ -1,4 +1,4 @@
-"""Finding assimilators by name and file, and the background error file: made, read, refused."""
+"""Assimilators are found by name and file; background error files are estimated, written and read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

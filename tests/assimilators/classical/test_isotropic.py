@@ -1,4 +1,4 @@
-"""Isotropic optimal interpolation against the textbook's formula, and what it may never do."""
+"""Isotropic optimal interpolation against the textbook formula, and its invariants."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ ERRORS = ErrorStatistics(background_error=2.0, observation_error=1.0, length_km=
 
 
 def places(n: int, seed: int, size: float = 10.0) -> np.ndarray:
-    """Points in a square of `size` degrees in Europe."""
+    """Return points in a square of `size` degrees in Europe."""
     rng = np.random.default_rng(seed)
     return positions(45 + size * rng.random(n), 5 + size * rng.random(n))
 
@@ -32,7 +32,7 @@ def analyse(points, stations, departures, errors, statistics=ERRORS):
 
 
 def gaspari_cohn(r: float) -> float:
-    """Equation 4.10 of Gaspari and Cohn, of distance over half the reach."""
+    """Return equation 4.10 of Gaspari and Cohn, for distance over half the reach."""
     if r <= 1:
         return -(r**5) / 4 + r**4 / 2 + 5 * r**3 / 8 - 5 * r**2 / 3 + 1
     if r <= 2:
@@ -41,7 +41,7 @@ def gaspari_cohn(r: float) -> float:
 
 
 def test_the_textbooks_formula_with_dense_matrices() -> None:
-    """x_a - x_b = B H^T (H B H^T + R)^-1 d with all of B, points and stations together, and H picking the stations."""
+    """x_a - x_b = B H^T (H B H^T + R)^-1 d, with B of points and stations together and H selecting the stations."""
     points, stations = places(40, 1), places(25, 2)
     rng = np.random.default_rng(3)
     departures, errors = rng.normal(size=25), 0.5 + rng.random(25)
@@ -55,7 +55,7 @@ def test_the_textbooks_formula_with_dense_matrices() -> None:
 
 
 def test_the_covariance_is_one() -> None:
-    """No negative eigenvalue, on the whole sphere and with a length that the localisation cuts into."""
+    """It has no negative eigenvalue on the whole sphere, even with a length that the localisation shortens."""
     everywhere = positions(*np.random.default_rng(0).uniform((-90, 0), (90, 360), (400, 2)).T)
     wide = ErrorStatistics(1.0, 1.0, 3000.0, 6000.0)
     assert np.linalg.eigvalsh(covariance(cdist(everywhere, everywhere), wide)).min() > -1e-9
@@ -81,7 +81,7 @@ def test_a_perfect_observation_at_a_point_is_fitted(seed: int, departure: float)
 
 @given(st.integers(0, 2**16))
 def test_order_and_repetition(seed: int) -> None:
-    """The order of the observations is no information; two equal ones are one with half the variance."""
+    """The order of observations has no influence; two equal observations are one with half the variance."""
     points, stations = places(30, seed), places(12, seed + 1)
     departures, errors = np.random.default_rng(seed).normal(size=12), np.full(12, 0.8)
     turned = analyse(points, stations[::-1], departures[::-1], errors)
@@ -96,7 +96,7 @@ def test_without_observations_nothing_changes() -> None:
 
 
 def test_statistics_are_found_again() -> None:
-    """Departures drawn with known errors, by the eigenvectors of their covariance."""
+    """Departures are drawn with known errors, by the eigenvectors of their covariance."""
     stations = places(900, 5, size=15)
     values, vectors = np.linalg.eigh(covariance(cdist(stations, stations), ERRORS) + np.eye(900))
     draw = vectors @ (np.sqrt(values) * np.random.default_rng(6).normal(size=900))

@@ -1,4 +1,4 @@
-"""Optimal interpolation against independent solutions of the same equations, and what users rely on."""
+"""Optimal interpolation against independent solutions of the same equations, and its invariants."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,7 +22,7 @@ OMEGA, RADIUS = 7.292e-5, 6.371e6
 
 
 def smooth_noise(grid: Grid, count: int, generator: np.random.Generator, width_km: float = 1500.0) -> NDArray:
-    """(count, H, W) random fields of standard deviation 1: white noise on the sphere, averaged with a Gaussian bell."""
+    """Return (count, H, W) random fields of standard deviation 1: white noise on the sphere, smoothed."""
     latitude, longitude = np.meshgrid(grid.latitude, grid.longitude, indexing="ij")
     centres = generator.uniform(-1, 1, (2, 400))
     centre_latitude, centre_longitude = np.rad2deg(np.arcsin(centres[0])), 180 * centres[1]
@@ -34,7 +34,7 @@ def smooth_noise(grid: Grid, count: int, generator: np.random.Generator, width_k
 
 @cache
 def make_error(grid: Grid = GRID, members: int = 40, seed: int = 3, **tuning: float) -> BackgroundError:
-    """Channels share smooth random fields; u500 and v500 are geostrophic with z500 outside 20 S to 20 N."""
+    """Make an ensemble whose channels share smooth fields; u500 and v500 are geostrophic poleward of 20 degrees."""
     generator = np.random.default_rng(seed)
     patterns = smooth_noise(grid, 3 * members, generator).reshape(3, members, *grid.shape)
     mixing = generator.standard_normal((len(NAMES), 3))
@@ -57,7 +57,7 @@ def oi() -> OptimalInterpolation:
 
 @dataclass
 class Case:
-    """One chain's background, and observations to put into it."""
+    """Hold one chain's background, and its observations."""
 
     grid: Grid
 
@@ -216,7 +216,7 @@ def test_further_planes_are_counted_but_not_used(oi: OptimalInterpolation) -> No
 
 
 def with_olr(error: BackgroundError) -> BackgroundError:
-    """OLR of 3 W m-2 for each K at 500 hPa, known to 2 W m-2: an operator whose answer can be worked out."""
+    """Add an operator of OLR to an ensemble: 3 W m-2 for each K at 500 hPa, with an error of 2 W m-2."""
     weights = np.zeros(43)
     weights[LEVELS.index(500)] = 3.0
     olr = OlrSamples(OlrOperator(weights, -500.0, 2.0), 3 * error.members[:, index("t500")])
@@ -224,7 +224,7 @@ def with_olr(error: BackgroundError) -> BackgroundError:
 
 
 def test_olr_is_used_through_its_operator_with_the_operators_error() -> None:
-    """3 T - 500 of error 4 W m-2, which the operator's own makes sqrt(20), is T of error sqrt(20) / 3."""
+    """OLR of error 4 W m-2, with the operator's error sqrt(20), is equivalent to T of error sqrt(20) / 3."""
     error = make_error(distance_km=2500.0)
     direct = Case(GRID).observe("t500", 9, 20, departure=2.0, error=np.sqrt(20) / 3)
     case = Case(GRID)
@@ -241,7 +241,7 @@ def test_olr_is_used_through_its_operator_with_the_operators_error() -> None:
 
 
 def test_olr_is_inflated_as_the_humidity_that_it_follows() -> None:
-    """A single OLR observation is drawn to by the spread of OLR, whose factor is that of q and of no other group."""
+    """The increment of a single OLR observation depends on the spread of OLR, which has the inflation of q."""
 
     def increment(tuning: Tuning) -> float:
         error = with_olr(make_error(distance_km=2500.0))

@@ -1,4 +1,4 @@
-"""Files of trained methods: what fits runs, what does not is refused with what differs. The double nudges, in ONNX."""
+"""Files of trained methods run where they fit, else the error names the differences. The double is a nudge in ONNX."""
 
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,13 @@ SOURCES = [{"source": "mask", "fraction": 0.3, "error": 0.01}]
 def make_file(
     path: Path, planes: tuple[str, ...] = ("olr",), bias: float = 0.0, changes: dict[str, Any] | None = None
 ) -> Path:
-    """A file with the true contract whose analysis moves half-way to what is observed; its spread is the error.
+    """Write a file with the true contract; its analysis moves half-way to the observations, its spread is their error.
 
-    bias: added everywhere, in SI units, observed or not: what no method should do.
-    changes: to its metadata.
+    Args:
+        path: the file to write.
+        planes: of the observations.
+        bias: added everywhere, in SI units, which no method should do.
+        changes: to its metadata.
     """
     inputs = {"background": 69, "observations": 69 + len(planes), "observation_errors": 69 + len(planes)}
     constants = {
@@ -146,7 +149,7 @@ def test_a_single_observations_reach_is_found(tiny: World, tmp_path: Path) -> No
 
 
 def test_single_analyses_are_scored_against_the_truth(world: TinyWorld, tiny: World) -> None:
-    """A third of the points observed almost without error and half of each departure taken: 1/4 of a third is left."""
+    """With a third of the points observed almost exactly, half of each departure removes 3/4 of their squared error."""
     backgrounds = held_out(load_model(world.model), tiny.reference, tiny, 4, leads=(6, 24))
     found = evaluate(Nudge("tiny"), observing_of(tiny, tiny.reference, SOURCES), backgrounds, seed=1)
     share = 0.3 * 0.9  # of the points, a tenth being left out as experiments do
@@ -182,7 +185,7 @@ TRAINED = sorted(path for path in packaged_assimilators().values() if path.suffi
 
 @pytest.mark.parametrize("path", TRAINED, ids=[path.stem for path in TRAINED])
 def test_a_packaged_file_is_what_its_card_describes(path: Path) -> None:
-    """In the packaged world: what was promised of single observations, of single analyses, and of their spread."""
+    """In the packaged world, single observations, single analyses and their spread are as the card says."""
     world = load_world("demonstration")
     method = TrainedAssimilator(path)
     assert method.name == path.stem

@@ -1,4 +1,4 @@
-"""What the tests of trainings share: recipes as files, and an action on every log record."""
+"""Shared by the tests of trainings: recipes as files, and an action on every log record."""
 
 import logging
 from collections.abc import Callable, Iterator

@@ -76,7 +76,7 @@ def run(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def years(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the years 2021 and 2022, both the tiny world's only days."""
+    """Make a folder with the years 2021 and 2022, both with the days of the tiny world."""
     folder = tmp_path_factory.mktemp("years")
     for year in (2021, 2022):
         (folder / str(year)).symlink_to(world.folder / "reference")
@@ -84,7 +84,7 @@ def years(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def network(static: np.ndarray | None = None) -> OperatorNetwork:
-    """With fresh weights, in a world of unit statistics."""
+    """Return a network with fresh weights, in a world of unit statistics."""
     torch.manual_seed(0)
     one = np.ones(69, np.float32)
     static = np.zeros((4, 8, 16), np.float32) if static is None else static
@@ -98,7 +98,7 @@ def network(static: np.ndarray | None = None) -> OperatorNetwork:
 @settings(max_examples=20)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 15), st.floats(0, 30))
 def test_values_are_finite_rain_is_not_negative_and_longitude_is_periodic(seed: int, shift: int, size: float) -> None:
-    """Turning the state and the ground below it turns what comes out."""
+    """Rotating the state and the static fields rotates the output."""
     generator = torch.Generator().manual_seed(seed)
     static = torch.randn((4, 8, 16), generator=generator)
     frames = size * torch.randn((2, 1, 69, 8, 16), generator=generator)
@@ -113,7 +113,7 @@ def test_values_are_finite_rain_is_not_negative_and_longitude_is_periodic(seed: 
 
 
 def test_a_cell_is_seen_no_further_than_a_cell_a_layer() -> None:
-    """And from there its gradient, which variational methods take, is not 0."""
+    """Within this distance its gradient, which variational methods use, is not 0."""
     frame = torch.randn((1, 69, 8, 16), generator=torch.Generator().manual_seed(1)).requires_grad_()
     network()(frame.detach(), frame)[0][0, 1, 4, 8].backward()
     assert frame.grad is not None
@@ -254,7 +254,7 @@ def test_the_exported_file_computes_what_the_network_does_and_says_what_it_is(
 
 
 def test_a_perfect_operator_has_no_error_and_climatology_has_the_spread(years: Path, tmp_path: Path) -> None:
-    """The double makes OLR and precipitation exactly as the tiny world does."""
+    """The double computes OLR and precipitation exactly as the tiny world does."""
     path = make_operator(tmp_path / "double.onnx")
     write_metadata(path, read_metadata(path) | {"training": {"years": [2021]}})
     scores = {(score.plane, score.method): score for score in score_operator(LearnedOperator(path), years, 2022)}

@@ -1,4 +1,4 @@
-"""Training from recipes: what is refused, that the loss falls, that a run resumes, that a broken one stops."""
+"""Training from recipes: mistakes are named, the loss falls, a run resumes, a diverging one stops."""
 
 import csv
 import json
@@ -163,7 +163,7 @@ def test_where_the_data_lie_is_no_part_of_the_recipes_digest() -> None:
 
 
 def test_the_digest_of_a_recipe_is_that_of_runs_made_before() -> None:
-    """Whole numbers stay whole: runs would otherwise not be resumed, and files would name another recipe."""
+    """Whole numbers stay whole; otherwise runs could not be resumed, and files would name another recipe."""
     folder = Path(__file__).resolve().parents[3] / "deploy/recipes"
     digests = {
         name: load_recipe(folder / f"{name}.yaml").digest()[:16] for name in ("mini-cpu", "fnp-cpu", "olr-tp-cpu")
@@ -235,7 +235,7 @@ def test_a_channel_that_never_changes_is_named(tiny: tuple[World, list[Year], li
 
 
 def test_the_season_is_read_off_zonal_mean_temperatures() -> None:
-    """From a year whose temperatures swing with the season, differently on every latitude, and with weather."""
+    """Temperatures vary with the season, differently at every latitude, and with noise."""
     rng = np.random.default_rng(0)
     times = year_times(2021)[::4]
     angle = 2 * np.pi * np.arange(len(times)) / 365.2425
@@ -260,7 +260,7 @@ def test_only_levels_above_200_hpa_weigh_less() -> None:
 
 
 def moving(year: Year) -> Year:
-    """One pattern in every channel that moves a column to the east every 6 h: a truth that is quickly learnt."""
+    """Return a year with one pattern in every channel, which moves one column eastward every 6 h."""
     pattern = year.states[0, index("z500")]
     states = torch.stack([pattern.roll(k, dims=-1).expand(69, -1, -1) for k in range(len(year.times))])
     return Year(year.times, states.contiguous())
@@ -277,7 +277,7 @@ def test_the_loss_falls(tiny: tuple[World, list[Year], list[Year]], tmp_path: Pa
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
-    """The command is run again after a stop in the second epoch: same weights and curve as without the stop."""
+    """After a stop in the second epoch and another run, weights and curve are those of a run without the stop."""
     fit_forecast(recipe(), tmp_path / "straight", *tiny)
 
     class StopError(Exception):
