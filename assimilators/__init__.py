@@ -1,15 +1,16 @@
-"""From a background and gridded observations to an analysis: the methods, and the guarded step around them."""
+"""From a background and gridded observations to an analysis: the methods, and the guarded step around them.
+
+Put the next trained method into `networks`, the next classical one into `classical`; README.md says how.
+"""
 
 from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError, known_assimilators, load_assimilator
-from dacycle.assimilators.classical import oi as oi  # registers the suffix of its files
-from dacycle.assimilators.step import Guards, StepResult, assimilate
-from dacycle.assimilators.trained import network as network  # the same
+from dacycle.assimilators.step import StepGuards, StepResult, assimilate
 
 __all__ = [
     "Analysis",
     "Assimilator",
     "AssimilatorError",
-    "Guards",
+    "StepGuards",
     "StepResult",
     "assimilate",
     "known_assimilators",

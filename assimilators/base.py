@@ -1,11 +1,12 @@
 """The protocol of the assimilation methods, and how one is found by its name or its file.
 
-A method's name is the name of its file in `assimilators/weights/`: `oi.nc` is `oi`. What loads a file is chosen by its
-suffix (`register_suffix`); a method that needs no file registers under its name (`register`).
+A packaged method has the name of its file in `assimilators/weights/`: `oi.nc` is `oi`. The suffix of a file decides
+what loads it (`LOADERS`). A method that needs no file is made known by `register`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
+    "LOADERS",
     "Analysis",
     "Assimilator",
     "AssimilatorError",
@@ -28,24 +30,29 @@ __all__ = [
     "load_assimilator",
     "packaged_assimilators",
     "register",
-    "register_suffix",
 ]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
+LOADERS: dict[str, str] = {
+    ".nc": "classical.oi",
+    ".onnx": "trained.network",
+}
+"""Suffix of an assimilator's file, and the module whose `load(path, world, threads)` reads it, imported when needed."""
+
 
 class AssimilatorError(DacycleError, ValueError):
-    """An assimilator is unknown, its file unusable in this world, or its input malformed; the message says which."""
+    """Say which assimilator is unknown, does not fit the world, or was given malformed input."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an assimilator returns.
+    """Hold the result of an assimilator.
 
     Attributes:
-        state: (B, 69, H, W) float32, SI: the analysis, not yet guarded or clipped.
+        state: (B, 69, H, W) float32, SI: the analysis, before guards and clipping.
         spread: (B, 69, H, W) float32, SI: posterior standard deviation, or None where the method has none.
-        diagnostics: what the method has to say of itself, by name; sequences have one entry per chain.
+        diagnostics: of the method, by name; sequences have one entry per chain.
     """
 
     state: NDArray
@@ -54,11 +61,11 @@ class Analysis:
 
 
 class Assimilator(Protocol):
-    """A method that turns background and gridded observations into an analysis.
+    """Turn background and gridded observations into an analysis.
 
     Attributes:
         name: as in the experiment.
-        grid: the grid of all its fields.
+        grid: of all its fields.
         world: name of the world whose errors or training data it was made from.
         digest: SHA-256 of its file, `""` where it has none.
         planes: the observation planes that it takes beyond the 69 channels, in order.
@@ -88,7 +95,7 @@ class Assimilator(Protocol):
 
 @dataclass(frozen=True)
 class FreeRun:
-    """No assimilation: the analysis is the background."""
+    """Assimilate nothing: the analysis is the background."""
 
     grid: Grid
     world: str
@@ -97,46 +104,38 @@ class FreeRun:
     planes: tuple[str, ...] = ()
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
-        """The background itself, whatever was observed."""
+        """Return the background, whatever was observed."""
         return Analysis(background)
 
 
 Loader = Callable[["World", int], Assimilator]
-FileLoader = Callable[[Path, "World", int], Assimilator]
 _METHODS: dict[str, Loader] = {}
-_SUFFIXES: dict[str, FileLoader] = {}
 
 
 def register(name: str, load: Loader) -> None:
-    """Make a method without a file of its own known as `name`; `load(world, threads)` builds it."""
+    """Make a method without a file known as `name`; `load(world, threads)` builds it."""
     _METHODS[name] = load
-
-
-def register_suffix(suffix: str, load: FileLoader) -> None:
-    """Have files with this suffix, in `weights/` or given by their path, loaded by `load(path, world, threads)`."""
-    _SUFFIXES[suffix] = load
 
 
 register("none", lambda world, threads: FreeRun(world.grid, world.name))
 
 
 def packaged_assimilators() -> dict[str, Path]:
-    """The files of the packaged methods by name."""
-    files = sorted(WEIGHTS.glob("*")) if WEIGHTS.is_dir() else []
-    return {path.stem: path for path in files if path.suffix in _SUFFIXES}
+    """Return the files of the packaged methods by name."""
+    return {path.stem: path for path in sorted(WEIGHTS.glob("*")) if path.suffix in LOADERS}
 
 
 def known_assimilators() -> list[str]:
-    """Names that `load_assimilator` understands, sorted."""
+    """Return the names that `load_assimilator` understands, sorted."""
     return sorted({*_METHODS, *packaged_assimilators()})
 
 
 def load_assimilator(name_or_file: str | Path, world: "World", threads: int = 1) -> Assimilator:
-    """The assimilator of that name, or of that file, for a world.
+    """Load the assimilator of that name, or of that file, for a world.
 
     Raises:
-        AssimilatorError: an unknown name (lists the known ones), a file that is absent or of an unknown kind, or one
-            that was made for another grid, world or set of channels (says what differs).
+        AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
+            or it was made for another grid, world or set of channels (says what differs).
     """
     name = str(name_or_file)
     if name in _METHODS:
@@ -145,17 +144,18 @@ def load_assimilator(name_or_file: str | Path, world: "World", threads: int = 1)
     if not path.is_file():
         known = ", ".join(known_assimilators())
         raise AssimilatorError(f"there is no assimilator {name!r}: neither a file nor one of the known names ({known})")
-    if path.suffix not in _SUFFIXES:
-        kinds = ", ".join(sorted(_SUFFIXES))
-        raise AssimilatorError(f"{path}: an assimilator's file ends in one of {kinds}, not in {path.suffix!r}")
-    return _SUFFIXES[path.suffix](path, world, threads)
+    if path.suffix not in LOADERS:
+        suffixes = ", ".join(sorted(LOADERS))
+        raise AssimilatorError(f"{path}: an assimilator's file ends in one of {suffixes}, not in {path.suffix!r}")
+    loaded: Assimilator = import_module(f"dacycle.assimilators.{LOADERS[path.suffix]}").load(path, world, threads)
+    return loaded
 
 
 def check_fits(path: Path, *, grid: str, world: str, channels: list[str], target: "World") -> None:
-    """Refuse a file whose grid, world or channels are not those of the world it is to run in.
+    """Check that the grid, world and channels of a file are those of the world that it is to run in.
 
     Raises:
-        AssimilatorError: naming the file and everything that differs.
+        AssimilatorError: one of them differs; names the file and everything that differs.
     """
     differences = []
     if grid != target.grid.name:
@@ -163,9 +163,9 @@ def check_fits(path: Path, *, grid: str, world: str, channels: list[str], target
     if world != target.name:
         differences.append(f"it was made for the world {world!r}, this is {target.name!r}")
     if channels != NAMES:
-        other = sorted(set(NAMES) ^ set(channels))
+        different = sorted(set(NAMES) ^ set(channels))
         differences.append(
-            f"its channels differ in {', '.join(other)}" if other else "its channels are in another order"
+            f"its channels differ in {', '.join(different)}" if different else "its channels are in another order"
         )
     if differences:
         raise AssimilatorError(f"{path} does not fit: {'; '.join(differences)}")

@@ -1,4 +1,4 @@
-"""What a user can mend in a training or an export; apart, so that the command line knows them without torch."""
+"""Errors that a user can mend, apart from the code that raises them: the command line knows them without torch."""
 
 from dacycle.common.errors import DacycleError
 
@@ -6,16 +6,16 @@ __all__ = ["DataError", "ExportError", "RecipeError", "TrainingError"]
 
 
 class RecipeError(DacycleError, ValueError):
-    """A recipe has an unknown, missing or impossible entry; names the file and the entry."""
+    """Say which entry of a recipe is unknown, missing or impossible, with file and line."""
 
 
 class DataError(DacycleError, ValueError):
-    """Training data are incomplete, not finite, or on another grid; says which file, time and channel."""
+    """Say which file, time and channel of the training data is missing, not finite or on another grid."""
 
 
 class TrainingError(DacycleError, RuntimeError):
-    """Training cannot go on, or a folder holds no run; says what to do next."""
+    """Say why a training cannot go on, or that a folder holds no run, and what to do next."""
 
 
 class ExportError(DacycleError, RuntimeError):
-    """An exported graph does not compute what the network does, or there is nothing to judge it with."""
+    """Say where an exported graph differs from its network, or what is missing to judge it."""

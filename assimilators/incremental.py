@@ -1,8 +1,8 @@
 """Incremental analyses: a method on a coarse grid corrects a background on a finer one.
 
-The background is averaged down conservatively, the method analyses that, and only its *increment* is brought back up,
-bilinearly, and added (Courtier, Thépaut and Hollingsworth 1994, doi:10.1002/qj.49712051912, without the outer loops).
-Scales that the coarse grid does not hold stay the background's: to the last bit where nothing was observed.
+The background is averaged conservatively to the coarse grid and analysed there. Only the *increment* is interpolated
+back, bilinearly, and added (Courtier, Thépaut and Hollingsworth 1994, doi:10.1002/qj.49712051912, without the outer
+loops). Scales below the coarse grid's remain those of the background: to the last bit where nothing was observed.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ __all__ = ["Incremental"]
 
 @dataclass(frozen=True)
 class Incremental:
-    """An assimilator for states on `grid` that is made of one on a coarser grid.
+    """Make an assimilator for states on `grid` of a method on a coarser grid.
 
     Attributes:
         inner: the method.
-        grid: of backgrounds and analyses; observations come on `inner.grid`.
+        grid: of backgrounds and analyses; observations are on `inner.grid`.
     """
 
     inner: Assimilator
@@ -36,29 +36,29 @@ class Incremental:
 
     @property
     def name(self) -> str:
-        """The method's."""
+        """Name of the method."""
         return self.inner.name
 
     @property
     def world(self) -> str:
-        """The method's."""
+        """World of the method."""
         return self.inner.world
 
     @property
     def digest(self) -> str:
-        """The method's."""
+        """Digest of the method."""
         return self.inner.digest
 
     @property
     def planes(self) -> tuple[str, ...]:
-        """The method's."""
+        """Planes of the method."""
         return self.inner.planes
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
-        """See `Assimilator.analyse`; background and analysis on `grid`, values and errors on `inner.grid`."""
+        """Correct backgrounds on `grid` with values and errors on `inner.grid`; see `Assimilator.analyse`."""
         coarse = conservative_average(background, self.grid, self.inner.grid)
-        found = self.inner.analyse(coarse, values, errors)
-        state = bilinear(found.state - coarse, self.inner.grid, self.grid)
+        analysis = self.inner.analyse(coarse, values, errors)
+        state = bilinear(analysis.state - coarse, self.inner.grid, self.grid)
         state += background
-        spread = None if found.spread is None else bilinear(found.spread, self.inner.grid, self.grid)
-        return Analysis(state, spread, found.diagnostics)
+        spread = None if analysis.spread is None else bilinear(analysis.spread, self.inner.grid, self.grid)
+        return Analysis(state, spread, analysis.diagnostics)

@@ -1,6 +1,7 @@
-"""The guarded step: one call of an assimilator for B chains, and what is done when its answer cannot be used.
+"""The guarded step: one call of an assimilator for B chains, with a fallback where the analysis cannot be used.
 
-Plain arrays in and out, no files and no clock, so that cycling, single analyses and training loops run the same step.
+Its input and output are plain arrays, without files or a clock, so that cycles, single analyses and training loops run
+the same step.
 """
 
 from dataclasses import dataclass, field
@@ -14,21 +15,21 @@ from dacycle.assimilators.base import Assimilator
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.scores import water_column
 
-__all__ = ["Guards", "Status", "StepResult", "assimilate"]
+__all__ = ["Status", "StepGuards", "StepResult", "assimilate"]
 
 Status = Literal["ok", "degraded", "fallback"]
 _Q = GROUPS["q"]
 
 
 @dataclass(frozen=True)
-class Guards:
-    """When an analysis is not used, and when a cycle is marked.
+class StepGuards:
+    """Hold the limits beyond which an analysis is not used, or a cycle is marked.
 
     Attributes:
         increment_limit: largest increment allowed anywhere, in the world's standard deviations of each channel.
-        cold_factor: by how much the limit is looser in the first cycles of a cold start.
+        cold_factor: factor on this limit in the first cycles of a cold start.
         water_limit: largest amount of water that clipping humidity at 0 may add, kg m-2 averaged over the globe.
-        minimum_observations: fewer observed values than this mark the cycle `degraded`.
+        minimum_observations: with fewer observed values the cycle is marked `degraded`.
     """
 
     increment_limit: float = 6.0
@@ -39,19 +40,19 @@ class Guards:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The analyses of B chains and the record of how they came about.
+    """Hold the analyses of B chains and their status.
 
     Attributes:
-        state: (B, 69, H, W) float32: the analyses; the background itself where the status is `fallback` or nothing was
+        state: (B, 69, H, W) float32: the analyses; the background where the status is `fallback` or nothing was
             observed.
         spread: (B, 69, H, W) or None: posterior standard deviation; NaN for chains whose analysis is the background.
         status, reason: per chain; the reason is empty where the status is `ok`.
         observations: (B,) number of observed values.
-        clipped_water: (B,) kg m-2, global mean: what clipping humidity at 0 added (also to an analysis then refused).
-        increment_rms, increment_max: (B, 69) SI: area-weighted root mean square, and largest magnitude, of what was
-            added.
-        thickness_imbalance: (B, 12) K by layer: what the increment does to hydrostatic balance; see `balance`.
-        diagnostics: the assimilator's own.
+        clipped_water: (B,) kg m-2, global mean: water added by clipping humidity at 0, also to analyses not used.
+        increment_rms, increment_max: (B, 69) SI: area-weighted root mean square, and largest magnitude, of the
+            increment.
+        thickness_imbalance: (B, 12) K by layer: hydrostatic imbalance of the increment; see `balance`.
+        diagnostics: of the assimilator.
     """
 
     state: NDArray
@@ -71,15 +72,17 @@ def assimilate(
     background: NDArray,
     values: NDArray,
     errors: NDArray,
-    guards: Guards,
+    guards: StepGuards,
     statistics_std: NDArray,
     cold: bool = False,
 ) -> StepResult:
-    """Analyse B chains and keep only what passes the guards.
+    """Analyse B chains, and keep the background of those whose analysis does not pass the guards.
 
     Args:
+        assimilator: the method.
         background: (B, 69, H, W) float32, SI.
         values, errors: (B, 69 + M, H, W), SI; error > 0 exactly where observed.
+        guards: the limits.
         statistics_std: (69,) the world's standard deviation of each channel, SI.
         cold: whether these are first cycles of a cold start.
     """
@@ -129,15 +132,15 @@ def assimilate(
 
 
 def _sizes(state: NDArray, background: NDArray, weights: NDArray) -> tuple[float, float]:
-    """Root mean square over the globe, and largest magnitude, of a channel's increment (H, W)."""
+    """Return the root mean square over the globe, and the largest magnitude, of a channel's increment (H, W)."""
     increment = state.astype(np.float64) - background
     return float(np.sqrt((increment**2 * weights).mean())), float(np.abs(increment).max())
 
 
 def _clip_humidity(state: NDArray, weights: NDArray) -> tuple[NDArray, float]:
-    """The state with humidity at least 0, and the water that this added."""
+    """Return the state with humidity at least 0, and the water that this added."""
     humidity = state[_Q]
-    negative = (humidity < 0) & np.isfinite(humidity)  # what is not finite is left for `_refusal` to find
+    negative = (humidity < 0) & np.isfinite(humidity)  # `_refusal` reports values that are not finite
     if not negative.any():
         return state, 0.0
     clipped = state.copy()
@@ -146,9 +149,9 @@ def _clip_humidity(state: NDArray, weights: NDArray) -> tuple[NDArray, float]:
 
 
 def _refusal(
-    state: NDArray, background: NDArray, limits: NDArray, std: NDArray, clipped_water: float, guards: Guards
+    state: NDArray, background: NDArray, limits: NDArray, std: NDArray, clipped_water: float, guards: StepGuards
 ) -> str:
-    """Why the analysis must not be used; empty if it may."""
+    """Return why the analysis must not be used; empty if it may be."""
     finite = np.isfinite(state).all(axis=(1, 2))
     if not finite.all():
         return f"analysis not finite in {_listed(~finite)}"
@@ -162,7 +165,7 @@ def _refusal(
     return ""
 
 
-def _sufficiency(observations: int, guards: Guards) -> tuple[Status, str]:
+def _sufficiency(observations: int, guards: StepGuards) -> tuple[Status, str]:
     if observations < guards.minimum_observations:
         return "degraded", f"{observations} observed values, fewer than {guards.minimum_observations}"
     return "ok", ""

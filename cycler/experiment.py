@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from dacycle.assimilators.step import Guards
+from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
 from dacycle.forecast_adapter.grid import get_grid
@@ -207,9 +207,9 @@ class GuardSettings(Strict):
     fallbacks_in_a_row: int = Field(default=4, ge=0)
     """More fallbacks in a row than this stop the run."""
 
-    def of_step(self) -> Guards:
+    def of_step(self) -> StepGuards:
         """Return the guards of a single analysis step."""
-        return Guards(
+        return StepGuards(
             increment_limit=self.increment_limit,
             cold_factor=self.cold_factor,
             water_limit=self.water_limit,

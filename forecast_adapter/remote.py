@@ -50,9 +50,9 @@ class _Unchanged(Exception):  # noqa: N818 - not an error
     """The fetched content is that of the local file."""
 
 
-def is_url(place: str) -> bool:
-    """Return whether a place is a URL."""
-    return "://" in place
+def is_url(location: str) -> bool:
+    """Return whether a location is a URL."""
+    return "://" in location
 
 
 def local_copies(url: str, folder: Path | None = None, patterns: Sequence[str] = ()) -> list[Path]:
@@ -127,11 +127,11 @@ def _get(request: urllib.request.Request, target: Path) -> Path:
 
 def _from_bucket(url: str, folder: Path | None, patterns: Sequence[str]) -> list[Path]:
     try:
-        system, place = fsspec.core.url_to_fs(url)
-        if system.isdir(place):
-            names = {name for pattern in patterns for name in system.glob(f"{place}/{pattern}")}
+        system, path = fsspec.core.url_to_fs(url)
+        if system.isdir(path):
+            names = {name for pattern in patterns for name in system.glob(f"{path}/{pattern}")}
         else:
-            names = set(system.glob(place))
+            names = set(system.glob(path))
         return [_from_system(system, system.unstrip_protocol(name), name, folder) for name in sorted(names)]
     except (ImportError, ValueError) as error:
         raise FetchError(f"{url}: cannot be read: {error}") from None

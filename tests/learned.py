@@ -1,4 +1,4 @@
-"""The double of a learned observation operator, which knows exactly how the tiny world makes OLR and precipitation."""
+"""A double of a learned observation operator, which computes OLR and precipitation exactly as the tiny world does."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ STD = {"tp6h": 1.2, "olr": 15.0}
 
 
 def make_operator(path: Path, world: str = "tiny", olr: float = 240.0) -> Path:
-    """Write it: tp = 2 max(q700 anomaly, 0), OLR = `olr` - 15 q500 anomaly (see `tests.worlds`), with constant errors.
+    """Write the file: tp = 2 max(q700 anomaly, 0), OLR = `olr` - 15 q500 anomaly (see `tests.worlds`), constant errors.
 
-    The older frame counts for nothing, but has to be there.
+    The older frame has no influence, but is a required input.
     """
     mean, std = profile()
     moist = [NAMES.index("q700"), NAMES.index("q500")]

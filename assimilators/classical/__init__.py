@@ -1,6 +1,6 @@
-"""Classical assimilation: the yardstick of every trained method.
+"""Classical assimilation, which every trained method is compared with.
 
 Holds ensemble optimal interpolation, the static ensemble behind it, and an isotropic variant for lists of points. The
 guarded step (`assimilators.step`) and `cycler.single` call it. Put the next classical method (3D-Var, LETKF, 4D-Var)
-here: one module that implements `assimilators.base.Assimilator` and registers its file suffix.
+here: one module like `oi`, whose class implements `assimilators.base.Assimilator`, and one line in `base.LOADERS`.
 """

@@ -1,17 +1,17 @@
 """Optimal interpolation with an isotropic background error, one variable at a time, on any list of points.
 
-The textbook's form (Gandin 1963; Lorenc 1981, doi:10.1175/1520-0493(1981)109<0701:AGTDMS>2.0.CO;2), solved for all
+The textbook form (Gandin 1963; Lorenc 1981, doi:10.1175/1520-0493(1981)109<0701:AGTDMS>2.0.CO;2), solved for all
 observations at once:
 
     x_a = x_b + C(points, stations) (C(stations, stations) + R)^-1 d
 
-d are the departures and R their errors, taken as uncorrelated. The background error covariance C depends on distance
-alone: a second-order autoregressive function (SOAR), localised by Gaspari and Cohn's. Its variance and length, and the
-observations' error, are those of this very set of departures, or given. It needs no world, ensemble or training; it
-does not know how errors of one variable go with those of another, or with terrain.
+d are the departures and R the covariance of their errors, taken as uncorrelated. The background error covariance C
+depends on distance alone: a second-order autoregressive function (SOAR), localised by Gaspari and Cohn's function. The
+error statistics are estimated from the departures, or given. No world, ensemble or training is needed; correlations
+between variables and the influence of terrain are neglected.
 
-Distances are straight through the Earth (0.1 % below the arc at 1000 km): of the arc a SOAR function is no covariance
-(Gneiting 2013, doi:10.3150/12-BEJSP06).
+Distances are straight through the Earth (0.1 % below the arc at 1000 km), because a SOAR function of the arc is not a
+covariance (Gneiting 2013, doi:10.3150/12-BEJSP06).
 """
 
 from dataclasses import dataclass
@@ -26,27 +26,27 @@ from scipy.spatial import cKDTree
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.classical.oi import gaspari_cohn
 
-__all__ = ["MOST_OBSERVATIONS", "Statistics", "covariance", "estimate", "increment", "weights"]
+__all__ = ["MOST_OBSERVATIONS", "ErrorStatistics", "covariance", "estimate_statistics", "increment", "weights"]
 
 MOST_OBSERVATIONS = 10_000
-"""One solution for all takes n^3 / 3 multiplications, and n^2 x 8 bytes for the matrix alone."""
+"""One solution for all n observations takes n^3 / 3 multiplications and n^2 x 8 bytes."""
 
 LEAST_DEPARTURES, MOST_DEPARTURES = 100, 1000
-"""Fewer do not tell two kinds of error apart; more only take longer."""
+"""With fewer departures the two kinds of error cannot be told apart; more departures only take longer."""
 
 _REMEDY = "give background error, observation error and length"
 _BLOCK = 5_000  # points whose covariances with the observations are held at a time
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """What optimal interpolation assumes of errors: standard deviations in the variable's unit, lengths in km.
+class ErrorStatistics:
+    """Hold the error statistics of optimal interpolation: standard deviations in the variable's unit, lengths in km.
 
     Attributes:
         background_error: standard deviation of the background's error.
-        observation_error: of the observations', instrument and representativeness.
-        length_km: of the SOAR function (1 + d/L) exp(-d/L), which falls to a half at 1.7 L.
-        reach_km: where an observation ceases to have any influence (Gaspari and Cohn's function is 0).
+        observation_error: standard deviation of the observations' error, instrument and representativeness.
+        length_km: L of the SOAR function (1 + d/L) exp(-d/L), which falls to a half at 1.7 L.
+        reach_km: distance from which on an observation has no influence (Gaspari and Cohn's function is 0).
     """
 
     background_error: float
@@ -60,8 +60,8 @@ class Statistics:
                 raise AssimilatorError(f"{name} is {value}, not a number above 0")
 
 
-def covariance(distance: NDArray, statistics: Statistics) -> NDArray[np.float64]:
-    """Of the background's errors at two points `distance` km apart, in the unit squared."""
+def covariance(distance: NDArray, statistics: ErrorStatistics) -> NDArray[np.float64]:
+    """Return the covariance of the background's errors at two points `distance` km apart, in the unit squared."""
     correlation = _soar(distance, statistics.length_km) * gaspari_cohn(distance, statistics.reach_km)
     return statistics.background_error**2 * correlation
 
@@ -71,12 +71,12 @@ def _soar(distance: NDArray, length_km: float) -> NDArray[np.float64]:
     return (1 + scaled) * np.exp(-scaled)
 
 
-def estimate(stations: NDArray, departures: NDArray, reach_km: float) -> Statistics:
-    """The error statistics under which these departures are likeliest, as Gaussian numbers with covariance C + R.
+def estimate_statistics(stations: NDArray, departures: NDArray, reach_km: float) -> ErrorStatistics:
+    """Estimate the error statistics from departures by maximum likelihood.
 
-    Maximum likelihood, Dee 1995, doi:10.1175/1520-0493(1995)123<1128:OLEOEC>2.0.CO;2. Background errors of
-    neighbours are correlated and observation errors are not, which tells the two apart. Of more than 1000 departures a
-    fixed random choice is taken. Their mean counts as an error of the background.
+    Departures are Gaussian with covariance C + R (Dee 1995, doi:10.1175/1520-0493(1995)123<1128:OLEOEC>2.0.CO;2). The
+    two kinds of error can be told apart because background errors of neighbours are correlated and observation errors
+    are not. Of more than 1000 departures a fixed random sample is used. A mean departure counts as background error.
 
     Args:
         stations: (n, 3) km, as of `points.positions`.
@@ -84,7 +84,7 @@ def estimate(stations: NDArray, departures: NDArray, reach_km: float) -> Statist
         reach_km: of the localisation.
 
     Raises:
-        AssimilatorError: the departures are too few, or look like one kind of error alone; says what to give instead.
+        AssimilatorError: the departures are too few, or fit one kind of error alone; says what to give instead.
     """
     if len(departures) < LEAST_DEPARTURES:
         raise AssimilatorError(f"{len(departures)} departures are too few to estimate errors from; {_REMEDY}")
@@ -95,7 +95,7 @@ def estimate(stations: NDArray, departures: NDArray, reach_km: float) -> Statist
     localisation = gaspari_cohn(distance, reach_km)
 
     def likelihood(parameters: NDArray) -> tuple[float, float]:
-        """Minus twice its logarithm but for a constant, and the background variance that is best with them."""
+        """Return minus twice the log-likelihood, without its constant, and the most likely background variance."""
         length, ratio = np.exp(parameters)
         matrix = _soar(distance, length) * localisation
         matrix[np.diag_indices(len(departures))] += ratio
@@ -117,11 +117,13 @@ def estimate(stations: NDArray, departures: NDArray, reach_km: float) -> Statist
             f"(variance ratio {ratio:.2g}, length {length:.0f} km); {_REMEDY}"
         )
     variance = likelihood(best.x)[1]
-    return Statistics(float(variance**0.5), float((ratio * variance) ** 0.5), float(length), reach_km)
+    return ErrorStatistics(float(variance**0.5), float((ratio * variance) ** 0.5), float(length), reach_km)
 
 
-def weights(stations: NDArray, departures: NDArray, errors: NDArray, statistics: Statistics) -> NDArray[np.float64]:
-    """(n,) (C + R)^-1 d: how much each observation's covariance adds to the analysis.
+def weights(
+    stations: NDArray, departures: NDArray, errors: NDArray, statistics: ErrorStatistics
+) -> NDArray[np.float64]:
+    """Return (n,) (C + R)^-1 d, the weight of each observation's covariance in the increment.
 
     Args:
         stations: (n, 3) km.
@@ -129,7 +131,7 @@ def weights(stations: NDArray, departures: NDArray, errors: NDArray, statistics:
         statistics: of the background's error.
 
     Raises:
-        AssimilatorError: more observations than one solution is good for, or numbers that are not finite.
+        AssimilatorError: more than `MOST_OBSERVATIONS`, or numbers that are not finite.
     """
     count = len(departures)
     if count > MOST_OBSERVATIONS:
@@ -138,13 +140,13 @@ def weights(stations: NDArray, departures: NDArray, errors: NDArray, statistics:
         raise AssimilatorError("departures and errors must be finite, and errors above 0")
     if count == 0:
         return np.zeros(0)
-    matrix = _between(stations, stations, statistics).toarray(order="F")  # which the factorisation overwrites in place
+    matrix = _between(stations, stations, statistics).toarray(order="F")  # the factorisation overwrites it in place
     matrix[np.diag_indices(count)] += errors**2
     return cho_solve(cho_factor(matrix, lower=True, overwrite_a=True), departures)
 
 
-def increment(points: NDArray, stations: NDArray, weights: NDArray, statistics: Statistics) -> NDArray[np.float64]:
-    """(m,) analysis minus background at points (m, 3) in km: exactly 0 beyond the reach of every observation."""
+def increment(points: NDArray, stations: NDArray, weights: NDArray, statistics: ErrorStatistics) -> NDArray[np.float64]:
+    """Return analysis minus background (m,) at points (m, 3) in km: 0 beyond the reach of every observation."""
     out = np.zeros(len(points))
     if len(stations):
         for start in range(0, len(points), _BLOCK):
@@ -153,8 +155,8 @@ def increment(points: NDArray, stations: NDArray, weights: NDArray, statistics: 
     return out
 
 
-def _between(points: NDArray, stations: NDArray, statistics: Statistics) -> csr_matrix:
-    """(m, n) covariances of the background's errors, those within reach only."""
+def _between(points: NDArray, stations: NDArray, statistics: ErrorStatistics) -> csr_matrix:
+    """Return the (m, n) covariances of the background's errors as a sparse matrix of the pairs within reach."""
     near = cKDTree(points).sparse_distance_matrix(cKDTree(stations), statistics.reach_km, output_type="ndarray")
     shape = len(points), len(stations)
     return csr_matrix((covariance(near["v"], statistics), (near["i"], near["j"])), shape=shape)

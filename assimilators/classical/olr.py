@@ -1,8 +1,8 @@
-"""Outgoing long-wave radiation as the columns of a state give it: what optimal interpolation needs to use it.
+"""An observation operator of outgoing long-wave radiation (OLR), with which optimal interpolation uses it.
 
-A state holds no OLR. It follows closely from the temperature and humidity of its column, so a linear regression on the
-two, on relative humidity and on its square (which stands for cloud) is an observation operator. What the regression
-leaves unexplained is its representativeness error.
+A state holds no OLR, but OLR follows closely from the temperature and humidity of a column. The operator is a linear
+regression on these two, on relative humidity and on its square, which represents cloud. The part that the regression
+does not explain is its representativeness error.
 """
 
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ from dacycle.forecast_adapter.worlds.reference import Reference
 
 __all__ = ["OlrOperator", "OlrSamples", "fit_olr"]
 
-_MOIST = [k for k, level in enumerate(LEVELS) if level >= 200]  # above, a humidity is no more than its rounding
+_MOIST = [k for k, level in enumerate(LEVELS) if level >= 200]  # above, humidities are within their rounding error
 _RIDGE = 1e-5
 _HELD_OUT = 5
 
 
 @dataclass(frozen=True, eq=False)
 class OlrOperator:
-    """OLR (W m-2) = constant + weights . predictors; `error` (W m-2) is its error on states it was not fitted to."""
+    """Compute OLR (W m-2) = constant + weights . predictors; `error` (W m-2) is its error on held-out states."""
 
     weights: NDArray
     constant: float
     error: float
 
     def __call__(self, states: NDArray) -> NDArray[np.float32]:
-        """(..., H, W) W m-2 of states (..., 69, H, W), SI."""
+        """Return OLR (..., H, W), W m-2, of states (..., 69, H, W), SI."""
         return (np.einsum("f,...fhw->...hw", self.weights, _predictors(states)) + self.constant).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class OlrSamples:
-    """The operator, and the OLR (N, H, W) W m-2 of the members of an ensemble, to first order in them."""
+    """Hold the operator, and the OLR (N, H, W), W m-2, of an ensemble's members, to first order in them."""
 
     operator: OlrOperator
     members: NDArray
@@ -47,18 +47,18 @@ def fit_olr(reference: Reference, times: NDArray[np.datetime64], members: NDArra
 
     Args:
         reference: holds OLR as a surface field.
-        times: of the states, of which every fifth is held out to estimate the error.
-        members: (N, 69, H, W) SI. Each is taken as a departure from one of the states, in turn.
+        times: of the states; every fifth is held out to estimate the error.
+        members: (N, 69, H, W) SI. Each is added to one of the states, in turn.
     """
     states = np.stack([reference.array(time) for time in times])
     olr = np.stack([reference.surface(time)["olr"].values for time in times])
     area, held_out = reference.grid.weights, np.arange(len(times)) % _HELD_OUT == 0
     weights, constant = _regress(states[~held_out], olr[~held_out], area)
-    unjudged = OlrOperator(weights, constant, np.nan)
-    error = np.sqrt((np.square(unjudged(states[held_out]) - olr[held_out]) * area).mean())
+    without_error = OlrOperator(weights, constant, np.nan)
+    error = np.sqrt((np.square(without_error(states[held_out]) - olr[held_out]) * area).mean())
     operator = OlrOperator(weights, constant, float(error))
     base = np.resize(np.arange(len(times)), len(members))
-    step = np.float32(0.3)  # about the size that errors have in a cycle
+    step = np.float32(0.3)  # errors in a cycle are about this share of the members
     pairs = zip(members, states[base], strict=True)
     slopes = [
         (operator(state + step * member) - operator(state - step * member)) / (2 * step) for member, state in pairs
@@ -67,7 +67,7 @@ def fit_olr(reference: Reference, times: NDArray[np.datetime64], members: NDArra
 
 
 def _regress(states: NDArray, olr: NDArray, area: NDArray) -> tuple[NDArray, float]:
-    """Area-weighted ridge regression; weights in the predictors' own units, and the constant."""
+    """Return the weights of an area-weighted ridge regression, in the predictors' own units, and the constant."""
     predictors = np.moveaxis(_predictors(states), 1, -1).reshape(olr.size, -1)
     target, root = olr.astype(float).ravel(), np.sqrt(np.broadcast_to(area, olr.shape)).ravel()
     mean, scale = predictors.mean(axis=0), predictors.std(axis=0)
@@ -78,12 +78,11 @@ def _regress(states: NDArray, olr: NDArray, area: NDArray) -> tuple[NDArray, flo
 
 
 def _predictors(states: NDArray) -> NDArray[np.float64]:
-    """(..., 43, H, W): temperature, specific and relative humidity and its square, on the levels where they count."""
+    """Return (..., 43, H, W): temperature, and from 200 hPa down specific and relative humidity and its square."""
     temperature = states[..., GROUPS["t"], :, :].astype(np.float64)
     humidity = states[..., GROUPS["q"], :, :].astype(np.float64)[..., _MOIST, :, :]
     moist = temperature[..., _MOIST, :, :]
     pressure = 100.0 * np.array(LEVELS, float)[_MOIST, None, None]
-    relative = np.clip(
-        humidity / humidity_from_dewpoint(moist, pressure), 0, 1.5
-    )  # the dewpoint of saturated air is its own
+    # Saturation humidity is the humidity of air whose dewpoint is its temperature.
+    relative = np.clip(humidity / humidity_from_dewpoint(moist, pressure), 0, 1.5)
     return np.concatenate([temperature, humidity, relative, relative**2], axis=-3)

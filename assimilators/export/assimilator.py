@@ -1,14 +1,14 @@
-"""From an assimilator's training run to its file: an ONNX graph with metadata, checked against torch once and cycled.
+"""Export of an assimilator: an ONNX graph with its metadata, checked against torch in single analyses and in cycles.
 
-Weights are rounded (`rounding`), and what that changes is measured and stated. The spread is calibrated on the
-validation year (`_calibrate`). The file is no method of the registry yet: `dacycle gate` judges it.
+Weights are rounded (`rounding`), and the effect is measured and recorded. The spread is calibrated on the validation
+year (`_calibrate`). The file becomes a packaged method only through `dacycle gate`.
 """
 
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Callable
+import logging
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,40 +18,63 @@ import torch
 from numpy.typing import NDArray
 
 from dacycle.assimilators.exceptions import ExportError
-from dacycle.assimilators.export.forecast import PARITY_LIMIT
 from dacycle.assimilators.export.graphs import step_to_onnx, to_onnx
+from dacycle.assimilators.export.parity import check_parity
 from dacycle.assimilators.export.rounding import round_weights, store_rounded
 from dacycle.assimilators.judging.evaluation import OneShot, evaluate
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.sampling.backgrounds import held_out
-from dacycle.assimilators.sampling.cycles import cycle, cycled_errors
-from dacycle.assimilators.sampling.observing import Network, Observing, observing_of, random_network
+from dacycle.assimilators.sampling.cycles import cycled_errors, run_chain
+from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of, random_subset
 from dacycle.assimilators.trained.network import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
 from dacycle.assimilators.training.assimilation import TorchAssimilator
 from dacycle.assimilators.training.assimilator_run import accepted_round, read_assimilator_run
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
-__all__ = ["example_inputs", "export_assimilator", "write_graph"]
+__all__ = ["Extent", "example_inputs", "export_assimilator", "write_graph"]
 
-SAMPLES, CYCLES, STARTS = 24, 40, 16
-WORSE = 1.1  # a chain of the file may be worse than torch's by so much, because chains part
+logger = logging.getLogger(__name__)
+
+WORSE = 1.1
+"""Largest error of the file's chain over that of torch's chain, which differ because chains diverge."""
 
 
-def export_assimilator(run: Path, out: Path, data: str | None = None, say: Callable[[str], None] = print) -> Path:
+@dataclass(frozen=True)
+class Extent:
+    """Say how much an export checks.
+
+    Attributes:
+        samples: real inputs that file and torch are compared with.
+        cycles: of each of the two chains that are compared.
+        starts: forecasts, each with three backgrounds, of the single analyses.
+    """
+
+    samples: int = 24
+    cycles: int = 40
+    starts: int = 16
+
+
+FULL = Extent()
+
+
+def export_assimilator(run: Path, out: Path, data: str | None = None, extent: Extent = FULL) -> Path:
     """Export the accepted network of a run to `out` (NAME.onnx).
 
     Args:
         run: folder of a training run.
         out: the file to write.
         data: folder with the years, where it is not the recipe's; the validation year is needed.
+        extent: of the checks.
 
     Raises:
-        ExportError: the graph differs from the network by more than 1e-4 standard deviations.
+        ExportError: the graph differs from the network by more than 1e-4 standard deviations, or its chain of cycles is
+            worse.
     """
     recipe, record, trained = read_assimilator_run(run)
     world = load_world(recipe.world)
@@ -59,70 +82,67 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, say: Calla
     observing = observing_of(world, Reference(Path(data or recipe.data) / str(year)), recipe.observations)
     network = copy.deepcopy(trained)
     round_weights(network)
-    ours, exact = (TorchAssimilator(each, world.grid, world.name) for each in (network, trained))
-    say(f"single analyses of {year}, with rounded weights and with exact ones")
-    single, before = (_single_analyses(method, observing, recipe) for method in (ours, exact))
-    say(f"cycles of {year}, to calibrate the spread")
-    calibration = _calibrate(ours, single, observing, recipe)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
-        part = Path(folder) / out.name
-        write_graph(network, part)
-        store_rounded(part)
+    rounded, exact = (TorchAssimilator(each, world.grid, world.name) for each in (network, trained))
+    logger.info("single analyses of %d, with rounded weights and with exact ones", year)
+    single, single_exact = (_single_analyses(method, observing, recipe, extent.starts) for method in (rounded, exact))
+    logger.info("cycles of %d, to calibrate the spread", year)
+    calibration = _calibrate(rounded, single, observing, recipe)
+    with whole(out) as temporary:
+        write_graph(network, temporary)
+        store_rounded(temporary)
         about = _metadata(recipe, record, world, network, accepted_round(run)) | {"calibration": calibration}
         about["rounding"] = {
-            f"overall_mse_{name}": float(f"{(found.analysis.mean(0) / world.statistics.std**2).mean():.6g}")
-            for name, found in (("rounded", single), ("exact", before))
+            f"overall_mse_{name}": float(f"{(scores.analysis.mean(0) / world.statistics.std**2).mean():.6g}")
+            for name, scores in (("rounded", single), ("exact", single_exact))
         }
-        write_metadata(part, about)
-        exported = TrainedAssimilator(part)
-        say(f"{SAMPLES} real inputs, and inputs that no atmosphere gives, in ONNX Runtime and in torch")
-        parity = _parity(exported, ours, observing, recipe)
-        say(f"{CYCLES} cycles with each")
-        parity["cycled"] = _cycled_parity(exported, ours, observing, recipe)
+        write_metadata(temporary, about)
+        exported = TrainedAssimilator(temporary)
+        logger.info("%d real inputs, and artificial ones, in ONNX Runtime and in torch", extent.samples)
+        parity = _parity(exported, rounded, observing, recipe, extent.samples)
+        logger.info("%d cycles with each", extent.cycles)
+        parity["cycled"] = _cycled_parity(exported, rounded, observing, recipe, extent.cycles)
         for name, value in {"rounding": about["rounding"], **parity}.items():
-            say(f"{name}: {value}")
-        write_metadata(part, {**about, "parity": parity})
-        part.replace(out)
+            logger.info("%s: %s", name, value)
+        write_metadata(temporary, {**about, "parity": parity})
     return out
 
 
 def example_inputs(network: Any) -> list[torch.Tensor]:
-    """One background, the mean state, with nothing observed; of an iterative method also what its first step takes."""
+    """Return inputs of a graph: the mean state as the background, no observations, and tensors of a first step."""
     channels = len(NAMES)
-    given = [torch.zeros(1, size, *network.static.shape[1:]) for size in (channels, *2 * (network.inputs,))]
-    given[0] += network.mean
+    inputs = [torch.zeros(1, size, *network.static.shape[1:]) for size in (channels, *2 * (network.inputs,))]
+    inputs[0] += network.mean
     if (stepping := network.stepping) is not None:
-        given += [torch.zeros(1, dtype=torch.int64), *map(torch.from_numpy, stepping.start(given[0][0].numpy()))]
-    return given
+        inputs += [torch.zeros(1, dtype=torch.int64), *map(torch.from_numpy, stepping.start(inputs[0][0].numpy()))]
+    return inputs
 
 
 def write_graph(network: Any, path: Path) -> None:
     """Write a method's graph, or that of its step, with the tensors of the contract but without metadata."""
-    given, stepping = example_inputs(network), network.stepping
+    inputs, stepping = example_inputs(network), network.stepping
     with torch.no_grad():
-        found = len(network(*given)) - (len(stepping.carried) if stepping else 0)  # a method may have no spread
+        outputs = len(network(*inputs)) - (len(stepping.carried) if stepping else 0)  # a method may have no spread
     write = to_onnx if stepping is None else step_to_onnx
-    sizes = (tensor.shape[1] for tensor in given)
-    write(network, path, dict(zip(INPUTS, sizes, strict=False)), list(OUTPUTS[:found]))
+    sizes = (tensor.shape[1] for tensor in inputs)
+    write(network, path, dict(zip(INPUTS, sizes, strict=False)), list(OUTPUTS[:outputs]))
 
 
-def _single_analyses(method: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe) -> OneShot:
-    reference, world = observing.world.reference, observing.world
-    backgrounds = held_out(load_model(recipe.model), reference, world, STARTS)
+def _single_analyses(method: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe, starts: int) -> OneShot:
+    backgrounds = held_out(load_model(recipe.model), observing.world.reference, observing.world, starts)
     return evaluate(method, observing, backgrounds, recipe.seed)
 
 
 def _calibrate(
     method: TorchAssimilator, single: OneShot, observing: Observing, recipe: AssimilatorRecipe
 ) -> dict[str, float]:
-    """Multiply each channel's spread so that it is as much too large in single analyses as too small in cycles.
+    """Set each channel's calibration: spread over error of single analyses and of cycles then have a product of 1.
 
-    At the same departures a cycle's errors are larger than a forecast's where nothing is observed, and the network
-    cannot tell the two apart by what it is given.
+    At the same departures a cycle's errors are larger than a forecast's where nothing is observed, and the inputs of
+    the network do not tell the two apart.
 
     Returns:
-        Spread over error, before, over all channels: of single analyses, and of cycles.
+        Spread over error before the calibration, over all channels, of single analyses and of cycles; empty where the
+        method has no spread.
     """
     if single.spread_ratio is None:
         return {}
@@ -168,47 +188,46 @@ def _metadata(
 
 
 def _parity(
-    exported: TrainedAssimilator, ours: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe
+    exported: TrainedAssimilator, ours: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe, samples: int
 ) -> dict[str, Any]:
-    """Largest differences of analysis and spread, in standard deviations. ExportError beyond the limit."""
+    """Return the largest differences of analysis and spread, in standard deviations. ExportError beyond the limit."""
     world = observing.world
     std = world.statistics.std[:, None, None]
     worst: dict[str, tuple[float, str]] = {}
-    inputs = [*_real_inputs(observing, recipe), *_odd_inputs(world, len(ours.planes))]
+    inputs = [*_real_inputs(observing, recipe, samples), *_artificial_inputs(world, len(ours.planes))]
     for background, values, errors in inputs:
-        both = [method.analyse(background, values, errors) for method in (exported, ours)]
+        analyses = [method.analyse(background, values, errors) for method in (exported, ours)]
         for name, attribute in zip(OUTPUTS, ("state", "spread"), strict=True):
-            found, expected = (getattr(analysis, attribute) for analysis in both)
+            output, expected = (getattr(analysis, attribute) for analysis in analyses)
             if expected is None:
                 continue
-            difference = (np.abs(found[0].astype(float) - expected[0]) / std).max(axis=(1, 2))
+            difference = (np.abs(output[0].astype(float) - expected[0]) / std).max(axis=(1, 2))
             k = int(difference.argmax())
             worst[name] = max(worst.get(name, (0.0, "")), (float(difference[k]), NAMES[k]))
     for name, (value, channel) in worst.items():
-        if not value <= PARITY_LIMIT:
-            raise ExportError(f"{name}: {channel} differs from torch by {value:.1e} standard deviations")
+        check_parity(value, f"{name}: {channel}")
     return {
         "inputs": len(inputs),
         **{name: {"largest": float(f"{v:.2g}"), "channel": channel} for name, (v, channel) in worst.items()},
     }
 
 
-def _real_inputs(observing: Observing, recipe: AssimilatorRecipe) -> list[tuple[NDArray, ...]]:
-    """Held-out backgrounds with networks of all kinds."""
+def _real_inputs(observing: Observing, recipe: AssimilatorRecipe, samples: int) -> list[tuple[NDArray, ...]]:
+    """Return held-out backgrounds with observations of random selections."""
     world = observing.world
-    backgrounds = held_out(load_model(recipe.model), world.reference, world, SAMPLES // 3)
+    backgrounds = held_out(load_model(recipe.model), world.reference, world, samples // 3)
     inputs: list[tuple[NDArray, ...]] = []
     for sample, (time, error) in enumerate(zip(backgrounds.times, backgrounds.errors, strict=True)):
         generator = np.random.default_rng([recipe.seed, sample])
-        network = random_network(generator, observing.names)
+        subset = random_subset(generator, observing.names)
         background = world.reference.array(time) + error.astype(np.float32) * world.statistics.std[:, None, None]
-        drawn = observing.draw(time, background, network, generator)
+        drawn = observing.draw(time, background, subset, generator)
         inputs.append((background[None], drawn.values[None], drawn.errors[None]))
     return inputs
 
 
-def _odd_inputs(world: World, planes: int) -> list[tuple[NDArray, ...]]:
-    """Nothing observed, one value, everything, and noise in place of an atmosphere."""
+def _artificial_inputs(world: World, planes: int) -> list[tuple[NDArray, ...]]:
+    """Return a background of noise with nothing observed, with one value, and with all channels everywhere."""
     generator = np.random.default_rng(0)
     mean, std = world.statistics.mean[:, None, None], world.statistics.std[:, None, None]
     state = mean + std * generator.standard_normal((len(NAMES), *world.grid.shape)).astype(np.float32)
@@ -222,23 +241,24 @@ def _odd_inputs(world: World, planes: int) -> list[tuple[NDArray, ...]]:
 
 
 def _cycled_parity(
-    exported: TrainedAssimilator, ours: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe
+    exported: TrainedAssimilator, ours: TorchAssimilator, observing: Observing, recipe: AssimilatorRecipe, cycles: int
 ) -> dict[str, Any]:
-    """How far apart two chains are in the end that differ in nothing but the runtime, and how wrong torch's is.
+    """Return how much two chains that differ only in the runtime differ in the end, and the error of torch's.
 
-    ExportError where the file's chain is the worse one.
+    Raises:
+        ExportError: the file's chain is worse than torch's.
     """
     world, model = observing.world, load_model(recipe.model)
     first = world.reference.times[len(world.reference.times) // 2]
-    chains = [cycle(method, model, observing, first, CYCLES, recipe.seed, Network()) for method in (exported, ours)]
-    ends = [next(islice(chain, CYCLES - 1, None)) for chain in chains]
+    chains = [run_chain(method, model, observing, first, cycles, recipe.seed, Subset()) for method in (exported, ours)]
+    ends = [next(islice(chain, cycles - 1, None)) for chain in chains]
     std, area = world.statistics.std[:, None, None], world.grid.weights
-    apart = np.sqrt((((ends[0].analysis - ends[1].analysis) / std).astype(np.float64) ** 2 * area).mean())
-    found, expected = (
+    difference = np.sqrt((((ends[0].analysis - ends[1].analysis) / std).astype(np.float64) ** 2 * area).mean())
+    error, expected = (
         np.sqrt((((end.analysis - end.truth) / std).astype(np.float64) ** 2 * area).mean()) for end in ends
     )
-    if not found <= WORSE * expected:
+    if not error <= WORSE * expected:
         raise ExportError(
-            f"after {CYCLES} cycles the file's error is {found:.2g} standard deviations, torch's is {expected:.2g}"
+            f"after {cycles} cycles the file's error is {error:.2g} standard deviations, torch's is {expected:.2g}"
         )
-    return {"cycles": CYCLES, "rms_difference": float(f"{apart:.2g}"), "rms_error": float(f"{expected:.2g}")}
+    return {"cycles": cycles, "rms_difference": float(f"{difference:.2g}"), "rms_error": float(f"{expected:.2g}")}

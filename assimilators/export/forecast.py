@@ -1,9 +1,8 @@
-"""From a training run to a model file: an ONNX graph with its metadata, checked against torch, and its card."""
+"""Export of a forecast model: an ONNX graph with its metadata, checked against torch, and its card."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,15 +12,17 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.exceptions import ExportError
 from dacycle.assimilators.export.graphs import to_onnx
+from dacycle.assimilators.export.parity import check_parity, training_metadata
 from dacycle.assimilators.judging.forecast_scores import (
     ForecastScores,
-    FreeRun,
+    FreeRunScores,
     increment_growth,
     run_freely,
     score_forecasts,
 )
+from dacycle.assimilators.training.forecast_run import read_forecast_run
 from dacycle.assimilators.training.recipe import ForecastRecipe
-from dacycle.assimilators.training.run import read_run
+from dacycle.common.files import whole, write_whole
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES
 from dacycle.forecast_adapter.models.mini import MiniNetwork
 from dacycle.forecast_adapter.models.model import OnnxForecastModel, forecast_metadata
@@ -29,13 +30,17 @@ from dacycle.forecast_adapter.models.onnxfile import open_session, write_metadat
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
-__all__ = ["export", "parity"]
+__all__ = ["export_forecast", "forecast_parity"]
 
-PARITY_LIMIT = 1e-4  # of a channel's standard deviation
+logger = logging.getLogger(__name__)
+
 STARTS = 48
+"""Forecasts that the card's scores are of."""
+LEAST_DAYS = 61
+"""Days of the validation year without which the model cannot be judged."""
 
 
-def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], None] = print) -> Path:
+def export_forecast(run: Path, out: Path, data: str | None = None) -> Path:
     """Export a run's averaged weights to `out` (NAME.onnx) and write its card beside it (NAME.md).
 
     Args:
@@ -44,55 +49,57 @@ def export(run: Path, out: Path, data: str | None = None, say: Callable[[str], N
         data: folder with the years, where it is not the recipe's.
 
     Raises:
-        ExportError: the graph differs from the network by more than 1e-4 standard deviations.
+        ExportError: the graph differs from the network by more than 1e-4 standard deviations, or the validation year
+            is too short.
     """
-    recipe, record, network = read_run(run)
+    recipe, record, network = read_forecast_run(run)
     world = load_world(recipe.world)
     year = str(recipe.validation_years[0])
     reference = Reference(Path(data or recipe.data) / year)
     times = reference.times
-    if len(times) < 4 * 61:
+    if len(times) < 4 * LEAST_DAYS:
         raise ExportError(f"{reference.folder}: {len(times)} times of {year}, too few to judge the model with")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
-        part = Path(folder) / out.name
+    with whole(out) as temporary:
         network = cast(Any, network).to(memory_format=torch.contiguous_format)
-        to_onnx(network, part, {"input": 2 * len(NAMES)}, ["output"])
-        differences = parity(network, part, _samples(reference, times))
+        to_onnx(network, temporary, {"input": 2 * len(NAMES)}, ["output"])
+        differences = forecast_parity(network, temporary, _samples(reference, times))
         worst = int(differences.argmax())
-        say(f"largest difference from torch: {differences[worst]:.1e} standard deviations, in {NAMES[worst]}")
-        if not differences.max() <= PARITY_LIMIT:
-            raise ExportError(f"{NAMES[worst]} differs from torch by {differences[worst]:.1e} standard deviations")
-        about = _metadata(recipe, record, float(differences[worst]), NAMES[worst])
-        write_metadata(part, about)
-        model = OnnxForecastModel(part, threads=recipe.threads)
-        say(f"forecasts from {STARTS} times of {year}")
+        largest, channel = float(differences[worst]), NAMES[worst]
+        logger.info("largest difference from torch: %.1e standard deviations, in %s", largest, channel)
+        check_parity(largest, channel)
+        about = _metadata(recipe, record, largest, channel)
+        write_metadata(temporary, about)
+        model = OnnxForecastModel(temporary, threads=recipe.threads)
+        logger.info("forecasts from %d times of %s", STARTS, year)
         scores = score_forecasts(model, reference, world.climatology, times, STARTS)
-        say("60 days without analyses")
+        logger.info("60 days without analyses")
         free = run_freely(model, reference, world.climatology, world.statistics, times)
         growth = increment_growth(model, reference, times)
-        write_metadata(part, {**about, "scores": scores.as_dict()})
-        part.replace(out)
-    out.with_suffix(".md").write_text(_card(recipe, record, OnnxForecastModel(out), scores, free, growth, world, year))
+        write_metadata(temporary, {**about, "scores": scores.as_dict()})
+    card = _card(recipe, record, OnnxForecastModel(out), scores, free, growth, world, year)
+    write_whole(out.with_suffix(".md"), card.encode())
     return out
 
 
-def parity(network: MiniNetwork, path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(69,) largest difference between ONNX Runtime and torch, both float32, in standard deviations.
+def forecast_parity(network: MiniNetwork, path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return (69,) the largest differences between ONNX Runtime and torch, both float32, in standard deviations.
 
-    inputs: (B, 138, H, W), physical.
+    Args:
+        network: in torch.
+        path: its file.
+        inputs: (B, 138, H, W), physical.
     """
     session = open_session(path)
-    (found,) = session.run(["output"], {"input": inputs})
+    (output,) = session.run(["output"], {"input": inputs})
     with torch.inference_mode():
         expected = network(torch.from_numpy(inputs)).numpy()
     size = len(NAMES)
-    difference = np.abs(found[:, :size].astype(np.float64) - expected[:, :size]).max((0, 2, 3))
+    difference = np.abs(output[:, :size].astype(np.float64) - expected[:, :size]).max((0, 2, 3))
     return difference / network.std.numpy()[:, 0, 0]
 
 
 def _samples(reference: Reference, times: NDArray[np.datetime64]) -> NDArray[np.float32]:
-    """(7, 138, H, W): real frames, and frames that no atmosphere has."""
+    """Return (7, 138, H, W): four real pairs of frames, two of noise, and zeros."""
     chosen = np.linspace(1, len(times) - 1, 4).astype(int)
     real = np.stack([np.concatenate([reference.array(times[k - 1]), reference.array(times[k])]) for k in chosen])
     noise = np.random.default_rng(0).standard_normal(real.shape).astype(np.float32)
@@ -109,16 +116,7 @@ def _metadata(recipe: ForecastRecipe, record: dict[str, Any], difference: float,
         units={channel.name: channel.unit for channel in CHANNELS},
         unused_channels=f"{len(NAMES)} to {2 * len(NAMES) - 1} are undefined, NaN here",
         licence=recipe.licence,
-        training={
-            "recipe": recipe.digest(),
-            "years": recipe.training_years,
-            "samples": record["samples"],
-            "data_sha256": record["data"],
-            "statistics": record["statistics"],
-            "epochs": f"{record['epochs_done']} of {recipe.epochs}",
-            "weights": record["weights"],
-            "versions": record["versions"],
-        },
+        training=training_metadata(recipe, record),
         parity={"largest_difference_in_standard_deviations": float(f"{difference:.2g}"), "channel": channel},
     )
 
@@ -128,13 +126,13 @@ def _card(
     record: dict[str, Any],
     model: OnnxForecastModel,
     scores: ForecastScores,
-    free: FreeRun,
+    free: FreeRunScores,
     growth: dict[int, float],
     world: World,
     year: str,
 ) -> str:
-    """The model's card, in Markdown; every number in it is of this export."""
-    parity_of = model.metadata["parity"]
+    """Return the model's card, in Markdown; every number in it is of this export."""
+    parity = model.metadata["parity"]
     stages = ", then ".join(
         f"{s.epochs} epoch{'s' * (s.epochs > 1)} of {s.steps} step{'s' * (s.steps > 1)}" for s in recipe.stages
     )
@@ -154,7 +152,7 @@ def _card(
         f"- relaxation towards the climate of the season within {recipe.relaxation_days:g} days",
         "- made by `dacycle train RECIPE` and `dacycle export RUN`",
         f"- largest difference between ONNX Runtime and torch: "
-        f"{parity_of['largest_difference_in_standard_deviations']:.1e} standard deviations ({parity_of['channel']})",
+        f"{parity['largest_difference_in_standard_deviations']:.1e} standard deviations ({parity['channel']})",
         "",
         f"## Errors in the validation year {year}",
         "",
@@ -175,7 +173,7 @@ def _card(
         "",
         "## After an analysis",
         "",
-        "An increment in the newer frame alone is left with these shares of its size: "
+        "An increment in the newer frame alone has these shares of its size: "
         + ", ".join(f"{share:.2f} after {lead} h" for lead, share in growth.items())
         + ".",
         "",

@@ -23,7 +23,9 @@ def to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list[str]
     """Write a network as a plain ONNX file.
 
     Args:
-        inputs: names of its inputs, (batch, channels, H, W) each with the batch free, and their channels.
+        network: in torch.
+        path: the file to write.
+        inputs: names and channels of its inputs, (batch, channels, H, W) each with the batch free.
         outputs: names of its outputs.
     """
     network = network.eval()
@@ -36,10 +38,12 @@ def to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list[str]
 def step_to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list[str]) -> None:
     """Write one step of an iterative network, for one chain, as a plain ONNX file (see `trained.stepping`).
 
-    The step may differentiate: it is traced through its gradients, down to operations that ONNX has.
+    The step may differentiate; its gradients are traced down to operations that ONNX has.
 
     Args:
-        inputs, outputs: as in `to_onnx`, of background and observations alone.
+        network: in torch, with `stepping`.
+        path: the file to write.
+        inputs, outputs: as in `to_onnx`, without the step and the carried tensors.
     """
     network = network.eval()
     stepping: Stepping = network.stepping
@@ -51,7 +55,7 @@ def step_to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list
     )
     with torch.no_grad():
         traced = make_fx(network, {torch.ops.aten.convolution_backward.default: _convolution_backward})(*examples)
-    traced.graph.eliminate_dead_code()  # gradients of what nobody asked for
+    traced.graph.eliminate_dead_code()  # gradients that are not used
     traced.recompile()
     _write(traced, examples, path, [*inputs, *stepping.inputs], [*outputs, *stepping.outputs])
 
@@ -60,20 +64,22 @@ def _convolution_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, _: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
     output_padding: Any, groups: int, wanted: list[bool],
 ) -> tuple[Tensor | None, None, None]:  # fmt: skip
-    """The gradient of a convolution's input, a transposed convolution; weights are constants of a graph."""
+    """Return the gradient of a convolution's input, a transposed convolution; the weights of a graph are constant."""
     if transposed or any(wanted[1:]):
         raise ExportError("aten.convolution_backward: only the gradient of a plain convolution's input can be exported")
     sizes = zip(x.shape[2:], gradient.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    left = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in sizes]  # rows that no stride reached
-    found = torch.ops.aten.convolution.default(gradient, weight, None, stride, padding, dilation, True, left, groups)
-    return found, None, None
+    unreached = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in sizes]  # rows beyond the strides
+    of_input = torch.ops.aten.convolution.default(
+        gradient, weight, None, stride, padding, dilation, True, unreached, groups
+    )
+    return of_input, None, None
 
 
 def _write(
     network: Any, examples: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str], free: Any = None
 ) -> None:
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter warns of its own innards
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             network,
             examples,
@@ -86,7 +92,7 @@ def _write(
         )
     assert program is not None
     model = program.model_proto
-    for node in model.graph.node:  # source lines of the machine that exported it
+    for node in model.graph.node:  # remove source lines of the machine that exports
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):

@@ -1,9 +1,8 @@
-"""From an observation operator's training run to its file: an ONNX graph with metadata, checked against torch."""
+"""Export of an observation operator: an ONNX graph with its metadata, checked against torch, and its card."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dacycle.assimilators.exceptions import ExportError
-from dacycle.assimilators.export.forecast import PARITY_LIMIT
 from dacycle.assimilators.export.graphs import to_onnx
+from dacycle.assimilators.export.parity import check_parity, training_metadata
 from dacycle.assimilators.judging.operator_scores import OperatorScore, score_operator
 from dacycle.assimilators.networks.observation_operator import OperatorNetwork
 from dacycle.assimilators.training.operator import read_operator_run
 from dacycle.assimilators.training.recipe import OperatorRecipe
+from dacycle.common.files import whole, write_whole
 from dacycle.forecast_adapter.channels import NAMES, PLANES
 from dacycle.forecast_adapter.models.onnxfile import open_session, write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
@@ -27,7 +26,10 @@ from dacycle.obs_ingest.operators.learned import INPUTS, LEARNED, OUTPUTS, Learn
 __all__ = ["export_operator", "operator_parity"]
 
 
-def export_operator(run: Path, out: Path, data: str | None = None, say: Callable[[str], None] = print) -> Path:
+logger = logging.getLogger(__name__)
+
+
+def export_operator(run: Path, out: Path, data: str | None = None) -> Path:
     """Export a run's averaged weights to `out` (NAME.onnx), score it, and write its card beside it (NAME.md).
 
     Args:
@@ -40,37 +42,36 @@ def export_operator(run: Path, out: Path, data: str | None = None, say: Callable
     """
     recipe, record, network = read_operator_run(run)
     years, year = Path(data or recipe.data), recipe.validation_years[0]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
-        part = Path(folder) / out.name
-        to_onnx(network, part, dict.fromkeys(INPUTS, len(NAMES)), list(OUTPUTS))
-        difference = operator_parity(network, part, _samples(Reference(years / str(year))))
-        say(f"largest difference from torch: {difference:.1e} standard deviations")
-        if not difference <= PARITY_LIMIT:
-            raise ExportError(f"the graph differs from torch by {difference:.1e} standard deviations")
+    with whole(out) as temporary:
+        to_onnx(network, temporary, dict.fromkeys(INPUTS, len(NAMES)), list(OUTPUTS))
+        difference = operator_parity(network, temporary, _samples(Reference(years / str(year))))
+        logger.info("largest difference from torch: %.1e standard deviations", difference)
+        check_parity(difference, "the graph")
         about = _metadata(recipe, record, network, difference)
-        write_metadata(part, about)
-        scores = score_operator(LearnedOperator(part), years, year, say=say)
-        write_metadata(part, {**about, "scores": [asdict(score) for score in scores]})
-        part.replace(out)
-    out.with_suffix(".md").write_text(_card(recipe, record, LearnedOperator(out), scores, year))
+        write_metadata(temporary, about)
+        scores = score_operator(LearnedOperator(temporary), years, year)
+        write_metadata(temporary, {**about, "scores": [asdict(score) for score in scores]})
+    write_whole(out.with_suffix(".md"), _card(recipe, record, LearnedOperator(out), scores, year).encode())
     return out
 
 
 def operator_parity(network: OperatorNetwork, path: Path, frames: NDArray[np.float32]) -> float:
-    """Largest difference between ONNX Runtime and torch, in standard deviations of the planes.
+    """Return the largest difference between ONNX Runtime and torch, in standard deviations of the planes.
 
-    frames: (2, B, 69, H, W), SI.
+    Args:
+        network: in torch.
+        path: its file.
+        frames: (2, B, 69, H, W), SI.
     """
-    found = open_session(path).run(list(OUTPUTS), dict(zip(INPUTS, frames, strict=True)))
+    outputs = open_session(path).run(list(OUTPUTS), dict(zip(INPUTS, frames, strict=True)))
     with torch.inference_mode():
         expected = network(*torch.from_numpy(frames))
     std = network.plane_std.numpy()
-    return max(float((np.abs(a.astype(float) - b.numpy()) / std).max()) for a, b in zip(found, expected, strict=True))
+    return max(float((np.abs(a.astype(float) - b.numpy()) / std).max()) for a, b in zip(outputs, expected, strict=True))
 
 
 def _samples(reference: Reference) -> NDArray[np.float32]:
-    """(2, 6, 69, H, W): real pairs of frames, and ones that no atmosphere gives."""
+    """Return (2, 6, 69, H, W): four real pairs of frames, and two of noise."""
     chosen = np.linspace(1, len(reference.times) - 1, 4).astype(int)
     real = np.stack([[reference.array(reference.times[k - lag]) for k in chosen] for lag in (1, 0)])
     noise = np.random.default_rng(0).standard_normal(real[:, :2].shape)
@@ -89,16 +90,7 @@ def _metadata(
         record["world"],
         dict(zip(LEARNED, std, strict=True)),
         licence=recipe.licence,
-        training={
-            "recipe": recipe.digest(),
-            "years": recipe.training_years,
-            "samples": record["samples"],
-            "data_sha256": record["data"],
-            "statistics": record["statistics"],
-            "epochs": f"{record['epochs_done']} of {recipe.epochs}",
-            "weights": record["weights"],
-            "versions": record["versions"],
-        },
+        training=training_metadata(recipe, record),
         parity={"largest_difference_in_standard_deviations": float(f"{difference:.2g}")},
     )
 
@@ -106,7 +98,7 @@ def _metadata(
 def _card(
     recipe: OperatorRecipe, record: dict[str, Any], operator: LearnedOperator, scores: list[OperatorScore], year: int
 ) -> str:
-    """The operator's card, in Markdown; every number in it is of this export."""
+    """Return the operator's card, in Markdown; every number in it is of this export."""
     parity = operator.metadata["parity"]["largest_difference_in_standard_deviations"]
     lines = [
         f"# {recipe.name} {recipe.version}",
@@ -126,8 +118,8 @@ def _card(
         "",
         f"## Errors in the validation year {year}",
         "",
-        "Over the globe, at every time, from the nature run's own frames; correlation of anomalies from the",
-        "climatology of the training years. `stated / actual` is the error that a method states over the one it has.",
+        "Over the globe, at every time, from the nature run's own frames. Correlations are of anomalies from the",
+        "climatology of the training years. `stated / actual` is a method's stated error over its actual error.",
         "",
         "| plane | method | rmse | bias | correlation | stated / actual |",
         "|---|---|---|---|---|---|",

@@ -1,7 +1,7 @@
-"""What a file keeps of a network's weights: eight bits each, and a step for each row of a matrix.
+"""Rounding of a network's weights: a file holds eight bits for each, and a step for each row of a matrix.
 
-A row is what makes one output channel. The graph computes in single precision: a weight is its whole number times the
-step of its row, exactly, so that torch can be given the very weights that the file has.
+A row makes one output channel. A weight is a whole number times the step of its row, exactly in single precision, in
+which the graph computes. So torch can be given exactly the weights of the file.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ __all__ = ["round_weights", "store_rounded"]
 
 LARGEST = 127
 STEP_BITS = 11
-"""Significant bits of a step: so few that its products with whole numbers are exact."""
+"""Significant bits of a step: few enough that its products with whole numbers are exact."""
 MATRIX = 1024
-"""Fewer weights than these are kept in half precision."""
+"""Matrices of fewer weights are stored in half precision."""
 LEAST = 64
-"""Tensors of fewer numbers stay as they are."""
+"""Tensors of fewer numbers are not rounded."""
 
 
 def round_weights(network: nn.Module) -> None:
-    """Round a network in place to what `store_rounded` keeps: weights, and the model's systematic error by channel."""
+    """Round a network in place so that `store_rounded` loses nothing: its weights and the model's systematic error."""
     for weights in network.parameters():
         weights.data = _rounded(weights.data)
     for name, buffer in network.named_buffers():
@@ -44,24 +44,24 @@ def _rounded(weights: Tensor) -> Tensor:
 
 
 def store_rounded(path: Path) -> None:
-    """Keep a graph's tensors in as few bits as lose nothing; the graph makes single precision of them when loaded."""
+    """Store a graph's tensors in as few bits as lose nothing; the graph expands them to single precision."""
     model = onnx.load(str(path))
-    made: list[onnx.NodeProto] = []
+    expansions: list[onnx.NodeProto] = []
     for tensor in list(model.graph.initializer):
         if tensor.data_type != onnx.TensorProto.FLOAT:
             continue
         values = onnx.numpy_helper.to_array(tensor)
-        if values.size < LEAST or (parts := _whole_numbers(values) or _halves(values)) is None:
+        if values.size < LEAST or (factors := _whole_numbers(values) or _halves(values)) is None:
             continue
         name = tensor.name
         model.graph.initializer.remove(tensor)
-        kept = [onnx.numpy_helper.from_array(part, f"{name}.{k}") for k, part in enumerate(parts)]
-        model.graph.initializer.extend(kept)
-        to = name if len(kept) == 1 else f"{name}.whole"
-        made.append(onnx.helper.make_node("Cast", [kept[0].name], [to], to=onnx.TensorProto.FLOAT))
-        if len(kept) == 2:
-            made.append(onnx.helper.make_node("Mul", [to, kept[1].name], [name]))
-    nodes = [*made, *model.graph.node]
+        stored = [onnx.numpy_helper.from_array(factor, f"{name}.{k}") for k, factor in enumerate(factors)]
+        model.graph.initializer.extend(stored)
+        to = name if len(stored) == 1 else f"{name}.whole"
+        expansions.append(onnx.helper.make_node("Cast", [stored[0].name], [to], to=onnx.TensorProto.FLOAT))
+        if len(stored) == 2:
+            expansions.append(onnx.helper.make_node("Mul", [to, stored[1].name], [name]))
+    nodes = [*expansions, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.checker.check_model(model, full_check=True)
@@ -69,7 +69,7 @@ def store_rounded(path: Path) -> None:
 
 
 def _whole_numbers(values: NDArray[np.float32]) -> tuple[NDArray, ...] | None:
-    """Whole numbers, and steps along the axis on which rows lie in the graph; None where the values are not that."""
+    """Return whole numbers, and steps along the axis of the rows; None where the values are no such products."""
     if values.size < MATRIX:
         return None
     for axis in range(values.ndim):
@@ -82,6 +82,7 @@ def _whole_numbers(values: NDArray[np.float32]) -> tuple[NDArray, ...] | None:
 
 
 def _halves(values: NDArray[np.float32]) -> tuple[NDArray, ...] | None:
-    with np.errstate(over="ignore"):  # what is too large is kept as it is
+    """Return the values in half precision; None where that is not exact."""
+    with np.errstate(over="ignore"):  # values that are too large are not equal afterwards
         halves = values.astype(np.float16)
     return (halves,) if np.array_equal(halves.astype(np.float32), values) else None

@@ -1,10 +1,10 @@
-"""Single analyses under controlled observations: DAMBench's protocol (arXiv 2511.01468) and what it leaves open.
+"""Single analyses under controlled observations: DAMBench's protocol (arXiv 2511.01468) and variations of it.
 
-The protocol: of every channel, each by itself, 5 % of the grid's points are observed with noise, and beside them
-precipitation at stations and OLR; the background is a forecast of 24 or 48 hours. The settings vary one thing at a
-time: how much is observed, what is denied, how wrong the stated errors are, where observations lie.
+In the protocol 5 % of the grid's points are observed with noise, chosen for each channel by itself, with precipitation
+at stations and OLR beside them; the background is a forecast of 24 or 48 hours. Each setting changes one thing: the
+density, the denied types, the stated errors, or the places of the observations.
 
-Needs no torch: any `Assimilator` is judged. The same seed gives every method the same backgrounds and observations.
+Needs no torch. The same seed gives every method the same backgrounds and observations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import Field
 
 from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.sampling.backgrounds import Backgrounds
-from dacycle.assimilators.sampling.observing import DENIABLE, USUAL, Network, Observing
+from dacycle.assimilators.sampling.observing import DENIABLE, USUAL, Observing, Subset
 from dacycle.common.configuration import Strict
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, NAMES, index
@@ -28,17 +28,17 @@ from dacycle.forecast_adapter.grid import Grid, great_circle_km
 __all__ = ["OVERALL", "Setting", "score_single_analyses"]
 
 Pattern = Literal["points", "columns", "swaths", "network"]
-PLANE_VARIABLES = ("tp", "olr")
-"""What the protocol observes beside the channels."""
+PROTOCOL_PLANES = ("tp", "olr")
+"""Variables that the protocol observes beside the channels."""
 SOUNDED = ("q", "t")
-"""Groups that a sounder sees."""
+"""Groups of channels that a sounder observes."""
 SWATH_KM = 1000.0
 OVERALL = "all"
 """In place of a channel's name: scores over all channels, in the world's standard deviations."""
 
 
 class Setting(Strict):
-    """What is observed, and what is said of it.
+    """Describe what is observed, and with which stated errors.
 
     Attributes:
         name: as in the tables.
@@ -47,7 +47,7 @@ class Setting(Strict):
         density: share of the grid's points.
         noise: standard deviation of the observations' error, in those of the channels.
         assumed: the error that is stated, over the true one.
-        deny: sources or variables that are left out.
+        deny: sources or variables that are denied.
     """
 
     name: str
@@ -64,11 +64,13 @@ def score_single_analyses(
     """Analyse every background once and compare with the truth.
 
     Returns:
-        Rows of sample, time, lead, field (background, analysis), channel, score, value. Of the headline channels `mse`,
-        area-weighted, SI. Of all together, in standard deviations, the published `mse` and `mae`, unweighted, and
-        `weighted_mse`, `weighted_mae`; where there is a spread `crps` and `spread_mse`, weighted; `seconds`.
-        The divergences of the spectra, `specdiv` (the published one) and `zonal_divergence`, are of the mean spectra
-        of all samples of a lead, means over the headline channels; they stand with sample -1.
+        Rows of sample, time, lead, field (background, analysis), channel, score, value.
+
+        - Each headline channel: `mse`, area-weighted, SI.
+        - All channels together, in standard deviations: the published `mse` and `mae`, unweighted; `weighted_mse` and
+          `weighted_mae`; with a spread also `crps` and `spread_mse`, weighted; and the `seconds` of the analysis.
+        - Divergences of the mean spectra of all samples of a lead, averaged over the headline channels, with sample -1:
+          `specdiv` (the published one) and `zonal_divergence`.
     """
     world = observing.world
     std = world.statistics.std[:, None, None]
@@ -81,33 +83,33 @@ def score_single_analyses(
         background = truth + error.astype(np.float32) * std
         values, errors = _draw(observing, time, background, setting, seed, sample, assimilator.planes)
         began = clock.perf_counter()
-        found = assimilator.analyse(background[None], values[None], errors[None])
+        analysis = assimilator.analyse(background[None], values[None], errors[None])
         seconds = clock.perf_counter() - began
-        fields = {"background": background, "analysis": found.state[0]}
+        fields = {"background": background, "analysis": analysis.state[0]}
         for name, field in fields.items():
             spectra.add(lead, name, field)
             for channel, score, value in _scores(field, truth, std, world.grid):
                 rows.append((sample, time, lead, name, channel, score, value))
         spectra.add(lead, "truth", truth)
         rows.append((sample, time, lead, "analysis", OVERALL, "seconds", seconds))
-        if found.spread is not None:
-            for score, value in _spread_scores(found.state[0], found.spread[0], truth, std, world.grid):
+        if analysis.spread is not None:
+            for score, value in _spread_scores(analysis.state[0], analysis.spread[0], truth, std, world.grid):
                 rows.append((sample, time, lead, "analysis", OVERALL, score, value))
-    never = np.datetime64("NaT")
-    rows += [(-1, never, lead, name, OVERALL, score, value) for lead, name, score, value in spectra.divergences()]
+    no_time = np.datetime64("NaT")
+    rows += [(-1, no_time, lead, name, OVERALL, score, value) for lead, name, score, value in spectra.divergences()]
     return pd.DataFrame(rows, columns=["sample", "time", "lead", "field", "channel", "score", "value"])
 
 
 def _scores(field: NDArray, truth: NDArray, std: NDArray, grid: Grid) -> list[tuple[str, str, float]]:
     error = (field.astype(np.float64) - truth) / std
     weighted = scores.mse(error, np.zeros_like(error), grid)[:, 0]
-    found = [
+    overall = [
         (OVERALL, "mse", float(np.square(error).mean())),
         (OVERALL, "mae", float(np.abs(error).mean())),
         (OVERALL, "weighted_mse", float(weighted.mean())),
         (OVERALL, "weighted_mae", float(scores.mae(error, np.zeros_like(error), grid)[:, 0].mean())),
     ]
-    return found + [(name, "mse", float(weighted[index(name)] * std[index(name), 0, 0] ** 2)) for name in HEADLINE]
+    return overall + [(name, "mse", float(weighted[index(name)] * std[index(name), 0, 0] ** 2)) for name in HEADLINE]
 
 
 def _spread_scores(
@@ -119,7 +121,7 @@ def _spread_scores(
 
 
 class _Spectra:
-    """Sums of the headline channels' spectra by lead and field."""
+    """Sum the headline channels' spectra by lead and field."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -127,20 +129,20 @@ class _Spectra:
 
     def add(self, lead: int, name: str, field: NDArray) -> None:
         chosen = field[[index(channel) for channel in HEADLINE]]
-        made = scores.radial_power_spectrum(chosen), scores.zonal_power_spectrum(chosen, self.grid)
+        radial, zonal = scores.radial_power_spectrum(chosen), scores.zonal_power_spectrum(chosen, self.grid)
         before = self._sums.get((lead, name))
-        self._sums[lead, name] = made if before is None else (before[0] + made[0], before[1] + made[1])
+        self._sums[lead, name] = (radial, zonal) if before is None else (before[0] + radial, before[1] + zonal)
 
     def divergences(self) -> list[tuple[int, str, str, float]]:
-        found = []
+        rows = []
         for (lead, name), (radial, zonal) in self._sums.items():
             if name == "truth":
                 continue
             true_radial, true_zonal = self._sums[lead, "truth"]
             published = scores.high_wavenumber_divergence(radial, true_radial).mean()
-            found.append((lead, name, "specdiv", float(published)))
-            found.append((lead, name, "zonal_divergence", float(scores.spectral_divergence(zonal, true_zonal).mean())))
-        return found
+            rows.append((lead, name, "specdiv", float(published)))
+            rows.append((lead, name, "zonal_divergence", float(scores.spectral_divergence(zonal, true_zonal).mean())))
+        return rows
 
 
 def _draw(
@@ -152,14 +154,17 @@ def _draw(
     sample: int,
     planes: tuple[str, ...],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Values and errors (69 + M, H, W) of a sample; the network's own superobs, or idealised ones and its planes."""
-    # Points have a generator of their own: what is denied leaves them where they are.
+    """Return values and errors (69 + M, H, W) of a sample.
+
+    They are the observing system's superobs, or idealised observations of the channels with its superobs of the planes.
+    """
+    # Points have a generator of their own, so that denying a type does not move them.
     generator, points = np.random.default_rng([seed, sample]), np.random.default_rng([seed, sample, 1])
     if setting.pattern == "network":
-        drawn = observing.draw(time, background, Network(USUAL.share, setting.deny), generator, planes)
+        drawn = observing.draw(time, background, Subset(USUAL.share, setting.deny), generator, planes)
         return drawn.values, drawn.errors * np.float32(setting.assumed)
-    left_out = tuple(name for name in DENIABLE if name not in PLANE_VARIABLES)
-    drawn = observing.draw(time, background, Network(1.0, (*setting.deny, *left_out)), generator, planes)
+    left_out = tuple(name for name in DENIABLE if name not in PROTOCOL_PLANES)
+    drawn = observing.draw(time, background, Subset(1.0, (*setting.deny, *left_out)), generator, planes)
     world = observing.world
     error = (setting.noise * world.statistics.std)[:, None, None]
     seen = _seen(setting, world.grid, points)
@@ -172,7 +177,7 @@ def _draw(
 
 
 def _seen(setting: Setting, grid: Grid, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """(69, H, W) what is observed."""
+    """Return (69, H, W), true where something is observed."""
     shape = (len(NAMES), *grid.shape)
     if setting.pattern == "points":
         return generator.random(shape) < setting.density
@@ -186,11 +191,11 @@ def _seen(setting: Setting, grid: Grid, generator: np.random.Generator) -> NDArr
 
 
 def _swaths(density: float, grid: Grid, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """(H, W): strips along great circles over the poles, as many as cover a share of the globe."""
+    """Return (H, W), true in strips along great circles over the poles, which cover a share of the globe."""
     seen = np.zeros(grid.shape, bool)
     area = grid.weights / grid.weights.sum()
     while (seen * area).sum() < density and not seen.all():
         longitude = generator.uniform(0, 360)
-        away = great_circle_km(grid.latitude[:, None], grid.longitude, grid.latitude[:, None], np.array(longitude))
-        seen |= away < SWATH_KM / 2
+        distance = great_circle_km(grid.latitude[:, None], grid.longitude, grid.latitude[:, None], np.array(longitude))
+        seen |= distance < SWATH_KM / 2
     return seen

@@ -1,7 +1,6 @@
-"""How good an assimilator is: one-shot on held-out samples, and where little or nothing is observed.
+"""Evaluation of an assimilator: single analyses of held-out samples, and its increments with few observations.
 
-Needs no torch: it judges any `Assimilator`, classical ones and exported files alike, with the observations, quality
-control and superobs of a cycle.
+Needs no torch. Any `Assimilator` can be evaluated, with the observations, quality control and superobs of a cycle.
 """
 
 from __future__ import annotations
@@ -23,20 +22,22 @@ from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 __all__ = [
     "Influence",
     "OneShot",
-    "SingleObservation",
+    "SingleObservationReach",
     "evaluate",
     "increment_alone",
     "influence",
-    "single_observation",
+    "single_observation_reach",
 ]
 
 SITES = ((52.0, 10.0), (0.0, -60.0), (-75.0, 100.0), (30.0, 179.0))
-"""Where single observations are tried: in mid-latitudes, the tropics, near a pole and at the date line."""
+"""Latitudes and longitudes of single observations: mid-latitudes, the tropics, near a pole and at the date line."""
+TRIED = "z500"
+"""Channel of the single observations."""
 
 
 @dataclass(frozen=True, eq=False)
 class OneShot:
-    """Errors over n held-out samples, from single analyses of forecasts' backgrounds.
+    """Hold the errors of single analyses of n held-out backgrounds.
 
     Attributes:
         leads: (n,) hours of the backgrounds.
@@ -52,12 +53,18 @@ class OneShot:
     seconds: float
 
     def rmse(self, which: str, channel: str, lead: int | None = None) -> float:
-        """Root mean squared error (or spread) of a channel, of all leads or of one."""
+        """Return the root mean squared error of a channel, or its spread, over all leads or for one.
+
+        Args:
+            which: `background`, `analysis` or `spread`.
+            channel: its name.
+            lead: hours; None: all.
+        """
         rows = slice(None) if lead is None else self.leads == lead
         return float(np.sqrt(getattr(self, which)[rows, index(channel)].mean()))
 
     def spread_to_skill(self) -> float | None:
-        """Spread over error, both as root mean squares over all channels in units of each one's error; 1 is honest."""
+        """Return spread over error, the root mean square over all channels; 1 is right, None: there is no spread."""
         ratio = self.spread_ratio
         return None if ratio is None else float(np.sqrt(np.square(ratio).mean()))
 
@@ -67,22 +74,23 @@ class OneShot:
         return None if self.spread is None else np.sqrt(self.spread.mean(axis=0) / self.analysis.mean(axis=0))
 
     def as_dict(self) -> dict[str, Any]:
-        """RMSE of background and analysis by headline channel, over all leads; spread over skill; how many."""
-        both = {
+        """Return RMSE of background and analysis by headline channel over all leads, spread over error, and n."""
+        rmse = {
             name: {which: float(f"{self.rmse(which, name):.4g}") for which in ("background", "analysis")}
             for name in HEADLINE
         }
         ratio = self.spread_to_skill()
-        return {**both, "spread_to_skill": None if ratio is None else round(ratio, 3), "samples": len(self.leads)}
+        return {**rmse, "spread_to_skill": None if ratio is None else round(ratio, 3), "samples": len(self.leads)}
 
 
 def evaluate(assimilator: Assimilator, observing: Observing, backgrounds: Backgrounds, seed: int) -> OneShot:
     """Analyse every background once, with observations of its own, and compare with the truth.
 
-    The same seed gives every assimilator the same observations.
-
     Args:
-        observing: draws them from its world's reference, which is the truth.
+        assimilator: the method.
+        observing: draws the observations from the reference of its world, which is the truth.
+        backgrounds: held-out ones.
+        seed: of the observations; the same seed gives every assimilator the same.
     """
     world, area = observing.world, observing.world.grid.weights
     std = world.statistics.std[:, None, None]
@@ -94,11 +102,11 @@ def evaluate(assimilator: Assimilator, observing: Observing, backgrounds: Backgr
         generator = np.random.default_rng([seed, sample])
         drawn = observing.draw(time, background[0], USUAL, generator, assimilator.planes)
         began = clock.perf_counter()
-        found = assimilator.analyse(background, drawn.values[None], drawn.errors[None])
+        analysis = assimilator.analyse(background, drawn.values[None], drawn.errors[None])
         seconds.append(clock.perf_counter() - began)
-        fields = [background[0] - truth, found.state[0] - truth]
-        if found.spread is not None:
-            fields.append(found.spread[0])
+        fields = [background[0] - truth, analysis.state[0] - truth]
+        if analysis.spread is not None:
+            fields.append(analysis.spread[0])
         rows.append((np.stack(fields).astype(np.float64) ** 2 * area).mean(axis=(2, 3)))
     squares = np.stack(rows, axis=1)
     spread = squares[2] if len(squares) == 3 else None
@@ -106,22 +114,22 @@ def evaluate(assimilator: Assimilator, observing: Observing, backgrounds: Backgr
 
 
 def increment_alone(assimilator: Assimilator, background: NDArray, std: NDArray) -> float:
-    """Largest increment where nothing at all is observed, in standard deviations. background: (69, H, W) SI."""
+    """Return the largest increment without any observation, in standard deviations; background (69, H, W) SI."""
     nothing = np.zeros((1, len(NAMES) + len(assimilator.planes), *background.shape[1:]), np.float32)
-    found = assimilator.analyse(background[None], nothing, nothing).state[0]
-    return float((np.abs(found - background).max(axis=(1, 2)) / std).max())
+    analysis = assimilator.analyse(background[None], nothing, nothing).state[0]
+    return float((np.abs(analysis - background).max(axis=(1, 2)) / std).max())
 
 
 @dataclass(frozen=True)
 class Influence:
-    """How large an increment is, and how far it reaches.
+    """Describe how large an increment is, and how far it reaches.
 
     Attributes:
         peak: its largest magnitude.
-        row, column: the cell in which it is.
-        away_km: how far that is from the observation.
+        row, column: the cell of the peak.
+        away_km: distance of the peak from the observation.
         half_km: radius of a circle as large as the area in which the increment is at least half its peak.
-        beyond: largest magnitude further than a distance from the observation, as a share of the peak.
+        beyond: largest magnitude beyond a given distance from the observation, as a share of the peak.
     """
 
     peak: float
@@ -133,7 +141,14 @@ class Influence:
 
 
 def influence(increment: NDArray, grid: Grid, row: int, column: int, distance_km: float) -> Influence:
-    """Of an increment (H, W), signed or a magnitude, that an observation in a cell (row, column) made."""
+    """Return the influence of an observation in a cell (row, column).
+
+    Args:
+        increment: (H, W) that the observation made, signed or a magnitude.
+        grid: of the increment.
+        row, column: cell of the observation.
+        distance_km: beyond which `Influence.beyond` is measured.
+    """
     size = np.abs(increment)
     lat, lon = np.meshgrid(grid.latitude, grid.longitude, indexing="ij")
     away = great_circle_km(lat, lon, np.array(grid.latitude[row]), np.array(grid.longitude[column]))
@@ -148,34 +163,39 @@ def influence(increment: NDArray, grid: Grid, row: int, column: int, distance_km
 
 
 @dataclass(frozen=True)
-class SingleObservation:
-    """What one observation does.
+class SingleObservationReach:
+    """Describe the increments of single observations at several places.
 
     Attributes:
-        peak: largest increment, in standard deviations of its channel; the least of all places.
-        beyond: largest increment further away than `distance_km`, as a share of the peak; the most of all places.
-        distance_km: the distance.
+        peak: largest increment, in standard deviations of its channel, at the place where it is smallest.
+        beyond: largest increment beyond a distance, as a share of the peak, at the place where it is largest.
     """
 
     peak: float
     beyond: float
-    distance_km: float
 
 
-def single_observation(
-    assimilator: Assimilator, background: NDArray, std: NDArray, distance_km: float, channel: str = "z500"
-) -> SingleObservation:
-    """One observation at a time, one standard deviation above the background, at each of `SITES`."""
-    grid, k = assimilator.grid, index(channel)
+def single_observation_reach(
+    assimilator: Assimilator, background: NDArray, std: NDArray, distance_km: float
+) -> SingleObservationReach:
+    """Analyse one observation of 500-hPa geopotential at a time, one standard deviation above the background.
+
+    Args:
+        assimilator: the method.
+        background: (69, H, W) SI.
+        std: (69,) standard deviations of the channels, SI.
+        distance_km: beyond which increments are measured.
+    """
+    grid, k = assimilator.grid, index(TRIED)
     peaks, shares = [], []
     for latitude, longitude in SITES:
         y, x = np.abs(grid.latitude - latitude).argmin(), np.abs(grid.longitude - longitude % 360).argmin()
         values = np.zeros((1, len(NAMES) + len(assimilator.planes), *grid.shape), np.float32)
         errors = np.zeros_like(values)
         values[0, k, y, x], errors[0, k, y, x] = background[k, y, x] + std[k], 0.1 * std[k]
-        found = assimilator.analyse(background[None], values, errors).state[0]
-        size = (np.abs(found - background) / std[:, None, None]).max(axis=0)
-        made = influence(size, grid, int(y), int(x), distance_km)
-        peaks.append(made.peak)
-        shares.append(made.beyond)
-    return SingleObservation(min(peaks), max(shares), distance_km)
+        analysis = assimilator.analyse(background[None], values, errors).state[0]
+        size = (np.abs(analysis - background) / std[:, None, None]).max(axis=0)
+        increment = influence(size, grid, int(y), int(x), distance_km)
+        peaks.append(increment.peak)
+        shares.append(increment.beyond)
+    return SingleObservationReach(min(peaks), max(shares))

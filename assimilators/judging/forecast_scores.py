@@ -16,16 +16,16 @@ from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import Climatology
 
-__all__ = ["LEADS", "ForecastScores", "FreeRun", "increment_growth", "run_freely", "score_forecasts"]
+__all__ = ["JUDGED_LEADS", "ForecastScores", "FreeRunScores", "increment_growth", "run_freely", "score_forecasts"]
 
-LEADS = (6, 24, 48, 72, 120, 168, 240)
+JUDGED_LEADS = (6, 24, 48, 72, 120, 168, 240)
 """Hours at which forecasts are judged."""
 BATCH = 8
 
 
 @dataclass(frozen=True)
 class ForecastScores:
-    """Global scores (lead, headline channel), in the channels' units, over `starts` forecasts.
+    """Hold global scores (lead, headline channel), in the channels' units, over `starts` forecasts.
 
     Attributes:
         leads: hours.
@@ -41,7 +41,7 @@ class ForecastScores:
     correlation: NDArray[np.float64]
 
     def as_dict(self) -> dict[str, Any]:
-        """By measure and channel, a list over the leads."""
+        """Return a list over the leads for each measure and channel."""
         measures = {
             measure: {name: [float(f"{v:.5g}") for v in values[:, k]] for k, name in enumerate(HEADLINE)}
             for measure, values in vars(self).items()
@@ -51,13 +51,13 @@ class ForecastScores:
 
 
 @dataclass(frozen=True)
-class FreeRun:
-    """What became of forecasts of `days` without any analysis; the last days are the last sixth of them.
+class FreeRunScores:
+    """Compare forecasts of `days` without any analysis with the reference, over the last sixth of the days.
 
     Attributes:
-        spread: standard deviation of the last days' anomalies from climatology, as a share of the reference's over
-            the same dates, for each headline channel; 1 is right, far above it is a blow-up, far below a faded state.
-        drift: global mean over the last days minus the reference's, in the channel's standard deviations.
+        spread: standard deviation of the anomalies from climatology, as a share of the reference's over the same
+            dates, for each headline channel; 1 is right, far above it is a blow-up, far below a faded state.
+        drift: global mean minus the reference's, in the channel's standard deviations.
         largest: largest departure of any value from its channel's mean, in standard deviations, over the whole run.
     """
 
@@ -74,9 +74,9 @@ def score_forecasts(
     climatology: Climatology,
     times: NDArray[np.datetime64],
     starts: int,
-    leads: tuple[int, ...] = LEADS,
+    leads: tuple[int, ...] = JUDGED_LEADS,
 ) -> ForecastScores:
-    """Forecasts from `starts` times spread evenly over `times` (one year's, every 6 h), judged at `leads` hours."""
+    """Score forecasts from `starts` times spread evenly over `times` (one year, every 6 h) at `leads` hours."""
     last = len(times) - 1 - max(leads) // STEP_HOURS
     chosen = np.unique(np.linspace(1, last, starts).astype(int))
     chunks = [
@@ -101,7 +101,7 @@ def _score(
     starts: NDArray[np.intp],
     leads: tuple[int, ...],
 ) -> tuple[NDArray[np.float64], ...]:
-    """Squared errors of model, persistence, climatology and the correlation, each (start, lead, channel)."""
+    """Return squared errors of model, persistence, climatology, and the correlation, each (start, lead, channel)."""
     headline, grid = [index(name) for name in HEADLINE], model.grid
     previous, current = _frames(reference, times, starts - 1), _frames(reference, times, starts)
     rows = []
@@ -109,14 +109,14 @@ def _score(
         if STEP_HOURS * step not in leads:
             continue
         truth = _frames(reference, times, starts + step)[:, headline]
-        usual = np.stack([climatology.at(times[k])[headline] for k in starts + step])
-        made = state[:, headline]
+        climate = np.stack([climatology.at(times[k])[headline] for k in starts + step])
+        forecast = state[:, headline]
         rows.append(
             (
-                mse(made, truth, grid)[..., 0],
+                mse(forecast, truth, grid)[..., 0],
                 mse(current[:, headline], truth, grid)[..., 0],
-                mse(usual, truth, grid)[..., 0],
-                anomaly_correlation(made, truth, usual, grid)[..., 0],
+                mse(climate, truth, grid)[..., 0],
+                anomaly_correlation(forecast, truth, climate, grid)[..., 0],
             )
         )
     return tuple(np.stack(measure, axis=1) for measure in zip(*rows, strict=True))
@@ -130,24 +130,28 @@ def run_freely(
     times: NDArray[np.datetime64],
     days: int = 60,
     starts: int = 4,
-) -> FreeRun:
-    """Forecasts of `days` from `starts` times spread over `times`, compared with the reference's last days."""
+) -> FreeRunScores:
+    """Run forecasts of `days` from `starts` times spread over `times`, and compare their last days with the reference.
+
+    Returns:
+        The comparison; see `FreeRunScores`.
+    """
     headline, steps = [index(name) for name in HEADLINE], 24 // STEP_HOURS * days
     tail = range(steps - steps // 6 + 1, steps + 1)
     chosen = np.linspace(1, len(times) - 1 - steps, starts).astype(int)
     previous, current = _frames(reference, times, chosen - 1), _frames(reference, times, chosen)
     area = model.grid.weights / model.grid.weights.sum()
-    made, true, largest = [], [], 0.0
+    anomalies, true_anomalies, largest = [], [], 0.0
     for step, state in enumerate(model.forecast(previous, current, steps), 1):
         largest = max(largest, float(np.abs(statistics.normalise(state)).max()))
         if step in tail:
-            usual = np.stack([climatology.at(times[k])[headline] for k in chosen + step])
-            made.append(state[:, headline] - usual)
-            true.append(_frames(reference, times, chosen + step)[:, headline] - usual)
-    model_anomaly, true_anomaly = np.stack(made), np.stack(true)
+            climate = np.stack([climatology.at(times[k])[headline] for k in chosen + step])
+            anomalies.append(state[:, headline] - climate)
+            true_anomalies.append(_frames(reference, times, chosen + step)[:, headline] - climate)
+    model_anomaly, true_anomaly = np.stack(anomalies), np.stack(true_anomalies)
     spread = [np.sqrt((np.square(a) * area).sum((-2, -1)).mean((0, 1))) for a in (model_anomaly, true_anomaly)]
     mean = ((model_anomaly - true_anomaly) * area).sum((-2, -1)).mean((0, 1)) / statistics.std[headline]
-    return FreeRun(
+    return FreeRunScores(
         days,
         starts,
         {name: float(value) for name, value in zip(HEADLINE, spread[0] / spread[1], strict=True)},
@@ -159,11 +163,11 @@ def run_freely(
 def increment_growth(
     model: ForecastModel, reference: Reference, times: NDArray[np.datetime64], days: int = 10, starts: int = 12
 ) -> dict[int, float]:
-    """What becomes of an increment that only the newer frame holds, as after an analysis: its size after 6 and 24 h.
+    """Return the relative size, after 6 and 24 h, of an increment in the newer frame alone, as after an analysis.
 
-    The increments are 0.2 of the distance to the state `days` later. Sizes are root-mean-square differences from the
-    forecast without the increment, as a share of the increment's own, averaged over the headline channels. 1 is right
-    but for what grows or fades in a day; well above 1, the increment is mistaken for a tendency.
+    The increments are 0.2 of the difference from the state `days` later. Sizes are root-mean-square differences from
+    the forecast without the increment, divided by the increment's own size, averaged over the headline channels. Values
+    near 1 are right; well above 1, the model mistakes the increment for a tendency.
     """
     headline, later = [index(name) for name in HEADLINE], 24 // STEP_HOURS * days
     chosen = np.linspace(1, len(times) - 1 - later, starts).astype(int)

@@ -1,8 +1,9 @@
-"""Networks that are trained here and exported: one module a method, and the layers that they share. Needs torch.
+"""Networks of the trained methods: one module a method. Needs torch.
 
-A method is a `Method`: its network, whose `forward` is the exported contract, its size and its loss. One more method is
-one more module with one, and its line in `METHODS`. Feed-forward methods train their `estimate` (`departures`), priors
-their own loss (`prior`).
+A `Method` is a network, whose `forward` is the exported contract, with its size and its loss. Training and export call
+it. Put the next method here, as a module with a network, and one line in `METHODS`. Copy from `convcnp`, a feed-forward
+method, which trains its `estimate` (`blocks.departures`), or from `sda`, a prior, which has a loss of its own
+(`blocks.prior`).
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ __all__ = ["METHODS", "Method"]
 
 @dataclass(frozen=True)
 class Method:
-    """A trained method.
+    """Describe a trained method.
 
     Attributes:
         network: built from (grid, constants, size); a `departures.DepartureNetwork` or a `prior.PriorNetwork`.
-        size: dataclass of whole numbers, which a recipe's `network` entries fill.
-        loss: of increment, spread (None where the method has none) and target, all in units of the background's usual
-            error, at every point; None for a prior, which is trained on errors alone, without observations.
+        size: dataclass of whole numbers, which a recipe's `network` fills.
+        loss: at every point, of increment, spread (None where the method has none) and target, all in units of the
+            background's usual error; None for a prior, which is trained on errors without observations.
         source: the paper.
     """
 

@@ -1,12 +1,13 @@
-"""The multi-modal adapter of DAMBench (arXiv 2511.01468): OLR and station precipitation, added to any method.
+"""The multi-modal adapter of DAMBench (arXiv 2511.01468), which adds OLR and station precipitation to any method.
 
-What makes it the adapter: rasters of each modality become *patches*, by an encoder of its own; a *shared Transformer*
-sees the patches of all; what it makes of them is *projected*, from zeros at the beginning, into the base method's
-latent space, where it is added to what the base has fused of background and observations.
+Defining parts: an encoder for each modality turns its rasters into *patches*; a *shared Transformer* processes the
+patches of all modalities; a *projection*, which starts at zero, takes its output into the base method's latent space,
+where it is added to the fused features of background and observations.
 
-Where it departs: rasters are of departures with their weights, as everywhere here (`base`), so that opposite departures
-give the opposite increment; a patch in which nothing of a modality was observed is a learnt token of its own; where
-nothing of any was, the method is the base, bit for bit. The base sees these modalities in no other way.
+Differences from the paper: rasters hold departures and their weights, as in all methods here (`blocks.base`), so that
+opposite departures give the opposite increment; a patch without any observation of a modality is a learnt token;
+without any observation of the modalities the method is the base, bit for bit. The base has no other access to the
+modalities.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ MODALITIES = ("tp6h", "olr")
 PATCH = 4
 """Cells of a patch in each direction."""
 WAVES = 4
-"""Zonal wavenumbers by which a patch is told where it is, beside sine and cosine of its latitude."""
+"""Zonal wavenumbers that encode the position of a patch, beside sine and cosine of its latitude."""
 
 
 @dataclass(frozen=True)
 class AdapterSize:
-    """How large the adapter is, beside its base.
+    """Hold the size of the adapter, without its base.
 
     Attributes:
         tokens: width of the tokens.
@@ -64,23 +65,25 @@ class AdapterSize:
 
 @dataclass(frozen=True)
 class AdaptedFnpSize(AdapterSize, FnpSize):
-    """FNP's size, and its adapter's."""
+    """Hold the size of FNP and of its adapter."""
 
 
 @dataclass(frozen=True)
 class AdaptedAdasSize(AdapterSize, AdasSize):
-    """The size of Adas, and of its adapter."""
+    """Hold the size of Adas and of its adapter."""
 
 
 @dataclass(frozen=True)
 class AdaptedVaeVarSize(AdapterSize, VaeVarSize):
-    """The size of VAE-Var, and of its adapter."""
+    """Hold the size of VAE-Var and of its adapter."""
 
 
 class Adapter(nn.Module):
-    """Rasters of the modalities' departures and weights to what is added to a base's latents.
+    """Compute the addition to a base's latents from rasters of the modalities' departures and weights.
 
     Args:
+        grid: of the rasters.
+        size: of the adapter.
         latent: channels of the base's latents, on 2 x 2 blocks of cells.
     """
 
@@ -104,7 +107,7 @@ class Adapter(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, departure: Tensor, weight: Tensor) -> Tensor:
-        """(B, latent, H/2, W/2) of (B, modalities, H, W) departures times their weights, and weights."""
+        """Return (B, latent, H/2, W/2) for (B, modalities, H, W) departures times their weights, and weights."""
         tokens = []
         for k, embed in enumerate(self.embed):
             raster = torch.stack([departure[:, k], weight[:, k]], 1)
@@ -114,25 +117,25 @@ class Adapter(nn.Module):
         x = torch.cat(tokens, 2)
         for layer in self.layers:
             x = layer(x, x)
-        found = functional.pixel_shuffle(self.project(torch.cat(x.chunk(len(MODALITIES), 2), 1)), PATCH // 2)
-        any_seen = (weight.amax((1, 2, 3), keepdim=True) > 0).to(found.dtype)
-        return found * any_seen
+        latent = functional.pixel_shuffle(self.project(torch.cat(x.chunk(len(MODALITIES), 2), 1)), PATCH // 2)
+        any_seen = (weight.amax((1, 2, 3), keepdim=True) > 0).to(latent.dtype)
+        return latent * any_seen
 
 
 def _chosen(planes: tuple[str, ...]) -> list[int]:
-    """Where the modalities are among the inputs."""
+    """Return the indices of the modalities among the inputs."""
     return [CHANNEL_COUNT + planes.index(name) for name in MODALITIES]
 
 
 def _all_but(chosen: list[int], inputs: int) -> Tensor:
-    """(inputs, 1, 1): 0 for the modalities, 1 for all else."""
-    left = torch.ones(inputs, 1, 1)
-    left[chosen] = 0
-    return left
+    """Return (inputs, 1, 1): 0 for the modalities, 1 for all other inputs."""
+    others = torch.ones(inputs, 1, 1)
+    others[chosen] = 0
+    return others
 
 
 def _places(grid: Grid) -> Tensor:
-    """(1, 2 + 2 WAVES, rows, columns) of the patches' centres."""
+    """Return the position features (1, 2 + 2 WAVES, rows, columns) of the patches' centres."""
     latitude, longitude = (
         np.deg2rad(np.asarray(c, float).reshape(-1, PATCH).mean(1)) for c in (grid.latitude, grid.longitude)
     )
@@ -142,26 +145,28 @@ def _places(grid: Grid) -> Tensor:
 
 
 class Adapted(ABC):
-    """What training asks of a method with an adapter."""
+    """Declare what training needs of a method with an adapter."""
 
     @abstractmethod
     def begin_with(self, trained: nn.Module) -> None:
-        """Take the weights of a trained base, and what it was told of its world: weights are worth nothing without.
+        """Take the weights of a trained base, and its constants, which the weights depend on.
 
-        RuntimeError where it is of another method or size.
+        Raises:
+            RuntimeError: the base is of another method or size.
         """
 
     @abstractmethod
     def freeze_base(self, frozen: bool) -> None:
-        """Whether the adapter alone is trained."""
+        """Train the adapter alone, or also the base."""
 
 
 class AdaptedNetwork(DepartureNetwork, Adapted):
-    """A feed-forward method with the adapter; see the module's docstring.
+    """Add the adapter to a feed-forward method.
 
     Args:
-        base: the network of the base method, whose `latent` is how many channels it fuses.
-        grid, constants, size, planes: as for the base; the size is also the adapter's.
+        base: makes the network of the base method, whose `latent` is its number of fused channels.
+        grid, constants, planes: as for the base.
+        size: of the base and of the adapter.
     """
 
     left: Tensor
@@ -173,31 +178,31 @@ class AdaptedNetwork(DepartureNetwork, Adapted):
         super().__init__(grid, constants, size.reach_km, planes)
         self.size = size
         self.base = base(grid, constants, size, planes)
-        self.base.operator = self.operator  # one and the same
+        self.base.operator = self.operator  # shared
         self.adapter = Adapter(grid, size, self.base.latent)
         self.chosen = _chosen(planes)
         self.register_buffer("left", _all_but(self.chosen, self.inputs), persistent=False)
 
     def begin_with(self, trained: nn.Module) -> None:
-        """See `Adapted`."""
+        """Take the weights and the constants of a trained base."""
         self.base.load_state_dict(trained.state_dict())
         with torch.no_grad():
             for field in fields(Constants):
                 getattr(self, field.name).copy_(getattr(trained, field.name))
 
     def freeze_base(self, frozen: bool) -> None:
-        """See `Adapted`."""
+        """Train the adapter alone, or also the base."""
         for parameter in self.base.parameters():
             parameter.requires_grad_(not frozen)
         self.operator.requires_grad_(False)
 
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """The base's features of all but the modalities, and these as they are."""
+        """Return the base's features of all inputs but the modalities, and the rasters of these."""
         rasters = torch.stack([departure * weight, weight], 1)[:, :, self.chosen]
         return (*self.base.observe(departure * self.left, weight * self.left), rasters)
 
     def encode(self, state: Tensor, known: Tensor) -> tuple[Tensor, ...]:
-        """The base's."""
+        """Return the base's features of the background."""
         features: tuple[Tensor, ...] = self.base.encode(state, known)
         return features
 
@@ -205,16 +210,16 @@ class AdaptedNetwork(DepartureNetwork, Adapted):
         self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
         beside: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """The base's, with the adapter's features beside its own."""
-        *own, rasters = observed
-        found: tuple[Tensor, Tensor | None] = self.base.decode(
-            state, known, background, tuple(own), self.adapter(rasters[:, 0], rasters[:, 1])
+        """Return the base's increment and spread, with the adapter's features added to its own."""
+        *base_features, rasters = observed
+        decoded: tuple[Tensor, Tensor | None] = self.base.decode(
+            state, known, background, tuple(base_features), self.adapter(rasters[:, 0], rasters[:, 1])
         )
-        return found
+        return decoded
 
 
 class AdaptedVaeVar(VaeVarNetwork, Adapted):
-    """VAE-Var with the adapter; see the module's docstring."""
+    """Add the adapter to VAE-Var, whose prior it makes conditional on the modalities."""
 
     observes = True
     left: Tensor
@@ -228,12 +233,12 @@ class AdaptedVaeVar(VaeVarNetwork, Adapted):
         self.register_buffer("left", _all_but(self.chosen, self.inputs), persistent=False)
 
     def begin_with(self, trained: nn.Module) -> None:
-        """See `Adapted`."""
-        own = self.adapter.state_dict(prefix="adapter.")
-        self.load_state_dict({**trained.state_dict(), **own})
+        """Take the weights and the constants of a trained base."""
+        adapter = self.adapter.state_dict(prefix="adapter.")
+        self.load_state_dict({**trained.state_dict(), **adapter})
 
     def freeze_base(self, frozen: bool) -> None:
-        """See `Adapted`."""
+        """Train the adapter alone, or also the base."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not frozen or name.startswith("adapter."))
         self.operator.requires_grad_(False)
@@ -242,20 +247,20 @@ class AdaptedVaeVar(VaeVarNetwork, Adapted):
         self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator,
         values: Tensor | None = None, errors: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """`VaeVarNetwork.prior_loss`, given the modalities among observations, (B, 69 + M, H, W) in SI units."""
+        """Return `VaeVarNetwork.prior_loss`, given the modalities among observations, (B, 69 + M, H, W), SI."""
         assert values is not None
         assert errors is not None
         departure, error, _ = self.observed(self.unbiased(state)[0], values, errors)
-        state, found, sizes = self.error_of(state, target, generator)
+        state, true_error, sizes = self.error_of(state, target, generator)
         expected, _ = self.centred(departure, error, sizes[:, :1])
-        return self._bound(state, found, sizes, weights, generator, expected)
+        return self._bound(state, true_error, sizes, weights, generator, expected)
 
     def centred(self, departure: Tensor, error: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the modalities expect the latents, odd in their departures; they are compared with nothing then."""
+        """Return latents that the modalities predict, odd in their departures, and errors without the modalities."""
         weight = weights_of(error[:, self.chosen] / size)
         rasters = departure[:, self.chosen] / size * weight
-        there, back = self.adapter(torch.cat([rasters, -rasters]), torch.cat([weight, weight])).chunk(2)
-        found = 0.5 * (there - back)
-        parts = zip(found.split(list(self.size.latents), 1), (4, 2, 1), strict=True)
-        expected = [functional.avg_pool2d(part, k).flatten(1) for part, k in parts]
+        positive, negative = self.adapter(torch.cat([rasters, -rasters]), torch.cat([weight, weight])).chunk(2)
+        odd = 0.5 * (positive - negative)
+        levels = zip(odd.split(list(self.size.latents), 1), (4, 2, 1), strict=True)
+        expected = [functional.avg_pool2d(latent, k).flatten(1) for latent, k in levels]
         return torch.cat(expected, 1), error * self.left

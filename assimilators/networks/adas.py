@@ -1,14 +1,14 @@
 """Adas: AI-based data assimilation with gated cross-attention (Chen et al. 2023, FengWu-Adas, arXiv 2312.12462).
 
-What makes it Adas: three streams, background, observations and *confidence*; *gated convolutions*, in which the
-confidence decides how much of the observations goes on; *gated cross-attention* between background and observations in
-windows, plain and shifted, whose say on the background is again the confidence's; a U-shape of such stages; plain
-window attention after them; the loss in which all channels weigh the same (`unified_mae`). No spread.
+Defining parts: three streams, of background, observations and *confidence*; *gated convolutions*, in which the
+confidence decides how much of the observations passes; *gated cross-attention* between background and observations in
+windows, plain and shifted, whose effect on the background the confidence decides as well; a U-shape of such stages;
+plain window attention after them; a loss in which all channels have the same weight (`unified_mae`). No spread.
 
-Where it departs, beside what all methods share (`departures`): windows are two-dimensional, and levels are channels,
-since 13 levels of a coarse model are hardly independent; confidence is not a mask but the weight that an observation's
-error gives it, and its density around; shifted windows need no mask, for the grid goes on around the sphere and across
-the poles; analyses are residuals on the background.
+Differences from the paper, beside those of all methods (`blocks.departures`): windows are two-dimensional and levels
+are channels, because 13 levels of a coarse model are hardly independent; confidence is not a mask but the weight that
+an observation's error gives it, and the density of weights around; shifted windows need no mask, because the grid
+continues around the sphere and across the poles; analyses are residuals on the background.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["AdasNetwork", "AdasSize", "unified_mae"]
 
 @dataclass(frozen=True)
 class AdasSize:
-    """How large the network is.
+    """Hold the size of the network.
 
     Attributes:
         width: on 2 x 2 blocks of cells; twice that on blocks of 4 x 4.
@@ -39,7 +39,7 @@ class AdasSize:
         rows, columns: of a window, in blocks.
         layers: window attentions after the stages.
         fine: width of the perceptron on the full grid.
-        reach_km: distance beyond which an observation changes nothing.
+        reach_km: distance beyond which an observation has no influence.
     """
 
     width: int = 64
@@ -57,7 +57,7 @@ class AdasSize:
 
 
 class AdasNetwork(DepartureNetwork):
-    """See the module's docstring."""
+    """Make an increment by gated cross-attention of three streams."""
 
     def __init__(
         self, grid: Grid, constants: Constants, size: AdasSize, planes: tuple[str, ...] = tuple(PLANES)
@@ -71,7 +71,7 @@ class AdasNetwork(DepartureNetwork):
         self.departures_near, self.departures_wide = nn.Conv2d(near, d, 2, stride=2), Pointwise(1, wide, d)
         self.confidence_near, self.confidence_wide = nn.Conv2d(near, d, 2, stride=2), Pointwise(1, wide, d)
         streams = ("background", "observed", "confidence")
-        self.first, self.deep, self.last = Stage(d, size), Stage(2 * d, size), Stage(d, size)
+        self.first, self.deep, self.last = GatedStage(d, size), GatedStage(2 * d, size), GatedStage(d, size)
         self.down = nn.ModuleDict({name: nn.Conv2d(d, 2 * d, 2, stride=2) for name in streams})
         self.up = nn.ModuleDict({name: Pointwise(1, 2 * d, 4 * d) for name in streams})
         self.join = nn.ModuleDict({name: Pointwise(1, 2 * d, d) for name in streams})
@@ -83,19 +83,19 @@ class AdasNetwork(DepartureNetwork):
         nn.init.zeros_(self.head.weight)  # the first analyses are the backgrounds
 
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """See `SetConvolutions`."""
+        """Return the set convolutions of departures and weights."""
         return self.set_convolutions(departure, weight)
 
     def encode(self, state: Tensor, known: Tensor) -> tuple[Tensor, ...]:
-        """The background's patches."""
+        """Return the background's patches."""
         return (self.embed(torch.cat([state, known], 1)),)
 
     def decode(
         self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
         beside: Tensor | None = None,
     ) -> tuple[Tensor, None]:  # fmt: skip
-        """From the three streams to the increment."""
-        (fine, density), (wide, wide_density) = ([x.flatten(1, 2) for x in part.chunk(2, 1)] for part in observed)
+        """Return the increment that the three streams give."""
+        (fine, density), (wide, wide_density) = ([x.flatten(1, 2) for x in pair.chunk(2, 1)] for pair in observed)
         streams = [
             background[0],
             self.departures_near(fine) + self.departures_wide(wide),
@@ -113,8 +113,8 @@ class AdasNetwork(DepartureNetwork):
         return self.head(functional.silu(here)).float(), None
 
 
-class Stage(nn.Module):
-    """One stage of the three streams: a gated convolution, then gated cross-attention in plain and shifted windows."""
+class GatedStage(nn.Module):
+    """Apply a gated convolution, then gated cross-attention in plain and shifted windows, to the three streams."""
 
     def __init__(self, width: int, size: AdasSize) -> None:
         super().__init__()
@@ -130,16 +130,17 @@ class Stage(nn.Module):
         gate = torch.sigmoid(confidence)
         observed = observed + gate * self.convolve(pad_sphere(functional.silu(observed), 1))
         for from_observed, from_background in zip(self.of_background, self.of_observed, strict=True):
-            asked = from_observed(background, observed)
+            attended = from_observed(background, observed)
             observed = from_background(observed, background)
-            background = gate * asked + (1 - gate) * background
+            background = gate * attended + (1 - gate) * background
         return background, observed, confidence
 
 
 def unified_mae(increment: Tensor, spread: Tensor | None, target: Tensor) -> Tensor:
-    """Absolute error, rescaled so that all channels weigh the same: "UnifyMAE" of the published code. (B, 69, H, W).
+    """Return absolute errors (B, 69, H, W), rescaled so that all channels have the same weight.
 
-    The scale of a channel is its mean absolute error in the batch, which is no part of the gradient.
+    It is the "UnifyMAE" of the published code. The scale of a channel is its mean absolute error in the batch, through
+    which no gradient flows.
     """
     error = (target - increment).abs()
     return error / error.detach().mean((0, 2, 3), keepdim=True).clamp(min=1e-6)

@@ -1,12 +1,12 @@
 """ConvCNP: convolutional conditional neural process (Gordon et al. 2020, arXiv 1910.13556), as FNP's baseline uses it.
 
-What makes it ConvCNP: observations enter by a *set convolution* with their density; *one tower* for each source, a
-plain residual convolutional network over all variables together; features fused by a matrix; a perceptron makes a
-Gaussian of them at each point.
+Defining parts: a *set convolution* turns observations into fields with their density; each source has *one tower*, a
+plain residual convolutional network over all variables; a matrix fuses the features; a perceptron gives a Gaussian at
+each point.
 
-Where it departs, beside what all methods share (`departures`): its mean is a residual on the background, for the
-baseline's, absolute, has to make a state anew of what it was given; convolutions go on around the sphere; towers stand
-on 2 x 2 blocks of cells, and the perceptron sees what was observed in the cell itself.
+Differences from the paper, beside those of all methods (`blocks.departures`): the mean is a residual on the background,
+because the baseline's absolute mean has to reconstruct the whole state; convolutions continue around the sphere; towers
+are on 2 x 2 blocks of cells, and the perceptron also sees the observations of the cell itself.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["ConvCnpNetwork", "ConvCnpSize"]
 
 @dataclass(frozen=True)
 class ConvCnpSize:
-    """How large the network is.
+    """Hold the size of the network.
 
     Attributes:
         width, fine: of the towers, and of the perceptron on the full grid.
         layers, merged: convolution blocks of each source's tower, and of the fused one.
         kernel: of each block.
-        reach_km: distance beyond which an observation changes nothing.
+        reach_km: distance beyond which an observation has no influence.
     """
 
     width: int = 128
@@ -46,7 +46,7 @@ class ConvCnpSize:
 
 
 class ConvCnpNetwork(DepartureNetwork):
-    """See the module's docstring."""
+    """Make increment and spread by set convolutions and one convolutional tower a source."""
 
     def __init__(
         self, grid: Grid, constants: Constants, size: ConvCnpSize, planes: tuple[str, ...] = tuple(PLANES)
@@ -71,18 +71,18 @@ class ConvCnpNetwork(DepartureNetwork):
         nn.init.zeros_(self.head.weight)  # the first analyses are the backgrounds
 
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """See `SetConvolutions`."""
+        """Return the set convolutions of departures and weights."""
         return self.set_convolutions(departure, weight)
 
     def encode(self, state: Tensor, known: Tensor) -> tuple[Tensor, ...]:
-        """The background's tower."""
+        """Return the features of the background's tower."""
         return (self.background(self.embed(torch.cat([state, known], 1))),)
 
     def decode(
         self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
         beside: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """From the towers of observations and background to increment and spread."""
+        """Return increment and spread from the towers of observations and background."""
         fine, wide = (features.flatten(1, 2) for features in observed)
         seen = self.observed(self.near(fine) + self.wide(wide))
         merged = self.merged(added(self.fuse(torch.cat([seen, *background], 1)), beside))

@@ -1,17 +1,18 @@
 """FNP: Fourier Neural Processes for assimilation (Chen et al. 2024, arXiv 2406.01645), on the sphere and for cycling.
 
-What makes it FNP: *set convolutions*, which turn scattered observations into a field with its density (section 3.2);
-*towers* for each group of variables and one for all of them, for observations and background apart; *neural Fourier
-layers*; *dynamic alignment and merging*, which adds to the fused features of each tower those of the source that is
-less like them; a Gaussian for each variable and point, whose mean is a *residual on the background*.
+Defining parts: *set convolutions*, which turn scattered observations into a field with its density (section 3.2);
+*towers* for each group of variables and one for all of them, separate for observations and background; *neural Fourier
+layers*; *dynamic alignment and merging*, which adds to the fused features of each tower the features of the source that
+differs more from them; a Gaussian for each variable and point, whose mean is a *residual on the background*.
 
-Where it departs, beside what all methods share (`departures`):
-- The set convolution's kernels are functions of great-circle distance, at three widths in km, instead of learned ones
-  of 11 x 11 points; Fourier layers use the sphere's parity, convolutions go on around it and across the poles.
-- Towers stand on 2 x 2 blocks of cells, and a few layers refine what they say on the grid.
-- The background covers the grid: its set convolution, with a density of one everywhere, would only smooth it.
-- Some of the Fourier layers stand after the merging, where observations meet the flow.
-- The loss is a Gaussian likelihood weighted by the variance within a sample, by its root from sample to sample
+Differences from the paper, beside those of all methods (`blocks.departures`):
+- The set convolution's kernels are functions of great-circle distance, at three widths in km, in place of learned
+  kernels of 11 x 11 points. Fourier layers use the sphere's parity; convolutions continue around it and across the
+  poles.
+- Towers are on 2 x 2 blocks of cells, and a few layers refine their output on the grid.
+- The background has no set convolution: it covers the grid, so its density would be one everywhere.
+- Some of the Fourier layers come after the merging.
+- The loss is a Gaussian likelihood weighted by the variance within a sample, and by its root from sample to sample
   (`departures.gaussian_loss`).
 """
 
@@ -34,13 +35,13 @@ __all__ = ["FnpNetwork", "FnpSize"]
 
 @dataclass(frozen=True)
 class FnpSize:
-    """How large the network is.
+    """Hold the size of the network.
 
     Attributes:
-        joint, group, fine: widths of the joint tower, of each group's, and of what refines them on the full grid.
+        joint, group, fine: widths of the joint tower, of each group's tower, and of the layers on the full grid.
         layers, merged: Fourier layers before and after the merging.
         kernel, modes, block: of each layer: its convolution, its modes along each axis, the channels that a mode mixes.
-        reach_km: distance beyond which an observation changes nothing.
+        reach_km: distance beyond which an observation has no influence.
     """
 
     joint: int = 96
@@ -55,7 +56,7 @@ class FnpSize:
 
 
 class FnpNetwork(DepartureNetwork):
-    """See the module's docstring."""
+    """Make increment and spread by Fourier layers in towers of all variables and of each group."""
 
     def __init__(
         self, grid: Grid, constants: Constants, size: FnpSize, planes: tuple[str, ...] = tuple(PLANES)
@@ -91,52 +92,52 @@ class FnpNetwork(DepartureNetwork):
         self.heads = nn.ModuleList(heads)
 
     def _grouped(self, x: Tensor) -> list[Tensor]:
-        """The channels of each group, (..., C, H, W), with its planes where there are any."""
+        """Return the channels of each group, (..., C, H, W); the planes belong to the first group."""
         sizes = [len(group) for group in GROUPS.values()]
-        parts = list(x.split([*sizes, x.shape[-3] - CHANNEL_COUNT], -3))
-        planes = parts.pop()
-        return [torch.cat([parts[0], planes], -3), *parts[1:]]
+        first, *groups, planes = x.split([*sizes, x.shape[-3] - CHANNEL_COUNT], -3)
+        return [torch.cat([first, planes], -3), *groups]
 
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """See `SetConvolutions`."""
+        """Return the set convolutions of departures and weights."""
         return self.set_convolutions(departure, weight)
 
     def encode(self, state: Tensor, known: Tensor) -> tuple[Tensor, ...]:
-        """The background's towers: the joint one, the groups'."""
-        parts = zip(self.background_groups, self._grouped(state), strict=True)
+        """Return the features of the background's towers: of the joint one, and of the groups'."""
+        groups = zip(self.background_groups, self._grouped(state), strict=True)
         return self.background(
             self.background_joint(torch.cat([state, known], 1)),
-            torch.cat([encode(torch.cat([part, known], 1)) for encode, part in parts], 1),
+            torch.cat([encode(torch.cat([group, known], 1)) for encode, group in groups], 1),
         )
 
     def decode(
         self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
         beside: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """From the towers of observations and background to increment and spread."""
+        """Return increment and spread from the towers of observations and background."""
         fine, wide = observed
-        own = [part.flatten(1, 2) for part in self._grouped(fine)]
-        around = [part.flatten(1, 2) for part in self._grouped(wide)]
-        encoders = zip(self.encode_groups, own, self.wide_groups, around, strict=True)
+        fine_groups = [group.flatten(1, 2) for group in self._grouped(fine)]
+        wide_groups = [group.flatten(1, 2) for group in self._grouped(wide)]
+        encoders = zip(self.encode_groups, fine_groups, self.wide_groups, wide_groups, strict=True)
         joint, groups = self.observed(
             self.encode_joint(fine.flatten(1, 2)) + self.wide_joint(wide.flatten(1, 2)),
-            torch.cat([encode(part) + spread(whole) for encode, part, spread, whole in encoders], 1),
+            torch.cat([encode(near) + widen(far) for encode, near, widen, far in encoders], 1),
         )
         joint = added(self.merge_joint(joint, background[0]), beside)
         joint, groups = self.merged(joint, self.merge_groups(groups, background[1]))
         increments, spreads = [], []
-        towers = zip(groups.chunk(len(GROUPS), 1), own, self._grouped(state), strict=True)
+        towers = zip(groups.chunk(len(GROUPS), 1), fine_groups, self._grouped(state), strict=True)
         layers = zip(self.refine, self.local, self.heads, strict=True)
-        for (group, seen, part), (refine, local, head) in zip(towers, layers, strict=True):
-            coarse = functional.pixel_shuffle(refine(torch.cat([joint, group], 1)), 2)
-            increment, spread = head(functional.silu(coarse + local(torch.cat([seen, part, known], 1)))).chunk(2, 1)
+        for (tower, seen, channels), (refine, local, head) in zip(towers, layers, strict=True):
+            coarse = functional.pixel_shuffle(refine(torch.cat([joint, tower], 1)), 2)
+            features = coarse + local(torch.cat([seen, channels, known], 1))
+            increment, spread = head(functional.silu(features)).chunk(2, 1)
             increments.append(increment)
             spreads.append(spread)
         return torch.cat(increments, 1).float(), torch.cat(spreads, 1).float()
 
 
 class Towers(nn.Module):
-    """Fourier layers of the joint tower and of the groups' towers, which do not see each other here."""
+    """Apply Fourier layers to the joint tower and to the groups' towers, separately."""
 
     def __init__(self, shape: tuple[int, int], size: FnpSize, layers: int) -> None:
         super().__init__()
@@ -149,7 +150,7 @@ class Towers(nn.Module):
 
 
 class Merge(nn.Module):
-    """Dynamic alignment and merging (section 3.4): fuse, find what the fusion is less like, and merge that in again."""
+    """Fuse two sources, and merge the source that differs more from the fusion into it again (section 3.4)."""
 
     def __init__(self, towers: int, width: int) -> None:
         super().__init__()
@@ -159,12 +160,13 @@ class Merge(nn.Module):
 
     def forward(self, observed: Tensor, background: Tensor) -> Tensor:
         fused = self.fuse(self._paired(observed, background))
-        apart = [
+        differences = [
             (fused - x).unflatten(1, (self.towers, -1)).square().sum(2, keepdim=True) for x in (observed, background)
         ]
-        further = (apart[0] > apart[1]).expand(-1, -1, observed.shape[1] // self.towers, -1, -1).flatten(1, 2)
+        further = differences[0] > differences[1]
+        further = further.expand(-1, -1, observed.shape[1] // self.towers, -1, -1).flatten(1, 2)
         return self.smooth(self._paired(fused, torch.where(further, observed, background)))
 
     def _paired(self, a: Tensor, b: Tensor) -> Tensor:
-        """Tower by tower, one after the other."""
+        """Return the channels of both, tower by tower."""
         return torch.cat([a.unflatten(1, (self.towers, -1)), b.unflatten(1, (self.towers, -1))], 2).flatten(1, 2)

@@ -1,18 +1,18 @@
-"""What two frames of the model say of the six hours between them: mean OLR and precipitation, each with its error.
+"""A network that gives mean OLR and precipitation of the six hours between two frames, each with its error.
 
-No channel holds them. They follow from columns and their neighbours: temperature, humidity and cloud, and how the air
-moves. A perceptron on each column, in a few residual layers that also look at the cells next to it (a depthwise
-convolution, then a wider layer and back), is differentiable throughout and small; it knows no date, and no further
-away than one cell a layer.
+No channel holds these two. They follow from temperature, humidity, cloud and motion of a column and its neighbours. The
+network is a perceptron on each column, in a few residual layers that also see the neighbouring cells (a depthwise
+convolution, then a wider layer and back). It is small and differentiable; it is given no date, and sees one cell
+further with each layer.
 
-It is shown the mean of the frames, never their difference. Only the newer frame holds an analysis's increment, and a
-network that knows the difference takes the increment for a tendency: water that was added cannot have rained out, and
-the moister the analysis, the drier the network finds it.
+Its input is the mean of the frames, not their difference. Only the newer frame holds an analysis increment, and a
+network that is given the difference takes the increment for a tendency: it infers that water that was added cannot have
+rained out, so that a moister analysis gives less rain.
 
-Each of the two has a Gaussian of its own at every point: nobody can say to the gram how much it rained, but where it
-was dry is certain. The loss weights squared errors by one over the standard deviation (the beta-NLL of Seitzer et al.
-2022, arXiv 2203.09168, with beta = 1/2): by one over the variance drizzle would be fitted alone, unweighted the
-heaviest rain alone.
+Each quantity has a Gaussian at every point, because the error of precipitation is small in dry places and large in wet
+ones. The loss weights squared errors by one over the standard deviation (the beta-NLL of Seitzer et al. 2022, arXiv
+2203.09168, with beta = 1/2). Weights of one over the variance would fit drizzle alone, equal weights the heaviest rain
+alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEAST = 0.01
 
 @dataclass(frozen=True)
 class OperatorSize:
-    """How many channels and layers, and by how much the perceptron of a layer is wider."""
+    """Hold the number of channels, of layers, and the expansion of the perceptron in a layer."""
 
     width: int = 48
     depth: int = 2
@@ -46,7 +46,7 @@ class OperatorSize:
 
 @dataclass(frozen=True)
 class OperatorConstants:
-    """What the network knows of its world.
+    """Hold the constants of the network.
 
     ``mean``, ``std`` (69,): the world's statistics, SI. ``plane_mean``, ``plane_std`` (2,): of precipitation and OLR
     in the training years, SI. ``static`` (4, H, W): see `forecast_adapter.mini.static_planes`.
@@ -60,7 +60,7 @@ class OperatorConstants:
 
 
 class Layer(nn.Module):
-    """A residual layer: each cell and its eight neighbours, then a perceptron."""
+    """Add a perceptron of each cell and its eight neighbours to the input."""
 
     def __init__(self, width: int, expansion: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Layer(nn.Module):
 
 
 class OperatorNetwork(nn.Module):
-    """See the module's docstring. ``forward`` is the exported contract; training calls ``estimate``."""
+    """Compute mean OLR and precipitation; ``forward`` is the exported contract, training calls ``estimate``."""
 
     mean: Tensor
     std: Tensor
@@ -93,7 +93,7 @@ class OperatorNetwork(nn.Module):
         self.head = nn.Conv2d(size.width, 4, 1)
 
     def estimate(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and errors, each (B, 2, H, W) in units of ``plane_std`` (precipitation from 0, OLR from its mean).
+        """Return means and errors, each (B, 2, H, W) in units of ``plane_std``; OLR is relative to its mean.
 
         Args:
             state: (B, 69, H, W) the mean of x(t-6h) and x(t), normalised.
@@ -104,7 +104,7 @@ class OperatorNetwork(nn.Module):
         return mean, LEAST + functional.softplus(y[:, 2:])
 
     def forward(self, previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-        """H(x) and its error, each (B, 2, H, W): precipitation (kg m-2 over 6 h, at least 0) and mean OLR (W m-2).
+        """Return H(x) and its error, each (B, 2, H, W): precipitation (kg m-2 over 6 h) and mean OLR (W m-2).
 
         Args:
             previous, current: (B, 69, H, W) x(t-6h) and x(t), SI.
@@ -114,15 +114,15 @@ class OperatorNetwork(nn.Module):
 
     @property
     def offset(self) -> Tensor:
-        """(2, 1, 1) what ``estimate``'s means are counted from, SI."""
+        """The values (2, 1, 1) that ``estimate``'s means are relative to, SI."""
         return torch.cat([torch.zeros_like(self.plane_mean[:1]), self.plane_mean[1:]])
 
 
 def negative_log_likelihood(mean: Tensor, error: Tensor, target: Tensor) -> Tensor:
-    """(B, 2, H, W) of a Gaussian, without its constant, at every point; all three in units of ``plane_std``."""
+    """Return (B, 2, H, W) of a Gaussian without its constant; all three arguments in units of ``plane_std``."""
     return 0.5 * ((target - mean) / error).square() + error.log()
 
 
 def likelihood_loss(mean: Tensor, error: Tensor, target: Tensor) -> Tensor:
-    """(B, 2, H, W) the beta-NLL, beta = 1/2: for its gradient alone, its value need not fall as the fit gets better."""
+    """Return (B, 2, H, W) the beta-NLL, beta = 1/2; its gradient matters, its value need not fall with a better fit."""
     return error.detach() * negative_log_likelihood(mean, error, target)

@@ -1,11 +1,11 @@
 """SDA: score-based data assimilation (Rozet & Louppe 2023, arXiv 2306.10574), with a background.
 
-What makes it SDA: a prior learnt without observations, by diffusion; any observation guides it at the time of the
-analysis through its observation operator, with a variance that takes in what the noise leaves unknown.
+Defining parts: a prior that is learnt by diffusion without observations; in the analysis, observations guide it through
+their observation operators, with a variance that includes the uncertainty left by the noise.
 
-Where it departs: the original has no background, and its prior is of trajectories. Here it is of the background's
-error, given the background: in a cycle nearly all that is known comes from there. How it is guided, and in how few
-steps, see `diffusion`.
+Differences from the paper: the original has no background, and its prior is of trajectories. Here the prior is of the
+background's error, given the background, because most of the information in a cycle comes from the background. The
+guidance and the number of steps are described in `blocks.diffusion`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["SdaNetwork"]
 
 
 class SdaNetwork(DiffusionNetwork):
-    """See the module's docstring: what is sampled are the errors themselves."""
+    """Sample background errors on the grid by diffusion."""
 
     def __init__(
         self, grid: Grid, constants: Constants, size: DiffusionSize, planes: tuple[str, ...] = tuple(PLANES)
@@ -32,15 +32,15 @@ class SdaNetwork(DiffusionNetwork):
         self.denoiser = Denoiser(CHANNEL_COUNT, 2, size.context, size.width, size.coarse, size.depth, size.kernel)
 
     def denoise(self, x: Tensor, noise: Tensor, context: Tensor) -> Tensor:
-        """See `Denoiser`."""
+        """Return the expected errors of noisy ones; see `Denoiser`."""
         return self.denoiser(x, noise, context)
 
     def decode(self, latent: Tensor, context: Tensor) -> Tensor:
-        """The error itself."""
+        """Return the latent, which is the error itself."""
         return latent
 
     def prior_loss(self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """Denoising score matching."""
+        """Return the loss of denoising score matching."""
         state, error, sizes = self.error_of(state, target, generator)
         context = self.context(self.known_of(state, sizes))
         return (self.denoising_loss(error, context, generator) * weights).mean()

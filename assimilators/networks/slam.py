@@ -1,12 +1,12 @@
 """SLAM: score-based latent assimilation (Qu et al. 2024, arXiv 2404.06665, SLAMS there), with a background.
 
-What makes it SLAM: an autoencoder's latent space, in which errors are sampled by diffusion, all variables together.
+Defining part: errors are sampled by diffusion in the latent space of an autoencoder, all variables together.
 
-Where it departs: the original makes observations of latents by encoding the truth, which nobody has. Here a latent is
-decoded, and then observed, so that observations guide it through the decoder; what the autoencoder cannot represent is
-an error of the observations. Latents are of the background's error, given the background, as in `sda`. The decoder is
-linear in the latent, with gates that the background opens. Autoencoder and denoiser are trained at once: the latter
-learns of the former's latents as they are, and does not pull at them.
+Differences from the paper: the original makes observations of latents by encoding the truth, which is unknown. Here a
+latent is decoded and then observed, so that observations guide it through the decoder; the part that the autoencoder
+cannot represent is added to the observations' error. Latents are of the background's error, given the background, as in
+`sda`. The decoder is linear in the latent, with gates that depend on the background. Autoencoder and denoiser are
+trained at the same time; no gradient flows from the denoiser into the autoencoder.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dacycle.forecast_adapter.grid import Grid
 __all__ = ["SlamNetwork", "SlamSize"]
 
 UNIT = 0.1
-"""Weight of the demand that latents have a variance of 1, which the denoiser takes for granted."""
+"""Weight of the penalty that gives latents a variance of 1, which the denoiser assumes."""
 
 
 @dataclass(frozen=True)
 class SlamSize(DiffusionSize):
-    """How large the network is, and how it samples: see `DiffusionSize`.
+    """Hold the size of the network and of its sampler, beside those of `DiffusionSize`.
 
     Attributes:
-        latent: channels of the latents, on 2 x 2 blocks of cells, where the error has 276 numbers.
+        latent: channels of the latents on 2 x 2 blocks of cells; the error has 276 numbers in a block.
         auto: width of encoder and decoder.
     """
 
@@ -44,7 +44,7 @@ class SlamSize(DiffusionSize):
 
 
 class SlamNetwork(DiffusionNetwork):
-    """See the module's docstring."""
+    """Sample background errors by diffusion in the latent space of an autoencoder."""
 
     def __init__(
         self, grid: Grid, constants: Constants, size: SlamSize, planes: tuple[str, ...] = tuple(PLANES)
@@ -62,30 +62,30 @@ class SlamNetwork(DiffusionNetwork):
         self.lost = nn.Parameter(torch.zeros(CHANNEL_COUNT, 1, 1))
 
     def encode(self, error: Tensor, context: Tensor) -> Tensor:
-        """The latent (B, latent, H/2, W/2) of an error (B, 69, H, W)."""
+        """Return the latent (B, latent, H/2, W/2) of an error (B, 69, H, W)."""
         y = self.encoder_stem(functional.pixel_unshuffle(error, 2))
         return self.encoder_head(self.encoder_block(y, context))
 
     def decode(self, latent: Tensor, context: Tensor) -> Tensor:
-        """The error of a latent."""
+        """Return the error of a latent."""
         y = self.decoder_block(self.decoder_stem(latent), context)
         return functional.pixel_shuffle(self.decoder_head(y), 2)
 
     def denoise(self, x: Tensor, noise: Tensor, context: Tensor) -> Tensor:
-        """See `Denoiser`."""
+        """Return the expected latents of noisy ones; see `Denoiser`."""
         return self.denoiser(x, noise, context)
 
     def unrepresented(self) -> Tensor:
-        """See `DiffusionNetwork.unrepresented`: it is learnt with the autoencoder."""
+        """Return the standard deviation that no latent represents, learnt with the autoencoder."""
         return self.lost.exp()
 
     def prior_loss(self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """What is lost in the latent, and denoising score matching of it."""
+        """Return the loss of the autoencoder and of denoising score matching in its latent space."""
         state, error, sizes = self.error_of(state, target, generator)
         context = self.context(self.known_of(state, sizes))
         latent = self.encode(error, context)
         lost = (self.decode(latent, context) - error).square()
         likelihood = 0.5 * (lost.detach() * (-2 * self.lost).exp() + 2 * self.lost)
-        apart = (latent.square().mean((0, 2, 3)) - 1).square().mean()
+        excess = (latent.square().mean((0, 2, 3)) - 1).square().mean()
         denoising = self.denoising_loss(latent.detach(), context, generator).mean()
-        return denoising + ((lost + UNIT * likelihood) * weights).mean() + UNIT * apart
+        return denoising + ((lost + UNIT * likelihood) * weights).mean() + UNIT * excess

@@ -5,22 +5,22 @@ analysis is x_b + D(z), and z minimises
 
     J(z) = 1/2 |z|^2 + 1/2 sum (y - H(x_b + D(z)))^2 / (r^2 + s^2)
 
-with a real observation operator H: channels at the superobs, OLR, precipitation and humidity at 2 m through the tangent
-of a column's operator (`planes`); r is the observation's error, s what the decoder leaves unsaid of a channel (a
-sigma-VAE, Rybkin et al. 2021, arXiv 2006.13202: the original has s = 2 and leaves it out of J).
+with a real observation operator H: channels at the superobs; OLR, precipitation and humidity at 2 m through the tangent
+of a column's operator (`blocks.planes`). r is the observation's error, s the standard deviation of a channel that the
+decoder does not explain (a sigma-VAE, Rybkin et al. 2021, arXiv 2006.13202; the original has s = 2 and omits it in J).
 
-Where it departs, beside what all methods share (`base`) and all priors (`prior`):
+Differences from the paper, beside those of all methods (`blocks.base`) and of all priors (`blocks.prior`):
 
-- the decoder knows the background: functions of the state and the place multiply its features, so that the prior is
-  that of the day. It is *odd*, D(-z) = -D(z), by construction: no biases, odd activations. Errors have no sign of their
-  own, and without departures there is no increment;
-- latents stand on blocks of 2 x 2, 4 x 4 and 8 x 8 cells, for errors of weather have the scales of weather, and one
-  number for a continent costs less than many that agree; they are decoded smoothly, where the original interpolates to
-  the nearest. In training the smaller blocks are at times left out (nested dropout, Rippel et al. 2014, arXiv
-  1402.0915). Else they say everything, the large ones fall silent, and a prior under which they are independent knows
-  no error that is larger than they are;
-- conjugate gradients (Polak and Ribiere) in place of L-BFGS: the curvature along each direction is measured by one more
-  decoding (that of Gauss and Newton), so that no line search is needed, and one step is one graph (`stepping`).
+- The decoder depends on the background: functions of the state and the place multiply its features, so that the prior
+  is flow-dependent. It is *odd*, D(-z) = -D(z), by construction, without biases and with odd activations. Errors of
+  both signs are equally likely, and without departures there is no increment.
+- Latents are on blocks of 2 x 2, 4 x 4 and 8 x 8 cells, because errors have many scales, and a large-scale error costs
+  less as one number than as many that agree. They are decoded smoothly, where the original interpolates to the nearest.
+  In training the smaller blocks are left out at times (nested dropout, Rippel et al. 2014, arXiv 1402.0915). Otherwise
+  the decoder uses the small blocks alone (posterior collapse), and the prior, under which they are independent, lacks
+  large-scale errors.
+- Conjugate gradients (Polak and Ribiere) replace L-BFGS. The curvature along each direction is measured by one more
+  decoding (Gauss and Newton's), so that no line search is needed, and one step is one graph (`trained.stepping`).
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ PROBE = 0.05
 """Root mean square of the step in z by which the curvature is measured."""
 TINY = 1e-12
 USED = (0.2, 0.2, 0.6)
-"""Shares of the samples, in training, of which the largest blocks alone, those and the next, all are decoded."""
+"""Shares of the training samples that are decoded from the largest blocks alone, from these and the next, from all."""
 CARRIED = ("latent", "direction", "gradient")
 
 
 @dataclass(frozen=True)
 class VaeVarSize:
-    """How large the network is.
+    """Hold the size of the network.
 
     Attributes:
         width: features on blocks of 2 x 2 cells.
         latent, wide, broad: latent channels on blocks of 2 x 2, of 4 x 4 and of 8 x 8 cells.
-        layers: of the decoder, on blocks of 2 x 2; one more is on each of the larger.
-        kernel: of each.
+        layers: of the decoder, on blocks of 2 x 2; each of the larger blocks has one more.
+        kernel: of each layer.
         iterations: steps of the minimisation.
-        reach_km: distance beyond which an observation changes nothing.
+        reach_km: distance beyond which an observation has no influence.
     """
 
     width: int = 96
@@ -76,17 +76,17 @@ class VaeVarSize:
 
     @property
     def latents(self) -> tuple[int, int, int]:
-        """Channels of the latents, those of the largest blocks first, as everywhere."""
+        """Channels of the latents, those of the largest blocks first."""
         return self.broad, self.wide, self.latent
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """How many blocks of 2 x 2 cells a block of each layer of the decoder is across."""
+        """Width of a block of each layer of the decoder, in blocks of 2 x 2 cells."""
         return 4, 2, *[1] * self.layers
 
 
-class OddBlock(nn.Module):
-    """The input, plus a convolution and a perceptron that change their sign with it; ``gate`` multiplies the latter."""
+class GatedOddBlock(nn.Module):
+    """Add a convolution and a perceptron, odd in the input, to the input; ``gate`` multiplies the perceptron."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -100,15 +100,15 @@ class OddBlock(nn.Module):
         return x + self.scale * self.narrow(torch.asinh(self.widen(self.around(pad_sphere(x, self.margin))) * gate))
 
 
-class Decoder(nn.Module):
-    """From latents and the background's gates to an error, in units of its size."""
+class ErrorDecoder(nn.Module):
+    """Decode latents to an error, in units of its size, through gates that depend on the background."""
 
     def __init__(self, size: VaeVarSize) -> None:
         super().__init__()
         width = size.width
         self.entries = nn.ModuleList(Pointwise(1, each, width, bias=False) for each in size.latents)
         self.ups = nn.ModuleList(Pointwise(1, width, 4 * width, bias=False) for _ in size.latents[1:])
-        self.layers = nn.ModuleList(OddBlock(width, size.kernel) for _ in size.blocks)
+        self.layers = nn.ModuleList(GatedOddBlock(width, size.kernel) for _ in size.blocks)
         self.out, self.smooth = (
             Pointwise(1, width, 4 * CHANNEL_COUNT, bias=False),
             Depthwise(CHANNEL_COUNT, 3, bias=False),
@@ -116,7 +116,7 @@ class Decoder(nn.Module):
         nn.init.dirac_(self.smooth.weight, CHANNEL_COUNT)
 
     def forward(self, latents: Sequence[Tensor], gates: Sequence[Tensor]) -> Tensor:
-        """(B, 69, H, W) of the latents (B, channels, rows, columns), the largest blocks' first."""
+        """Return (B, 69, H, W) for latents (B, channels, rows, columns), the largest blocks' first."""
         layers = list(zip(self.layers, gates, strict=False))
         x = self.entries[0](latents[0])
         for entry, up, latent in zip(self.entries[1:], self.ups, latents[1:], strict=True):
@@ -128,7 +128,7 @@ class Decoder(nn.Module):
 
 
 class Gates(nn.Module):
-    """What is known beside the error makes factors between 0 and 2 for the features of each layer of the decoder."""
+    """Compute factors between 0 and 2 for the features of each layer of the decoder, from the inputs but the error."""
 
     def __init__(self, size: VaeVarSize, inputs: int) -> None:
         super().__init__()
@@ -141,12 +141,12 @@ class Gates(nn.Module):
 
     def forward(self, known: Tensor) -> list[Tensor]:
         x = self.layer(self.embed(known))
-        places = {each: functional.avg_pool2d(x, each) if each > 1 else x for each in self.blocks}
-        return [1 + torch.tanh(head(places[each])) for head, each in zip(self.heads, self.blocks, strict=True)]
+        pooled = {width: functional.avg_pool2d(x, width) if width > 1 else x for width in self.blocks}
+        return [1 + torch.tanh(head(pooled[width])) for head, width in zip(self.heads, self.blocks, strict=True)]
 
 
-class Encoder(nn.Module):
-    """From an error and what is known beside it to the latents' means and logarithms of variances; to train with."""
+class ErrorEncoder(nn.Module):
+    """Encode an error and the other inputs to the latents' means and log variances, in training."""
 
     def __init__(self, size: VaeVarSize, inputs: int) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Encoder(nn.Module):
         self.heads = nn.ModuleList(Pointwise(1, width, 2 * each) for each in reversed(size.latents))
 
     def forward(self, error: Tensor, known: Tensor) -> list[Tensor]:
-        """Of each of the latents, in the decoder's order."""
+        """Return means and log variances of the latents, in the decoder's order."""
         levels = [self.layers(self.embed(torch.cat([error, known], 1)))]
         for down in self.downs:
             levels.append(down(levels[-1]))
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
 
 
 class VaeVarNetwork(PriorNetwork):
-    """See the module's docstring. ``forward`` is one step of the minimisation."""
+    """Minimise the cost function in latent space; ``forward`` is one step of the minimisation."""
 
     def __init__(
         self, grid: Grid, constants: Constants, size: VaeVarSize, planes: tuple[str, ...] = tuple(PLANES)
@@ -180,19 +180,19 @@ class VaeVarNetwork(PriorNetwork):
         shape = (1, sum(map(math.prod, self.shapes)))
         self.stepping = Stepping(size.iterations + 1, tuple(Carried(name, shape) for name in CARRIED))
         inputs = CHANNEL_COUNT + self.known
-        self.encoder, self.decoder, self.gates = Encoder(size, inputs), Decoder(size), Gates(size, inputs)
-        # Of the largest blocks alone, of those and the next, of all.
+        self.encoder, self.decoder, self.gates = ErrorEncoder(size, inputs), ErrorDecoder(size), Gates(size, inputs)
+        # Log of the unexplained standard deviation, with the largest blocks alone, with these and the next, with all.
         self.unsaid = nn.Parameter(torch.zeros(len(USED), CHANNEL_COUNT, 1, 1))
 
     def prior_loss(self, state: Tensor, target: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """Minus the evidence lower bound, per number of a state."""
+        """Return minus the evidence lower bound, per number of a state."""
         return self._bound(*self.error_of(state, target, generator), weights, generator)
 
     def _bound(
         self, state: Tensor, error: Tensor, sizes: Tensor, weights: Tensor, generator: torch.Generator,
         expected: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """`prior_loss` of what `error_of` gives, where latents are `expected` to be (B, n); None: 0."""
+        """Return `prior_loss` of the results of `error_of`; `expected` is the prior mean of latents (B, n), None: 0."""
         known = self.known_of(state, sizes)
         centres = [0.0] * len(USED) if expected is None else self._shaped(expected)
         used = torch.multinomial(torch.tensor(USED), len(error), replacement=True, generator=generator).to(error.device)
@@ -201,26 +201,26 @@ class VaeVarNetwork(PriorNetwork):
             mean, log_variance = latent.float().chunk(2, 1)
             log_variance = log_variance.clamp(-10, 5)
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-            told = (level <= used).to(mean)[:, None, None, None]
-            drawn.append(told * (mean + torch.exp(0.5 * log_variance) * noise))
-            off = (mean - centres[level]).square()
-            divergence = divergence + 0.5 * (told * (off + log_variance.exp() - 1 - log_variance)).sum()
-        left = error - self.decoder(drawn, self.gates(known)).float()
+            is_used = (level <= used).to(mean)[:, None, None, None]
+            drawn.append(is_used * (mean + torch.exp(0.5 * log_variance) * noise))
+            distance = (mean - centres[level]).square()
+            divergence = divergence + 0.5 * (is_used * (distance + log_variance.exp() - 1 - log_variance)).sum()
+        residual = error - self.decoder(drawn, self.gates(known)).float()
         unsaid = self.unsaid[used]
-        likelihood = 0.5 * (left * torch.exp(-unsaid)).square() + unsaid
+        likelihood = 0.5 * (residual * torch.exp(-unsaid)).square() + unsaid
         return (likelihood * weights).mean() + divergence / error.numel()
 
     def decode(self, z: Tensor, gates: Sequence[Tensor]) -> Tensor:
-        """(B, 69, H, W) error, in units of its size, of latents (B, n)."""
+        """Return the error (B, 69, H, W), in units of its size, of latents (B, n)."""
         return self.decoder(self._shaped(z), gates)
 
     def _shaped(self, z: Tensor) -> list[Tensor]:
-        """Latents (B, n) as those of each size of blocks, in the decoder's order."""
-        parts = z.split([math.prod(shape) for shape in self.shapes], 1)
-        return [part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        """Return latents (B, n) as tensors for each size of blocks, in the decoder's order."""
+        levels = z.split([math.prod(shape) for shape in self.shapes], 1)
+        return [latent.reshape(-1, *shape) for latent, shape in zip(levels, self.shapes, strict=True)]
 
     def centred(self, departure: Tensor, error: Tensor, size: Tensor) -> tuple[Tensor | float, Tensor]:
-        """Where the latents (B, n) are expected before the analysis, and the errors of what it then compares them with.
+        """Return the prior mean of the latents (B, n), and the errors of the observations that the analysis uses.
 
         Args:
             departure, error: (B, 69 + M, H, W), see `departures`; size: (B, 1, 1, 1).
@@ -230,7 +230,7 @@ class VaeVarNetwork(PriorNetwork):
     def forward(
         self, background: Tensor, observations: Tensor, observation_errors: Tensor, step: Tensor, *carried: Tensor
     ) -> tuple[Tensor, ...]:
-        """The analysis of the latents that the steps before found, and one more step."""
+        """Return the analysis of the latents of the steps before, and the latents of one more step."""
         z, direction, before = carried
         state, bias = self.unbiased((background - self.mean) / self.std)
         departure, error, sizes = self.observed(state, observations, observation_errors)

@@ -1,13 +1,14 @@
-"""Backgrounds to train an assimilator with: the errors of a model's forecasts, kept by the time they are valid at.
+"""Backgrounds to train an assimilator with: errors of a model's forecasts, stored by their valid time.
 
-A store is a folder of netCDF files, each whole or absent. Its samples are background minus truth in the world's
-standard deviations, as half-precision numbers: small next to one, they lose nothing that counts. Files are mapped into
-memory, not read: a store may be larger than memory, and all processes of a training share what the system keeps of it.
+A store is a folder of netCDF files, one a month. Its samples are background minus truth in the world's standard
+deviations, in half precision. Files are mapped into memory, not read, so a store may be larger than memory, and all
+processes of a training share the pages that the system keeps.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.assimilators.exceptions import DataError
+from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
@@ -44,56 +46,58 @@ __all__ = [
     "year_times",
 ]
 
+logger = logging.getLogger(__name__)
+
 LEADS = (6, 12, 24, 48)
-"""Hours: from the background of a cycle that has seen everything to that of one that has seen little."""
+"""Leads in hours: backgrounds of well observed cycles resemble the short ones, of sparsely observed cycles the long."""
 CYCLED = 0
-"""What stands for the lead of a cycle's background (`cycled_backgrounds`), whose errors go back longer than 6 h."""
+"""In place of a lead for a cycle's background (`cycled_backgrounds`), whose errors have grown over many cycles."""
 HELD_OUT_LEADS = (6, 24, 48)
 DAY = 24
-TOGETHER = 32
+BLOCK = 32
 """Samples that are summed at once."""
 NOISE = 200
-"""How many errors tell as much as is known beforehand: that a model has no bias. Errors of 6-hourly forecasts go on for
-days, and are several times as large as their mean."""
+"""Ridge of the bias, in samples: so many errors weigh as much as the prior knowledge that a model has no bias. Errors
+of 6-hourly forecasts are correlated over days, and several times as large as their mean."""
 
 
 class Errors:
-    """Errors (n, 69, H, W) float16 of several files as one sequence, read where they are taken.
+    """Hold errors (n, 69, H, W) float16 of several files as one sequence; each is read when it is asked for.
 
     Args:
-        parts: arrays (n_i, 69, H, W), mapped or in memory.
+        arrays: (n_i, 69, H, W) each, mapped or in memory.
     """
 
-    def __init__(self, parts: Sequence[NDArray[np.float16]]) -> None:
-        self._parts = list(parts)
-        self._ends = np.cumsum([len(part) for part in parts])
-        self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
+    def __init__(self, arrays: Sequence[NDArray[np.float16]]) -> None:
+        self._arrays = list(arrays)
+        self._ends = np.cumsum([len(array) for array in arrays])
+        self.shape = (int(self._ends[-1]), *arrays[0].shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[NDArray[np.float16]]:
-        return (sample for part in self._parts for sample in part)
+        return (sample for array in self._arrays for sample in array)
 
     @overload
     def __getitem__(self, item: int) -> NDArray[np.float16]: ...
     @overload
     def __getitem__(self, item: NDArray[np.integer]) -> NDArray[np.float16]: ...
     def __getitem__(self, item: int | NDArray[np.integer]) -> NDArray[np.float16]:
-        """One sample (69, H, W), or those with some numbers (m, 69, H, W)."""
+        """Return the sample of a number, (69, H, W), or the samples of m numbers, (m, 69, H, W)."""
         if isinstance(item, np.ndarray):
-            return np.stack([self[int(each)] for each in item])
-        part = int(np.searchsorted(self._ends, item, side="right"))
-        return np.asarray(self._parts[part][item - (self._ends[part - 1] if part else 0)])
+            return np.stack([self[int(number)] for number in item])
+        file = int(np.searchsorted(self._ends, item, side="right"))
+        return np.asarray(self._arrays[file][item - (self._ends[file - 1] if file else 0)])
 
 
 @dataclass(frozen=True, eq=False)
 class Backgrounds:
-    """n backgrounds.
+    """Hold n backgrounds by their errors.
 
     Attributes:
         times: (n,) datetime64[h], when each is valid.
-        leads: (n,) hours since the forecast began, from the truth; `CYCLED` in a cycle.
+        leads: (n,) hours since the forecast began from the truth; `CYCLED` for those of cycles.
         errors: (n, 69, H, W) float16: background minus truth, in standard deviations.
         model: digest of the model that made them.
     """
@@ -104,43 +108,43 @@ class Backgrounds:
     model: str
 
     def digest(self) -> str:
-        """SHA-256 of times, leads and errors."""
-        content = hashlib.sha256(self.times.astype("datetime64[h]").astype(np.int64).tobytes())
-        content.update(self.leads.astype(np.int64).tobytes())
+        """Return the SHA-256 of times, leads and errors."""
+        digest = hashlib.sha256(self.times.astype("datetime64[h]").astype(np.int64).tobytes())
+        digest.update(self.leads.astype(np.int64).tobytes())
         for error in self.errors:
-            content.update(np.ascontiguousarray(error).data)
-        return content.hexdigest()
+            digest.update(np.ascontiguousarray(error).data)
+        return digest.hexdigest()
 
 
 def systematic_error(backgrounds: Backgrounds) -> NDArray[np.float16]:
-    """What a step of the model adds to the error on average, by place and season, in standard deviations.
+    """Return the mean error that one step of the model adds, by place and season, in standard deviations.
 
-    It comes back in every cycle, and where nothing is observed it adds up: what is known of it is better taken off than
-    left to the observations (Dee 2005, doi:10.1256/qj.05.137).
+    It recurs in every cycle and accumulates where nothing is observed, so it is better removed than left to the
+    observations (Dee 2005, doi:10.1256/qj.05.137).
 
     Returns:
-        (5, 69, H, W) coefficients of 1, cos, sin, cos 2, sin 2 of the day of the year: a ridge regression of the errors
-        of 24 h, or of the longest lead below, divided by their number of steps. In half precision, like the errors.
+        (5, 69, H, W) float16 coefficients of 1, cos, sin, cos 2, sin 2 of the day of the year: a ridge regression of
+        the errors of 24 h, or of the longest lead below that, divided by their number of steps.
     """
     leads = sorted(set(backgrounds.leads.tolist()) - {CYCLED})
     lead = max((lead for lead in leads if lead <= DAY), default=leads[0])
-    mine = np.flatnonzero(backgrounds.leads == lead)
-    basis = annual_basis(backgrounds.times[mine]).astype(float)
-    solution = np.linalg.solve(basis.T @ basis + NOISE * np.eye(5), basis.T) * 6 / lead
-    found = np.zeros((5, *backgrounds.errors.shape[1:]))
-    for some in range(0, len(mine), TOGETHER):
-        few = slice(some, some + TOGETHER)
-        found += np.tensordot(solution[:, few], backgrounds.errors[mine[few]].astype(float), 1)
-    return found.astype(np.float16)
+    samples = np.flatnonzero(backgrounds.leads == lead)
+    basis = annual_basis(backgrounds.times[samples]).astype(float)
+    regression = np.linalg.solve(basis.T @ basis + NOISE * np.eye(5), basis.T) * 6 / lead
+    coefficients = np.zeros((5, *backgrounds.errors.shape[1:]))
+    for start in range(0, len(samples), BLOCK):
+        block = slice(start, start + BLOCK)
+        coefficients += np.tensordot(regression[:, block], backgrounds.errors[samples[block]].astype(float), 1)
+    return coefficients.astype(np.float16)
 
 
 def year_times(year: int) -> NDArray[np.datetime64]:
-    """Every 6 h of a year, from 1 January 00 UTC, datetime64[h]."""
+    """Return every 6 h of a year, from 1 January 00 UTC, datetime64[h]."""
     return np.arange(np.datetime64(f"{year}-01-01T00", "h"), np.datetime64(f"{year + 1}-01-01T00", "h"), STEP)
 
 
 def months_of(years: Sequence[int]) -> list[np.datetime64]:
-    """All months of some years."""
+    """Return all months of some years."""
     return [np.datetime64(f"{year}-{month:02d}", "M") for year in years for month in range(1, 13)]
 
 
@@ -152,23 +156,22 @@ def make_forecasts(
     model: str,
     leads: Sequence[int] = LEADS,
     workers: int = 1,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Write the forecast errors of whole years, a file a month; months that exist are kept.
 
     Args:
         nature: folder of the reference.
         folder: of the store.
-        years: no forecast leaves its year: a nature run's years do not follow on each other.
+        years: no forecast leaves its year, because a nature run's years need not follow on each other.
         world, model: their names or files.
         leads: hours, multiples of 6.
-        workers: months made side by side.
+        workers: months made at the same time, each in its own process.
 
     Raises:
         DataError: a year is incomplete, or on another grid; nothing has been written.
     """
     check_years(nature, years, world)
-    make_months(_make_month, folder, years, workers, say, nature, world, model, tuple(leads))
+    make_months(_make_month, folder, years, workers, nature, world, model, tuple(leads))
 
 
 def check_years(nature: Path | str, years: Sequence[int], world: str) -> None:
@@ -182,23 +185,16 @@ def check_years(nature: Path | str, years: Sequence[int], world: str) -> None:
             raise DataError(f"{nature}: {len(missing)} times of {year} are missing, first {missing[0]}")
 
 
-def make_months(
-    make: Callable[..., None],
-    folder: Path,
-    years: Sequence[int],
-    workers: int,
-    say: Callable[[str], None],
-    *given: Any,
-) -> None:
-    """Call ``make(folder, month, *given)``, in processes of its own, for each month of a store that is not there."""
-    jobs = [month for month in months_of(years) if not (folder / f"{month}.nc").exists()]
+def make_months(make: Callable[..., None], folder: Path, years: Sequence[int], workers: int, *arguments: Any) -> None:
+    """Call ``make(folder, month, *arguments)`` in a process of its own for each month that a store lacks."""
+    months = [month for month in months_of(years) if not (folder / f"{month}.nc").exists()]
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = {pool.submit(make, folder, month, *given): month for month in jobs}
-        for done in as_completed(futures):
-            done.result()
-            say(f"backgrounds of {futures[done]}")
+        futures = {pool.submit(make, folder, month, *arguments): month for month in months}
+        for future in as_completed(futures):
+            future.result()
+            logger.info("backgrounds of %s", futures[future])
 
 
 def _make_month(
@@ -207,22 +203,22 @@ def _make_month(
     reference, home, forecaster = Reference(nature), load_world(world), load_model(model)
     first, last = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
     year = month.astype("datetime64[Y]").astype("datetime64[h]")
-    times, used, errors = [], [], []
+    times, used_leads, errors = [], [], []
     for start in np.arange(max(first - np.timedelta64(max(leads), "h"), year + STEP), last - STEP, STEP):
         for lead, error in forecast_errors(forecaster, reference, home, start, leads):
             valid = start + np.timedelta64(lead, "h")
             if first <= valid < last:
                 times.append(valid)
-                used.append(lead)
+                used_leads.append(lead)
                 errors.append(error)
-    found = Backgrounds(np.array(times), np.array(used), np.stack(errors), forecaster.digest)
-    write_backgrounds(found, folder / f"{month}.nc", home)
+    backgrounds = Backgrounds(np.array(times), np.array(used_leads), np.stack(errors), forecaster.digest)
+    write_backgrounds(backgrounds, folder / f"{month}.nc", home)
 
 
 def forecast_errors(
     model: ForecastModel, reference: Reference, world: World, start: np.datetime64, leads: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[np.float16]]]:
-    """Lead and error (69, H, W), in standard deviations, of one forecast, as far as the reference's year goes."""
+    """Yield lead and error (69, H, W), in standard deviations, of one forecast, up to the end of its year."""
     end = (start.astype("datetime64[Y]") + 1).astype("datetime64[h]")
     steps = min(max(leads) // 6, int((end - STEP - start) / STEP))
     previous, current = (reference.array(time)[None] for time in (start - STEP, start))
@@ -233,10 +229,8 @@ def forecast_errors(
 
 
 def write_backgrounds(backgrounds: Backgrounds, path: Path, world: World) -> None:
-    """Write one file of a store; it appears under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with h5netcdf.File(part, "w") as file:
+    """Write one file of a store, whole or not at all."""
+    with whole(path) as temporary, h5netcdf.File(temporary, "w") as file:
         file.attrs.update(world=world.name, grid=world.grid.name, channels=" ".join(NAMES), model=backgrounds.model)
         file.dimensions = {"sample": len(backgrounds.times), "channel": len(NAMES)} | dict(
             zip(("latitude", "longitude"), world.grid.shape, strict=True)
@@ -248,18 +242,17 @@ def write_backgrounds(backgrounds: Backgrounds, path: Path, world: World) -> Non
         error = file.create_variable("error", ("sample", "channel", "latitude", "longitude"), "f2")
         error[:] = backgrounds.errors
         error.attrs["units"] = "standard deviations of the channel"
-    part.replace(path)
 
 
 def read_store(folders: Path | Sequence[Path], world: World, years: Sequence[int] = ()) -> Backgrounds:
-    """All samples of one store or more, or those of some years, in order of their files.
+    """Return all samples of one or more stores, or those of some years, in the order of their files.
 
     Raises:
-        DataError: a folder holds none, a file is of another world, grid or model than the rest, or
-            a value is not finite; names the file and the time.
+        DataError: a folder holds none; a file is damaged, or of another world, grid or model than the rest; or a value
+            is not finite. Names the file and the time.
     """
     folders = [folders] if isinstance(folders, Path) else folders
-    parts = []
+    months: list[Backgrounds] = []
     for folder in folders:
         paths = sorted(folder.glob("[0-9]*.nc"))
         if years:
@@ -268,38 +261,39 @@ def read_store(folders: Path | Sequence[Path], world: World, years: Sequence[int
             raise DataError(
                 f"{folder}: no backgrounds{f' of {list(years)}' if years else ''}; see `dacycle backgrounds`"
             )
-        parts += [_read_file(path, world) for path in paths]
-    models = {part.model for part in parts}
+        months += [_read_file(path, world) for path in paths]
+    models = {month.model for month in months}
     if len(models) > 1:
-        where = ", ".join(map(str, folders))
-        raise DataError(f"{where}: backgrounds of {len(models)} different models; make them anew with one")
-    times, leads = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "leads"))
-    return Backgrounds(times, leads, Errors([np.asarray(part.errors) for part in parts]), models.pop())
+        raise DataError(
+            f"{', '.join(map(str, folders))}: backgrounds of {len(models)} different models; make them anew with one"
+        )
+    times, leads = (np.concatenate([getattr(month, name) for month in months]) for name in ("times", "leads"))
+    return Backgrounds(times, leads, Errors([np.asarray(month.errors) for month in months]), models.pop())
 
 
 def _mapped(path: Path, name: str) -> NDArray[np.float16]:
-    """A variable of a file, which it holds in one piece."""
+    """Map a variable of a file into memory; read it where the file does not hold it in one piece."""
     with h5py.File(path, "r") as file:
-        found = file[name]
-        place, shape, dtype = found.id.get_offset(), found.shape, found.dtype
-        if place is None:
-            return np.asarray(found)
-    return np.memmap(path, dtype, "r", place, shape)
+        variable = file[name]
+        offset, shape, dtype = variable.id.get_offset(), variable.shape, variable.dtype
+        if offset is None:
+            return np.asarray(variable)
+    return np.memmap(path, dtype, "r", offset, shape)
 
 
 def _read_file(path: Path, world: World) -> Backgrounds:
     try:
         with h5netcdf.File(path, "r") as file:
-            found = {name: str(file.attrs[name]) for name in ("world", "grid", "channels", "model")}
+            attributes = {name: str(file.attrs[name]) for name in ("world", "grid", "channels", "model")}
             times = file["time"][:].astype("datetime64[h]")
             leads = file["lead"][:]
         errors = _mapped(path, "error")
     except (OSError, KeyError) as error:
         raise DataError(f"{path}: not a whole file of backgrounds ({error}); delete it and make it anew") from error
-    wanted = {"world": world.name, "grid": world.grid.name, "channels": " ".join(NAMES)}
-    differs = [name for name, value in wanted.items() if found[name] != value]
-    if differs:
-        raise DataError(f"{path}: its {', '.join(differs)} are not those of the world {world.name}; make it anew")
+    expected = {"world": world.name, "grid": world.grid.name, "channels": " ".join(NAMES)}
+    different = [name for name, value in expected.items() if attributes[name] != value]
+    if different:
+        raise DataError(f"{path}: its {', '.join(different)} are not those of the world {world.name}; make it anew")
     if errors.shape != (len(times), len(NAMES), *world.grid.shape):
         raise DataError(f"{path}: errors are {errors.shape}, not on the grid {world.grid.name}")
     for time, sample in zip(times, errors, strict=True):
@@ -307,13 +301,13 @@ def _read_file(path: Path, world: World) -> Backgrounds:
         if bad.any():
             channel = NAMES[int(bad.argmax())]
             raise DataError(f"{path}: {channel} at {time} is not finite; delete the file and make it anew")
-    return Backgrounds(times, leads, errors, found["model"])
+    return Backgrounds(times, leads, errors, attributes["model"])
 
 
 def held_out(
     model: ForecastModel, reference: Reference, world: World, starts: int, leads: Sequence[int] = HELD_OUT_LEADS
 ) -> Backgrounds:
-    """Backgrounds of forecasts from times spread evenly over a reference, `len(leads)` from each start.
+    """Return backgrounds of forecasts from times spread evenly over a reference, `len(leads)` from each start.
 
     Raises:
         DataError: the reference has too few times.
@@ -322,10 +316,10 @@ def held_out(
     last = len(times) - 1 - max(leads) // 6
     if last < starts:
         raise DataError(f"{reference.folder}: {len(times)} times, too few for {starts} starts")
-    found = [
+    forecasts = [
         (start + np.timedelta64(lead, "h"), lead, error)
         for start in times[np.linspace(1, last, starts).astype(int)]
         for lead, error in forecast_errors(model, reference, world, start, leads)
     ]
-    made, used, errors = zip(*found, strict=True)
-    return Backgrounds(np.array(made), np.array(used), np.stack(errors), model.digest)
+    valid_times, used_leads, errors = zip(*forecasts, strict=True)
+    return Backgrounds(np.array(valid_times), np.array(used_leads), np.stack(errors), model.digest)

@@ -1,12 +1,12 @@
-"""Backgrounds of cycles to train with: what those of another assimilator are wrong by.
+"""Backgrounds of cycles to train with: the errors of the backgrounds of another assimilator's cycles.
 
-A cycle's errors are those that it cannot see: large where there are no observations, and grown over days. A method that
-learns from errors alone, and in no closed loop, learns of them here.
+A cycle removes the errors that it observes. Those that remain are large where there are no observations, and have grown
+over days. Priors, which have no closed loop, learn about them from these stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from dacycle.assimilators.sampling.backgrounds import (
     make_months,
     write_backgrounds,
 )
-from dacycle.assimilators.sampling.cycles import DROPPED, LAG, cycle
-from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of, random_network
+from dacycle.assimilators.sampling.cycles import DROPPED, LAG, run_chain
+from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of, random_subset
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
@@ -40,17 +40,16 @@ def make_cycles(
     assimilator: str,
     sources: Sequence[Mapping[str, Any]],
     workers: int = 1,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Write the errors of the backgrounds of cycles through whole years, a file a month; months that exist are kept.
 
-    Two chains go through each month: one is observed as an experiment is, the other by a random part of the network.
+    Two chains go through each month: one is observed as an experiment is, the other by a random subset.
 
     Args:
         nature: folder of the reference, from which observations are drawn.
         folder: of the store; see `backgrounds`.
         years, world, model, workers: as for `backgrounds.make_forecasts`.
-        assimilator: that cycles, by name or file.
+        assimilator: the one that cycles, by name or file.
         sources: as an experiment's `observations`.
 
     Raises:
@@ -59,7 +58,7 @@ def make_cycles(
     """
     check_years(nature, years, world)
     load_assimilator(assimilator, load_world(world))
-    make_months(_make_month, folder, years, workers, say, nature, world, model, assimilator, list(sources))
+    make_months(_make_month, folder, years, workers, nature, world, model, assimilator, list(sources))
 
 
 def _make_month(
@@ -75,8 +74,8 @@ def _make_month(
     observing = observing_of(home, Reference(Path(nature) / str(month.astype("datetime64[Y]"))), sources)
     method, forecaster = load_assimilator(assimilator, home), load_model(model)
     first, end = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
-    found = cycled_errors_between(method, forecaster, observing, first, end, seed=2 * int(month.astype(int)))
-    write_backgrounds(found, folder / f"{month}.nc", home)
+    backgrounds = cycled_errors_between(method, forecaster, observing, first, end, seed=2 * int(month.astype(int)))
+    write_backgrounds(backgrounds, folder / f"{month}.nc", home)
 
 
 def cycled_errors_between(
@@ -87,18 +86,19 @@ def cycled_errors_between(
     end: np.datetime64,
     seed: int,
 ) -> Backgrounds:
-    """The errors of the backgrounds of two chains from `first` to before `end`; see `make_cycles`.
+    """Return the errors of the backgrounds of two chains from `first` to before `end`; see `make_cycles`.
 
-    Chains begin three days earlier, or as soon after as the year has states.
+    Chains begin three days before `first`, or as soon after that as the year has states.
     """
     world = observing.world
     begin = max(first - DROPPED * STEP, world.reference.times[LAG + 2])
     std = world.statistics.std[:, None, None]
     times, errors = [], []
     for chain in range(2):
-        network = random_network(np.random.default_rng(seed + chain), observing.names) if chain else USUAL
+        subset = random_subset(np.random.default_rng(seed + chain), observing.names) if chain else USUAL
         cycles = int((end - begin) / STEP)
-        for each in islice(cycle(method, model, observing, begin, cycles, seed + chain, network), DROPPED, None):
-            times.append(each.time)
-            errors.append(((each.background - each.truth) / std).astype(np.float16))
+        whole_chain = run_chain(method, model, observing, begin, cycles, seed + chain, subset)
+        for cycle in islice(whole_chain, DROPPED, None):
+            times.append(cycle.time)
+            errors.append(((cycle.background - cycle.truth) / std).astype(np.float16))
     return Backgrounds(np.array(times), np.full(len(times), CYCLED), np.stack(errors), model.digest)

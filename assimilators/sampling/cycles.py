@@ -1,4 +1,4 @@
-"""Cycles in memory through a year of a reference, to judge an assimilator by.
+"""Cycles in memory through a year of a reference, which an assimilator is judged by.
 
 The step, the quality control and the superobs are those of a real cycle; nothing is written.
 """
@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.sampling.observing import USUAL, Network, Observing
-from dacycle.assimilators.step import Guards, Status, assimilate
+from dacycle.assimilators.sampling.observing import USUAL, Observing, Subset
+from dacycle.assimilators.step import Status, StepGuards, assimilate
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.state import STEP
 
-__all__ = ["Cycle", "CycledErrors", "cycle", "cycled_errors"]
+__all__ = ["ChainCycle", "CycledErrors", "cycled_errors", "run_chain"]
 
 LAG = 8
 """Steps of the forecast that a chain starts from: 48 hours."""
 DROPPED = 12
-"""Cycles at the beginning of a chain that are not looked at: three days."""
+"""Cycles at the beginning of a chain that are not scored: three days."""
 VALIDATION_DAYS = 12
 VALIDATION_CHAINS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Cycle:
-    """One cycle of a chain: fields (69, H, W), SI, and what the guards said of the analysis.
+class ChainCycle:
+    """Hold one cycle of a chain: fields (69, H, W), SI, and the status of its analysis.
 
     The spread is None where the method has none, or the analysis is the background.
     """
@@ -47,12 +47,12 @@ class Cycle:
 
 @dataclass(frozen=True)
 class CycledErrors:
-    """Global RMSE (SI) by headline channel over the chains, their first three days left out.
+    """Hold the global RMSE (SI) by headline channel over the chains, without their first three days.
 
     Attributes:
         background, analysis: errors.
-        cycles: how many.
-        fallbacks: how many of all kept their background because the analysis could not be used.
+        cycles: number of scored cycles.
+        fallbacks: number of cycles, of all, that kept their background because the analysis could not be used.
         spread_ratio: (69,) spread over error, both as root mean squares; None where the method has no spread.
     """
 
@@ -63,46 +63,52 @@ class CycledErrors:
     spread_ratio: NDArray[np.float64] | None
 
     def spread_to_skill(self) -> float | None:
-        """As `OneShot.spread_to_skill`."""
+        """Return spread over error over all channels, as `OneShot.spread_to_skill`."""
         return None if self.spread_ratio is None else float(np.sqrt(np.square(self.spread_ratio).mean()))
 
 
-def cycle(
+def run_chain(
     assimilator: Assimilator,
     model: ForecastModel,
     observing: Observing,
     first: np.datetime64,
     cycles: int,
     seed: int,
-    network: Network = USUAL,
-) -> Iterator[Cycle]:
-    """Cycle from `first` on, from a 48-hour forecast; the truth is the reference of `observing`'s world.
+    subset: Subset = USUAL,
+) -> Iterator[ChainCycle]:
+    """Yield cycles from `first` on, which start from a 48-hour forecast.
 
-    network: what is observed.
+    Args:
+        assimilator, model: the two that cycle.
+        observing: draws observations from the reference of its world, which is the truth.
+        first: analysis time of the first cycle.
+        cycles: how many.
+        seed: of the observations.
+        subset: of the observing system.
     """
     world = observing.world
     reference, generator = world.reference, np.random.default_rng(seed)
     start = first - STEP - LAG * STEP
-    before, at = (reference.array(time)[None] for time in (start - STEP, start))
-    previous, current = islice(model.forecast(before, at, LAG), LAG - 2, LAG)
+    first_frames = [reference.array(time)[None] for time in (start - STEP, start)]
+    previous, current = islice(model.forecast(first_frames[0], first_frames[1], LAG), LAG - 2, LAG)
     for time in first + STEP * np.arange(cycles):
         background = next(iter(model.forecast(previous, current, 1)))
-        drawn = observing.draw(time, background[0], network, generator, assimilator.planes)
+        drawn = observing.draw(time, background[0], subset, generator, assimilator.planes)
         step = assimilate(
-            assimilator, background, drawn.values[None], drawn.errors[None], Guards(), world.statistics.std
+            assimilator, background, drawn.values[None], drawn.errors[None], StepGuards(), world.statistics.std
         )
         previous, current = current, step.state
         spread = None if step.spread is None or step.status[0] == "fallback" else step.spread[0]
-        yield Cycle(time, background[0], step.state[0], spread, reference.array(time), step.status[0])
+        yield ChainCycle(time, background[0], step.state[0], spread, reference.array(time), step.status[0])
 
 
 def cycled_errors(
     assimilator: Assimilator, model: ForecastModel, observing: Observing, seed: int, days: int = VALIDATION_DAYS
 ) -> CycledErrors:
-    """The errors of chains of `days` spread over the reference.
+    """Return the errors of four chains of `days`, spread over the reference.
 
     Raises:
-        DataError: the reference is shorter than a chain, or a chain than what is left out of it.
+        DataError: the reference is shorter than a chain, or a chain is not longer than its unscored beginning.
     """
     area, times = observing.world.grid.weights, observing.world.reference.times
     first, last = LAG + 2, len(times) - 4 * days
@@ -110,13 +116,13 @@ def cycled_errors(
         raise DataError(f"{observing.world.reference.folder}: {len(times)} times are too few for chains of {days} days")
     squares, spreads, fallbacks = [], [], 0
     for k, start in enumerate(times[np.linspace(first, last, VALIDATION_CHAINS).astype(int)]):
-        for number, c in enumerate(cycle(assimilator, model, observing, start, 4 * days, seed + k)):
-            fallbacks += c.status == "fallback"
+        for number, cycle in enumerate(run_chain(assimilator, model, observing, start, 4 * days, seed + k)):
+            fallbacks += cycle.status == "fallback"
             if number >= DROPPED:
-                both = np.stack([c.background, c.analysis]) - c.truth
-                squares.append((both.astype(float) ** 2 * area).mean(axis=(2, 3)))
-                if c.spread is not None:
-                    spreads.append((c.spread.astype(float) ** 2 * area).mean(axis=(1, 2)))
+                errors = np.stack([cycle.background, cycle.analysis]) - cycle.truth
+                squares.append((errors.astype(float) ** 2 * area).mean(axis=(2, 3)))
+                if cycle.spread is not None:
+                    spreads.append((cycle.spread.astype(float) ** 2 * area).mean(axis=(1, 2)))
     before, after = np.sqrt(np.mean(squares, axis=0))
     return CycledErrors(
         {name: float(before[index(name)]) for name in HEADLINE},

@@ -1,7 +1,7 @@
-"""Observations to train with: drawn afresh for every sample, from networks of random density, as a cycle sees them.
+"""Observations to train with: drawn for every sample from a random subset of an observing system.
 
-The same sources, quality control, operators and superobs as in a cycle. What differs from sample to sample is how much
-of the network there is: one file then serves many networks.
+Sources, quality control, operators and superobs are those of a cycle. Because the subset differs from sample to
+sample, one trained file serves observing systems of many densities.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["USUAL", "Network", "Observing", "observing_of", "random_network"]
+__all__ = ["USUAL", "Observing", "Subset", "observing_of", "random_subset"]
 
 DENIABLE = ("t2m", "td2m", "msl", "u10", "v10", "tp", "z", "q", "u", "v", "t", "olr")
 WHOLE = 0.5
-"""Probability that nothing is left out but a share like the one that experiments withhold."""
+"""Probability of `USUAL`."""
 DENIED = 0.1
-"""Probability that a variable, or a source, is left out of a network that is not whole."""
+"""Probability that a variable, or a source, is denied in any other subset."""
 LEAST = 0.05
-"""Least share of the sites in a network that is not whole; its logarithm is uniform."""
+"""Least share of the sites in any other subset; the logarithm of the share is uniform."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """A part of an observing system: a share of its sites, and what of it is denied (sources or variables)."""
+class Subset:
+    """Say which part of an observing system is used: a share of its sites, without denied sources or variables."""
 
     share: float = 1.0
     deny: tuple[str, ...] = ()
 
 
-USUAL = Network(1 - quality.WITHHELD)
-"""As much as an experiment assimilates; its sites are drawn anew each time."""
+USUAL = Subset(1 - quality.WITHHELD)
+"""The share of the sites that an experiment assimilates; the sites are drawn anew each time."""
 
 
-def random_network(generator: np.random.Generator, sources: Sequence[str]) -> Network:
-    """As much as an experiment assimilates, half the time; else some of the sites, with each type denied at times."""
+def random_subset(generator: np.random.Generator, sources: Sequence[str]) -> Subset:
+    """Return `USUAL` in half of the cases, else a share of the sites with each source and variable denied at times."""
     if generator.random() < WHOLE:
         return USUAL
     share = LEAST ** generator.random()
     deny = [name for name in dict.fromkeys([*sources, *DENIABLE]) if generator.random() < DENIED]
-    return Network(share, tuple(deny))
+    return Subset(share, tuple(deny))
 
 
 class Observing:
-    """Draws what the sources of an observing system would see of a world's reference, on the grid.
+    """Draw what the sources of an observing system would observe of a world's reference, on the grid.
 
     Args:
         world: its reference is observed.
-        sources: as an experiment's `observations`; simulated ones, each with all its values in time.
+        sources: simulated sources, written as an experiment's `observations`; no value arrives too late.
 
     Raises:
         ObservationError: a source cannot be drawn from the reference.
@@ -80,36 +80,38 @@ class Observing:
 
     @property
     def names(self) -> list[str]:
+        """Names of the sources."""
         return [source.name for source in self._sources]
 
     def draw(
         self,
         time: np.datetime64,
         background: NDArray,
-        network: Network,
+        subset: Subset,
         generator: np.random.Generator,
         planes: tuple[str, ...] = tuple(PLANES),
     ) -> GriddedObservations:
-        """Superobs at `time`, (69 + M, H, W); departures are from `background` (69, H, W) SI."""
+        """Return superobs at `time`, (69 + M, H, W), SI, for the background (69, H, W)."""
         world, window = self.world, Window(time, None)
         tables = []
         for source in self._sources:
-            if source.name in network.deny:
+            if source.name in subset.deny:
                 continue
             seeded = copy.copy(source)
             seeded.seed = int(generator.integers(1 << 62))
             tables.append(seeded.read(window)[0])
         table = concatenate(tables)
-        site = table["site"].array
-        table = table[(generator.random(len(site.categories)) < network.share)[site.codes]]
+        sites = table["site"].array
+        table = table[(generator.random(len(sites.categories)) < subset.share)[sites.codes]]
         background_equivalents = equivalents(table, background, world.grid, world.orography)
         at_rows = quality.background_at_rows(
             table, background_equivalents, quality.BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography
         )
-        table = quality.check(table, window, at_rows, quality.Selection(deny=network.deny, share=0, planes=planes))
+        chosen = quality.Selection(deny=subset.deny, share=0, planes=planes)
+        table = quality.check(table, window, at_rows, chosen)
         return grid_observations(table, background_equivalents, background, world.grid, planes, world.statistics.std)
 
 
 def observing_of(world: World, reference: Reference, sources: Sequence[Mapping[str, Any]]) -> Observing:
-    """Return the observing system of a world, drawn from another reference of it: a year held out."""
+    """Return the observing system of a world, drawn from another of its references, such as a held-out year."""
     return Observing(dataclasses.replace(world, reference=reference), sources)

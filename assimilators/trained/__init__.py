@@ -1,5 +1,6 @@
 """Trained assimilation: ONNX files run by ONNX Runtime, without torch.
 
-Holds the runner for one-call networks and the loop for iterative ones. The guarded step calls it. A new method needs
-nothing here: it is trained, exported and found by its file. Only a new contract between file and runner belongs here.
+Holds the runner of networks that are called once, and the loop around iterative ones. The guarded step calls it. A new
+method needs no code here: it is trained, exported and found by its file. Put the next contract between file and runner
+here.
 """

@@ -1,11 +1,11 @@
 """Trained methods: ONNX files with one contract, run by ONNX Runtime without torch.
 
-`background` (B, 69, H, W); `observations` and `observation_errors` (B, 69 + M, H, W), the M planes named in the
-metadata; `analysis` and, where the method has one, `spread` (B, 69, H, W). All float32, absolute, SI. An error above 0
-marks what was observed; both tensors are 0 elsewhere.
+Inputs are `background` (B, 69, H, W), and `observations` and `observation_errors` (B, 69 + M, H, W) with the M planes
+named in the metadata. Outputs are `analysis` (B, 69, H, W) and, where the method has one, `spread` of the same shape.
+All are float32, absolute, SI. An error above 0 marks an observed value; both tensors are 0 elsewhere.
 
-The graph of an iterative method makes one step for one chain (`stepping`); its metadata say how many there are, and
-which tensors are carried from one to the next.
+The graph of an iterative method makes one step for one chain (`stepping`); its metadata hold the number of steps, and
+the tensors that are carried from one to the next.
 """
 
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, register_suffix
-from dacycle.assimilators.trained.stepping import STEP, Stepping, next_name
+from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits
+from dacycle.assimilators.trained.stepping import STEP_INPUT, Stepping, next_name
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, PLANES
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError, OnnxFile, open_session
 
@@ -32,10 +32,14 @@ KIND = "assimilator"
 def assimilator_metadata(
     name: str, version: str, grid: str, world: str, planes: tuple[str, ...], method: str, reach_km: float, **more: Any
 ) -> dict[str, Any]:
-    """The metadata that a trained assimilator's file needs, and any more that describe it.
+    """Return the metadata that a trained assimilator's file needs, and any more that describe it.
 
     Args:
-        reach_km: beyond this distance a single observation changes next to nothing.
+        name, version: of the file.
+        grid, world: their names.
+        planes: observation planes after the 69 channels, in order.
+        method: one of `assimilators.networks.METHODS`.
+        reach_km: distance beyond which a single observation has no noticeable influence.
         more: `stepping` (`Stepping.as_dict`) where the graph makes one step of an iterative method.
     """
     return {
@@ -54,11 +58,10 @@ def assimilator_metadata(
 
 
 class TrainedAssimilator:
-    """A trained method from its ONNX file; the session is made once.
+    """Run a trained method from its ONNX file, as an `Assimilator`; the session is made once.
 
     Attributes:
-        metadata: everything that the file says of itself.
-        Others as in `Assimilator`.
+        metadata: all metadata of the file.
     """
 
     def __init__(self, path: Path | str, threads: int = 1) -> None:
@@ -77,40 +80,37 @@ class TrainedAssimilator:
         self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, len(self.planes), self._stepping)
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
-        """See `Assimilator.analyse`.
+        """Correct B chains' backgrounds; see `Assimilator.analyse`.
 
         Raises:
             AssimilatorError: a tensor has another shape than the file's.
         """
-        given = dict(zip(INPUTS, (background, values, errors), strict=True))
-        for name, array in given.items():
+        inputs = dict(zip(INPUTS, (background, values, errors), strict=True))
+        for name, array in inputs.items():
             planes = 0 if name == INPUTS[0] else len(self.planes)
             expected = (len(background), len(NAMES) + planes, *self.grid.shape)
             if array.shape != expected:
                 raise AssimilatorError(f"{self.name}: {name} is {array.shape}, but {expected} is needed")
-        tensors = [np.ascontiguousarray(array, np.float32) for array in given.values()]
+        tensors = [np.ascontiguousarray(array, np.float32) for array in inputs.values()]
         if self._stepping is None:
             return Analysis(*self._run(*tensors))
         return self._stepping.analyse(self._run, *tensors)
 
     def _run(self, *tensors: NDArray) -> Any:
-        """One call of the graph, with its inputs and outputs in the contract's order."""
+        """Call the graph once, with its inputs and outputs in the contract's order."""
         names = INPUTS if self._stepping is None else (*INPUTS, *self._stepping.inputs)
         return self._session.run(self._outputs, dict(zip(names, tensors, strict=True)))
 
 
 def load(path: Path, world: "World", threads: int = 1) -> TrainedAssimilator:
-    """A trained method from its file, for a world.
+    """Load a trained method from its file, for a world.
 
     Raises:
         AssimilatorError: the file is damaged, no assimilator, or was made for another grid, world or set of channels.
     """
-    found = TrainedAssimilator(path, threads)
-    check_fits(path, grid=found.grid.name, world=found.world, channels=found.metadata["channels"], target=world)
-    return found
-
-
-register_suffix(".onnx", load)
+    method = TrainedAssimilator(path, threads)
+    check_fits(path, grid=method.grid.name, world=method.world, channels=method.metadata["channels"], target=world)
+    return method
 
 
 def _check_units(path: Path, metadata: dict[str, Any]) -> None:
@@ -122,9 +122,9 @@ def _check_units(path: Path, metadata: dict[str, Any]) -> None:
             f"{path}: it wants the observation plane {', '.join(unknown)} in a unit that is not known here; "
             f"known are {', '.join(f'{name} ({unit})' for name, unit in PLANES.items())}"
         )
-    other = [name for name, unit in metadata["units"].items() if units.get(name, unit) != unit]
-    if other:
-        raise AssimilatorError(f"{path}: its units differ in {', '.join(other)}")
+    different = [name for name, unit in metadata["units"].items() if units.get(name, unit) != unit]
+    if different:
+        raise AssimilatorError(f"{path}: its units differ in {', '.join(different)}")
 
 
 def _stepping(path: Path, metadata: dict[str, Any]) -> Stepping | None:
@@ -139,14 +139,14 @@ def _stepping(path: Path, metadata: dict[str, Any]) -> Stepping | None:
 def _checked_outputs(
     path: Path, session: Any, shape: tuple[int, int], planes: int, stepping: Stepping | None
 ) -> list[str]:
-    """The outputs that there are; the graph's tensors must be the contract's."""
+    """Return the names of the graph's outputs. AssimilatorError where its tensors are not those of the contract."""
     batch = "batch" if stepping is None else 1
     expected = {
         name: ([batch, len(NAMES) + (planes if name in INPUTS[1:] else 0), *shape], "float")
         for name in (*INPUTS, *OUTPUTS)
     }
     if stepping is not None:
-        expected[STEP] = ([1], "int64")
+        expected[STEP_INPUT] = ([1], "int64")
         for tensor in stepping.carried:
             expected |= dict.fromkeys((tensor.name, next_name(tensor.name)), (list(tensor.shape), "float"))
     inputs = [*INPUTS, *(stepping.inputs if stepping else ())]
@@ -154,16 +154,16 @@ def _checked_outputs(
     for tensor in session.get_inputs():
         if tensor.name not in inputs:
             raise AssimilatorError(f"{path}: it has an input {tensor.name!r}; the contract's are {', '.join(inputs)}")
-    found = {tensor.name: tensor for tensor in (*session.get_inputs(), *session.get_outputs())}
+    tensors = {tensor.name: tensor for tensor in (*session.get_inputs(), *session.get_outputs())}
     for name in (*inputs, *outputs):
-        if name not in found:
+        if name not in tensors:
             if name == "spread":
                 continue
             raise AssimilatorError(f"{path}: it has no tensor {name!r}")
         dimensions, kind = expected[name]
-        actual = [n if isinstance(n, int) else "batch" for n in found[name].shape]  # a free one has any name
+        actual = [n if isinstance(n, int) else "batch" for n in tensors[name].shape]  # a free one may have any name
         if actual != dimensions:
-            raise AssimilatorError(f"{path}: `{name}` is {found[name].shape}, but must be {dimensions}")
-        if found[name].type != f"tensor({kind})":
-            raise AssimilatorError(f"{path}: `{name}` is {found[name].type}, but must be tensor({kind})")
-    return [name for name in outputs if name in found]
+            raise AssimilatorError(f"{path}: `{name}` is {tensors[name].shape}, but must be {dimensions}")
+        if tensors[name].type != f"tensor({kind})":
+            raise AssimilatorError(f"{path}: `{name}` is {tensors[name].type}, but must be tensor({kind})")
+    return [name for name in outputs if name in tensors]

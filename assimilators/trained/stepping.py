@@ -1,11 +1,12 @@
 """Iterative methods: a graph that makes one step, and the loop around it, the same for torch and for ONNX Runtime.
 
-Beside background and observations the graph of a step takes `step`, (1,) int64 from 0, and the tensors that one step
-hands to the next; it returns these, each named `next_NAME`, behind `analysis` and `spread`. Whatever else changes from
-step to step, such as a schedule, stands in the graph. The last step's analysis is the method's.
+The inputs of the graph are background and observations, `step`, (1,) int64 from 0, and the tensors carried from the
+step before. Its outputs are `analysis`, `spread` where there is one, and the carried tensors, each named `next_NAME`.
+Everything else that changes from step to step, such as a schedule, is part of the graph. The analysis of the last step
+is the method's.
 
-A graph takes one chain, and its noise comes from that chain's background: an analysis is the same, to the last bit,
-whenever it is made and whatever other chains are beside it.
+A graph takes one chain, and its noise is derived from the chain's background. So an analysis is the same, to the last
+bit, whenever it is made and whichever other chains are analysed with it.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Analysis
 
-__all__ = ["STEP", "Carried", "Stepping", "next_name"]
+__all__ = ["STEP_INPUT", "Carried", "Stepping", "next_name"]
 
-STEP = "step"
+STEP_INPUT = "step"
 INITIAL = ("zeros", "normal")
 Tensors = Sequence[NDArray]
 
 
 def next_name(name: str) -> str:
-    """What the graph calls a carried tensor that it returns."""
+    """Return the name of a carried tensor among the outputs."""
     return f"next_{name}"
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A float32 tensor that a step hands to the next.
+    """Describe a float32 tensor that is carried from one step to the next.
 
     Attributes:
         name, shape: as in the graph.
-        initial: what the first step is given: `zeros`, or `normal` for independent unit normal numbers.
+        initial: its value in the first step: `zeros`, or `normal` for independent unit normal numbers.
     """
 
     name: str
@@ -52,35 +53,35 @@ class Carried:
 
 @dataclass(frozen=True)
 class Stepping:
-    """How often a graph is called, and what is handed on between the calls."""
+    """Hold how often a graph is called, and the tensors that are carried from call to call."""
 
     steps: int
     carried: tuple[Carried, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As it stands in a file's metadata."""
+        """Return the form that a file's metadata hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> Stepping:
-        """From a file's metadata. Raises KeyError, TypeError or ValueError where they are malformed."""
+        """Read a file's metadata. Raises KeyError, TypeError or ValueError where they are malformed."""
         carried = (Carried(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries["carried"])
         return cls(int(entries["steps"]), tuple(carried))
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the graph's inputs behind background and observations."""
-        return [STEP, *(tensor.name for tensor in self.carried)]
+        """Names of the graph's inputs after background and observations."""
+        return [STEP_INPUT, *(tensor.name for tensor in self.carried)]
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the graph's outputs behind analysis and spread."""
+        """Names of the graph's outputs after analysis and spread."""
         return [next_name(tensor.name) for tensor in self.carried]
 
     def start(self, background: NDArray) -> list[NDArray[np.float32]]:
-        """The tensors that the first step is given; the noise is that of the background (69, H, W)."""
-        given = np.ascontiguousarray(background, np.float32)
-        seed = int.from_bytes(hashlib.sha256(given.data).digest(), "big")
+        """Return the carried tensors of the first step; their noise is derived from the background (69, H, W)."""
+        content = np.ascontiguousarray(background, np.float32).data
+        seed = int.from_bytes(hashlib.sha256(content).digest(), "big")
         generator = np.random.default_rng(seed)
         return [
             generator.standard_normal(tensor.shape, np.float32)
@@ -89,28 +90,32 @@ class Stepping:
             for tensor in self.carried
         ]
 
-    def run(self, graph: Callable[..., Tensors], given: Tensors, carried: Tensors) -> Tensors:
-        """All steps of one chain; what the last returns without what it would hand on.
+    def run(self, graph: Callable[..., Tensors], fields: Tensors, carried: Tensors) -> Tensors:
+        """Run all steps of one chain, and return analysis and, where there is one, spread of the last.
 
         Args:
-            graph: takes `given`, the step and what is carried; returns analysis, perhaps spread, and what is carried.
-            given: background and observations, (1, ..., H, W) each.
-            carried: as `start` makes them.
+            graph: takes `fields`, the step and the carried tensors; returns analysis, perhaps spread, and the carried
+                tensors.
+            fields: background, observations and their errors, (1, ..., H, W) each.
+            carried: as `start` returns them.
         """
         results: Tensors = ()
         for step in range(self.steps):
-            found = graph(*given, np.array([step]), *carried)
-            ahead = len(found) - len(self.carried)
-            results, carried = found[:ahead], found[ahead:]
+            outputs = graph(*fields, np.array([step]), *carried)
+            count = len(outputs) - len(self.carried)
+            results, carried = outputs[:count], outputs[count:]
         return results
 
-    def analyse(self, graph: Callable[..., Tensors], *given: NDArray) -> Analysis:
-        """Analyses of B chains, one after the other.
+    def analyse(self, graph: Callable[..., Tensors], *fields: NDArray) -> Analysis:
+        """Analyse B chains, one after the other.
 
-        given: background, observations and their errors, (B, ..., H, W) each.
+        Args:
+            graph: as in `run`.
+            fields: background, observations and their errors, (B, ..., H, W) each.
         """
         chains = [
-            self.run(graph, [part[None] for part in chain], self.start(chain[0])) for chain in zip(*given, strict=True)
+            self.run(graph, [field[None] for field in chain], self.start(chain[0]))
+            for chain in zip(*fields, strict=True)
         ]
-        results = [np.concatenate(parts) for parts in zip(*chains, strict=True)]
+        results = [np.concatenate(outputs) for outputs in zip(*chains, strict=True)]
         return Analysis(results[0], results[1] if len(results) > 1 else None)

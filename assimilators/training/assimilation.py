@@ -30,9 +30,9 @@ Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class TorchAssimilator:
-    """A network as an `Assimilator`, not yet exported.
+    """Run a network that is not yet exported as an `Assimilator`.
 
-    A network with `stepping` is called as its exported graph is: see `dacycle.assimilators.trained.stepping`.
+    A network with `stepping` is called like its exported graph: see `dacycle.assimilators.trained.stepping`.
     """
 
     network: Any
@@ -43,39 +43,40 @@ class TorchAssimilator:
 
     @property
     def planes(self) -> tuple[str, ...]:
+        """Observation planes of the network."""
         return tuple(self.network.planes)
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
-        """See `Assimilator.analyse`."""
-        given = [np.ascontiguousarray(part, np.float32) for part in (background, values, errors)]
+        """Correct B chains' backgrounds; see `Assimilator.analyse`."""
+        fields = [np.ascontiguousarray(field, np.float32) for field in (background, values, errors)]
         stepping = self.network.stepping
-        return Analysis(*self._run(*given)) if stepping is None else stepping.analyse(self._run, *given)
+        return Analysis(*self._run(*fields)) if stepping is None else stepping.analyse(self._run, *fields)
 
     def _run(self, *tensors: NDArray) -> Any:
-        with torch.no_grad():  # not in inference mode: a step may differentiate
-            return [part.numpy() for part in self.network(*map(torch.from_numpy, tensors))]
+        with torch.no_grad():  # not inference mode, because a step may differentiate
+            return [output.numpy() for output in self.network(*map(torch.from_numpy, tensors))]
 
 
 def typical_errors(backgrounds: Backgrounds, weights: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(69,) area-weighted root mean square of the forecasts' errors, in standard deviations."""
+    """Return (69,) the area-weighted root mean square of the forecasts' errors, in standard deviations."""
     forecasts = np.flatnonzero(backgrounds.leads != CYCLED)
     chosen = backgrounds.errors[forecasts[:: max(len(forecasts) // 500, 1)]].astype(np.float32)
     return np.sqrt((chosen**2 * weights).mean(axis=(0, 2, 3))).astype(np.float32)
 
 
 class AssimilationTraining(Training):
-    """Trains a network whose `estimate` gives increment and spread in units of its ``error``.
+    """Train a network whose `estimate` gives increment and spread in units of its ``error``.
 
-    `estimate_one_way` is trained in its place, which costs half as much. The loss is weighted by channel and by cell
-    area, like the forecast model's.
+    The training calls `estimate_one_way`, which costs half as much. The loss is weighted by channel and by cell area,
+    like the forecast model's.
 
     Args:
         network: with `estimate`, and ``error`` (69, 1, 1).
         loss: of increment, spread and target.
         recipe: its other settings.
         area: (H, W) weights of the cells.
-        samples: those of an epoch; a closed loop goes on from the analyses.
-        held_out: to validate with.
+        samples: returns the samples of an epoch; a closed loop is given the analyses back.
+        held_out: samples to validate with.
         epochs, learning_rate: of this round.
     """
 
@@ -99,6 +100,7 @@ class AssimilationTraining(Training):
 
     @property
     def updates(self) -> int:
+        """Updates of all epochs."""
         return self.epochs * (self.recipe.epoch_samples // self.recipe.batch)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -115,17 +117,17 @@ class AssimilationTraining(Training):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         state, values, errors, target, _ = batch
         increment, spread = self.average.estimate(state, values, errors)
-        left = increment - target / self.average.error
-        self.log("validation_loss", (self.loss(increment, spread, left + increment) * self.loss_weights).mean())
-        self.log("overall_mse", (left.square() * self.area).mean())
+        difference = increment - target / self.average.error
+        self.log("validation_loss", (self.loss(increment, spread, difference + increment) * self.loss_weights).mean())
+        self.log("overall_mse", (difference.square() * self.area).mean())
         if spread is not None:
             self.log("spread_mse", (spread.square() * self.area).mean())
         for name in HEADLINE:
             i = index(name)
-            before = (target[:, i].square() * self.area).mean()
-            share = (left[:, i] * self.average.error[i]).square()
-            self.log(f"{name}_mse", (share * self.area).mean() * self.average.std[i].item() ** 2)
-            self.log(f"{name}_background_mse", before * self.average.std[i].item() ** 2)
+            background = (target[:, i].square() * self.area).mean()
+            analysis = (difference[:, i] * self.average.error[i]).square()
+            self.log(f"{name}_mse", (analysis * self.area).mean() * self.average.std[i].item() ** 2)
+            self.log(f"{name}_background_mse", background * self.average.std[i].item() ** 2)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         samples = self.samples(self.trainer.current_epoch)

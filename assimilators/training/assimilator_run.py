@@ -1,16 +1,16 @@
 """The training run of an assimilator: on errors of forecasts, then in closed-loop rounds.
 
-Beside what every run's folder holds (`training.folder`):
-    round-0/        learning curve and checkpoint of the training on the first data
-    round-1/ ...    the same for each round
-    rounds.csv      cycled error in the validation year of what each round made, and whether it was accepted
+Its folder holds, beside the files of every run (`training.folder`):
+    round-0/        learning curve and checkpoint of the training on forecast errors
+    round-1/ ...    the same for each closed-loop round
+    rounds.csv      error of each round's network in cycles of the validation year, and whether it was accepted
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,7 @@ from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingErro
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.adapter import Adapted
 from dacycle.assimilators.networks.blocks.base import Constants
+from dacycle.assimilators.networks.blocks.planes import UPDATES
 from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
     Backgrounds,
@@ -44,11 +45,15 @@ from dacycle.assimilators.training.assimilation import (
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.data import check_complete, load_states, preload, season_weights
 from dacycle.assimilators.training.folder import (
+    begin_run,
     check_folder,
     load_average,
     read_constants,
     read_record,
+    read_record_of,
+    read_rows,
     write_record,
+    write_rows,
 )
 from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
 from dacycle.assimilators.training.module import Training
@@ -65,22 +70,28 @@ from dacycle.forecast_adapter.worlds.world import World, load_world
 
 __all__ = [
     "accepted_round",
+    "build_network",
     "fit_assimilator",
-    "load_network",
-    "network_of",
+    "load_round",
     "read_assimilator_run",
     "run_assimilator",
     "train_assimilator",
 ]
 
+logger = logging.getLogger(__name__)
+
 HELD_OUT_STARTS = 12
-EXACT = 0.5  # error of idealised observations, in units of the backgrounds'
-KEPT = 16  # states in a process's memory, where not all are
-PLANE_STATES = 100  # by which planes are normalised, and their operator is fitted
+"""Forecasts of the validation year whose backgrounds a training is validated with."""
+EXACT = 0.5
+"""Error of idealised observations, in units of the backgrounds' usual error."""
+KEPT = 16
+"""States in the memory of a process, where the recipe says `in_memory: false`."""
+PLANE_STATES = 100
+"""States that planes are normalised by, and that their operator is fitted to."""
 
 
-def train_assimilator(recipe: AssimilatorRecipe, folder: Path, say: Callable[[str], None] = print) -> Path:
-    """Train what the recipe says in `folder`; resumes a run of the same recipe. Returns the accepted checkpoint.
+def train_assimilator(recipe: AssimilatorRecipe, folder: Path) -> Path:
+    """Train the assimilator of a recipe in `folder`, or resume its run. Returns the accepted checkpoint.
 
     Raises:
         RecipeError: another recipe's run is in the folder, or method or size are unknown.
@@ -90,13 +101,13 @@ def train_assimilator(recipe: AssimilatorRecipe, folder: Path, say: Callable[[st
     check_folder(recipe, folder)
     world = load_world(recipe.world)
     backgrounds = _checked_store(recipe, world)
-    say(f"{len(backgrounds.times)} backgrounds; reading {recipe.data}")
+    logger.info("%d backgrounds; reading %s", len(backgrounds.times), recipe.data)
     reference = Reference(recipe.data, kept=None if recipe.in_memory else KEPT)
-    look = preload if recipe.in_memory else check_complete
+    check = preload if recipe.in_memory else check_complete
     for year in recipe.training_years:
-        look(reference, year_times(year), world.grid)
+        check(reference, year_times(year), world.grid)
     observing = observing_of(world, reference, recipe.observations)
-    return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world), say)
+    return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world))
 
 
 def fit_assimilator(
@@ -104,27 +115,36 @@ def fit_assimilator(
     folder: Path,
     observing: Observing,
     backgrounds: Backgrounds,
-    held: Samples,
-    say: Callable[[str], None] = print,
+    validation: Samples,
+    operator_updates: int = UPDATES,
 ) -> Path:
-    """`train_assimilator` on data already in memory: the truth is the reference of `observing`'s world."""
-    check_folder(recipe, folder)
-    torch.set_num_threads(recipe.threads)
-    lightning.seed_everything(recipe.seed, verbose=False)
-    world = observing.world
-    constants = _constants(world, backgrounds)
-    samples = (recipe.epochs + recipe.rounds * recipe.round_epochs) * recipe.epoch_samples
-    write_record(
-        recipe, folder, world, constants, network_of(recipe, world.grid, constants), backgrounds.digest(), samples
-    )
+    """Train as `train_assimilator` does, on data already in memory.
+
+    Args:
+        recipe: its settings.
+        folder: of the run.
+        observing: draws observations from the reference of its world, which is the truth.
+        backgrounds: of the training years.
+        validation: samples of the validation year.
+        operator_updates: of the operator that the network compares planes with.
+    """
+    begin_run(recipe, folder)
+    constants = _constants(observing.world, backgrounds)
+    network = build_network(recipe, observing.world.grid, constants)
+    write_record(recipe, folder, observing.world, constants, network, backgrounds.digest(), recipe.samples)
+    rounds = _Rounds(recipe, folder, observing, backgrounds, validation, operator_updates)
     for number in range(recipe.rounds + 1):
-        _fit(recipe, folder, number, backgrounds, observing, held, say)
-        _judge(recipe, folder, number, held.observing, say)
+        rounds.train(number)
+        rounds.judge(number)
     return checkpoint_of(folder / f"round-{accepted_round(folder)}")
 
 
-def network_of(recipe: AssimilatorRecipe, grid: Grid, constants: Constants) -> Any:
-    """The network of a recipe, with fresh weights. RecipeError where method or size are unknown, or the grid unfit."""
+def build_network(recipe: AssimilatorRecipe, grid: Grid, constants: Constants) -> Any:
+    """Return the network of a recipe, with fresh weights.
+
+    Raises:
+        RecipeError: method or size are unknown, or the grid is unfit.
+    """
     if recipe.method not in METHODS:
         raise RecipeError(f"method: {recipe.method!r} is unknown; the methods are {', '.join(METHODS)}")
     if any(count % 2 for count in grid.shape) or np.abs(grid.latitude).max() == 90:
@@ -141,21 +161,21 @@ def network_of(recipe: AssimilatorRecipe, grid: Grid, constants: Constants) -> A
     return network
 
 
-def load_network(folder: Path, number: int, sizes: Mapping[str, int] = MappingProxyType({})) -> Any:
-    """The network that a round of a run made, in evaluation mode.
+def load_round(folder: Path, number: int, sizes: Mapping[str, int] = MappingProxyType({})) -> Any:
+    """Return the network that a round of a run made, in evaluation mode.
 
     Args:
+        folder: of the run.
+        number: of the round.
         sizes: entries of the recipe's `network` to change, such as the steps of an iterative method.
 
     Raises:
-        RecipeError: with such sizes the network has other weights than those of the run, or they are unknown.
+        RecipeError: a size is unknown, or decides the shape of weights.
     """
-    recipe, _ = read_record(folder)
-    if not isinstance(recipe, AssimilatorRecipe):
-        raise TrainingError(f"{folder}: a run of kind {recipe.kind}, not of an assimilator")
+    recipe, _ = read_record_of(AssimilatorRecipe, folder)
     constants = Constants(**read_constants(folder))
-    changed = replace(recipe, network={**recipe.network, **sizes})
-    network = network_of(changed, load_world(recipe.world).grid, constants)
+    changed = recipe.model_copy(update={"network": {**recipe.network, **sizes}})
+    network = build_network(changed, load_world(recipe.world).grid, constants)
     try:
         load_average(network, checkpoint_of(folder / f"round-{number}"))
     except RuntimeError as error:
@@ -165,63 +185,71 @@ def load_network(folder: Path, number: int, sizes: Mapping[str, int] = MappingPr
 
 
 def run_assimilator(folder: Path, world: World, sizes: Mapping[str, int]) -> TorchAssimilator:
-    """What a run has made so far, before it is exported; see `load_network`. RecipeError if for another world."""
+    """Return the accepted network of a run, not yet exported, as an assimilator; `sizes` as in `load_round`.
+
+    Raises:
+        RecipeError: the run is for another world.
+    """
     _, record = read_record(folder)
     if record["world"] != world.name:
         raise RecipeError(f"{folder}: it is trained for the world {record['world']!r}, this is {world.name!r}")
-    return TorchAssimilator(load_network(folder, accepted_round(folder), sizes), world.grid, world.name)
+    return TorchAssimilator(load_round(folder, accepted_round(folder), sizes), world.grid, world.name)
 
 
 def read_assimilator_run(folder: Path) -> tuple[AssimilatorRecipe, dict[str, Any], Any]:
-    """Recipe, record and accepted network of a run. TrainingError where no round is finished."""
-    recipe, record = read_record(folder)
-    network = load_network(folder, accepted_round(folder))  # refuses other kinds of runs
-    assert isinstance(recipe, AssimilatorRecipe)
-    record["rounds"] = _rounds(folder)
+    """Return recipe, record and accepted network of a run. Raises TrainingError where no round is finished."""
+    recipe, record = read_record_of(AssimilatorRecipe, folder)
+    network = load_round(folder, accepted_round(folder))
+    record["rounds"] = _finished_rounds(folder)
     record["minutes"] = round(sum(minutes_of(curve.parent) for curve in sorted(folder.glob("round-*/curve.csv"))))
     return recipe, record, network
 
 
 def accepted_round(folder: Path) -> int:
-    """The round whose network has the least cycled error so far."""
-    return _best_before(folder, len(_rounds(folder)))
+    """Return the number of the round whose network has the least error in cycles so far."""
+    return _best_before(folder, len(_finished_rounds(folder)))
 
 
 def _best_before(folder: Path, number: int) -> int:
-    accepted = [int(row["round"]) for row in _rounds(folder)[:number] if row["accepted"] == "yes"]
+    accepted = [int(row["round"]) for row in _finished_rounds(folder)[:number] if row["accepted"] == "yes"]
     if not accepted:
         raise TrainingError(f"{folder}: no round is finished yet; see `dacycle train`")
     return accepted[-1]
 
 
+def _finished_rounds(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of `rounds.csv`, in order."""
+    return read_rows(folder / "rounds.csv")
+
+
 def _held_out(recipe: AssimilatorRecipe, world: World) -> Samples:
-    """Samples of the validation year: forecasts from times spread over it, the whole network observed."""
+    """Return samples of the validation year: forecasts from times spread over it, all of the network observed."""
     reference = Reference(Path(recipe.data) / str(recipe.validation_years[0]))
     backgrounds = held_out(load_model(recipe.model), reference, world, HELD_OUT_STARTS)
-    order, nothing = np.arange(len(backgrounds.times)), np.zeros(len(NAMES), np.float32)
+    order, unused = np.arange(len(backgrounds.times)), np.zeros(len(NAMES), np.float32)
     observing = observing_of(world, reference, recipe.observations)
-    return Samples(backgrounds, observing, order, recipe.seed, nothing, whole=True)
+    return Samples(backgrounds, observing, order, recipe.seed, unused, whole=True)
 
 
 def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
-    """The backgrounds of the training years: of the recipe's model, and of every month."""
+    """Return the backgrounds of the training years. DataError where a month is missing or the model is another."""
     for folder in recipe.stores:
-        absent = [month for month in months_of(recipe.training_years) if not (folder / f"{month}.nc").exists()]
-        if absent:
+        missing = [month for month in months_of(recipe.training_years) if not (folder / f"{month}.nc").exists()]
+        if missing:
             raise DataError(
-                f"{folder}: no backgrounds of {absent[0]} ({len(absent)} months missing); see `dacycle backgrounds`"
+                f"{folder}: no backgrounds of {missing[0]} ({len(missing)} months missing); see `dacycle backgrounds`"
             )
     backgrounds = read_store(recipe.stores, world, recipe.training_years)
-    where = ", ".join(map(str, recipe.stores))
+    folders = ", ".join(map(str, recipe.stores))
     if (backgrounds.leads == CYCLED).all():
-        raise DataError(f"{where}: backgrounds of cycles alone; those of forecasts are needed too")
+        raise DataError(f"{folders}: backgrounds of cycles alone; those of forecasts are needed too")
     if backgrounds.model != load_model(recipe.model).digest:
-        raise DataError(f"{where}: backgrounds of another model than {recipe.model}; see `dacycle backgrounds`")
+        raise DataError(f"{folders}: backgrounds of another model than {recipe.model}; see `dacycle backgrounds`")
     return backgrounds
 
 
 def _constants(world: World, backgrounds: Backgrounds) -> Constants:
-    """Statistics of the world, of the backgrounds' errors, and of the planes."""
+    """Return the statistics of the world, of the backgrounds' errors and of the planes."""
     times = _some_times(backgrounds)
     planes = _planes(world.reference, times)
     planes[:, 0] = np.log1p(planes[:, 0])
@@ -238,31 +266,21 @@ def _constants(world: World, backgrounds: Backgrounds) -> Constants:
 
 
 def _some_times(backgrounds: Backgrounds) -> NDArray[np.datetime64]:
-    """About `PLANE_STATES` times of the training years, in all seasons."""
+    """Return about `PLANE_STATES` times of the training years, in all seasons."""
     times = np.unique(backgrounds.times)
     return times[:: max(len(times) // PLANE_STATES, 1)]
 
 
 def _planes(reference: Reference, times: NDArray[np.datetime64]) -> NDArray[np.float32]:
-    """(n, 3, H, W) the true tp6h, olr and q2m."""
+    """Return (n, 3, H, W) the true tp6h, olr and q2m, SI."""
     surface = [reference.surface(time) for time in times]
     humidity = [humidity_from_dewpoint(fields["td2m"].values, fields["ps"].values) for fields in surface]
-    planes = zip(surface, humidity, strict=True)
-    return np.stack([np.stack([f["tp6h"].values, f["olr"].values, q]) for f, q in planes]).astype(np.float32)
-
-
-def _fit_planes(network: Any, world: World, backgrounds: Backgrounds, seed: int, say: Callable[[str], None]) -> None:
-    """Fit what the network compares planes with to the truth."""
-    times = _some_times(backgrounds)
-    states = np.stack([world.statistics.normalise(world.reference.array(time)) for time in times])
-    planes = torch.from_numpy(_planes(world.reference, times))
-    left = network.fit_planes(torch.from_numpy(states), planes, seed)
-    pairs = zip(network.planes, left.tolist(), strict=True)
-    say("of the planes' standard deviations unexplained: " + ", ".join(f"{name} {share:.2f}" for name, share in pairs))
+    pairs = zip(surface, humidity, strict=True)
+    return np.stack([np.stack([f["tp6h"].values, f["olr"].values, q]) for f, q in pairs]).astype(np.float32)
 
 
 def _begin_with(network: Adapted, base: str) -> None:
-    """Give an adapter the base that a run has made. RecipeError where it is of another method or size."""
+    """Give an adapter the network of a run as its base. RecipeError where it is of another method or size."""
     _, _, trained = read_assimilator_run(Path(base))
     try:
         network.begin_with(trained)
@@ -270,83 +288,88 @@ def _begin_with(network: Adapted, base: str) -> None:
         raise RecipeError(f"base: {base} is of another method, or of another size than `network` says") from error
 
 
-def _fit(
-    recipe: AssimilatorRecipe,
-    folder: Path,
-    number: int,
-    backgrounds: Backgrounds,
-    observing: Observing,
-    held: Samples,
-    say: Callable[[str], None],
-) -> None:
-    """Train one round: the first from fresh weights, the others in the closed loop from the accepted ones."""
-    constants = Constants(**read_constants(folder))
-    lightning.seed_everything(recipe.seed, verbose=False)
-    network = network_of(recipe, observing.world.grid, constants)
-    epochs, rate = recipe.epochs, recipe.learning_rate
-    if isinstance(network, Adapted):
-        network.freeze_base(not number)
-        if not number:
-            _begin_with(network, recipe.base)
-    elif not number and not checkpoint_of(folder / "round-0").exists():
-        _fit_planes(network, observing.world, backgrounds, recipe.seed, say)
-    if number:
-        epochs, rate = recipe.round_epochs, recipe.round_learning_rate
-        load_average(network, checkpoint_of(folder / f"round-{_best_before(folder, number)}"))
+@dataclass(frozen=True)
+class _Rounds:
+    """Train and judge the rounds of a run; attributes as the arguments of `fit_assimilator`."""
 
-    def drawn(epoch: int) -> Samples:
-        generator = np.random.default_rng([recipe.seed, number, epoch])
-        order = np.resize(generator.permutation(len(backgrounds.times)), recipe.epoch_samples)
-        seed = 1000 * (1000 * recipe.seed + number) + epoch
-        return Samples(backgrounds, observing, order, seed, EXACT * constants.error)
+    recipe: AssimilatorRecipe
+    folder: Path
+    observing: Observing
+    backgrounds: Backgrounds
+    validation: Samples
+    operator_updates: int
 
-    def samples(epoch: int) -> Samples | ClosedLoop:
-        found = drawn(epoch)
-        return ClosedLoop(found, recipe.model, recipe.batch * (PREFETCH * recipe.workers + 1)) if number else found
+    def train(self, number: int) -> None:
+        """Train one round: the first from fresh weights, the others in the closed loop from the accepted ones."""
+        recipe, area = self.recipe, self.observing.world.grid.weights
+        constants = Constants(**read_constants(self.folder))
+        lightning.seed_everything(recipe.seed, verbose=False)
+        network = self._initial_network(number, constants)
+        epochs, rate = (
+            (recipe.round_epochs, recipe.round_learning_rate) if number else (recipe.epochs, recipe.learning_rate)
+        )
 
-    loss, area = METHODS[recipe.method].loss, observing.world.grid.weights
-    module: Training = (
-        PriorTraining(network, recipe, area, drawn, held, epochs, rate)
-        if loss is None
-        else AssimilationTraining(network, loss, recipe, area, samples, held, epochs, rate)
-    )
-    run_epochs(module, folder / f"round-{number}", epochs, say)
+        def open_loop(epoch: int) -> Samples:
+            generator = np.random.default_rng([recipe.seed, number, epoch])
+            order = np.resize(generator.permutation(len(self.backgrounds.times)), recipe.epoch_samples)
+            seed = 1000 * (1000 * recipe.seed + number) + epoch
+            return Samples(self.backgrounds, self.observing, order, seed, EXACT * constants.error)
 
+        def samples(epoch: int) -> Samples | ClosedLoop:
+            others = open_loop(epoch)
+            ahead = recipe.batch * (PREFETCH * recipe.workers + 1)
+            return ClosedLoop(others, recipe.model, ahead) if number else others
 
-def _judge(
-    recipe: AssimilatorRecipe, folder: Path, number: int, observing: Observing, say: Callable[[str], None]
-) -> None:
-    """Cycle through parts of the validation year with what a round made, and accept it if nothing before was better."""
-    rows = _rounds(folder)
-    if len(rows) > number:
-        return
-    say(f"cycling with round {number}")
-    world = observing.world
-    assimilator = TorchAssimilator(load_network(folder, number), world.grid, world.name)
-    model = load_model(recipe.model, recipe.threads)
-    errors = cycled_errors(assimilator, model, observing, recipe.seed, recipe.validation_days)
-    typical = read_constants(folder)["error"] * world.statistics.std
-    overall = float(np.mean([errors.analysis[name] / typical[index(name)] for name in HEADLINE]))
-    best = min((float(row["cycled_error"]) for row in rows), default=np.inf)
-    row = {
-        "round": number,
-        "cycled_error": f"{overall:.4f}",
-        "accepted": "yes" if overall < best else "no",
-        **{name: f"{errors.analysis[name]:.4g}" for name in HEADLINE},
-    }
-    part = folder / ".rounds.csv.part"
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerows([*rows, row])
-    part.replace(folder / "rounds.csv")
-    say(", ".join(f"{name} {value}" for name, value in row.items()))
+        loss = METHODS[recipe.method].loss
+        module: Training = (
+            PriorTraining(network, recipe, area, open_loop, self.validation, epochs, rate)
+            if loss is None
+            else AssimilationTraining(network, loss, recipe, area, samples, self.validation, epochs, rate)
+        )
+        run_epochs(module, self.folder / f"round-{number}", epochs)
 
+    def _initial_network(self, number: int, constants: Constants) -> Any:
+        """Return the network that a round begins with."""
+        network = build_network(self.recipe, self.observing.world.grid, constants)
+        if isinstance(network, Adapted):
+            network.freeze_base(number == 0)
+            if number == 0:
+                _begin_with(network, self.recipe.base)
+        elif number == 0 and not checkpoint_of(self.folder / "round-0").exists():
+            self._fit_operator(network)
+        if number:
+            load_average(network, checkpoint_of(self.folder / f"round-{_best_before(self.folder, number)}"))
+        return network
 
-def _rounds(folder: Path) -> list[dict[str, str]]:
-    """What is known of the rounds finished so far, in order."""
-    path = folder / "rounds.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    def _fit_operator(self, network: Any) -> None:
+        """Fit the operator that the network compares planes with to the truth."""
+        world, times = self.observing.world, _some_times(self.backgrounds)
+        states = np.stack([world.statistics.normalise(world.reference.array(time)) for time in times])
+        planes = torch.from_numpy(_planes(world.reference, times))
+        unexplained = network.fit_planes(torch.from_numpy(states), planes, self.recipe.seed, self.operator_updates)
+        shares = ", ".join(
+            f"{name} {share:.2f}" for name, share in zip(network.planes, unexplained.tolist(), strict=True)
+        )
+        logger.info("of the planes' standard deviations unexplained: %s", shares)
+
+    def judge(self, number: int) -> None:
+        """Cycle through parts of the validation year with the network of a round; accept it if none was better."""
+        recipe, observing = self.recipe, self.validation.observing
+        world, rows = observing.world, _finished_rounds(self.folder)
+        if len(rows) > number:
+            return
+        logger.info("cycling with round %d", number)
+        assimilator = TorchAssimilator(load_round(self.folder, number), world.grid, world.name)
+        model = load_model(recipe.model, recipe.threads)
+        errors = cycled_errors(assimilator, model, observing, recipe.seed, recipe.validation_days)
+        typical = read_constants(self.folder)["error"] * world.statistics.std
+        overall = float(np.mean([errors.analysis[name] / typical[index(name)] for name in HEADLINE]))
+        best = min((float(row["cycled_error"]) for row in rows), default=np.inf)
+        row = {
+            "round": str(number),
+            "cycled_error": f"{overall:.4f}",
+            "accepted": "yes" if overall < best else "no",
+            **{name: f"{errors.analysis[name]:.4g}" for name in HEADLINE},
+        }
+        write_rows(self.folder / "rounds.csv", [*rows, row])
+        logger.info("%s", ", ".join(f"{name} {value}" for name, value in row.items()))

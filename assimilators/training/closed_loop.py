@@ -1,8 +1,8 @@
-"""The closed loop: cycles that run along with the training, so that a network is trained on what it makes itself.
+"""The closed loop: cycles that run with the training, so that a network is trained on backgrounds of its own.
 
-A chain is a cycle as everywhere: six hours of the forecast model from the last analysis, observations drawn, checked
-and gridded, an analysis. Its samples are its cycles, and the analysis is what the network makes of the sample while it
-is trained on it. Backgrounds are then always those of the network as it is, and none is met twice.
+A chain makes cycles: a 6-h forecast from the last analysis, observations that are drawn, checked and gridded, and an
+analysis. Each cycle is a training sample, and its analysis is the network's output in the training step. So every
+background is one of the current network, and none occurs twice.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = ["ClosedLoop"]
 CYCLES = 48
 """Most cycles of a chain: 12 days."""
 EVERY = 2
-"""One in so many samples is another one: what is met there should not be forgotten."""
+"""One in so many samples comes from the forecasts' errors, so that the network does not forget them."""
 
 
 class ClosedLoop(Dataset[Batch]):
-    """Samples of chains, and others between them. A chain begins with the error of one of the others' backgrounds.
+    """Draw samples from chains, and other samples between them. A chain begins with the error of another sample.
 
-    Samples must be taken in order, by workers or without: each chain has its turn once in a round of all, and at most
-    `ahead` samples may be taken before the first of them has been analysed.
+    Samples must be taken in order, with or without workers: the chains take turns, and at most `ahead` samples may be
+    taken before the first of them has been analysed.
 
     Args:
-        others: as many as the whole is long.
+        others: the other samples; the loop has as many in all.
         model: the forecast model, by name or file.
-        ahead: how many samples may be under way.
+        ahead: how many samples may be in flight.
 
     Raises:
         DataError: the reference is too short for a chain.
@@ -59,7 +59,7 @@ class ClosedLoop(Dataset[Batch]):
                 frame[slot] = _moist(world.reference.array(time) + error)
 
     def _begin(self, slots: int, cycles: int) -> tuple[NDArray[np.datetime64], NDArray[np.float16]]:
-        """When each chain begins, and with which error: a year must hold it whole."""
+        """Return when each chain begins, and with which error; each chain lies within one year."""
         backgrounds, reference = self.others.backgrounds, self.others.observing.world.reference
         first, last = backgrounds.times - STEP, backgrounds.times + cycles * STEP
         whole = first.astype("datetime64[Y]") == last.astype("datetime64[Y]")
@@ -72,7 +72,7 @@ class ClosedLoop(Dataset[Batch]):
 
     @cached_property
     def _forecaster(self) -> ForecastModel:
-        """Loaded where it is used: in a worker."""
+        """The forecast model, loaded in the worker that uses it."""
         return load_model(self.model)
 
     def __len__(self) -> int:
@@ -85,12 +85,12 @@ class ClosedLoop(Dataset[Batch]):
         previous, current = (frame[slot].numpy()[None] for frame in (self._previous, self._current))
         background = next(self._forecaster.forecast(previous, current, 1))[0]
         time = self._starts[slot] + (int(self._cycles[slot]) + 1) * STEP
-        # Chains that see little have errors many times as large, and nothing else would be learnt beside them.
+        # Errors of sparsely observed chains are many times as large, and would dominate the loss.
         fields = self.others.observed(time, background, USUAL, np.random.default_rng([self.others.seed, item]))
         return *fields, torch.tensor(slot)
 
     def analysed(self, slots: Tensor, analyses: Tensor) -> None:
-        """Go on from the normalised analyses (B, 69, H, W) of the samples of a batch."""
+        """Continue the chains from the normalised analyses (B, 69, H, W) of a batch."""
         states = self.others.observing.world.statistics.denormalise(analyses.float().cpu().numpy())
         for slot, state in zip(slots.tolist(), states, strict=True):
             if slot >= 0:
@@ -100,12 +100,12 @@ class ClosedLoop(Dataset[Batch]):
 
 
 def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros that workers and the training see alike."""
+    """Return zeros in memory that workers and the training share."""
     return torch.zeros(shape, dtype=dtype).share_memory_()
 
 
 def _moist(state: NDArray[np.float32]) -> Tensor:
-    """A state (69, H, W) in SI units, without negative humidity."""
+    """Return a state (69, H, W) in SI units without negative humidity."""
     state = np.array(state, np.float32)
     state[GROUPS["q"]] = np.maximum(state[GROUPS["q"]], 0)
     return torch.from_numpy(state)

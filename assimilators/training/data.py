@@ -1,10 +1,16 @@
-"""Training data: whole years of states in memory, checked before the first step, and windows of them."""
+"""Training data: whole years of states in memory, checked before the first step, and windows of them.
+
+Years of a nature run are separate realisations, so no window reaches from one into the next.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dacycle.assimilators.exceptions import DataError
+from dacycle.assimilators.sampling.backgrounds import year_times
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.statistics import Statistics
@@ -26,19 +33,38 @@ __all__ = [
     "data_digest",
     "load_states",
     "preload",
+    "read_years",
     "season_weights",
     "step_deviation",
 ]
 
+logger = logging.getLogger(__name__)
+
 RIDGE = 0.01
+"""Ridge of the season's regression, as a share of the number of states."""
 
 
 @dataclass(frozen=True, eq=False)
 class Year:
-    """One year or a part of it: ``times`` (n,), every 6 h; ``states`` (n, 69, H, W) float32, normalised."""
+    """Hold one year or a part of it: ``times`` (n,), every 6 h; ``states`` (n, 69, H, W) float32, normalised."""
 
     times: NDArray[np.datetime64]
     states: Tensor
+
+
+SomeYear = TypeVar("SomeYear", bound=Year)
+
+
+def read_years(
+    data: str, years: Sequence[int], load: Callable[[Reference, NDArray[np.datetime64]], SomeYear]
+) -> list[SomeYear]:
+    """Read years from a folder that holds one folder for each; `load` reads the states of some times."""
+    read = []
+    for year in years:
+        folder = Path(data) / str(year)
+        logger.info("reading %s", folder)
+        read.append(load(Reference(folder), year_times(year)))
+    return read
 
 
 def load_states(reference: Reference, times: NDArray[np.datetime64], grid: Grid, statistics: Statistics) -> Year:
@@ -57,7 +83,7 @@ def load_states(reference: Reference, times: NDArray[np.datetime64], grid: Grid,
 
 
 def preload(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> None:
-    """Bring states and surface fields into the reference's memory, which has to be large enough (`kept`).
+    """Read states and surface fields into the reference's memory, which has to be large enough (`kept`).
 
     Raises:
         DataError: as `load_states`, and where a surface field is missing or not finite.
@@ -87,7 +113,7 @@ def check_complete(reference: Reference, times: NDArray[np.datetime64], grid: Gr
 
 
 def _check_finite(state: NDArray[np.float32], folder: Path | str, time: np.datetime64) -> None:
-    # One sum finds any value that is not finite at a tenth of the cost of looking at each.
+    # The sum is not finite if any value is not; it costs a tenth of a test of every value.
     if np.isfinite(state.sum(dtype=np.float64)):
         return
     bad = [name for name, field in zip(NAMES, state, strict=True) if not np.isfinite(field).all()]
@@ -95,7 +121,11 @@ def _check_finite(state: NDArray[np.float32], folder: Path | str, time: np.datet
 
 
 def step_deviation(years: list[Year], weights: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(69,) area-weighted standard deviation of the 6-h change, in units of the channels' standard deviations."""
+    """Return (69,) area-weighted standard deviations of the 6-h change, in the channels' standard deviations.
+
+    Raises:
+        DataError: a channel never changes.
+    """
     area = torch.from_numpy(np.asarray(weights, np.float32))
     total, count = torch.zeros(len(NAMES), dtype=torch.float64), 0
     for year in years:
@@ -104,16 +134,17 @@ def step_deviation(years: list[Year], weights: NDArray[np.floating]) -> NDArray[
             total += (change.square() * area).mean(dim=(1, 2)).double()
             count += 1
     deviation = (total / count).sqrt().numpy().astype(np.float32)
-    still = [name for name, value in zip(NAMES, deviation, strict=True) if not value > 0]
-    if still:
-        raise DataError(f"{', '.join(still)} never changes in the training years: nothing can be learnt from it")
+    constant = [name for name, value in zip(NAMES, deviation, strict=True) if not value > 0]
+    if constant:
+        raise DataError(f"{', '.join(constant)} never changes in the training years: nothing can be learnt from it")
     return deviation
 
 
 def season_weights(years: list[Year]) -> NDArray[np.float32]:
-    """(2, 13 H + 1): cos and sin of the day of the year from normalised zonal mean temperatures, and a constant.
+    """Return the (2, 13 H + 1) weights that give cos and sin of the day of the year from a state.
 
-    Ridge regression: neighbouring latitudes and levels say nearly the same.
+    The predictors are the normalised zonal mean temperatures and a constant. Neighbouring latitudes and levels are
+    strongly correlated, hence ridge regression.
     """
     zonal = np.concatenate([year.states[:, GROUPS["t"]].mean(-1).flatten(1).numpy() for year in years]).astype(float)
     annual = np.concatenate([annual_basis(year.times)[:, 1:3] for year in years]).astype(float)
@@ -125,7 +156,7 @@ def season_weights(years: list[Year]) -> NDArray[np.float32]:
 
 
 def data_digest(years: list[Year]) -> str:
-    """SHA-256 of the times and the normalised states."""
+    """Return the SHA-256 of the times and the normalised states."""
     digest = hashlib.sha256()
     for year in years:
         digest.update(year.times.astype("datetime64[h]").astype(np.int64).tobytes())
@@ -134,10 +165,7 @@ def data_digest(years: list[Year]) -> str:
 
 
 class Windows(Dataset[Tensor]):
-    """All runs of ``frames`` consecutive states, (frames, 69, H, W), none across the end of a year.
-
-    Years of a nature run are separate realisations: a window across them would hold a jump.
-    """
+    """Hold all runs of ``frames`` consecutive states, (frames, 69, H, W), none across the end of a year."""
 
     def __init__(self, years: list[Year], frames: int, stride: int = 1) -> None:
         self.years, self.frames = years, frames

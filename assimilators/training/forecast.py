@@ -20,19 +20,18 @@ __all__ = ["ForecastTraining"]
 
 VALIDATION_STEPS = 4  # 24 hours
 VALIDATION_STARTS = 48
-ASTRAY = 0.3
-"""Part of the recipe's `noise` by which both frames are moved towards another sample's state."""
+DRIFTED = 0.3
+"""Share of the recipe's `noise` by which both frames are moved towards another sample's state."""
 JUMP = 5.0
-"""The same for the older frame alone. In a cycle the newer frame holds an increment that the older one lacks. A network
-that has only seen seamless pairs takes it for a tendency and goes on with it, and cycles with it go astray."""
+"""The same share for the older frame alone. In a cycle the newer frame holds an increment that the older one lacks. A
+network trained on seamless pairs alone takes the increment for a tendency and extrapolates it, and its cycles drift."""
 
 
 class ForecastTraining(Training):
-    """Trains ``mini``.
+    """Train ``mini``.
 
-    A batch is (B, 2 + steps, 69, H, W) of consecutive normalised states. The loss is the squared error of each
-    state of the rollout in units of the channel's 6-h standard deviation, weighted by channel and by cell
-    area.
+    A batch is (B, 2 + steps, 69, H, W) of consecutive normalised states. The loss is the squared error of each state of
+    the rollout in units of the channel's 6-h standard deviation, weighted by channel and by cell area.
     """
 
     def __init__(self, network: MiniNetwork, recipe: ForecastRecipe, area: NDArray[np.floating]) -> None:
@@ -43,23 +42,24 @@ class ForecastTraining(Training):
         self._noise = torch.Generator()
 
     def advance(self, network: MiniNetwork, previous: Tensor, current: Tensor, increment: Any) -> Tensor:
-        """The next normalised state; `increment` is `network.increment` or a compiled form of it."""
+        """Return the next normalised state; `increment` is `network.increment` or a compiled form of it."""
         change = increment(previous, current).float() * (network.step_std / network.std)
         return torch.maximum(current + change, (network.floor - network.mean) / network.std)
 
     @property
     def updates(self) -> int:
+        """Updates of all stages."""
         return sum(
             stage.epochs * (len(Windows(self.years[0], 2 + stage.steps)) // self.recipe.batch)
             for stage in self.recipe.stages
         )
 
     def describe(self, epoch: int) -> dict[str, Any]:
-        """The length of its rollouts."""
+        """Return the length of an epoch's rollouts."""
         return {"steps": self.recipe.steps_at(epoch)}
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
-        previous, current, *targets = self._perturbed(batch)
+        previous, current, *targets = self.perturbed(batch)
         scale = self.network.std / self.network.step_std
         errors = []
         for target in targets:
@@ -69,14 +69,17 @@ class ForecastTraining(Training):
             previous, current = current, following
         return self.checked(torch.stack(errors).mean(), batch_index)
 
-    def _perturbed(self, batch: Tensor) -> list[Tensor]:
-        """The frames of a batch, the two of the input perturbed, each sample by shares of at most `noise`.
+    def perturbed(self, batch: Tensor) -> list[Tensor]:
+        """Return the frames of a batch with the two input frames perturbed, each sample by shares of at most `noise`.
 
-        What a model meets in a cycle or a long forecast is no state of the reference, and it must find its way back:
-        from analysis errors, which differ between the frames (shares of other samples' 6-h changes: their scales and
-        balance are the atmosphere's); from an increment that only the newer frame holds (shares of the distance to
-        other samples, in the older frame); from a climate gone astray (the same in both frames alike); from noise of
-        the grid's own scale, of which the reference has none.
+        In a cycle or a long forecast the states differ from those of the reference, and the model must recover from
+        four kinds of differences:
+
+        - analysis errors, which differ between the frames: shares of other samples' 6-h changes, which have the scales
+          and the balance of the atmosphere;
+        - an increment in the newer frame alone: shares of the difference from other samples, in the older frame;
+        - a drifted climate: the same in both frames;
+        - noise of the grid's own scale.
         """
         frames = [frame.contiguous(memory_format=torch.channels_last) for frame in batch.unbind(1)]
         if self.recipe.noise == 0:
@@ -84,13 +87,13 @@ class ForecastTraining(Training):
         self._noise.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
         previous, current = frames[:2]
         change = current - previous
-        astray = ASTRAY * self._shares(current) * (current[self._order(current)] - current)
+        drifted = DRIFTED * self._shares(current) * (current[self._order(current)] - current)
         jump = JUMP * self._shares(current) * (current[self._order(current)] - current)
         grain = torch.randn(current.shape, generator=self._noise).to(current)
         grain = grain * (self.network.step_std / self.network.std)
         for k, grains in enumerate((grain, grain.flip(0))):
             errors = self._shares(current) * change[self._order(current)] + self._shares(current) * grains
-            frames[k] = frames[k] + astray + errors
+            frames[k] = frames[k] + drifted + errors
         frames[0] = frames[0] + jump
         return frames
 
@@ -118,7 +121,7 @@ class ForecastTraining(Training):
     def train_dataloader(self) -> DataLoader[Tensor]:
         epoch = self.trainer.current_epoch
         windows = Windows(self.years[0], 2 + self.recipe.steps_at(epoch))
-        # A fixed list, not a shuffling sampler: how often Lightning asks for the order differs in a resumed run.
+        # A fixed list, not a shuffling sampler, because Lightning asks for the order more often in a resumed run.
         order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(windows)).tolist()
         return DataLoader(windows, self.recipe.batch, sampler=order, drop_last=True)
 

@@ -1,4 +1,4 @@
-"""What trainings share: the running average of the weights, the optimiser and its schedule, the loss refused."""
+"""The base of all trainings: running average of the weights, optimiser and schedule, check and weights of the loss."""
 
 from __future__ import annotations
 
@@ -19,35 +19,34 @@ from dacycle.forecast_adapter.channels import CHANNELS
 
 __all__ = ["Training", "channel_weights", "has_bfloat16"]
 
-
 POLAR_FLOOR = 0.5
-"""Least weight of a cell in the loss, as a share of the mean cell's. By area alone the rows at the poles hardly count,
-the network learns them badly, and a long forecast or a cycle goes astray from there."""
+"""Least weight of a cell in the loss, as a share of the mean cell's. With weights by area alone the network learns the
+rows at the poles badly, and long forecasts and cycles drift from there."""
 
 
 def channel_weights(top_weight: float) -> NDArray[np.float32]:
-    """(69,) weights of the loss: `top_weight` above 200 hPa, where a coarse model has hardly any levels, else 1."""
+    """Return (69,) weights of the loss: `top_weight` above 200 hPa, where a coarse model has few levels, else 1."""
     above = [channel.level is not None and channel.level < 200 for channel in CHANNELS]
     return np.where(above, top_weight, 1.0).astype(np.float32)
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether mixed precision pays there: a processor without instructions for it is slower with it than without."""
+    """Return whether a device has instructions for bfloat16; without them mixed precision is slower than float32."""
     if device.type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Training(lightning.LightningModule, ABC):
-    """Trains ``network`` and keeps ``average``, the running average of its weights, which is what is exported.
+    """Train ``network`` and keep ``average``, the running average of its weights, which is exported.
 
     A subclass has `training_step`, `validation_step` and the loaders of their data.
 
     Args:
-        network: what is trained.
+        network: to be trained.
         recipe: its settings.
-        area: (H, W) weights of the cells. ``loss_weights`` (69, H, W) are the channels' times these, of which none is
-            below `POLAR_FLOOR`.
+        area: (H, W) weights of the cells. ``loss_weights`` (69, H, W) are the channels' weights times these, none of
+            which is below `POLAR_FLOOR`.
         learning_rate: the highest; None: the recipe's.
     """
 
@@ -71,10 +70,10 @@ class Training(lightning.LightningModule, ABC):
     @property
     @abstractmethod
     def updates(self) -> int:
-        """How many updates there will be in all processes, over which the learning rate falls."""
+        """Number of updates in all processes, over which the learning rate falls."""
 
     def checked(self, loss: Tensor, batch_index: int) -> Tensor:
-        """The loss, logged. TrainingError where it is no longer a number."""
+        """Log and return the loss. Raises TrainingError where it is not finite."""
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_index}; the checkpoint of "
@@ -84,23 +83,23 @@ class Training(lightning.LightningModule, ABC):
         return loss
 
     def describe(self, epoch: int) -> dict[str, Any]:
-        """What the learning curve says of an epoch beside its errors."""
+        """Return further columns of the learning curve for an epoch."""
         return {}
 
     def mixed(self) -> Any:
-        """The context of mixed precision, where the recipe asks for it and the processor has it."""
+        """Return the context of mixed precision, which is on where the recipe asks for it and the device has it."""
         asked = self.recipe.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=asked and has_bfloat16(self.device))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        # The average follows faster at first: the early weights say nothing about the late ones.
+        # The average follows faster at first, so that it forgets the early weights.
         decay = min(self.recipe.average, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
             for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(weight, 1 - decay)
 
     def configure_optimizers(self) -> Any:
-        # Weight decay is for matrices: biases, norms and layer scales are left alone.
+        # Weight decay is for matrices, not for biases, norms and layer scales.
         def is_matrix(weights: Tensor) -> bool:
             return weights.ndim > 1 and weights.numel() > weights.shape[1]
 

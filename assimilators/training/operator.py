@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dacycle.assimilators.exceptions import DataError, TrainingError
+from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.networks.observation_operator import (
     OperatorConstants,
     OperatorNetwork,
@@ -23,10 +21,9 @@ from dacycle.assimilators.networks.observation_operator import (
     likelihood_loss,
     negative_log_likelihood,
 )
-from dacycle.assimilators.sampling.backgrounds import year_times
-from dacycle.assimilators.training.data import Year, data_digest, load_states
-from dacycle.assimilators.training.folder import check_folder, load_average, read_constants, read_record, write_record
-from dacycle.assimilators.training.loop import checkpoint_of, minutes_of, run_epochs
+from dacycle.assimilators.training.data import Year, data_digest, load_states, read_years
+from dacycle.assimilators.training.folder import begin_run, check_folder, write_record
+from dacycle.assimilators.training.loop import read_trained, run_epochs
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import OperatorRecipe, network_size
 from dacycle.forecast_adapter.models.mini import static_planes
@@ -39,13 +36,13 @@ __all__ = ["ObservedYear", "OperatorTraining", "fit_operator", "load_year", "rea
 
 @dataclass(frozen=True, eq=False)
 class ObservedYear(Year):
-    """A year with its ``planes`` (n, 2, H, W) float32: what was observed over the 6 h before each time, SI."""
+    """Hold a year and its ``planes`` (n, 2, H, W) float32, SI: precipitation and OLR over the 6 h before each time."""
 
     planes: Tensor
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """All pairs of consecutive states (2, 69, H, W) and the planes of the six hours between them; none across years."""
+    """Hold all pairs of consecutive states (2, 69, H, W) with the planes of the 6 h between; none across years."""
 
     def __init__(self, years: list[ObservedYear]) -> None:
         self.years = years
@@ -61,7 +58,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 class OperatorTraining(Training):
-    """Trains an `OperatorNetwork`; ``years`` are those of training and of validation."""
+    """Train an `OperatorNetwork`; ``years`` are those of training and of validation."""
 
     def __init__(self, network: OperatorNetwork, recipe: OperatorRecipe, area: NDArray[np.floating]) -> None:
         super().__init__(network, recipe, area)
@@ -69,6 +66,7 @@ class OperatorTraining(Training):
 
     @property
     def updates(self) -> int:
+        """Updates of all epochs."""
         return int(self.recipe.epochs * (len(Pairs(self.years[0])) // self.recipe.batch))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
@@ -83,7 +81,7 @@ class OperatorTraining(Training):
             self.log(f"{name}_mse", value)
 
     def _estimate(self, network: Any, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Means, errors and the truth, each (B, 2, H, W) in units of the planes' standard deviations."""
+        """Return means, errors and the truth, each (B, 2, H, W) in units of the planes' standard deviations."""
         states, planes = batch
         with self.mixed():
             mean, error = network.estimate(states.mean(1))
@@ -91,7 +89,7 @@ class OperatorTraining(Training):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         pairs = Pairs(self.years[0])
-        # A fixed list, not a shuffling sampler: how often Lightning asks for the order differs in a resumed run.
+        # A fixed list, not a shuffling sampler, because Lightning asks for the order more often in a resumed run.
         order = np.random.default_rng([self.recipe.seed, self.trainer.current_epoch]).permutation(len(pairs)).tolist()
         return DataLoader(pairs, self.recipe.batch, sampler=order, drop_last=True)
 
@@ -100,8 +98,8 @@ class OperatorTraining(Training):
         return DataLoader(pairs, self.recipe.batch, sampler=range(0, len(pairs), 5))
 
 
-def train_operator(recipe: OperatorRecipe, folder: Path, say: Callable[[str], None] = print) -> Path:
-    """Train what the recipe says in `folder`; resumes a run of the same recipe. Returns the checkpoint.
+def train_operator(recipe: OperatorRecipe, folder: Path) -> Path:
+    """Train the observation operator of a recipe in `folder`, or resume its run. Returns the checkpoint.
 
     Raises:
         RecipeError: another recipe's run is in the folder, or the network's size has an unknown entry.
@@ -110,16 +108,15 @@ def train_operator(recipe: OperatorRecipe, folder: Path, say: Callable[[str], No
     """
     check_folder(recipe, folder)
     world = load_world(recipe.world)
-
-    def read(years: list[int]) -> list[ObservedYear]:
-        say(f"reading {', '.join(map(str, years))} of {recipe.data}")
-        return [load_year(Reference(Path(recipe.data) / str(year)), year_times(year), world) for year in years]
-
-    return fit_operator(recipe, folder, world, read(recipe.training_years), read(recipe.validation_years), say)
+    training, validation = (
+        read_years(recipe.data, years, lambda reference, times: load_year(reference, times, world))
+        for years in (recipe.training_years, recipe.validation_years)
+    )
+    return fit_operator(recipe, folder, world, training, validation)
 
 
 def load_year(reference: Reference, times: NDArray[np.datetime64], world: World) -> ObservedYear:
-    """States and planes at `times`. DataError as `load_states`, and where a plane is missing or not finite."""
+    """Read states and planes at `times`. DataError as `load_states`, and where a plane is missing or not finite."""
     year = load_states(reference, times, world.grid, world.statistics)
     try:
         surface = [reference.surface(time) for time in times]
@@ -133,37 +130,23 @@ def load_year(reference: Reference, times: NDArray[np.datetime64], world: World)
 
 
 def fit_operator(
-    recipe: OperatorRecipe,
-    folder: Path,
-    world: World,
-    training: list[ObservedYear],
-    validation: list[ObservedYear],
-    say: Callable[[str], None] = print,
+    recipe: OperatorRecipe, folder: Path, world: World, training: list[ObservedYear], validation: list[ObservedYear]
 ) -> Path:
-    """`train_operator` on data already in memory."""
-    check_folder(recipe, folder)
-    torch.set_num_threads(recipe.threads)
-    lightning.seed_everything(recipe.seed, verbose=False)
+    """Train as `train_operator` does, on data already in memory."""
+    begin_run(recipe, folder)
     constants = _constants(world, training)
     network = _build(recipe, constants)
     write_record(recipe, folder, world, constants, network, _digest(training), len(Pairs(training)))
     module = OperatorTraining(network, recipe, world.grid.weights)
     module.years = (training, validation)
-    return run_epochs(module, folder, recipe.epochs, say)
+    return run_epochs(module, folder, recipe.epochs)
 
 
 def read_operator_run(folder: Path) -> tuple[OperatorRecipe, dict[str, Any], OperatorNetwork]:
-    """An operator's run: its recipe, record and network, with the averaged weights of its last checkpoint.
-
-    Raises TrainingError where the folder holds no such run, or no finished epoch.
-    """
-    recipe, record = read_record(folder)
-    if not isinstance(recipe, OperatorRecipe):
-        raise TrainingError(f"{folder}: a run of kind {recipe.kind}, not of an observation operator")
-    network = _build(recipe, OperatorConstants(**read_constants(folder)))
-    record["epochs_done"] = load_average(network, checkpoint_of(folder))
-    record["minutes"] = round(minutes_of(folder))
-    return recipe, record, network.eval()
+    """Return the recipe, the record and the network of a run; see `read_trained`."""
+    return read_trained(
+        OperatorRecipe, folder, lambda recipe, constants: _build(recipe, OperatorConstants(**constants))
+    )
 
 
 def _build(recipe: OperatorRecipe, constants: OperatorConstants) -> OperatorNetwork:
@@ -185,7 +168,7 @@ def _constants(world: World, years: list[ObservedYear]) -> OperatorConstants:
 
 
 def _digest(years: list[ObservedYear]) -> str:
-    """SHA-256 of times, normalised states and planes."""
+    """Return the SHA-256 of times, normalised states and planes."""
     digest = hashlib.sha256(data_digest(list(years)).encode())
     for year in years:
         digest.update(year.planes.numpy().data)

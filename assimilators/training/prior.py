@@ -1,4 +1,4 @@
-"""Training of a prior: on backgrounds and their errors, and on observations where it is conditional on them."""
+"""Training of a prior: on backgrounds and their errors, and on observations where the prior is conditional on them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["PriorTraining"]
 
 
 class PriorTraining(Training):
-    """Trains a `PriorNetwork` by its own loss. What it is worth in an analysis, cycles say after the training.
+    """Train a `PriorNetwork` by its own loss. Its quality in analyses is measured by cycles after the training.
 
     Args:
         network: the prior.
         recipe: its settings.
         area: (H, W) weights of the cells.
-        samples: those of an epoch.
-        held_out: to validate with, always with the same noise.
-        epochs, rate: how many, and the highest learning rate; None: the recipe's.
+        samples: returns the samples of an epoch.
+        held_out: samples to validate with, always with the same noise.
+        epochs, learning_rate: of this round.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class PriorTraining(Training):
         area: NDArray[np.floating],
         samples: Callable[[int], Samples],
         held_out: Samples,
-        epochs: int | None = None,
-        rate: float | None = None,
+        epochs: int,
+        learning_rate: float,
     ) -> None:
-        super().__init__(network, recipe, area, rate)
-        self.samples, self.held_out = samples, held_out
-        self.epochs = recipe.epochs if epochs is None else epochs
+        super().__init__(network, recipe, area, learning_rate)
+        self.samples, self.held_out, self.epochs = samples, held_out, epochs
         self._generator = torch.Generator()
 
     @property
     def updates(self) -> int:
+        """Updates of all epochs."""
         return self.epochs * (self.recipe.epoch_samples // self.recipe.batch)
 
     def _loss(self, network: Any, batch: Sequence[Tensor], generator: torch.Generator) -> Tensor:
@@ -70,8 +70,8 @@ class PriorTraining(Training):
     def train_dataloader(self) -> DataLoader[Any]:
         # Every process has noise of its own.
         self._generator.manual_seed(1000 * (1000 * self.recipe.seed + self.trainer.current_epoch) + self.global_rank)
-        drawn = self._dataset(self.samples(self.trainer.current_epoch))
-        return DataLoader(drawn, self.recipe.batch, drop_last=True, num_workers=self.recipe.workers)
+        dataset = self._dataset(self.samples(self.trainer.current_epoch))
+        return DataLoader(dataset, self.recipe.batch, drop_last=True, num_workers=self.recipe.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self._dataset(self.held_out), self.recipe.batch)

@@ -1,4 +1,4 @@
-"""Samples to train an assimilator with: backgrounds, observations drawn afresh, the truth."""
+"""Samples to train an assimilator with: backgrounds, freshly drawn observations, and the truth."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dacycle.assimilators.sampling.backgrounds import Backgrounds
-from dacycle.assimilators.sampling.observing import USUAL, Network, Observing, random_network
+from dacycle.assimilators.sampling.observing import USUAL, Observing, Subset, random_subset
 from dacycle.forecast_adapter.channels import GROUPS
 
 __all__ = ["Batch", "ErrorPairs", "Fields", "Samples", "idealised"]
 
 MIXED = 0.75
-"""Share of the samples whose error is put together from two."""
+"""Share of the samples whose error is a combination of two."""
 SIZES = (0.6, 1.4)
 """Range of the factor on the size of such an error."""
 IDEALISED = 0.6
-"""Share of the samples that are observed in cells all over the globe as well (`idealised`)."""
+"""Share of the samples with further observations in cells over the whole globe (`idealised`)."""
 CELLS = (0.02, 0.6)
-"""Range of the share of the cells, whose logarithm is uniform."""
+"""Range of the share of the observed cells; its logarithm is uniform."""
 Fields = tuple[Tensor, Tensor, Tensor, Tensor]
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Samples(Dataset[Batch]):
-    """Samples (state, values, errors, target, slot), each with observations of its own.
+    """Draw samples (state, values, errors, target, slot), each with observations of its own.
 
-    state (69, H, W): the background, normalised. values, errors (69 + M, H, W): superobs in SI units. target
-    (69, H, W): truth minus background in standard deviations. slot: -1; those of running cycles have one.
+    state (69, H, W) is the normalised background; values and errors (69 + M, H, W) are superobs in SI units; target
+    (69, H, W) is truth minus background in standard deviations; slot is the number of a running cycle, here always -1.
 
     Attributes:
         backgrounds: their errors.
-        observing: draws the observations; the truth is its world's reference.
-        order: (n,) which backgrounds, in turn.
-        seed: of the observations: one number a pass.
-        exact: (69,) the error, in standard deviations, of idealised observations.
-        whole: whether all observe with the whole network and nothing else, and backgrounds stay as they are.
+        observing: draws the observations; the truth is the reference of its world.
+        order: (n,) numbers of the backgrounds.
+        seed: of the observations; another one in each pass.
+        exact: (69,) error of idealised observations, in standard deviations.
+        whole: observe every sample by `USUAL` alone, and leave its background unchanged.
     """
 
     backgrounds: Backgrounds
@@ -57,9 +57,9 @@ class Samples(Dataset[Batch]):
 
     def __getitem__(self, item: int) -> Batch:
         world, generator = self.observing.world, np.random.default_rng([self.seed, item])
-        network = USUAL if self.whole else random_network(generator, self.observing.names)
+        subset = USUAL if self.whole else random_subset(generator, self.observing.names)
         time, background, truth = self.background(item, generator)
-        state, values, errors, target = self.observed(time, background, network, generator)
+        state, values, errors, target = self.observed(time, background, subset, generator)
         if not self.whole and generator.random() < IDEALISED:
             error = (self.exact * world.statistics.std)[:, None, None]
             values, errors = map(torch.from_numpy, idealised(values.numpy(), errors.numpy(), truth, error, generator))
@@ -68,7 +68,7 @@ class Samples(Dataset[Batch]):
     def background(
         self, item: int, generator: np.random.Generator
     ) -> tuple[np.datetime64, NDArray[np.float32], NDArray[np.float32]]:
-        """Time, background and truth (69, H, W), SI, of a sample."""
+        """Return time, background and truth (69, H, W), SI, of a sample."""
         sample = int(self.order[item])
         world = self.observing.world
         time, error = self.backgrounds.times[sample], self.backgrounds.errors[sample].astype(np.float32)
@@ -80,46 +80,46 @@ class Samples(Dataset[Batch]):
         return time, background, truth
 
     def observed(
-        self, time: np.datetime64, background: NDArray[np.float32], network: Network, generator: np.random.Generator
+        self, time: np.datetime64, background: NDArray[np.float32], subset: Subset, generator: np.random.Generator
     ) -> Fields:
-        """State, values, errors and target of a background (69, H, W) in SI units."""
+        """Return state, values, errors and target of a background (69, H, W) in SI units."""
         world = self.observing.world
-        drawn = self.observing.draw(time, background, network, generator)
-        state, true = (world.statistics.normalise(x) for x in (background, world.reference.array(time)))
+        drawn = self.observing.draw(time, background, subset, generator)
+        state, truth = (world.statistics.normalise(x) for x in (background, world.reference.array(time)))
         values, errors = torch.from_numpy(drawn.values), torch.from_numpy(drawn.errors)
-        return torch.from_numpy(state), values, errors, torch.from_numpy(true - state)
+        return torch.from_numpy(state), values, errors, torch.from_numpy(truth - state)
 
     def _mixed(self, sample: int, generator: np.random.Generator) -> tuple[np.datetime64, NDArray[np.float32]]:
-        """A time, and an error put together from two of its season, of any sign and somewhat any size.
+        """Draw a time, and a random combination (any sign, 0.6 to 1.4 times the size) of two errors of its season.
 
-        A network that meets the same background with the same error again and again learns it by heart, whatever is
-        observed. Put together anew, errors keep their scales, their balance and their places, and tell nothing else.
+        A network that is shown the same background with the same error repeatedly memorises the error. Combinations
+        keep the scales, the balance and the places of errors, and nothing else that could be memorised.
         """
-        ring, place = self._seasons
-        mine = ring[int(self.backgrounds.leads[sample])]
-        month = len(mine) // 12
-        other, where = mine[(place[sample] + generator.integers(-month, month + 1, 2)) % len(mine)]
+        by_season, positions = self._seasons
+        of_lead = by_season[int(self.backgrounds.leads[sample])]
+        month = len(of_lead) // 12
+        other, at = of_lead[(positions[sample] + generator.integers(-month, month + 1, 2)) % len(of_lead)]
         angle, size = generator.uniform(0, 2 * np.pi), generator.uniform(*SIZES)
         shares = zip((size * np.cos(angle), size * np.sin(angle)), (sample, other), strict=True)
         error = sum(np.float32(share) * self.backgrounds.errors[k].astype(np.float32) for share, k in shares)
-        return self.backgrounds.times[where], np.asarray(error, np.float32)
+        return self.backgrounds.times[at], np.asarray(error, np.float32)
 
     @cached_property
     def _seasons(self) -> tuple[dict[int, NDArray[np.intp]], NDArray[np.intp]]:
-        """Of each lead the samples in order of their day of the year, and each sample's place in that order."""
+        """The samples of each lead in the order of their day of the year, and each sample's position in that order."""
         times, leads = self.backgrounds.times, self.backgrounds.leads
         day = (times - times.astype("datetime64[Y]")).astype("timedelta64[h]").astype(int)
-        ring, place = {}, np.zeros(len(times), int)
+        by_season, positions = {}, np.zeros(len(times), int)
         for lead in np.unique(leads).tolist():
-            mine = np.flatnonzero(leads == lead)
-            ring[lead] = mine[np.argsort(day[mine], kind="stable")]
-            place[ring[lead]] = np.arange(len(mine))
-        return ring, place
+            of_lead = np.flatnonzero(leads == lead)
+            by_season[lead] = of_lead[np.argsort(day[of_lead], kind="stable")]
+            positions[by_season[lead]] = np.arange(len(of_lead))
+        return by_season, positions
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorPairs(Dataset[tuple[Tensor, Tensor]]):
-    """State and target of samples, see `Samples`, without observations: what a prior is trained on."""
+    """Draw state and target of `Samples` without observations, to train a prior with."""
 
     samples: Samples
 
@@ -130,22 +130,23 @@ class ErrorPairs(Dataset[tuple[Tensor, Tensor]]):
         generator = np.random.default_rng([self.samples.seed, item])
         _, background, truth = self.samples.background(item, generator)
         normalise = self.samples.observing.world.statistics.normalise
-        state, true = (torch.from_numpy(normalise(x)) for x in (background, truth))
-        return state, true - state
+        state, target = (torch.from_numpy(normalise(x)) for x in (background, truth))
+        return state, target - state
 
 
 def idealised(
     values: NDArray, errors: NDArray, truth: NDArray, error: NDArray, generator: np.random.Generator
 ) -> tuple[NDArray, NDArray]:
-    """Superobs, and beside them observations of the truth in cells of a random share of the globe.
+    """Add observations of the truth, in cells of a random share of the globe, to superobs.
 
-    What real networks see takes away a few per cent of the error of a cycle's background. From such samples alone it is
-    learnt slowly how errors belong together; where much is seen, much can be learnt.
+    Real networks remove only a few per cent of the error of a cycle's background, so most of a training sample is
+    noise. Observations over the whole globe show how errors co-vary, which is learnt faster from them.
 
     Args:
-        values, errors: (69 + M, H, W) superobs, SI; they stay.
-        truth: (69, H, W).
-        error: (69, 1, 1) standard deviation of the others, SI.
+        values, errors: (69 + M, H, W) superobs, SI; they are kept.
+        truth: (69, H, W), SI.
+        error: (69, 1, 1) standard deviation of the added observations, SI.
+        generator: of the cells and the noise.
     """
     seen = np.zeros(truth.shape, bool)
     cells = generator.random(truth.shape[1:]) < np.exp(generator.uniform(*np.log(CELLS)))

@@ -138,25 +138,19 @@ def collect(
     with watch("quality"):
         intervals = [] if operator is None else operator.intervals(states)
         background_equivalents = equivalents(table, background, world.grid, world.orography, intervals)
-        table = quality.check(
-            assumed.restate(table),
-            Window(when),
-            quality.background_at_rows(
-                table,
-                background_equivalents,
-                background_error * world.statistics.std,
-                world.grid,
-                world.orography,
-                None if operator is None else operator.background_error(table, intervals, background_error),
-            ),
-            quality.Selection(
-                cutoffs={source.name: source.cutoff for source in inputs.sources},
-                deny=experiment.deny,
-                share=experiment.withhold,
-                planes=inputs.assimilator.planes,
-                checks=inputs.checks,
-            ),
+        learned_error = None if operator is None else operator.background_error(table, intervals, background_error)
+        channel_error = background_error * world.statistics.std
+        at_rows = quality.background_at_rows(
+            table, background_equivalents, channel_error, world.grid, world.orography, learned_error
         )
+        selection = quality.Selection(
+            cutoffs={source.name: source.cutoff for source in inputs.sources},
+            deny=experiment.deny,
+            share=experiment.withhold,
+            planes=inputs.assimilator.planes,
+            checks=inputs.checks,
+        )
+        table = quality.check(assumed.restate(table), Window(when), at_rows, selection)
     with watch("superobs"):
         gridded = grid_observations(
             table, background_equivalents, inputs.for_observations(background), inputs.observation_grid,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from dacycle.assimilators.balance import LAYERS
+from dacycle.assimilators.balance import LAYER_NAMES
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.common import logs
 from dacycle.common.errors import DacycleError
@@ -266,7 +266,7 @@ def _record(inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepRe
         clipped_water=_short(step.clipped_water[0]),
         increment_rms={name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
         increment_max={name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
-        thickness_imbalance={name: _short(x) for name, x in zip(LAYERS, step.thickness_imbalance[0], strict=True)},
+        thickness_imbalance={name: _short(x) for name, x in zip(LAYER_NAMES, step.thickness_imbalance[0], strict=True)},
         unpaired_model=inputs.mismatch or None,
     )
 

@@ -18,6 +18,7 @@ from dacycle.cycler.cycle.inputs import Inputs, cold_start, load_inputs
 from dacycle.cycler.experiment import Experiment, ExperimentError, cycle_id
 from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, NAMES
 from dacycle.forecast_adapter.grid import cells, interpolate_to_points
+from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import standard_error
 from dacycle.obs_ingest.operators.columns import equivalents
@@ -31,7 +32,7 @@ _FACTORS: dict[str, dict[str, float]] = {
     "K": {"K": 1.0},
     "Pa": {"Pa": 1.0, "hPa": 100.0},
     "m s-1": {"m/s": 1.0},
-    "m2 s-2": {"m2/s2": 1.0, "gpm": 9.80665},
+    "m2 s-2": {"m2/s2": 1.0, "gpm": GRAVITY},
     "kg kg-1": {"kg/kg": 1.0, "g/kg": 1e-3},
 }
 

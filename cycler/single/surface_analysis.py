@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import AssimilatorError
-from dacycle.assimilators.classical.isotropic import Statistics, estimate, increment, weights
+from dacycle.assimilators.classical.isotropic import ErrorStatistics, estimate_statistics, increment, weights
 from dacycle.forecast_adapter.states.points import PointFields, positions
 from dacycle.obs_ingest.operators.points import PointOperator, lapse_rate
 from dacycle.obs_ingest.quality.control import USUAL_CHECKS, BackgroundAtRows, Checks, Selection, check, withhold
@@ -53,7 +53,7 @@ class SingleAnalysis:
 
     values: dict[str, NDArray]
     table: pd.DataFrame
-    statistics: dict[str, Statistics]
+    statistics: dict[str, ErrorStatistics]
     lapse_rate: float
     height: NDArray
 
@@ -88,7 +88,7 @@ class Analyser:
         *,
         orography: PointFields | None = None,
         lapse_rate: float | None = None,
-        statistics: Statistics | None = None,
+        statistics: ErrorStatistics | None = None,
         checks: Checks = USUAL_CHECKS,
         reach_km: float = 1000.0,
     ) -> None:
@@ -152,21 +152,21 @@ class Analyser:
         selection = Selection(share=share, salt=salt, planes=(), checks=self._checks)
         return check(self._table, self._window, BackgroundAtRows(equivalents, assumed, ground), selection)
 
-    def _statistics_of(self, channel: str, rows: NDArray, departures: NDArray) -> Statistics:
+    def _statistics_of(self, channel: str, rows: NDArray, departures: NDArray) -> ErrorStatistics:
         if self._given_statistics is not None:
             return self._given_statistics
         try:
-            return estimate(self._stations[rows], departures, self._reach_km)
+            return estimate_statistics(self._stations[rows], departures, self._reach_km)
         except AssimilatorError as error:
             raise AssimilatorError(f"{channel}: {error}") from None
 
-    def _errors(self, errors: NDArray, channel: str, rows: NDArray, statistics: Statistics) -> NDArray:
+    def _errors(self, errors: NDArray, channel: str, rows: NDArray, statistics: ErrorStatistics) -> NDArray:
         """Return the errors (n,), a channel's scaled to the estimated error; their growth with time is kept."""
         scaled = errors * statistics.observation_error / _rms(errors[rows])
         return np.where(self._operator.of(channel), scaled, errors)
 
     def _increment(
-        self, points: NDArray, rows: NDArray, departures: NDArray, errors: NDArray, statistics: Statistics
+        self, points: NDArray, rows: NDArray, departures: NDArray, errors: NDArray, statistics: ErrorStatistics
     ) -> NDArray:
         stations = self._stations[rows]
         solution = weights(stations, departures, errors, statistics)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from dacycle.assimilators.export.assimilator import example_inputs, write_graph
-from dacycle.assimilators.training.assimilator_run import network_of
-from dacycle.assimilators.training.estimate import placeholders
+from dacycle.assimilators.training.assimilator_run import build_network
+from dacycle.assimilators.training.cost import placeholders
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.cycler.timing.measure import machine, median_seconds
 from dacycle.forecast_adapter.grid import Grid
@@ -48,7 +48,7 @@ def bench_network(recipe: AssimilatorRecipe, grid: Grid, threads: int = 1) -> Ne
     """Export a recipe's network for a grid, and time it in torch and in ONNX Runtime; no world or data is needed."""
     torch.set_num_threads(threads)
     generator = torch.manual_seed(recipe.seed)
-    network = network_of(recipe, grid, placeholders(grid)).eval()
+    network = build_network(recipe, grid, placeholders(grid)).eval()
     for weight in network.parameters():  # some start at 0, which would make the increment 0
         weight.data += 0.01 * torch.randn(weight.shape, generator=generator)
     tensors = example_inputs(network)

@@ -25,18 +25,18 @@ FORMATS = {".nc": "netCDF", ".zarr": "Zarr", ".grib2": "GRIB2", ".grb2": "GRIB2"
 """Formats that can be written, by the ending of the file's name."""
 
 
-def read_state(place: Path | str, grid: Grid, time: np.datetime64 | str | None = None) -> xr.DataArray:
+def read_state(product: Path | str, grid: Grid, time: np.datetime64 | str | None = None) -> xr.DataArray:
     """Read a validated state from a file, folder or store, and regrid it.
 
     Args:
-        place: see `products.open_states`.
+        product: see `products.open_states`.
         grid: the grid to regrid to.
         time: the valid time (UTC) to take; needed only where there are several.
 
     Raises:
         StateError: see `StateSource.state`.
     """
-    source = open_states(place)
+    source = open_states(product)
     return source.state(source.only_time() if time is None else time, grid)
 
 

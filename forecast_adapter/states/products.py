@@ -25,11 +25,11 @@ _PATTERNS = tuple(f"{folder}*.{kind}*" for folder in ("", "**/") for kind in ("n
 _SUFFIXES = (".nc", ".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
 
 
-def open_states(place: Path | str, analyses: bool = False) -> StateSource:
+def open_states(product: Path | str, analyses: bool = False) -> StateSource:
     """Open the states of one product.
 
     Args:
-        place: a Zarr store, a netCDF or GRIB file, a folder of files of one kind (searched recursively) or a pattern
+        product: a Zarr store, a netCDF or GRIB file, a folder of files of one kind (searched recursively) or a pattern
             such as `gfs.*/*/atmos/gfs.t*z.pgrb2.0p25.f000`; local, or a URL that fsspec knows (`gs://`, `s3://`,
             `https://`; credentials are fsspec's own settings). Remote files are copied to a cache; remote stores are
             read in place.
@@ -38,7 +38,7 @@ def open_states(place: Path | str, analyses: bool = False) -> StateSource:
     Raises:
         StateError: there is nothing there, it cannot be read, or holds no field of a state; names it and the remedy.
     """
-    name = str(place)
+    name = str(product)
     if _is_zarr(name):
         return ZarrStates(name)
     paths = _files(name)
@@ -64,26 +64,26 @@ def is_grib(path: Path) -> bool:
         raise StateError(f"{path}: cannot be read: {error}") from error
 
 
-def _files(place: str) -> list[Path]:
-    """Return the files that a place names, remote ones as local copies; raise StateError where there are none."""
-    path = Path(place)
+def _files(product: str) -> list[Path]:
+    """Return the files that a product names, remote ones as local copies; raise StateError where there are none."""
+    path = Path(product)
     if path.is_file():
         return [path]
-    if is_url(place):
+    if is_url(product):
         try:
-            paths = local_copies(place, patterns=_PATTERNS)
+            paths = local_copies(product, patterns=_PATTERNS)
         except FetchError as error:
             raise StateError(str(error)) from error
     elif path.is_dir():
         _refuse_stores(path)
         paths = sorted(path.rglob("*"))
     else:
-        paths = [Path(name) for name in sorted(glob(place, recursive=True))]
+        paths = [Path(name) for name in sorted(glob(product, recursive=True))]
     data_files = [file for file in paths if file.is_file() and _is_data(file)]
     if not data_files:
         exists = paths or path.is_dir()
         problem = "holds no GRIB or netCDF file, and is no Zarr store" if exists else "no such file or folder"
-        raise StateError(f"{place}: {problem}")
+        raise StateError(f"{product}: {problem}")
     return data_files
 
 
@@ -103,11 +103,11 @@ def _is_data(path: Path) -> bool:
     return path.suffix in _SUFFIXES or start == b"GRIB" or start[:3] in NETCDF
 
 
-def _is_zarr(place: str) -> bool:
+def _is_zarr(product: str) -> bool:
     try:
-        system, path = fsspec.core.url_to_fs(place)
+        system, path = fsspec.core.url_to_fs(product)
         return any(system.exists(f"{path.rstrip('/')}/{name}") for name in _ZARR)
     except (ImportError, ValueError) as error:
-        raise StateError(f"{place}: cannot be read: {error}") from error
+        raise StateError(f"{product}: cannot be read: {error}") from error
     except OSError as error:
-        raise StateError(f"{place}: cannot be reached: {error}") from error
+        raise StateError(f"{product}: cannot be reached: {error}") from error

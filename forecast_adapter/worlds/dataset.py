@@ -41,7 +41,7 @@ _MONTH_CELLS = 121 * 240
 
 
 def build_dataset(
-    place: str,
+    product: str,
     folder: Path,
     grid: Grid,
     times: NDArray[np.datetime64],
@@ -52,7 +52,7 @@ def build_dataset(
     """Make a dataset, continue one that was interrupted, or add times to a finished one.
 
     Args:
-        place: the product, as `open_states` takes it.
+        product: the product, as `open_states` takes it.
         folder: the folder to write to.
         grid: a named grid; states are averaged conservatively to a coarser grid, else interpolated bilinearly.
         times: (n,) datetime64[h], ascending. Times that the product does not hold are logged and left out.
@@ -67,18 +67,18 @@ def build_dataset(
         DatasetError: the folder holds another dataset, or times could not be read; names them and keeps all others.
         StateError: the product cannot be opened.
     """
-    source = open_states(place)
-    manifest = _manifest(folder, place, grid)
+    source = open_states(product)
+    manifest = _manifest(folder, product, grid)
     present = _present(folder, manifest)
     wanted = _available(source, times)
     todo = [time for time in wanted if time not in present]
     manifest.write(folder)
     if "static.nc" not in manifest.files:
-        _add_static(static or place, folder, grid, wanted[0], manifest)
+        _add_static(static or product, folder, grid, wanted[0], manifest)
     failures: dict[np.datetime64, str] = {}
     parts = {time: folder / ".parts" / f"{time}.nc" for time in todo}
     groups = [list(group) for _, group in groupby(todo, key=lambda time: _period(time, grid))]
-    for done, (time, error) in enumerate(_fetch_all(place, grid, parts, workers), 1):
+    for done, (time, error) in enumerate(_fetch_all(product, grid, parts, workers), 1):
         fetched(done, len(todo))
         if error is not None:
             failures[time] = error
@@ -93,17 +93,17 @@ def build_dataset(
     return manifest
 
 
-def _manifest(folder: Path, place: str, grid: Grid) -> Manifest:
+def _manifest(folder: Path, product: str, grid: Grid) -> Manifest:
     """Return the manifest of the folder, or a new one; leave out files that are missing or have another size."""
     manifest = Manifest.read(folder)
     if manifest is None:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise DatasetError(f"{folder} holds other files and no manifest; give an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
-        return Manifest(place, grid.name)
-    if (manifest.source, manifest.grid) != (place, grid.name):
+        return Manifest(product, grid.name)
+    if (manifest.source, manifest.grid) != (product, grid.name):
         content = f"{folder} holds states of {manifest.source} on {manifest.grid}"
-        raise DatasetError(f"{content}, not of {place} on {grid.name}; give another folder")
+        raise DatasetError(f"{content}, not of {product} on {grid.name}; give another folder")
     paths = {name: folder / name for name in manifest.files}
     intact = {
         name: entry
@@ -150,19 +150,19 @@ def _period(time: np.datetime64, grid: Grid) -> np.datetime64:
 
 
 def _fetch_all(
-    place: str, grid: Grid, parts: dict[np.datetime64, Path], workers: int
+    product: str, grid: Grid, parts: dict[np.datetime64, Path], workers: int
 ) -> Iterator[tuple[np.datetime64, str | None]]:
     """Yield each time once its file is on disk, with None, or with the reason where it could not be fetched."""
     missing = [time for time in parts if not parts[time].exists()]
     yield from ((time, None) for time in parts if time not in missing)
     if workers == 1 or len(missing) < 2:
-        yield from ((time, _fetch(place, grid.name, time, parts[time])) for time in missing)
+        yield from ((time, _fetch(product, grid.name, time, parts[time])) for time in missing)
         return
     # Spawned: the threads of a network file system do not survive a fork.
     pool: Executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
         waiting: dict[Future[str | None], np.datetime64] = {
-            pool.submit(_fetch, place, grid.name, time, parts[time]): time for time in missing
+            pool.submit(_fetch, product, grid.name, time, parts[time]): time for time in missing
         }
         for done in as_completed(waiting):
             yield waiting[done], done.result()
@@ -170,10 +170,10 @@ def _fetch_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _fetch(place: str, grid_name: str, time: np.datetime64, part: Path) -> str | None:
+def _fetch(product: str, grid_name: str, time: np.datetime64, part: Path) -> str | None:
     """Write one time on a grid to a file; return the reason where that fails."""
     try:
-        grid, source = get_grid(grid_name), _source(place)
+        grid, source = get_grid(grid_name), _source(product)
         state = source.state(time, grid)
         dataset = to_dataset(state)
         surface = source.surface(time)
@@ -188,8 +188,8 @@ def _fetch(place: str, grid_name: str, time: np.datetime64, part: Path) -> str |
 
 
 @lru_cache(maxsize=1)
-def _source(place: str) -> StateSource:
-    return open_states(place)
+def _source(product: str) -> StateSource:
+    return open_states(product)
 
 
 def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
@@ -226,10 +226,10 @@ def _read(part: Path, names: list[str]) -> xr.Dataset:
         return file[names].load()
 
 
-def _add_static(place: str, folder: Path, grid: Grid, time: np.datetime64, manifest: Manifest) -> None:
+def _add_static(product: str, folder: Path, grid: Grid, time: np.datetime64, manifest: Manifest) -> None:
     """Write the static fields, or log that there are none."""
     try:
-        write_static(place, folder / "static.nc", grid, time)
+        write_static(product, folder / "static.nc", grid, time)
     except StateError as error:
         logger.info("no static fields: %s; `dacycle world` needs them: give --static, a file that has them", error)
         return

@@ -89,7 +89,8 @@ class Reference:
         changed = {path for path, stamp in stamps.items() if self._stamps.get(path) != stamp}
         if not changed and stamps.keys() == self._stamps.keys():
             return
-        where = {time: place for time, place in self._where.items() if place[0] in stamps and place[0] not in changed}
+        unchanged = stamps.keys() - changed
+        where = {time: (path, i) for time, (path, i) in self._where.items() if path in unchanged}
         for path in sorted(changed):
             if not _grid(path).matches(self.grid):
                 raise ReferenceDataError(f"{path}: on another grid than {next(iter(stamps)).name}")
@@ -176,7 +177,7 @@ class ProductReference(Reference):
     for that the product did not hold, the product is opened again, at most once in `AGAIN` seconds.
 
     Args:
-        place: the product, see `products.open_states`.
+        product: the product, see `products.open_states`.
         grid: the grid that its states are regridded to.
 
     Attributes:
@@ -189,8 +190,8 @@ class ProductReference(Reference):
 
     AGAIN = 60.0
 
-    def __init__(self, place: Path | str, grid: Grid) -> None:
-        self.folder = place
+    def __init__(self, product: Path | str, grid: Grid) -> None:
+        self.folder = product
         self.grid = grid
         self.array = lru_cache(maxsize=KEPT)(self._array)
         self.surface = lru_cache(maxsize=KEPT)(self._surface)

@@ -30,11 +30,11 @@ _GRIB = {
 }
 
 
-def write_static(place: str, path: Path, grid: Grid, time: np.datetime64) -> None:
+def write_static(product: str, path: Path, grid: Grid, time: np.datetime64) -> None:
     """Write `geopotential_at_surface` and `land_sea_mask` on a grid to a netCDF file, as a world has it.
 
     Args:
-        place: a Zarr store or a file that holds both, or a folder of such files; local, or the URL of a store.
+        product: a Zarr store or a file that holds both, or a folder of such files; local, or the URL of a store.
         path: the file to write.
         grid: the grid to write on; fields are averaged conservatively to a coarser grid, else interpolated bilinearly.
         time: the time to take where the fields have a time.
@@ -42,30 +42,30 @@ def write_static(place: str, path: Path, grid: Grid, time: np.datetime64) -> Non
     Raises:
         StateError: one of the two is not there; names it.
     """
-    fields = _from_dataset(place, time) or _from_files(place)
+    fields = _from_dataset(product, time) or _from_files(product)
     missing = [name for name in _FIELDS if name not in fields]
     if missing:
-        raise StateError(f"{place}: it holds no {' and no '.join(missing)}")
+        raise StateError(f"{product}: it holds no {' and no '.join(missing)}")
     variables = {}
     for name, unit in _FIELDS.items():
         values, source_grid = fields[name]
         if not np.isfinite(values).all():
-            raise StateError(f"{place}: {name} has values that are not finite")
+            raise StateError(f"{product}: {name} has values that are not finite")
         values = regrid(values.astype(np.float32), source_grid, grid)
         variables[name] = (("latitude", "longitude"), values, {"units": unit})
     coordinates = {"latitude": grid.latitude, "longitude": grid.longitude}
     with whole(path) as temporary:
-        xr.Dataset(variables, coordinates, {"source": place}).to_netcdf(temporary, engine="h5netcdf")
+        xr.Dataset(variables, coordinates, {"source": product}).to_netcdf(temporary, engine="h5netcdf")
 
 
-def _from_dataset(place: str, time: np.datetime64) -> Fields:
-    """Return the fields of a Zarr store; none where the place is no store."""
+def _from_dataset(product: str, time: np.datetime64) -> Fields:
+    """Return the fields of a Zarr store; none where the product is no store."""
     try:
-        dataset = xr.open_dataset(place, engine="zarr", chunks=None)
+        dataset = xr.open_dataset(product, engine="zarr", chunks=None)
     except (OSError, ValueError, TypeError, KeyError):
         return {}
     with dataset:
-        return _fields(dataset, place, time)
+        return _fields(dataset, product, time)
 
 
 def _fields(dataset: xr.Dataset, source: str, time: np.datetime64 | None = None) -> Fields:
@@ -87,16 +87,16 @@ def _fields(dataset: xr.Dataset, source: str, time: np.datetime64 | None = None)
     return fields
 
 
-def _from_files(place: str) -> Fields:
+def _from_files(product: str) -> Fields:
     """Return the fields of a file, or of the files of a folder, until both are there."""
-    path = Path(place)
+    path = Path(product)
     files = (
         sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith(".")) if path.is_dir() else [path]
     )
     fields: Fields = {}
     for file in files:
         if not file.is_file():
-            raise StateError(f"{place}: no such file, folder or store")
+            raise StateError(f"{product}: no such file, folder or store")
         fields |= dict(_from_grib(file)) if is_grib(file) else _from_netcdf(file)
         if len(fields) == len(_FIELDS):
             break

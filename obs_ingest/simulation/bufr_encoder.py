@@ -50,12 +50,13 @@ def encode_synops(table: pd.DataFrame) -> bytes:
     """
     first, values = _reports(table, _SURFACE, table["station"].array.codes)
     stations = table.iloc[first]
-    place = _place(stations) | {"#1#heightOfStationGroundAboveMeanSeaLevel": stations["elevation"].to_numpy()}
+    identity = _identification(stations)
+    identity["#1#heightOfStationGroundAboveMeanSeaLevel"] = stations["elevation"].to_numpy()
     received = stations["received"].to_numpy().astype("datetime64[s]").astype(np.int64)
     step = BULLETIN.astype(np.int64)
     bulletins, which = np.unique(-(-received // step) * step, return_inverse=True)
     return b"".join(
-        _synops(_rows(place, which == k), values[:, which == k], int(seconds)) for k, seconds in enumerate(bulletins)
+        _synops(_rows(identity, which == k), values[:, which == k], int(seconds)) for k, seconds in enumerate(bulletins)
     )
 
 
@@ -78,11 +79,11 @@ def encode_temps(table: pd.DataFrame) -> bytes:
     )
     lowest = np.nonzero(np.diff(table["station"].array.codes[first], prepend=-1))[0]
     stations = table.iloc[first[lowest]]
-    place = _place(stations)
+    identity = _identification(stations)
     received = stations["received"].to_numpy().astype("datetime64[s]").astype(np.int64)
     soundings = zip(np.split(pressure[first], lowest[1:]), np.split(values, lowest[1:], axis=1), strict=True)
     return b"".join(
-        _temp(_rows(place, slice(k, k + 1)), at, of_levels, int(received[k]))
+        _temp(_rows(identity, slice(k, k + 1)), at, of_levels, int(received[k]))
         for k, (at, of_levels) in enumerate(soundings)
     )
 
@@ -114,14 +115,14 @@ def _check(table: pd.DataFrame, names: tuple[str, ...]) -> None:
         )
 
 
-def _place(stations: pd.DataFrame) -> dict[str, NDArray]:
+def _identification(stations: pd.DataFrame) -> dict[str, NDArray]:
     """Return identifier, time and position of n reports, by BUFR key (n,).
 
     A name of five digits is a WMO block and station number, any other a local WIGOS identifier without an issuer.
     """
     names, time = stations["station"].astype(str), stations["time"].dt
     number = names.where(names.str.fullmatch(r"\d{5}")).astype(float).to_numpy()
-    place = {
+    identity = {
         "blockNumber": number // 1000,
         "stationNumber": number % 1000,
         **{f"wigos{part}": np.zeros(len(names)) for part in ("IdentifierSeries", "IssuerOfIdentifier", "IssueNumber")},
@@ -130,14 +131,14 @@ def _place(stations: pd.DataFrame) -> dict[str, NDArray]:
         "latitude": stations["latitude"].to_numpy(),
         "longitude": stations["longitude"].to_numpy(),
     }
-    return {f"#1#{key}": values for key, values in place.items()}
+    return {f"#1#{key}": values for key, values in identity.items()}
 
 
-def _rows(place: dict[str, NDArray], which: NDArray[np.bool_] | slice) -> dict[str, NDArray]:
-    return {key: values[which] for key, values in place.items()}
+def _rows(identity: dict[str, NDArray], which: NDArray[np.bool_] | slice) -> dict[str, NDArray]:
+    return {key: values[which] for key, values in identity.items()}
 
 
-def _synops(place: dict[str, NDArray], values: NDArray, received: int) -> bytes:
+def _synops(identity: dict[str, NDArray], values: NDArray, received: int) -> bytes:
     """Return the compressed message of a bulletin: n reports, values (6, n)."""
     t2m, td2m, msl, u10, v10, tp = values
     direction, speed = _wind(u10, v10)
@@ -154,10 +155,10 @@ def _synops(place: dict[str, NDArray], values: NDArray, received: int) -> bytes:
         "#1#windSpeed": speed,
     }
     shape = {"compressedData": 1, "inputDelayedDescriptorReplicationFactor": [0, 0]}  # no layers of cloud
-    return _message(_SYNOP | shape, 307080, place, received, elements)
+    return _message(_SYNOP | shape, 307080, identity, received, elements)
 
 
-def _temp(place: dict[str, NDArray], pressure: NDArray, values: NDArray, received: int) -> bytes:
+def _temp(identity: dict[str, NDArray], pressure: NDArray, values: NDArray, received: int) -> bytes:
     """Return the message of a sounding: n levels, values (5, n)."""
     z, q, u, v, t = values
     direction, speed = _wind(u, v)
@@ -175,7 +176,7 @@ def _temp(place: dict[str, NDArray], pressure: NDArray, values: NDArray, receive
         "inputExtendedDelayedDescriptorReplicationFactor": [len(pressure)],
         "inputDelayedDescriptorReplicationFactor": [0],  # no wind shear
     }
-    return _message(_TEMP | shape, 309052, place, received, elements)
+    return _message(_TEMP | shape, 309052, identity, received, elements)
 
 
 def _wind(u: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
@@ -186,14 +187,14 @@ def _wind(u: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _message(
-    head: dict[str, Any], template: int, place: dict[str, NDArray], received: int, elements: dict[str, Any]
+    head: dict[str, Any], template: int, identity: dict[str, NDArray], received: int, elements: dict[str, Any]
 ) -> bytes:
     """Encode a message with one subset for each place, received at a time (s since 1970)."""
     arrival = datetime.fromtimestamp(received, UTC)
     head = {
         "masterTablesVersionNumber": 33,
-        "numberOfSubsets": len(place["#1#latitude"]),
-        **{f"typical{p.capitalize()}": int(place[f"#1#{p}"][0]) for p in ("year", "month", "day", "hour", "minute")},
+        "numberOfSubsets": len(identity["#1#latitude"]),
+        **{f"typical{p.capitalize()}": int(identity[f"#1#{p}"][0]) for p in ("year", "month", "day", "hour", "minute")},
         "typicalSecond": 0,
         **{f"rdbtime{part.capitalize()}": getattr(arrival, part) for part in ("day", "hour", "minute", "second")},
         **head,
@@ -201,7 +202,7 @@ def _message(
     }
     handle = eccodes.codes_bufr_new_from_samples("BUFR4_local")
     try:
-        for key, value in (head | place | elements).items():
+        for key, value in (head | identity | elements).items():
             _set(handle, key, value)
         eccodes.codes_set(handle, "pack", 1)
         return bytes(eccodes.codes_get_message(handle))

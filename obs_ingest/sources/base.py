@@ -40,8 +40,8 @@ SOURCES: dict[str, str] = {
     "ghcnh": "sources.text.ghcnh:Ghcnh",
     "metar": "sources.text.metar:Metar",
     "temp_bufr": "sources.bufr.temp:TempBufr",
-    "olr_netcdf": "sources.gridded:OlrNetcdf",
-    "precipitation_netcdf": "sources.gridded:PrecipitationNetcdf",
+    "olr_netcdf": "sources.netcdf_fields:OlrNetcdf",
+    "precipitation_netcdf": "sources.netcdf_fields:PrecipitationNetcdf",
     "table": "sources.ingested:TableFolder",
 }
 """Sources that an experiment can name: module and class, imported on demand (a replay may not need ecCodes)."""

@@ -1,4 +1,4 @@
-"""Analyses by increments from a coarser grid, and whether heights and temperatures stay together."""
+"""Analyses by increments from a coarser grid, and the hydrostatic balance of increments."""
 
 from dataclasses import replace
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from dacycle.assimilators.balance import LAYERS, thickness_imbalance
+from dacycle.assimilators.balance import LAYER_NAMES, thickness_imbalance
 from dacycle.assimilators.base import Analysis, AssimilatorError
 from dacycle.assimilators.incremental import Incremental
-from dacycle.assimilators.step import Guards, assimilate
+from dacycle.assimilators.step import StepGuards, assimilate
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
 from dacycle.forecast_adapter.physics import DRY_AIR_GAS_CONSTANT
@@ -24,7 +24,7 @@ SIZE = (69, *FINE.shape)
 
 
 def background(seed: int = 0) -> NDArray[np.float32]:
-    """A state with structure down to the grid's own scale."""
+    """Return a state with structure down to the scale of the grid."""
     mean, std = profile()
     noise = gaussian_filter(np.random.default_rng(seed).standard_normal(SIZE), (0, 0.7, 0.7), mode=("wrap",) * 3)
     return (mean[:, None, None] + std[:, None, None] * noise / noise.std()).astype(np.float32)
@@ -41,7 +41,7 @@ class Smooth(Nudge):
 
 
 def observed(value: float, *cells: tuple[int, int]) -> tuple[NDArray, NDArray]:
-    """t850 in these cells of the coarse grid, on otherwise empty planes."""
+    """Return planes of the coarse grid with t850 observed in some cells."""
     values = np.zeros((1, 69, *COARSE.shape), np.float32)
     errors = np.zeros_like(values)
     for cell in cells:
@@ -68,7 +68,7 @@ def test_the_coarse_method_sees_the_means_of_its_cells() -> None:
 
 
 def test_scales_that_the_coarse_grid_does_not_hold_stay_the_backgrounds() -> None:
-    """By zonal wavenumber: what is added is below the coarse grid's last one, 32."""
+    """The increment has zonal wavenumbers up to 32, the last one of the coarse grid."""
     state = background()
     analysis = analysed(Smooth("tiny", weight=0.3), state)
     channels = [index(name) for name in ("z500", "t850", "u500", "q700")]
@@ -112,10 +112,30 @@ def test_the_step_keeps_humidity_positive_on_the_fine_grid() -> None:
 
     std = profile()[1]
     method = Incremental(Drying("tiny"), FINE)
-    result = assimilate(method, background()[None], *observed(290, (10, 20)), Guards(1e9, water_limit=1e9), std)
+    result = assimilate(method, background()[None], *observed(290, (10, 20)), StepGuards(1e9, water_limit=1e9), std)
     assert result.status == ["degraded"]  # one observation
     assert result.state[0, GROUPS["q"]].min() >= 0
     assert result.clipped_water[0] > 0
+
+
+def test_the_spread_and_the_diagnostics_are_those_of_the_coarse_method() -> None:
+    """A spread that grows eastwards is interpolated; a method without one has none on the fine grid either."""
+
+    class Spreading(Nudge):
+        def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+            """Return the background with a spread of the sine of longitude plus 2."""
+            wave = 2 + np.sin(np.deg2rad(self.grid.longitude))
+            return Analysis(background, np.broadcast_to(wave, background.shape).astype(np.float32), {"wave": 1})
+
+    state = background()
+    analysis = Incremental(Spreading("tiny"), FINE).analyse(state[None], *observed(290, (10, 20)))
+    assert analysis.spread is not None
+    assert analysis.diagnostics == {"wave": 1}
+    expected = np.broadcast_to(2 + np.sin(np.deg2rad(FINE.longitude)), (111, len(FINE.longitude)))
+    np.testing.assert_allclose(analysis.spread[0, 30, 5:-5], expected, atol=5e-3)  # at a pole there is one value
+    method = Incremental(Nudge("tiny"), FINE)
+    assert method.analyse(state[None], *observed(290, (10, 20))).spread is None
+    assert (method.name, method.world, method.digest, method.planes, method.grid) == ("nudge", "tiny", "", (), FINE)
 
 
 def test_only_a_coarser_grid_is_brought_up() -> None:
@@ -126,7 +146,7 @@ def test_only_a_coarser_grid_is_brought_up() -> None:
 
 
 def hydrostatic(grid: Grid, temperature: NDArray) -> NDArray[np.float32]:
-    """A dry state in balance with temperatures (13, H, W)."""
+    """Return a dry state in hydrostatic balance with temperatures (13, H, W)."""
     state = np.zeros((69, *grid.shape), np.float64)
     state[GROUPS["t"]] = temperature
     thickness = DRY_AIR_GAS_CONSTANT * np.diff(np.log(LEVELS))[:, None, None] * (temperature[1:] + temperature[:-1]) / 2
@@ -143,7 +163,35 @@ def test_warming_with_its_thickness_is_in_balance_and_without_it_is_not() -> Non
     assert thickness_imbalance(before, after, COARSE.weights).max() < 1e-6
     after[GROUPS["z"]] = before[GROUPS["z"]]
     changes = np.abs((warm - cold)[1:] + (warm - cold)[:-1])[:, 0, 0] / 2
-    found = thickness_imbalance(before, after, COARSE.weights)
-    np.testing.assert_allclose(found, changes, rtol=1e-6)
-    assert len(found) == len(LAYERS)
-    assert LAYERS[0] == "50-100"
+    imbalance = thickness_imbalance(before, after, COARSE.weights)
+    np.testing.assert_allclose(imbalance, changes, rtol=1e-6)
+    assert len(imbalance) == len(LAYER_NAMES)
+    assert LAYER_NAMES[0] == "50-100"
+
+
+def test_the_imbalance_of_the_background_is_no_imbalance_of_the_increment() -> None:
+    """Such an imbalance exists below ground, where heights on pressure levels are extrapolated."""
+    rng = np.random.default_rng(0)
+    cold = 250 + rng.standard_normal((13, *COARSE.shape))
+    before, after = hydrostatic(COARSE, cold), hydrostatic(COARSE, cold + 2 * rng.standard_normal((13, 1, 1)))
+    below_ground = 500 * rng.standard_normal((13, *COARSE.shape))
+    for state in (before, after):
+        state[GROUPS["z"]] += below_ground
+    assert thickness_imbalance(before, after, COARSE.weights).max() < 1e-6
+    assert thickness_imbalance(before, before, COARSE.weights).max() == 0
+
+
+def test_moisture_counts_in_the_virtual_temperature() -> None:
+    """10 g/kg more at 280 K raise the virtual temperature by 1.7 K, without a change of thickness."""
+    before = hydrostatic(COARSE, np.full((13, *COARSE.shape), 280.0))
+    after = before.copy()
+    after[GROUPS["q"]] += 0.01
+    np.testing.assert_allclose(thickness_imbalance(before, after, COARSE.weights), 0.608 * 0.01 * 280, rtol=1e-6)
+
+
+def test_the_imbalance_is_weighted_by_area() -> None:
+    before = hydrostatic(COARSE, np.full((13, *COARSE.shape), 250.0))
+    after = before.copy()
+    after[GROUPS["t"], :8] += 2.0  # north of 45 N
+    share = (1 - np.sin(np.deg2rad(45))) / 2
+    np.testing.assert_allclose(thickness_imbalance(before, after, COARSE.weights), 2 * np.sqrt(share), rtol=1e-6)

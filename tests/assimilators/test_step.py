@@ -1,4 +1,4 @@
-"""The guarded step: what reaches the archive when an assimilator is right, wrong, or has nothing to go by."""
+"""The guarded step with good analyses, with unusable ones, and without observations."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from dacycle.assimilators import Analysis, Guards, StepResult, assimilate
+from dacycle.assimilators import Analysis, StepGuards, StepResult, assimilate
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.scores import water_column
@@ -17,12 +17,12 @@ from dacycle.forecast_adapter.scores import water_column
 GRID = get_grid("5.625deg")
 SHAPE = (1, len(NAMES), *GRID.shape)
 STD = np.linspace(1, 3, len(NAMES)).astype(np.float32)
-GUARDS = Guards(increment_limit=6.0, cold_factor=2.0, water_limit=0.5, minimum_observations=10)
+GUARDS = StepGuards(increment_limit=6.0, cold_factor=2.0, water_limit=0.5, minimum_observations=10)
 
 
 @dataclass
 class Adding:
-    """A method that adds a given increment wherever it is asked, and counts how often it was."""
+    """Add a given increment to every background, and count the calls."""
 
     increment: NDArray
     grid: Grid = GRID
@@ -68,6 +68,10 @@ def test_a_sound_analysis_is_kept_and_its_increment_described_in_physical_units(
     np.testing.assert_array_equal(result.state[0], background()[0] + increment)
     assert result.increment_rms[0, index("t850")] == pytest.approx(1.5)
     assert result.increment_max[0, index("t850")] == pytest.approx(1.5)
+    assert (result.spread == 1).all()
+    assert result.thickness_imbalance.shape == (1, 12)
+    virtual = 0.75 * (1 + 0.608 * 2)  # half the change of temperature, in the layers above and below, q being 2
+    np.testing.assert_allclose(np.sort(result.thickness_imbalance[0])[-3:], [0, virtual, virtual], atol=1e-3)
     assert result.increment_rms[0, index("t500")] == 0
     assert result.observations.tolist() == [50]
     assert result.diagnostics == {"method": "adding"}
@@ -95,6 +99,20 @@ def test_too_few_observations_are_used_but_marked() -> None:
     assert result.status == ["degraded"]
     assert "9 observed values, fewer than 10" in result.reason[0]
     assert result.increment_max[0, index("t850")] == 1.0
+
+
+def test_as_many_observations_as_needed_are_enough() -> None:
+    assert run(only("t850", 1.0), count=10).status == ["ok"]
+
+
+def test_the_channel_that_is_named_is_the_furthest_beyond_its_own_limit() -> None:
+    """The increment of t1000 is the larger one and within its limit; that of u10, which varies less, is not."""
+    std = STD[index("u10")]
+    assert std == STD.min()
+    increment = only("u10", 6.5 * std) + only("t1000", 7.0 * std)
+    result = run(increment)
+    assert result.status == ["fallback"]
+    assert "u10 reaches 6.5 standard deviations, the limit is 6.0" in result.reason[0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -125,7 +143,7 @@ def test_an_increment_beyond_the_limit_falls_back_and_a_cold_start_allows_more()
 def test_humidity_is_never_negative_and_the_clipped_water_is_recorded(change: NDArray) -> None:
     increment = np.zeros(SHAPE[1:], np.float32)
     increment[GROUPS["q"]] = change
-    result = assimilate(Adding(increment), background(), *observations(50), Guards(water_limit=np.inf), STD)
+    result = assimilate(Adding(increment), background(), *observations(50), StepGuards(water_limit=np.inf), STD)
     assert result.state[0, GROUPS["q"]].min() >= 0
     before = (background() + increment)[0, GROUPS["q"]]
     expected = water_column(result.state[0, GROUPS["q"]] - before, GRID.weights)

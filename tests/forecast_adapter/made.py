@@ -1,4 +1,4 @@
-"""A small made-up state, and files as the centres would write it: for tests of what reads them."""
+"""Make small artificial states and write them to files as the centres do, for tests of the readers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ SHORT = {"u10": "10u", "v10": "10v", "t2m": "2t", "msl": "msl"}
 
 
 def made_state(hours: int = 0) -> xr.DataArray:
-    """A state at START + hours, another one for every hour."""
+    """Return the state at START + hours; each hour has another one."""
     mean, std = profile()
     noise = np.random.default_rng(hours).uniform(-1, 1, (len(NAMES), *GRID.shape))
     values = mean[:, None, None] + std[:, None, None] * noise
@@ -27,7 +27,7 @@ def made_state(hours: int = 0) -> xr.DataArray:
 
 
 def chunks(dataset: xr.Dataset, **sizes: int) -> dict[str, dict[str, Any]]:
-    """The encoding of a store with chunks of these sizes; whole along the other dimensions."""
+    """Return the encoding of a store with chunks of these sizes, and one chunk along other dimensions."""
     return {
         str(name): {"chunks": tuple(min(sizes.get(str(dim), n), n) for dim, n in variable.sizes.items())}
         for name, variable in dataset.items()
@@ -35,7 +35,7 @@ def chunks(dataset: xr.Dataset, **sizes: int) -> dict[str, dict[str, Any]]:
 
 
 def made_dataset(*hours: int) -> xr.Dataset:
-    """States in the WeatherBench2 schema."""
+    """Return states in the WeatherBench2 schema."""
     return xr.concat([to_dataset(made_state(hour)) for hour in hours or (0,)], "time")
 
 

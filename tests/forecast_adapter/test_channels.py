@@ -1,4 +1,4 @@
-"""The order of the channels is FengWu's contract: a file in another order would be read as nonsense."""
+"""The order of the channels is part of FengWu's contract: in another order fields would be confused."""
 
 import pytest
 

@@ -26,7 +26,7 @@ from dacycle.forecast_adapter.grid import (
 
 @st.composite
 def grids(draw: st.DrawFn) -> Grid:
-    """A global grid: rows with poles, without them, or unevenly spaced; any first longitude."""
+    """Draw a global grid: rows with poles, without them, or unevenly spaced, and any first longitude."""
     rows, columns = draw(st.integers(3, 14)), draw(st.integers(3, 18))
     kind = draw(st.sampled_from(["poles", "centres", "uneven"]))
     if kind == "poles":
@@ -40,7 +40,7 @@ def grids(draw: st.DrawFn) -> Grid:
 
 
 def for_all(*strategies: st.SearchStrategy) -> Callable:
-    """`given` with as many examples as a field's arithmetic is worth."""
+    """Return `given` with fewer examples, because arithmetic on fields is slow."""
     return lambda test: settings(max_examples=50)(given(*strategies)(test))
 
 
@@ -54,7 +54,7 @@ def noise(grid: Grid, seed: int, lead: tuple[int, ...] = ()) -> np.ndarray:
 
 
 def weatherbench2_average(field: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """Cell means by WeatherBench2's method, cell by cell and without matrices, in double precision.
+    """Return cell means by WeatherBench2's method, cell by cell and without matrices, in double precision.
 
     A cell ends half-way between centres, at the poles in the outermost rows. Its value is the mean of the cells that it
     overlaps, weighted by the difference of the sines of the latitudes between which they do, times the longitudes
@@ -136,7 +136,7 @@ class TestNamedGrids:
 class TestWeights:
     @for_all(grids())
     def test_caps_have_the_area_of_spherical_caps(self, grid: Grid) -> None:
-        """The rows north of any cell edge cover (1 - sin edge) / 2 of the sphere; all of them, all of it."""
+        """The rows north of any cell edge cover (1 - sin edge) / 2 of the sphere, and all rows the whole."""
         share = np.cumsum(grid.weights.sum(1)) / grid.weights.size
         assert_allclose(share, (1 - np.sin(np.deg2rad(grid.latitude_bounds[1:]))) / 2, atol=1e-12)
         assert (grid.weights > 0).all()
@@ -186,7 +186,7 @@ class TestConservativeAverage:
         assert_allclose(conservative_average(fields, fine, coarse), blocks / areas, atol=1e-12)
 
     def test_agrees_with_xarray_regrid(self) -> None:
-        """Between nested cells; for others, and in its polar rows, that package's cell areas are approximate."""
+        """Only nested cells are compared: for others, and in polar rows, that package's areas are approximate."""
         pytest.importorskip("xarray_regrid")
         old = get_grid("1.5deg")
         new = Grid("4.5deg", np.linspace(90, -90, 41), 4.5 * np.arange(80))
@@ -203,7 +203,7 @@ class TestConservativeAverage:
         ("fine", "coarse"), [("0.25deg", "1.5deg"), ("0.25deg", "5.625deg"), ("1.5deg", "5.625deg")]
     )
     def test_agrees_with_weatherbench2(self, fine: str, coarse: str) -> None:
-        """Its conservative regridding, written from its description: poles, and cells cut in half, included."""
+        """The comparison is with WeatherBench2's method as described, also at poles and for cells cut in half."""
         source, target = get_grid(fine), get_grid(coarse)
         state = 250 + 40 * noise(source, 1).astype(np.float32)
         expected = weatherbench2_average(state, source, target)
@@ -263,7 +263,7 @@ class TestBilinear:
 
     @for_all(grids(), seeds)
     def test_the_date_line_has_no_seam(self, grid: Grid, seed: int) -> None:
-        """Half-way between the last and the first column lies their mean."""
+        """The value half-way between the last and the first column is their mean."""
         fields = noise(grid, seed)
         row = grid.shape[0] // 2
         between = (grid.longitude[-1] + grid.longitude[0] + 360) / 2
@@ -279,7 +279,7 @@ class TestBilinear:
 
     @for_all(grids(), seeds, st.sampled_from([90.0, -90.0]), st.lists(longitudes, min_size=2, max_size=5))
     def test_a_pole_has_one_value(self, grid: Grid, seed: int, pole: float, lons: list[float]) -> None:
-        """Whatever longitude it is reached along, when the grid's polar row has one value or none is at the pole."""
+        """The value is the same along every meridian, if the polar row has one value or no row is at the pole."""
         fields = noise(grid, seed)
         row = 0 if pole > 0 else -1
         if abs(grid.latitude[row]) == 90:

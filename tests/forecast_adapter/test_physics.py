@@ -18,14 +18,14 @@ MIXES = {"kwbc": (253.16, 1), "ecmf": (250.16, 2)}
 
 
 def over_water(t: float) -> float:
-    """Saturation vapour pressure (Pa) over water: Murphy and Koop (2005, doi:10.1256/qj.04.94), equation 10."""
+    """Return the saturation vapour pressure (Pa) over water: Murphy and Koop (2005, doi:10.1256/qj.04.94), eq. 10."""
     low = 54.842763 - 6763.22 / t - 4.210 * np.log(t) + 0.000367 * t
     high = 53.878 - 1331.22 / t - 9.44523 * np.log(t) + 0.014025 * t
     return np.exp(low + np.tanh(0.0415 * (t - 218.8)) * high)
 
 
 def over_ice(t: float) -> float:
-    """Saturation vapour pressure (Pa) over ice: Murphy and Koop (2005), equation 7."""
+    """Return the saturation vapour pressure (Pa) over ice: Murphy and Koop (2005), equation 7."""
     return np.exp(9.550426 - 5723.265 / t + 3.53068 * np.log(t) - 0.00728332 * t)
 
 
@@ -34,7 +34,7 @@ def over_ice(t: float) -> float:
     ("celsius", "pascals"), [(30, 4246.0), (20, 2338.8), (0.01, 611.66), (-40, 12.84), (-60, 1.080)]
 )
 def test_published_saturation_pressures(centre: str, celsius: float, pascals: float) -> None:
-    """Over water above freezing, over ice well below it (Smithsonian Meteorological Tables)."""
+    """The tables are over water above freezing, and over ice well below it (Smithsonian Meteorological Tables)."""
     assert saturation_vapour_pressure(np.array(celsius + 273.15), centre) == pytest.approx(pascals, rel=4e-3)
 
 

@@ -1,4 +1,4 @@
-"""Scores against hand values, against independent libraries and as mathematics."""
+"""Scores against values by hand and independent libraries, and their mathematical properties."""
 
 import numpy as np
 import pytest
@@ -159,7 +159,7 @@ def test_mean_interval_moves_and_stretches_with_the_series(shift, scale, seed):
 
 @pytest.mark.parametrize("memory", [0.0, 0.5])
 def test_intervals_cover_the_truth_about_as_often_as_they_say(memory):
-    """56 cycles of an AR(1) series in blocks of two days: percentiles alone would hold it in 83 to 87 %."""
+    """The series is 56 cycles of an AR(1) process in blocks of two days; percentiles alone would cover 83 to 87 %."""
     generator = np.random.default_rng(5)
     trials, held_mean, held_trend = 200, 0, 0
     for trial in range(trials):
@@ -231,7 +231,7 @@ def test_lead_time_lost_is_zero_against_itself_and_grows_with_error(steps, more)
 @given(mean=st.floats(-3, 3), spread=st.floats(0.05, 3), truth=st.floats(-5, 5))
 @settings(max_examples=30)
 def test_the_crps_of_a_gaussian_is_its_integral(mean: float, spread: float, truth: float) -> None:
-    """Of the squared difference between its distribution function and the step at the truth."""
+    """The integrand is the squared difference between the distribution function and the step at the truth."""
     x = np.linspace(-40, 40, 400_001)
     squared = np.square(norm.cdf(x, mean, spread) - (x >= truth))
     found = scores.gaussian_crps(np.array(mean), np.array(spread), np.array(truth))

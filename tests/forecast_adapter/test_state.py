@@ -1,4 +1,4 @@
-"""States: what is accepted, what is refused and in which words, and the file layouts in use."""
+"""States: which are valid, the messages for those that are not, and the layouts of files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def state(seed: int = 0) -> xr.DataArray:
 
 
 def refused(bad: xr.DataArray, *words: str, grid: Grid | None = None) -> None:
-    """`validate` refuses it in a message that holds the source and all `words`."""
+    """Check that `validate` raises an error whose message has the source and all `words`."""
     with pytest.raises(StateError) as caught:
         validate(bad, "somewhere/file.nc", grid)
     for word in ("somewhere/file.nc", *words):
@@ -52,7 +52,7 @@ class TestValidate:
 
     @pytest.mark.parametrize("level", LEVELS[:-2])
     def test_geopotential_height_in_metres(self, level: int) -> None:
-        """Caught at every level down to 850 hPa by its range; below, metres are possible geopotentials."""
+        """The range catches heights at every level down to 850 hPa; below, metres are possible geopotentials."""
         bad = state()
         bad[index(f"z{level}")] /= 9.80665
         refused(bad, f"z{level}", "metres", "9.80665")
@@ -112,7 +112,7 @@ class TestValidate:
 
 
 class TestFiles:
-    """`to_dataset` and `from_dataset`: the WeatherBench2 schema and the ways real files differ from it."""
+    """`to_dataset` and `from_dataset`: the WeatherBench2 schema, and how real files differ from it."""
 
     def test_schema(self) -> None:
         dataset = to_dataset(state())
@@ -203,7 +203,7 @@ def _unstated(variable: xr.DataArray) -> xr.DataArray:
 
 
 def test_real_low_resolution_weatherbench2_layout(shared: Path) -> None:
-    """ERA5 as the low-resolution stores keep it: (level, longitude, latitude), latitude from the south, 37 levels."""
+    """Return ERA5 as in the low-resolution stores: (level, longitude, latitude), latitude from the south, 37 levels."""
     real = xr.load_dataset(shared / "grid/era5_64x32_37lev_19590102T00.nc", engine="scipy")
     assert real["temperature"].dims == ("level", "longitude", "latitude")
     ground = {"10m_u_component_of_wind": "u", "10m_v_component_of_wind": "v", "2m_temperature": "t"}
@@ -226,7 +226,7 @@ def test_real_low_resolution_weatherbench2_layout(shared: Path) -> None:
 
 
 def test_state_of_every_channel_keeps_its_own_values() -> None:
-    """No channel is written under another's name: each holds its own number."""
+    """Each channel holds its own number, so that a channel written under another's name shows."""
     mean, _ = profile()
     tagged = make_state(np.broadcast_to(mean[:, None, None], (69, *GRID.shape)).copy(), GRID, TIME)
     back = from_dataset(to_dataset(tagged), TIME)

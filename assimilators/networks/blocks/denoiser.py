@@ -1,12 +1,13 @@
-"""Denoisers of background errors: what an error is expected to be that is seen through so much noise.
+"""Denoisers of background errors: the expected error, given the sum of an error and noise.
 
-Preconditioned as in EDM (Karras et al. 2022, arXiv 2206.00364, section 5), with errors of variance 1: nothing is left
-to learn where all points are independent and alike. The rest is a U-shaped network of two resolutions on the sphere.
+The denoiser is preconditioned as in EDM (Karras et al. 2022, arXiv 2206.00364, section 5), with errors of variance 1,
+so that the network has nothing to learn if all points are independent with equal variance. The network is U-shaped,
+with two resolutions on the sphere.
 
-**It changes its sign with its input**, by construction: no layer adds anything that does not come from the error, and
-what is known beside it (the background, the noise, how large errors are) opens and closes gates. An error is then as
-likely as its opposite, and what a prior knows without observations is 0. Free to do otherwise, it would learn what is
-usually wrong with the backgrounds it was shown, which leads cycles astray (`departures`).
+**It is odd in its input**, by construction: no layer adds a term that does not depend on the error, and the other
+inputs (background, noise, size of the error) only control gates. So an error is as likely as its opposite, and without
+observations the mean error is 0. Otherwise it would learn the mean error of the training backgrounds, which makes
+cycles drift (`departures`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from dacycle.forecast_adapter.models.mini import pad_sphere
 __all__ = ["Context", "Denoiser", "OddBlock"]
 
 WAVES = 8
-"""Frequencies by which a network is told the noise."""
+"""Frequencies that encode the noise."""
 
 
 class Context(nn.Module):
-    """Features (B, width, H/2, W/2) of what is known, (B, inputs, H, W)."""
+    """Compute features (B, width, H/2, W/2) of the inputs but the error, (B, inputs, H, W)."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -39,9 +40,9 @@ class Context(nn.Module):
 
 
 class OddBlock(nn.Module):
-    """The input, plus what the context lets through of a depthwise convolution and a wider layer.
+    """Add a depthwise convolution and a wider layer, gated by the context, to the input.
 
-    It is odd in its input; linear, if `linear`. Else large values open their gates themselves.
+    The block is odd in its input. If `linear`, it is linear in it; otherwise large values also open their gates.
     """
 
     def __init__(self, width: int, kernel: int, context: int, linear: bool = False) -> None:
@@ -63,14 +64,14 @@ class OddBlock(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """See the module's docstring. (B, channels, H, W) -> the same.
+    """Denoise errors (B, channels, H, W).
 
     Args:
         channels: of the errors.
-        fold: 2 where they stand on the grid, 1 where on its 2 x 2 blocks, as the context does.
-        context: its width.
+        fold: 2 for errors on the grid, 1 for errors on its 2 x 2 blocks, where the context is.
+        context: width of the context.
         width, coarse: of the network on 2 x 2 and on 4 x 4 blocks of cells.
-        depth: blocks before and behind the coarse ones, and half of those.
+        depth: number of blocks before the coarse ones, as many after them; there are twice as many coarse ones.
         kernel: of each block.
     """
 
@@ -93,15 +94,15 @@ class Denoiser(nn.Module):
         self.head = Pointwise(1, width, folded, bias=False)
         self.gain = Pointwise(1, context, folded)
         for last in (self.head, self.gain):
-            nn.init.zeros_(last.weight)  # at first all points are independent and alike
+            nn.init.zeros_(last.weight)  # at first all points are independent with equal variance
 
     def forward(self, x: Tensor, noise: Tensor, context: Tensor) -> Tensor:
-        """The expected error.
+        """Return the expected error.
 
         Args:
-            x: (B, channels, H, W) errors of unit variance, and noise.
+            x: (B, channels, H, W) errors of unit variance plus noise.
             noise: (B, 1, 1, 1) standard deviation of the noise.
-            context: (B, width, H', W'), or one for all.
+            context: (B, width, H', W'), or (1, width, H', W') for all.
         """
         total = 1 + noise.square()
         y = functional.pixel_unshuffle(x * total.rsqrt(), self.fold)
@@ -109,8 +110,8 @@ class Denoiser(nn.Module):
 
     def _rest(self, x: Tensor, noise: Tensor, context: Tensor) -> Tensor:
         angle = math.pi * noise.log().flatten(1) * self.frequencies
-        told = self.noise(torch.cat([angle.cos(), angle.sin()], 1))[..., None, None]
-        context = functional.silu(context + told)
+        encoded_noise = self.noise(torch.cat([angle.cos(), angle.sin()], 1))[..., None, None]
+        context = functional.silu(context + encoded_noise)
         wide = functional.avg_pool2d(context, 2)
         y = self.stem(x)
         for block in self.before:

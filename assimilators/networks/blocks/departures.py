@@ -1,8 +1,8 @@
-"""What feed-forward methods share that make an increment of departures, beside what all networks have (`base`).
+"""The base of feed-forward methods, which make an increment of departures.
 
-A method is what it makes of them (`DepartureNetwork.observe`, `encode`, `decode`). All change the sign of the increment
-with the departures (`estimate`). Free to do otherwise, a network learns what is usually wrong with the backgrounds it
-was shown, and takes it away in every cycle, there or not: such cycles go astray.
+A method defines `DepartureNetwork.observe`, `encode` and `decode`. The increment of every method is odd in the
+departures (`estimate`). Otherwise a network learns the mean error of its training backgrounds and removes it in every
+cycle, where it is present or not, and the cycles drift.
 """
 
 from __future__ import annotations
@@ -25,34 +25,40 @@ NEAR, WIDE = (1500.0,), (3000.0, 6000.0)
 
 
 class DepartureNetwork(AnalysisNetwork, ABC):
-    """See the module's docstring. ``estimate`` is what is trained."""
+    """Make an increment, and perhaps a spread, of departures; ``estimate`` is trained."""
 
     @abstractmethod
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """Features of departures and weights, (B, 69 + M, H, W).
+        """Return features of departures and weights, (B, 69 + M, H, W).
 
-        Each is (B, 2 K, C, H', W'): K that change their sign with the departures, and K that do not.
+        Each tensor is (B, 2 K, C, H', W'): K features that are odd in the departures, then K that are even.
         """
 
     @abstractmethod
     def encode(self, state: Tensor, known: Tensor) -> tuple[Tensor, ...]:
-        """Features of the normalised background and what is `known` beside it, (B, 11, H, W)."""
+        """Return features of the normalised background and of the other inputs `known`, (B, 11, H, W)."""
 
     @abstractmethod
     def decode(
         self, state: Tensor, known: Tensor, background: tuple[Tensor, ...], observed: tuple[Tensor, ...],
         beside: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """Increment, and spread before `_spread` or None, (B, 69, H, W), in units of the background's error.
+        """Return increment, and spread before `_spread` or None, (B, 69, H, W), in units of the background's error.
 
-        beside: (B, latent, H/2, W/2) added to what is fused of background and observations (`adapter`).
+        Args:
+            state: normalised background.
+            known: the other inputs.
+            background: from `encode`.
+            observed: from `observe`.
+            beside: (B, latent, H/2, W/2), added to the fused features of background and observations (`adapter`).
         """
 
     def estimate(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Increment and spread, (B, 69, H, W), in units of ``error``; no spread where the method has none.
+        """Return increment and spread, (B, 69, H, W), in units of ``error``; the spread is None for some methods.
 
-        Half the difference of what departures and their opposites give changes its sign with them, and is 0 where
-        observations agree with the background without its bias. The bias is taken off where the gate is open.
+        The increment is half the difference between the results for the departures and for their opposites. So it is
+        odd, and 0 where observations agree with the background without its bias. The bias is removed where the gate is
+        open.
 
         Args:
             state: (B, 69, H, W) the normalised background.
@@ -65,17 +71,17 @@ class DepartureNetwork(AnalysisNetwork, ABC):
         observed = tuple(_and_opposite(features) for features in self.observe(departure, weight))
         background = tuple(features.repeat(2, 1, 1, 1) for features in self.encode(state, known))
         increment, spread = self.decode(state.repeat(2, 1, 1, 1), known.repeat(2, 1, 1, 1), background, observed)
-        there, back = increment.unflatten(0, (2, -1)).unbind(0)
-        increment = self.gate(weight) * (0.5 * size * (there - back) - bias)
+        positive, negative = increment.unflatten(0, (2, -1)).unbind(0)
+        increment = self.gate(weight) * (0.5 * size * (positive - negative) - bias)
         if spread is None:
             return increment, None
         return increment, size * self._spread(spread.unflatten(0, (2, -1)).mean(0))
 
     def estimate_one_way(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`estimate` at half the cost, to train with: half of the samples are seen with the opposite departures.
+        """Return `estimate` at half the cost, for training: half of the samples have the opposite departures.
 
-        What is best for both signs then changes its sign with them, as `estimate` does by construction. Two and two,
-        because every second sample may be of another kind.
+        Training on both signs makes the optimum odd. Signs alternate in pairs, because even and odd samples may come
+        from different sources (`training.closed_loop`).
         """
         state, bias = self.unbiased(state)
         departure, error, sizes = self.departures(state, values, errors)
@@ -99,10 +105,10 @@ class DepartureNetwork(AnalysisNetwork, ABC):
 
 
 class SetConvolutions(nn.Module):
-    """Departures as fields with their density (ConvCNP, arXiv 1910.13556; FNP, section 3.2), at three widths in km.
+    """Turn departures into fields with their density (ConvCNP, arXiv 1910.13556; FNP, section 3.2), at three widths.
 
-    Kernels are fixed functions of great-circle distance. (B, C, H, W) twice -> (B, 4, C, H, W) at and near the points,
-    (B, 4, C, H/2, W/2) far around: mean departures, then densities.
+    Kernels are fixed functions of great-circle distance. From departures and weights, (B, C, H, W) each, come
+    (B, 4, C, H, W) at and near the points, and (B, 4, C, H/2, W/2) far around: mean departures, then densities.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -131,12 +137,12 @@ class SetConvolutions(nn.Module):
 
 
 def gaussian_loss(increment: Tensor, spread: Tensor, target: Tensor) -> Tensor:
-    """Negative log likelihood, weighted by the variance within a sample. All are (B, 69, H, W).
+    """Return the negative log likelihood, weighted by the variance within a sample; all are (B, 69, H, W).
 
     The mean then learns from plain squared errors, as in beta-NLL with beta = 1 (Seitzer et al. 2022, arXiv
-    2203.09168): the likelihood itself would give most weight to where the error is smallest, and a cycle lives by where
-    it is largest. From sample to sample the weight is the root: a background twice as wrong counts twice, not four
-    times, or those of 6 h would hardly be learnt, their spread least of all.
+    2203.09168). Without the weight, the places of the smallest errors would dominate, but a cycle depends on those of
+    the largest. From sample to sample the weight is the root of the variance, so that a background with twice the error
+    counts twice, not four times; otherwise backgrounds of 6 h, and above all their spread, would hardly be learnt.
     """
     variance = spread.square()
     weight = variance.detach() / variance.detach().mean((1, 2, 3), keepdim=True).sqrt()
@@ -144,9 +150,9 @@ def gaussian_loss(increment: Tensor, spread: Tensor, target: Tensor) -> Tensor:
 
 
 def _mean_and_density(sums: Tensor) -> Tensor:
-    """(B, K, 2, C, H, W), weighted departures and weights, to (B, 2 K, C, H, W).
+    """Return means and densities (B, 2 K, C, H, W) of weighted departures and weights (B, K, 2, C, H, W).
 
-    The mean fades where there is next to nothing to average: the background's own weight is in it.
+    The mean tends to 0 with the density, because the background has a weight of its own in it.
     """
     total, density = sums.unbind(2)
     density = density.clamp(min=0)
@@ -154,23 +160,23 @@ def _mean_and_density(sums: Tensor) -> Tensor:
 
 
 def _signed(features: Tensor, sign: Tensor) -> Tensor:
-    """Means and densities, (B, 2 K, C, H, W), the means times (B, 1, 1, 1) signs."""
+    """Return means and densities, (B, 2 K, C, H, W), with the means multiplied by signs (B, 1, 1, 1)."""
     means, densities = features.chunk(2, 1)
     return torch.cat([means * sign[..., None], densities], 1)
 
 
 def _and_opposite(features: Tensor) -> Tensor:
-    """Means and densities, (B, 2 K, C, H, W), and below them, (2 B, ...), the same with the means' signs changed."""
+    """Return means and densities, (B, 2 K, C, H, W), followed by the same with opposite means, (2 B, ...)."""
     means, densities = features.chunk(2, 1)
     return torch.cat([features, torch.cat([-means, densities], 1)])
 
 
 def added(fused: Tensor, beside: Tensor | None) -> Tensor:
-    """Fused features, and what is beside them."""
+    """Return the sum of fused features and those beside them, if there are any."""
     return fused if beside is None else fused + beside
 
 
 def halved(grid: Grid) -> Grid:
-    """The grid of the 2 x 2 blocks of cells."""
+    """Return the grid of the 2 x 2 blocks of cells."""
     latitude, longitude = (np.asarray(c, float).reshape(-1, 2).mean(1) for c in (grid.latitude, grid.longitude))
     return Grid(f"2x2 blocks of {grid.name}", latitude, longitude)

@@ -1,7 +1,7 @@
-"""Layers on a latitude-longitude grid of the sphere, as real matrices, so that what is trained is what is exported.
+"""Layers on a latitude-longitude grid of the sphere, as real matrices, which training and export share.
 
-Fields are (B, C, H, W), rows from north to south, no row at a pole. In longitude everything is periodic; beyond a pole
-the grid goes on along the opposite meridian.
+Fields are (B, C, H, W), rows from north to south, no row at a pole. All layers are periodic in longitude; beyond a pole
+the grid continues along the opposite meridian.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = [
 
 
 def zonal_transform(width: int, modes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Real discrete Fourier transform along a circle of `width` points: (width, 2 modes) and its inverse.
+    """Return the real discrete Fourier transform along a circle of `width` points, (width, 2 modes), and its inverse.
 
-    The first half of the coefficients are cosines' (wavenumbers 0 to modes - 1), the second sines'. With
+    The first half of the coefficients belong to cosines (wavenumbers 0 to modes - 1), the second half to sines. With
     width / 2 + 1 modes, forward and inverse give the identity; with fewer, the truncated field.
     """
     angle = 2 * np.pi * np.outer(np.arange(width), np.arange(modes)) / width
     forward = np.concatenate([np.cos(angle), -np.sin(angle)], axis=1)
-    twice = np.full(modes, 2.0)  # a wavenumber stands for its negative too
+    twice = np.full(modes, 2.0)  # a wavenumber represents its negative too
     twice[0] = 1
     if modes == width // 2 + 1 and width % 2 == 0:
         twice[-1] = 1
@@ -47,10 +47,11 @@ def zonal_transform(width: int, modes: int) -> tuple[NDArray[np.float32], NDArra
 
 
 def meridional_transform(height: int, modes: int, zonal_modes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Transform along meridians by zonal wavenumber m: (m, modes, height), and its inverse (m, height, modes).
+    """Return the transform along meridians by zonal wavenumber m, (m, modes, height), and its inverse.
 
-    Going on across the poles, half a turn away, a field of even zonal wavenumber is even there and one of odd
-    wavenumber is odd: cosines for the former and sines for the latter, of which the first stands for n = 1.
+    Continued across a pole, half a turn away, a field of even zonal wavenumber is even and a field of odd wavenumber is
+    odd. So the former is expanded in cosines and the latter in sines, of which the first has n = 1. The inverse is
+    (m, height, modes).
     """
     angle = np.pi * (np.arange(height) + 0.5) / height
     n = np.arange(modes)[:, None]
@@ -63,15 +64,15 @@ def meridional_transform(height: int, modes: int, zonal_modes: int) -> tuple[NDA
 
 
 def distances(grid: Grid) -> NDArray[np.floating]:
-    """(H, H, W) great-circle distances in km between the points of two rows, by their difference in longitude."""
+    """Return (H, H, W) great-circle distances in km between the points of two rows, by difference in longitude."""
     rows = grid.latitude[:, None, None]
     return great_circle_km(rows, grid.longitude[0], grid.latitude[None, :, None], grid.longitude)
 
 
 class RadialConvolution(nn.Module):
-    """Sums over what lies around each point, weighted by great-circle distance: the same in km at every latitude.
+    """Sum the points around each point with weights of great-circle distance, the same in km at every latitude.
 
-    (B, C, H, W) -> (B, K, C, H, W), one for each of K supports in km, beyond which the weight is 0 (Gaspari-Cohn).
+    (B, C, H, W) -> (B, K, C, H, W), one sum for each of K supports in km, beyond which the weight is 0 (Gaspari-Cohn).
     """
 
     forward_zonal: Tensor
@@ -84,7 +85,7 @@ class RadialConvolution(nn.Module):
         modes = width // 2 + 1
         forward, inverse = zonal_transform(width, modes)
         kernels = np.stack([gaspari_cohn(distances(grid), support) for support in supports])
-        # Even in longitude, so that its transform is real: (K, H, H, modes) -> (modes, K H, H).
+        # Kernels are even in longitude, so their transform is real: (K, H, H, modes) -> (modes, K H, H).
         spectrum = np.einsum("khjw,wm->mkhj", kernels, forward[:, :modes].astype(float))
         self.supports, self.modes = supports, modes
         self.register_buffer("forward_zonal", torch.from_numpy(forward), persistent=False)
@@ -102,10 +103,10 @@ class RadialConvolution(nn.Module):
 
 
 class SpectralMix(nn.Module):
-    """A truncated transform over the sphere, a complex matrix for each mode and block of channels, and back.
+    """Transform over the sphere, truncated, apply a complex matrix for each mode and block of channels, and go back.
 
-    The spectral convolution of Fourier neural operators (Li et al. 2021, arXiv 2010.08895), block-diagonal over
-    channels (Guibas et al. 2022, arXiv 2111.13587), on the sphere's own parity instead of a torus.
+    It is the spectral convolution of Fourier neural operators (Li et al. 2021, arXiv 2010.08895), block-diagonal over
+    channels (Guibas et al. 2022, arXiv 2111.13587), with the sphere's parity in place of a torus.
     """
 
     zonal: Tensor
@@ -143,7 +144,7 @@ class SpectralMix(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A matrix for each tower, at every point: (B, towers x inputs, H, W) -> (B, towers x outputs, H, W)."""
+    """Apply a matrix for each tower at every point: (B, towers x inputs, H, W) -> (B, towers x outputs, H, W)."""
 
     def __init__(self, towers: int, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
@@ -162,7 +163,7 @@ class Pointwise(nn.Module):
 
 
 class TowerNorm(nn.Module):
-    """Layer norm over the channels of each tower of (B, towers x width, H, W)."""
+    """Apply layer norm over the channels of each tower of (B, towers x width, H, W)."""
 
     def __init__(self, towers: int, width: int) -> None:
         super().__init__()
@@ -179,7 +180,7 @@ class TowerNorm(nn.Module):
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution whose gradients are forward convolutions: on a CPU they are faster than backward ones."""
+    """Convolve depthwise with gradients that are forward convolutions, which are faster on a CPU than backward ones."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
@@ -199,14 +200,14 @@ class _Depthwise(torch.autograd.Function):
         of_input = functional.conv2d(around, weight.flip(2, 3), groups=channels)
         if not ctx.needs_input_grad[1]:
             return of_input, None
-        # Each sample's channel is correlated with its own gradient: samples stand side by side as channels.
+        # Each channel of a sample is correlated with its own gradient, so the samples are taken as channels.
         kernels = gradient.reshape(batch * channels, 1, height, width)
-        each = functional.conv2d(x.reshape(1, batch * channels, *x.shape[2:]), kernels, groups=batch * channels)
-        return of_input, each.reshape(batch, *weight.shape).sum(0)
+        by_sample = functional.conv2d(x.reshape(1, batch * channels, *x.shape[2:]), kernels, groups=batch * channels)
+        return of_input, by_sample.reshape(batch, *weight.shape).sum(0)
 
 
 class Depthwise(nn.Conv2d):
-    """A convolution of each channel by itself, without padding."""
+    """Convolve each channel by itself, without padding."""
 
     def __init__(self, channels: int, kernel: int, bias: bool = True) -> None:
         super().__init__(channels, channels, kernel, groups=channels, bias=bias)
@@ -219,9 +220,11 @@ class Depthwise(nn.Conv2d):
 
 
 class ConvolutionBlock(nn.Module):
-    """The input, plus a depthwise convolution and a perceptron, of towers side by side (ConvNeXt, arXiv 2201.03545)."""
+    """Add a depthwise convolution and a perceptron, for each tower, to the input (ConvNeXt, arXiv 2201.03545)."""
 
-    def __init__(self, towers: int, width: int, kernel: int, parts: int = 1) -> None:
+    branches = 1
+
+    def __init__(self, towers: int, width: int, kernel: int) -> None:
         super().__init__()
         channels = towers * width
         self.margin = kernel // 2
@@ -229,9 +232,10 @@ class ConvolutionBlock(nn.Module):
         self.around = Depthwise(channels, kernel)
         self.widen = Pointwise(towers, width, 2 * width)
         self.narrow = Pointwise(towers, 2 * width, width)
-        self.scale = nn.Parameter(torch.full((parts, 1, channels, 1, 1), 0.1))
+        self.scale = nn.Parameter(torch.full((self.branches, 1, channels, 1, 1), 0.1))
 
     def local(self, y: Tensor) -> Tensor:
+        """Return the convolution and perceptron of normalised features."""
         return self.narrow(functional.silu(self.widen(self.around(pad_sphere(y, self.margin)))))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,10 +243,12 @@ class ConvolutionBlock(nn.Module):
 
 
 class FourierLayer(ConvolutionBlock):
-    """Neural Fourier layer: the input, plus a convolution block, plus a spectral mix."""
+    """Add a convolution block and a spectral mix to the input: a neural Fourier layer."""
+
+    branches = 2
 
     def __init__(self, shape: tuple[int, int], towers: int, width: int, kernel: int, modes: int, block: int) -> None:
-        super().__init__(towers, width, kernel, parts=2)
+        super().__init__(towers, width, kernel)
         self.spectral = SpectralMix(shape, towers * width, modes, block)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -251,10 +257,10 @@ class FourierLayer(ConvolutionBlock):
 
 
 class Attention(nn.Module):
-    """Attention of x to y within windows (Liu et al. 2021, arXiv 2103.14030), then a perceptron; (B, C, H, W) both.
+    """Apply attention of x to y within windows (Liu et al. 2021, arXiv 2103.14030), then a perceptron.
 
-    A grid smaller than a window is one window. Shifted ones begin half a window further: they go around the sphere,
-    and across a pole to the opposite meridian.
+    Both are (B, C, H, W). Shifted windows begin half a window further: they continue around the sphere, and across a
+    pole on the opposite meridian.
     """
 
     def __init__(self, width: int, heads: int, window: tuple[int, int], shifted: bool) -> None:
@@ -270,15 +276,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         query = self._windows(self.query(self.norm_x(x)))
-        key, value = (self._windows(part) for part in self.keys(self.norm_y(y)).chunk(2, 1))
-        alike = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + self.place
-        found = self._grid(alike.softmax(-1) @ value, x)
-        x = x + self.scale[0] * self.out(found)
+        key, value = (self._windows(features) for features in self.keys(self.norm_y(y)).chunk(2, 1))
+        similarity = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + self.place
+        attended = self._grid(similarity.softmax(-1) @ value, x)
+        x = x + self.scale[0] * self.out(attended)
         return x + self.scale[1] * self.narrow(functional.silu(self.widen(self.norm(x))))
 
     # The batch is left to `reshape`, so that the exported graph computes no shapes.
     def _windows(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B windows, heads, points, C / heads)."""
+        """Return (B, C, H, W) as (B windows, heads, points, C / heads)."""
         rows, columns = self.window
         if self.shifted:
             x = pad_sphere(x, rows // 2)[..., rows // 2 : -(rows // 2)].roll(columns // 2, -1)
@@ -287,7 +293,7 @@ class Attention(nn.Module):
         return x.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, self.heads, rows * columns, width // self.heads)
 
     def _grid(self, x: Tensor, like: Tensor) -> Tensor:
-        """The opposite of `_windows`, to the shape of `like`."""
+        """Undo `_windows`, to the shape of `like`."""
         rows, columns = self.window
         width, height, length = like.shape[1:]
         height += rows if self.shifted else 0

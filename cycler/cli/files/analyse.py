@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dacycle.assimilators.classical.isotropic import Statistics
+from dacycle.assimilators.classical.isotropic import ErrorStatistics
 from dacycle.cycler.cli.files.ingest import join_tables
 from dacycle.cycler.cli.options import parse_hour
 from dacycle.cycler.single.surface_analysis import Analyser, Scores, SingleAnalysis
@@ -125,7 +125,7 @@ def _statistics(
     length: float | None,
     reach: float,
     fields: PointFields,
-) -> Statistics | None:
+) -> ErrorStatistics | None:
     errors = [value for value in (background_error, observation_error, length) if value is not None]
     if not errors:
         return None
@@ -135,7 +135,7 @@ def _statistics(
         raise typer.BadParameter(
             f"errors are those of one channel; choose among {', '.join(fields.values)}", param_hint="--channel"
         )
-    return Statistics(background_error, observation_error, length, reach)
+    return ErrorStatistics(background_error, observation_error, length, reach)
 
 
 def _read(files: list[Path], window: Window) -> pd.DataFrame:

@@ -68,11 +68,11 @@ def backgrounds(
     from dacycle.assimilators.sampling.backgrounds import make_forecasts
     from dacycle.assimilators.sampling.cycled_backgrounds import make_cycles
 
-    chosen, say = parse_years(years), typer.echo
+    chosen = parse_years(years)
     if cycling is None:
-        make_forecasts(data, folder, chosen, world, model, workers=workers, say=say)
+        make_forecasts(data, folder, chosen, world, model, workers=workers)
     else:
-        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers, say)
+        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers)
     size = sum(path.stat().st_size for path in folder.glob("*.nc")) / 1e9
     typer.echo(f"{folder}: {size:.1f} GB; a recipe's `backgrounds:` takes this path")
 
@@ -112,24 +112,24 @@ def train(
     if isinstance(read, AssimilatorRecipe):
         from dacycle.assimilators.training.assimilator_run import train_assimilator
 
-        train_assimilator(read, folder, say=typer.echo)
+        train_assimilator(read, folder)
     elif isinstance(read, OperatorRecipe):
         from dacycle.assimilators.training.operator import train_operator
 
-        train_operator(read, folder, say=typer.echo)
+        train_operator(read, folder)
     else:
-        from dacycle.assimilators.training.run import train as train_forecast
+        from dacycle.assimilators.training.forecast_run import train_forecast
 
-        train_forecast(read, folder, say=typer.echo)
+        train_forecast(read, folder)
     typer.echo(f"trained: {folder}; next: dacycle export {folder}")
 
 
 def _say_what_it_takes(recipe: NetworkRecipe, grid: str) -> None:
-    from dacycle.assimilators.training.estimate import estimate, measure
+    from dacycle.assimilators.training.cost import estimate_cost, measure_cost
 
     if not isinstance(recipe, AssimilatorRecipe):
         raise RecipeError(f"{recipe.name}: what a recipe of kind {recipe.kind} takes cannot be estimated yet")
-    cost = estimate(recipe, get_grid(grid))
+    cost = estimate_cost(recipe, get_grid(grid))
     memory = cost.memory_gb(recipe.batch)
     typer.echo(f"{cost.weights:,} weights; {memory:.2g} GB of memory in each process, {recipe.batch} samples at once")
     typer.echo(f"{cost.samples:,} samples, {cost.teraflops:.2g} x 10^12 operations each")
@@ -139,7 +139,7 @@ def _say_what_it_takes(recipe: NetworkRecipe, grid: str) -> None:
         hours = (f"{cost.hours(n, sustained):.2g}" for n in GPUS)
         table.add_row(f"{sustained} x 10^12 operations a second", *hours)
     console.print(table)
-    measured = measure(recipe, get_grid(grid))
+    measured = measure_cost(recipe, get_grid(grid))
     if measured is not None:
         took = ", ".join(f"{measured.hours(cost.samples, n):.2g} on {n}" for n in GPUS)
         typer.echo(
@@ -170,17 +170,17 @@ def export(
     if isinstance(recipe, AssimilatorRecipe):
         from dacycle.assimilators.export.assimilator import export_assimilator
 
-        export_assimilator(run, path, data, say=typer.echo)
+        export_assimilator(run, path, data)
         typer.echo(f"{path}; next: dacycle gate {path} --data {data or recipe.data}")
         return
     if isinstance(recipe, OperatorRecipe):
         from dacycle.assimilators.export.operator import export_operator
 
-        export_operator(run, path, data, say=typer.echo)
+        export_operator(run, path, data)
     else:
-        from dacycle.assimilators.export.forecast import export as export_forecast
+        from dacycle.assimilators.export.forecast import export_forecast
 
-        export_forecast(run, path, data, say=typer.echo)
+        export_forecast(run, path, data)
     key = "operator" if isinstance(recipe, OperatorRecipe) else "model"
     typer.echo(f"{path}, and its card {path.with_suffix('.md').name}; an experiment's `{key}:` takes this path")
 
@@ -200,16 +200,16 @@ def gate(
 
     Example: dacycle gate runs/fnp-cpu/fnp.onnx --data nature --register
     """
-    from dacycle.assimilators.judging.gate import judge, register
+    from dacycle.assimilators.judging.gate import judge_assimilator, register_assimilator
 
-    verdict = judge(file, data, parse_years(years), world, against, say=typer.echo)
-    table = Table("demand", "found", "allowed", "")
+    verdict = judge_assimilator(file, data, parse_years(years), world, against)
+    table = Table("check", "found", "allowed", "")
     for check in verdict.checks:
         table.add_row(check.name, check.found, check.allowed, "met" if check.passed else "[red]not met")
     console.print(table)
     typer.echo(f"card: {file.with_suffix('.md')}")
     if enter:
-        typer.echo(f"registered: {register(file, verdict)}")
+        typer.echo(f"registered: {register_assimilator(file, verdict)}")
     elif not verdict.passed:
         raise AssimilatorError(f"{file} has not passed")
 
@@ -310,7 +310,7 @@ def _size(item: str) -> tuple[str, int]:
 
 def _evaluate_operator(path: Path, data: Path, year: int) -> None:
     table = Table("plane", "method", "rmse", "bias", "correlation", "stated / actual error")
-    for score in score_operator(LearnedOperator(path), data, year, say=typer.echo):
+    for score in score_operator(LearnedOperator(path), data, year):
         ratios = (f"{x:.3f}" if np.isfinite(x) else "" for x in (score.correlation, score.stated))
         label = f"{score.plane} ({PLANES[score.plane]})"
         table.add_row(label, score.method, f"{score.rmse:.3g}", f"{score.bias:+.2g}", *ratios)

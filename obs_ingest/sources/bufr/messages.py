@@ -4,21 +4,24 @@ Messages are found and filtered by their raw headers (WMO Manual on Codes, FM 94
 hold a wanted report near the window are decoded, in a process of their own (`decoder`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import compress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
+import pandas as pd
 
-from dacycle.obs_ingest.sources.base import Inventory
+from dacycle.obs_ingest.sources.base import Inventory, take_inventory
 from dacycle.obs_ingest.sources.bufr.decoder import DecodingProcess, Receipt, Report, Undecoded
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
 from dacycle.obs_ingest.table import ObservationError, is_position
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["ECMWF", "BufrFiles", "Decoded", "Header", "report_time", "station_name"]
+__all__ = ["ECMWF", "BufrFiles", "BufrSource", "Decoded", "Header", "report_time", "station_name"]
 
 ECMWF = 98
 
@@ -147,6 +150,63 @@ class BufrFiles:
         else:
             return message.header
         return None
+
+
+class BufrSource(ABC):
+    """A source of one kind of report in BUFR files.
+
+    Args:
+        path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
+        name, cutoff: see `build_source`.
+        latency: how long after their time reports are taken to have been received, where the message does not say (only
+            ECMWF's do); by default that stays unknown, and such reports are never late.
+        received: `mtime` takes them to have been received when their file was last written, instead.
+    """
+
+    kind: ClassVar[str]
+    """The default name."""
+    reader: ClassVar[str]
+    """The script whose `Reader` makes reports of a message; see `decoder`."""
+
+    def __init__(
+        self,
+        path: Paths,
+        name: str = "",
+        cutoff: pd.Timedelta | None = None,
+        latency: str | None = None,
+        received: str | None = None,
+    ) -> None:
+        self.name, self.cutoff = name or self.kind, cutoff
+        self._files = BufrFiles(path, self.name, self.reader, self.unwanted, latency, received)
+
+    @staticmethod
+    @abstractmethod
+    def unwanted(header: Header) -> str:
+        """Return why a message with this header cannot hold a wanted report; empty if it can."""
+
+    @abstractmethod
+    def table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
+        """Return the table of the window's reports, and count in the inventory what is missing or left out."""
+
+    def inputs(self, window: Window) -> dict[str, str]:
+        """Return the digests of the files with messages near the window, by path."""
+        return self._files.inputs(window)
+
+    def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
+        """Read the window's reports; damaged messages are counted and named in the inventory.
+
+        Raises:
+            ObservationError: no file is there, or none holds a BUFR message.
+        """
+        inventory = Inventory(self.name)
+        decoded = self._files.read(window, inventory)
+        inside = window.holds(np.array([report_time(report) for report in decoded.reports], "M8[s]"))
+        outside = int((~inside).sum())
+        inventory.skip("report outside the window", outside)
+        inventory.decoded -= outside
+        of_window = Decoded(list(compress(decoded.reports, inside)), list(compress(decoded.received, inside)))
+        table = self.table(of_window, window, inventory)
+        return table, take_inventory(inventory, table, window)
 
 
 def _opened(path: Path) -> BinaryIO:

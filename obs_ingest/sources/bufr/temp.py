@@ -7,8 +7,8 @@ import pandas as pd
 
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import level_errors, standard_error
-from dacycle.obs_ingest.sources.base import Inventory, take_inventory
-from dacycle.obs_ingest.sources.bufr.messages import BufrFiles, Decoded, Header, report_time, station_name
+from dacycle.obs_ingest.sources.base import Inventory
+from dacycle.obs_ingest.sources.bufr.messages import BufrSource, Decoded, Header, report_time, station_name
 from dacycle.obs_ingest.sources.files import Paths
 from dacycle.obs_ingest.sources.sounding import STANDARD, above_ground, standard_levels
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError, empty_table, make_table, site_names
@@ -19,7 +19,7 @@ __all__ = ["TempBufr"]
 _VERTICAL_SOUNDINGS = 2  # BUFR table A
 
 
-class TempBufr:
+class TempBufr(BufrSource):
     """Radiosondes from BUFR files (TEMP, any template): z, q, u, v, t on the standard levels, q up to 200 hPa.
 
     Values have the position of the station, whatever the sonde's drift (tens of km in the troposphere, up to 200
@@ -28,57 +28,44 @@ class TempBufr:
     standard levels above each station that its sounding does not have. Errors of humidity are proportional to the
     season's mean where a world is given, else to the observed value.
 
-    Args:
-        path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
-        name, cutoff: see `build_source`.
-        latency: how long after their time soundings are taken to have been received, where the message does not say
-            (only ECMWF's do); by default that stays unknown, and such soundings are never late.
-        received: `mtime` takes them to have been received when their file was last written, instead.
+    Args (beside those of `BufrSource`):
         tolerance: multiplies the limits of `sounding`'s checks, which are those of sensors. Simulated
             soundings need 3: their errors include representativeness, independent from level to level.
         world: its climatology scales the errors of humidity.
     """
 
+    kind = "temp_bufr"
+    reader = "temp_decoder.py"
+
     def __init__(
         self,
         path: Paths,
-        name: str = "temp_bufr",
+        name: str = "",
         cutoff: pd.Timedelta | None = None,
         latency: str | None = None,
         received: str | None = None,
         tolerance: float = 1.0,
         world: World | None = None,
     ) -> None:
+        super().__init__(path, name, cutoff, latency, received)
         if not tolerance > 0:
-            raise ObservationError(f"source {name}: tolerance is {tolerance!r}, not above 0")
-        self.name, self.cutoff, self._world, self._tolerance = name, cutoff, world, tolerance
-        self._files = BufrFiles(path, name, "temp_decoder.py", _unwanted, latency, received)
+            raise ObservationError(f"source {self.name}: tolerance is {tolerance!r}, not above 0")
+        self._world, self._tolerance = world, tolerance
 
-    def inputs(self, window: Window) -> dict[str, str]:
-        """Return the digests of the files with messages near the window, by path."""
-        return self._files.inputs(window)
+    @staticmethod
+    def unwanted(header: Header) -> str:
+        """Return why a message cannot hold a sounding; empty if it can."""
+        if header.category != _VERTICAL_SOUNDINGS:
+            return f"data category {header.category}, not vertical soundings"
+        return ""
 
-    def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
-        """Read the window's soundings; damaged messages are counted and named in the inventory.
-
-        Raises:
-            ObservationError: no file is there, or none holds a BUFR message.
-        """
-        inventory = Inventory(self.name)
-        decoded = self._files.read(window, inventory)
-        table = self._table(decoded, window, inventory)
-        return table, take_inventory(inventory, table, window)
-
-    def _table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
-        times = np.array([report_time(report) for report in decoded.reports], "datetime64[s]")
-        inside = np.nonzero(window.holds(times))[0]
-        outside = len(times) - len(inside)
-        inventory.skip("report outside the window", outside)
-        inventory.decoded -= outside
-        if not len(inside):
+    def table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
+        """Return the table of the window's soundings on the standard levels."""
+        reports = decoded.reports
+        if not reports:
             return empty_table()
-        reports = [decoded.reports[i] for i in inside]
-        times, received = times[inside], np.array(decoded.received, "datetime64[s]")[inside]
+        times = np.array([report_time(report) for report in reports], "datetime64[s]")
+        received = np.array(decoded.received, "datetime64[s]")
         latitude, longitude, elevation = (
             np.array([report.get(name, np.nan) for report in reports], float)
             for name in ("latitude", "longitude", "elevation")
@@ -114,10 +101,3 @@ class TempBufr:
             error=error[sounding, variable, level],
             source=self.name,
         )
-
-
-def _unwanted(header: Header) -> str:
-    """Return why a message cannot hold a sounding; empty if it can."""
-    if header.category != _VERTICAL_SOUNDINGS:
-        return f"data category {header.category}, not vertical soundings"
-    return ""

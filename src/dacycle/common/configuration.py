@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dacycle.common.errors import DacycleError
 
-__all__ = ["Strict", "parse_checked", "parse_value", "parse_yaml", "read_checked", "suggestion", "write_yaml"]
+__all__ = ["Number", "Strict", "parse_checked", "parse_value", "parse_yaml", "read_checked", "suggestion", "write_yaml"]
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -28,6 +28,15 @@ class Strict(BaseModel):
     """Refuse unknown keys; the base of everything that a YAML file configures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> float:
+    number: float = check(value)
+    return value if isinstance(value, int) else number
+
+
+Number = Annotated[float, WrapValidator(_as_written)]
+"""A number that stays whole if it is written so, for models whose digest depends on how a value is written."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Finding assimilators by name and file, and the background error file: made, read, refused."""
+"""Assimilators are found by name and file; background error files are estimated, written and read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from dacycle.assimilators import AssimilatorError, known_assimilators, load_assimilator
 from dacycle.assimilators.classical.background_error import (
     BackgroundError,
-    Settings,
+    Tuning,
+    draw_forecast_errors,
     estimate_background_error,
-    forecast_errors,
-    read_recipe,
+    read_ensemble_recipe,
 )
 from dacycle.assimilators.classical.olr import OlrOperator, OlrSamples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
@@ -37,7 +37,7 @@ class SomeWorld:
 def error() -> BackgroundError:
     samples = np.random.default_rng(0).normal(0, 3, (4, len(NAMES), *GRID.shape)).astype(np.float32)
     samples[:, GROUPS["q"]] *= 1e-4
-    tuned = Settings({**dict.fromkeys(GROUPS, 0.8), "q": 0.5}, 1800.0)
+    tuned = Tuning({**dict.fromkeys(GROUPS, 0.8), "q": 0.5}, 1800.0)
     return BackgroundError.from_samples(samples, GRID, "somewhere", tuned, model="mini", seed=5)
 
 
@@ -53,7 +53,7 @@ def test_file_keeps_members_to_8_bits_and_everything_else_exactly(error: Backgro
     step = np.abs(error.members).max(axis=(0, 2, 3)) / 100
     assert np.all(np.abs(read.members - error.members).max(axis=(0, 2, 3)) <= step)
     np.testing.assert_array_equal(read.std, error.std)
-    assert (read.world, read.grid, read.settings) == ("somewhere", GRID, error.settings)
+    assert (read.world, read.grid, read.tuning) == ("somewhere", GRID, error.tuning)
     assert read.provenance == {"model": "mini", "seed": 5}
     assert len(read.digest) == 64
 
@@ -75,7 +75,7 @@ def test_a_file_is_loaded_by_its_path_with_its_tuned_settings(error: BackgroundE
     oi = load_assimilator(file, SomeWorld())
     assert (oi.name, oi.world, oi.planes) == ("oi", "somewhere", ())
     assert oi.digest == BackgroundError.load(file).digest
-    expected = error.std * error.settings.inflation_by_channel()
+    expected = error.std * error.tuning.inflation_by_channel()
     np.testing.assert_allclose(oi.background_error_std, expected)
 
 
@@ -147,7 +147,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 
 def test_errors_are_forecast_minus_reference_at_every_lead(reference: Reference) -> None:
-    errors, leads = forecast_errors(Drifting(), reference, [6, 12, 24], members=9, seed=1, years=[2001, 2003])
+    errors, leads = draw_forecast_errors(Drifting(), reference, [6, 12, 24], members=9, seed=1, years=[2001, 2003])
     assert sorted(leads) == [6, 6, 6, 12, 12, 12, 24, 24, 24]
     for error, lead in zip(errors, leads, strict=True):
         np.testing.assert_allclose(error, 0.1 * lead / 6, atol=1e-4)
@@ -157,14 +157,14 @@ def test_drawing_is_repeatable_spread_over_the_years_and_never_leaves_one(refere
     draws = []
     for seed in (1, 1, 2):
         model = Drifting()
-        forecast_errors(model, reference, [6, 48], members=12, seed=seed, years=[2001])
+        draw_forecast_errors(model, reference, [6, 48], members=12, seed=seed, years=[2001])
         draws.append(model.starts)
     assert draws[0] == draws[1] != draws[2]
     # 2001 has 12 states here, numbered from 0; the next year's would follow on without a gap.
     assert min(draws[0]) >= 1
     assert max(draws[0]) <= 10
     with pytest.raises(AssimilatorError, match=r"no forecast of 72 h.*2001"):
-        forecast_errors(Drifting(), reference, [72], members=2, seed=1, years=[2001])
+        draw_forecast_errors(Drifting(), reference, [72], members=2, seed=1, years=[2001])
 
 
 def test_estimated_ensemble_is_centred_and_long_leads_do_not_dominate(reference: Reference) -> None:
@@ -176,7 +176,7 @@ def test_estimated_ensemble_is_centred_and_long_leads_do_not_dominate(reference:
                 yield current + step + generator.normal(0, step, current.shape).astype(np.float32)
 
     error = estimate_background_error(
-        Noisy(), reference, SomeWorld(), leads=[6, 24], members=10, seed=1, years=[2001], settings=Settings()
+        Noisy(), reference, SomeWorld(), leads=[6, 24], members=10, seed=1, years=[2001], tuning=Tuning()
     )
     np.testing.assert_allclose(error.members.mean(axis=0), 0, atol=1e-4)
     sizes = error.members.std(axis=(1, 2, 3))
@@ -190,7 +190,7 @@ def test_a_model_of_another_world_is_refused(reference: Reference) -> None:
     with pytest.raises(AssimilatorError, match="belongs to the world 'elsewhere'"):
         estimate_background_error(
             replace(Drifting(), world="elsewhere"), reference, SomeWorld(),
-            leads=[6], members=2, seed=1, years=[2001], settings=Settings(),
+            leads=[6], members=2, seed=1, years=[2001], tuning=Tuning(),
         )  # fmt: skip
 
 
@@ -200,17 +200,30 @@ def test_the_packaged_ensemble_is_the_one_of_its_card() -> None:
     assert path.stat().st_size < 10e6
 
 
-def test_the_packaged_recipe_is_readable_and_a_wrong_one_names_its_faults(tmp_path: Path) -> None:
+def test_the_packaged_recipe_is_readable() -> None:
     packaged = ROOT / "deploy/recipes/oi.yaml"
-    recipe = read_recipe(packaged)
+    recipe = read_ensemble_recipe(packaged)
     assert (recipe.world, recipe.model) == ("demonstration", "mini")
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text(packaged.read_text().replace("seed: 1", "sead: 1"))
-    with pytest.raises(AssimilatorError, match=r"wrong\.yaml: seed is missing, sead is unknown"):
-        read_recipe(wrong)
-    wrong.write_text(packaged.read_text().replace("kind: oi", "kind: fnp"))
-    with pytest.raises(AssimilatorError, match="kind: oi"):
-        read_recipe(wrong)
-    wrong.write_text(packaged.read_text().replace("leads: [144,", "leads: [143,"))
-    with pytest.raises(AssimilatorError, match="multiples of 6"):
-        read_recipe(wrong)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("seed: 1", "sead: 1", r"wrong\.yaml:\d+: sead: unknown key; did you mean seed\?"),
+        ("seed: 1", "sead: 1", r"wrong\.yaml:1: seed: this key is required"),
+        ("seed: 1", "seed: one", r"wrong\.yaml:\d+: seed: Input should be a valid integer"),
+        ("kind: oi", "kind: fnp", r"wrong\.yaml:\d+: kind: Input should be 'oi'"),
+        ("leads: [144,", "leads: [143,", r"wrong\.yaml:\d+: leads: leads are multiples of 6 h"),
+        ("members: 96", "members: 1", r"wrong\.yaml:\d+: members: Input should be greater than or equal to 2"),
+        ("inflation: 0.25", "inflation: {humidity: 1}", r"\d+: inflation: .* surface, z, q, u, v, t"),
+        ("inflation: 0.25", "inflation: much", r"\d+: inflation: is one number or one for each of"),
+        ("inflation: 0.25", "inflation: -1", r"\d+: inflation: .* must be positive"),
+        ("distance_km: 3000", "distance_km: 0", r"\d+: distance_km: Input should be greater than 0"),
+    ],
+)
+def test_a_recipe_with_a_mistake_says_which_and_where(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    text = (ROOT / "deploy/recipes/oi.yaml").read_text()
+    assert right in text
+    (tmp_path / "wrong.yaml").write_text(text.replace(right, wrong))
+    with pytest.raises(AssimilatorError, match=message):
+        read_ensemble_recipe(tmp_path / "wrong.yaml")

@@ -1,4 +1,4 @@
-"""Isotropic optimal interpolation against the textbook's formula, and what it may never do."""
+"""Isotropic optimal interpolation against the textbook formula, and its invariants."""
 
 import numpy as np
 import pytest
@@ -10,19 +10,19 @@ from scipy.spatial.distance import cdist
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.classical.isotropic import (
     MOST_OBSERVATIONS,
-    Statistics,
+    ErrorStatistics,
     covariance,
-    estimate,
+    estimate_statistics,
     increment,
     weights,
 )
 from dacycle.forecast_adapter.states.points import positions
 
-ERRORS = Statistics(background_error=2.0, observation_error=1.0, length_km=120.0, reach_km=600.0)
+ERRORS = ErrorStatistics(background_error=2.0, observation_error=1.0, length_km=120.0, reach_km=600.0)
 
 
 def places(n: int, seed: int, size: float = 10.0) -> np.ndarray:
-    """Points in a square of `size` degrees in Europe."""
+    """Return points in a square of `size` degrees in Europe."""
     rng = np.random.default_rng(seed)
     return positions(45 + size * rng.random(n), 5 + size * rng.random(n))
 
@@ -32,7 +32,7 @@ def analyse(points, stations, departures, errors, statistics=ERRORS):
 
 
 def gaspari_cohn(r: float) -> float:
-    """Equation 4.10 of Gaspari and Cohn, of distance over half the reach."""
+    """Return equation 4.10 of Gaspari and Cohn, for distance over half the reach."""
     if r <= 1:
         return -(r**5) / 4 + r**4 / 2 + 5 * r**3 / 8 - 5 * r**2 / 3 + 1
     if r <= 2:
@@ -41,7 +41,7 @@ def gaspari_cohn(r: float) -> float:
 
 
 def test_the_textbooks_formula_with_dense_matrices() -> None:
-    """x_a - x_b = B H^T (H B H^T + R)^-1 d with all of B, points and stations together, and H picking the stations."""
+    """x_a - x_b = B H^T (H B H^T + R)^-1 d, with B of points and stations together and H selecting the stations."""
     points, stations = places(40, 1), places(25, 2)
     rng = np.random.default_rng(3)
     departures, errors = rng.normal(size=25), 0.5 + rng.random(25)
@@ -55,9 +55,9 @@ def test_the_textbooks_formula_with_dense_matrices() -> None:
 
 
 def test_the_covariance_is_one() -> None:
-    """No negative eigenvalue, on the whole sphere and with a length that the localisation cuts into."""
+    """It has no negative eigenvalue on the whole sphere, even with a length that the localisation shortens."""
     everywhere = positions(*np.random.default_rng(0).uniform((-90, 0), (90, 360), (400, 2)).T)
-    wide = Statistics(1.0, 1.0, 3000.0, 6000.0)
+    wide = ErrorStatistics(1.0, 1.0, 3000.0, 6000.0)
     assert np.linalg.eigvalsh(covariance(cdist(everywhere, everywhere), wide)).min() > -1e-9
 
 
@@ -81,7 +81,7 @@ def test_a_perfect_observation_at_a_point_is_fitted(seed: int, departure: float)
 
 @given(st.integers(0, 2**16))
 def test_order_and_repetition(seed: int) -> None:
-    """The order of the observations is no information; two equal ones are one with half the variance."""
+    """The order of observations has no influence; two equal observations are one with half the variance."""
     points, stations = places(30, seed), places(12, seed + 1)
     departures, errors = np.random.default_rng(seed).normal(size=12), np.full(12, 0.8)
     turned = analyse(points, stations[::-1], departures[::-1], errors)
@@ -96,16 +96,16 @@ def test_without_observations_nothing_changes() -> None:
 
 
 def test_statistics_are_found_again() -> None:
-    """Departures drawn with known errors, by the eigenvectors of their covariance."""
+    """Departures are drawn with known errors, by the eigenvectors of their covariance."""
     stations = places(900, 5, size=15)
     values, vectors = np.linalg.eigh(covariance(cdist(stations, stations), ERRORS) + np.eye(900))
     draw = vectors @ (np.sqrt(values) * np.random.default_rng(6).normal(size=900))
-    found = estimate(stations, draw, ERRORS.reach_km)
+    found = estimate_statistics(stations, draw, ERRORS.reach_km)
     assert found.background_error == pytest.approx(2.0, rel=0.15)
     assert found.observation_error == pytest.approx(1.0, rel=0.1)
     assert found.length_km == pytest.approx(120, rel=0.2)
     assert found.reach_km == ERRORS.reach_km
-    assert estimate(stations, 100 * draw, ERRORS.reach_km).background_error == pytest.approx(
+    assert estimate_statistics(stations, 100 * draw, ERRORS.reach_km).background_error == pytest.approx(
         100 * found.background_error, rel=1e-6
     )
 
@@ -113,11 +113,11 @@ def test_statistics_are_found_again() -> None:
 def test_what_cannot_be_estimated_is_refused() -> None:
     noise = np.random.default_rng(0).normal(size=500)
     with pytest.raises(AssimilatorError, match="20 departures are too few"):
-        estimate(places(20, 1), noise[:20], 1000.0)
+        estimate_statistics(places(20, 1), noise[:20], 1000.0)
     with pytest.raises(AssimilatorError, match="do not tell errors of the background from those of the observations"):
-        estimate(places(500, 1), noise, 1000.0)
+        estimate_statistics(places(500, 1), noise, 1000.0)
     with pytest.raises(AssimilatorError, match="do not tell"):
-        estimate(places(500, 1), np.full(500, 3.0), 1000.0)
+        estimate_statistics(places(500, 1), np.full(500, 3.0), 1000.0)
 
 
 def test_input_that_makes_no_sense() -> None:
@@ -127,7 +127,7 @@ def test_input_that_makes_no_sense() -> None:
     with pytest.raises(AssimilatorError, match="above 0"):
         weights(stations, ones, np.array([1, 0, 1]), ERRORS)
     with pytest.raises(AssimilatorError, match="length_km is -1"):
-        Statistics(1.0, 1.0, -1.0, 1000.0)
+        ErrorStatistics(1.0, 1.0, -1.0, 1000.0)
     many = MOST_OBSERVATIONS + 1
     with pytest.raises(AssimilatorError, match="thin them"):
         weights(np.zeros((many, 3)), np.zeros(many), np.ones(many), ERRORS)

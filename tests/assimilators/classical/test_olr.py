@@ -1,4 +1,4 @@
-"""The operator of outgoing long-wave radiation, fitted to worlds in which the answer is known."""
+"""The operator of outgoing long-wave radiation, fitted to states whose radiation is a known function."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ NOISE = 5.0  # W m-2
 
 
 def states(count: int, seed: int = 0) -> NDArray[np.float32]:
-    """(count, 69, H, W): columns that vary by their channels' standard deviations, humidity well above 0."""
+    """Return (count, 69, H, W): columns that vary by their channels' standard deviations, with q well above 0."""
     mean, std = profile()
     field = mean[:, None, None] + std[:, None, None] * np.random.default_rng(seed).normal(size=(count, 69, *GRID.shape))
     field[:, GROUPS["q"]] = mean[GROUPS["q"], None, None] * np.random.default_rng(seed).uniform(
@@ -29,7 +29,7 @@ def states(count: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def radiation(fields: NDArray) -> NDArray:
-    """Rises with temperature at 500 hPa, falls with humidity at 300 hPa, W m-2."""
+    """Return W m-2, which increase with temperature at 500 hPa and decrease with humidity at 300 hPa."""
     t, q = fields[..., index("t500"), :, :], fields[..., index("q300"), :, :]
     return 240 + 2.0 * (t - 255) - 20 * (q / profile()[0][index("q300")] - 1)
 

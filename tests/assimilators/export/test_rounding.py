@@ -1,4 +1,4 @@
-"""Weights in a file: as small as promised, and exactly those that torch is given."""
+"""Rounded weights: the size of the file, and equality with the weights in torch."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dacycle.forecast_adapter.models.onnxfile import open_session
 
 
 class Small(nn.Module):
-    """A convolution, a matrix that is transposed on its way, and a field for each channel, called as in networks."""
+    """A network with a convolution, a matrix that is transposed in the graph, and a field named as in networks."""
 
     def __init__(self) -> None:
         super().__init__()

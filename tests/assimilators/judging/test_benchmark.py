@@ -1,4 +1,4 @@
-"""Single analyses under controlled observations: what is observed, what it is scored by, and that all see the same."""
+"""Single analyses under controlled observations: the observations, the scores, and that all methods get the same."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from dacycle.forecast_adapter.worlds.world import load_world
 
 @dataclass
 class Draws:
-    """Takes every observation as it is, with half its error as spread; keeps what it was given."""
+    """Return every observation as the analysis, with half its error as spread, and keep the inputs."""
 
     planes: tuple[str, ...] = ("tp6h", "olr")
     seen: list = field(default_factory=list)
@@ -30,7 +30,7 @@ class Draws:
 
 @pytest.fixture(scope="module")
 def given():
-    """The observing system of the demonstration's world, and four backgrounds of it."""
+    """Return the observing system of the demonstration's world, and four backgrounds of it."""
     world = load_world("demonstration")
     observing = observing_of(world, world.reference, [{"source": "stations"}, {"source": "olr"}])
     return observing, held_out(load_model("mini"), world.reference, world, 2, (6, 24))

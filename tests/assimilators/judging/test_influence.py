@@ -1,4 +1,4 @@
-"""How far an increment reaches."""
+"""The reach of an increment."""
 
 import numpy as np
 import pytest

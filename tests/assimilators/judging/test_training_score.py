@@ -1,4 +1,4 @@
-"""The scores on a model's card: checked with models whose errors are known without scoring them."""
+"""The scores on a model's card, for models whose errors are known."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ LEADS = (6, 24)
 
 
 class Oracle:
-    """Looks the truth up in the reference and is wrong by `bias` standard deviations everywhere."""
+    """Forecast the truth of the reference plus `bias` standard deviations."""
 
     name, digest = "oracle", ""
 
@@ -77,7 +77,7 @@ def test_a_free_run_is_compared_with_the_reference_of_its_last_days(opened: Worl
 
 
 class Momentum:
-    """Keeps the last change going, times `factor`: with 0 it is persistence."""
+    """Repeat the last change times `factor`; 0 is persistence."""
 
     name, digest = "momentum", ""
 

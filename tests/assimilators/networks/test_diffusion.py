@@ -22,7 +22,7 @@ PAIRS = 6
 
 
 class Gaussian(DiffusionNetwork):
-    """Errors of a few orthonormal modes, with known variances; all else never errs."""
+    """Errors of a few orthonormal modes with known variances; all other modes have no error."""
 
     def __init__(self, seed: int) -> None:
         ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
@@ -104,7 +104,7 @@ def test_conjugate_residuals_solve_the_equation(seed: int, gradients: int) -> No
 @given(seed=st.integers(0, 99), gradients=st.integers(0, 4), size=st.floats(0.1, 100))
 @settings(max_examples=30)
 def test_what_is_left_of_the_equation_never_grows(seed: int, gradients: int, size: float) -> None:
-    """Whatever a network's Jacobian is: neither symmetric nor positive, and however bad the first guess."""
+    """Even for a Jacobian that is neither symmetric nor positive, and a bad first guess."""
     generator = torch.Generator().manual_seed(seed)
     spread, observe = (torch.randn(2, 12, 12, generator=generator, dtype=torch.float64) for _ in range(2))
     y, first = (torch.randn(2, 12, 1, 1, generator=generator, dtype=torch.float64) for _ in range(2))

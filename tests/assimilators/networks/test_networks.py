@@ -1,4 +1,4 @@
-"""Layers on the sphere against independent sums, and what every method promises whatever its weights are."""
+"""Layers on the sphere against independent sums, and the invariants of every method for any weights."""
 
 import copy
 
@@ -63,7 +63,7 @@ SIZES = {
 
 @pytest.fixture(scope="module", params=METHODS)
 def network(request: pytest.FixtureRequest) -> AnalysisNetwork:
-    """A method with random weights, the last layers' too, on a planet without geography."""
+    """Return a method with random weights in all layers, on a planet without geography."""
     torch.manual_seed(0)
     ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
     static = np.zeros((4, *GRID.shape), np.float32)
@@ -77,7 +77,7 @@ def network(request: pytest.FixtureRequest) -> AnalysisNetwork:
 
 
 def analyse(network: AnalysisNetwork, *given: torch.Tensor, turn: int = 0) -> list[torch.Tensor]:
-    """Analysis and, where there is one, spread; the noise of an iterative method is turned by blocks of 2 x 2 cells."""
+    """Return analysis and any spread; the noise of an iterative method is rotated by blocks of 2 x 2 cells."""
 
     def run(*tensors: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
@@ -93,7 +93,7 @@ def analyse(network: AnalysisNetwork, *given: torch.Tensor, turn: int = 0) -> li
 
 
 def observations(seed: int, share: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A background, values and errors, of which a share is observed."""
+    """Return a background, and values and errors with a share of them observed."""
     generator = torch.Generator().manual_seed(seed)
     background = torch.randn(1, 69, *GRID.shape, generator=generator)
     seen = torch.rand(1, 72, *GRID.shape, generator=generator) < share
@@ -119,7 +119,7 @@ def test_the_meridional_transform_with_all_modes_is_inverted() -> None:
 
 
 def test_fields_that_go_on_across_the_poles_survive_truncation() -> None:
-    """Spherical harmonics are smooth across the poles: a few modes on a torus would not hold them, these do."""
+    """Spherical harmonics are smooth across the poles; a few modes on the sphere represent them, but not on a torus."""
     layer = SpectralMix(GRID.shape, 2, 8, 2)
     identity = torch.zeros_like(layer.weights)
     identity[:, :2] = torch.eye(2)
@@ -179,7 +179,7 @@ def test_a_depthwise_convolution_has_gradients_in_mixed_precision_too() -> None:
 
 
 def test_an_operator_of_planes_learns_what_a_column_says() -> None:
-    """One plane follows from the column, one does not: the unexplained shares are near 0 and near 1."""
+    """One plane depends on the column and one does not, so the unexplained shares are near 0 and near 1."""
     generator = torch.Generator().manual_seed(0)
     columns = torch.randn(10, 5, 16, 32, generator=generator)
     noise = torch.randn(10, 16, 32, generator=generator)
@@ -223,7 +223,7 @@ def test_beyond_its_reach_an_observation_changes_nothing(network: AnalysisNetwor
 @given(seed=st.integers(0, 99))
 @settings(max_examples=5)
 def test_the_increment_changes_its_sign_with_the_departures(network: AnalysisNetwork, seed: int) -> None:
-    """Without a bias of the model: a background that agrees with its observations is left alone."""
+    """Without a bias of the model, a background that agrees with its observations does not change."""
     background, values, errors = observations(seed, 0.1)
     values[:, 69:], errors[:, 69:] = 0, 0
     mirrored = torch.where(errors[:, :69] > 0, 2 * background - values[:, :69], 0.0)
@@ -238,7 +238,7 @@ def test_the_increment_changes_its_sign_with_the_departures(network: AnalysisNet
 
 
 def test_the_models_bias_is_taken_off_where_something_is_observed(network: AnalysisNetwork) -> None:
-    """Observations that agree with the background without its bias leave just that; out of reach nothing changes."""
+    """Where observations agree with the background without its bias, the increment is minus the bias."""
     background, _, _ = observations(0, 0.1)
     biased = copy.deepcopy(network)
     biased.bias[0, 11] = 0.5
@@ -258,7 +258,7 @@ def test_the_models_bias_is_taken_off_where_something_is_observed(network: Analy
 def test_on_a_planet_without_geography_turning_it_turns_the_analysis(
     network: AnalysisNetwork, turn: int, seed: int
 ) -> None:
-    """By whole 2 x 2 blocks: no longitude is special, the date line least of all. By larger blocks where there are."""
+    """The rotation is by whole 2 x 2 blocks, or the largest blocks of the method; no longitude is special."""
     turn *= network.size.columns * 2 if isinstance(network, AdasNetwork) else 4 if network.stepping else 1
     inputs = observations(seed, 0.2)
     straight = analyse(network, *inputs)[0].roll(2 * turn, -1)
@@ -267,7 +267,7 @@ def test_on_a_planet_without_geography_turning_it_turns_the_analysis(
 
 
 def base_of(network: AdaptedNetwork | AdaptedVaeVar) -> AnalysisNetwork:
-    """The base method with the same weights."""
+    """Return the base method with the same weights."""
     if isinstance(network, AdaptedNetwork):
         return network.base
     constants = Constants(**{field: getattr(network, field).numpy() for field in Constants.__annotations__})
@@ -301,7 +301,7 @@ def test_without_its_modalities_an_adapted_method_is_its_base(network: AdaptedNe
 
 @pytest.mark.parametrize("network", ["sda", "vae-var"], indirect=True)
 def test_a_prior_is_told_the_size_of_errors_by_exact_observations(network: PriorNetwork) -> None:
-    """Many others, whose stated errors are larger than they are, would say that there is no error at all."""
+    """Many other observations have too large stated errors, which would give an error of 0 by themselves."""
     state, values, errors = torch.zeros(1, 69, *GRID.shape), *(torch.zeros(1, 72, *GRID.shape) for _ in range(2))
     generator = torch.Generator().manual_seed(0)
     seen = torch.rand(1, 69, *GRID.shape, generator=generator)
@@ -317,7 +317,7 @@ def test_a_prior_is_told_the_size_of_errors_by_exact_observations(network: Prior
 
 @pytest.mark.parametrize("network", [name for name, method in METHODS.items() if method.loss is None], indirect=True)
 def test_a_prior_learns_what_errors_look_like(network: PriorNetwork) -> None:
-    """Errors of one pattern, of any size and sign: its own loss falls, on samples that it has not seen."""
+    """Trained on errors of one pattern of any size and sign, its loss falls on new samples."""
     prior = copy.deepcopy(network).train()
     longitude = torch.from_numpy(np.deg2rad(GRID.longitude)).float()
     pattern = torch.cos(torch.arange(69)[:, None, None] + 2 * longitude).expand(-1, GRID.shape[0], -1)
@@ -356,7 +356,7 @@ def test_the_loss_is_least_at_the_true_mean_and_spread() -> None:
 
 
 def test_in_the_loss_a_sample_counts_as_much_as_its_error_is_large() -> None:
-    """Samples ten times apart in size pull ten times as hard at increments in units of it, not a hundred times."""
+    """Gradients of two samples whose sizes differ by 10, in units of the size, differ by 10, not by 100."""
     target = (
         torch.randn((1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
         * torch.tensor([1.0, 10.0])[:, None, None, None]
@@ -369,7 +369,7 @@ def test_in_the_loss_a_sample_counts_as_much_as_its_error_is_large() -> None:
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_attention_sees_its_window_and_nothing_beyond(shifted: bool) -> None:
-    """What stands in one block reaches the blocks of its windows; shifted ones go across the date line and the pole."""
+    """A change in one block reaches the blocks of its windows; shifted windows cross the date line and the pole."""
     torch.manual_seed(0)
     attention = Attention(16, 2, (4, 8), shifted)
     x, y = torch.randn(2, 1, 16, 16, 32)

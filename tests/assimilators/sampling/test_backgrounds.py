@@ -1,4 +1,4 @@
-"""Stores of backgrounds: what is kept is what the model did, and a store that is not whole is refused."""
+"""Stores of backgrounds hold the errors of the model; a damaged or incomplete store raises an error."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from tests.worlds import Nudge
 
 @pytest.fixture
 def store(world: TinyWorld, tiny: World, tmp_path: Path) -> Path:
-    """The errors of one forecast, as a month."""
+    """Write the errors of one forecast as a month."""
     model = load_model(world.model)
     start = tiny.reference.times[4]
     found = list(forecast_errors(model, tiny.reference, tiny, start, (6, 24)))
@@ -84,14 +84,14 @@ def test_a_year_with_a_gap_stops_before_anything_is_written(world: TinyWorld, tm
 
 
 def test_forecasts_do_not_leave_their_year(world: TinyWorld, tiny: World) -> None:
-    """The tiny reference ends long before its year does; a fresh one of the last days of a year would hold a jump."""
+    """Only the lead that ends within the year is used; the next year of a nature run would begin with a jump."""
     model = load_model(world.model)
     last = np.datetime64("2024-12-31T12", "h")
     assert len(list(forecast_errors(model, _Endless(tiny.reference), tiny, last, (6, 12, 24)))) == 1
 
 
 class _Endless(Reference):
-    """The first state of a reference at every time."""
+    """Return the first state of a reference at every time."""
 
     def __init__(self, reference: Reference) -> None:
         self.first = reference.array(reference.times[0])
@@ -128,7 +128,7 @@ def test_the_systematic_error_is_that_of_forecasts() -> None:
 
 
 def test_the_systematic_error_is_found_by_place_and_season() -> None:
-    """In noise five times as large, from two years of forecasts; the next lead's errors are not looked at."""
+    """It is found in noise five times as large, from two years of forecasts of 24 h, without the errors of 48 h."""
     generator = np.random.default_rng(0)
     times = np.concatenate([year_times(year) for year in (2020, 2021)])
     season = annual_basis(times)[:, 1]
@@ -150,6 +150,6 @@ def test_few_forecasts_say_little_of_a_systematic_error() -> None:
 
 
 def backgrounds_of(times: np.ndarray, errors: np.ndarray) -> Backgrounds:
-    """Errors of 24 h, and beside each one of 48 h that is 100."""
+    """Return errors of 24 h, each with an error of 48 h that is 100."""
     both = np.concatenate([errors, np.full_like(errors, 100)]).astype(np.float16)
     return Backgrounds(np.tile(times, 2), np.repeat([24, 48], len(times)), both, "model")

@@ -1,4 +1,4 @@
-"""Graphs of one step: the loop around them, from torch to the file. The double goes down a gradient, with noise."""
+"""Graphs of one step and the loop around them, in torch and from a file. The double descends a gradient, with noise."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ STEPS = 6
 class Descent(nn.Module):
     """A variational analysis in a latent space of 8 channels on half the grid: steepest descent from some noise.
 
-    Its rates stand in the graph, by step; a strided convolution encodes nothing but is part of the gradient.
+    Its step sizes are part of the graph; a strided convolution is part of the gradient.
     """
 
     mean: Tensor
@@ -103,7 +103,7 @@ def test_a_file_steps_as_torch_does(network: Any, file: Path) -> None:
 
 
 def test_every_step_goes_on_from_the_one_before(network: Any) -> None:
-    """The loop against one written out, with autograd instead of what is traced."""
+    """The loop is compared with one that is written out, with autograd in place of traced gradients."""
     background, values, errors = (torch.from_numpy(part) for part in inputs(1))
     control, momentum = (torch.from_numpy(part) for part in Descent.stepping.start(background[0].numpy()))
     seen = errors[:, :69] > 0

@@ -25,11 +25,13 @@ from dacycle.assimilators.networks.observation_operator import (
     likelihood_loss,
 )
 from dacycle.assimilators.training.operator import ObservedYear, Pairs, fit_operator, load_year, read_operator_run
-from dacycle.assimilators.training.recipe import OperatorRecipe, load_recipe, parse_recipe
+from dacycle.assimilators.training.recipe import OperatorRecipe, load_recipe
+from dacycle.forecast_adapter.models.onnxfile import read_metadata, write_metadata
 from dacycle.forecast_adapter.state import to_dataset
 from dacycle.forecast_adapter.worlds.reference import Reference, write_times
 from dacycle.forecast_adapter.worlds.world import World, annual_basis, load_world
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator
+from tests.assimilators.training.runs import on_records, write_recipe
 from tests.conftest import TinyWorld
 from tests.learned import make_operator
 
@@ -54,12 +56,7 @@ Data = tuple[World, list[ObservedYear], list[ObservedYear]]
 
 
 def recipe(**changes: Any) -> OperatorRecipe:
-    read = parse_recipe({**ENTRIES, **changes}, "test")
-    assert isinstance(read, OperatorRecipe)
-    return read
-
-
-def quiet(_: str) -> None: ...
+    return OperatorRecipe(**{**ENTRIES, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +70,13 @@ def split(world: TinyWorld) -> Data:
 @pytest.fixture(scope="module")
 def run(split: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    fit_operator(recipe(epochs=20), folder, *split, quiet)
+    fit_operator(recipe(epochs=20), folder, *split)
     return folder
 
 
 @pytest.fixture(scope="module")
 def years(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the years 2021 and 2022, both the tiny world's only days."""
+    """Make a folder with the years 2021 and 2022, both with the days of the tiny world."""
     folder = tmp_path_factory.mktemp("years")
     for year in (2021, 2022):
         (folder / str(year)).symlink_to(world.folder / "reference")
@@ -87,7 +84,7 @@ def years(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def network(static: np.ndarray | None = None) -> OperatorNetwork:
-    """With fresh weights, in a world of unit statistics."""
+    """Return a network with fresh weights, in a world of unit statistics."""
     torch.manual_seed(0)
     one = np.ones(69, np.float32)
     static = np.zeros((4, 8, 16), np.float32) if static is None else static
@@ -101,7 +98,7 @@ def network(static: np.ndarray | None = None) -> OperatorNetwork:
 @settings(max_examples=20)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 15), st.floats(0, 30))
 def test_values_are_finite_rain_is_not_negative_and_longitude_is_periodic(seed: int, shift: int, size: float) -> None:
-    """Turning the state and the ground below it turns what comes out."""
+    """Rotating the state and the static fields rotates the output."""
     generator = torch.Generator().manual_seed(seed)
     static = torch.randn((4, 8, 16), generator=generator)
     frames = size * torch.randn((2, 1, 69, 8, 16), generator=generator)
@@ -116,7 +113,7 @@ def test_values_are_finite_rain_is_not_negative_and_longitude_is_periodic(seed: 
 
 
 def test_a_cell_is_seen_no_further_than_a_cell_a_layer() -> None:
-    """And from there its gradient, which variational methods take, is not 0."""
+    """Within this distance its gradient, which variational methods use, is not 0."""
     frame = torch.randn((1, 69, 8, 16), generator=torch.Generator().manual_seed(1)).requires_grad_()
     network()(frame.detach(), frame)[0][0, 1, 4, 8].backward()
     assert frame.grad is not None
@@ -152,15 +149,15 @@ def test_the_recipe_in_the_repository_is_sound() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be above 0"),
-        ({"stages": []}, "unknown entry stages"),
-        ({"batch": 0}, "batch"),
+        ({"epochs": 0}, "epochs: Input should be greater than 0"),
+        ({"stages": []}, "stages: unknown key"),
+        ({"batch": 0}, "batch: Input should be greater than 0"),
         ({"validation_years": [2021]}, "not in both"),
     ],
 )
-def test_a_recipe_with_a_mistake_says_which(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        recipe(**changes)
+def test_a_recipe_with_a_mistake_says_which(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=rf"small\.yaml:\d+: .*{message}"):
+        load_recipe(write_recipe(tmp_path / "small.yaml", ENTRIES, **changes))
 
 
 def test_no_pair_reaches_across_two_years(split: Data) -> None:
@@ -208,14 +205,14 @@ def test_the_loss_falls_and_what_is_left_is_less_than_the_spread(run: Path, spli
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(split: Data, tmp_path: Path) -> None:
-    fit_operator(recipe(epochs=2), tmp_path / "straight", *split, quiet)
+    fit_operator(recipe(epochs=2), tmp_path / "straight", *split)
 
     def stop(_: str) -> None:
         raise InterruptedError
 
-    with pytest.raises(InterruptedError):
-        fit_operator(recipe(epochs=2), tmp_path / "stopped", *split, stop)
-    fit_operator(recipe(epochs=2), tmp_path / "stopped", *split, quiet)
+    with pytest.raises(InterruptedError), on_records(stop):
+        fit_operator(recipe(epochs=2), tmp_path / "stopped", *split)
+    fit_operator(recipe(epochs=2), tmp_path / "stopped", *split)
     straight, resumed = (read_operator_run(tmp_path / name)[2].state_dict() for name in ("straight", "stopped"))
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
@@ -223,7 +220,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(split: Data, tmp_path: Path)
 
 def test_an_unknown_size_is_refused(split: Data, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the entries are width, depth, expansion"):
-        fit_operator(recipe(network={"fine": 3}), tmp_path, *split, quiet)
+        fit_operator(recipe(network={"fine": 3}), tmp_path, *split)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
@@ -237,7 +234,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 def test_the_exported_file_computes_what_the_network_does_and_says_what_it_is(
     run: Path, split: Data, years: Path, tmp_path: Path
 ) -> None:
-    path = export_operator(run, tmp_path / "small.onnx", str(years), quiet)
+    path = export_operator(run, tmp_path / "small.onnx", str(years))
     opened = split[0]
     found = load_operator(path, opened)
     assert found is not None
@@ -257,9 +254,7 @@ def test_the_exported_file_computes_what_the_network_does_and_says_what_it_is(
 
 
 def test_a_perfect_operator_has_no_error_and_climatology_has_the_spread(years: Path, tmp_path: Path) -> None:
-    """The double makes OLR and precipitation exactly as the tiny world does."""
-    from dacycle.forecast_adapter.models.onnxfile import read_metadata, write_metadata
-
+    """The double computes OLR and precipitation exactly as the tiny world does."""
     path = make_operator(tmp_path / "double.onnx")
     write_metadata(path, read_metadata(path) | {"training": {"years": [2021]}})
     scores = {(score.plane, score.method): score for score in score_operator(LearnedOperator(path), years, 2022)}

@@ -1,4 +1,4 @@
-"""Training from recipes: what is refused, that the loss falls, that a run resumes, that a broken one stops."""
+"""Training from recipes: mistakes are named, the loss falls, a run resumes, a diverging one stops."""
 
 import csv
 import json
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
@@ -17,14 +16,22 @@ import torch
 from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
 from dacycle.assimilators.sampling.backgrounds import year_times
 from dacycle.assimilators.training.data import Windows, Year, load_states, season_weights, step_deviation
+from dacycle.assimilators.training.forecast import ForecastTraining
+from dacycle.assimilators.training.forecast_run import (
+    build_forecast_network,
+    fit_forecast,
+    forecast_constants,
+    read_forecast_run,
+    train_forecast,
+)
 from dacycle.assimilators.training.module import channel_weights
-from dacycle.assimilators.training.recipe import Recipe, load_recipe, parse_recipe
-from dacycle.assimilators.training.run import fit, read_run, train
+from dacycle.assimilators.training.recipe import ForecastRecipe, load_recipe, recipe_kind
 from dacycle.forecast_adapter.channels import GROUPS, index
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import to_dataset
 from dacycle.forecast_adapter.worlds.reference import Reference, write_times
 from dacycle.forecast_adapter.worlds.world import World, load_world
+from tests.assimilators.training.runs import on_records, write_recipe
 from tests.conftest import TinyWorld
 
 ENTRIES: dict[str, Any] = {
@@ -45,8 +52,15 @@ ENTRIES: dict[str, Any] = {
 }
 
 
-def recipe(**changes: Any) -> Recipe:
-    return parse_recipe({**ENTRIES, **changes}, "test")
+DIGESTS = {
+    "mini-cpu": "61403e40a7061947",
+    "fnp-cpu": "a261775f28affd84",
+    "olr-tp-cpu": "16ad6c7b8cca335b",
+}
+
+
+def recipe(**changes: Any) -> ForecastRecipe:
+    return ForecastRecipe(**{**ENTRIES, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -63,36 +77,71 @@ def curve(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def quiet(_: str) -> None: ...
-
-
 # Recipes
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "forcast"}, "kind is 'forcast'"),
-        ({"learning_rat": 1e-3}, "unknown entry learning_rat"),
-        ({"seed": "one"}, "seed is 'one'"),
-        ({"seed": True}, "seed is True"),
-        ({"training_years": [2021, 2022]}, "not in both"),
-        ({"training_years": []}, "must not be empty"),
-        ({"stages": [{"steps": 1}]}, "a stage is"),
-        ({"stages": [{"steps": 0, "epochs": 3}]}, "a stage is"),
-        ({"stages": []}, "stages must not be empty"),
-        ({"precision": "float16"}, "float32 or bfloat16"),
-        ({"average": 1.0}, "average"),
+        ({"kind": "forcast"}, r":1: kind: Input should be 'forecast', 'assimilator', 'operator' or 'oi'"),
+        ({"kind": None}, r":1: kind: this key is required \(what is trained: forecast, assimilator, operator or oi\)"),
+        ({"kind": "oi"}, r"its kind is 'oi', which trains no network; here it is forecast or assimilator or operator"),
+        ({"learning_rat": 1e-3}, r":\d+: learning_rat: unknown key; did you mean learning_rate\?"),
+        ({"learning_rate": "fast"}, r":\d+: learning_rate: Input should be a valid number"),
+        ({"learning_rate": 0}, r"learning_rate: Input should be greater than 0"),
+        ({"seed": "one"}, r":\d+: seed: Input should be a valid integer"),
+        ({"seed": True}, r"seed: Input should be a valid integer"),
+        ({"compile": 1}, r"compile: Input should be a valid boolean"),
+        ({"training_years": [2021, 2022]}, r"validation_years: a year may be .* once, not in both"),
+        ({"training_years": [2021, 2021]}, r":6: training_years: a year may be .* once"),
+        ({"training_years": []}, r":6: training_years: List should have at least 1 item"),
+        ({"stages": [{"steps": 1}]}, r":\d+: stages\.0\.epochs: this key is required"),
+        ({"stages": [{"steps": 0, "epochs": 3}]}, r"stages\.0\.steps: Input should be greater than 0"),
+        ({"stages": [{"steps": 1, "epoch": 3}]}, r"stages\.0\.epoch: unknown key; did you mean epochs\?"),
+        ({"stages": []}, r"stages: List should have at least 1 item"),
+        ({"precision": "float16"}, r"precision: Input should be 'float32' or 'bfloat16'"),
+        ({"average": 1.0}, r"average: Input should be less than 1"),
+        ({"seed": None}, r":1: seed: this key is required"),
     ],
 )
-def test_a_recipe_with_a_mistake_says_which(changes: dict[str, Any], message: str) -> None:
+def test_a_recipe_with_a_mistake_says_which_and_where(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = write_recipe(tmp_path / "small.yaml", ENTRIES, **changes)
+    with pytest.raises(RecipeError, match=rf"small\.yaml.*{message}"):
+        load_recipe(path)
+
+
+def test_every_mistake_of_a_recipe_is_named(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "small.yaml", ENTRIES, seed=None, batch=0, widths={})
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    keys = [line.split(": ")[1] for line in str(caught.value).splitlines()]
+    assert sorted(keys) == ["batch", "seed", "widths"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- kind\n", r"torn\.yaml:1: a recipe is a mapping of keys to values"),
+        ("kind: [\n", r"torn\.yaml:\d: not valid YAML"),
+        ("kind: forecast\nkind: oi\n", r"torn\.yaml:2: a key is there twice"),
+    ],
+)
+def test_a_file_that_is_no_recipe_says_so(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "torn.yaml"
+    path.write_text(text)
     with pytest.raises(RecipeError, match=message):
-        recipe(**changes)
+        recipe_kind(path)
 
 
-def test_a_recipe_without_a_needed_entry_names_it() -> None:
-    with pytest.raises(RecipeError, match="missing seed"):
-        parse_recipe({key: value for key, value in ENTRIES.items() if key != "seed"}, "test")
+def test_a_recipe_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.yaml: there is no such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_the_data_of_a_recipe_may_lie_elsewhere(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "small.yaml", ENTRIES)
+    assert load_recipe(path) == recipe()
+    assert load_recipe(path, "elsewhere") == recipe(data="elsewhere")
 
 
 def test_the_recipes_in_the_repository_are_sound() -> None:
@@ -113,6 +162,15 @@ def test_where_the_data_lie_is_no_part_of_the_recipes_digest() -> None:
     assert recipe(seed=4).digest() != recipe().digest()
 
 
+def test_the_digest_of_a_recipe_is_that_of_runs_made_before() -> None:
+    """Whole numbers stay whole; otherwise runs could not be resumed, and files would name another recipe."""
+    folder = Path(__file__).resolve().parents[3] / "deploy/recipes"
+    digests = {
+        name: load_recipe(folder / f"{name}.yaml").digest()[:16] for name in ("mini-cpu", "fnp-cpu", "olr-tp-cpu")
+    }
+    assert digests == DIGESTS
+
+
 # Data
 
 
@@ -127,7 +185,7 @@ def test_a_store_with_a_gap_stops_before_anything_is_written(world: TinyWorld, t
     (tmp_path / "data").mkdir()
     (tmp_path / "data/2021").symlink_to(world.folder / "reference")
     with pytest.raises(DataError, match=r"1460 of the 1460 times .* nature-run"):
-        train(recipe(world=str(world.folder), data=str(tmp_path / "data")), tmp_path / "run", quiet)
+        train_forecast(recipe(world=str(world.folder), data=str(tmp_path / "data")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -177,7 +235,7 @@ def test_a_channel_that_never_changes_is_named(split: tuple[World, list[Year], l
 
 
 def test_the_season_is_read_off_zonal_mean_temperatures() -> None:
-    """From a year whose temperatures swing with the season, differently on every latitude, and with weather."""
+    """Temperatures vary with the season, differently at every latitude, and with noise."""
     rng = np.random.default_rng(0)
     times = year_times(2021)[::4]
     angle = 2 * np.pi * np.arange(len(times)) / 365.2425
@@ -202,7 +260,7 @@ def test_only_levels_above_200_hpa_weigh_less() -> None:
 
 
 def moving(year: Year) -> Year:
-    """One pattern in every channel that moves a column to the east every 6 h: a truth that is quickly learnt."""
+    """Return a year with one pattern in every channel, which moves one column eastward every 6 h."""
     pattern = year.states[0, index("z500")]
     states = torch.stack([pattern.roll(k, dims=-1).expand(69, -1, -1) for k in range(len(year.times))])
     return Year(year.times, states.contiguous())
@@ -211,7 +269,7 @@ def moving(year: Year) -> Year:
 def test_the_loss_falls(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
     opened, first, second = split
     quick = recipe(stages=[{"steps": 1, "epochs": 12}], learning_rate=1e-2, noise=0.0)
-    fit(quick, tmp_path, opened, [moving(first[0])], [moving(second[0])], quiet)
+    fit_forecast(quick, tmp_path, opened, [moving(first[0])], [moving(second[0])])
     rows = curve(tmp_path)
     assert len(rows) == 12
     assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
@@ -221,8 +279,8 @@ def test_the_loss_falls(split: tuple[World, list[Year], list[Year]], tmp_path: P
 def test_an_interrupted_run_goes_on_to_the_same_end(
     split: tuple[World, list[Year], list[Year]], tmp_path: Path
 ) -> None:
-    """The command is run again after a stop in the second epoch: same weights and curve as without the stop."""
-    fit(recipe(), tmp_path / "straight", *split, quiet)
+    """After a stop in the second epoch and another run, weights and curve are those of a run without the stop."""
+    fit_forecast(recipe(), tmp_path / "straight", *split)
 
     class StopError(Exception):
         pass
@@ -230,11 +288,11 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     def stop(_: str) -> None:
         raise StopError
 
-    with pytest.raises(StopError):
-        fit(recipe(), tmp_path / "stopped", *split, stop)
+    with pytest.raises(StopError), on_records(stop):
+        fit_forecast(recipe(), tmp_path / "stopped", *split)
     assert len(curve(tmp_path / "stopped")) == 1
-    fit(recipe(), tmp_path / "stopped", *split, quiet)
-    straight, resumed = (read_run(tmp_path / name)[2].state_dict() for name in ("straight", "stopped"))
+    fit_forecast(recipe(), tmp_path / "stopped", *split)
+    straight, resumed = (read_forecast_run(tmp_path / name)[2].state_dict() for name in ("straight", "stopped"))
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
     rows = [[row["loss"] for row in curve(tmp_path / name)] for name in ("straight", "stopped")]
@@ -243,9 +301,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
 
 
 def test_a_finished_run_is_left_as_it_is(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
-    fit(recipe(), tmp_path, *split, quiet)
+    fit_forecast(recipe(), tmp_path, *split)
     before = (tmp_path / "last.ckpt").read_bytes()
-    fit(recipe(), tmp_path, *split, quiet)
+    fit_forecast(recipe(), tmp_path, *split)
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
@@ -259,58 +317,55 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
     def spoil(_: str) -> None:
         spoiled[0].states[:] = torch.nan
 
-    with pytest.raises(TrainingError, match="the loss is nan in epoch 1"):
-        fit(recipe(), tmp_path, opened, spoiled, second, spoil)
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 1"), on_records(spoil):
+        fit_forecast(recipe(), tmp_path, opened, spoiled, second)
     assert len(curve(tmp_path)) == 1
-    weights = read_run(tmp_path)[2].state_dict()
+    weights = read_forecast_run(tmp_path)[2].state_dict()
     assert all(value.isfinite().all() for name, value in weights.items() if name != "floor")
 
 
 def test_another_recipe_does_not_go_on_with_a_run(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
-    fit(recipe(stages=[{"steps": 1, "epochs": 1}]), tmp_path, *split, quiet)
+    fit_forecast(recipe(stages=[{"steps": 1, "epochs": 1}]), tmp_path, *split)
     with pytest.raises(RecipeError, match="another recipe"):
-        fit(recipe(stages=[{"steps": 1, "epochs": 1}], seed=4), tmp_path, *split, quiet)
+        fit_forecast(recipe(stages=[{"steps": 1, "epochs": 1}], seed=4), tmp_path, *split)
 
 
 def test_a_run_is_not_resumed_with_other_data(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
     opened, first, second = split
     short = recipe(stages=[{"steps": 1, "epochs": 1}])
-    fit(short, tmp_path, *split, quiet)
+    fit_forecast(short, tmp_path, *split)
     other = [Year(first[0].times[:-1], first[0].states[:-1])]
     with pytest.raises(RecipeError, match="data have changed"):
-        fit(short, tmp_path, opened, other, second, quiet)
+        fit_forecast(short, tmp_path, opened, other, second)
 
 
 def test_an_unknown_size_is_refused(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the entries are fine, coarse, depth, expansion"):
-        fit(recipe(network={"width": 3}), tmp_path, *split, quiet)
+        fit_forecast(recipe(network={"width": 3}), tmp_path, *split)
 
 
 def test_a_run_says_what_made_it(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
     short = recipe(stages=[{"steps": 1, "epochs": 1}])
-    fit(short, tmp_path, *split, quiet)
+    fit_forecast(short, tmp_path, *split)
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["recipe"] == short.digest()
     assert (record["world"], record["grid"], record["samples"]) == ("tiny", "5.625deg", 20)
     assert len(record["data"]) == 64
-    assert parse_recipe(yaml.safe_load((tmp_path / "recipe.yaml").read_text()), "run") == short
+    assert load_recipe(tmp_path / "recipe.yaml") == short
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no recipe\.yaml"):
-        read_run(tmp_path)
+        read_forecast_run(tmp_path)
 
 
 def test_noise_changes_the_inputs_but_not_the_targets(split: tuple[World, list[Year], list[Year]]) -> None:
-    from dacycle.assimilators.training.forecast import ForecastTraining
-    from dacycle.assimilators.training.run import _constants, build_network
-
     opened, first, _ = split
     noisy = recipe(noise=0.2)
-    network = build_network(noisy, _constants(noisy, opened, first))
+    network = build_forecast_network(noisy, forecast_constants(noisy, opened, first))
     module = ForecastTraining(network, noisy, opened.grid.weights)
     batch = torch.stack([Windows(first, 4)[k] for k in range(4)])
-    frames = module._perturbed(batch)
+    frames = module.perturbed(batch)
     changes = (batch[:, 1] - batch[:, 0]).square().mean().sqrt()
     moved = [(frames[k] - batch[:, k]).square().mean().sqrt() for k in (0, 1)]
     assert 0 < moved[1] < 0.5 * changes

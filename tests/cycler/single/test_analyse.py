@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial import cKDTree
 from typer.testing import CliRunner
 
-from dacycle.assimilators.classical.isotropic import Statistics
+from dacycle.assimilators.classical.isotropic import ErrorStatistics
 from dacycle.cycler.cli import app
 from dacycle.cycler.single.surface_analysis import Analyser
 from dacycle.forecast_adapter.grid import great_circle_km
@@ -182,7 +182,7 @@ def codes(path: Path) -> np.ndarray:
 
 
 LATITUDE, LONGITUDE = (a.ravel() for a in np.meshgrid(np.arange(90, -91, -2.0), np.arange(0, 360, 2.0), indexing="ij"))
-GIVEN = Statistics(background_error=2.0, observation_error=1.0, length_km=200.0, reach_km=800.0)
+GIVEN = ErrorStatistics(background_error=2.0, observation_error=1.0, length_km=200.0, reach_km=800.0)
 
 
 def flat(**values: float) -> PointFields:
@@ -229,7 +229,7 @@ class TestOneObservation:
         rng = np.random.default_rng(2)
         latitude, longitude = rng.uniform(30, 60, 300), rng.uniform(0, 60, 300)
         table = observations("msl", 1e5 + rng.normal(0, 100, 300), latitude=latitude, longitude=longitude, error=80.0)
-        statistics = Statistics(100.0, 50.0, 200.0, 800.0)
+        statistics = ErrorStatistics(100.0, 50.0, 200.0, 800.0)
         made = Analyser(flat(msl=1e5), table, statistics=statistics).hold_back(0.3, "salt")
         held = (made.table["use"] == "withheld").to_numpy()
         assert 50 < held.sum() < 130

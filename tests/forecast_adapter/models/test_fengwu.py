@@ -36,7 +36,7 @@ Frames = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without models of its own."""
+    """Set up a machine without registered models."""
     monkeypatch.setenv("DACYCLE_HOME", str(tmp_path / "home"))
     for name in ("PROVIDER", "DEVICE", "BATCH", "GPU_MEMORY"):
         monkeypatch.delenv(f"DACYCLE_{name}", raising=False)
@@ -44,7 +44,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def frames(batch: int, seed: int = 0) -> Frames:
-    """Two states (batch, 69, 32, 64), SI, within a few of FengWu's standard deviations."""
+    """Return two states (batch, 69, 32, 64), SI, within a few of FengWu's standard deviations."""
     statistics = published_statistics()
     mean, std = statistics.mean[:, None, None], statistics.std[:, None, None]
     previous, current = mean + std * np.random.default_rng(seed).standard_normal((2, batch, 69, *GRID.shape))
@@ -52,7 +52,7 @@ def frames(batch: int, seed: int = 0) -> Frames:
 
 
 def close(found: NDArray, wanted: NDArray) -> None:
-    """Equal to within a hundred-thousandth of a standard deviation, and float32's own rounding of the value."""
+    """Check that states agree to 1e-5 of a standard deviation and float32's rounding of the value."""
     std = published_statistics().std[:, None, None]
     assert (np.abs(found - wanted) <= 2e-5 * std + 4e-7 * np.abs(wanted)).all()
 
@@ -69,7 +69,7 @@ def brought(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_states_are_physical_and_what_is_rolled_is_normalised() -> None:
-    """Against the definition of the double, in float64."""
+    """The result is compared with the double's definition, in float64."""
     add_double("5.625deg", "era5")
     previous, current = frames(2)
     mean = published_statistics().mean.astype(float)[:, None, None]
@@ -122,7 +122,7 @@ def test_a_network_of_one_state_a_call_forecasts_several(tmp_path: Path) -> None
 
 
 def test_a_chain_on_a_device_is_the_chain_on_the_host(brought: Callable[..., str]) -> None:
-    """The device is the CPU's memory here; what is bound and rolled is the same."""
+    """The device is the CPU here; binding and rolling are the same as on a GPU."""
     model = load_model(brought())
     pair = start_pair(*frames(2), model.scaling)
     host = HostChain(model.session, pair.copy(), model.scaling)
@@ -167,7 +167,7 @@ def test_a_bare_file_says_how_to_add_it(tmp_path: Path) -> None:
 
 
 def network(path: Path, shape: list, kind: int = TensorProto.FLOAT, names: str = "input output") -> Path:
-    """An identity with these tensors."""
+    """Write an identity with these tensors."""
     source, result = (helper.make_tensor_value_info(name, kind, shape) for name in names.split())
     graph = helper.make_graph([helper.make_node("Identity", [source.name], [result.name])], "n", [source], [result])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
@@ -305,6 +305,23 @@ def test_a_setting_without_meaning_is_refused(
     monkeypatch.setenv(f"DACYCLE_{variable}", value)
     with pytest.raises(SettingsError, match=f"DACYCLE_{variable} is '{value}'"):
         load_model(name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("grid:", "gird:", r"model\.yaml:\d: gird: unknown key; did you mean grid\?"),
+        ("batch:", "# batch:", r"model\.yaml:1: batch: this key is required"),
+        ("bytes:", "byte:", r"model\.yaml:\d+: files\..*byte: unknown key; did you mean bytes\?"),
+    ],
+)
+def test_a_mistake_in_a_description_is_named_with_file_line_and_key(
+    brought: Callable[..., str], old: str, new: str, message: str
+) -> None:
+    path = registered(brought()).folder / "model.yaml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ModelFileError, match=message):
+        load_model("leapfrog")
 
 
 def test_a_failing_network_is_a_forecast_error_with_what_to_try(tmp_path: Path) -> None:

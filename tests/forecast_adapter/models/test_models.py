@@ -1,4 +1,4 @@
-"""Forecast models behind FengWu's contract, from files: what they give, and which files are refused."""
+"""Forecast models with FengWu's contract, from files: their forecasts, and errors for other files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ Make = Callable[..., Path]
 def leapfrog(
     path: Path, shape: tuple[int, int] = SHAPE, undefined: float = np.nan, names: str = "input output"
 ) -> Path:
-    """A graph whose first half is 2 x(t) - x(t-6h), and whose second half is `undefined`."""
+    """Write a graph whose first output half is 2 x(t) - x(t-6h), and whose second half is `undefined`."""
     source, result = names.split()
     constants = {
         "zero": np.array([0]),
@@ -79,7 +79,7 @@ def frames(batch: int = 2, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[
 
 
 def test_states_follow_one_another(make: Make) -> None:
-    """Each step starts from the two states before it: a leapfrog goes on along the line of its first two."""
+    """Each step starts from the two states before it: a leapfrog continues along the line of its first two."""
     previous, current = frames()
     states = list(load_model(make()).forecast(previous, current, 5))
     assert len(states) == 5
@@ -162,7 +162,7 @@ def test_frames_of_another_shape_are_refused(make: Make, wrong: tuple[int, ...])
 
 
 def test_a_file_without_metadata_is_refused_with_what_is_missing(tmp_path: Path) -> None:
-    """FengWu's own file is such a one."""
+    """FengWu's published file has no metadata."""
     with pytest.raises(ModelFileError, match="lack kind, name, version, grid, world, channels, step_hours"):
         load_model(leapfrog(tmp_path / "plain.onnx"))
 

@@ -1,4 +1,4 @@
-"""`dacycle models`: the packaged files, their cards, and a file that is not the one its card describes."""
+"""`dacycle models`: the packaged files, their cards, and a file that its card does not describe."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.conftest import TinyWorld
 
 @pytest.fixture
 def packaged(world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The double as the only packaged model, with a card."""
+    """Make the double the only packaged model, with a card."""
     path = tmp_path / "stand-in.onnx"
     shutil.copy(world.model, path)
     path.with_suffix(".md").write_text(f"# The double\n\nsha256: `{digest(path)}`\n")

@@ -22,7 +22,7 @@ SIZE = MiniSize(fine=8, coarse=16, depth=2)
 
 
 def network(orography: float = 500.0, seed: int = 0, relaxation: float = 0.0125) -> MiniNetwork:
-    """Small, with random weights; `orography` 0 removes everything that tells longitudes apart."""
+    """Return a small network with random weights; with `orography` 0 all longitudes are equivalent."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     mean, std = profile()
@@ -38,7 +38,7 @@ def network(orography: float = 500.0, seed: int = 0, relaxation: float = 0.0125)
 
 
 def states(batch: int, seed: int = 1) -> torch.Tensor:
-    """(B, 138, H, W) plausible and rough."""
+    """Return plausible and rough input (B, 138, H, W)."""
     mean, std = profile()
     noise = np.random.default_rng(seed).standard_normal((batch, 138, *GRID.shape))
     column = (np.tile(mean, 2)[:, None, None], np.tile(std, 2)[:, None, None])
@@ -96,7 +96,7 @@ def test_a_grid_that_cannot_be_halved_is_refused() -> None:
 
 
 def test_a_step_is_drawn_towards_the_climate_of_the_season_that_the_state_shows() -> None:
-    """By its share of the departure, whatever else the network does."""
+    """Each step removes its fraction of the departure, whatever else the network does."""
     x, share = states(1), 0.25
     with torch.no_grad():
         free, drawn = (network(relaxation=r).step(x[:, :69], x[:, 69:]) for r in (0.0, share))
@@ -110,7 +110,7 @@ def test_a_step_is_drawn_towards_the_climate_of_the_season_that_the_state_shows(
 
 
 def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
-    """One step for batches of 1 and 3, and twelve steps rolled out."""
+    """The comparison covers one step for batches of 1 and 3, and a rollout of twelve steps."""
     net, path = network(), tmp_path / "small.onnx"
     to_onnx(net, path, {"input": 138}, ["output"])
     for batch in (1, 3):

@@ -12,7 +12,7 @@ from dacycle.forecast_adapter.models.onnxfile import ModelFileError, digest, ope
 
 @pytest.fixture
 def adder(tmp_path: Path) -> Path:
-    """A file that adds a stored (1000,) vector to its input."""
+    """Write a network that adds a stored (1000,) vector to its input."""
     weights = numpy_helper.from_array(np.arange(1000, dtype=np.float32), "weights")
     graph = helper.make_graph(
         [helper.make_node("Add", ["input", "weights"], ["output"])],
@@ -85,7 +85,7 @@ def test_a_provider_that_is_not_there_is_refused(adder: Path) -> None:
 
 
 def test_cuda_is_never_replaced_by_the_cpu_without_a_word(adder: Path) -> None:
-    """Either the session runs on CUDA, or there is an error: ONNX Runtime itself falls back silently."""
+    """Either the session runs on CUDA, or there is an error; ONNX Runtime alone falls back silently."""
     try:
         session = open_session(adder, provider="CUDAExecutionProvider")
     except ModelFileError as error:

@@ -1,4 +1,4 @@
-"""States from GRIB: a real GFS file, checked against independent readings, and that file spoilt in every known way."""
+"""States from GRIB: a real GFS file checked against independent readers, and copies of it with every known defect."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def native(gfs: Path) -> xr.DataArray:
 
 @pytest.fixture(scope="module")
 def needed(gfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Just the fields that a state needs, one a message: quicker to rewrite."""
+    """Write only the fields that a state needs, one a message, which is quicker to copy."""
 
     def wanted(message: int) -> bool:
         kind, level = eccodes.codes_get(message, "typeOfLevel"), eccodes.codes_get(message, "level")
@@ -54,7 +54,7 @@ def needed(gfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def messages(path: Path) -> Iterator[int]:
-    """Every field of a file by plain ecCodes, u and v apart."""
+    """Return every field of a file with plain ecCodes, u and v separately."""
     eccodes.codes_grib_multi_support_on()
     try:
         with path.open("rb") as file:
@@ -93,7 +93,7 @@ class TestRealFile:
         assert native.attrs["regridding"] == "none"
 
     def test_values_are_those_that_eccodes_finds_at_places(self, gfs: Path, native: xr.DataArray) -> None:
-        """`codes_grib_find_nearest` knows the grid by itself; nothing of our ordering is in it."""
+        """`codes_grib_find_nearest` reads the grid independently of our ordering."""
         places = [(90, 0), (52.5, 12.5), (0, 357.5), (-35, 180), (-90, 90)]
         found: dict[str, list[float]] = {}
         for message in messages(gfs):
@@ -117,14 +117,14 @@ class TestRealFile:
                 assert_allclose(ours.sel(channel=channel.name), expected, rtol=2e-7, err_msg=channel.name)
 
     def test_wind_is_what_cfgrib_reads(self, gfs: Path, native: xr.DataArray) -> None:
-        """The second field of each multi-field message, at every level, by an independent reader."""
+        """An independent reader gives the second field of each multi-field message, at every level."""
         options = {"filter_by_keys": {"shortName": "v", "typeOfLevel": "isobaricInhPa"}, "indexpath": ""}
         with xr.open_dataset(gfs, engine="cfgrib", backend_kwargs=options) as dataset:
             theirs = dataset["v"].sel(isobaricInhPa=list(LEVELS)).values
         assert_array_equal(native.values[index("v50") : index("v1000") + 1], theirs)
 
     def test_coinciding_points_survive_interpolation(self, gfs: Path, native: xr.DataArray) -> None:
-        """Every 7.5 degrees a point of the 2.5 and of the 1.5 degree grid coincide."""
+        """Points of the 2.5- and the 1.5-degree grid coincide every 7.5 degrees."""
         fine = read_quietly(gfs, get_grid("1.5deg"))
         assert fine.attrs["regridding"] == "bilinear"
         places = {"latitude": np.arange(82.5, -90, -7.5), "longitude": np.arange(0, 360, 7.5)}
@@ -205,7 +205,7 @@ class TestHumidity:
 
 
 def assert_same(got: xr.DataArray, expected: xr.DataArray) -> None:
-    """The same to what packing anew costs: far below each channel's own spread."""
+    """Check that states agree within the error of packing, far below each channel's standard deviation."""
     assert_array_equal(got.longitude, expected.longitude)
     assert_array_equal(got.latitude, expected.latitude)
     worst = abs(got - expected).max(("latitude", "longitude")) / expected.std(("latitude", "longitude"))
@@ -214,7 +214,7 @@ def assert_same(got: xr.DataArray, expected: xr.DataArray) -> None:
 
 class TestOtherLayouts:
     def test_first_longitude_of_180(self, needed: Path, native: xr.DataArray, tmp_path: Path) -> None:
-        """As ECMWF's open data have it."""
+        """ECMWF's open data are like this."""
 
         def turn(message: int) -> None:
             values = eccodes.codes_get_values(message).reshape(73, 144)
@@ -247,7 +247,7 @@ class TestOtherLayouts:
         assert_array_equal(read_quietly(path), native)
 
     def test_two_times(self, needed: Path, native: xr.DataArray, tmp_path: Path) -> None:
-        """Nothing is taken for the other: the time must be said, and be there."""
+        """One time is never taken for another: it must be named, and be there."""
 
         def later(message: int) -> None:
             eccodes.codes_set(message, "forecastTime", 126)
@@ -277,7 +277,7 @@ class TestOtherLayouts:
 
 
 def refused(path: Path, *words: str) -> None:
-    """Reading stops with an error that names the file and holds all `words`."""
+    """Check that reading raises an error that names the file and has all `words`."""
     with pytest.raises(StateError) as caught:
         read_quietly(path)
     for word in (str(path), *words):
@@ -399,7 +399,7 @@ class TestSpoilt:
 
 
 def test_reading_leaves_eccodes_as_it_was(gfs: Path, tmp_path: Path) -> None:
-    """Multi-field support is a switch of the whole process: other readers must not find it changed, errors or not."""
+    """Multi-field support is a global switch, which reading must restore also after an error."""
 
     def count() -> int:
         with gfs.open("rb") as file:

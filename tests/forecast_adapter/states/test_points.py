@@ -1,4 +1,4 @@
-"""Surface fields at points: from GRIB on any grid, or a state, interpolated, and back."""
+"""Surface fields at points: read from GRIB on any grid or from a state, interpolated, and written back."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ TIME = np.datetime64("2018-11-20T12", "h")
 
 
 def keys(path: Path, *names: str) -> list[dict]:
-    """These keys of each message, read with ecCodes alone."""
+    """Read these keys of each message with ecCodes alone."""
     with path.open("rb") as file:
         found = []
         while (message := eccodes.codes_grib_new_from_file(file)) is not None:
@@ -165,7 +165,7 @@ def test_files_that_will_not_do(shared: Path, tmp_path: Path) -> None:
 
 
 def test_values_in_another_unit_are_refused(forecast: PointFields, tmp_path: Path) -> None:
-    """Celsius under the name of 2t: GRIB has no unit of its own, but it is not plausible."""
+    """A GRIB message has no unit, so that degrees Celsius under the name 2t are only caught as implausible."""
     write_points(tmp_path / "celsius.grib", forecast, {"t2m": forecast.values["t2m"] - 273.15}, rest=True)
     with pytest.raises(StateError, match=r"celsius\.grib, 2018-11-20T12: t2m spans .* add 273.15"):
         read_points(tmp_path / "celsius.grib")

@@ -1,4 +1,4 @@
-"""States from the products as they are in the wild: every layout gives the same state, every defect is named."""
+"""States from published products: every layout gives the same state, and errors name every defect."""
 
 import shutil
 from collections.abc import Callable
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
 
 
 def refused(place: object, *words: str, time: np.datetime64 = START) -> None:
-    """Opening a place and reading a time of it ends in an error with the place and all `words`."""
+    """Check that opening a place and reading a time raises an error with the place and all `words`."""
     with pytest.raises(StateError) as caught:
         open_states(str(place)).state(time)
     for word in (str(place), *words):
@@ -38,7 +38,7 @@ def refused(place: object, *words: str, time: np.datetime64 = START) -> None:
 
 
 def same(got: xr.DataArray, expected: xr.DataArray, within: float = 0.0) -> None:
-    """Equal, or to a share of each channel's spread: what packing costs."""
+    """Check that states are equal, or agree within a fraction of each channel's spread, the error of packing."""
     assert_array_equal(got.latitude, expected.latitude)
     assert_array_equal(got.longitude, expected.longitude)
     assert got.time.values == expected.time.values
@@ -47,12 +47,12 @@ def same(got: xr.DataArray, expected: xr.DataArray, within: float = 0.0) -> None
 
 
 def with_more_levels(dataset: xr.Dataset) -> xr.Dataset:
-    """Levels between the 13, as in a store of 37; whoever takes one of them finds nothing."""
+    """Add levels between the 13, as in a store of 37, which hold NaN so that taking one shows."""
     return dataset.reindex(level=sorted([*LEVELS, 10, 70, 350, 775, 975]))
 
 
 def one_time_a_chunk(dataset: xr.Dataset, **settings: object) -> dict:
-    """The encoding of a store with a chunk for each time."""
+    """Return the encoding of a store with a chunk for each time."""
     return {name: {**each, **settings} for name, each in chunks(dataset, time=1).items()}
 
 
@@ -71,7 +71,7 @@ class TestWeatherBench2:
         ids=["0.25deg", "low-resolution", "levels-from-the-ground", "37-levels", "from-180W"],
     )
     def test_layouts(self, layout: Callable, consolidated: bool, zarr_format: int, tmp_path: Path) -> None:
-        """Dimension orders, latitudes from the south, more levels or in another order, both formats of Zarr."""
+        """Layouts differ in the order of dimensions, latitudes and levels, in their number, and in Zarr's format."""
         store = tmp_path / "era5.zarr"
         dataset = layout(made_dataset(0, 6, 12))
         parts = one_time_a_chunk(dataset)
@@ -137,7 +137,7 @@ class TestWeatherBench2:
 
 
 class TestArcoEra5:
-    """The axis of time runs past the data; attributes say how far they go."""
+    """The time axis is longer than the data; attributes name the last valid time."""
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Path:
@@ -177,7 +177,7 @@ class TestArcoEra5:
 
 
 def pack(dataset: xr.Dataset) -> dict:
-    """The encoding of the Climate Data Store's old netCDF: int16, scale and offset per variable."""
+    """Return the encoding of the Climate Data Store's old netCDF: int16, scale and offset per variable."""
     encoding = {}
     for name, variable in dataset.items():
         low, high = float(variable.min()), float(variable.max())
@@ -188,7 +188,7 @@ def pack(dataset: xr.Dataset) -> dict:
 
 class TestClimateDataStore:
     def test_old_netcdf(self, tmp_path: Path) -> None:
-        """netCDF-3, short names, packed; longitudes may be from -180, latitudes are from the north."""
+        """The file is netCDF-3, packed, with short names, longitudes from -180 or 0, and latitudes from the north."""
         dataset = made_dataset(0, 6).rename(SHORT)
         dataset.to_netcdf(tmp_path / "old.nc", engine="scipy", encoding=pack(dataset))
         got = open_states(tmp_path / "old.nc").state(START + 6)
@@ -199,7 +199,7 @@ class TestClimateDataStore:
         assert abs(got - made_state(6)).sel(channel="msl").max() <= 0.1
 
     def test_old_netcdf_of_both_versions(self, tmp_path: Path) -> None:
-        """A dimension `expver`: 1 is final ERA5, 5 ERA5T; each is missing where the other is."""
+        """The dimension `expver` has 1 for final ERA5 and 5 for ERA5T; at each time one of the two is missing."""
         dataset = made_dataset(0, 6).rename(SHORT)
         final, late = dataset.where(dataset.time == dataset.time[0]), dataset.where(dataset.time == dataset.time[1])
         both = xr.concat([final, late], xr.Variable("expver", [1, 5]))
@@ -210,7 +210,7 @@ class TestClimateDataStore:
         assert [source.describe(time) for time in source.times] == ["", "preliminary (ERA5T, expver 5)"]
 
     def test_new_netcdf(self, tmp_path: Path) -> None:
-        """Two files, of the surface and of levels; `valid_time`, `pressure_level`, versions along the time."""
+        """There are a surface and a level file, with `valid_time`, `pressure_level`, and a version for each time."""
         dataset = made_dataset(0, 6).rename(SHORT).rename(time="valid_time", level="pressure_level")
         dataset = dataset.assign_coords(number=0, expver=("valid_time", np.array(["0001", "0005"])))
         dataset = dataset.sortby("pressure_level", ascending=False)
@@ -225,7 +225,7 @@ class TestClimateDataStore:
         assert missing == SURFACE
 
     def test_grib_of_both_versions_and_step_types(self, tmp_path: Path) -> None:
-        """Final fields win over preliminary ones, and are never mixed with them; sums are no instants."""
+        """Final fields are preferred to preliminary ones and never mixed with them; sums are not taken for instants."""
         path = tmp_path / "era5.grib"
         local = {"setLocalDefinition": 1, "localDefinitionNumber": 1}
         final, late = local | {"experimentVersionNumber": "0001"}, local | {"experimentVersionNumber": "0005"}
@@ -251,7 +251,7 @@ class TestClimateDataStore:
 
 class TestOperational:
     def test_ecmwf_open_data(self, tmp_path: Path) -> None:
-        """Heights for geopotential, columns from 180 E, CCSDS packing, specific humidity."""
+        """The file has heights for geopotential, columns from 180 E, CCSDS packing and specific humidity."""
         keys = {"centre": "ecmf", "packingType": "grid_ccsds"}
         path = write_grib(tmp_path / "20240301000000-0h-oper-fc.grib2", made_state(), None, 2, keys, True, 180.0)
         state = open_states(path).state(START)
@@ -264,7 +264,7 @@ class TestOperational:
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        """Analyses at 00, 06 and 12 UTC, the last half there; forecasts for 06 and 18 UTC; a file that is coming."""
+        """Write analyses at 00, 06, 12 UTC (the last incomplete), forecasts for 06 and 18 UTC, and a partial file."""
         keys = {"centre": "ecmf"}
         for hours in (0, 6):
             (tmp_path / f"{hours:02}").mkdir()
@@ -325,7 +325,7 @@ class TestOperational:
 
 
 class TestHalfWrittenZarr:
-    """Zarr fills what was never written, with 0 if it is told so: a calm, which looks like weather."""
+    """Zarr fills chunks that were never written, for instance with 0: a calm, which looks like weather."""
 
     def store(self, tmp_path: Path) -> Path:
         dataset = made_dataset(0, 6)
@@ -411,7 +411,7 @@ BAD: dict[str, tuple[Callable, list[str]]] = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_datasets_are_refused(kind: str, tmp_path: Path) -> None:
-    """File, field and remedy are named."""
+    """The message names file, field and remedy."""
     spoil, words = BAD[kind]
     path = tmp_path / "bad.nc"
     spoil(made_dataset(0)).to_netcdf(path, engine="h5netcdf")
@@ -471,7 +471,7 @@ class TestReference:
         assert START + 6 not in reference
 
     def test_it_grows(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An analysis that comes in two files, while a service runs."""
+        """The analysis arrives in two files while a service runs."""
         monkeypatch.setattr(ProductReference, "AGAIN", 0.0)
         write_grib(tmp_path / "00.grib2", made_state())
         reference = ProductReference(tmp_path, GRID)

@@ -1,4 +1,4 @@
-"""Genuine files, each opened and compared with an independent reading at places; what they lack is named."""
+"""Genuine files, each compared with an independent reader at some places; errors name missing channels."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def upper(variables: str, levels: tuple[int, ...] = LEVELS) -> list[str]:
 
 
 def lacks(source: StateSource, time: str, missing: list[str]) -> None:
-    """A whole state is refused by an error that names exactly these channels."""
+    """Check that reading a whole state raises an error that names exactly these channels."""
     assert sorted(source.gaps(np.datetime64(time, "h"))) == sorted(missing)
     with pytest.raises(StateError) as caught:
         source.state(time)
@@ -33,7 +33,7 @@ def lacks(source: StateSource, time: str, missing: list[str]) -> None:
 
 
 def by_header(path: Path, name: str, level: int, time: str) -> list[float]:
-    """Values at PLACES, counted from the first point that the header states, rows to the south, columns to the east."""
+    """Return values at PLACES, counted from the header's first point, rows to the south, columns to the east."""
     with path.open("rb") as file:
         while (message := eccodes.codes_grib_new_from_file(file)) is not None:
             keys = [eccodes.codes_get(message, key) for key in ("shortName", "level", "validityDate", "validityTime")]
@@ -101,7 +101,7 @@ def test_gfs_leads_are_forecasts(shared: Path) -> None:
 
 
 def test_gfs_of_three_levels(shared: Path) -> None:
-    """JPEG packing; humidity is derived from a relative one where there is a temperature."""
+    """Packing is JPEG; humidity is derived from relative humidity where there is a temperature."""
     source = open_states(shared / "grid/gfs_2p5_3lev_2008021312_f000.grib2")
     absent = tuple(level for level in LEVELS if level not in (200, 500, 850))
     lacks(source, "2008-02-13T12", ["u10", "v10", "t2m", *upper("zquvt", absent)])
@@ -115,7 +115,7 @@ def test_gfs_of_three_levels(shared: Path) -> None:
 
 
 def test_members(shared: Path) -> None:
-    """Ten members of one field: none is taken for the others."""
+    """The file has ten members of one field, of which none may be taken for the state."""
     source = open_states(shared / "grid/era5_eda10_zt_500_850_3deg_20170101-02_12h.grib")
     lacks(
         source,
@@ -180,7 +180,7 @@ def test_era5_surface_on_a_gaussian_grid(shared: Path) -> None:
 
 
 def test_zarr_whose_times_are_numbers(shared: Path) -> None:
-    """Not consolidated, `time_index` in hours since 1940 as an attribute of the store says; read raw beside."""
+    """The store is not consolidated and has `time_index` in hours since 1940, by an attribute; it is read raw."""
     path = shared / "grid/era5_sfc_1deg_20260325-31.zarr"
     source = open_states(path)
     raw = zarr.open_group(path, mode="r")

@@ -31,7 +31,7 @@ GRID = get_grid("5.625deg")
 
 
 def fine_state(time: np.datetime64) -> np.ndarray:
-    """Plausible fields (69, 41, 80) that differ from place to place and time to time."""
+    """Return plausible fields (69, 41, 80) that differ between places and times."""
     mean, std = profile()
     lat, lon = np.deg2rad(FINE.latitude)[:, None], np.deg2rad(FINE.longitude)[None, :]
     phase = float((time - FIRST) / np.timedelta64(1, "h"))
@@ -42,7 +42,7 @@ def fine_state(time: np.datetime64) -> np.ndarray:
 
 
 def in_the_wild(times: np.ndarray) -> xr.Dataset:
-    """States as WeatherBench2's coarse stores have them: longitude first, latitude ascending; with static fields."""
+    """Return states as in WeatherBench2's coarse stores: longitude first, latitude ascending, with static fields."""
     states = [to_dataset(make_state(fine_state(time), FINE, time)) for time in times]
     dataset = xr.concat(states, "time", data_vars="minimal")
     surface = ("time", "latitude", "longitude")
@@ -57,7 +57,7 @@ def in_the_wild(times: np.ndarray) -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A store as it is found: Zarr, two times a chunk."""
+    """Write a published store: Zarr, two times a chunk."""
     path = tmp_path_factory.mktemp("wild") / "era5.zarr"
     dataset = in_the_wild(TIMES)
     dataset.to_zarr(path, zarr_format=2, consolidated=True, encoding=chunks(dataset, time=2))
@@ -66,7 +66,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def made(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole dataset; only read."""
+    """Make a whole dataset, which tests only read."""
     folder = tmp_path_factory.mktemp("made") / "era5"
     build_dataset(store, folder, GRID, TIMES)
     return folder
@@ -167,7 +167,7 @@ class TestInterruption:
         assert contents(folder) == contents(made)
 
     def test_a_file_that_no_manifest_names_is_not_read(self, made: Path, tmp_path: Path) -> None:
-        """The state between a file's renaming and its entry; or a copy of a file by hand."""
+        """This is the state between a file's renaming and its entry in the manifest, or after a copy by hand."""
         shutil.copytree(made, tmp_path / "era5")
         shutil.copy(tmp_path / "era5/2024/2024-02-01T00.nc", tmp_path / "era5/2024/2024-03-01T00.nc")
         assert_array_equal(Reference(tmp_path / "era5").times, TIMES)

@@ -16,7 +16,7 @@ G, R, LAPSE = physics.GRAVITY, physics.DRY_AIR_GAS_CONSTANT, physics.LAPSE_RATE
 
 
 def constant_lapse_column(t_sea: float, p_sea: float, height: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A (1, 8, 1, 1) atmosphere with 6.5 K/km everywhere, over ground at `height` m."""
+    """Return a (1, 8, 1, 1) atmosphere with 6.5 K/km everywhere, over ground at `height` m."""
     ps = p_sea * (1 - LAPSE * height / t_sea) ** (G / (R * LAPSE))
     z = G * t_sea / LAPSE * (1 - (SIGMA * ps / p_sea) ** (R * LAPSE / G))
     t = t_sea - LAPSE * z / G
@@ -47,7 +47,7 @@ def test_extrapolation_is_damped_over_cold_plateaus() -> None:
 
 @given(st.floats(220, 310), st.floats(-300, 300), st.sampled_from([700, 850, 925, 1000]))
 def test_nothing_jumps_when_surface_pressure_crosses_a_level(t_sea: float, offset: float, level: int) -> None:
-    """Whatever height the model's lowest level has, and however cold or hot the column: its hydrostatics decides."""
+    """The column's hydrostatic balance decides, for any height of the lowest level and any temperature."""
     k = LEVELS.index(level)
     sides = []
     for ps in (100.0 * level - 0.5, 100.0 * level + 0.5):

@@ -1,4 +1,4 @@
-"""A reference in files: read by time, refused where its layout or times are not what they should be."""
+"""References in files: read by time, with errors for another layout and for times that are wrong."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +20,13 @@ FIRST = np.datetime64("2024-01-01T00", "h")
 
 @pytest.fixture(scope="module")
 def days(world: TinyWorld) -> xr.Dataset:
-    """Two days of the tiny world as a dataset."""
+    """Return two days of the tiny world as a dataset."""
     return xr.load_dataset(world.folder / "reference/2024-01-01.nc", engine="h5netcdf").isel(time=slice(0, 8))
 
 
 @pytest.fixture
 def folder(days: xr.Dataset, tmp_path: Path) -> Path:
-    """The two days in two files, in a folder each, as a reference of several years is kept."""
+    """Write the two days to two files, each in a folder, like a reference of several years."""
     write_times(days.isel(time=slice(0, 4)), tmp_path / "2024/2024-01-01.nc")
     write_times(days.isel(time=slice(4, 8)), tmp_path / "2024/2024-01-02.nc")
     return tmp_path
@@ -91,7 +91,7 @@ def test_missing_time_names_the_folder_and_the_time(folder: Path) -> None:
 
 
 def test_a_time_between_two_states_is_missing(folder: Path) -> None:
-    """Half past twelve is not noon: nothing is taken for the nearest."""
+    """A time is never replaced by the nearest one: half past twelve is not noon."""
     reference = Reference(folder)
     with pytest.raises(ReferenceDataError):
         reference.state(np.datetime64("2024-01-01T05", "h"))
@@ -111,7 +111,7 @@ def test_a_time_in_two_files_is_refused(folder: Path, days: xr.Dataset) -> None:
 
 
 def test_an_interrupted_write_leaves_no_file_to_read(folder: Path, days: xr.Dataset, monkeypatch) -> None:
-    """What was cut off in the middle keeps another name, and a reference does not see it."""
+    """A file whose writing was interrupted has a temporary name, which a reference ignores."""
 
     def cut_off(self: xr.Dataset, path: Path, **_: object) -> None:
         Path(path).write_bytes(b"half a file")
@@ -139,7 +139,7 @@ def test_an_interrupted_write_leaves_no_file_to_read(folder: Path, days: xr.Data
 def test_another_layout_is_refused_by_file(
     folder: Path, days: xr.Dataset, spoil: Callable[[xr.Dataset], xr.Dataset], word: str
 ) -> None:
-    """Also in a second file, after a first one that is as it should be."""
+    """The error comes also for a second file, after a correct first one."""
     path = folder / "2024/2024-01-03.nc"
     later = days.isel(time=[0]).assign_coords(time=days.time[:1] + np.timedelta64(48, "h"))
     write_times(spoil(later), path)
@@ -150,7 +150,7 @@ def test_another_layout_is_refused_by_file(
 
 
 def test_packed_values_are_refused(folder: Path, days: xr.Dataset) -> None:
-    """Integers with a scale and an offset would be read as they stand."""
+    """Integers with a scale and an offset would be read without applying them."""
     path = folder / "2024/2024-01-03.nc"
     later = days.isel(time=[0]).assign_coords(time=days.time[:1] + np.timedelta64(48, "h"))
     packing = {"dtype": "int16", "_FillValue": -1, "scale_factor": 0.01, "add_offset": 250.0}

@@ -1,4 +1,4 @@
-"""Worlds: built from a nature run's files, opened whole, refused when their parts do not belong together."""
+"""Worlds: built from a nature run's files, opened, and refused when their files do not belong together."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.conftest import TinyWorld
 
 @pytest.fixture(scope="module")
 def nature(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny world's truth laid out like a nature run, once as 2023 (training) and once as 2024."""
+    """Write the tiny world's truth like a nature run, once as 2023 (training) and once as 2024."""
     folder = tmp_path_factory.mktemp("nature")
     (source,) = sorted((world.folder / "reference").glob("*.nc"))
     with xr.open_dataset(source, engine="h5netcdf") as file:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from dacycle.forecast_adapter.grid import EARTH_RADIUS_KM
 from dacycle.forecast_adapter.states.points import PointFields
 from dacycle.obs_ingest.operators.points import PointOperator, lapse_rate, relief
 from dacycle.obs_ingest.table import ObservationError
@@ -40,6 +41,14 @@ def test_relief() -> None:
     height = relief(latitude, longitude, np.array([500.0, 2500.0, 1200.0, 500.0, np.nan]), 60.0)
     assert_allclose(height, [-1000, 1000, 0, -1000, np.nan], atol=2)  # a place counts once however often it reports
     assert_array_equal(relief(latitude[:1], longitude[:1], np.array([np.nan]), 60.0), [np.nan])
+
+
+@pytest.mark.parametrize("scales", [0.5, 1.5, 2.5])
+def test_relief_weighs_neighbours_by_a_gaussian_of_their_distance(scales: float) -> None:
+    latitude, longitude = np.array([0.0, 0.0]), np.array([10.0, 10.0 + np.rad2deg(scales * 60.0 / EARTH_RADIUS_KM)])
+    weight = np.exp(-(scales**2) / 2)
+    height = relief(latitude, longitude, np.array([0.0, 1000.0]), 60.0)
+    assert_allclose(height, np.array([-1000, 1000]) * weight / (1 + weight), rtol=1e-3)
 
 
 @given(st.integers(0, 2**16), st.floats(-3000, 3000))

@@ -1,4 +1,4 @@
-"""Gridded OLR and precipitation in netCDF."""
+"""Fields of OLR and precipitation in netCDF."""
 
 import h5py
 import numpy as np
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.obs_ingest.sources.base import build_source
-from dacycle.obs_ingest.sources.gridded import OlrNetcdf, PrecipitationNetcdf
+from dacycle.obs_ingest.sources.netcdf_fields import OlrNetcdf, PrecipitationNetcdf
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
 from tests.obs_ingest.helpers import checked

@@ -1,0 +1,91 @@
+"""The training run of a forecast model, in its folder (`training.folder`, `training.loop`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dacycle.assimilators.training.data import (
+    Year,
+    data_digest,
+    load_states,
+    read_years,
+    season_weights,
+    step_deviation,
+)
+from dacycle.assimilators.training.folder import begin_run, check_folder, write_record
+from dacycle.assimilators.training.forecast import ForecastTraining
+from dacycle.assimilators.training.loop import read_trained, run_epochs
+from dacycle.assimilators.training.recipe import ForecastRecipe, network_size
+from dacycle.forecast_adapter.channels import CHANNELS
+from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, static_planes
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import World, load_world
+
+__all__ = ["build_forecast_network", "fit_forecast", "forecast_constants", "read_forecast_run", "train_forecast"]
+
+
+def train_forecast(recipe: ForecastRecipe, folder: Path) -> Path:
+    """Train the forecast model of a recipe in `folder`, or resume its run. Returns the checkpoint.
+
+    Raises:
+        RecipeError: another recipe's run is in the folder, or the network's size has an unknown entry.
+        DataError: the data are incomplete, not finite or on another grid; nothing has been written.
+        TrainingError: the loss is no longer a number.
+    """
+    check_folder(recipe, folder)
+    world = load_world(recipe.world)
+
+    def load(reference: Reference, times: NDArray[np.datetime64]) -> Year:
+        return load_states(reference, times, world.grid, world.statistics)
+
+    years = (recipe.training_years, recipe.validation_years)
+    training, validation = (read_years(recipe.data, some_years, load) for some_years in years)
+    return fit_forecast(recipe, folder, world, training, validation)
+
+
+def fit_forecast(
+    recipe: ForecastRecipe, folder: Path, world: World, training: list[Year], validation: list[Year]
+) -> Path:
+    """Train as `train_forecast` does, on data already in memory."""
+    begin_run(recipe, folder)
+    constants = forecast_constants(recipe, world, training)
+    network = build_forecast_network(recipe, constants)
+    samples = sum(len(year.times) for year in training)
+    write_record(recipe, folder, world, constants, network, data_digest(training), samples)
+    module = ForecastTraining(network, recipe, world.grid.weights)
+    module.years = (training, validation)
+    return run_epochs(module, folder, recipe.epochs)
+
+
+def build_forecast_network(recipe: ForecastRecipe, constants: MiniConstants) -> MiniNetwork:
+    """Return the network of a recipe, with fresh weights. RecipeError where its size has unknown entries."""
+    return MiniNetwork(constants, network_size(MiniSize, recipe.network))
+
+
+def read_forecast_run(folder: Path) -> tuple[ForecastRecipe, dict[str, Any], MiniNetwork]:
+    """Return the recipe, the record and the network of a run; see `read_trained`."""
+    return read_trained(
+        ForecastRecipe, folder, lambda recipe, constants: build_forecast_network(recipe, MiniConstants(**constants))
+    )
+
+
+def forecast_constants(recipe: ForecastRecipe, world: World, years: list[Year]) -> MiniConstants:
+    """Return what the network takes from the world and from the training years."""
+    statistics = world.statistics
+    climate = world.climatology.coefficients.copy()
+    climate[0] -= statistics.mean[:, None, None]
+    humidity = np.array([channel.variable == "q" for channel in CHANNELS])
+    return MiniConstants(
+        mean=statistics.mean,
+        std=statistics.std,
+        step_std=(step_deviation(years, world.grid.weights) * statistics.std).astype(np.float32),
+        floor=np.where(humidity, 0.0, -np.inf).astype(np.float32),
+        static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
+        climate=climate / statistics.std[:, None, None],
+        season=season_weights(years),
+        relaxation=6 / (24 * recipe.relaxation_days),
+    )

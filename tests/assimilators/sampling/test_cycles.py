@@ -1,0 +1,120 @@
+"""Cycles in memory: each forecast starts from the analyses, and the errors are those of the scored cycles."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dacycle.assimilators.base import Analysis, FreeRun
+from dacycle.assimilators.exceptions import DataError
+from dacycle.assimilators.sampling.cycles import LAG, ChainCycle, cycled_errors, run_chain
+from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
+from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.worlds.world import World, load_world
+from tests.conftest import TinyWorld
+from tests.worlds import Nudge
+
+
+@pytest.fixture(scope="module")
+def tiny(world: TinyWorld) -> World:
+    return load_world(world.folder)
+
+
+@pytest.fixture(scope="module")
+def model(world: TinyWorld) -> ForecastModel:
+    return load_model(world.model)
+
+
+@pytest.fixture(scope="module")
+def observing(tiny: World) -> Observing:
+    return observing_of(tiny, tiny.reference, [{"source": "mask", "fraction": 0.2, "error": 0.05}])
+
+
+@dataclass(frozen=True)
+class Unsure(Nudge):
+    """Nudge, with a spread of two standard deviations of every channel; `wrong` analyses are not finite."""
+
+    world_std: NDArray | None = None
+    wrong: bool = False
+
+    def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+        """See `Assimilator.analyse`."""
+        state = super().analyse(background, values, errors).state
+        spread = np.broadcast_to(2 * self.world_std[:, None, None], state.shape).astype(np.float32)
+        return Analysis(state * (np.nan if self.wrong else 1), spread)
+
+
+def chain(method: Nudge, model: ForecastModel, observing: Observing, **options: Subset) -> list[ChainCycle]:
+    first = observing.world.reference.times[LAG + 2]
+    return list(run_chain(method, model, observing, first, 4, seed=1, **options))
+
+
+def test_a_forecast_starts_from_the_last_two_analyses(tiny: World, model: ForecastModel, observing: Observing) -> None:
+    cycles = chain(Nudge("tiny"), model, observing)
+    reference = tiny.reference
+    assert [cycle.time for cycle in cycles] == list(reference.times[LAG + 2 : LAG + 6])
+    for older, newer, following in zip(cycles, cycles[1:], cycles[2:], strict=False):
+        assert (newer.analysis != newer.background).any()
+        expected = next(iter(model.forecast(older.analysis[None], newer.analysis[None], 1)))[0]
+        np.testing.assert_array_equal(following.background, expected)
+        np.testing.assert_array_equal(following.truth, reference.array(following.time))
+
+
+def test_a_chain_starts_from_a_forecast_of_48_hours(tiny: World, model: ForecastModel, observing: Observing) -> None:
+    reference = tiny.reference
+    frames = [reference.array(time)[None] for time in reference.times[:2]]
+    *_, last = model.forecast(*frames, LAG + 1)
+    np.testing.assert_allclose(chain(Nudge("tiny"), model, observing)[0].background, last[0], rtol=1e-6)
+
+
+def test_a_selection_decides_what_a_chain_observes(model: ForecastModel, observing: Observing) -> None:
+    blind = chain(Nudge("tiny"), model, observing, selection=Subset(deny=("mask",)))
+    np.testing.assert_array_equal(blind[0].analysis, blind[0].background)
+    assert [cycle.status for cycle in blind] == ["degraded"] * 4
+
+
+def test_a_spread_belongs_to_an_analysis_that_is_used(tiny: World, model: ForecastModel, observing: Observing) -> None:
+    std = tiny.statistics.std
+    used, unused = (chain(Unsure("tiny", world_std=std, wrong=wrong), model, observing)[0] for wrong in (False, True))
+    assert used.spread is not None
+    assert (used.status, unused.status, unused.spread) == ("ok", "fallback", None)
+    np.testing.assert_array_equal(unused.analysis, unused.background)
+
+
+def test_errors_are_those_of_the_cycles_after_three_days(
+    tiny: World, model: ForecastModel, observing: Observing
+) -> None:
+    """Four chains of four days: 16 cycles each, of which 4 are scored; fallbacks count in all of them."""
+    std, area = tiny.statistics.std, tiny.grid.weights
+    errors = cycled_errors(Unsure("tiny", world_std=std), model, observing, seed=3, days=4)
+    assert (errors.cycles, errors.fallbacks) == (16, 0)
+    times = tiny.reference.times
+    squares = []
+    for k, start in enumerate(times[np.linspace(LAG + 2, len(times) - 16, 4).astype(int)]):
+        scored = list(run_chain(Nudge("tiny"), model, observing, start, 16, seed=3 + k))[12:]
+        squares += [(np.square((cycle.analysis - cycle.truth).astype(float)) * area).mean((1, 2)) for cycle in scored]
+    rmse = np.sqrt(np.mean(squares, axis=0))
+    for name in HEADLINE:
+        assert errors.analysis[name] == pytest.approx(rmse[index(name)], rel=1e-4)
+        assert errors.analysis[name] < errors.background[name]
+    np.testing.assert_allclose(errors.spread_ratio, 2 * std / rmse, rtol=1e-4)
+
+    refused = cycled_errors(Unsure("tiny", world_std=std, wrong=True), model, observing, seed=3, days=4)
+    assert (refused.cycles, refused.fallbacks, refused.spread_ratio) == (16, 64, None)
+    assert refused.analysis == refused.background
+
+
+def test_a_free_run_has_no_spread(tiny: World, model: ForecastModel, observing: Observing) -> None:
+    errors = cycled_errors(FreeRun(tiny.grid, "tiny"), model, observing, seed=3, days=4)
+    assert errors.spread_to_skill() is None
+    assert errors.analysis == errors.background
+
+
+@pytest.mark.parametrize("days", [3, 30])
+def test_chains_that_are_too_short_or_too_long_are_refused(
+    model: ForecastModel, observing: Observing, days: int
+) -> None:
+    with pytest.raises(DataError, match=f"too few for chains of {days} days"):
+        cycled_errors(Nudge("tiny"), model, observing, seed=3, days=days)
