@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from dacycle.forecast_adapter.worlds.world import World, load_world
 from tests.worlds import make_model, make_world
 
 # pytest-xdist tells its workers of 80 columns, and consoles would keep that width whatever a test asks for.
@@ -58,3 +59,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     folder = tmp_path_factory.mktemp("world")
     make_world(folder / "tiny", days=7)
     return TinyWorld("tiny", folder / "tiny", make_model(folder / "double.onnx"))
+
+
+@pytest.fixture(scope="session")
+def tiny(world: TinyWorld) -> World:
+    """Return the tiny world, opened: seven days from 2024-01-01T00 on the 5.625-degree grid."""
+    return load_world(world.folder)

@@ -31,8 +31,8 @@ ROOMS = {
         "station_network", "window", "table",
     ),
     "forecast_adapter": (
-        "", "worlds", "models", "models.graphs", "states", "scores", "state", "statistics", "grid", "channels", "remote",
-        "physics",
+        "", "worlds", "models", "models.graphs", "states", "scores", "state", "statistics", "grid", "channels",
+        "remote", "physics",
     ),
 }  # fmt: skip
 """The rooms of each component, and the modules at its top; each may import those after it."""
@@ -108,7 +108,7 @@ def test_imports_go_downwards_only(component: str) -> None:
 
 
 def room(path: Path) -> str:
-    """Return the room of a module within its component: its folder, or itself where it is listed or stands at the top."""
+    """Return the room of a module: its folder, or itself where it is listed or stands at the top of its component."""
     component, *folders, _ = path.relative_to(ROOT).parts
     itself = ".".join([*folders, "" if path.stem == "__init__" else path.stem]).strip(".")
     return itself if itself in ROOMS[component] or not folders else ".".join(folders)

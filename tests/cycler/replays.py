@@ -9,6 +9,7 @@ import pandas as pd
 from dacycle import obs_ingest
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.experiment import Experiment, parse_experiment, write_experiment
+from tests.cycler.experiments import base
 from tests.worlds import register_doubles
 
 NETWORK = Path(obs_ingest.__file__).parent / "station_network/stations.csv"
@@ -22,20 +23,12 @@ def content(world: Path, model: Path, folder: Path, **changes: Any) -> dict[str,
     if not network.exists():
         pd.read_csv(NETWORK)[::15].to_csv(network, index=False)
     stations = {"source": "stations", "network": str(network), "cutoff": "3h"}
-    return {
-        "name": "demo",
-        "world": str(world),
-        "grid": "5.625deg",
-        "start": f"{START:%Y-%m-%dT%H}",
-        "end": f"{LAST:%Y-%m-%dT%H}",
-        "cold_start": {"lagged": "12h"},
-        "model": str(model),
+    usual = {
         "assimilator": "nudge",
         "observations": [stations],
         "guards": {"minimum_observations": 10, "fallbacks_in_a_row": 2},
-        "drift": {"free_run": False},
-        "seed": 1,
-    } | changes
+    }
+    return base("demo", world, model, START, LAST, **(usual | changes))
 
 
 def experiment(content: dict[str, Any]) -> Experiment:

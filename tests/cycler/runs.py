@@ -16,27 +16,21 @@ from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.table import add_departures, check_table
+from tests.cycler.experiments import base
 from tests.worlds import smooth
 
-START = pd.Timestamp("2024-01-02T00")
+START, END = pd.Timestamp("2024-01-02T00"), pd.Timestamp("2024-01-05T18")
 
 
 def experiment(world: World, name: str = "run", **changes: object) -> Experiment:
     """An experiment over the tiny world, as a user would write it."""
-    content = {
-        "name": name,
-        "world": str(world.folder),
-        "grid": world.grid.name,
-        "start": f"{START:%Y-%m-%dT%H}",
-        "end": "2024-01-05T18",
+    usual = {
         "cold_start": {"climatology": True},
-        "model": "double",
         "assimilator": "oi",
         "observations": [{"source": "stations", "cutoff": "none"}],
         "drift": {"starts": [0, 12], "lead": "36h"},
-        "seed": 1,
     }
-    return Experiment.model_validate(content | changes)
+    return Experiment.model_validate(base(name, world.folder, "double", START, END, **(usual | changes)))
 
 
 def make_run(

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from dacycle.common.configuration import write_yaml
 from dacycle.cycler.archive.branches import open_experiment
 from dacycle.cycler.archive.record import CycleRecord
+from tests.cycler.experiments import base
 
 START, END = pd.Timestamp("2024-01-02T12"), pd.Timestamp("2024-01-03T12")
 CYCLES = 5
@@ -15,22 +16,10 @@ CYCLES = 5
 
 def write_experiment(folder: Path, world: Any, name: str = "tiny", **changes: object) -> Path:
     """The file of a run of five cycles without assimilation; `changes` replace or (None) remove keys."""
-    content = {
-        "name": name,
-        "world": str(world.folder),
-        "grid": "5.625deg",
-        "start": f"{START:%Y-%m-%dT%H}",
-        "end": f"{END:%Y-%m-%dT%H}",
-        "cold_start": {"lagged": "12h"},
-        "model": str(world.model),
-        "assimilator": "none",
-        "observations": [{"source": "stations", "cutoff": "3h"}],
-        "drift": {"starts": [0], "lead": "24h", "free_run": False},
-        "seed": 1,
-        **changes,
-    }
+    usual = {"drift": {"starts": [0], "lead": "24h", "free_run": False}}
+    content = base(name, world.folder, world.model, START, END, **(usual | changes))
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    path.write_text(write_yaml(content))
     return path
 
 

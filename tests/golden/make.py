@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from dacycle.assimilators.base import packaged_assimilators
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.cycle.replay import hindcast
+from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, Experiment, parse_experiment, write_experiment
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE, index
@@ -48,7 +48,7 @@ def errors(method: str, folder: Path) -> pd.DataFrame:
     archive, asked = Archive(folder, create=True), experiment(method)
     world, rows = load_world(asked.world), []
     channels = [index(name) for name in HEADLINE]
-    for cycle in hindcast(asked, archive):
+    for cycle in run_due_cycles(asked, archive):
         state = archive.branch(asked.name).state("analysis", cycle.time).values[channels]
         truth = world.reference.array(np.datetime64(cycle.time, "h"))[channels]
         rmse = np.sqrt(scores.mse(state, truth, world.grid)[:, list(scores.REGIONS).index("globe")])

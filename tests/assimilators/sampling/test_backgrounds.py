@@ -23,14 +23,9 @@ from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
-from dacycle.forecast_adapter.worlds.world import World, annual_basis, load_world
+from dacycle.forecast_adapter.worlds.world import World, annual_basis
 from tests.conftest import TinyWorld
 from tests.worlds import Nudge
-
-
-@pytest.fixture(scope="module")
-def tiny(world: TinyWorld) -> World:
-    return load_world(world.folder)
 
 
 @pytest.fixture

@@ -68,11 +68,6 @@ def make_file(
     return path
 
 
-@pytest.fixture(scope="module")
-def tiny(world: TinyWorld) -> World:
-    return load_world(world.folder)
-
-
 def arrays(tiny: World, planes: int = 1) -> tuple[NDArray, NDArray, NDArray]:
     background = tiny.reference.array(tiny.reference.times[0])[None]
     values = np.zeros((1, 69 + planes, *GRID.shape), np.float32)
@@ -207,3 +202,4 @@ def test_a_packaged_file_is_what_its_card_describes(path: Path) -> None:
         assert 0.7 < scores.spread_to_skill() < 1.3
     else:
         assert scores.spread_to_skill() is None
+>>>>>>> tests

@@ -64,11 +64,6 @@ FEW = 20
 
 
 @pytest.fixture(scope="module")
-def tiny(world: TinyWorld) -> World:
-    return load_world(world.folder)
-
-
-@pytest.fixture(scope="module")
 def data(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of years that holds the tiny world's reference as 2024."""
     folder = tmp_path_factory.mktemp("nature")

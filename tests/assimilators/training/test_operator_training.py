@@ -60,7 +60,7 @@ def recipe(**changes: Any) -> OperatorRecipe:
 
 
 @pytest.fixture(scope="module")
-def tiny(world: TinyWorld) -> Data:
+def split(world: TinyWorld) -> Data:
     """The tiny world: five days to train on, two to validate with."""
     opened = load_world(world.folder)
     times = opened.reference.times
@@ -68,9 +68,9 @@ def tiny(world: TinyWorld) -> Data:
 
 
 @pytest.fixture(scope="module")
-def run(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(split: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    fit_operator(recipe(epochs=20), folder, *tiny)
+    fit_operator(recipe(epochs=20), folder, *split)
     return folder
 
 
@@ -160,8 +160,8 @@ def test_a_recipe_with_a_mistake_says_which(tmp_path: Path, changes: dict[str, A
         load_recipe(write_recipe(tmp_path / "small.yaml", ENTRIES, **changes))
 
 
-def test_no_pair_reaches_across_two_years(tiny: Data) -> None:
-    _, first, second = tiny
+def test_no_pair_reaches_across_two_years(split: Data) -> None:
+    _, first, second = split
     pairs = Pairs([*first, *second])
     assert len(pairs) == len(first[0].times) - 1 + len(second[0].times) - 1
     states, planes = pairs[len(first[0].times) - 1]
@@ -194,33 +194,33 @@ def test_years_without_usable_olr_are_refused(world: TinyWorld, tmp_path: Path, 
 # Training
 
 
-def test_the_loss_falls_and_what_is_left_is_less_than_the_spread(run: Path, tiny: Data) -> None:
+def test_the_loss_falls_and_what_is_left_is_less_than_the_spread(run: Path, split: Data) -> None:
     with (run / "curve.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
     assert float(rows[-1]["validation_loss"]) < float(rows[0]["validation_loss"]) - 0.2
-    spread = tiny[2][0].planes.std((0, 2, 3))
+    spread = split[2][0].planes.std((0, 2, 3))
     assert float(rows[-1]["olr"]) < 0.8 * spread[1]
     assert float(rows[-1]["tp6h"]) < 0.8 * spread[0]
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(tiny: Data, tmp_path: Path) -> None:
-    fit_operator(recipe(epochs=2), tmp_path / "straight", *tiny)
+def test_an_interrupted_run_goes_on_to_the_same_end(split: Data, tmp_path: Path) -> None:
+    fit_operator(recipe(epochs=2), tmp_path / "straight", *split)
 
     def stop(_: str) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError), on_records(stop):
-        fit_operator(recipe(epochs=2), tmp_path / "stopped", *tiny)
-    fit_operator(recipe(epochs=2), tmp_path / "stopped", *tiny)
+        fit_operator(recipe(epochs=2), tmp_path / "stopped", *split)
+    fit_operator(recipe(epochs=2), tmp_path / "stopped", *split)
     straight, resumed = (read_operator_run(tmp_path / name)[2].state_dict() for name in ("straight", "stopped"))
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
 
 
-def test_an_unknown_size_is_refused(tiny: Data, tmp_path: Path) -> None:
+def test_an_unknown_size_is_refused(split: Data, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the entries are width, depth, expansion"):
-        fit_operator(recipe(network={"fine": 3}), tmp_path, *tiny)
+        fit_operator(recipe(network={"fine": 3}), tmp_path, *split)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 
 
 def test_the_exported_file_computes_what_the_network_does_and_says_what_it_is(
-    run: Path, tiny: Data, years: Path, tmp_path: Path
+    run: Path, split: Data, years: Path, tmp_path: Path
 ) -> None:
     path = export_operator(run, tmp_path / "small.onnx", str(years))
     opened = tiny[0]

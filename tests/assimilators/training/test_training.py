@@ -64,7 +64,7 @@ def recipe(**changes: Any) -> ForecastRecipe:
 
 
 @pytest.fixture(scope="module")
-def tiny(world: TinyWorld) -> tuple[World, list[Year], list[Year]]:
+def split(world: TinyWorld) -> tuple[World, list[Year], list[Year]]:
     """The tiny world: five days to train on, two to validate with."""
     opened = load_world(world.folder)
     times = opened.reference.times
@@ -207,8 +207,8 @@ def test_another_grid_is_refused(world: TinyWorld) -> None:
         load_states(opened.reference, opened.reference.times, get_grid("1.5deg"), opened.statistics)
 
 
-def test_no_window_reaches_across_two_years(tiny: tuple[World, list[Year], list[Year]]) -> None:
-    _, first, second = tiny
+def test_no_window_reaches_across_two_years(split: tuple[World, list[Year], list[Year]]) -> None:
+    _, first, second = split
     windows = Windows([*first, *second], frames=4)
     sizes = [len(part[0].times) for part in (first, second)]
     assert len(windows) == sum(size - 3 for size in sizes)
@@ -216,8 +216,8 @@ def test_no_window_reaches_across_two_years(tiny: tuple[World, list[Year], list[
     torch.testing.assert_close(windows[sizes[0] - 3], second[0].states[:4])
 
 
-def test_the_change_over_six_hours_is_measured_per_channel(tiny: tuple[World, list[Year], list[Year]]) -> None:
-    opened, first, _ = tiny
+def test_the_change_over_six_hours_is_measured_per_channel(split: tuple[World, list[Year], list[Year]]) -> None:
+    opened, first, _ = split
     states = first[0].states.clone()
     states[1::2, index("t850")] = states[0, index("t850")]
     states[0::2, index("t850")] = states[0, index("t850")] + 2
@@ -226,8 +226,8 @@ def test_the_change_over_six_hours_is_measured_per_channel(tiny: tuple[World, li
     assert deviation[index("z500")] < 1
 
 
-def test_a_channel_that_never_changes_is_named(tiny: tuple[World, list[Year], list[Year]]) -> None:
-    opened, first, _ = tiny
+def test_a_channel_that_never_changes_is_named(split: tuple[World, list[Year], list[Year]]) -> None:
+    opened, first, _ = split
     states = first[0].states.clone()
     states[:, index("q50")] = 0
     with pytest.raises(DataError, match="q50"):
@@ -266,8 +266,8 @@ def moving(year: Year) -> Year:
     return Year(year.times, states.contiguous())
 
 
-def test_the_loss_falls(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
-    opened, first, second = tiny
+def test_the_loss_falls(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    opened, first, second = split
     quick = recipe(stages=[{"steps": 1, "epochs": 12}], learning_rate=1e-2, noise=0.0)
     fit_forecast(quick, tmp_path, opened, [moving(first[0])], [moving(second[0])])
     rows = curve(tmp_path)
@@ -276,9 +276,11 @@ def test_the_loss_falls(tiny: tuple[World, list[Year], list[Year]], tmp_path: Pa
     assert float(rows[-1]["validation_loss"]) < 0.8 * float(rows[0]["validation_loss"])
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    split: tuple[World, list[Year], list[Year]], tmp_path: Path
+) -> None:
     """After a stop in the second epoch and another run, weights and curve are those of a run without the stop."""
-    fit_forecast(recipe(), tmp_path / "straight", *tiny)
+    fit_forecast(recipe(), tmp_path / "straight", *split)
 
     class StopError(Exception):
         pass
@@ -287,9 +289,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tiny: tuple[World, list[Year
         raise StopError
 
     with pytest.raises(StopError), on_records(stop):
-        fit_forecast(recipe(), tmp_path / "stopped", *tiny)
+        fit_forecast(recipe(), tmp_path / "stopped", *split)
     assert len(curve(tmp_path / "stopped")) == 1
-    fit_forecast(recipe(), tmp_path / "stopped", *tiny)
+    fit_forecast(recipe(), tmp_path / "stopped", *split)
     straight, resumed = (read_forecast_run(tmp_path / name)[2].state_dict() for name in ("straight", "stopped"))
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, msg=name)
@@ -298,18 +300,18 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tiny: tuple[World, list[Year
     assert len(rows[0]) == 3
 
 
-def test_a_finished_run_is_left_as_it_is(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
-    fit_forecast(recipe(), tmp_path, *tiny)
+def test_a_finished_run_is_left_as_it_is(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    fit_forecast(recipe(), tmp_path, *split)
     before = (tmp_path / "last.ckpt").read_bytes()
-    fit_forecast(recipe(), tmp_path, *tiny)
+    fit_forecast(recipe(), tmp_path, *split)
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
-    tiny: tuple[World, list[Year], list[Year]], tmp_path: Path
+    split: tuple[World, list[Year], list[Year]], tmp_path: Path
 ) -> None:
     """Data that turn bad after the first epoch, as a failing disk or memory would make them."""
-    opened, first, second = tiny
+    opened, first, second = split
     spoiled = [Year(year.times, year.states.clone()) for year in first]
 
     def spoil(_: str) -> None:
@@ -322,29 +324,29 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
     assert all(value.isfinite().all() for name, value in weights.items() if name != "floor")
 
 
-def test_another_recipe_does_not_go_on_with_a_run(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
-    fit_forecast(recipe(stages=[{"steps": 1, "epochs": 1}]), tmp_path, *tiny)
+def test_another_recipe_does_not_go_on_with_a_run(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    fit_forecast(recipe(stages=[{"steps": 1, "epochs": 1}]), tmp_path, *split)
     with pytest.raises(RecipeError, match="another recipe"):
-        fit_forecast(recipe(stages=[{"steps": 1, "epochs": 1}], seed=4), tmp_path, *tiny)
+        fit_forecast(recipe(stages=[{"steps": 1, "epochs": 1}], seed=4), tmp_path, *split)
 
 
-def test_a_run_is_not_resumed_with_other_data(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
-    opened, first, second = tiny
+def test_a_run_is_not_resumed_with_other_data(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+    opened, first, second = split
     short = recipe(stages=[{"steps": 1, "epochs": 1}])
-    fit_forecast(short, tmp_path, *tiny)
+    fit_forecast(short, tmp_path, *split)
     other = [Year(first[0].times[:-1], first[0].states[:-1])]
     with pytest.raises(RecipeError, match="data have changed"):
         fit_forecast(short, tmp_path, opened, other, second)
 
 
-def test_an_unknown_size_is_refused(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+def test_an_unknown_size_is_refused(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the entries are fine, coarse, depth, expansion"):
-        fit_forecast(recipe(network={"width": 3}), tmp_path, *tiny)
+        fit_forecast(recipe(network={"width": 3}), tmp_path, *split)
 
 
-def test_a_run_says_what_made_it(tiny: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+def test_a_run_says_what_made_it(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
     short = recipe(stages=[{"steps": 1, "epochs": 1}])
-    fit_forecast(short, tmp_path, *tiny)
+    fit_forecast(short, tmp_path, *split)
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["recipe"] == short.digest()
     assert (record["world"], record["grid"], record["samples"]) == ("tiny", "5.625deg", 20)
@@ -357,8 +359,8 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         read_forecast_run(tmp_path)
 
 
-def test_noise_changes_the_inputs_but_not_the_targets(tiny: tuple[World, list[Year], list[Year]]) -> None:
-    opened, first, _ = tiny
+def test_noise_changes_the_inputs_but_not_the_targets(split: tuple[World, list[Year], list[Year]]) -> None:
+    opened, first, _ = split
     noisy = recipe(noise=0.2)
     network = build_forecast_network(noisy, forecast_constants(noisy, opened, first))
     module = ForecastTraining(network, noisy, opened.grid.weights)

@@ -21,18 +21,12 @@ from dacycle.cycler.verification.drift import make_forecasts, read_scores
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
-from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.table import add_departures, empty_table
 from tests.cycler.runs import make_run
 from tests.worlds import make_world
 
 CYCLES = 6
 VOID = {"meta", "img", "br", "hr", "input", "link", "rect", "use", "path"}
-
-
-@pytest.fixture(scope="module")
-def tiny(world):
-    return load_world(world.folder)
 
 
 @pytest.fixture(scope="module")

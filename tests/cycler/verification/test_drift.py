@@ -31,11 +31,6 @@ CYCLES, STARTS = 6, [START + pd.Timedelta(hours=12) * n for n in range(3)]
 
 
 @pytest.fixture(scope="module")
-def tiny(world):
-    return load_world(world.folder)
-
-
-@pytest.fixture(scope="module")
 def model(world):
     return load_model(world.model)
 

@@ -10,14 +10,8 @@ from dacycle.cycler.archive.branches import ArchiveError
 from dacycle.cycler.report import observations
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.usage import BINS, departure_counts, site_outcomes, usage
-from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.table import add_departures, check_table
 from tests.cycler.runs import START, make_run
-
-
-@pytest.fixture(scope="module")
-def tiny(world):
-    return load_world(world.folder)
 
 
 @pytest.fixture

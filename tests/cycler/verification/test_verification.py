@@ -12,16 +12,10 @@ from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.experiment import STEP
 from dacycle.cycler.verification.cycles import QUANTITIES, Verification, global_means, layer_of, trends, verify
 from dacycle.forecast_adapter.worlds.reference import Reference, write_times
-from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler.runs import START, make_run
 from tests.worlds import make_world
 
 CYCLES = 6
-
-
-@pytest.fixture(scope="module")
-def tiny(world):
-    return load_world(world.folder)
 
 
 @pytest.fixture(scope="module")

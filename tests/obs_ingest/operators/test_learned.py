@@ -27,11 +27,6 @@ WINDOW = Window(TIME)
 
 
 @pytest.fixture(scope="module")
-def tiny(world):
-    return load_world(world.folder)
-
-
-@pytest.fixture(scope="module")
 def double(tmp_path_factory) -> Path:
     return make_operator(tmp_path_factory.mktemp("operator") / "double.onnx")
 
