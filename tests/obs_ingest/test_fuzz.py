@@ -62,8 +62,10 @@ def madis(path: Path) -> None:
 
 
 def synop(path: Path) -> None:
-    reports = (observations("t2m", [285.0], latitude=latitude) for latitude in (50.0, 51.0, 52.0))
-    path.write_bytes(b"".join(map(encode_synops, reports)))
+    """Write three messages of Offenbach; only those of ECMWF state when they were received."""
+    tables = (observations("t2m", [285.0], latitude=latitude) for latitude in (50.0, 51.0, 52.0))
+    messages = map(encode_synops, tables)
+    path.write_bytes(b"".join(message[:12] + (78).to_bytes(2, "big") + message[14:] for message in messages))
 
 
 def olr(path: Path) -> None:

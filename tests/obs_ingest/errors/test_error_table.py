@@ -74,6 +74,15 @@ def test_a_profile_is_taken_at_the_pressure():
     assert table.restate(winds)["error"].tolist() == pytest.approx([1.0, 13.0])
 
 
+def test_a_profile_between_levels_is_linear_in_the_logarithm_of_pressure():
+    """Halfway from 200 to 250 hPa in ln p it is halfway from 4 to 6; halfway in p it would be less."""
+    profile = [1.0] * 3 + [4.0, 6.0] + [1.0] * 8
+    table = ErrorTable(read_errors({"u": {"instrument": profile, "representativeness": 0}}))
+    pressure = 100 * np.sqrt(200 * 250)
+    wind = observations("u", [10.0], pressure=pressure, error=standard_error("u", 10.0, pressure))
+    assert table.restate(wind)["error"].iloc[0] == pytest.approx(5.0)
+
+
 @given(st.floats(0.1, 5), st.floats(0, 0.02), st.floats(0.2, 3), st.sampled_from([20000.0, 62000.0, 100000.0]))
 def test_a_table_that_is_so_many_times_the_built_in_one_multiplies_whatever_a_source_states(
     stated, q, factor, pressure

@@ -67,6 +67,16 @@ def test_a_station_without_neighbours_is_left_alone():
     assert np.count_nonzero(found[1:]) > 5
 
 
+def test_another_source_at_the_same_site_is_no_neighbour():
+    """Four sources at one place would confirm one another; the median of the other places stands against them."""
+    o_b = np.zeros(N)
+    o_b[4] = 2.0
+    sources = [cycle(o_b), *(cycle(o_b).iloc[[4]].assign(source=pd.Categorical([f"other {i}"])) for i in range(12))]
+    names = dict.fromkeys(("source", "site", "variable"), "category")
+    departures = pd.concat(sources, ignore_index=True).astype(names)
+    assert removed(learnt([departures] * 20))[4] == pytest.approx(2.0 * 20 / 25, rel=1e-6)
+
+
 @pytest.mark.parametrize("use", ["withheld", "rejected", "late"])
 def test_what_was_not_assimilated_neither_changes_nor_counts(use):
     o_b = np.zeros(N)
