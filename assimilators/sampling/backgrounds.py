@@ -39,6 +39,7 @@ __all__ = [
     "held_out",
     "make_forecasts",
     "make_months",
+    "month_of_forecasts",
     "months_of",
     "read_store",
     "systematic_error",
@@ -200,19 +201,26 @@ def make_months(make: Callable[..., None], folder: Path, years: Sequence[int], w
 def _make_month(
     folder: Path, month: np.datetime64, nature: Path | str, world: str, model: str, leads: tuple[int, ...]
 ) -> None:
-    reference, home, forecaster = Reference(nature), load_world(world), load_model(model)
+    home = load_world(world)
+    backgrounds = month_of_forecasts(load_model(model), Reference(nature), home, month, leads)
+    write_backgrounds(backgrounds, folder / f"{month}.nc", home)
+
+
+def month_of_forecasts(
+    model: ForecastModel, reference: Reference, world: World, month: np.datetime64, leads: Sequence[int]
+) -> Backgrounds:
+    """Return the backgrounds that are valid in a month, of all forecasts that start in its year, every 6 h."""
     first, last = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
     year = month.astype("datetime64[Y]").astype("datetime64[h]")
     times, used_leads, errors = [], [], []
     for start in np.arange(max(first - np.timedelta64(max(leads), "h"), year + STEP), last - STEP, STEP):
-        for lead, error in forecast_errors(forecaster, reference, home, start, leads):
+        for lead, error in forecast_errors(model, reference, world, start, leads):
             valid = start + np.timedelta64(lead, "h")
             if first <= valid < last:
                 times.append(valid)
                 used_leads.append(lead)
                 errors.append(error)
-    backgrounds = Backgrounds(np.array(times), np.array(used_leads), np.stack(errors), forecaster.digest)
-    write_backgrounds(backgrounds, folder / f"{month}.nc", home)
+    return Backgrounds(np.array(times), np.array(used_leads), np.stack(errors), model.digest)
 
 
 def forecast_errors(

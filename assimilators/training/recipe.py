@@ -37,7 +37,7 @@ def _listed(value: Any) -> Any:
 
 
 Years = Annotated[list[int], Field(min_length=1)]
-Folders = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+Folders = Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
 
 
 class RolloutStage(Strict):

@@ -13,12 +13,14 @@ from dacycle.assimilators.sampling.backgrounds import (
     Backgrounds,
     forecast_errors,
     make_forecasts,
+    month_of_forecasts,
     read_store,
     systematic_error,
     write_backgrounds,
     year_times,
 )
 from dacycle.assimilators.sampling.cycled_backgrounds import cycled_errors_between, make_cycles
+from dacycle.assimilators.sampling.cycles import run_chain
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import load_model
@@ -90,6 +92,18 @@ def test_forecasts_do_not_leave_their_year(world: TinyWorld, tiny: World) -> Non
     assert len(list(forecast_errors(model, _Endless(tiny.reference), tiny, last, (6, 12, 24)))) == 1
 
 
+@pytest.mark.parametrize("month", ["2024-01", "2024-03"])
+def test_a_month_holds_each_lead_of_each_of_its_times_once(world: TinyWorld, tiny: World, month: str) -> None:
+    """In January the first forecast starts at 06 UTC of the first day, because it needs a frame of the same year."""
+    reference = _Endless(tiny.reference)
+    backgrounds = month_of_forecasts(load_model(world.model), reference, tiny, np.datetime64(month, "M"), (6, 12))
+    every = np.arange(np.datetime64(f"{month}-01T00", "h"), np.datetime64(f"{month}-31T18", "h") + 6, 6)
+    for lead, missing in ((6, 2), (12, 3)):
+        times = every[missing:] if month == "2024-01" else every
+        np.testing.assert_array_equal(np.sort(backgrounds.times[backgrounds.leads == lead]), times)
+    assert len(backgrounds.errors) == len(backgrounds.times)
+
+
 class _Endless(Reference):
     """Return the first state of a reference at every time."""
 
@@ -105,6 +119,11 @@ def test_backgrounds_of_cycles_are_what_those_cycles_were_wrong_by(world: TinyWo
     backgrounds = cycled_errors_between(Nudge("tiny"), load_model(world.model), observing, times[23], times[27], seed=1)
     assert set(backgrounds.leads) == {CYCLED}
     np.testing.assert_array_equal(backgrounds.times, [*times[23:27], *times[23:27]])
+    usual = list(run_chain(Nudge("tiny"), load_model(world.model), observing, times[11], 16, seed=1))[12:]
+    std = tiny.statistics.std[:, None, None]
+    expected = np.stack([(cycle.background - cycle.truth) / std for cycle in usual])
+    np.testing.assert_allclose(backgrounds.errors[:4], expected, atol=2e-3, rtol=1e-3)
+    assert (backgrounds.errors[4:] != backgrounds.errors[:4]).any()  # the other chain has another selection
     size = np.sqrt(np.square(backgrounds.errors.astype(float)).mean((0, 2, 3)))
     t2m, z50 = (size[NAMES.index(name)] for name in ("t2m", "z50"))
     assert 0.05 < t2m < 0.95 * z50  # stations see the one and not the other
@@ -125,6 +144,16 @@ def test_the_systematic_error_is_that_of_forecasts() -> None:
         np.concatenate([of_forecasts.errors, np.full((len(times), 1, 2, 2), 7, np.float16)]), "model",
     )  # fmt: skip
     np.testing.assert_array_equal(systematic_error(with_cycles), systematic_error(of_forecasts))
+
+
+def test_without_short_forecasts_the_systematic_error_is_that_of_the_shortest() -> None:
+    """48 h are 8 steps, and backgrounds of cycles have no lead."""
+    times = year_times(2020)
+    leads = np.repeat([48, 72, CYCLED], len(times))
+    errors = np.repeat([0.8, 30, 30], len(times))[:, None, None, None].astype(np.float16)
+    coefficients = systematic_error(Backgrounds(np.tile(times, 3), leads, errors, "model"))
+    step = np.einsum("ns,schw->nchw", annual_basis(times), coefficients)
+    np.testing.assert_allclose(step, 0.1, atol=0.02)
 
 
 def test_the_systematic_error_is_found_by_place_and_season() -> None:

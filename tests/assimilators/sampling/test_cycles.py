@@ -1,5 +1,6 @@
 """Cycles in memory: each forecast starts from the analyses, and the errors are those of the scored cycles."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.cycles import LAG, ChainCycle, cycled_errors, run_chain
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from tests.conftest import TinyWorld
@@ -46,12 +48,29 @@ class Unsure(Nudge):
         return Analysis(state * (np.nan if self.wrong else 1), spread)
 
 
+@dataclass(frozen=True)
+class Remembering:
+    """Forecast the last frame plus a tenth of its difference from the older one, which most of the doubles ignore."""
+
+    grid: Grid
+    name: str = "remembering"
+    world: str = "tiny"
+    digest: str = ""
+
+    def forecast(self, previous: NDArray, current: NDArray, steps: int) -> Iterator[NDArray]:
+        """Yield the states of the next steps."""
+        for _ in range(steps):
+            previous, current = current, (current + np.float32(0.1) * (current - previous)).astype(np.float32)
+            yield current
+
+
 def chain(method: Nudge, model: ForecastModel, observing: Observing, **options: Subset) -> list[ChainCycle]:
     first = observing.world.reference.times[LAG + 2]
     return list(run_chain(method, model, observing, first, 4, seed=1, **options))
 
 
-def test_a_forecast_starts_from_the_last_two_analyses(tiny: World, model: ForecastModel, observing: Observing) -> None:
+def test_a_forecast_starts_from_the_last_two_analyses(tiny: World, observing: Observing) -> None:
+    model = Remembering(tiny.grid)
     cycles = chain(Nudge("tiny"), model, observing)
     reference = tiny.reference
     assert [cycle.time for cycle in cycles] == list(reference.times[LAG + 2 : LAG + 6])
@@ -62,8 +81,8 @@ def test_a_forecast_starts_from_the_last_two_analyses(tiny: World, model: Foreca
         np.testing.assert_array_equal(following.truth, reference.array(following.time))
 
 
-def test_a_chain_starts_from_a_forecast_of_48_hours(tiny: World, model: ForecastModel, observing: Observing) -> None:
-    reference = tiny.reference
+def test_a_chain_starts_from_a_forecast_of_48_hours(tiny: World, observing: Observing) -> None:
+    reference, model = tiny.reference, Remembering(tiny.grid)
     frames = [reference.array(time)[None] for time in reference.times[:2]]
     *_, last = model.forecast(*frames, LAG + 1)
     np.testing.assert_allclose(chain(Nudge("tiny"), model, observing)[0].background, last[0], rtol=1e-6)

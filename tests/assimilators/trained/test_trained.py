@@ -202,4 +202,3 @@ def test_a_packaged_file_is_what_its_card_describes(path: Path) -> None:
         assert 0.7 < scores.spread_to_skill() < 1.3
     else:
         assert scores.spread_to_skill() is None
->>>>>>> tests

@@ -235,7 +235,7 @@ def test_the_exported_file_computes_what_the_network_does_and_says_what_it_is(
     run: Path, split: Data, years: Path, tmp_path: Path
 ) -> None:
     path = export_operator(run, tmp_path / "small.onnx", str(years))
-    opened = tiny[0]
+    opened = split[0]
     operator = load_operator(path, opened)
     assert operator is not None
     _, _, trained = read_operator_run(run)
