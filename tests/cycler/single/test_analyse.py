@@ -106,7 +106,7 @@ class TestRealPair:
             "rejected: station_height",
             "length (km)",
             "K/km, fitted to the departures",
-            "the model's ground is not known",
+            "the model's orography is not known",
             "share 0.2, seed 1",
             "mean",
         ):
