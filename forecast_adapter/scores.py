@@ -19,6 +19,7 @@ from scipy.special import erf
 
 from dacycle.forecast_adapter.channels import LEVELS
 from dacycle.forecast_adapter.grid import Grid, GridError
+from dacycle.forecast_adapter.physics import GRAVITY
 
 __all__ = [
     "FEWEST_BLOCKS",
@@ -301,10 +302,6 @@ def lead_time_lost(leads: Array, errors: Array, reference_errors: Array) -> Arra
     rising = np.concatenate([[True], np.diff(ceiling) > 0])
     reached = np.interp(errors, ceiling[rising], leads[rising])
     return np.where((errors > ceiling[-1]) | np.isnan(errors), np.nan, reached - leads)
-
-
-GRAVITY = 9.80665
-"""Standard gravity, m s-2."""
 
 
 def water_column(humidity: Array, weights: Array) -> float:

@@ -86,6 +86,8 @@ def test_a_benchmark_from_its_file_to_the_page(place, caplog):
     assert gained.loc[("oi", "without either"), "change"] < 0
     cycled = pd.read_csv(place / "page/cycled.csv")
     assert set(cycled["method"]) == {"none", "oi"}
+    assert set(cycled["cycles"]) == {3}, "of five cycles, two are within the spin-up"
+    assert "3 cycles of `run.yaml`, without the first 0.5 days" in page
     ratio = cycled.pivot(index="channel", columns="method", values="rmse").eval("oi / none").mean()
     cells = [cell.strip() for cell in page.split("## Cycled")[1].split("\n| oi |")[1].split("\n")[0].split("|")]
     assert float(cells[-3]) == pytest.approx(ratio, rel=0.01)

@@ -97,13 +97,14 @@ def test_global_means_of_an_atmosphere_that_is_the_same_everywhere(tiny):
 
 
 def test_global_means_are_weighted_by_area(tiny):
-    """Wind and warmth in the northernmost row alone count by the row's area."""
+    """Wind, warmth and water in the northernmost row alone count by the row's area."""
     share = tiny.grid.weights[0].sum() / tiny.grid.weights.sum()
     state = np.zeros((69, *tiny.grid.shape), np.float32)
-    state[30:43, 0], state[56:69, 0] = 10, 250
+    state[17:30, 0], state[30:43, 0], state[56:69, 0] = 0.001, 10, 250
     means = global_means(state, tiny.grid)
     assert means["temperature"] == pytest.approx(250 * share, rel=1e-5)
     assert means["kinetic energy"] == pytest.approx(50 * share, rel=1e-5)
+    assert means["column water"] == pytest.approx(0.001 * 95000 / 9.80665 * share, rel=1e-5)
     assert share < 0.5 / tiny.grid.shape[0]
 
 
