@@ -198,14 +198,7 @@ def test_a_packaged_file_is_what_its_card_describes(path: Path) -> None:
     found = evaluate(method, observing, backgrounds, seed=1)
     for name in HEADLINE:
         assert found.rmse("analysis", name) < found.rmse("background", name)
-<<<<<<< HEAD
-    if "| no spread |" in path.with_suffix(".md").read_text():
-        assert found.spread_to_skill() is None
-    else:
-        assert 0.7 < found.spread_to_skill() < 1.3
-=======
     if "spread" in method.metadata["parity"]:
         assert 0.7 < found.spread_to_skill() < 1.3
     else:
         assert found.spread_to_skill() is None
->>>>>>> main
