@@ -20,18 +20,19 @@ COMPONENTS = ("cycler", "assimilators", "obs_ingest", "forecast_adapter")  # eac
 ROOMS = {
     "cycler": (
         "cli", "cli.cycles", "cli.files", "cli.models", "cli.options", "benchmark", "timing", "operations", "report",
-        "single", "cycle", "verification", "archive", "experiment",
+        "report.data", "single", "cycle", "verification", "archive", "experiment",
     ),
     "assimilators": (
         "export", "training", "judging", "sampling", "networks", "networks.blocks", "", "classical", "trained", "step",
         "incremental", "balance", "base", "exceptions",
     ),
     "obs_ingest": (
-        "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators", "errors",
+        "", "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators", "errors",
         "station_network", "window", "table",
     ),
     "forecast_adapter": (
-        "worlds", "models", "states", "scores", "state", "statistics", "grid", "channels", "remote", "physics",
+        "", "worlds", "models", "models.graphs", "states", "scores", "state", "statistics", "grid", "channels", "remote",
+        "physics",
     ),
 }  # fmt: skip
 """The rooms of each component, and the modules at its top; each may import those after it."""
@@ -107,9 +108,10 @@ def test_imports_go_downwards_only(component: str) -> None:
 
 
 def room(path: Path) -> str:
-    """The room of a module within its component: its folder, or the module itself where it stands at the top."""
-    _, *folders, _ = path.relative_to(ROOT).parts
-    return ".".join(folders) or ("" if path.stem == "__init__" else path.stem)
+    """Return the room of a module within its component: its folder, or itself where it is listed or stands at the top."""
+    component, *folders, _ = path.relative_to(ROOT).parts
+    itself = ".".join([*folders, "" if path.stem == "__init__" else path.stem]).strip(".")
+    return itself if itself in ROOMS[component] or not folders else ".".join(folders)
 
 
 def module_of(name: str) -> Path | None:

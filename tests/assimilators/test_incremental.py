@@ -62,9 +62,9 @@ def test_the_coarse_method_sees_the_means_of_its_cells() -> None:
 
     seen: list[NDArray] = []
     state = background()
-    found = analysed(Seen("tiny"), state)
+    analysis = analysed(Seen("tiny"), state)
     np.testing.assert_allclose(seen[0][0], conservative_average(state, FINE, COARSE))
-    np.testing.assert_array_equal(found, state)  # no increment, no change
+    np.testing.assert_array_equal(analysis, state)  # no increment, no change
 
 
 def test_scales_that_the_coarse_grid_does_not_hold_stay_the_backgrounds() -> None:
@@ -81,9 +81,9 @@ def test_an_increment_comes_up_as_it_was_made() -> None:
     state = background()
     coarse = conservative_average(state, FINE, COARSE)
     wanted = Smooth("tiny", weight=0.3).analyse(coarse[None], *observed(1, (0, 0))).state[0] - coarse
-    found = conservative_average(analysed(Smooth("tiny", weight=0.3), state) - state, FINE, COARSE)
+    increment = conservative_average(analysed(Smooth("tiny", weight=0.3), state) - state, FINE, COARSE)
     k = index("t850")
-    assert np.abs(found - wanted)[k].max() < 0.05 * np.abs(wanted[k]).max()
+    assert np.abs(increment - wanted)[k].max() < 0.05 * np.abs(wanted[k]).max()
 
 
 @settings(max_examples=15)
@@ -91,8 +91,8 @@ def test_an_increment_comes_up_as_it_was_made() -> None:
 def test_one_observed_cell_changes_nothing_beyond_its_neighbours(row: int, column: int, departure: float) -> None:
     state = np.broadcast_to(profile()[0][:, None, None], SIZE).astype(np.float32)
     value = float(state[index("t850"), 0, 0]) + departure
-    found = Incremental(Nudge("tiny"), FINE).analyse(state[None], *observed(value, (row, column))).state[0]
-    increment = (found - state)[index("t850")]
+    analysis = Incremental(Nudge("tiny"), FINE).analyse(state[None], *observed(value, (row, column))).state[0]
+    increment = (analysis - state)[index("t850")]
     lat, lon = np.meshgrid(FINE.latitude, FINE.longitude, indexing="ij")
     apart = np.abs((lon - COARSE.longitude[column] + 180) % 360 - 180)
     away = (np.abs(lat - COARSE.latitude[row]) >= 5.625) | (apart >= 5.625)

@@ -100,13 +100,13 @@ def test_statistics_are_found_again() -> None:
     stations = places(900, 5, size=15)
     values, vectors = np.linalg.eigh(covariance(cdist(stations, stations), ERRORS) + np.eye(900))
     draw = vectors @ (np.sqrt(values) * np.random.default_rng(6).normal(size=900))
-    found = estimate_statistics(stations, draw, ERRORS.reach_km)
-    assert found.background_error == pytest.approx(2.0, rel=0.15)
-    assert found.observation_error == pytest.approx(1.0, rel=0.1)
-    assert found.length_km == pytest.approx(120, rel=0.2)
-    assert found.reach_km == ERRORS.reach_km
+    statistics = estimate_statistics(stations, draw, ERRORS.reach_km)
+    assert statistics.background_error == pytest.approx(2.0, rel=0.15)
+    assert statistics.observation_error == pytest.approx(1.0, rel=0.1)
+    assert statistics.length_km == pytest.approx(120, rel=0.2)
+    assert statistics.reach_km == ERRORS.reach_km
     assert estimate_statistics(stations, 100 * draw, ERRORS.reach_km).background_error == pytest.approx(
-        100 * found.background_error, rel=1e-6
+        100 * statistics.background_error, rel=1e-6
     )
 
 

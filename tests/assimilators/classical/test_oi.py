@@ -233,11 +233,11 @@ def test_olr_is_used_through_its_operator_with_the_operators_error() -> None:
     oi = OptimalInterpolation(with_olr(error))
     assert oi.planes == ("olr",)
     values, errors = (np.concatenate(pair, axis=1) for pair in zip((case.values, case.errors), olr, strict=True))
-    found = oi.analyse(case.background, values, errors)
-    assert found.diagnostics["observations"] == [1]
+    analysis = oi.analyse(case.background, values, errors)
+    assert analysis.diagnostics["observations"] == [1]
     expected = direct.increment(OptimalInterpolation(error))
     scale = error.std[:, None, None]
-    np.testing.assert_allclose((found.state - case.background)[0] / scale, expected / scale, atol=2e-3)
+    np.testing.assert_allclose((analysis.state - case.background)[0] / scale, expected / scale, atol=2e-3)
 
 
 def test_olr_is_inflated_as_the_humidity_that_it_follows() -> None:

@@ -52,12 +52,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def test_finds_what_radiation_depends_on_and_how_well(reference: Reference) -> None:
     members = np.random.default_rng(2).normal(size=(6, len(NAMES), 1, 1)) * profile()[1][:, None, None]
     members = np.broadcast_to(members, (6, len(NAMES), *GRID.shape)).astype(np.float32)
-    found = fit_olr(reference, reference.times, members)
-    assert found.operator.error == pytest.approx(NOISE, rel=0.05)
+    samples = fit_olr(reference, reference.times, members)
+    assert samples.operator.error == pytest.approx(NOISE, rel=0.05)
     new = states(3, seed=5)
-    difference = found.operator(new) - radiation(new)
+    difference = samples.operator(new) - radiation(new)
     assert np.sqrt(np.square(difference).mean()) < 0.5
     expected = 2.0 * members[:, index("t500")]
     expected = expected - 20 * members[:, index("q300")] / profile()[0][index("q300")]
-    left = found.members - (expected - expected.mean(axis=0))
+    left = samples.members - (expected - expected.mean(axis=0))
     assert np.sqrt(np.square(left).mean()) < 0.1 * expected.std()

@@ -43,9 +43,9 @@ def test_the_file_computes_with_the_rounded_weights_and_is_a_third_as_large(tmp_
         to_onnx(network, path, {"x": 16}, ["y"])
     store_rounded(small)
     x = torch.randn(2, 16, 8, 16)
-    found, same = (open_session(path).run(None, {"x": x.numpy()})[0] for path in (small, plain))
-    np.testing.assert_array_equal(found, same)
-    np.testing.assert_allclose(found, network(x).detach().numpy(), rtol=1e-5, atol=1e-4)
+    output, same = (open_session(path).run(None, {"x": x.numpy()})[0] for path in (small, plain))
+    np.testing.assert_array_equal(output, same)
+    np.testing.assert_allclose(output, network(x).detach().numpy(), rtol=1e-5, atol=1e-4)
     assert 3 * small.stat().st_size < plain.stat().st_size
 
 

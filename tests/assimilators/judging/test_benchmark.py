@@ -43,7 +43,7 @@ def score(given, method, seed=1, **setting):
 
 def test_points_of_each_channel_are_observed_by_themselves_with_the_stated_noise(given):
     method = Draws()
-    found = score(given, method, density=0.1, noise=0.2)
+    scores = score(given, method, density=0.1, noise=0.2)
     _, values, errors = method.seen[0]
     seen = errors[0, :69] > 0
     assert seen.mean() == pytest.approx(0.1, abs=0.01)
@@ -55,7 +55,7 @@ def test_points_of_each_channel_are_observed_by_themselves_with_the_stated_noise
     assert noise.std() == pytest.approx(0.2, rel=0.03)
     assert (errors[0, 69:] > 0).any(axis=(1, 2)).all()  # precipitation and OLR beside them
     for channel in HEADLINE:
-        assert found["background", channel, "mse"].mean() > 0
+        assert scores["background", channel, "mse"].mean() > 0
 
 
 def test_what_is_taken_as_it_is_scores_by_its_noise(given):
@@ -66,9 +66,9 @@ def test_what_is_taken_as_it_is_scores_by_its_noise(given):
 
 
 def test_the_truth_has_the_spectrum_of_the_truth(given):
-    found = score(given, Draws(), density=1.0, noise=1e-4)
+    scores = score(given, Draws(), density=1.0, noise=1e-4)
     for name in ("specdiv", "zonal_divergence"):
-        divergence = found.xs((OVERALL, name), level=("channel", "score"))
+        divergence = scores.xs((OVERALL, name), level=("channel", "score"))
         assert 0 <= divergence["analysis"].mean() < 0.1 * divergence["background"].mean()
 
 

@@ -62,24 +62,24 @@ def members_and_posterior(seed: int, share: float) -> tuple[NDArray, NDArray, ND
         carried = [torch.from_numpy(part) for part in network.stepping.start(background[0].numpy())]
         for step in range(network.stepping.steps):
             _, _, *carried = network(*given, torch.tensor([step]), *carried)
-    found = carried[1].flatten(1).numpy().astype(float) @ modes
+    members = carried[1].flatten(1).numpy().astype(float) @ modes
     observed = seen.ravel()
     H, R = modes[observed], errors[0, :69].numpy().ravel()[observed].astype(float) ** 2
     precision = H.T @ (H / R[:, None]) + np.diag(1 / variances)
     posterior = np.linalg.inv(precision)
     y = departure[0, :69].numpy().ravel()[observed].astype(float)
-    return found, posterior @ (H.T @ (y / R)), posterior, variances
+    return members, posterior @ (H.T @ (y / R)), posterior, variances
 
 
 @pytest.mark.parametrize(("seed", "share"), [(0, 0.05), (1, 0.2)])
 def test_members_have_the_mean_and_the_covariance_of_the_kalman_filter(seed: int, share: float) -> None:
-    found, mean, posterior, variances = members_and_posterior(seed, share)
+    members, mean, posterior, variances = members_and_posterior(seed, share)
     spread = np.sqrt(np.diag(posterior))
     assert (spread < 0.9 * np.sqrt(variances)).all()  # something was observed
     # Pairs of opposite noise: for Gaussian errors their mean has no sampling error, only that of few steps.
-    off = np.linalg.norm(found.mean(0) - mean)
+    off = np.linalg.norm(members.mean(0) - mean)
     assert off < 0.3 * np.linalg.norm(spread) + 0.02 * np.linalg.norm(mean)
-    half = 0.5 * (found[:PAIRS] - found[PAIRS:])
+    half = 0.5 * (members[:PAIRS] - members[PAIRS:])
     ratio = (half**2).mean(0) / np.diag(posterior)
     assert abs(ratio.mean() - 1) < 3 * np.sqrt(2 / PAIRS / MODES) + 0.1
     assert np.abs(ratio - 1).max() < 4 * np.sqrt(2 / PAIRS)

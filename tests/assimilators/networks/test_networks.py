@@ -134,12 +134,12 @@ def test_fields_that_go_on_across_the_poles_survive_truncation() -> None:
 @pytest.mark.parametrize("support", [1500.0, 4000.0])
 def test_a_radial_convolution_is_the_sum_over_great_circles(support: float) -> None:
     field = np.random.default_rng(0).standard_normal(GRID.shape)
-    found = RadialConvolution(GRID, (support,))(torch.from_numpy(field[None, None].astype(np.float32)))[0, 0, 0]
+    sums = RadialConvolution(GRID, (support,))(torch.from_numpy(field[None, None].astype(np.float32)))[0, 0, 0]
     latitude, longitude = np.meshgrid(GRID.latitude, GRID.longitude, indexing="ij")
     for y, x in ((0, 0), (15, 63), (31, 20)):
         distance = great_circle_km(latitude, longitude, np.array(GRID.latitude[y]), np.array(GRID.longitude[x]))
         expected = (gaspari_cohn(distance, support) * field).sum()
-        assert found[y, x] == pytest.approx(expected, abs=1e-3)
+        assert sums[y, x] == pytest.approx(expected, abs=1e-3)
 
 
 @given(kernel=st.sampled_from([1, 3, 5]), batch=st.integers(1, 3), seed=st.integers(0, 99))
@@ -150,13 +150,13 @@ def test_a_depthwise_convolution_and_its_gradients_are_torchs(kernel: int, batch
     theirs = torch.nn.Conv2d(4, 4, kernel, groups=4)
     theirs.load_state_dict(mine.state_dict())
     x, weight = torch.randn(batch, 4, 9, 11), torch.randn(batch, 4, 10 - kernel, 12 - kernel)
-    found = []
+    results = []
     for layer in (mine, theirs):
         inputs = x.clone().requires_grad_()
         outputs = layer(inputs)
         (outputs * weight).sum().backward()
-        found.append((outputs, inputs.grad, layer.weight.grad, layer.bias.grad))
-    for one, other in zip(*found, strict=True):
+        results.append((outputs, inputs.grad, layer.weight.grad, layer.bias.grad))
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
         assert torch.equal(mine(x), theirs(x))
@@ -165,15 +165,15 @@ def test_a_depthwise_convolution_and_its_gradients_are_torchs(kernel: int, batch
 def test_a_depthwise_convolution_has_gradients_in_mixed_precision_too() -> None:
     torch.manual_seed(0)
     layer, x = Depthwise(4, 3), torch.randn(2, 4, 9, 11, requires_grad=True)
-    found = []
+    results = []
     for mixed in (False, True):
         layer.zero_grad()
         x.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             outputs = layer(x)
         outputs.float().square().sum().backward()
-        found.append((x.grad, layer.weight.grad, layer.bias.grad))
-    for exact, rounded in zip(*found, strict=True):
+        results.append((x.grad, layer.weight.grad, layer.bias.grad))
+    for exact, rounded in zip(*results, strict=True):
         assert rounded.dtype == torch.float32
         assert (exact - rounded).norm() < 0.02 * exact.norm()
 
@@ -204,8 +204,8 @@ def test_without_observations_the_analysis_is_the_background(network: AnalysisNe
 def test_what_stands_where_nothing_is_observed_changes_nothing(network: AnalysisNetwork, seed: int) -> None:
     background, values, errors = observations(seed, 0.1)
     noise = torch.where(errors > 0, values, 1e6 * torch.randn(values.shape))
-    found, other = (analyse(network, background, v, errors)[0] for v in (values, noise))
-    assert torch.equal(found, other)
+    analysis, other = (analyse(network, background, v, errors)[0] for v in (values, noise))
+    assert torch.equal(analysis, other)
 
 
 def test_beyond_its_reach_an_observation_changes_nothing(network: AnalysisNetwork) -> None:
@@ -228,12 +228,12 @@ def test_the_increment_changes_its_sign_with_the_departures(network: AnalysisNet
     values[:, 69:], errors[:, 69:] = 0, 0
     mirrored = torch.where(errors[:, :69] > 0, 2 * background - values[:, :69], 0.0)
     agreeing = torch.where(errors[:, :69] > 0, background, 0.0)
-    found, opposite, none = (
+    increment, opposite, none = (
         analyse(network, background, torch.cat([v, values[:, 69:]], 1), errors)[0] - background
         for v in (values[:, :69], mirrored, agreeing)
     )
-    torch.testing.assert_close(found, -opposite, atol=1e-4, rtol=0)
-    assert found.abs().max() > 1e-2
+    torch.testing.assert_close(increment, -opposite, atol=1e-4, rtol=0)
+    assert increment.abs().max() > 1e-2
     assert none.abs().max() < 1e-4
 
 
@@ -285,8 +285,8 @@ def test_without_its_modalities_an_adapted_method_is_its_base(network: AdaptedNe
     without = errors.clone()
     without[:, modalities] = 0
     alike = analyse(network, background, values, without)
-    for found, expected in zip(alike, analyse(base, background, values, without), strict=True):
-        assert torch.equal(found, expected)
+    for output, expected in zip(alike, analyse(base, background, values, without), strict=True):
+        assert torch.equal(output, expected)
     for one in modalities:
         alone = without.clone()
         alone[:, one] = errors[:, one]

@@ -33,9 +33,9 @@ def store(world: TinyWorld, tiny: World, tmp_path: Path) -> Path:
     """Write the errors of one forecast as a month."""
     model = load_model(world.model)
     start = tiny.reference.times[4]
-    found = list(forecast_errors(model, tiny.reference, tiny, start, (6, 24)))
-    times = np.array([start + np.timedelta64(lead, "h") for lead, _ in found])
-    backgrounds = Backgrounds(times, np.array([6, 24]), np.stack([e for _, e in found]), model.digest)
+    errors_by_lead = list(forecast_errors(model, tiny.reference, tiny, start, (6, 24)))
+    times = np.array([start + np.timedelta64(lead, "h") for lead, _ in errors_by_lead])
+    backgrounds = Backgrounds(times, np.array([6, 24]), np.stack([e for _, e in errors_by_lead]), model.digest)
     write_backgrounds(backgrounds, tmp_path / "2024-01.nc", tiny)
     return tmp_path
 
@@ -102,10 +102,10 @@ class _Endless(Reference):
 
 def test_backgrounds_of_cycles_are_what_those_cycles_were_wrong_by(world: TinyWorld, tiny: World) -> None:
     times, observing = tiny.reference.times, observing_of(tiny, tiny.reference, [{"source": "stations"}])
-    found = cycled_errors_between(Nudge("tiny"), load_model(world.model), observing, times[23], times[27], seed=1)
-    assert set(found.leads) == {CYCLED}
-    np.testing.assert_array_equal(found.times, [*times[23:27], *times[23:27]])
-    size = np.sqrt(np.square(found.errors.astype(float)).mean((0, 2, 3)))
+    backgrounds = cycled_errors_between(Nudge("tiny"), load_model(world.model), observing, times[23], times[27], seed=1)
+    assert set(backgrounds.leads) == {CYCLED}
+    np.testing.assert_array_equal(backgrounds.times, [*times[23:27], *times[23:27]])
+    size = np.sqrt(np.square(backgrounds.errors.astype(float)).mean((0, 2, 3)))
     t2m, z50 = (size[NAMES.index(name)] for name in ("t2m", "z50"))
     assert 0.05 < t2m < 0.95 * z50  # stations see the one and not the other
 
@@ -134,17 +134,17 @@ def test_the_systematic_error_is_found_by_place_and_season() -> None:
     season = annual_basis(times)[:, 1]
     errors = 0.25 * generator.standard_normal((len(times), 3, 4, 6))
     errors[:, 1, 2, 3] += 4 * (0.01 + 0.02 * season)
-    found = systematic_error(backgrounds_of(times, errors))
-    assert found.shape == (5, 3, 4, 6)
-    assert found[0, 1, 2, 3] == pytest.approx(0.01, abs=0.004)
-    assert found[1, 1, 2, 3] == pytest.approx(0.02, abs=0.006)
-    assert np.sqrt(np.square(found[:, 0]).mean()) < 0.003
+    coefficients = systematic_error(backgrounds_of(times, errors))
+    assert coefficients.shape == (5, 3, 4, 6)
+    assert coefficients[0, 1, 2, 3] == pytest.approx(0.01, abs=0.004)
+    assert coefficients[1, 1, 2, 3] == pytest.approx(0.02, abs=0.006)
+    assert np.sqrt(np.square(coefficients[:, 0]).mean()) < 0.003
 
 
 def test_few_forecasts_say_little_of_a_systematic_error() -> None:
     times = year_times(2020)[:20]
-    found = systematic_error(backgrounds_of(times, np.ones((len(times), 1, 2, 2))))
-    step = np.einsum("ns,schw->nchw", annual_basis(times), found)
+    coefficients = systematic_error(backgrounds_of(times, np.ones((len(times), 1, 2, 2))))
+    step = np.einsum("ns,schw->nchw", annual_basis(times), coefficients)
     assert step.min() > 0
     assert step.max() < 0.08  # of 0.25
 

@@ -94,12 +94,12 @@ def inputs(chains: int) -> tuple[NDArray, NDArray, NDArray]:
 
 
 def test_a_file_steps_as_torch_does(network: Any, file: Path) -> None:
-    found = TrainedAssimilator(file).analyse(*inputs(1))
+    analysis = TrainedAssimilator(file).analyse(*inputs(1))
     expected = TorchAssimilator(network, GRID, "tiny").analyse(*inputs(1))
     assert expected.spread is not None
-    np.testing.assert_allclose(found.state, expected.state, atol=1e-5)
-    np.testing.assert_allclose(found.spread, expected.spread, atol=1e-5)
-    assert np.abs(found.state - inputs(1)[0]).max() > 1e-2
+    np.testing.assert_allclose(analysis.state, expected.state, atol=1e-5)
+    np.testing.assert_allclose(analysis.spread, expected.spread, atol=1e-5)
+    assert np.abs(analysis.state - inputs(1)[0]).max() > 1e-2
 
 
 def test_every_step_goes_on_from_the_one_before(network: Any) -> None:
@@ -112,8 +112,8 @@ def test_every_step_goes_on_from_the_one_before(network: Any) -> None:
         network.cost(control, torch.where(seen, values[:, :69] - background, 0.0), seen.float()).backward()
         momentum = 0.5 * momentum - 0.2 / (1 + step) * control.grad
         control = control.detach() + 0.01 * momentum
-    found = TorchAssimilator(network, GRID, "tiny").analyse(*inputs(1)).state
-    np.testing.assert_allclose(found, background + network.decode(control), atol=1e-5)
+    state = TorchAssimilator(network, GRID, "tiny").analyse(*inputs(1)).state
+    np.testing.assert_allclose(state, background + network.decode(control), atol=1e-5)
 
 
 def test_an_analysis_is_the_same_whenever_and_beside_whatever_it_is_made(file: Path) -> None:

@@ -78,11 +78,11 @@ def test_a_file_runs_and_gives_analysis_and_spread(tiny: World, tmp_path: Path) 
     method = load_assimilator(make_file(tmp_path / "double.onnx"), tiny)
     background, values, errors = arrays(tiny)
     values[0, 2, 5, 6], errors[0, 2, 5, 6] = background[0, 2, 5, 6] + 3, 1
-    found = method.analyse(background, values, errors)
-    assert found.state[0, 2, 5, 6] == pytest.approx(background[0, 2, 5, 6] + 1.5, abs=1e-3)
-    assert np.count_nonzero(found.state != background) == 1
-    assert found.spread is not None
-    assert found.spread[0, 2, 5, 6] == 1.5
+    analysis = method.analyse(background, values, errors)
+    assert analysis.state[0, 2, 5, 6] == pytest.approx(background[0, 2, 5, 6] + 1.5, abs=1e-3)
+    assert np.count_nonzero(analysis.state != background) == 1
+    assert analysis.spread is not None
+    assert analysis.spread[0, 2, 5, 6] == 1.5
     assert (method.name, method.planes, method.world) == ("double", ("olr",), "tiny")
 
 
@@ -136,9 +136,9 @@ def test_an_increment_without_observations_is_found(tiny: World, tmp_path: Path)
 
 def test_a_single_observations_reach_is_found(tiny: World, tmp_path: Path) -> None:
     state, std = tiny.reference.array(tiny.reference.times[0]), tiny.statistics.std
-    found = single_observation_reach(TrainedAssimilator(make_file(tmp_path / "honest.onnx")), state, std, 500)
-    assert found.peak == pytest.approx(0.5, abs=0.01)
-    assert found.beyond == 0
+    reach = single_observation_reach(TrainedAssimilator(make_file(tmp_path / "honest.onnx")), state, std, 500)
+    assert reach.peak == pytest.approx(0.5, abs=0.01)
+    assert reach.beyond == 0
     spilling = TrainedAssimilator(make_file(tmp_path / "spilling.onnx", bias=10.0))
     assert single_observation_reach(spilling, state, std, 500).beyond > 0.05
 
@@ -146,13 +146,13 @@ def test_a_single_observations_reach_is_found(tiny: World, tmp_path: Path) -> No
 def test_single_analyses_are_scored_against_the_truth(world: TinyWorld, tiny: World) -> None:
     """With a third of the points observed almost exactly, half of each departure removes 3/4 of their squared error."""
     backgrounds = held_out(load_model(world.model), tiny.reference, tiny, 4, leads=(6, 24))
-    found = evaluate(Nudge("tiny"), observing_of(tiny, tiny.reference, SOURCES), backgrounds, seed=1)
+    scores = evaluate(Nudge("tiny"), observing_of(tiny, tiny.reference, SOURCES), backgrounds, seed=1)
     share = 0.3 * 0.9  # of the points, a tenth being left out as experiments do
     for name in HEADLINE:
-        ratio = found.rmse("analysis", name) / found.rmse("background", name)
+        ratio = scores.rmse("analysis", name) / scores.rmse("background", name)
         assert ratio**2 == pytest.approx(1 - 0.75 * share, abs=0.05)
-    assert found.rmse("background", "z500", 24) > found.rmse("background", "z500", 6)
-    assert found.spread_to_skill() is None
+    assert scores.rmse("background", "z500", 24) > scores.rmse("background", "z500", 6)
+    assert scores.spread_to_skill() is None
 
 
 def test_every_method_meets_the_same_observations(world: TinyWorld, tiny: World) -> None:
@@ -195,10 +195,10 @@ def test_a_packaged_file_is_what_its_card_describes(path: Path) -> None:
     assert single.beyond < 1e-4
     backgrounds = held_out(load_model("mini"), world.reference, world, 8)
     observing = observing_of(world, world.reference, method.metadata["training"]["observations"])
-    found = evaluate(method, observing, backgrounds, seed=1)
+    scores = evaluate(method, observing, backgrounds, seed=1)
     for name in HEADLINE:
-        assert found.rmse("analysis", name) < found.rmse("background", name)
+        assert scores.rmse("analysis", name) < scores.rmse("background", name)
     if "spread" in method.metadata["parity"]:
-        assert 0.7 < found.spread_to_skill() < 1.3
+        assert 0.7 < scores.spread_to_skill() < 1.3
     else:
-        assert found.spread_to_skill() is None
+        assert scores.spread_to_skill() is None

@@ -297,11 +297,11 @@ def test_a_store_that_lacks_months_stops_before_anything_is_written(
 
 
 def test_a_run_keeps_both_cycled_errors_and_goes_on_with_the_better(run: Path) -> None:
-    found = rounds(run)
-    assert [row["round"] for row in found] == ["0", "1"]
-    assert found[0]["accepted"] == "yes"
-    better = float(found[1]["cycled_error"]) < float(found[0]["cycled_error"])
-    assert found[1]["accepted"] == ("yes" if better else "no")
+    rows = rounds(run)
+    assert [row["round"] for row in rows] == ["0", "1"]
+    assert rows[0]["accepted"] == "yes"
+    better = float(rows[1]["cycled_error"]) < float(rows[0]["cycled_error"])
+    assert rows[1]["accepted"] == ("yes" if better else "no")
     assert accepted_round(run) == int(better)
     record = json.loads((run / "run.json").read_text())
     assert record["samples"] == 3 * 8
@@ -466,9 +466,9 @@ def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(
 
     def share(*options: str) -> float:
         shown = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False).stdout.replace("\n", " ")
-        found = re.search(r"run: ([0-9.]+) of the background's error", shown)
-        assert found, shown
-        return float(found[1])
+        share_shown = re.search(r"run: ([0-9.]+) of the background's error", shown)
+        assert share_shown, shown
+        return float(share_shown[1])
 
     assert share() == share("--set", "iterations=4") < share("--set", "iterations=1") < 1
     with pytest.raises(RecipeError, match="its weights are not those of its recipe's network with"):

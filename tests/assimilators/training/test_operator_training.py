@@ -236,21 +236,21 @@ def test_the_exported_file_computes_what_the_network_does_and_says_what_it_is(
 ) -> None:
     path = export_operator(run, tmp_path / "small.onnx", str(years))
     opened = split[0]
-    found = load_operator(path, opened)
-    assert found is not None
+    operator = load_operator(path, opened)
+    assert operator is not None
     _, _, trained = read_operator_run(run)
     times = opened.reference.times[3:7]
     frames = np.stack([[opened.reference.array(time - lag) for time in times] for lag in (6, 0)])
     assert operator_parity(trained, path, frames) < 1e-4
     with torch.no_grad():
         values, errors = trained(*torch.from_numpy(frames))
-    given = found(frames[0, 1], frames[1, 1])
+    given = operator(frames[0, 1], frames[1, 1])
     np.testing.assert_allclose(given.values["olr"], values[1, 1], rtol=1e-4)
     np.testing.assert_allclose(given.errors["tp"], errors[1, 0], rtol=1e-3)
     card = path.with_suffix(".md").read_text()
-    assert found.digest in card
+    assert operator.digest in card
     assert "| olr (W m-2) | small |" in card
-    assert {score["method"] for score in found.metadata["scores"]} == {"small", "climatology"}
+    assert {score["method"] for score in operator.metadata["scores"]} == {"small", "climatology"}
 
 
 def test_a_perfect_operator_has_no_error_and_climatology_has_the_spread(years: Path, tmp_path: Path) -> None:

@@ -246,8 +246,8 @@ def test_the_season_is_read_off_zonal_mean_temperatures() -> None:
     halves = [Year(times[k::2], torch.from_numpy(states[k::2].astype(np.float32))) for k in (0, 1)]
     weights = season_weights(halves[:1])
     zonal = halves[1].states[:, GROUPS["t"]].mean(-1).flatten(1).numpy()
-    found = zonal @ weights[:, :-1].T + weights[:, -1]
-    days = np.angle(np.exp(1j * (np.arctan2(found[:, 1], found[:, 0]) - angle[1::2]))) * 365.2425 / (2 * np.pi)
+    annual = zonal @ weights[:, :-1].T + weights[:, -1]
+    days = np.angle(np.exp(1j * (np.arctan2(annual[:, 1], annual[:, 0]) - angle[1::2]))) * 365.2425 / (2 * np.pi)
     assert np.abs(days).max() < 10
 
 

@@ -204,8 +204,8 @@ def test_the_guards_and_the_background_check_are_looser_in_the_cold_cycles_and_i
     archive = Archive(tmp_path / "a", create=True)
     asked = content | {"guards": guards | {"fallbacks_in_a_row": 9, "minimum_observations": 1}}
     records = [cycle.record for cycle in run_due_cycles(replays.experiment(asked), archive)]
-    assert [record["status"] for record in records] == ["ok", "ok", "fallback", "fallback"]
-    rejected = [record["reasons"].get("background_check", 0) for record in records]
+    assert [record.status for record in records] == ["ok", "ok", "fallback", "fallback"]
+    rejected = [record.reasons.get("background_check", 0) for record in records]
     assert max(rejected[:2]) < 5 < 15 < min(rejected[2:])
 
 
@@ -215,4 +215,4 @@ def test_a_forked_run_has_no_cold_cycles(content, run, tmp_path):
     start = {"start": f"{replays.START + STEP:%Y-%m-%dT%H}", "guards": guards}
     shutil.copytree(run, tmp_path / "archive")
     (cycle,) = run_due_cycles(replays.experiment(asked | start), Archive(tmp_path / "archive"), limit=1)
-    assert cycle.record["status"] == "fallback"
+    assert cycle.record.status == "fallback"
