@@ -26,7 +26,7 @@ def content(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(content, tmp_path_factory) -> Path:
-    """The archive of a finished run of four cycles."""
+    """Return the archive of a finished run of four cycles."""
     folder = tmp_path_factory.mktemp("run") / "archive"
     run_due_cycles(replays.experiment(content), Archive(folder, create=True))
     return folder
@@ -199,7 +199,7 @@ def test_a_cold_start_publishes_the_two_frames_before_the_first_cycle(content, t
 
 
 def test_the_guards_and_the_background_check_are_looser_in_the_cold_cycles_and_in_no_others(content, tmp_path):
-    """With limits that everything exceeds, and a factor that lets everything pass: what holds is seen in each cycle."""
+    """Everything exceeds these limits, and the factor lets everything pass, so each cycle shows which of them holds."""
     guards = {"increment_limit": 1e-3, "background_error": 1e-6, "cold_factor": 1e6, "cold_cycles": 2}
     archive = Archive(tmp_path / "a", create=True)
     asked = content | {"guards": guards | {"fallbacks_in_a_row": 9, "minimum_observations": 1}}
