@@ -38,7 +38,7 @@ def standard_height(level: float) -> float:
 
 
 def profile() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation (69,) of the truth, SI."""
+    """Return the mean and standard deviation (69,) of the truth, SI."""
     surface = {"u10": (2.0, 4.0), "v10": (0.0, 4.0), "t2m": (288.0, 4.0), "msl": (101325.0, 600.0)}
     pairs = []
     for channel in CHANNELS:
@@ -160,7 +160,7 @@ class Nudge:
     planes: tuple[str, ...] = ()
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
-        """See `Assimilator.analyse`."""
+        """Return the background moved towards the values, as `Assimilator.analyse` does."""
         channels = background.shape[1]
         departure = np.where(errors[:, :channels] > 0, values[:, :channels] - background, 0)
         return Analysis((background + self.weight * departure).astype(np.float32))
@@ -173,7 +173,7 @@ def register_doubles() -> None:
 
 
 def surface_fields(array: NDArray, anomaly: NDArray, orography: NDArray) -> dict[str, tuple]:
-    """What a reference file holds beside a state (69, H, W), from it and its normalised anomaly."""
+    """Return the surface fields of a reference file, from a state (69, H, W) and its normalised anomaly."""
     t2m, msl = array[NAMES.index("t2m")], array[NAMES.index("msl")]
     pressure = msl * (1 - 0.0065 * orography / 288.15) ** 5.257
     fields = {

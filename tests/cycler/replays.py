@@ -17,7 +17,7 @@ START, LAST = pd.Timestamp("2024-01-03T12"), pd.Timestamp("2024-01-04T06")
 
 
 def content(world: Path, model: Path, folder: Path, **changes: Any) -> dict[str, Any]:
-    """An experiment of four cycles with 120 stations and the `nudge` assimilator, as its file would hold it."""
+    """Return an experiment of four cycles with 120 stations and the `nudge` assimilator, as its file would hold it."""
     register_doubles()
     network = folder / "network.csv"
     if not network.exists():
@@ -32,12 +32,12 @@ def content(world: Path, model: Path, folder: Path, **changes: Any) -> dict[str,
 
 
 def experiment(content: dict[str, Any]) -> Experiment:
-    """The experiment that a file with this content describes."""
+    """Return the experiment that a file with this content describes."""
     return parse_experiment(write_experiment(content), "demo.yaml")
 
 
 def everything(archive: Path, name: str = "demo") -> dict[str, Any]:
-    """All that an experiment has published: arrays as bytes, departures, records."""
+    """Return everything that an experiment has published: arrays as bytes, departures, records."""
     branch = Archive(archive).branch(name)
     found: dict[str, Any] = {"records": branch.records}
     for group in ("analysis", "background"):

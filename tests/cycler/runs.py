@@ -23,7 +23,7 @@ START, END = pd.Timestamp("2024-01-02T00"), pd.Timestamp("2024-01-05T18")
 
 
 def experiment(world: World, name: str = "run", **changes: object) -> Experiment:
-    """An experiment over the tiny world, as a user would write it."""
+    """Return an experiment over the tiny world, as a user would write it."""
     usual = {
         "cold_start": {"climatology": True},
         "assimilator": "oi",
@@ -82,7 +82,7 @@ def _commit(
 
 
 def _source(name: str, time: pd.Timestamp) -> SourceRecord:
-    """What a source found: 40 of 42 reports, and on 2 January at 12 UTC a damaged message."""
+    """Return what a source found: 40 of 42 reports, and on 2 January at 12 UTC a damaged message."""
     damaged = name == "sondes" and time == pd.Timestamp("2024-01-02T12")
     skipped = {"not readable": 1} if damaged else {}
     problems = ["temp.bufr, message 3: <truncated>"] if damaged else []

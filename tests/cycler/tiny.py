@@ -15,7 +15,7 @@ CYCLES = 5
 
 
 def write_experiment(folder: Path, world: Any, name: str = "tiny", **changes: object) -> Path:
-    """The file of a run of five cycles without assimilation; `changes` replace or (None) remove keys."""
+    """Write the file of a run of five cycles without assimilation; `changes` replace or (None) remove keys."""
     usual = {"drift": {"starts": [0], "lead": "24h", "free_run": False}}
     content = base(name, world.folder, world.model, START, END, **(usual | changes))
     path = folder / f"{name}.yaml"
@@ -24,12 +24,12 @@ def write_experiment(folder: Path, world: Any, name: str = "tiny", **changes: ob
 
 
 def cutoff_passed_until(time: pd.Timestamp) -> list[dict[str, str]]:
-    """Sources whose cutoff is so long that `time` is the last cycle for which it has passed by now."""
+    """Return sources whose cutoff is so long that `time` is the last cycle for which it has passed by now."""
     now = pd.Timestamp.now("UTC").tz_localize(None)
     minutes = int((now - time) / pd.Timedelta(minutes=1)) - 60
     return [{"source": "stations", "cutoff": f"{minutes}min"}]
 
 
 def records(archive: Path, name: str = "tiny") -> list[CycleRecord]:
-    """What the archive holds of each cycle."""
+    """Return the records of all cycles."""
     return open_experiment(archive, name).records

@@ -1,11 +1,13 @@
 """Superobs on channels and observation planes."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dacycle.forecast_adapter.channels import NAMES, index
+from dacycle.forecast_adapter.channels import LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import cells, get_grid
 from dacycle.forecast_adapter.physics import humidity_from_dewpoint, station_pressure_ratio
 from dacycle.obs_ingest.errors.model import ERRORS, standard_error
@@ -118,6 +120,13 @@ def test_each_level_goes_to_its_channel_and_others_to_the_nearest():
     result = gridded(observations("v", np.zeros(6), pressure=pressure, longitude=lon))
     channels = [NAMES[c] for c in np.nonzero(result.errors)[0]]
     assert sorted(channels) == sorted(["v50", "v500", "v1000", "v500", "v1000", "v600"])
+
+
+@pytest.mark.parametrize(("above", "below"), list(pairwise(LEVELS)))
+def test_the_border_between_two_levels_is_their_geometric_mean(above, below):
+    border = 100 * np.sqrt(above * below)
+    result = gridded(observations("v", np.zeros(2), pressure=[0.999 * border, 1.001 * border], longitude=[0.0, 40.0]))
+    assert [NAMES[c] for c in np.nonzero(result.errors)[0]] == [f"v{above}", f"v{below}"]
 
 
 def test_a_row_without_a_model_equivalent_makes_no_superob():

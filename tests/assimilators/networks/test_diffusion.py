@@ -47,7 +47,7 @@ class Gaussian(DiffusionNetwork):
 
 
 def members_and_posterior(seed: int, share: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """The sampled members by mode, and the Kalman filter's mean and covariance by mode; the means' standard errors."""
+    """Return the sampled members, the Kalman filter's mean and covariance, and the means' standard errors, by mode."""
     network, generator = Gaussian(seed).eval(), np.random.default_rng(seed)
     modes, variances = network.modes.numpy().astype(float), network.variances.numpy().astype(float)
     background = torch.full((1, *SHAPE), float(seed))  # noise is the background's

@@ -65,7 +65,7 @@ FEW = 20
 
 @pytest.fixture(scope="module")
 def data(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of years that holds the tiny world's reference as 2024."""
+    """Return a folder of years that holds the tiny world's reference as 2024."""
     folder = tmp_path_factory.mktemp("nature")
     (folder / "2024").mkdir()
     for file in (world.folder / "reference").glob("*.nc"):
@@ -105,7 +105,7 @@ def held(backgrounds: Backgrounds, observing: Observing) -> Samples:
 def run(
     entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A finished run of two epochs and one closed-loop round."""
+    """Return a finished run of two epochs and one closed-loop round."""
     folder = tmp_path_factory.mktemp("run")
     recipe = recipe_of(entries)
     fit_assimilator(recipe, folder, observing, backgrounds, held(backgrounds, observing), FEW)

@@ -61,7 +61,7 @@ def recipe(**changes: Any) -> OperatorRecipe:
 
 @pytest.fixture(scope="module")
 def split(world: TinyWorld) -> Data:
-    """The tiny world: five days to train on, two to validate with."""
+    """Return the tiny world, five days to train on, two to validate with."""
     opened = load_world(world.folder)
     times = opened.reference.times
     return opened, [load_year(opened.reference, times[:20], opened)], [load_year(opened.reference, times[20:], opened)]

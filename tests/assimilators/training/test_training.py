@@ -65,7 +65,7 @@ def recipe(**changes: Any) -> ForecastRecipe:
 
 @pytest.fixture(scope="module")
 def split(world: TinyWorld) -> tuple[World, list[Year], list[Year]]:
-    """The tiny world: five days to train on, two to validate with."""
+    """Return the tiny world, five days to train on, two to validate with."""
     opened = load_world(world.folder)
     times = opened.reference.times
     parts = (times[:20], times[20:])

@@ -30,7 +30,7 @@ def finished(content, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A copy of the finished run, to change."""
+    """Return a copy of the finished run, to change."""
     return Path(shutil.copytree(finished, tmp_path / "archive"))
 
 

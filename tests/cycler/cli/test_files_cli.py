@@ -44,7 +44,7 @@ def failed(result: Result, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def states(world: TinyWorld) -> xr.Dataset:
-    """A week of states in the WeatherBench2 schema."""
+    """Return a week of states in the WeatherBench2 schema."""
     whole = xr.load_dataset(world.folder / "reference/2024-01-01.nc", engine="h5netcdf")
     return whole[list(WB2_NAMES.values())]
 
@@ -59,7 +59,7 @@ def one(states: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(states: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same state and the one 6 h before."""
+    """Return the same state and the one 6 h before."""
     path = tmp_path_factory.mktemp("states") / "two.nc"
     states.sel(time=[START - 6 * HOUR, START]).to_netcdf(path, engine="h5netcdf")
     return path

@@ -15,7 +15,7 @@ from tests.worlds import register_doubles
 
 @pytest.fixture
 def data(world: TinyWorld, tmp_path: Path) -> Path:
-    """A folder of years that holds the tiny world's reference as 2024."""
+    """Return a folder of years that holds the tiny world's reference as 2024."""
     (tmp_path / "nature").mkdir()
     (tmp_path / "nature/2024").symlink_to(world.folder / "reference")
     return tmp_path / "nature"

@@ -21,7 +21,7 @@ from tests.cycler.runs import make_run
 
 @pytest.fixture
 def place(world, tmp_path, monkeypatch) -> Path:
-    """A working directory with demo.yaml in it, and an archive to come."""
+    """Return a working directory with demo.yaml in it, and an archive to come."""
     content = replays.content(world.folder, world.model, tmp_path, end="2024-01-04T00")
     (tmp_path / "demo.yaml").write_text(write_experiment(content))
     monkeypatch.chdir(tmp_path)
@@ -30,7 +30,7 @@ def place(world, tmp_path, monkeypatch) -> Path:
 
 
 def dacycle(*arguments: str, status: int = 0) -> str:
-    """What a command prints; its exit status is checked, and that no user sees a traceback."""
+    """Return what a command prints; check its exit status, and that no user sees a traceback."""
     ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == status, (ended.output, ended.exception)
     assert "Traceback" not in ended.output

@@ -24,7 +24,7 @@ def content(world, tmp_path_factory):
 
 
 def refused(content, archive) -> str:
-    """The complaint about an experiment; nothing of it is in the archive."""
+    """Return the complaint about an experiment of which nothing is in the archive."""
     with pytest.raises(ExperimentError) as caught:
         run_due_cycles(replays.experiment(content), archive)
     assert archive.branches() == []

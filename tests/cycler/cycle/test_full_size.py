@@ -23,7 +23,7 @@ MOST = 8e9
 
 @pytest.fixture
 def quarter_degree(tmp_path, monkeypatch):
-    """A world whose weather stands still, with the two frames before a cycle and its own time."""
+    """Make a world whose weather stands still, with the two frames before a cycle and its own time."""
     monkeypatch.setenv("DACYCLE_HOME", str(tmp_path / "home"))
     folder = tmp_path / "quarter"
     (folder / "reference").mkdir(parents=True)

@@ -29,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def era5(world, tmp_path: Path) -> Path:
-    """The tiny world under another name, its reference said to be ERA5."""
+    """Return the tiny world under another name, its reference said to be ERA5."""
     return renamed(world, tmp_path / "laptop", "era5")
 
 

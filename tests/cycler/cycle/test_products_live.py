@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
 
 
 def world_elsewhere(world: TinyWorld, folder: Path, place: str) -> Path:
-    """The tiny world with its reference at another place."""
+    """Return the tiny world with its reference at another place."""
     folder.mkdir()
     for part in ("statistics.nc", "climatology.nc", "static.nc"):
         shutil.copy(world.folder / part, folder / part)
@@ -37,7 +37,7 @@ def world_elsewhere(world: TinyWorld, folder: Path, place: str) -> Path:
 
 @pytest.fixture(scope="module")
 def era5(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny world's reference as the low-resolution stores of WeatherBench2 have it."""
+    """Return the tiny world's reference as the low-resolution stores of WeatherBench2 have it."""
     store = tmp_path_factory.mktemp("era5") / "6h-64x32.zarr"
     with xr.open_dataset(world.folder / "reference/2024-01-01.nc", engine="h5netcdf") as dataset:
         turned = dataset.load().transpose("time", ..., "longitude", "latitude").sortby("latitude").drop_encoding()

@@ -26,7 +26,7 @@ def content(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(content, tmp_path_factory) -> Path:
-    """The archive of a finished run of four cycles."""
+    """Return the archive of a finished run of four cycles."""
     folder = tmp_path_factory.mktemp("run") / "archive"
     run_due_cycles(replays.experiment(content), Archive(folder, create=True))
     return folder
@@ -199,13 +199,13 @@ def test_a_cold_start_publishes_the_two_frames_before_the_first_cycle(content, t
 
 
 def test_the_guards_and_the_background_check_are_looser_in_the_cold_cycles_and_in_no_others(content, tmp_path):
-    """With limits that everything exceeds, and a factor that lets everything pass: what holds is seen in each cycle."""
+    """Everything exceeds these limits, and the factor lets everything pass, so each cycle shows which of them holds."""
     guards = {"increment_limit": 1e-3, "background_error": 1e-6, "cold_factor": 1e6, "cold_cycles": 2}
     archive = Archive(tmp_path / "a", create=True)
     asked = content | {"guards": guards | {"fallbacks_in_a_row": 9, "minimum_observations": 1}}
     records = [cycle.record for cycle in run_due_cycles(replays.experiment(asked), archive)]
-    assert [record["status"] for record in records] == ["ok", "ok", "fallback", "fallback"]
-    rejected = [record["reasons"].get("background_check", 0) for record in records]
+    assert [record.status for record in records] == ["ok", "ok", "fallback", "fallback"]
+    rejected = [record.reasons.get("background_check", 0) for record in records]
     assert max(rejected[:2]) < 5 < 15 < min(rejected[2:])
 
 
@@ -215,4 +215,4 @@ def test_a_forked_run_has_no_cold_cycles(content, run, tmp_path):
     start = {"start": f"{replays.START + STEP:%Y-%m-%dT%H}", "guards": guards}
     shutil.copytree(run, tmp_path / "archive")
     (cycle,) = run_due_cycles(replays.experiment(asked | start), Archive(tmp_path / "archive"), limit=1)
-    assert cycle.record["status"] == "fallback"
+    assert cycle.record.status == "fallback"

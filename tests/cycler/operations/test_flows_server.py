@@ -25,7 +25,7 @@ PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 @contextmanager
 def process(command: list[str], log: Path, env: dict[str, str]) -> Iterator[None]:
-    """A process of ours, its whole group ended afterwards."""
+    """Start a process, and end its whole group afterwards."""
     with log.open("w") as output:
         started = subprocess.Popen(
             command, stdout=output, stderr=output, env=env, cwd=log.parent, start_new_session=True
@@ -120,7 +120,7 @@ def test_a_schedule_starts_the_flow_and_it_runs_what_is_due(world, tmp_path: Pat
 
 
 def check_deployments(api: Api) -> None:
-    """What the file says is what the server understood."""
+    """Check that the server understood the file."""
     live = api.get("/deployments/name/cycle/live")
     assert [s["schedule"]["cron"] for s in live["schedules"]] == ["5 3,9,15,21 * * *"]
     assert [s["schedule"]["timezone"] for s in live["schedules"]] == ["UTC"]

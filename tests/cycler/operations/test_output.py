@@ -27,7 +27,7 @@ TIMES = pd.date_range(START, periods=3, freq=STEP)
 
 @pytest.fixture(scope="module")
 def run(world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Branch:
-    """A run of three cycles with its forecasts; only read here."""
+    """Return a run of three cycles with its forecasts, only to be read."""
     tiny, model = load_world(world.folder), load_model(world.model)
     branch = make_run(tmp_path_factory.mktemp("run") / "archive", tiny, cycles=3, model_digest=model.digest)
     list(make_forecasts(branch, tiny, model))
@@ -48,7 +48,7 @@ def packing_error(path: Path) -> dict[str, float]:
 
 
 def by_name(path: Path) -> dict[str, xr.DataArray]:
-    """The fields of a GRIB file as xarray shows them with its engine cfgrib."""
+    """Return the fields of a GRIB file as xarray shows them with its engine cfgrib."""
     fields: dict[str, xr.DataArray] = {}
     for level in ({"level": 2}, {"level": 10}, {"typeOfLevel": "meanSea"}, {"typeOfLevel": "isobaricInhPa"}):
         options = {"filter_by_keys": level, "indexpath": ""}

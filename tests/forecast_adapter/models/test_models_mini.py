@@ -10,7 +10,7 @@ pytest.importorskip("onnxscript", reason="the extra `train` is not installed: on
 
 import torch
 
-from dacycle.assimilators.export.forecast import parity
+from dacycle.assimilators.export.forecast import forecast_parity
 from dacycle.assimilators.export.graphs import to_onnx
 from dacycle.forecast_adapter.channels import CHANNELS
 from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, pad_sphere, static_planes
@@ -115,7 +115,7 @@ def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
     to_onnx(net, path, {"input": 138}, ["output"])
     for batch in (1, 3):
         # One unit in the last place of z50 is 6e-5 standard deviations of this world.
-        assert parity(net, path, states(batch).numpy()).max() < 1e-4
+        assert forecast_parity(net, path, states(batch).numpy()).max() < 1e-4
     write_metadata(path, forecast_metadata("small", "1", GRID.name, "tiny"))
     x = states(1)
     previous, current = x[:, :69], x[:, 69:]

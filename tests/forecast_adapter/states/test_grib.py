@@ -29,7 +29,7 @@ Change = Callable[[int], bool | None]  # edits a message; False leaves it out
 
 @pytest.fixture(scope="module")
 def gfs(shared: Path) -> Path:
-    """A 120-hour GFS forecast at 2.5 degrees cut to 102 fields, u and v packed together."""
+    """Return a 120-hour GFS forecast at 2.5 degrees, cut to 84 fields, u and v packed together."""
     return shared / "grid/gfs_2p5_2011011012_f120.grib2"
 
 

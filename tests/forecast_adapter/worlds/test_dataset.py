@@ -167,7 +167,7 @@ class TestInterruption:
         assert contents(folder) == contents(made)
 
     def test_a_file_that_no_manifest_names_is_not_read(self, made: Path, tmp_path: Path) -> None:
-        """This is the state between a file's renaming and its entry in the manifest, or after a copy by hand."""
+        """The state between a file's renaming and its entry in the manifest, or after a copy by hand."""
         shutil.copytree(made, tmp_path / "era5")
         shutil.copy(tmp_path / "era5/2024/2024-02-01T00.nc", tmp_path / "era5/2024/2024-03-01T00.nc")
         assert_array_equal(Reference(tmp_path / "era5").times, TIMES)
