@@ -54,7 +54,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def imports_of(path: Path, parent: str) -> Iterator[str]:
-    """The same of a file in the package `parent`."""
+    """Return the same for a file in the package `parent`."""
     package = parent.split(".")
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
@@ -115,7 +115,7 @@ def room(path: Path) -> str:
 
 
 def module_of(name: str) -> Path | None:
-    """The file that a dotted name is defined in; None outside the components."""
+    """Return the file that defines a dotted name, or None outside the components."""
     parts = name.split(".")[1:]
     while parts and name.startswith("dacycle.") and parts[0] in COMPONENTS:
         for path in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__init__.py")):
@@ -126,7 +126,7 @@ def module_of(name: str) -> Path | None:
 
 
 def imported_modules(path: Path) -> set[Path]:
-    """The files that a module imports, by the longest name that is one."""
+    """Return the files that a module imports, each by the longest dotted name that is a file."""
     names = set(imports(path))
     longest = {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
     return {target for name in longest if (target := module_of(name)) is not None and target != path}

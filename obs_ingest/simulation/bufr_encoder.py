@@ -32,7 +32,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "q": (-np.inf, 0.2),
 }
 """Range of the elements of the templates, in SI units."""
-_GRAVITY = 9.80665
 _DRIEST = 1e-12  # kg/kg; the least humidity that is written as a dewpoint
 _STANDARD_LEVEL = 1 << 16  # in the extended vertical sounding significance
 _SYNOP = {"dataCategory": 0, "dataSubCategory": 170, "rdbType": 1}

@@ -9,7 +9,7 @@ from tests.worlds import GRID
 
 
 def base(
-    name: str, world: Path, model: Path | str, start: pd.Timestamp, end: pd.Timestamp, **changes: Any
+    name: str, world: Path, model: Path | str, start: pd.Timestamp, end: pd.Timestamp, /, **changes: Any
 ) -> dict[str, Any]:
     """Return the content of an experiment's file; `changes` replace keys, add them or, where None, remove them."""
     content = {

@@ -192,6 +192,14 @@ def test_trend_estimate_is_the_least_squares_slope():
     assert found.excludes_zero
 
 
+@pytest.mark.parametrize(("size", "there"), [(19, False), (20, True)])
+def test_an_interval_needs_four_blocks(size: int, there: bool) -> None:
+    series = np.random.default_rng(0).normal(size=size)
+    for found in (scores.mean_interval(series, 5), scores.trend_interval(np.arange(size), series, 5)):
+        assert np.isfinite([found.low, found.high]).tolist() == [there, there]
+        assert np.isfinite(found.estimate)
+
+
 def test_a_short_run_gets_no_interval_and_a_hole_is_refused():
     short = scores.mean_interval(np.arange(15.0), block=4)
     assert short.estimate == 7

@@ -88,8 +88,8 @@ def test_a_chain_starts_from_a_forecast_of_48_hours(tiny: World, observing: Obse
     np.testing.assert_allclose(chain(Nudge("tiny"), model, observing)[0].background, last[0], rtol=1e-6)
 
 
-def test_a_selection_decides_what_a_chain_observes(model: ForecastModel, observing: Observing) -> None:
-    blind = chain(Nudge("tiny"), model, observing, selection=Subset(deny=("mask",)))
+def test_a_subset_decides_what_a_chain_observes(model: ForecastModel, observing: Observing) -> None:
+    blind = chain(Nudge("tiny"), model, observing, subset=Subset(deny=("mask",)))
     np.testing.assert_array_equal(blind[0].analysis, blind[0].background)
     assert [cycle.status for cycle in blind] == ["degraded"] * 4
 

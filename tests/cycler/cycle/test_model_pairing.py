@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-import yaml
 
+from dacycle.common.configuration import parse_value, write_yaml
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
@@ -41,7 +42,7 @@ def renamed(world, folder: Path, reference: str) -> Path:
     own = Statistics.load(world.folder / "statistics.nc")
     Statistics(own.mean, own.std, folder.name, own.description).save(folder / "statistics.nc")
     described = {"name": folder.name, "grid": "5.625deg", "reference": reference}
-    (folder / "world.yaml").write_text(yaml.safe_dump(described))
+    (folder / "world.yaml").write_text(write_yaml(described))
     return folder
 
 
@@ -160,7 +161,7 @@ def test_the_experiments_for_fengwu_run_on_genuine_observations(world, shared, t
     """Their sources, guards and increments between grids; what cannot be had here are the weights and the reference."""
     replays.register_doubles()
     file = Path(__file__).resolve().parents[3] / f"deploy/experiments/{name}.yaml"
-    content = yaml.safe_load(file.read_text())
+    content = parse_value(file.read_text(), "a file of the test", DacycleError)
     for source in content["observations"]:
         source["path"] = str(shared / GENUINE[name][source["name"]])
         if source["name"] == "olr":  # the file says little of itself

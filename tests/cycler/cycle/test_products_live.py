@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-import yaml
 from typer.testing import CliRunner
 
+from dacycle.common.configuration import parse_value, write_yaml
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.inputs import load_inputs
@@ -30,8 +31,8 @@ def world_elsewhere(world: TinyWorld, folder: Path, place: str) -> Path:
     folder.mkdir()
     for part in ("statistics.nc", "climatology.nc", "static.nc"):
         shutil.copy(world.folder / part, folder / part)
-    described = yaml.safe_load((world.folder / "world.yaml").read_text())
-    (folder / "world.yaml").write_text(yaml.safe_dump(described | {"states": place}))
+    described = parse_value((world.folder / "world.yaml").read_text(), "a file of the test", DacycleError)
+    (folder / "world.yaml").write_text(write_yaml(described | {"states": place}))
     return folder
 
 

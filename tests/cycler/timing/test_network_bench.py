@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
+
+from dacycle.common.configuration import parse_value, write_yaml
+from dacycle.common.errors import DacycleError
 
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
@@ -16,10 +18,10 @@ RECIPE = Path(__file__).parents[3] / "deploy/recipes/era5/fnp-r64.yaml"
 
 
 def test_both_give_the_same_analysis_and_the_file_needs_nothing_but_onnx(tmp_path: Path) -> None:
-    content = yaml.safe_load(RECIPE.read_text())
+    content = parse_value(RECIPE.read_text(), "a file of the test", DacycleError)
     content["network"] = {"joint": 16, "group": 8, "fine": 8, "layers": 1, "merged": 1, "modes": 4, "block": 8}
     file = tmp_path / "small.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(write_yaml(content))
     ended = CliRunner().invoke(app, ["bench", "network", "--recipe", str(file), "--grid", "16x32", "--json"])
     assert ended.exit_code == 0, (ended.output, ended.exception)
     found = json.loads(ended.output.splitlines()[-1])

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
+from dacycle.common.configuration import parse_value, write_yaml
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.cli.cycles.errors import console
 from dacycle.cycler.verification.desroziers import cycle_sums, estimate, propose
 from dacycle.forecast_adapter.worlds.world import load_world
@@ -126,7 +127,7 @@ def test_the_command_proposes_what_the_next_experiment_takes(tmp_path, monkeypat
     own = table[(table["cycle"] > "2024-01-02T00") & (table["variable"] == "u10") & (table["use"] == "assimilated")]
     expected = np.sqrt(np.cov(own["o_b"], own["o_a"], bias=True)[0, 1])
     assert f"│ stations │ u10 (m/s) │ │ {len(own)} │ 1.00 │ {expected:.2f} (" in said
-    proposed = yaml.safe_load((tmp_path / "errors.yaml").read_text())
+    proposed = parse_value((tmp_path / "errors.yaml").read_text(), "a file of the test", DacycleError)
     assert proposed["stations:u10"]["instrument"] == pytest.approx(ERRORS["u10"].instrument * expected, rel=1e-3)
     assert len(proposed["sondes:t"]["representativeness"]) == 13
 
@@ -139,7 +140,7 @@ def test_a_real_replay_with_other_errors_draws_the_same_and_weighs_it_otherwise(
     monkeypatch.chdir(tmp_path)
     content = replays.content(world.folder, world.model, tmp_path)
     for name, changes in (("plain", {}), ("own", {"errors": {"t2m": {"instrument": 2, "representativeness": 0}}})):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content | changes | {"name": name}))
+        (tmp_path / f"{name}.yaml").write_text(write_yaml(content | changes | {"name": name}))
         dacycle("hindcast", f"{name}.yaml")
         said = dacycle("errors", name)
         assert "stations │ t2m (K)" in said
@@ -154,7 +155,7 @@ def test_a_real_replay_with_other_errors_draws_the_same_and_weighs_it_otherwise(
 def test_what_the_command_cannot_do_is_said(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = replays.content(world.folder, world.model, tmp_path, assimilator="none", end="2024-01-03T12")
-    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "demo.yaml").write_text(write_yaml(content))
     dacycle("hindcast", "demo.yaml")
     dacycle("errors", "demo", status=2)
     dacycle("errors", "other", status=2)

@@ -90,6 +90,13 @@ def test_there_is_no_operator_between_the_last_row_of_cells_and_the_pole():
     assert found[3] == pytest.approx(250, abs=1e-3)
 
 
+def test_on_a_grid_with_poles_the_rows_before_them_are_the_last():
+    grid = get_grid("1.5deg")
+    table = observations("t2m", 0.0, latitude=[89.0, 88.0, -89.0, -88.0])
+    found = equivalents(table, np.full((len(NAMES), *grid.shape), 250, np.float32), grid, np.zeros(grid.shape))
+    assert np.isnan(found).tolist() == [True, False, True, False]
+
+
 def test_station_pressure_follows_sea_level_pressure_below_750_metres_only():
     table = observations("ps", np.zeros(4), elevation=[0.0, 500.0, 751.0, np.nan])
     value = h(table, state(msl=101325))
