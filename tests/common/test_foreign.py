@@ -22,7 +22,6 @@ class OwnError(DacycleError, ValueError):
         IndexError(),
         zlib.error("bad"),
         struct.error("short"),
-        pickle.UnpicklingError("x"),
         OSError(5, "I/O"),
     ],
 )
