@@ -22,6 +22,7 @@ from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.classical.olr import OlrOperator, OlrSamples, fit_olr
 from dacycle.common.configuration import Number, Strict, read_checked
 from dacycle.common.files import whole
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
@@ -141,26 +142,24 @@ class BackgroundError:
         Raises:
             AssimilatorError: another kind of file, or one of other channels; names the file.
         """
-        try:
+        with reading(path, AssimilatorError):
             with xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False) as file:
                 dataset = file.load()
-        except (OSError, ValueError) as error:
-            raise AssimilatorError(f"{path}: not a readable netCDF file ({error})") from error
-        if dataset.attrs.get("format") != _FORMAT:
-            raise AssimilatorError(f"{path}: not a background error file ({_FORMAT!r})")
-        if list(dataset.channel.values) != NAMES:
-            raise AssimilatorError(f"{path}: its channels are not the {len(NAMES)} of a state, in their order")
-        members = dataset["members"].values * dataset["unit"].values[:, None, None].astype(np.float32)
-        return cls(
-            members - members.mean(axis=0),  # rounding leaves a mean that is not exactly 0
-            dataset["std"].values,
-            get_grid(dataset.attrs["grid"]),
-            dataset.attrs["world"],
-            Tuning(**json.loads(dataset.attrs["settings"])),
-            _unpack_olr(dataset),
-            json.loads(dataset.attrs["provenance"]),
-            hashlib.sha256(path.read_bytes()).hexdigest(),
-        )
+            if dataset.attrs.get("format") != _FORMAT:
+                raise AssimilatorError(f"{path}: not a background error file ({_FORMAT!r})")
+            if list(dataset.channel.values) != NAMES:
+                raise AssimilatorError(f"{path}: its channels are not the {len(NAMES)} of a state, in their order")
+            members = dataset["members"].values * dataset["unit"].values[:, None, None].astype(np.float32)
+            return cls(
+                members - members.mean(axis=0),  # rounding leaves a mean that is not exactly 0
+                dataset["std"].values,
+                get_grid(dataset.attrs["grid"]),
+                dataset.attrs["world"],
+                Tuning(**json.loads(dataset.attrs["settings"])),
+                _unpack_olr(dataset),
+                json.loads(dataset.attrs["provenance"]),
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+            )
 
 
 def _pack(members: NDArray) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

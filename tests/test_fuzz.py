@@ -1,0 +1,29 @@
+"""A few mutated inputs of each format; `python -m tests.fuzz` tries a hundred thousand."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.readers import Format, formats
+from tests.fuzz.run import judge, make_inputs
+
+FORMATS = list(formats())
+INPUTS = 5
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+def test_what_is_right_is_read(format: Format, tmp_path: Path) -> None:
+    path = tmp_path / f"seed{format.suffix}"
+    path.write_bytes(format.seeds[0])
+    assert judge(format, [path]) == ("read", "")
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+def test_mutated_inputs_are_read_or_refused(format: Format, tmp_path: Path) -> None:
+    for number in range(1 if format.batch > 1 else INPUTS):
+        paths = []
+        for i, content in enumerate(make_inputs(format, number, seed=0)):
+            paths.append(tmp_path / f"{i}{format.suffix}")
+            paths[-1].write_bytes(content)
+        outcome, reason = judge(format, paths)
+        assert outcome in ("read", "refused"), reason
