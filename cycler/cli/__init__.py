@@ -1,8 +1,8 @@
-"""The command line `dacycle`: one Typer app, with its commands in three rooms.
+"""The command line `dacycle`: one Typer app, with its commands in three sub-packages.
 
 `cycles` holds the commands on experiments and archives, `files` those on files of states and observations, `models`
-those on networks and worlds. `options` holds what several of them take. A new command is a function in a module of one
-of the rooms, whose `app` is added below.
+those on networks and worlds. `options` holds the arguments that several of them take. A new command is a function in
+a module of one of the three; a new module's `app` is added below.
 """
 
 import os

@@ -30,7 +30,7 @@ def serve(
 ) -> None:
     """Run an experiment live on this machine, without a Prefect server: wake after each cutoff, run what is due.
 
-    With `drift.free_run` the free run NAME-free is kept up beside it. SIGTERM or Ctrl-C stops the service after the
+    With `drift.free_run` the free run NAME-free is run as well. SIGTERM or Ctrl-C stops the service after the
     cycle that is running. Started again, it catches up, in order.
 
     Example: dacycle serve live.yaml --archive /var/lib/dacycle
@@ -44,11 +44,11 @@ def serve(
 def doctor(
     archive: ArchiveFolder,
     experiment: Annotated[
-        Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Check what this experiment needs as well.")
+        Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Also check the needs of this experiment.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show the checks that passed.")] = False,
 ) -> None:
-    """Check the installation, and what an experiment needs; say what is wrong and how to mend it.
+    """Check the installation, and what an experiment needs; print what is wrong and how to mend it.
 
     Exit status 1 if anything is wrong.
 
@@ -83,28 +83,28 @@ def bench(
             "model's steps; `network`: an assimilator in ONNX Runtime and in torch.",
         ),
     ] = Path("deploy/experiments/demo.yaml"),
-    cycles: Annotated[int, typer.Option(min=2, help="How many cycles to run.")] = 12,
+    cycles: Annotated[int, typer.Option(min=2, help="Number of cycles to run.")] = 12,
     forecasts: Annotated[bool, typer.Option(help="Also run the forecasts from them.")] = True,
     prefect: Annotated[bool, typer.Option(help="Also run the cycles through Prefect.")] = False,
     threads: Threads = 1,
     samples: Annotated[
         Path | None,
         typer.Option(
-            help="For `ingest`: folder of genuine files (default: DACYCLE_SAMPLES); without it, files are made."
+            help="For `ingest`: folder of real files (default: DACYCLE_SAMPLES); without one, files are generated."
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="For `forecast`: an added model; the double is made if need be.")
+        str, typer.Option(help="For `forecast`: an added model; a missing double is made.")
     ] = "double-0.25deg",
-    steps: Annotated[int, typer.Option(min=2, help="For `forecast`: how many steps of 6 h.")] = 6,
-    recipe: Annotated[Path, typer.Option(help="For `network`: its recipe; weights are fresh.")] = PUBLISHED_FNP,
+    steps: Annotated[int, typer.Option(min=2, help="For `forecast`: number of 6-h steps.")] = 6,
+    recipe: Annotated[Path, typer.Option(help="For `network`: its recipe; weights are untrained.")] = PUBLISHED_FNP,
     grid: Annotated[str, typer.Option(help="For `network`: the grid.")] = "120x240",
-    as_json: Annotated[bool, typer.Option("--json", help="Print numbers for a program.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Measure where the time of a run goes, with real cycles in a temporary archive.
+    """Measure the time of each part of a run, with real cycles in a temporary archive.
 
-    The words `ingest`, `forecast` and `network` measure the reading of observations, what a forecast costs beside the
-    model's network, and an assimilator's network instead.
+    The words `ingest`, `forecast` and `network` measure the reading of observations, the cost of a forecast beyond
+    the model's network, and an assimilator's network instead.
 
     Example: dacycle bench --cycles 20 --prefect
 

@@ -134,7 +134,7 @@ def _summarise(experiment: Experiment, archive: Archive, done: list[Cycle]) -> N
 
 @app.command()
 def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads = 1) -> None:
-    """Run the one cycle that the archive says is next, if the cutoffs of its observations have passed.
+    """Run the next cycle of the archive, if the cutoffs of its observations have passed.
 
     Example: dacycle cycle deploy/experiments/demo.yaml
     """
@@ -156,9 +156,9 @@ def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads =
 @app.command()
 def status(
     archive: ArchiveFolder,
-    check: Annotated[bool, typer.Option("--check", help="Read everything and name what is damaged.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read the whole archive and name damaged parts.")] = False,
 ) -> None:
-    """Show where each experiment of an archive stands, and what its last cycle could not read.
+    """Show the progress of each experiment in an archive, and the input that its last cycle could not read.
 
     Example: dacycle status --archive archive --check
     """
@@ -209,12 +209,12 @@ def _row(branch: Branch) -> list[str]:
 def log(
     name: ExperimentName,
     archive: ArchiveFolder,
-    last: Annotated[int, typer.Option(min=1, help="How many cycles.")] = 20,
+    last: Annotated[int, typer.Option(min=1, help="Number of cycles.")] = 20,
     late: Annotated[
-        bool, typer.Option("--late", help="Read their files again, and show what has come since they ran.")
+        bool, typer.Option("--late", help="Read their files again, and show what has changed since they ran.")
     ] = False,
 ) -> None:
-    """Show the latest cycles of an experiment: how they went, and when they were written.
+    """Show the latest cycles of an experiment: status, counts of values and time of writing.
 
     The numbers of values are: used (assimilated), held (withheld), out (rejected, which includes denied) and late; s is
     seconds. Files and messages that a source could not read are listed below.
@@ -258,7 +258,8 @@ def fork(
     name: Annotated[str, typer.Argument(help="Name of the new experiment.")],
     archive: ArchiveFolder,
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting to change; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Key to change and its value; may be repeated."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The new experiment's file; default NAME.yaml.")] = None,
 ) -> None:
@@ -305,7 +306,7 @@ def rewind(
     name: ExperimentName,
     time: Annotated[str, typer.Argument(help="The cycle that will be its last, e.g. 20240110T00.")],
     archive: ArchiveFolder,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Take an experiment back to one of its cycles; later cycles are dropped and can be run again.
 

@@ -33,7 +33,7 @@ def drift(
     archive: ArchiveFolder,
     threads: Threads = 1,
 ) -> None:
-    """Make the forecasts that are missing from committed analyses, and score them against the reference.
+    """Make the missing forecasts from committed analyses, and score them against the reference.
 
     Run it again to continue after an interruption. Where the reference comes later, `dacycle verify` scores the kept
     headline fields as far as it reaches. Once it holds all leads of a start, this command runs the forecast again to
@@ -106,13 +106,13 @@ def scores(
     archive: ArchiveFolder,
     since: Annotated[str | None, typer.Option(help="First cycle, e.g. 20240108T06; default: the first.")] = None,
     until: Annotated[str | None, typer.Option(help="Last cycle; default: the last.")] = None,
-    against: Annotated[str | None, typer.Option(help="Another experiment, whose analyses are shown beside.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another experiment whose analyses are also shown.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the errors of each cycle here, as SVG.")] = None,
     trend_days: Annotated[
-        int, typer.Option(min=0, help="Show a trend only over at least so many days: its interval needs many weathers.")
+        int, typer.Option(min=0, help="Days that a run needs for a trend; its interval needs many weather situations.")
     ] = 30,
 ) -> None:
-    """Print the errors of a stretch of cycles, those of the free run, and the fit to withheld sites; also the trend.
+    """Print the errors of a period of cycles, those of the free run, the fit to withheld sites, and the trend.
 
     Example: dacycle scores demo --since 20240108T06 --picture demo.svg
     """
@@ -178,10 +178,10 @@ def report(
     experiment: ExperimentName,
     archive: ArchiveFolder,
     output: Annotated[
-        Path | None, typer.Option(help="Where to write it; default: branches/NAME/report/index.html.")
+        Path | None, typer.Option(help="The file to write; default: branches/NAME/report/index.html.")
     ] = None,
 ) -> None:
-    """Write the report of an experiment: one HTML page that needs nothing beside itself.
+    """Write the report of an experiment: one HTML page that needs no other file.
 
     Example: dacycle report demo --output demo.html
     """

@@ -44,32 +44,36 @@ def analyse(
     out: Annotated[
         Path, typer.Option(help="The analysis to write, in the background's format; departures go beside it.")
     ],
-    increments: Annotated[Path | None, typer.Option(help="Where to write analysis minus background.")] = None,
+    increments: Annotated[Path | None, typer.Option(help="File of analysis minus background.")] = None,
     time: Annotated[str | None, typer.Option(help="The time to analyse, if the background holds several.")] = None,
     channel: Annotated[list[str] | None, typer.Option(help="Only this channel; may be repeated.")] = None,
     orography: Annotated[Path | None, typer.Option(help="The model's orography, GRIB or netCDF, any grid.")] = None,
     lapse_rate: Annotated[
         float | None,
-        typer.Option(help="K/km, from the orography to a station; default: fitted to the departures."),
+        typer.Option(help="Lapse rate, K/km, from orography to station; default: fitted to the departures."),
     ] = None,
-    background_error: Annotated[float | None, typer.Option(help="Standard deviation, SI; with the next two.")] = None,
+    background_error: Annotated[
+        float | None, typer.Option(help="Standard deviation, SI; goes with the next two options.")
+    ] = None,
     observation_error: Annotated[float | None, typer.Option(help="Standard deviation, SI.")] = None,
     length: Annotated[float | None, typer.Option(help="Correlation length, km; default: from the departures.")] = None,
-    reach: Annotated[float, typer.Option(min=50, help="Beyond this distance, km, nothing changes.")] = 1000.0,
+    reach: Annotated[float, typer.Option(min=50, help="Distance, km, beyond which the increment is 0.")] = 1000.0,
     buddy_check: Annotated[
         float | None,
-        typer.Option(min=1, help="Largest difference from neighbouring departures, in their deviations, e.g. 4."),
+        typer.Option(
+            min=1, help="Largest difference from the neighbours' departures, in their standard deviations, e.g. 4."
+        ),
     ] = None,
     blacklist: Annotated[Path | None, typer.Option(help="CSV of stations whose values are not used.")] = None,
     whitelist: Annotated[Path | None, typer.Option(help="CSV of the only stations whose values are used.")] = None,
     hold_back: Annotated[float, typer.Option(help="Share of the sites to verify with, e.g. 0.2.")] = 0.0,
-    splits: Annotated[int, typer.Option(min=1, help="How often to draw them.")] = 10,
+    splits: Annotated[int, typer.Option(min=1, help="Number of draws of these sites.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 1,
 ) -> None:
     """Make one analysis of surface fields by optimal interpolation with an isotropic background error.
 
-    Channels are analysed one by one. Error statistics are estimated from the covariance of departures over distance
-    unless they are given. With --hold-back, further analyses leave some of the sites out and are compared with them;
+    Channels are analysed one by one. Error statistics are estimated from the departures by maximum likelihood unless
+    they are given. With --hold-back, further analyses leave some of the sites out and are compared with them;
     the analysis that is written uses all sites.
 
     Example: dacycle analyse --background 2t.grib --observations synop.bufr --out analysis.grib --hold-back 0.2

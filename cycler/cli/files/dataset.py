@@ -30,7 +30,7 @@ def dataset(
         str | None,
         typer.Argument(help="A product: Zarr store, folder, file or pattern; local, or a URL (gs://, s3://)."),
     ] = None,
-    folder: Annotated[Path | None, typer.Argument(help="Where to write; what is there is kept.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="The folder to write; existing files are kept.")] = None,
     grid: Annotated[str, typer.Option(help="5.625deg, 1.5deg or 0.25deg.")] = "5.625deg",
     start: Annotated[
         str | None, typer.Option("--from", help="First time, e.g. 2015-01-01T00; default: the first.")
@@ -39,9 +39,9 @@ def dataset(
         str | None, typer.Option("--to", help="Last time; a date takes its whole day; default: the last.")
     ] = None,
     every: Annotated[str, typer.Option(help="Step between times, counted from 00 UTC.")] = "6h",
-    static: Annotated[str | None, typer.Option(help="Where orography and land_sea_mask are, if not in SOURCE.")] = None,
+    static: Annotated[str | None, typer.Option(help="File of orography and land_sea_mask, if SOURCE has none.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A time to leave out permanently; may be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes that fetch, a time each.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Number of times fetched at once, each by one process.")] = 4,
     verify: Annotated[Path | None, typer.Option(help="Check the files of this dataset against their SHA-256.")] = None,
 ) -> None:
     """Make a dataset: states of a product on a chosen grid, for training and verification.

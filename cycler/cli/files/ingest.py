@@ -41,8 +41,8 @@ def ingest(
     time: Annotated[
         str | None, typer.Option(help="The analysis time whose window to read, e.g. 2018-11-20T12.")
     ] = None,
-    start: Annotated[str | None, typer.Option(help="Instead, the first analysis time of a period,")] = None,
-    end: Annotated[str | None, typer.Option(help="and its last; a window every 6 h.")] = None,
+    start: Annotated[str | None, typer.Option(help="Instead of --time: first analysis time of a period.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last analysis time of the period; windows are 6 h apart.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the source, e.g. stamp=start; may be repeated.")
     ] = None,
@@ -165,8 +165,8 @@ def _inventory_table(title: str, columns: list[str], inventories: list[Inventory
 @app.command()
 def fetch(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=f"One of {', '.join(fetching.ARCHIVES)}.")],
-    out: Annotated[Path, typer.Option(help="The folder to write, with one for each year.")],
-    years: Annotated[str, typer.Option(help="e.g. 2020,2021")],
+    out: Annotated[Path, typer.Option(help="The folder to write, with a subfolder for each year.")],
+    years: Annotated[str, typer.Option(help="Years, e.g. 2020,2021.")],
     station: Annotated[
         list[str] | None, typer.Option(help="A station's identifier in the archive; may be repeated.")
     ] = None,

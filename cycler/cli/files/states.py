@@ -24,7 +24,7 @@ def states(
         ),
     ],
     last: Annotated[int, typer.Option(min=1, help="Number of times to read, from the newest.")] = 12,
-    analyses: Annotated[bool, typer.Option("--analyses", help="Leave out forecasts in GRIB.")] = False,
+    analyses: Annotated[bool, typer.Option("--analyses", help="Ignore forecasts in GRIB.")] = False,
 ) -> None:
     """List the states of a product, newest first: whole, or with the fields and levels that are missing.
 

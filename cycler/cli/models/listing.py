@@ -43,9 +43,11 @@ console = Console()
 
 For = Annotated[
     str | None,
-    typer.Option("--for", help="States it was made for: era5, operational, or a world; known for FengWu's releases."),
+    typer.Option(
+        "--for", help="States that it was made for: era5, operational or a world; not needed for FengWu's releases."
+    ),
 ]
-Grid = Annotated[str | None, typer.Option(help="The grid to use where the file runs on any, e.g. 0.25deg or 181x360.")]
+Grid = Annotated[str | None, typer.Option(help="Grid of a file that runs on any grid, e.g. 0.25deg or 181x360.")]
 
 
 @group.callback(invoke_without_command=True)
@@ -84,7 +86,7 @@ def models(
 def show(
     name: Annotated[str, typer.Argument(help="A packaged or added model, assimilator or operator, or a file.")],
 ) -> None:
-    """Show a card, or how to get a model of FengWu that is not here.
+    """Show a card, or how to get a missing model of FengWu.
 
     Example: dacycle models show fengwu-v1
     """
@@ -112,12 +114,14 @@ def show(
 @group.command()
 def add(
     name: Annotated[str, typer.Argument(help=f"{', '.join(RELEASES)}, or a name of your own.")],
-    file: Annotated[Path, typer.Argument(help="The ONNX file; weights in files of their own lie beside it.")],
+    file: Annotated[Path, typer.Argument(help="The ONNX file; separate files of weights are in its folder.")],
     mean: Annotated[Path | None, typer.Option(help="data_mean.npy; without it, FengWu's published values.")] = None,
     std: Annotated[Path | None, typer.Option(help="data_std.npy; the two go together.")] = None,
     made_for: For = None,
     grid: Grid = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Keep a copy; else the file stays where it is.")] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Keep a copy; without it the file must stay in its place.")
+    ] = False,
 ) -> None:
     """Check FengWu's weights, or a network with the same tensors, and register them under a name.
 
@@ -135,8 +139,8 @@ def add(
 
 @group.command()
 def double(
-    grid: Annotated[str, typer.Option(help="Its grid.")] = "0.25deg",
-    made_for: Annotated[str, typer.Option("--for", help="States whose model it stands in for.")] = "era5",
+    grid: Annotated[str, typer.Option(help="Grid of the double.")] = "0.25deg",
+    made_for: Annotated[str, typer.Option("--for", help="States that the replaced model was made for.")] = "era5",
 ) -> None:
     """Make and add a double of FengWu: the same tensors and size but no skill, for tests and timing.
 
@@ -150,9 +154,9 @@ def double(
 @group.command("half")
 def half_precision(
     name: Annotated[str, typer.Argument(help="An added model.")],
-    steps: Annotated[int, typer.Option(min=1, help="How long a forecast to compare.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Number of 6-h steps to compare.")] = 20,
     state: Annotated[
-        Path | None, typer.Option(help="A state to start from: GRIB, netCDF or Zarr; default: a made one.")
+        Path | None, typer.Option(help="A state to start from: GRIB, netCDF or Zarr; default: a generated one.")
     ] = None,
 ) -> None:
     """Add NAME-fp16, the same network in half precision, and measure how far its forecasts differ.

@@ -46,7 +46,7 @@ SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
 @app.command()
 def backgrounds(
     data: Annotated[Path, typer.Argument(help="Folder of a nature run or a dataset.")],
-    folder: Annotated[Path, typer.Argument(help="Where to write; months that exist are kept.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write; existing months are kept.")],
     years: Annotated[str, typer.Option(help="Training years, e.g. 2020,2021.")],
     world: Annotated[str, typer.Option(help="World whose statistics are used.")] = "demonstration",
     model: Annotated[str, typer.Option(help="Forecast model that makes the backgrounds.")] = "mini",
@@ -84,9 +84,7 @@ def train(
     data: Annotated[str | None, typer.Option(help="Folder with the years, instead of the recipe's.")] = None,
     estimate: Annotated[
         str | None,
-        typer.Option(
-            metavar="GRID", help="Do not train; print what the training of an assimilator takes on this grid."
-        ),
+        typer.Option(metavar="GRID", help="Do not train; print the cost of training an assimilator on this grid."),
     ] = None,
 ) -> None:
     """Train a network, or estimate the ensemble of a recipe of `kind: oi`.
@@ -231,7 +229,7 @@ def evaluate(
         typer.Option(
             "--set",
             metavar="SIZE=N",
-            help="Change a size of a run's network on which no weight depends; may be repeated.",
+            help="Change a size of a run's network that no weight depends on; may be repeated.",
         ),
     ] = None,
 ) -> None:

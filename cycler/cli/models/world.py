@@ -29,9 +29,9 @@ class Kind(StrEnum):
 
 @app.command("nature-run")
 def nature_run(
-    folder: Annotated[Path, typer.Argument(help="Where to write; months that exist are kept.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write; existing months are kept.")],
     years: Annotated[str, typer.Option(help="Labels of the realisations, e.g. 2014-2024 or 2021,2023.")],
-    seed: Annotated[int, typer.Option(help="Decides a realisation, together with the year.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed; together with the year it sets the realisation.")] = 1,
     workers: Annotated[int, typer.Option(help="Number of years run at the same time, about 4 GB of memory each.")] = 1,
 ) -> None:
     """Run SPEEDY and write its states, precipitation and OLR. Needs the extra `nature`.
@@ -58,13 +58,13 @@ def world(
         typer.Option(help="Other normalisation statistics: `fengwu` for those of FengWu, or a world's statistics.nc."),
     ] = None,
     reference: Annotated[
-        Kind, typer.Option(help="Kind of DATA, which decides whether models made elsewhere, such as FengWu, fit.")
+        Kind, typer.Option(help="Kind of DATA; models made for this kind, such as FengWu, are allowed.")
     ] = Kind.own,
 ) -> None:
     """Make a world from a nature run or a dataset: statistics and climatology of its training years, and a reference.
 
-    With --start a stretch of the data is copied into the world, rounded to a size that can be distributed. Without it
-    the world's reference is the folder DATA itself, with everything that is added to it later.
+    With --start a part of the data is copied into the world, rounded to a size that can be distributed. Without it
+    the world's reference is the folder DATA itself, with all data that are added to it later.
 
     Example: dacycle world nature deploy/worlds/demonstration --training 2020-2022 --start 2024-01-01T00
 
