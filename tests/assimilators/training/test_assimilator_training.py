@@ -53,7 +53,7 @@ from dacycle.forecast_adapter.worlds.world import World, load_world
 from tests.assimilators.trained.test_trained import make_file
 from tests.assimilators.training.runs import on_records, write_recipe
 from tests.conftest import TinyWorld
-from tests.worlds import register_doubles
+from tests.worlds import DAMPING, MEMORY, register_doubles
 
 pytestmark = pytest.mark.slow
 SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
@@ -198,7 +198,7 @@ def test_every_pass_draws_other_observations(backgrounds: Backgrounds, observing
 def test_a_chain_goes_on_from_its_analyses(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World, off: float
 ) -> None:
-    """Analyses `off` standard deviations away from the truth give backgrounds about as far from it."""
+    """Backgrounds are forecasts of two analyses, each `off` standard deviations from the truth; at first, of one."""
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
     chains = ClosedLoop(first, str(world.model), ahead=4)  # a ring of four, of which two are chains of three cycles
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
@@ -210,7 +210,8 @@ def test_a_chain_goes_on_from_its_analyses(
         chains.analysed(slot[None], (state + target)[None] + off)
         chains.analysed(chains[item - 1][-1][None], torch.full_like(state, np.nan)[None])  # one of the first data
     assert times == [times[0], times[0] + 1, times[0] + 2]
-    np.testing.assert_allclose(errors[1:], off, atol=0.3)
+    newer, older = DAMPING * (1 - MEMORY) * off, DAMPING * MEMORY * DAMPING * off
+    np.testing.assert_allclose(errors[1:], [newer, newer + older], atol=0.1)
 
 
 def test_chains_longer_than_the_reference_are_refused(

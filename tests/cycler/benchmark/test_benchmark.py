@@ -113,6 +113,7 @@ def test_a_changed_setting_is_run_again_and_nothing_else(place, caplog):
     dacycle("benchmark", "b.yaml", "--out", "page")
     changed = content(methods=["none"], settings=[{"name": "protocol"}, {"name": "20 %", "density": 0.3}])
     (place / "b.yaml").write_text(write_experiment(changed))
+    caplog.clear()
     caplog.set_level(logging.INFO, logger="dacycle")
     dacycle("benchmark", "b.yaml", "--out", "page")
     assert [message for message in caplog.messages if "|" in message] == ["none | 20 % | 1"]
