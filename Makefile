@@ -74,7 +74,7 @@ lint: $(VENV)/dev.stamp  ## style and types
 
 bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this machine
 	$(BIN)/dacycle simulate deploy/experiments/demo.yaml
-	$(BIN)/dacycle bench $(ARGS)
+	$(BIN)/dacycle bench cycles $(ARGS)
 
 clean:  ## remove .venv and what tools left behind; archives stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .coverage .mypy_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from dacycle.common import logs
 from dacycle.common.errors import DacycleError
 from dacycle.common.settings import read_settings
-from dacycle.cycler.cli.cycles import benchmark, errors, operate, run, single_observation, verify
+from dacycle.cycler.cli.cycles import bench, benchmark, errors, operate, run, single_observation, verify
 from dacycle.cycler.cli.files import analyse, dataset, forecast, ingest, states, write
 from dacycle.cycler.cli.models import listing, training, world
 from dacycle.cycler.cycle.replay import RunStoppedError
@@ -49,8 +49,8 @@ app = typer.Typer(
     help="Cycling data assimilation with AI weather models.",
 )
 for module in (
-    run, verify, errors, training, listing, benchmark, forecast, states, ingest, analyse, single_observation, operate,
-    world, dataset, write,
+    run, verify, errors, training, listing, bench, benchmark, forecast, states, ingest, analyse, single_observation,
+    operate, world, dataset, write,
 ):  # fmt: skip
     app.add_typer(module.app)
 
