@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 class RunStoppedError(DacycleError, RuntimeError):
     """A run must not continue by itself; the message says why and what to do next."""
 
+    label = "stopped"
+    exit_status = 1
+
 
 @dataclass
 class Stopwatch:
