@@ -22,6 +22,10 @@ INTERRUPTED = 130
 """The exit status of a command that was interrupted: 128 and the number of SIGINT."""
 
 COMMANDS: dict[str, dict[str, str]] = {
+    "cycles.start": {
+        "demo": "Run the demonstration: cycles, forecasts and the report; run it again to continue.",
+        "init": "Write a commented experiment for a situation, and say what it still needs.",
+    },
     "cycles.run": {
         "plan": "Show what a run would do: cycles, inputs that are there or missing, cost.",
         "hindcast": "Run all cycles that are not yet in the archive; run the command again to continue after "

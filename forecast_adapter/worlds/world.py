@@ -17,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+import dacycle
 from dacycle.common.configuration import Strict, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import write_whole
@@ -121,8 +122,8 @@ class World:
 
 
 def world_folders() -> list[Path]:
-    """Return the folders that hold worlds by name: `$DACYCLE_HOME/worlds`, then `deploy/worlds` of the checkout."""
-    return [read_settings().home / "worlds", Path(__file__).resolve().parents[2] / "deploy/worlds"]
+    """Return the folders that hold worlds by name: `$DACYCLE_HOME/worlds`, then the packaged `deploy/worlds`."""
+    return [read_settings().home / "worlds", Path(dacycle.__file__).resolve().parent / "deploy/worlds"]
 
 
 def load_world(name_or_folder: str | Path) -> World:
