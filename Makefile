@@ -2,8 +2,8 @@
 
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# where `make demo` writes its archive and report
-DEMO   ?= archives/demo
+# folder of the demonstration
+DEMO   ?= demo
 # what `make fnp` trains
 RECIPE ?= deploy/recipes/fnp-cpu.yaml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -45,13 +45,8 @@ setup: $(VENV)/runtime.stamp  ## .venv with what running needs
 dev: $(VENV)/dev.stamp  ## .venv with the tests' tools as well
 train: $(VENV)/train.stamp  ## .venv with PyTorch and the nature run's model as well
 
-# A Prefect of its own, whatever the user's is set to.
-demo: $(VENV)/runtime.stamp  ## replay the demonstration through Prefect, offline, and write its report
-	$(BIN)/dacycle simulate deploy/experiments/demo.yaml
-	mkdir -p $(DEMO)/prefect
-	env -u PREFECT_API_URL -u PREFECT_PROFILE PREFECT_HOME=$(abspath $(DEMO))/prefect OMP_NUM_THREADS=1 \
-	    $(BIN)/dacycle hindcast deploy/experiments/demo.yaml --archive $(DEMO) --prefect
-	@echo "report: $(DEMO)/branches/demo/report/index.html"
+demo: $(VENV)/runtime.stamp  ## run the demonstration, offline, and write its report
+	$(BIN)/dacycle demo $(DEMO)
 
 # glibc gives memory back after every update and has it zeroed again; kept, training is faster.
 fnp: export MALLOC_MMAP_THRESHOLD_ := 4000000000

@@ -57,7 +57,7 @@ def demo(
         "  dacycle compare demo-oi demo                # the two methods, with 95 % intervals\n"
         "  dacycle fork demo@20240111T00 no-olr --set 'deny=[olr]'  # the same run without OLR from 11 January on\n"
         "  dacycle init fengwu my-experiment.yaml      # an experiment of your own",
-        soft_wrap=True, highlight=False,
+        soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip
 
 
