@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 SHELL         := bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup dev train fnp demo test lint bench clean
+.PHONY: help setup dev train fnp demo test lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -38,6 +38,10 @@ $(VENV)/dev.stamp: requirements-dev.lock pyproject.toml | $(BIN)/python
 	touch $(VENV)/runtime.stamp
 
 $(VENV)/train.stamp: requirements-train.lock pyproject.toml | $(BIN)/python
+	$(install)
+	touch $(VENV)/runtime.stamp $(VENV)/dev.stamp
+
+$(VENV)/docs.stamp: requirements-docs.lock pyproject.toml | $(BIN)/python
 	$(install)
 	touch $(VENV)/runtime.stamp $(VENV)/dev.stamp
 
@@ -66,6 +70,9 @@ lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/docs.stamp  ## the documentation as a site, in build/site; a broken link is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
 
 bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this machine
 	$(BIN)/dacycle simulate deploy/experiments/demo.yaml
