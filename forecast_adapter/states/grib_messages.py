@@ -132,9 +132,8 @@ def start_time(message: int) -> np.datetime64:
 
 
 def _time(message: int, date: str, clock: str) -> np.datetime64:
-    with reading(f"{date} and {clock}", StateError):
-        day, minutes = f"{int(eccodes.codes_get(message, date)):08}", int(eccodes.codes_get(message, clock))
-        return np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}T{minutes // 100:02}:{minutes % 100:02}", "m")
+    day, minutes = f"{int(eccodes.codes_get(message, date)):08}", int(eccodes.codes_get(message, clock))
+    return np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}T{minutes // 100:02}:{minutes % 100:02}", "m")
 
 
 def on_points(message: int, label: str, unit: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray]:

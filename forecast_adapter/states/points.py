@@ -4,6 +4,7 @@ A single analysis needs no rows and columns, so reduced Gaussian, regional and r
 """
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -184,7 +185,7 @@ def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *
     channels = {like.names[channel]: channel for channel in values}
     with whole(path) as temporary, temporary.open("wb") as file:
         for message in messages(like.path):
-            if valid_time(message) != like.time:
+            if not _is_valid_at(message, like.time):
                 continue
             channel = channels.get(_name(message)) if not why_unfit(message) else None
             if channel is not None:
@@ -268,6 +269,13 @@ def _times(path: Path) -> tuple[list[np.datetime64], tuple[str, ...]]:
                 continue
         unfit.setdefault(reason, []).append(name)
     return sorted(times), tuple(f"left out: {reason} ({spell_fields(names)})" for reason, names in unfit.items())
+
+
+def _is_valid_at(message: int, time: np.datetime64) -> bool:
+    """Return whether a field is valid at a time; one of which ecCodes cannot tell the time is not."""
+    with suppress(StateError), reading("valid time", StateError):
+        return bool(valid_time(message) == time)
+    return False
 
 
 def _name(message: int) -> str:
