@@ -26,10 +26,8 @@ def places_in_file(mode: int, rows: int = ROWS, columns: int = COLUMNS) -> list[
     """Return row from the north and column from the west of each value, as WMO's flag table 3.4 orders them."""
     across = list(range(columns))[:: -1 if mode & 128 else 1]
     down = list(range(rows))[:: -1 if mode & 64 else 1]
-    if mode & 32:
-        lines = [[(j, i) for j in down] for i in across]
-    else:
-        lines = [[(j, i) for i in across] for j in down]
+    by_row, by_column = [[(j, i) for i in across] for j in down], [[(j, i) for j in down] for i in across]
+    lines = by_column if mode & 32 else by_row
     return [place for k, line in enumerate(lines) for place in (line[::-1] if mode & 16 and k % 2 else line)]
 
 
