@@ -13,6 +13,7 @@ from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.grid import Grid, regrid
 from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.states.cf import described, global_attributes
 from dacycle.forecast_adapter.states.grib_messages import key_of, messages, on_grid
 from dacycle.forecast_adapter.states.grib_products import why_unfit
 from dacycle.forecast_adapter.states.products import is_grib, is_zarr
@@ -65,7 +66,8 @@ def write_static(product: str, path: Path, grid: Grid, time: np.datetime64) -> N
         variables[name] = (("latitude", "longitude"), values, {"units": unit})
     coordinates = {"latitude": grid.latitude, "longitude": grid.longitude}
     with whole(path) as temporary:
-        xr.Dataset(variables, coordinates, {"source": product}).to_netcdf(temporary, engine="h5netcdf")
+        dataset = described(xr.Dataset(variables, coordinates, global_attributes({"source": product})))
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding={axis: {"_FillValue": None} for axis in coordinates})
 
 
 def _from_store(product: str, time: np.datetime64) -> Fields:
