@@ -1,7 +1,7 @@
 """Write datasets one time after another: to netCDF, and to Zarr in WeatherBench2's layout.
 
-All of them carry the attributes of the CF conventions (`cf`). One time (of a forecast: one lead) is one chunk, so that a
-state is read alone. A file of any length takes the memory of one time, and appears under its name only when it is
+All of them carry the attributes of the CF conventions (`cf`). One time (of a forecast: one lead) is one chunk, so that
+a state is read alone. A file of any length takes the memory of one time, and appears under its name only when it is
 whole.
 """
 

@@ -292,7 +292,7 @@ def _index(path: Path, size: int, changed: int) -> _Index:
 def _why_not_global(message: int, key: Key) -> str:
     """Return what is wrong with the grid of a field; empty where nothing is."""
     try:
-        rows_and_columns(message, _spell(key))
+        rows_and_columns(message, f"{np.datetime_as_string(valid_time(message), 'h')}: {_spell(key)}")
     except StateError as error:
         return str(error)
     return ""
