@@ -34,6 +34,8 @@ from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import load_world
 
 __all__ = ["cycle", "embedded_server", "forecasts", "hindcast", "report"]
@@ -68,8 +70,8 @@ def embedded_server(home: Path) -> Iterator[None]:
 
 
 def _transient(_task: object, _run: object, state: Any) -> bool:
-    """Return whether a failure may pass by itself: disks and networks. The archive is whole whatever happened."""
-    return isinstance(state.data, OSError)
+    """Return whether a failure may pass by itself: disks, networks, files in transfer. The archive is whole anyway."""
+    return isinstance(state.data, OSError | ReferenceDataError | StateError)
 
 
 _TASK: dict[str, Any] = {

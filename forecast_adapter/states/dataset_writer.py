@@ -1,7 +1,8 @@
 """Write datasets one time after another: to netCDF, and to Zarr in WeatherBench2's layout.
 
-One time (of a forecast: one lead) is one chunk, so that a state is read alone. A file of any length takes the memory of
-one time, and appears under its name only when it is whole.
+All of them carry the attributes of the CF conventions (`cf`). One time (of a forecast: one lead) is one chunk, so that
+a state is read alone. A file of any length takes the memory of one time, and appears under its name only when it is
+whole.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from dacycle.common.files import whole
+from dacycle.forecast_adapter.states.cf import described, global_attributes
 
 __all__ = ["HOURS", "write_netcdf", "write_zarr"]
 
@@ -31,8 +33,8 @@ def write_netcdf(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str,
         level: compression level of zlib.
     """
     with whole(path) as temporary, h5netcdf.File(temporary, "w") as file:
-        file.attrs.update(attrs)
-        for dataset in datasets:
+        file.attrs.update(global_attributes(attrs))
+        for dataset in map(described, datasets):
             if "time" not in file.variables:
                 _create(file, dataset, level)
             _append(file, dataset)
@@ -66,16 +68,17 @@ def _append(file: Any, dataset: xr.Dataset) -> None:
 def _encoded(coordinate: xr.DataArray) -> xr.Variable:
     """Return a coordinate as numbers; times and leads as whole hours."""
     variable = coordinate.variable.copy(deep=False)
-    variable.encoding = _time_encoding(coordinate)
+    variable.encoding = _coordinate_encoding(coordinate)
     return xr.conventions.encode_cf_variable(variable, name=str(coordinate.name))
 
 
-def _time_encoding(coordinate: xr.DataArray) -> dict[str, Any]:
+def _coordinate_encoding(coordinate: xr.DataArray) -> dict[str, Any]:
+    """Return times and leads as whole hours; a coordinate has no missing values, and so no fill value."""
     if np.issubdtype(coordinate.dtype, np.datetime64):
         return {"units": HOURS, "dtype": "int64"}
     if np.issubdtype(coordinate.dtype, np.timedelta64):
         return {"units": "hours", "dtype": "int64"}
-    return {}
+    return {"_FillValue": None}
 
 
 def write_zarr(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str, str]) -> None:
@@ -83,14 +86,13 @@ def write_zarr(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str, s
 
     The format is 2, with consolidated metadata, as in WeatherBench2; all tools read it.
     """
+    attributes = global_attributes(attrs)
     with whole(path) as temporary:
-        for i, dataset in enumerate(datasets):
-            if i:
+        for i, dataset in enumerate(described(dataset).assign_attrs(attributes) for dataset in datasets):
+            if i:  # an appended dataset replaces the attributes, so that it has the same ones
                 dataset.to_zarr(temporary, append_dim="time", zarr_format=2, consolidated=True)
                 continue
             encoding = {str(k): {"chunks": _chunks(v)} for k, v in dataset.data_vars.items()}
-            encoding |= {str(k): _time_encoding(v) for k, v in dataset.coords.items()}
+            encoding |= {str(k): _coordinate_encoding(v) for k, v in dataset.coords.items()}
             encoding["time"] |= {"chunks": (_TIMES_PER_CHUNK,)}
-            dataset.assign_attrs(attrs).to_zarr(
-                temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True
-            )
+            dataset.to_zarr(temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
