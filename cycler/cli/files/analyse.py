@@ -88,7 +88,7 @@ def analyse(
     )
     analysis = analyser.analyse()
     console.print(_summary(fields, analysis))
-    for note in _notes(fields, analysis, orography, lapse_rate):
+    for note in (*fields.notes, *_notes(fields, analysis, orography, lapse_rate)):
         console.print(f"note: {note}", soft_wrap=True)
     if hold_back:
         salts = [f"dacycle analyse {seed} {split}" for split in range(splits)]
