@@ -5,6 +5,7 @@ those on networks and worlds. `options` holds what several of them take. A new c
 of the rooms, whose `app` is added below.
 """
 
+import errno
 import os
 import sys
 from typing import Any
@@ -27,7 +28,10 @@ INTERRUPTED = 130
 
 
 class ClearErrors(TyperGroup):
-    """Print errors that a user can mend as sentences, with exit status 2, or 1 for a run that stopped itself."""
+    """Print errors that a user can mend as sentences, with exit status 2, or 1 for a run that stopped itself.
+
+    Errors of the system are among them: a file that may not be read or written, a full disk.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; its log records go to standard error."""
@@ -40,6 +44,30 @@ class ClearErrors(TyperGroup):
         except DacycleError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
+        except BrokenPipeError:
+            raise  # the reader of the output has gone; Typer ends without a word
+        except OSError as error:
+            print(f"error: {_explain(error)}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+_REMEDIES = {
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.EROFS: "name a place on a disk that may be written to",
+    errno.ENOSPC: "make room, or name a place on another disk",
+    errno.EDQUOT: "make room, or name a place on another disk",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a part of this path is a file; name another place",
+    errno.EEXIST: "name another place",
+}
+
+
+def _explain(error: OSError) -> str:
+    """Return which file the system does not let us read or write, why, and what mends it."""
+    what = f"{error.filename}: " if error.filename else ""
+    remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
+    return f"{what}{error.strerror or error}{remedy}"
 
 
 app = typer.Typer(

@@ -61,8 +61,8 @@ def dataset(
         return
     if source is None or folder is None:
         raise typer.BadParameter("a product and a folder are needed, or --verify FOLDER")
-    folder.mkdir(parents=True, exist_ok=True)
     times = _times(source, start, end, every, without or [])
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"dataset {folder}"), progress_bar(console) as bar:
         task = bar.add_task(str(folder), total=None)
         try:
