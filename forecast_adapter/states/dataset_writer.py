@@ -1,10 +1,14 @@
 """Write datasets one time after another: to netCDF, and to Zarr in WeatherBench2's layout.
 
 One time (of a forecast: one lead) is one chunk, so that a state is read alone. A file of any length takes the memory of
-one time, and appears under its name only when it is whole.
+one time. It carries the attributes of the CF conventions, and appears under its name only when it is whole and xarray
+reads from it, bit by bit, what was written.
 """
 
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,35 @@ import numpy as np
 import xarray as xr
 
 from dacycle.common.files import whole
+from dacycle.common.foreign import reading
+from dacycle.forecast_adapter.state import StateError
 
 __all__ = ["HOURS", "write_netcdf", "write_zarr"]
 
 HOURS = "hours since 1970-01-01"
 _ONE_BY_ONE = ("time", "prediction_timedelta")
 _TIMES_PER_CHUNK = 512  # of the coordinate; in Zarr a chunk for each number would be a file each
+
+_CF = "CF-1.9"  # the first version with integers of 64 bits, as which WeatherBench2 has times
+_STANDARD_NAMES = {
+    "10m_u_component_of_wind": "eastward_wind",
+    "10m_v_component_of_wind": "northward_wind",
+    "2m_temperature": "air_temperature",
+    "mean_sea_level_pressure": "air_pressure_at_mean_sea_level",
+    "geopotential": "geopotential",
+    "specific_humidity": "specific_humidity",
+    "u_component_of_wind": "eastward_wind",
+    "v_component_of_wind": "northward_wind",
+    "temperature": "air_temperature",
+}
+"""CF's names (https://cfconventions.org/standard-names.html) by WeatherBench2's."""
+_COORDINATES = {
+    "latitude": {"standard_name": "latitude", "axis": "Y"},
+    "longitude": {"standard_name": "longitude", "axis": "X"},
+    "level": {"standard_name": "air_pressure", "axis": "Z", "positive": "down"},
+    "time": {"standard_name": "time", "axis": "T"},
+    "prediction_timedelta": {"standard_name": "forecast_period"},
+}
 
 
 def write_netcdf(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str, str], level: int = 1) -> None:
@@ -29,13 +56,60 @@ def write_netcdf(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str,
         datasets: datasets of the same float32 variables, in ascending order of time.
         attrs: global attributes.
         level: compression level of zlib.
+
+    Raises:
+        StateError: xarray reads something else than was written.
+        OSError: the file cannot be written.
     """
-    with whole(path) as temporary, h5netcdf.File(temporary, "w") as file:
-        file.attrs.update(attrs)
-        for dataset in datasets:
-            if "time" not in file.variables:
-                _create(file, dataset, level)
-            _append(file, dataset)
+    with whole(path) as temporary:
+        checksums: list[int] = []
+        with h5netcdf.File(temporary, "w") as file:
+            file.attrs.update(_global(attrs))
+            for dataset in map(_described, datasets):
+                if "time" not in file.variables:
+                    _create(file, dataset, level)
+                _append(file, dataset)
+                checksums += _checksums(dataset)
+        _check(temporary, path, "h5netcdf", checksums)
+
+
+def _global(attrs: Mapping[str, str]) -> dict[str, str]:
+    """Return global attributes, those of the CF conventions included."""
+    history = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} written by dacycle {version('dacycle')}"
+    return {"Conventions": _CF, "history": history, **attrs}
+
+
+def _described(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a dataset with the attributes that the CF conventions give its variables and coordinates."""
+    described = dataset.copy()
+    for name, variable in described.data_vars.items():
+        standard = {"standard_name": _STANDARD_NAMES[str(name)]} if name in _STANDARD_NAMES else {}
+        variable.attrs = {**standard, "long_name": str(name).replace("_", " "), **variable.attrs}
+    for name, coordinate in described.coords.items():
+        coordinate.attrs = {**_COORDINATES.get(str(name), {}), **coordinate.attrs}
+    if "prediction_timedelta" in described.coords:
+        described["time"].attrs["standard_name"] = "forecast_reference_time"
+    return described
+
+
+def _checksums(dataset: xr.Dataset) -> Iterator[int]:
+    """Yield a CRC-32 for each time of a dataset: of the time, and of the values of all variables by name."""
+    for i, time in enumerate(dataset["time"].values):
+        checksum = zlib.crc32(str(np.datetime64(time, "h")).encode())
+        for name in sorted(map(str, dataset.data_vars)):
+            variable = dataset[name]
+            values = variable.isel(time=i) if "time" in variable.dims else variable
+            checksum = zlib.crc32(np.ascontiguousarray(values.values, np.float32).tobytes(), checksum)
+        yield checksum
+
+
+def _check(path: Path, name: Path, engine: str, checksums: list[int]) -> None:
+    """Raise StateError unless xarray finds what was written; `name` is what the file will be called."""
+    options: dict[str, Any] = {"engine": engine, "chunks": None, "decode_timedelta": False}
+    with reading(f"{name}: what was written", StateError), xr.open_dataset(path, **options) as dataset:
+        found = list(_checksums(dataset)) if checksums else []
+    if found != checksums:
+        raise StateError(f"{name}: what is read is not what was written, and nothing was kept; check disk and memory")
 
 
 def _create(file: Any, dataset: xr.Dataset, level: int) -> None:
@@ -75,22 +149,24 @@ def _time_encoding(coordinate: xr.DataArray) -> dict[str, Any]:
         return {"units": HOURS, "dtype": "int64"}
     if np.issubdtype(coordinate.dtype, np.timedelta64):
         return {"units": "hours", "dtype": "int64"}
-    return {}
+    return {"_FillValue": None}  # a coordinate has no gaps
 
 
 def write_zarr(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str, str]) -> None:
     """Write datasets as `write_netcdf` does to a Zarr folder.
 
-    The format is 2, with consolidated metadata, as in WeatherBench2; all tools read it.
+    The format is 2, with consolidated metadata, as in WeatherBench2; all tools read it. Arguments and errors as there.
     """
     with whole(path) as temporary:
-        for i, dataset in enumerate(datasets):
+        checksums: list[int] = []
+        about = _global(attrs)  # given each time, as what is appended replaces it
+        for i, dataset in enumerate(_described(dataset).assign_attrs(about) for dataset in datasets):
+            checksums += _checksums(dataset)
             if i:
                 dataset.to_zarr(temporary, append_dim="time", zarr_format=2, consolidated=True)
                 continue
             encoding = {str(k): {"chunks": _chunks(v)} for k, v in dataset.data_vars.items()}
             encoding |= {str(k): _time_encoding(v) for k, v in dataset.coords.items()}
             encoding["time"] |= {"chunks": (_TIMES_PER_CHUNK,)}
-            dataset.assign_attrs(attrs).to_zarr(
-                temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True
-            )
+            dataset.to_zarr(temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
+        _check(temporary, path, "zarr", checksums)

@@ -30,6 +30,7 @@ from dacycle.forecast_adapter.states.grib_messages import (
     key_of,
     locations,
     on_grid,
+    rows_and_columns,
     start_time,
     valid_time,
 )
@@ -99,7 +100,7 @@ class _Entry(NamedTuple):
 
 
 class _Index(NamedTuple):
-    """The fields of a file, and names of those that are not the quantity itself, by the reason."""
+    """The fields of a file, and names of those that are left out, by the reason."""
 
     entries: list[_Entry]
     unfit: dict[str, list[str]]
@@ -119,7 +120,7 @@ class GribStates(StateSource):
         analyses: whether to ignore forecasts.
 
     Raises:
-        StateError: a file is truncated or not GRIB, none holds a field of a state, or the grid is regional or reduced.
+        StateError: a file is truncated or not GRIB, or none holds a field of a state on a global grid.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class GribStates(StateSource):
         time = max(self._fields)
         key, (location, *_) = next(iter(self._best(time)[1].items()))
         with field_at(location) as message:
-            grid, _ = on_grid(message, f"{name}, {time}: {_spell(key)}", _UNITS[key[0]])
+            grid, _ = rows_and_columns(message, f"{name}, {time}: {_spell(key)}")
         super().__init__(name, grid, self._fields, out)
 
     def gaps(self, time: np.datetime64) -> list[str]:
@@ -271,17 +272,30 @@ def _index(path: Path, size: int, changed: int) -> _Index:
     """Return the fields of a state in a file; size and time of change make the cache notice another file."""
     entries: list[_Entry] = []
     unfit: dict[str, list[str]] = {}
+    grids: dict[str, str] = {}
     for count, (location, message) in enumerate(locations(path), 1):
         with reading(f"{path}: field {count}", StateError):
             key = _key(message)
-            reason = why_unfit(message) if key is not None else ""
             if key is None:
                 continue
+            section = key_of(message, "md5GridSection")
+            if section not in grids:
+                grids[section] = _why_not_global(message, key)
+            reason = why_unfit(message) or grids[section]
             if reason:
                 unfit.setdefault(reason, []).append(key[0])
                 continue
             entries.append(_entry(message, key, location))
     return _Index(entries, unfit)
+
+
+def _why_not_global(message: int, key: Key) -> str:
+    """Return what is wrong with the grid of a field; empty where nothing is."""
+    try:
+        rows_and_columns(message, _spell(key))
+    except StateError as error:
+        return str(error)
+    return ""
 
 
 def _entry(message: int, key: Key, location: Location) -> _Entry:

@@ -26,6 +26,7 @@ __all__ = [
     "messages",
     "on_grid",
     "on_points",
+    "rows_and_columns",
     "start_time",
     "valid_time",
 ]
@@ -38,6 +39,12 @@ _FROM_SOUTH_WEST = {"lambert", "polar_stereographic", "mercator"}
 
 _LISTS = {"reduced_ll", "reduced_gg", "reduced_rotated_gg", "healpix", "unstructured_grid"}
 """Grids without rows of one length: ecCodes gives the places in the only order that it knows."""
+
+_COLUMNS, _ROWS = ("Ni", "i", "longitude"), ("Nj", "j", "latitude")
+_STEPS = {"regular_ll": (_COLUMNS, _ROWS), "rotated_ll": (_COLUMNS, _ROWS), "regular_gg": (_COLUMNS,)}
+"""Grids with a step between columns and rows: ecCodes' keys of their number, their step, and their ends."""
+
+_ROUNDING = 1e-3  # degrees; edition 1 states steps in thousandths
 
 _WEST, _NORTH, _BY_COLUMN, _ALTERNATE = 128, 64, 32, 16
 """Bits of the scanning mode: points of a row go to the west, rows to the north, columns come first, rows alternate."""
@@ -132,9 +139,8 @@ def start_time(message: int) -> np.datetime64:
 
 
 def _time(message: int, date: str, clock: str) -> np.datetime64:
-    with reading(f"{date} and {clock}", StateError):
-        day, minutes = f"{int(eccodes.codes_get(message, date)):08}", int(eccodes.codes_get(message, clock))
-        return np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}T{minutes // 100:02}:{minutes % 100:02}", "m")
+    day, minutes = f"{int(eccodes.codes_get(message, date)):08}", int(eccodes.codes_get(message, clock))
+    return np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}T{minutes // 100:02}:{minutes % 100:02}", "m")
 
 
 def on_points(message: int, label: str, unit: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray]:
@@ -156,7 +162,7 @@ def on_grid(message: int, label: str, unit: str) -> tuple[Grid, NDArray[np.float
 
     Args and errors as of `on_points`; StateError also where the grid is not global, or not of rows and columns.
     """
-    grid, order = _rows_and_columns(message, label)
+    grid, order = rows_and_columns(message, label)
     return grid, _values(message, label, unit)[order].reshape(grid.shape)
 
 
@@ -186,11 +192,27 @@ def _places(message: int, label: str) -> tuple[NDArray[np.float64], NDArray[np.f
         places = [eccodes.codes_get_array(message, name) for name in ("latitudes", "longitudes")]
         size = eccodes.codes_get(message, "numberOfDataPoints")
         shape = () if kind in _LISTS else (eccodes.codes_get(message, "Nj"), eccodes.codes_get(message, "Ni"))
-    if any(len(axis) != size for axis in places) or (shape and shape[0] * shape[1] != size):
+        steps_fit = kind not in _STEPS or all(_steps_fit(message, *axis, mode) for axis in _STEPS[kind])
+    if any(len(axis) != size for axis in places) or (shape and shape[0] * shape[1] != size) or not steps_fit:
         raise StateError(f"{label}: the description of its grid contradicts itself; fetch it again")
     if shape:
         places = [_in_order_of_file(axis, shape, mode, kind in _FROM_SOUTH_WEST) for axis in places]
     return places[0], places[1]
+
+
+def _steps_fit(message: int, number: str, step: str, axis: str, mode: int) -> bool:
+    """Return whether the stated step fits first and last point and their number; ecCodes believes the step."""
+    if eccodes.codes_is_missing(message, f"{step}DirectionIncrement"):
+        return True
+    count, width = (
+        eccodes.codes_get(message, number) - 1,
+        eccodes.codes_get(message, f"{step}DirectionIncrementInDegrees"),
+    )
+    first, last = (eccodes.codes_get(message, f"{axis}Of{end}GridPointInDegrees") for end in ("First", "Last"))
+    span = abs(last - first)
+    if axis == "longitude":
+        span = ((first - last) if mode & _WEST else (last - first)) % 360 or (360.0 if count else 0.0)
+    return abs(count * width - span) <= max(width / 2, _ROUNDING * count)
 
 
 def _is_misplaced(kind: str, mode: int) -> bool:
@@ -220,8 +242,12 @@ def _in_order_of_file(axis: NDArray, shape: tuple[int, int], mode: int, by_row: 
 _grids: dict[str, tuple[Grid, NDArray[np.intp]]] = {}
 
 
-def _rows_and_columns(message: int, label: str) -> tuple[Grid, NDArray[np.intp]]:
-    """Return the grid of a message, and the order of its points by row from the north, then by column from 0 E."""
+def rows_and_columns(message: int, label: str) -> tuple[Grid, NDArray[np.intp]]:
+    """Return the grid of a message, and the order of its points by row from the north, then by column from 0 E.
+
+    Raises:
+        StateError: the grid is not of rows and columns, not global, or its description contradicts itself.
+    """
     with reading(f"{label}: its grid", StateError):
         section, kind = eccodes.codes_get(message, "md5GridSection"), eccodes.codes_get(message, "gridType")
     if section in _grids:

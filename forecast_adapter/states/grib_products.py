@@ -15,6 +15,7 @@ _TEMPLATE_WORDS = {
     **dict.fromkeys((5, 9), "a probability"),
     **dict.fromkeys((6, 10), "a percentile"),
     7: "an error of an analysis or forecast",
+    **dict.fromkeys((8, 11), "a mean, sum or extreme over time"),
     **dict.fromkeys((51, 91), "a category"),
 }
 

@@ -198,7 +198,7 @@ def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *
     channels = {like.names[channel]: channel for channel in values}
     with new_grib(path) as file:
         for message in messages(like.path):
-            if valid_time(message) != like.time:
+            if not _is_valid_at(message, like.time):
                 continue
             channel = channels.get(_name(message)) if not why_unfit(message) else None
             if channel is not None:
@@ -222,7 +222,7 @@ def check_writable(path: Path, like: PointFields) -> None:
     channels = {name: channel for channel, name in like.names.items() if channel in like.values}
     noise = np.random.default_rng(0).uniform(-0.01, 0.01, len(like.latitude))
     for message in messages(like.path):
-        channel = channels.get(_name(message)) if valid_time(message) == like.time else None
+        channel = channels.get(_name(message)) if _is_valid_at(message, like.time) else None
         if channel is None or why_unfit(message):
             continue
         edition = eccodes.codes_get(message, "edition")
@@ -319,6 +319,13 @@ def _times(path: Path) -> tuple[list[np.datetime64], tuple[str, ...]]:
                 continue
         unfit.setdefault(reason, []).append(name)
     return sorted(times), tuple(f"left out: {reason} ({spell_fields(names)})" for reason, names in unfit.items())
+
+
+def _is_valid_at(message: int, time: np.datetime64) -> bool:
+    """Return whether a field is valid at a time; one of which ecCodes cannot tell the time is not."""
+    with suppress(StateError), reading("valid time", StateError):
+        return bool(valid_time(message) == time)
+    return False
 
 
 def _name(message: int) -> str:

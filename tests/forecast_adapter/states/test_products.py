@@ -369,7 +369,7 @@ class TestHalfWrittenZarr:
     def test_missing_metadata(self, tmp_path: Path) -> None:
         (tmp_path / "s.zarr").mkdir()
         (tmp_path / "s.zarr/zarr.json").write_text("{")
-        refused(tmp_path / "s.zarr", "cannot be opened as Zarr")
+        refused(tmp_path / "s.zarr", "as Zarr: cannot be read")
 
 
 def _unstated(dataset: xr.Dataset, name: str, change: Callable) -> xr.Dataset:

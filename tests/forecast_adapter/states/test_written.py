@@ -104,3 +104,31 @@ def test_a_packing_that_cannot_hold_an_analysis_is_refused_before_there_is_one(s
 def test_an_ending_that_is_not_the_backgrounds_format_is_refused(shared: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(StateError, match=r"the background is GRIB1.*end the name in \.grib, \.grb, \.grib1, \.grb1"):
         check_writable(tmp_path / name, read_points(shared / N160))
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_files_carry_the_attributes_of_the_cf_conventions(tiny: World, tmp_path: Path, suffix: str) -> None:
+    path, times = tmp_path / f"states{suffix}", tiny.reference.times[:2]
+    write_states(path, (tiny.reference.state(time) for time in times), {"title": "States"})
+    with xr.open_dataset(path, engine="zarr" if suffix == ".zarr" else "h5netcdf", decode_times=False) as dataset:
+        assert dataset.attrs["Conventions"] == "CF-1.9"
+        assert dataset.attrs["title"] == "States"
+        assert "written by dacycle" in dataset.attrs["history"]
+        for variable in dataset.data_vars.values():
+            assert {"standard_name", "long_name", "units"} <= set(variable.attrs)
+        assert dataset["2m_temperature"].attrs["standard_name"] == "air_temperature"
+        assert {str(name): coordinate.attrs["axis"] for name, coordinate in dataset.coords.items()} == {
+            "time": "T", "level": "Z", "latitude": "Y", "longitude": "X",
+        }  # fmt: skip
+        assert dataset["level"].attrs["positive"] == "down"
+        for coordinate in dataset.coords.values():
+            assert "units" in coordinate.attrs
+            assert "_FillValue" not in {**coordinate.attrs, **coordinate.encoding}
+
+
+def test_a_disk_that_keeps_other_bytes_is_noticed(tiny: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = xr.open_dataset
+    monkeypatch.setattr(xr, "open_dataset", lambda *args, **options: opened(*args, **options) * np.float32(1.0000001))
+    with pytest.raises(StateError, match=r"a\.nc: what is read is not what was written"):
+        write_states(tmp_path / "a.nc", [tiny.reference.state(tiny.reference.times[0])], {})
+    assert list(tmp_path.iterdir()) == []
