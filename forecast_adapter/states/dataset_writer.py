@@ -7,7 +7,6 @@ reads from it, bit by bit, what was written.
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,9 +73,8 @@ def write_netcdf(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str,
 
 
 def _global(attrs: Mapping[str, str]) -> dict[str, str]:
-    """Return global attributes, those of the CF conventions included."""
-    history = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} written by dacycle {version('dacycle')}"
-    return {"Conventions": _CF, "history": history, **attrs}
+    """Return global attributes with those of the CF conventions; no date, so that equal states are equal files."""
+    return {"Conventions": _CF, "history": f"written by dacycle {version('dacycle')}", **attrs}
 
 
 def _described(dataset: xr.Dataset) -> xr.Dataset:

@@ -151,10 +151,12 @@ def _fields(dataset: xr.Dataset) -> Iterator[tuple[Key, NDArray[np.floating]]]:
     for variable in dataset.data_vars.values():
         name, kind = variable.attrs["GRIB_shortName"], variable.attrs["GRIB_typeOfLevel"]
         for field in _planes(variable, [dim for dim in ("number", "time", "step", kind) if dim in variable.dims]):
-            start, step = (field[dim].values for dim in ("time", "step"))
-            level = int(field[kind].values)
-            minutes = start.astype("datetime64[m]")
-            yield (name, kind, level, minutes, minutes + step.astype("timedelta64[m]")), field.values
+            start, valid = _minute(field["time"].values), _minute(field["time"].values + field["step"].values)
+            yield (name, kind, int(field[kind].values), start, valid), field.values
+
+
+def _minute(time: Any) -> np.datetime64:
+    return np.datetime64(time[()], "m")
 
 
 def _planes(variable: xr.DataArray, dims: list[str]) -> Iterator[xr.DataArray]:

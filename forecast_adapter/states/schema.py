@@ -259,7 +259,7 @@ def _bound(attrs: Mapping[Any, Any], name: str, default: str, source: str) -> np
     except ValueError as error:
         raise StateError(f"{source}: attribute {name}: {error}") from None
     whole_day = len(text) <= len("2024-01-31") and "stop" in name
-    return np.datetime64(time, "h") + np.timedelta64(23 if whole_day else 0, "h")
+    return time.astype("datetime64[h]") + np.timedelta64(23 if whole_day else 0, "h")
 
 
 def check_unit(variable: xr.DataArray, short: str, label: str) -> float:
