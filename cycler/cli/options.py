@@ -67,17 +67,16 @@ def cycle_time(text: str | None) -> pd.Timestamp | None:
         raise ExperimentError(str(error)) from None
 
 
-def parse_hour(text: str) -> np.datetime64:
+def parse_hour(text: str, option: str = "--time") -> np.datetime64:
     """Return the hour, UTC, that an option names; it need not be that of a cycle.
 
     Raises:
-        StateError: it is not on the hour.
-        typer.BadParameter: it is no time.
+        typer.BadParameter: it is no time, or not on the hour.
     """
     try:
         return as_hour(parse_time(text))
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def parse_years(text: str) -> list[int]:

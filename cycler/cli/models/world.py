@@ -74,7 +74,7 @@ def world(
     times = None
     description = f"States of {data.name}, statistics and climatology of {training}"
     if start is not None:
-        times = parse_hour(start) + STEP * np.arange(4 * days)
+        times = parse_hour(start, "--start") + STEP * np.arange(4 * days)
         description += f"; reference of {days} days from {start}"
     kind = "" if reference is Kind.own else reference.value
     build_world(data, folder, folder.name, parse_years(training), times, description, _given(statistics), kind)
