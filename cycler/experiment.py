@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +24,7 @@ from pydantic import (
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
+from dacycle.common.times import parse_time
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
@@ -62,19 +62,12 @@ def cycle_id(time: pd.Timestamp) -> str:
 
 
 def parse_cycle_time(value: object) -> pd.Timestamp:
-    """Return the UTC time of a cycle (hour 00, 06, 12 or 18) from `2024-01-04T00`, `20240104T00` or a YAML timestamp.
+    """Return the UTC time of a cycle, at hour 00, 06, 12 or 18, from what `parse_time` takes.
 
     Raises:
         ValueError: the text is no time, or not on a cycle hour.
     """
-    if not isinstance(value, str | date | pd.Timestamp):
-        raise ValueError(f"{value!r} is not a time; write it as 2024-01-04T00")
-    try:
-        time = pd.Timestamp(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a time; write it as 2024-01-04T00") from None
-    if time.tzinfo is not None:
-        time = time.tz_convert("UTC").tz_localize(None)
+    time = pd.Timestamp(parse_time(value))
     if time != time.floor("6h"):
         raise ValueError(f"{value} is not a cycle time; cycles are at 00, 06, 12 and 18 UTC")
     return time.as_unit("s")

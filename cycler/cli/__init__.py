@@ -5,6 +5,7 @@ those on networks and worlds. `options` holds the arguments that several of them
 a module of one of the three, and a line in `COMMANDS`.
 """
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -110,7 +111,10 @@ A module is imported when its command runs, so that the help and completion need
 
 
 class Commands(TyperGroup):
-    """Import the module of a command when it runs; print errors that a user can mend as sentences."""
+    """Import the module of a command when it runs; print errors that a user can mend as sentences.
+
+    Errors of the system are among them: a file that may not be read or written, a full disk.
+    """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name of a command, the command itself in place of its entry in the list, and its arguments."""
@@ -133,6 +137,30 @@ class Commands(TyperGroup):
         except DacycleError as error:
             print(f"{error.label}: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_status) from error
+        except BrokenPipeError:
+            raise  # the reader of the output has gone; Typer ends without a word
+        except OSError as error:
+            print(f"error: {_explain(error)}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+_REMEDIES = {
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.EROFS: "name a place on a disk that may be written to",
+    errno.ENOSPC: "make room, or name a place on another disk",
+    errno.EDQUOT: "make room, or name a place on another disk",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a part of this path is a file; name another place",
+    errno.EEXIST: "name another place",
+}
+
+
+def _explain(error: OSError) -> str:
+    """Return which file the system does not let us read or write, why, and what mends it."""
+    what = f"{error.filename}: " if error.filename else ""
+    remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
+    return f"{what}{error.strerror or error}{remedy}"
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode="rich")

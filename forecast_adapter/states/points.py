@@ -3,11 +3,10 @@
 A single analysis needs no rows and columns, so reduced Gaussian, regional and regular grids are all a list of points.
 """
 
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
 import eccodes
 import numpy as np
@@ -15,23 +14,34 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import CHANNELS, index
 from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM, GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values
-from dacycle.forecast_adapter.states.files import write_states
+from dacycle.forecast_adapter.states.files import file_format, write_states
 from dacycle.forecast_adapter.states.grib import SURFACE_CHANNELS
-from dacycle.forecast_adapter.states.grib_messages import key_of, messages, on_points, valid_time
+from dacycle.forecast_adapter.states.grib_messages import key_of, messages, on_points, start_time, valid_time
 from dacycle.forecast_adapter.states.grib_products import why_unfit
+from dacycle.forecast_adapter.states.grib_writer import new_grib, pack
 from dacycle.forecast_adapter.states.products import is_grib, open_states
 from dacycle.forecast_adapter.states.source import spell_fields
 
-__all__ = ["PointFields", "Stencil", "positions", "read_orography", "read_points", "stencil", "write_points"]
+__all__ = [
+    "PointFields",
+    "Stencil",
+    "check_writable",
+    "positions",
+    "read_orography",
+    "read_points",
+    "stencil",
+    "write_points",
+]
 
 NEIGHBOURS = 4
 BITS = 16
 """Least bits per value of a written field, so that increments survive where the background was packed coarsely."""
+
+_REPACK = "pack the background anew: grib_set -r -s packingType=grid_simple IN OUT"
 
 _UNITS = {name: unit for names in SURFACE_CHANNELS.values() for name, unit in names.items()}
 _HEIGHTS = {"orog": ("m", 1.0), "z": ("m**2 s**-2", 1 / GRAVITY)}
@@ -167,13 +177,16 @@ def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *
     """Write fields into copies of the messages (or the state) that they belong to, marked as an analysis.
 
     The time of the analysis is the valid time. GRIB messages keep grid, level, parameter and packing (with 16 bits or
-    more). The file appears under its name only when it is whole.
+    more). The file appears under its name only when it is whole and readers find in it what was written.
 
     Args:
         path: the file to write, of the same kind as that of `like`.
         like: the fields that were read.
         values: (n,) by channel.
         rest: whether the file's other fields of that time are copied. If not, GRIB lacks them and a state has 0 there.
+
+    Raises:
+        StateError: the packing of the background cannot hold the values, or readers find others.
     """
     if not is_grib(like.path):
         state = open_states(like.path).state(like.time)
@@ -183,34 +196,71 @@ def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *
         write_states(path, [written], {"title": "Analysis", "source": like.path.name})
         return
     channels = {like.names[channel]: channel for channel in values}
-    with whole(path) as temporary, temporary.open("wb") as file:
+    with new_grib(path) as file:
         for message in messages(like.path):
             if not _is_valid_at(message, like.time):
                 continue
             channel = channels.get(_name(message)) if not why_unfit(message) else None
             if channel is not None:
-                _write_analysis(file, message, values[channel])
+                with _analysis(message, values[channel], f"{path}: {channel}, {like.time}") as analysis:
+                    file.add(analysis)
             elif rest:
-                eccodes.codes_write(message, file)
+                file.copy(message)
 
 
-def _write_analysis(file: IO[bytes], message: int, values: NDArray) -> None:
-    """Write a copy of a message with these values, marked as an analysis by each key that it has for that."""
+def check_writable(path: Path, like: PointFields) -> None:
+    """Raise StateError where `write_points` could not write an analysis of these fields, before there is one.
+
+    Args:
+        path: the file to write; its ending must be one of the background's format.
+        like: the fields that were read.
+    """
+    if not is_grib(like.path):
+        file_format(path)
+        open_states(like.path).state(like.time)
+        return
+    channels = {name: channel for channel, name in like.names.items() if channel in like.values}
+    noise = np.random.default_rng(0).uniform(-0.01, 0.01, len(like.latitude))
+    for message in messages(like.path):
+        channel = channels.get(_name(message)) if _is_valid_at(message, like.time) else None
+        if channel is None or why_unfit(message):
+            continue
+        edition = eccodes.codes_get(message, "edition")
+        endings = (".grib", ".grb", f".grib{edition}", f".grb{edition}")
+        if path.suffix.lower() not in endings:
+            raise StateError(
+                f"{path}: the background is GRIB{edition}, and its analysis is written so too: end the name in "
+                f"{', '.join(endings)}; for another format, convert the background first"
+            )
+        values = like.values[channel]
+        trial = values + noise * max(np.ptp(values), 1.0)
+        with _analysis(message, trial, f"{like.path}: {channel}, {like.time}"):
+            pass
+
+
+@contextmanager
+def _analysis(message: int, values: NDArray, label: str) -> Iterator[int]:
+    """Yield a copy of a message with these values, marked as an analysis by each key that it has for that."""
     keys = {
         "typeOfGeneratingProcess": 0,
         "marsType": "an",
         "dataDate": eccodes.codes_get(message, "validityDate"),
         "dataTime": eccodes.codes_get(message, "validityTime"),
         "stepRange": "0",
-        "bitsPerValue": max(BITS, eccodes.codes_get(message, "bitsPerValue")),
+        "decimalScaleFactor": 0,  # else values are rounded to its decimals, as NCEP's are
     }
     copy = eccodes.codes_clone(message)
     try:
         for key, value in keys.items():
-            if eccodes.codes_is_defined(copy, key):
-                eccodes.codes_set(copy, key, value)
-        eccodes.codes_set_values(copy, values)
-        eccodes.codes_write(copy, file)
+            # Some producers' messages, TIGGE's for one, have no analyses under this key.
+            with suppress(eccodes.CodesInternalError):
+                if eccodes.codes_is_defined(copy, key):
+                    eccodes.codes_set(copy, key, value)
+        time = valid_time(message)
+        if (start_time(copy), valid_time(copy)) != (time, time):
+            raise StateError(f"{label}: its message cannot be given the time of an analysis; convert the background")
+        pack(copy, values, max(BITS, eccodes.codes_get(copy, "bitsPerValue")), label, _REPACK)
+        yield copy
     finally:
         eccodes.codes_release(copy)
 

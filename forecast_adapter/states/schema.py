@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from dacycle.common.foreign import reading
+from dacycle.common.times import parse_time
 from dacycle.forecast_adapter.channels import WB2_NAMES
 from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour
@@ -255,11 +255,11 @@ def validity_of(attrs: Mapping[Any, Any], source: str) -> tuple[np.datetime64, n
 def _bound(attrs: Mapping[Any, Any], name: str, default: str, source: str) -> np.datetime64:
     text = str(attrs.get(name, default))
     try:
-        time = pd.Timestamp(text)
-    except ValueError:
-        raise StateError(f"{source}: attribute {name} is {text!r}, not a date") from None
+        time = parse_time(text)
+    except ValueError as error:
+        raise StateError(f"{source}: attribute {name}: {error}") from None
     whole_day = len(text) <= len("2024-01-31") and "stop" in name
-    return np.datetime64(time.tz_localize(None) + pd.Timedelta(hours=23 if whole_day else 0), "h")
+    return time.astype("datetime64[h]") + np.timedelta64(23 if whole_day else 0, "h")
 
 
 def check_unit(variable: xr.DataArray, short: str, label: str) -> float:

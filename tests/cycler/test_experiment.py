@@ -96,7 +96,9 @@ def test_what_is_written_reads_back_the_same():
     assert again.digest == experiment.digest
 
 
-@pytest.mark.parametrize("time", ["20240104T00", "2024-01-04", "2024-01-04T00:00:00", "2024-01-04 00:00"])
+@pytest.mark.parametrize(
+    "time", ["20240104T00", "2024-01-04", "2024-01-04T00:00:00", "2024-01-04T00:00Z", "2024-01-04 00:00:00"]
+)
 def test_times_may_be_written_in_several_ways(time):
     other = parse_experiment(GOOD.replace("2024-01-04T00", time), "demo.yaml")
     assert other == parse_experiment(GOOD, "demo.yaml")

@@ -11,6 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dacycle.common.configuration import write_yaml
+from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, cycle_time
 from dacycle.cycler.experiment import cycle_id
@@ -41,10 +42,10 @@ def errors(
 
     Example: dacycle errors demo --from 20240108T06 --out errors.yaml
     """
+    first, last = cycle_time(since), cycle_time(until)
     branch = Archive(archive).branch(experiment)
     if branch.experiment.assimilator == "none":
         raise ArchiveError(f"{experiment} assimilates nothing: O-A equals O-B, so errors cannot be estimated")
-    first, last = cycle_time(since), cycle_time(until)
     total = len(branch.times.to_series()[first:last])
     read = track(branch.departures_between(first, last), "departures", total, console=console, transient=True)
     cycles = [(time, cycle_sums(departures)) for time, departures in read]
@@ -62,7 +63,7 @@ def errors(
     elif out is None:
         console.print("--out FILE writes the table that these estimates propose.")
     else:
-        out.write_text(write_yaml(proposed))
+        write_whole(out, write_yaml(proposed).encode())
         console.print(f"{out}: {len(proposed)} variables; an experiment takes it as `errors: {out}`", soft_wrap=True)
 
 

@@ -47,9 +47,9 @@ def doctor(
 
     Example: dacycle doctor deploy/experiments/demo.yaml
     """
-    from dacycle.cycler.operations.doctor import check_experiment, check_installation
+    from dacycle.cycler.operations.doctor import check_experiment, check_installation, check_writing
 
-    findings = list(check_installation())
+    findings = [*check_installation(), *check_writing(archive)]
     if experiment is not None:
         findings += check_experiment(experiment, archive)
     colours = {"ok": "green", "warning": "yellow", "wrong": "red"}

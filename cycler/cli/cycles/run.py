@@ -96,8 +96,9 @@ def hindcast(
         with flows.embedded_server(archive / "prefect"):
             flows.hindcast(str(experiment), str(archive))
         return
+    last = cycle_time(until)
     for run in load_experiment(experiment).runs():
-        _run(run, Archive(archive, create=True), cycle_time(until), limit, threads)
+        _run(run, Archive(archive, create=True), last, limit, threads)
 
 
 def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, limit: int | None, threads: int) -> None:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads, cycle_time, progress_bar
 from dacycle.cycler.experiment import cycle_id
@@ -116,13 +117,13 @@ def scores(
 
     Example: dacycle scores demo --since 20240108T06 --picture demo.svg
     """
+    first, last = cycle_time(since), cycle_time(until)
     branch = Archive(archive).branch(experiment)
     world = load_world(branch.experiment.world)
-    first, last = cycle_time(since), cycle_time(until)
     times = branch.times.to_series()[first:last].index
     verification, free = verify(branch, world).within(times), verify_free_run(branch, world)
     if verification.errors.empty:
-        stretch = f"from {since or 'its first'} to {until or 'its last'}"
+        stretch = f"from {cycle_id(first) if first else 'its first'} to {cycle_id(last) if last else 'its last'}"
         raise ArchiveError(f"{experiment}: the archive and the reference share no cycle {stretch}")
     runs = {kind: verification.errors[verification.errors["kind"] == kind] for kind in ("analysis", "background")}
     colours = {name: name for name in (*runs, "free run")}
@@ -137,7 +138,7 @@ def scores(
     console.print(_withheld(verification.fits))
     if picture is not None:
         drawn = {name: errors for name, errors in runs.items() if against is None or name != "background"}
-        picture.write_text(figures.errors_over_time(drawn, colours))
+        write_whole(picture, figures.errors_over_time(drawn, colours).encode())
 
 
 def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], verification: Verification, trend_days: int) -> Table:

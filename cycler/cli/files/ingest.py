@@ -63,7 +63,9 @@ def ingest(
     if time is not None and start is None and end is None:
         _one_window(source, files, options, Window(parse_hour(time)), out)
     elif time is None and start is not None and end is not None:
-        _period({**options, "source": source, "path": files}, parse_hour(start), parse_hour(end), out)
+        _period(
+            {**options, "source": source, "path": files}, parse_hour(start, "--start"), parse_hour(end, "--end"), out
+        )
     else:
         raise typer.BadParameter("give --time for one window, or --start and --end for a period")
 

@@ -1,5 +1,6 @@
 """Files that are seen whole or not at all, also after a killed process or a power cut."""
 
+import errno
 import os
 import shutil
 import threading
@@ -28,6 +29,8 @@ def whole(path: Path, replace: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
     _remove(temporary)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EEXIST, "is a device or a pipe, which is not replaced by a file", str(path))
         yield temporary
         if temporary.is_dir() and replace:
             _replace_folder(temporary, path)
