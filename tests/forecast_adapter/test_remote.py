@@ -65,7 +65,7 @@ def test_a_transfer_ends_with_its_time_however_the_server_behaves(server, tmp_pa
 
 def test_a_server_that_never_answers_is_given_up_after_its_tries(server, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "TIMEOUT", 0.2)
-    with pytest.raises(remote.FetchError, match="cannot be fetched: .*timed out.*, 4 times"):
+    with pytest.raises(remote.FetchError, match=r"cannot be fetched: .*timed out.*, 4 times"):
         remote.local_copies(f"{server}/stall", tmp_path)
 
 

@@ -1,8 +1,8 @@
-"""Kill commands at one file operation after another, run them again, and compare with what an undisturbed run leaves.
+"""Kill commands at one file operation after another, run them again, and compare with an undisturbed run.
 
-Usage: sweep.py WORLD MODEL FOLDER EVERY COMMAND..., with `killer.c`, compiled, in LD_PRELOAD. Every EVERYth operation is
-tried. Prints a line of JSON for each kill, and one with the number of operations for each command. Started as a script,
-so that children are forked from a process without threads: libraries are imported once.
+Usage: sweep.py WORLD MODEL FOLDER EVERY COMMAND..., with `killer.c`, compiled, in LD_PRELOAD. Every EVERYth operation
+is tried. Prints a line of JSON for each kill, and one with the number of operations for each command. Started as a
+script, so that children are forked from a process without threads, and libraries are imported once.
 """
 
 import contextlib
@@ -45,25 +45,21 @@ ENDLESS = 1 << 30
 
 
 def in_child(work: Callable[[], Any], folder: Path, kill_at: int = ENDLESS) -> tuple[int, Any]:
-    """Do some work in a forked process that dies at a file operation; return exit status and result, as far as known."""
+    """Do some work in a forked process that dies at a file operation; return its exit status and its answer, if any."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reading)
         os.chdir(folder)
-        output = io.StringIO()
+        output, status, answer = io.StringIO(), 1, None
         killer = ctypes.CDLL(None)
         try:
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 killer.killer_arm(str(folder).encode(), kill_at)
-                answer = [work(), killer.killer_count()]
+                answer, status = [work(), killer.killer_count()], 0
+        finally:
             killer.killer_arm(b"", -1)
-            os.write(writing, json.dumps(answer).encode())
-            os._exit(0)
-        except BaseException:
-            killer.killer_arm(b"", -1)
-            os.write(writing, json.dumps([traceback.format_exc()[-3000:] + output.getvalue()[-3000:], 0]).encode())
-            os._exit(1)
+            os.write(writing, json.dumps(answer or [traceback.format_exc()[-3000:] + output.getvalue(), 0]).encode())
+            os._exit(status)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         text = pipe.read()
@@ -103,7 +99,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def sweep(name: str, world: Path, model: Path, folder: Path, every: int) -> None:
+def sweep(name: str, folder: Path, every: int) -> None:
     """Kill one command at every `every`th operation."""
     before, arguments = COMMANDS[name]
     whole = folder / f"after {name}"
@@ -154,7 +150,7 @@ def main(world: Path, model: Path, folder: Path, every: int, *names: str) -> Non
             assert status == 0, told
         if (folder / f"after {name}").exists():
             shutil.rmtree(folder / f"after {name}")
-        sweep(name, world, model, folder, every)
+        sweep(name, folder, every)
 
 
 if __name__ == "__main__":
