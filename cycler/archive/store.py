@@ -146,16 +146,16 @@ class Store:
 
     def damaged(self, branch: str) -> list[str]:
         """Check the files of all commits of a branch; return a sentence for each that is damaged."""
-        damage = {}
+        damage: list[str] = []
         try:
             for commit in self.commits(branch):
                 try:
                     self._check(commit.id, [*_READ, "transactions"])
                 except ArchiveError as error:
-                    damage[str(error)] = None
+                    damage.append(str(error))
         except ArchiveError as error:
-            damage[str(error)] = None
-        return list(damage)
+            damage.append(str(error))
+        return list(dict.fromkeys(damage))
 
     def _tip(self, branch: str) -> str:
         """Return the newest commit of a branch."""

@@ -283,9 +283,9 @@ def fork(
     for setting in change or []:
         _change(content, setting)
     text = write_experiment(content)
-    described = parse_experiment(text, str(path))
     if path.exists() and path.read_bytes() != text.encode():
         raise ExperimentError(f"{path} exists; give another --output")
+    described = parse_experiment(text, str(path))
     if name in opened.branches() and opened.branch(name).experiment != described:
         raise ExperimentError(f"{archive} already has an experiment {name}")
     load_inputs(described)

@@ -33,6 +33,7 @@ from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import write_experiment
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import read_scores
+from dacycle.cycler.verification.usage import usage
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
@@ -51,6 +52,7 @@ def everything(folder: Path, world: World) -> str:
         tables = verify(branch, world)
         for table in (tables.errors, tables.means, tables.fits, read_scores(branch)):
             read.update(table.to_csv().encode())
+        read.update(repr(usage(branch)).encode())
         for commit in archive.states.commits(name):
             read.update(json.dumps([commit.message, commit.metadata], sort_keys=True).encode())
         if name in archive.forecasts.branches():
@@ -124,7 +126,9 @@ def main(archive: Path, flips: int, seed: int) -> None:
 
 def _kind(path: Path) -> str:
     parts = path.parts
-    return f"{parts[0]}/{parts[1]}" if parts[0].endswith(".icechunk") else "/".join([parts[0], *parts[2:-1], path.suffix])
+    return (
+        f"{parts[0]}/{parts[1]}" if parts[0].endswith(".icechunk") else "/".join([parts[0], *parts[2:-1], path.suffix])
+    )
 
 
 if __name__ == "__main__":

@@ -40,6 +40,13 @@ def run(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "archive"))
 
 
+def read(archive: Path) -> None:
+    branch = open_experiment(archive, "run")
+    assert branch.records
+    assert branch.experiment
+    read_scores(branch)
+
+
 def change(path: Path, at: int = -20) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 0x11
@@ -52,10 +59,7 @@ def change(path: Path, at: int = -20) -> None:
 def test_a_changed_file_is_named_with_the_way_out(run, file):
     change(run / file)
     with pytest.raises(ArchiveError, match=rf"{file}.* (is damaged|cannot be read)") as caught:
-        branch = open_experiment(run, "run")
-        assert branch.records
-        assert branch.experiment
-        read_scores(branch)
+        read(run)
     assert any(way in str(caught.value) for way in ("restore it from a copy", "run `dacycle drift run` again"))
 
 
