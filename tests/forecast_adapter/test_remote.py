@@ -52,7 +52,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[str]:
 def test_a_transfer_ends_with_its_time_however_the_server_behaves(server, tmp_path, monkeypatch, path):
     monkeypatch.setattr(remote, "LIMIT", 1.0)
     begun = time.monotonic()
-    with pytest.raises(remote.FetchError, match=f"{path}: cannot be fetched: not whole after 1 s"):
+    with pytest.raises(remote.FetchError, match=f"{path}: cannot be fetched: (not whole after 1 s|timed out)"):
         remote.local_copies(f"{server}{path}", tmp_path / "kept")
     assert time.monotonic() - begun < 20
     for _ in range(200):  # the transfer that was given up clears up after itself
