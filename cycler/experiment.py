@@ -292,6 +292,9 @@ class Experiment(Strict):
     guards: GuardSettings = GuardSettings()
     quality: QualitySettings = QualitySettings()
     drift: DriftSettings = DriftSettings()
+    fetch_limit: Duration | None = None
+    """How long a cycle waits for the files of all its sources from servers and buckets together; default: 10 minutes.
+    A source that is not there by then is left out of the cycle."""
     seed: int = Field(ge=0)
 
     @model_validator(mode="after")

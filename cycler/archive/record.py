@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dacycle.cycler.archive.store import ArchiveError
+from dacycle.common.foreign import reading
+from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.experiment import cycle_id
 
 __all__ = ["CycleRecord", "SourceRecord", "Status"]
@@ -112,9 +113,10 @@ class CycleRecord:
         """Return the record that a text holds.
 
         Raises:
-            ArchiveError: the text holds a key that this version does not know.
+            ArchiveError: the text is no record, or holds a key that this version does not know.
         """
-        content = json.loads(text)
+        with reading("the record of a cycle", ArchiveError):
+            content = json.loads(text)
         sources = content.get("sources", {})
         _refuse_unknown(content, content, _NAMES)
         for source in sources.values():

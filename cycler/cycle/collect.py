@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import time as clock
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import Experiment
+from dacycle.forecast_adapter.remote import within
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.operators.learned import LearnedFields
@@ -35,6 +37,9 @@ from dacycle.obs_ingest.table import (
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["Observed", "collect", "with_departures"]
+
+FETCH_LIMIT = pd.Timedelta(minutes=10)
+"""How long a cycle waits for the files of all its sources together, where its experiment does not say."""
 
 LONGEST = 24
 """The longest period, in hours, of a mean or sum that is compared with the states of several cycles."""
@@ -98,8 +103,9 @@ def collect(
 ) -> Observed:
     """Read the observations of all sources for a cycle, and check them against its background.
 
-    If a source cannot be read, the cycle goes on without it, and `failures` says why. If a file cannot be read, the
-    cycle goes on without that file; `remarks` says so and the inventory names it.
+    If a source cannot be read, or its files have not arrived in its share of `fetch_limit`, the cycle goes on without
+    it, and `failures` says why. If a file cannot be read, the cycle goes on without that file; `remarks` says so and
+    the inventory names it.
 
     Args:
         inputs: of the experiment.
@@ -118,10 +124,16 @@ def collect(
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
     tables, inventories, failures, remarks = [], {}, [], []
+    limit = experiment.fetch_limit or FETCH_LIMIT
+    until = clock.monotonic() + limit.total_seconds()
     with watch("observations"):
-        for source in inputs.sources:
+        for number, source in enumerate(inputs.sources):
+            share = (until - clock.monotonic()) / (
+                len(inputs.sources) - number
+            )  # a slow source leaves some to the next
             try:
-                table, inventory = source.read(Window(when, source.cutoff))
+                with within(share):
+                    table, inventory = source.read(Window(when, source.cutoff))
                 tables.append(table)
             except ObservationError as error:
                 inventory = Inventory(source.name, problems=[str(error)])

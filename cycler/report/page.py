@@ -17,6 +17,7 @@ from markupsafe import Markup
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.experiment import write_experiment
 from dacycle.cycler.report import figures, maps, observation_figures, observations, style, tables
 from dacycle.cycler.verification.cycles import (
     BLOCK_DAYS,
@@ -69,7 +70,7 @@ def page(branch: Branch, world: World) -> str:
         "withheld": tables.withheld_rows(verification.fits),
         "fits": figures.fits_over_time(verification.fits),
         "means": figures.means_over_time(verification.means, None if free is None else free.means),
-        "yaml": (branch.folder / "experiment.yaml").read_text(),
+        "yaml": write_experiment(branch.experiment.as_dict()),
         "digests": _digests(branch, records),
         "block_days": BLOCK_DAYS,
         "lead_step": LEAD_STEP,
