@@ -282,7 +282,7 @@ class ReportFiles(ABC):
         reports = _keep(reports, placed, "no position", inventory)
         reports = reports[np.lexsort((reports["received"], reports["time"]))]
         reports = _keep(reports, ~_repeated(reports), "repeated report", inventory)
-        old = superseded(*(reports[name] for name in ("station", "time", "version", "received")), window)
+        old = superseded(reports["station"], reports["time"], reports["version"], reports["received"], window)
         reports = _keep(reports, ~old, SUPERSEDED, inventory)
         low, high = _ELEVATIONS
         unknown = (reports["elevation"] < low) | (reports["elevation"] > high)

@@ -71,9 +71,8 @@ def ingest(
 def _one_window(source: str, files: list[str], options: dict[str, Any], window: Window, out: Path) -> None:
     table, inventory = read_window({**options, "source": source}, files, window)
     title = f"{source}, window of {np.datetime_as_string(window.time, 'h')}"
-    console.print(
-        _inventory_table(title, [Path(file).name for file in files][:1] if len(files) == 1 else ["all"], inventory)
-    )
+    column = Path(files[0]).name if len(files) == 1 else f"{len(files)} files"
+    console.print(_inventory_table(title, column, inventory))
     for problem in inventory.problems:
         console.print(f"damaged: {problem}", soft_wrap=True)
     table = join_tables([table], files, window)

@@ -6,9 +6,9 @@ hold a wanted report near the window are decoded, in a process of their own (`de
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain, compress
+from itertools import compress
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -78,7 +78,14 @@ class Decoded:
 
     def __getitem__(self, rows: NDArray[np.bool_]) -> "Decoded":
         """Return the reports of some rows (n,)."""
-        return Decoded(*(list(compress(column, rows)) for column in (self.reports, self.received, self.versions)))
+        reports, received, versions = self.reports, self.received, self.versions
+        return Decoded([*compress(reports, rows)], [*compress(received, rows)], [*compress(versions, rows)])
+
+    def extend(self, reports: list[Report], received: list[np.datetime64], versions: list[int]) -> None:
+        """Add reports."""
+        self.reports.extend(reports)
+        self.received.extend(received)
+        self.versions.extend(versions)
 
     def times(self) -> NDArray[np.datetime64]:
         """Return the times (n,) of the reports."""
@@ -127,8 +134,10 @@ class BufrFiles:
                 return self._read_file(path, window, process, inventory)
 
             files = self._files.read(window, inventory, read).values()
-        columns = ([*chain(*(getattr(file, column.name) for file in files))] for column in fields(Decoded))
-        return Decoded(*columns)
+        everything = Decoded([], [], [])
+        for decoded in files:
+            everything.extend(decoded.reports, decoded.received, decoded.versions)
+        return everything
 
     def _holds(self, path: Path, window: Window) -> bool:
         """Return whether the header times of a file's messages reach into the window.
@@ -160,9 +169,8 @@ class BufrFiles:
                     inventory.skip("no time or position", len(of_message) - len(placed))
                     inventory.skip("no report of this kind", int(not of_message))
                     inventory.decoded += len(placed)
-                    decoded.reports.extend(placed)
-                    decoded.received.extend([_received(receipt, header)] * len(placed))
-                    decoded.versions.extend([header.version] * len(placed))
+                    n = len(placed)
+                    decoded.extend(placed, [_received(receipt, header)] * n, [header.version] * n)
         decoded.received[:] = self._files.received(path, decoded.times(), np.array(decoded.received, "M8[s]"))
         return decoded
 

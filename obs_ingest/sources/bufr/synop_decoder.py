@@ -14,7 +14,7 @@ Report = dict[str, Any]
 `governed`, the names of values that were there, but are of a statistic, a period or another time."""
 
 # By ecCodes key: the short name, and the descriptors of the key (FXXYYY as ecCodes writes it, an integer).
-_ELEMENTS = {
+_ELEMENTS: dict[str, tuple[Any, ...]] = {
     "blockNumber": ("block", 1001), "stationNumber": ("number", 1002),
     "shipOrMobileLandStationIdentifier": ("ship", 1011),
     "wigosIdentifierSeries": ("wigos_series", 1125), "wigosIssuerOfIdentifier": ("wigos_issuer", 1126),
@@ -140,11 +140,12 @@ class Reader:
         interpreter = _Interpreter()
         for name, values, unit in events:
             value = values[subset] if len(values) > 1 else values[0] if values else None
-            absent = value is None or value == "" or value in self._missing
             if isinstance(value, str):
                 interpreter.take(name, value.strip() or None)
+            elif value is None or value in self._missing:
+                interpreter.take(name, None)
             else:
-                interpreter.take(name, None if absent else float(value) * unit)
+                interpreter.take(name, float(value) * unit)
         return interpreter.finished()
 
 

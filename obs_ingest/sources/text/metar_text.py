@@ -208,7 +208,8 @@ def _split(text: str, date: np.datetime64 | None) -> Iterator[_Text]:
 
 def _bulletins(text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the lines between headings, dates and empty lines, each with the heading before, and their first number."""
-    begin, lines = 1, []
+    begin = 1
+    lines: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         plain = line.strip(_BLANKS)
         if not plain or _DATE_LINE.match(plain) or _ENVELOPE.match(plain):
