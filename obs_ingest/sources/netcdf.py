@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -150,9 +151,26 @@ def _opened(path: Path) -> Iterator[xr.Dataset]:
             engine = _MAGIC.get(file.read(3))
         if engine is None:
             raise ObservationError(f"{path}: is not a netCDF file")
+        if engine == "h5netcdf":
+            _visit(path)
         with xr.open_dataset(path, engine=engine, decode_cf=False) as coded:
             _check_times(coded, path)
-            yield xr.decode_cf(coded, decode_times=_TIMES, decode_timedelta=False)
+            yield _decoded(coded, path)
+
+
+def _visit(path: Path) -> None:
+    """Open every object of an HDF5 file once: on a damaged one h5netcdf prints a traceback when it is thrown away."""
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: None)
+
+
+def _decoded(coded: xr.Dataset, path: Path) -> xr.Dataset:
+    try:
+        return xr.decode_cf(coded, decode_times=_TIMES, decode_timedelta=False)
+    except (ValueError, OverflowError) as problem:
+        raise ObservationError(
+            f"{path}: its times are no dates; their units are written as hours since 1900-01-01"
+        ) from problem
 
 
 def _check_times(coded: xr.Dataset, path: Path) -> None:
