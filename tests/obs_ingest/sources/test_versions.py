@@ -12,7 +12,7 @@ from dacycle.obs_ingest.sources.bufr.synop import SynopBufr
 from dacycle.obs_ingest.sources.text.metar import Metar
 from dacycle.obs_ingest.sources.versions import heading_version, letters_version
 from dacycle.obs_ingest.window import Window
-from tests.obs_ingest.sources.bufr_messages import synop
+from tests.obs_ingest.sources.bufr.messages import synop
 from tests.obs_ingest.test_fuzz import madis
 
 NOON = np.datetime64("2024-01-02T12")

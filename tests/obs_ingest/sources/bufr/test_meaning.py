@@ -8,7 +8,7 @@ import pytest
 from dacycle.obs_ingest.sources.bufr.synop import SynopBufr
 from dacycle.obs_ingest.sources.bufr.temp import TempBufr
 from dacycle.obs_ingest.window import Window
-from tests.obs_ingest.sources.bufr_messages import PLACE, STATION, message
+from tests.obs_ingest.sources.bufr.messages import PLACE, STATION, message
 
 GOVERNED = "value of a statistic, a period or another time"
 NOON = Window(np.datetime64("2024-01-02T12"))
