@@ -249,13 +249,19 @@ def _late(
 
 
 def _duplicates(table: pd.DataFrame, distance: NDArray, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return all reports (n,) of a site, variable, pressure and period but the nearest to t; of equals, the first."""
+    """Return all reports (n,) of a site, variable, pressure and period but the nearest to t.
+
+    Of equally near ones of a source the one received last counts, because it may be a correction; of other equals the
+    first.
+    """
     rows = np.nonzero(candidates)[0]
     pressure = np.nan_to_num(table["pressure"].to_numpy()[rows])
     site, variable = table["site"].array.codes[rows], table["variable"].array.codes[rows]
     period = table["period"].to_numpy()[rows]
     quantity = site.astype(np.int64) * len(VARIABLES) + variable
-    order = np.lexsort((distance[rows], period, pressure, quantity))
+    received, source = table["received"].to_numpy()[rows], table["source"].array.codes[rows]
+    earliness = np.where(np.isnat(received), 0, -received.astype("datetime64[s]").astype(np.int64))
+    order = np.lexsort((earliness, source, distance[rows], period, pressure, quantity))
     same = np.zeros(len(rows), bool)
     same[1:] = (np.diff(quantity[order]) == 0) & (np.diff(pressure[order]) == 0) & (np.diff(period[order]) == 0)
     duplicates = np.zeros(len(table), bool)

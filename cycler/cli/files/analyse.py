@@ -17,7 +17,7 @@ from rich.table import Table
 from dacycle.assimilators.classical.isotropic import ErrorStatistics
 from dacycle.common.files import whole
 from dacycle.common.foreign import reading
-from dacycle.cycler.cli.files.ingest import join_tables
+from dacycle.cycler.cli.files.ingest import join_tables, read_window
 from dacycle.cycler.cli.options import parse_hour
 from dacycle.cycler.single.surface_analysis import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.state import StateError
@@ -30,7 +30,6 @@ from dacycle.forecast_adapter.states.points import (
 )
 from dacycle.obs_ingest.quality.control import Checks
 from dacycle.obs_ingest.quality.station_lists import StationList, read_station_list
-from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.sources.ingested import write_table
 from dacycle.obs_ingest.table import UNITS, ObservationError, from_arrow
 from dacycle.obs_ingest.window import Window
@@ -159,19 +158,15 @@ def _statistics(
 
 
 def _read(files: list[Path], window: Window) -> pd.DataFrame:
-    """Return one table of all files, and print what each of them holds."""
-    tables = []
-    for file in files:
-        if not file.exists():
-            raise ObservationError(f"{file}: no such file")
-        if file.suffix == ".parquet":
-            tables.append(_read_table(file))
-            continue
-        reader = build_source({"source": "synop_bufr", "path": str(file), "cutoff": "none"}, None, 0)
-        table, inventory = reader.read(window)
+    """Return one table of all files, and print what they hold."""
+    tables = [_read_table(file) for file in files if file.suffix == ".parquet"]
+    bulletins = [str(file) for file in files if file.suffix != ".parquet"]
+    if bulletins:
+        table, inventory = read_window({"source": "synop_bufr"}, bulletins, window)
         tables.append(table)
         left_out = "".join(f", {count} left out: {reason}" for reason, count in inventory.skipped.items())
-        console.print(f"{file}: {inventory.decoded} of {inventory.found} messages decoded{left_out}", soft_wrap=True)
+        names = ", ".join(bulletins)
+        console.print(f"{names}: {inventory.decoded} of {inventory.found} messages decoded{left_out}", soft_wrap=True)
         for problem in inventory.problems:
             console.print(f"damaged: {problem}", soft_wrap=True)
     return join_tables(tables, files, window)

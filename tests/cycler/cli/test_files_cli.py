@@ -268,7 +268,7 @@ class TestIngest:
         assert result.exit_code == 0, result.output
         table = from_arrow(pq.read_table(tmp_path / "t.parquet"), "t")
         assert set(table["time"].dt.year) == {2021}  # the other file's are in another window
-        assert all(file.name in result.output for file in files)
+        assert "2 files" in result.output
 
     def test_a_source_that_needs_options(self, shared: Path, tmp_path: Path) -> None:
         """The file says neither which hours its day covers, nor its units."""
