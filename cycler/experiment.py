@@ -5,6 +5,7 @@ Unknown keys are errors. Each error names the file, the line and the key, and su
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -31,6 +32,8 @@ from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_erro
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.station_lists import read_station_list
 from dacycle.obs_ingest.sources.base import DRAWN
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "STEP",
@@ -192,10 +195,10 @@ class ObservationSource(BaseModel):
 class GuardSettings(Strict):
     """Set the limits beyond which a cycle keeps its background, is marked, or stops the run."""
 
-    increment_limit: float = Field(default=6.0, gt=0)
-    """Largest increment, in the world's standard deviations of each channel."""
-    background_error: float = Field(default=quality.BACKGROUND_ERROR, gt=0)
-    """Error of the background that the background check assumes, in the same unit."""
+    increment_limit: float = Field(default=StepGuards.increment_limit, gt=0)
+    """Largest increment anywhere, in standard deviations of the background's error, by channel and latitude."""
+    rms_limit: float = Field(default=StepGuards.rms_limit, gt=0)
+    """Largest root mean square increment over the globe, in those of that error or of the past week's increments."""
     cold_factor: float = Field(default=2.0, ge=1)
     """Factor by which both are larger in the first cycles of a cold start."""
     cold_cycles: int = Field(default=8, ge=0)
@@ -207,10 +210,20 @@ class GuardSettings(Strict):
     fallbacks_in_a_row: int = Field(default=4, ge=0)
     """More fallbacks in a row than this stop the run."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former_key(cls, content: Any) -> Any:
+        """Leave out a key of earlier versions, which experiments and archives still hold, and say so."""
+        if isinstance(content, Mapping) and "background_error" in content:
+            logger.warning("guards.background_error is not used any more: the run estimates the background's error")
+            content = {key: value for key, value in content.items() if key != "background_error"}
+        return content
+
     def of_step(self) -> StepGuards:
         """Return the guards of a single analysis step."""
         return StepGuards(
             increment_limit=self.increment_limit,
+            rms_limit=self.rms_limit,
             cold_factor=self.cold_factor,
             water_limit=self.water_limit,
             minimum_observations=self.minimum_observations,

@@ -7,23 +7,21 @@ displace one that had arrived. Sites are withheld before anything is denied, so 
 observation type are compared against the same withheld values.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
-from dacycle.forecast_adapter.physics import station_pressure_ratio
-from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
+from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT, reduction_error
+from dacycle.obs_ingest.quality.background_error import BackgroundError
 from dacycle.obs_ingest.quality.limits import beyond_limits, other_unit
 from dacycle.obs_ingest.quality.spatial import buddy_check, spatial_consistency
 from dacycle.obs_ingest.quality.station_lists import StationList, has_station
 from dacycle.obs_ingest.quality.withheld import SALT, WITHHELD, withhold
 from dacycle.obs_ingest.table import (
-    LEVEL_VARIABLES,
     PLANE_VARIABLES,
     REASONS,
     USES,
@@ -34,7 +32,6 @@ from dacycle.obs_ingest.table import (
 from dacycle.obs_ingest.window import HALF_WIDTH, Window
 
 __all__ = [
-    "BACKGROUND_ERROR",
     "HEIGHT_LIMIT",
     "USUAL_CHECKS",
     "WITHHELD",
@@ -43,14 +40,12 @@ __all__ = [
     "Selection",
     "background_at_rows",
     "check",
+    "first_estimate",
     "withhold",
 ]
 
 HEIGHT_LIMIT = 500.0
 """Metres between station and model orography beyond which 2-metre temperature and dewpoint are not comparable."""
-
-BACKGROUND_ERROR = 0.3
-"""Default of the background's error in the background check, in the world's standard deviations of each channel."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +137,7 @@ class _Verdicts:
 def background_at_rows(
     table: pd.DataFrame,
     equivalents: NDArray,
-    background_error: NDArray,
+    background_error: BackgroundError,
     grid: Grid,
     orography: NDArray,
     learned_error: NDArray | None = None,
@@ -152,20 +147,43 @@ def background_at_rows(
     Args:
         table: observations, n rows.
         equivalents: (n,) H(x_b), NaN where there is no operator.
-        background_error: (69,) standard deviation of the background's error per channel, SI.
+        background_error: of the background.
         grid, orography: the background's grid and its orography (H, W) in m.
         learned_error: (n,) standard deviation of the error of H(x_b) where a learned operator gave it, else NaN; see
             `learned.LearnedOperator.background_error`.
     """
     codes = table["variable"].array.codes
-    error = _background_error(table, codes, background_error)
+    error = background_error.at_rows(table)
     if learned_error is not None:
         error = np.where(np.isnan(learned_error), error, learned_error)
     return BackgroundAtRows(equivalents, error, _ground(table, codes, grid, orography))
 
 
+def first_estimate(
+    guess: BackgroundError,
+    table: pd.DataFrame,
+    window: Window,
+    at_rows: Callable[[BackgroundError], BackgroundAtRows],
+    selection: Selection,
+) -> BackgroundError:
+    """Return the error of a background that no earlier cycle tells of, from its own departures.
+
+    Args:
+        guess: the first guess of it.
+        table, window, selection: as for `check`, but no value is rejected for its departure.
+        at_rows: what quality control needs at the rows of the table, for an error of the background.
+    """
+    background = at_rows(guess)
+    lenient = replace(selection, checks=replace(selection.checks, background_check=np.inf))
+    checked = check(table, window, background, lenient)
+    departures = checked["value"].to_numpy() - background.equivalents
+    return guess.after(checked, departures, background.error, gain=1.0, most=np.inf)
+
+
 def check(table: pd.DataFrame, window: Window, background: BackgroundAtRows, selection: Selection) -> pd.DataFrame:
     """Return the table with `use` and `reason` decided, and `error` grown with the distance from the analysis time.
+
+    The error of station pressure grows with height as well (`columns.reduction_error`).
 
     Args:
         table: a checked table of n rows, from any number of sources.
@@ -189,6 +207,7 @@ def check(table: pd.DataFrame, window: Window, background: BackgroundAtRows, sel
     time, received = table["time"].to_numpy(), table["received"].to_numpy()
     distance = abs(time - window.time.astype("datetime64[s]"))
     error = table["error"].to_numpy() * np.sqrt(1 + (distance / HALF_WIDTH) ** 2)
+    error = np.hypot(error, reduction_error(table, background.equivalents))
 
     verdicts = _Verdicts(len(table))
     verdicts.mark(np.isnan(value), "missing_value")
@@ -276,22 +295,6 @@ def _height_mismatch(table: pd.DataFrame, codes: NDArray, height: NDArray) -> ND
     """Return screen-level values from an unknown height or too far from the model's ground, and msl from too high."""
     reduced = (codes == VARIABLES.index("msl")) & (table["elevation"].to_numpy() > MSL_HEIGHT_LIMIT)
     return reduced | (np.isin(codes, _SCREEN_LEVEL) & ~(abs(height) <= HEIGHT_LIMIT))
-
-
-def _background_error(table: pd.DataFrame, codes: NDArray, background_error: NDArray) -> NDArray:
-    """Return the background's error (n,) at each row, linear in log p aloft; NaN without a channel."""
-    error = np.full(len(table), np.nan)
-    for name in ("t2m", "msl", "u10", "v10"):
-        error[codes == VARIABLES.index(name)] = background_error[index(name)]
-    rows = codes == VARIABLES.index("ps")
-    ratio = station_pressure_ratio(np.maximum(table["elevation"].to_numpy()[rows], 0))
-    error[rows] = background_error[index("msl")] * ratio
-    log_pressure = np.log(table["pressure"].to_numpy())
-    for name in LEVEL_VARIABLES:
-        rows = codes == VARIABLES.index(name)
-        first = NAMES.index(f"{name}{LEVELS[0]}")
-        error[rows] = np.interp(log_pressure[rows], LOG_LEVELS, background_error[first : first + len(LEVELS)])
-    return error
 
 
 def _of_plane(codes: NDArray, planes: Collection[str] = tuple(PLANE_VARIABLES)) -> NDArray[np.bool_]:
