@@ -213,10 +213,14 @@ class GuardSettings(Strict):
     @model_validator(mode="before")
     @classmethod
     def _former_key(cls, content: Any) -> Any:
-        """Leave out a key of earlier versions, which experiments and archives still hold, and say so."""
+        """Leave out `background_error`, which earlier versions and their archives hold, and the limit in its unit."""
+        former = ("background_error", "increment_limit")
         if isinstance(content, Mapping) and "background_error" in content:
-            logger.warning("guards.background_error is not used any more: the run estimates the background's error")
-            content = {key: value for key, value in content.items() if key != "background_error"}
+            logger.warning(
+                "guards.background_error, and increment_limit beside it, are of an earlier version and not used: limits "
+                "are in units of the background's error, which the run estimates"
+            )
+            return {key: value for key, value in content.items() if key not in former}
         return content
 
     def of_step(self) -> StepGuards:
@@ -246,10 +250,10 @@ Threshold = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 
 
 class QualitySettings(Strict):
-    """Set the checks of observations that differ from the default ones (`obs_ingest.quality.control.Checks`)."""
+    """Set the checks of observations that differ from the default ones (`obs_ingest.quality.control.CYCLE_CHECKS`)."""
 
-    background_check: Threshold = quality.Checks.background_check
-    """Largest departure from the background, in standard deviations of both their errors."""
+    background_check: Threshold = quality.CYCLE_CHECKS.background_check
+    """Largest departure from the background, in standard deviations of both their errors as the run estimates them."""
     buddy_check: Threshold | None = None
     """Largest difference from the departures of the neighbours, in their standard deviations; 4 is usual."""
     spatial_consistency: Threshold | None = None
@@ -305,6 +309,8 @@ class Experiment(Strict):
     """Sources, variables or SOURCE:VARIABLE that are compared but not assimilated (observing-system experiment)."""
     withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
     """Share of the sites that are compared but not assimilated."""
+    withhold_regions: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the regions of about 1000 km in which everything is compared but not assimilated; default: none."""
     errors: Errors = None
     """Observation errors by VARIABLE or SOURCE:VARIABLE that replace built-in ones: a mapping, or a file with one."""
     bias: BiasSettings | None = None

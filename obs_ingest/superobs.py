@@ -130,9 +130,7 @@ def _variances(table: pd.DataFrame, assumed: ErrorTable) -> tuple[_Rows, NDArray
     return rows, total * share, total * (1 - share) + other_period
 
 
-def _channels(
-    rows: _Rows, equivalents: NDArray, background: NDArray, grid: Grid
-) -> tuple[NDArray[np.int64], NDArray]:
+def _channels(rows: _Rows, equivalents: NDArray, background: NDArray, grid: Grid) -> tuple[NDArray[np.int64], NDArray]:
     """Return each row's channel (-1: none) and the factor from its departure to that channel's.
 
     For station pressure it is the background's msl over H(x_b).

@@ -120,12 +120,10 @@ class Observing:
         at_rows = partial(
             quality.background_at_rows, table, background_equivalents, grid=world.grid, orography=world.orography
         )
-        chosen = quality.Selection(deny=subset.deny, share=0, planes=planes)
+        chosen = quality.Selection(deny=subset.deny, share=0, planes=planes, checks=quality.CYCLE_CHECKS)
         error = quality.first_estimate(first_guess(world, time), table, window, at_rows, chosen)
         table = quality.check(table, window, at_rows(error), chosen)
-        gridded = grid_observations(
-            table, background_equivalents, background, world.grid, planes, world.statistics.std
-        )
+        gridded = grid_observations(table, background_equivalents, background, world.grid, planes, world.statistics.std)
         return gridded, error
 
 

@@ -69,6 +69,7 @@ class CycleRecord:
         thickness_imbalance: by layer; see `assimilators.balance`.
         background_error: error of the background by channel or variable and band of latitude, SI, as the departures up
             to this cycle give it; see `obs_ingest.quality.background_error`.
+        withheld_sites: latitude and longitude of withheld sites that reported for the first time.
         departures: SHA-256 of the file with the cycle's departures.
         unpaired_model: a sentence, where the model was made for another world or kind of reference.
     """
@@ -89,6 +90,7 @@ class CycleRecord:
     increment_max: Mapping[str, float] = field(default_factory=dict)
     thickness_imbalance: Mapping[str, float] | None = None
     background_error: Mapping[str, Sequence[float]] | None = None
+    withheld_sites: Sequence[Sequence[float]] | None = None
     departures: str | None = None
     unpaired_model: str | None = None
 

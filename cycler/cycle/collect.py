@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.operators.learned import LearnedFields
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.background_error import BackgroundError, first_guess
+from dacycle.obs_ingest.quality.withheld import chosen_sites
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
 from dacycle.obs_ingest.table import (
@@ -41,6 +42,7 @@ __all__ = ["Observed", "collect", "with_departures"]
 LONGEST = 24
 """The longest period, in hours, of a mean or sum that is compared with the states of several cycles."""
 
+Position = tuple[float, float]
 Watch = Callable[[str], AbstractContextManager[None]]
 
 
@@ -54,6 +56,7 @@ class Observed:
         background_error: of the background, as quality control assumed it.
         next_error: the estimate of it after this cycle, which the next one assumes.
         gridded: superobs of the assimilated rows.
+        new_sites: latitude and longitude of withheld sites that neither a list nor a past cycle names.
         inventories: what each source found, by its name.
         failures: sentences about sources that could not be read.
         remarks: sentences about sources with files that could not be read.
@@ -67,6 +70,7 @@ class Observed:
     background_error: BackgroundError
     next_error: BackgroundError
     gridded: GriddedObservations
+    new_sites: list[Position]
     inventories: dict[str, dict[str, Any]]
     failures: list[str]
     remarks: list[str]
@@ -100,6 +104,7 @@ def collect(
     background: NDArray,
     background_error: BackgroundError | None,
     watch: Watch,
+    seen: Collection[Position] = (),
     bias: StationBias | None = None,
 ) -> Observed:
     """Read the observations of all sources for a cycle, and check them against its background.
@@ -116,6 +121,7 @@ def collect(
         background_error: of the background, as the cycles before have found it; None: it is estimated from the
             departures of this cycle.
         watch: measures the time of each stage.
+        seen: latitude and longitude of the withheld sites of past cycles.
         bias: of the stations, subtracted from their values before quality control.
 
     Raises:
@@ -148,10 +154,12 @@ def collect(
             cutoffs={source.name: source.cutoff for source in inputs.sources},
             deny=experiment.deny,
             share=experiment.withhold,
+            network=np.array([*inputs.positions, *seen], float).reshape(-1, 2),
+            regions=experiment.withhold_regions or 0.0,
             planes=inputs.assimilator.planes,
             checks=inputs.checks,
         )
-        table, window = assumed.restate(table), Window(when)
+        table, window = assumed.with_equivalents(assumed.restate(table), background_equivalents), Window(when)
         at_rows = partial(_at_rows, inputs, table, background_equivalents, intervals)
         if background_error is None:
             guess = first_guess(world, when)
@@ -165,10 +173,21 @@ def collect(
             table, background_equivalents, inputs.for_observations(background), inputs.observation_grid,
             inputs.assimilator.planes, world.statistics.std, assumed,
         )  # fmt: skip
+    known = {*inputs.positions, *seen}
+    chosen = [(latitude, longitude) for latitude, longitude in chosen_sites(table, experiment.withhold).tolist()]
     return Observed(
-        table, background_equivalents, background_error, next_error, gridded, inventories, failures, remarks, digest,
+        table,
+        background_equivalents,
+        background_error,
+        next_error,
+        gridded,
+        [position for position in chosen if position not in known],
+        inventories,
+        failures,
+        remarks,
+        digest,
         intervals,
-    )  # fmt: skip
+    )
 
 
 def _at_rows(

@@ -71,12 +71,17 @@ class Cycle:
 
 @dataclass
 class Run:
-    """An experiment being run by this process, which holds its branch; made by `open_run`."""
+    """An experiment being run by this process, which holds its branch; made by `open_run`.
+
+    Attributes:
+        seen: latitude and longitude of the withheld sites of its committed cycles.
+    """
 
     inputs: Inputs
     writer: Writer
     frames: StoredFrames
     bias: StationBias | None = None
+    seen: list[tuple[float, float]] = field(default_factory=list)
 
 
 @contextmanager
@@ -95,7 +100,8 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
             frame = "one state stands for both" if experiment.cold_start.one_frame else None
             writer.commit_start(cold_start(inputs), inputs.digests, frame)
         _refuse_changed_files(writer, inputs)
-        yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment))
+        seen = [(a, b) for record in writer.records for a, b in record.withheld_sites or ()]
+        yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment), seen)
 
 
 def _station_bias(experiment: Experiment) -> StationBias | None:
@@ -224,7 +230,7 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     if run.bias is not None:
         with watch("bias"):
             run.bias.catch_up(time, run.writer.departures_between)
-    observed = collect(inputs, time, run.frames, background, background_error, watch, run.bias)
+    observed = collect(inputs, time, run.frames, background, background_error, watch, run.seen, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     with watch("analysis"):
         step = assimilate(
@@ -238,6 +244,7 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
     with watch("commit"), _stopping(run, time):
         record = run.writer.commit_cycle(background, step.state[0], table, record, notes)
+    run.seen += observed.new_sites
     return Cycle(time, record, watch.seconds)
 
 
@@ -283,6 +290,7 @@ def _record(inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepRe
         increment_rms={name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
         increment_max={name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
         thickness_imbalance={name: _short(x) for name, x in zip(LAYER_NAMES, step.thickness_imbalance[0], strict=True)},
+        withheld_sites=observed.new_sites or None,
         background_error=observed.next_error.as_dict(),
         unpaired_model=inputs.mismatch or None,
     )

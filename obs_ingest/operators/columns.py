@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
-from dacycle.forecast_adapter.physics import DRY_AIR_GAS_CONSTANT, GRAVITY, LAPSE_RATE, ZERO_CELSIUS, station_pressure_ratio
+from dacycle.forecast_adapter.physics import (
+    DRY_AIR_GAS_CONSTANT,
+    GRAVITY,
+    LAPSE_RATE,
+    ZERO_CELSIUS,
+    station_pressure_ratio,
+)
 from dacycle.obs_ingest.operators.learned import LearnedFields, over_periods
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 

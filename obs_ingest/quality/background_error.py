@@ -8,7 +8,7 @@ is estimated in each cycle from that cycle's departures, and only past cycles de
 r is the ratio of the departures' variance to the expected one, e^2 + s^2 with the observation's error e, in each band
 of 30 degrees. The variance is that of a normal distribution with the departures' 90th percentile: gross errors, as long
 as they are fewer than one in ten, do not change it, rejected values count as all others do, and no estimate can
-therefore shut out the values that contradict it. The gain g is 0.1 where many values are compared, and goes to 0 with
+therefore shut out the values that contradict it. The gain g is 0.2 where many values are compared, and goes to 0 with
 their number: the estimate follows seasons and spells of bad observations in a few days, and stays where nothing is
 compared. A run's first cycle starts from `first_guess`, and takes its estimate from its own departures.
 """
@@ -34,7 +34,7 @@ BANDS = np.arange(-75.0, 90.0, 30.0)
 FIRST_GUESS = 2.0
 """The first guess of the background's error, in usual errors of an observation of the same kind."""
 
-GAIN = 0.1
+GAIN = 0.2
 MOST = 4.0
 """The largest ratio r that counts, so that one bad cycle does not open the checks."""
 FEW = 20
@@ -50,7 +50,15 @@ _ALOFT = {variable: GROUPS[variable] for variable in LEVEL_VARIABLES}
 _MIDDLES = (LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2
 _COMPARED = [
     REASONS.index(name)
-    for name in ("", "background_check", "buddy_check", "spatial_consistency", "withheld_site", "denied")
+    for name in (
+        "",
+        "background_check",
+        "buddy_check",
+        "spatial_consistency",
+        "withheld_region",
+        "withheld_site",
+        "denied",
+    )
 ]
 
 

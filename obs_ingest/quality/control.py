@@ -2,9 +2,9 @@
 
 The checks run in this order, and the first one that fails gives the reason: missing value, unit, gross limits,
 position, station lists, window, cutoff, duplicates, station height, background check, no operator, buddy check, spatial
-consistency, withheld site, denied. Late values are set aside before duplicates are sought, so that a late value cannot
-displace one that had arrived. Sites are withheld before anything is denied, so that experiments which deny an
-observation type are compared against the same withheld values.
+consistency, withheld region, withheld site, denied. Late values are set aside before duplicates are sought, so that a
+late value cannot displace one that had arrived. Regions and sites are withheld before anything is denied, so that
+experiments which deny an observation type are compared against the same withheld values.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,7 +20,7 @@ from dacycle.obs_ingest.quality.background_error import BackgroundError
 from dacycle.obs_ingest.quality.limits import beyond_limits, other_unit
 from dacycle.obs_ingest.quality.spatial import buddy_check, spatial_consistency
 from dacycle.obs_ingest.quality.station_lists import StationList, has_station
-from dacycle.obs_ingest.quality.withheld import SALT, WITHHELD, withhold
+from dacycle.obs_ingest.quality.withheld import SALT, WITHHELD, withhold, withhold_regions
 from dacycle.obs_ingest.table import (
     PLANE_VARIABLES,
     REASONS,
@@ -32,6 +32,7 @@ from dacycle.obs_ingest.table import (
 from dacycle.obs_ingest.window import HALF_WIDTH, Window
 
 __all__ = [
+    "CYCLE_CHECKS",
     "HEIGHT_LIMIT",
     "USUAL_CHECKS",
     "WITHHELD",
@@ -74,7 +75,10 @@ class Checks:
 
 
 USUAL_CHECKS = Checks()
-"""The default."""
+"""The default where the background's error is assumed."""
+
+CYCLE_CHECKS = Checks(background_check=3.2)
+"""The default where it is estimated (`background_error`): the limit then need not allow for a wrong one."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class Selection:
         cutoffs: cutoff by source; a source that is not named has the window's.
         deny: what is not assimilated: sources or variables by name (`olr`, `td2m`), or one variable of a source
             (`stations:tp`).
-        share, salt: of the withheld sites, see `withhold`.
+        share, salt, network: of the withheld sites, see `withhold`.
+        regions: share of the withheld regions, see `withheld.withhold_regions`.
         planes: observation planes that the assimilator takes; variables of the others are rejected as `no_operator`.
         checks: how strict quality control is.
     """
@@ -94,6 +99,8 @@ class Selection:
     deny: Collection[str] = ()
     share: float = WITHHELD
     salt: str = SALT
+    network: NDArray[np.float64] | None = None
+    regions: float = 0.0
     planes: Collection[str] = tuple(PLANE_VARIABLES)
     checks: Checks = USUAL_CHECKS
 
@@ -229,14 +236,17 @@ def check(table: pd.DataFrame, window: Window, background: BackgroundAtRows, sel
         verdicts.mark(abs(departure) > limit, "background_check")
     on_channel = ~(np.isnan(background.equivalents) | _of_plane(codes))
     verdicts.mark(~on_channel & ~_on_plane(table, codes, selection.planes), "no_operator")
-    withheld, denied = withhold(table, selection.share, selection.salt), _denied(table, codes, selection.deny)
+    regions = withhold_regions(table, selection.regions, selection.salt)
+    withheld = withhold(table, selection.share, selection.salt, selection.network)
+    denied = _denied(table, codes, selection.deny)
     for name, test, threshold in (
         ("buddy_check", buddy_check, checks.buddy_check),
         ("spatial_consistency", spatial_consistency, checks.spatial_consistency),
     ):
         if threshold is not None:
-            buddies = verdicts.open & ~withheld & ~denied
+            buddies = verdicts.open & ~regions & ~withheld & ~denied
             verdicts.mark(test(table, departure / error, verdicts.open, buddies, threshold), name)
+    verdicts.mark(regions, "withheld_region", _WITHHELD)
     verdicts.mark(withheld, "withheld_site", _WITHHELD)
     verdicts.mark(denied, "denied")
     return table.assign(

@@ -175,3 +175,16 @@ def test_the_packaged_experiments_are_sound(path: Path) -> None:
     experiment = load_experiment(path)
     if experiment.world == "demonstration":  # the others name what no checkout holds
         load_inputs(experiment)
+
+
+def test_guards_of_earlier_versions_are_read_without_their_unit():
+    """Archives hold `background_error` beside every limit in the climate's standard deviations."""
+    old = parse_experiment(GOOD.replace("{increment_limit: 5}", "{increment_limit: 5, background_error: 0.3}"), "demo")
+    assert old.guards == parse_experiment(GOOD.replace("guards: {increment_limit: 5}\n", ""), "demo").guards
+
+
+def test_withheld_regions_are_a_share():
+    assert parse_experiment(GOOD + "withhold_regions: 0.05\n", "demo").withhold_regions == 0.05
+    assert "withhold_regions" not in parse_experiment(GOOD, "demo").as_dict()
+    with pytest.raises(ExperimentError, match="withhold_regions"):
+        parse_experiment(GOOD + "withhold_regions: 1.0\n", "demo")

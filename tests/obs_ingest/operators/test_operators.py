@@ -153,4 +153,5 @@ def test_specific_humidity_agrees_with_tables(dewpoint, pressure, expected):
 
 def test_standard_atmosphere():
     height = np.array([0, 1000, 3000])
-    assert station_pressure_ratio(height, STANDARD_TEMPERATURE - LAPSE_RATE * height) == pytest.approx([1, 0.88699, 0.69203], rel=1e-3)
+    ratio = station_pressure_ratio(height, STANDARD_TEMPERATURE - LAPSE_RATE * height)
+    assert ratio == pytest.approx([1, 0.88699, 0.69203], rel=1e-3)
