@@ -217,8 +217,8 @@ class GuardSettings(Strict):
         former = ("background_error", "increment_limit")
         if isinstance(content, Mapping) and "background_error" in content:
             logger.warning(
-                "guards.background_error, and increment_limit beside it, are of an earlier version and not used: limits "
-                "are in units of the background's error, which the run estimates"
+                "guards.background_error, and increment_limit beside it, are of an earlier version and not used: "
+                "limits are in units of the background's error, which the run estimates"
             )
             return {key: value for key, value in content.items() if key not in former}
         return content

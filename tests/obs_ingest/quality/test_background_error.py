@@ -4,6 +4,7 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dacycle.forecast_adapter.channels import NAMES, index
@@ -14,7 +15,7 @@ from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.background_error import BANDS, BackgroundError, first_guess
 from dacycle.obs_ingest.sources.base import build_source
-from dacycle.obs_ingest.table import concatenate
+from dacycle.obs_ingest.table import REASONS, concatenate
 from dacycle.obs_ingest.window import Window
 from tests.obs_ingest.helpers import everywhere, observations
 
@@ -41,7 +42,8 @@ def found(error, cycles, guess=2.0, **options):
 @pytest.mark.parametrize("wrong", [0.0, 0.02])
 def test_the_estimate_finds_the_error_of_each_band_whatever_gross_errors_there_are(error, wrong):
     std = found(error, 60, wrong=wrong)
-    assert std[index("t2m")] == pytest.approx(np.repeat(error, 3), rel=0.3)
+    away = [0, 1, 4, 5]  # from the equator, where the error is interpolated between the two
+    assert std[index("t2m")][away] == pytest.approx(np.repeat(error, 2), rel=0.25)
     others = np.delete(std[: len(NAMES)], index("t2m"), axis=0)
     assert (others == 2.0).all()  # nothing was compared with them
 
@@ -50,9 +52,8 @@ def test_rejected_values_count_so_that_no_estimate_shuts_out_what_contradicts_it
     estimate = everywhere(np.full(len(NAMES), 0.1))
     for seed in range(40):
         table, departure = departures((5.0, 5.0), seed=seed)
-        rejected = table.assign(reason=table["reason"].cat.set_categories(table["reason"].cat.categories))
-        rejected["reason"] = "background_check"
-        rejected["reason"] = rejected["reason"].astype(table["reason"].dtype)
+        code = np.full(len(table), REASONS.index("background_check"))
+        rejected = table.assign(reason=pd.Categorical.from_codes(code, dtype=table["reason"].dtype))
         estimate = estimate.after(rejected, departure, estimate.at_rows(table))
     assert estimate.std[index("t2m")] == pytest.approx(np.full(len(BANDS), 5.0), rel=0.3)
 

@@ -69,7 +69,7 @@ def test_a_silent_site_still_takes_its_neighbours_with_it(everywhere):
     """Whether a chosen site reports changes nothing for the others, where the network is known."""
     chosen = chosen_sites(everywhere)
     assert len(chosen) > 300
-    neighbours = places(chosen[:, 0] + 0.05, chosen[:, 1])
+    neighbours = places(chosen[:, 0] + 0.06, chosen[:, 1])
     silent = withhold(neighbours)
     assert silent.mean() < 0.5
     assert withhold(neighbours, network=chosen).all()
