@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.assimilators.balance import LAYER_NAMES
+from dacycle.assimilators.balance import LAYER_NAMES, supersaturated
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.common import logs
 from dacycle.common.errors import DacycleError
@@ -290,6 +290,7 @@ def _record(inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepRe
         increment_rms={name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
         increment_max={name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
         thickness_imbalance={name: _short(x) for name, x in zip(LAYER_NAMES, step.thickness_imbalance[0], strict=True)},
+        supersaturated=supersaturated(step.state[0]),
         withheld_sites=observed.new_sites or None,
         background_error=observed.next_error.as_dict(),
         unpaired_model=inputs.mismatch or None,

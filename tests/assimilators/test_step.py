@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from dacycle.assimilators import Analysis, StepGuards, StepResult, assimilate
+from dacycle.assimilators.balance import supersaturated
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.scores import water_column
@@ -199,3 +200,11 @@ def test_each_chain_is_judged_by_itself() -> None:
     assert result.state[2, 0, 0, 0] == 3.0
     assert np.isnan(result.spread[:2]).all()
     assert (result.spread[2] == 1).all()
+
+
+def test_humidity_beyond_saturation_is_counted_up_to_200_hpa() -> None:
+    state = np.zeros(SHAPE[1:], np.float32)
+    state[GROUPS["t"]] = 273.15  # saturated at 1000 hPa with 3.81 g/kg
+    state[index("q1000"), 0, :3] = 1.05 * 3.81e-3, 1.15 * 3.81e-3, 0.01
+    state[index("q150"), 0, 0] = 1.0
+    assert supersaturated(state) == 2

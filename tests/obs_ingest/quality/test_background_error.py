@@ -66,6 +66,14 @@ def test_an_error_that_is_stated_too_large_does_not_make_the_estimate_vanish():
     assert estimate.std[index("t2m")] == pytest.approx(np.full(len(BANDS), 0.5))
 
 
+def test_without_observations_the_estimate_stays():
+    table, _ = departures((1.0, 1.0))
+    estimate = everywhere(np.full(len(NAMES), 1.0))
+    for rows in (slice(0), slice(None)):
+        none = estimate.after(table[rows], np.full(len(table[rows]), np.nan), estimate.at_rows(table[rows]))
+        assert (none.std == estimate.std).all()
+
+
 def test_a_record_holds_the_estimate():
     std = BackgroundError(np.random.default_rng(0).uniform(1e-8, 1e4, (len(NAMES) + 2, len(BANDS))))
     again = BackgroundError.from_dict(std.as_dict())
