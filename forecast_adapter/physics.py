@@ -164,8 +164,9 @@ def station_pressure_ratio(elevation: ArrayLike, temperature: ArrayLike) -> NDAr
     (T / (T + G z)) ** (g / (R G)), which is (1 - G z / (T + G z)) ** (g / (R G)). With the temperature of the standard
     atmosphere at the height it is that atmosphere's ratio.
     """
-    sea_level = np.asarray(temperature, float) + LAPSE_RATE * np.asarray(elevation, float)
-    return (temperature / sea_level) ** (GRAVITY / (DRY_AIR_GAS_CONSTANT * LAPSE_RATE))
+    at_height = np.asarray(temperature, float)
+    sea_level = at_height + LAPSE_RATE * np.asarray(elevation, float)
+    return (at_height / sea_level) ** (GRAVITY / (DRY_AIR_GAS_CONSTANT * LAPSE_RATE))
 
 
 def wind_components(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:
