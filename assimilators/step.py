@@ -87,7 +87,7 @@ def assimilate(
         background: (B, 69, H, W) float32, SI.
         values, errors: (B, 69 + M, H, W), SI; error > 0 exactly where observed.
         guards: the limits.
-        background_error: standard deviation of the background's error, SI, of a shape that broadcasts to (69, H, W).
+        background_error: standard deviation of the background's error, SI, (69, H or 1, W or 1).
         usual_increment: (69,) the largest root mean square increment of past cycles, SI; 0: there are none.
         cold: whether these are first cycles of a cold start.
     """
@@ -105,7 +105,7 @@ def assimilate(
         diagnostics = analysis.diagnostics
         if analysis.spread is not None:
             spread = np.full_like(background, np.nan)
-        limits = _Limits(guards, background_error, usual_increment, assimilator.grid.weights, cold)
+        limits = _Limits.of(guards, background_error, usual_increment, assimilator.grid.weights, cold)
         for i, chain in enumerate(observed):
             candidate, clipped[chain] = _clip_humidity(analysis.state[i], assimilator.grid.weights)
             refusal = _refusal(candidate, background[chain], limits, clipped[chain])
@@ -153,16 +153,20 @@ def _clip_humidity(state: NDArray, weights: NDArray) -> tuple[NDArray, float]:
     return clipped, water_column(np.where(negative, -humidity, 0), weights)
 
 
+@dataclass(frozen=True, eq=False)
 class _Limits:
-    """The limits of an increment in SI: `anywhere`, which broadcasts to (69, H, W), and `rms` (69,) over the globe."""
+    """Hold what increments are measured in: errors (69, H or 1, W or 1), and usual sizes over the globe (69,), SI."""
 
-    def __init__(
-        self, guards: StepGuards, background_error: NDArray, usual: NDArray | float, weights: NDArray, cold: bool
-    ) -> None:
-        self.guards, self.weights = guards, weights
-        self.error = np.broadcast_to(background_error, (len(NAMES), *weights.shape))
-        self.factor = guards.cold_factor if cold else 1.0
-        self.usual = np.maximum(np.sqrt((self.error**2 * weights).mean(axis=(1, 2))), usual)
+    guards: StepGuards
+    factor: float
+    error: NDArray
+    usual: NDArray
+    weights: NDArray
+
+    @classmethod
+    def of(cls, guards: StepGuards, error: NDArray, usual: NDArray | float, weights: NDArray, cold: bool) -> "_Limits":
+        rms = np.array([np.sqrt((channel**2 * weights).mean()) for channel in error])
+        return cls(guards, guards.cold_factor if cold else 1.0, error, np.maximum(rms, usual), weights)
 
 
 def _refusal(state: NDArray, background: NDArray, limits: _Limits, clipped_water: float) -> str:
@@ -170,12 +174,17 @@ def _refusal(state: NDArray, background: NDArray, limits: _Limits, clipped_water
     finite = np.isfinite(state).all(axis=(1, 2))
     if not finite.all():
         return f"analysis not finite in {_listed(~finite)}"
-    increment, guards = state.astype(np.float64) - background, limits.guards
-    largest = (np.abs(increment) / limits.error).max(axis=(1, 2))
+    guards = limits.guards
+    increments = (after.astype(np.float64) - before for after, before in zip(state, background, strict=True))
+    sizes = [
+        (np.abs(increment / error).max(), np.sqrt((increment**2 * limits.weights).mean()))
+        for increment, error in zip(increments, limits.error, strict=True)
+    ]
+    largest, rms = np.array(sizes).T
     worst, limit = int(np.argmax(largest)), guards.increment_limit * limits.factor
     if largest[worst] > limit:
         return f"increment of {NAMES[worst]} reaches {largest[worst]:.3g} background errors, the limit is {limit:g}"
-    rms = np.sqrt((increment**2 * limits.weights).mean(axis=(1, 2))) / limits.usual
+    rms = rms / limits.usual
     worst, limit = int(np.argmax(rms)), guards.rms_limit * limits.factor
     if rms[worst] > limit:
         return f"increment of {NAMES[worst]} is {rms[worst]:.3g} times the usual one (rms), the limit is {limit:g}"
