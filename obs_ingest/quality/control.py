@@ -77,7 +77,7 @@ class Checks:
 USUAL_CHECKS = Checks()
 """The default where the background's error is assumed."""
 
-CYCLE_CHECKS = Checks(background_check=3.2)
+CYCLE_CHECKS = Checks(background_check=3.4)
 """The default where it is estimated (`background_error`): the limit then need not allow for a wrong one."""
 
 
