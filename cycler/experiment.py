@@ -5,6 +5,7 @@ Unknown keys are errors. Each error names the file, the line and the key, and su
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_erro
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.station_lists import read_station_list
 from dacycle.obs_ingest.sources.base import DRAWN
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "STEP",
@@ -185,10 +188,10 @@ class ObservationSource(BaseModel):
 class GuardSettings(Strict):
     """Set the limits beyond which a cycle keeps its background, is marked, or stops the run."""
 
-    increment_limit: float = Field(default=6.0, gt=0)
-    """Largest increment, in the world's standard deviations of each channel."""
-    background_error: float = Field(default=quality.BACKGROUND_ERROR, gt=0)
-    """Error of the background that the background check assumes, in the same unit."""
+    increment_limit: float = Field(default=StepGuards.increment_limit, gt=0)
+    """Largest increment anywhere, in standard deviations of the background's error, by channel and latitude."""
+    rms_limit: float = Field(default=StepGuards.rms_limit, gt=0)
+    """Largest root mean square increment over the globe, in those of that error or of the past week's increments."""
     cold_factor: float = Field(default=2.0, ge=1)
     """Factor by which both are larger in the first cycles of a cold start."""
     cold_cycles: int = Field(default=8, ge=0)
@@ -200,10 +203,24 @@ class GuardSettings(Strict):
     fallbacks_in_a_row: int = Field(default=4, ge=0)
     """More fallbacks in a row than this stop the run."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former_key(cls, content: Any) -> Any:
+        """Leave out `background_error`, which earlier versions and their archives hold, and the limit in its unit."""
+        former = ("background_error", "increment_limit")
+        if isinstance(content, Mapping) and "background_error" in content:
+            logger.warning(
+                "guards.background_error, and increment_limit beside it, are of an earlier version and not used: "
+                "limits are in units of the background's error, which the run estimates"
+            )
+            return {key: value for key, value in content.items() if key not in former}
+        return content
+
     def of_step(self) -> StepGuards:
         """Return the guards of a single analysis step."""
         return StepGuards(
             increment_limit=self.increment_limit,
+            rms_limit=self.rms_limit,
             cold_factor=self.cold_factor,
             water_limit=self.water_limit,
             minimum_observations=self.minimum_observations,
@@ -226,10 +243,10 @@ Threshold = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 
 
 class QualitySettings(Strict):
-    """Set the checks of observations that differ from the default ones (`obs_ingest.quality.control.Checks`)."""
+    """Set the checks of observations that differ from the default ones (`obs_ingest.quality.control.CYCLE_CHECKS`)."""
 
-    background_check: Threshold = quality.Checks.background_check
-    """Largest departure from the background, in standard deviations of both their errors."""
+    background_check: Threshold = quality.CYCLE_CHECKS.background_check
+    """Largest departure from the background, in standard deviations of both their errors as the run estimates them."""
     buddy_check: Threshold | None = None
     """Largest difference from the departures of the neighbours, in their standard deviations; 4 is usual."""
     spatial_consistency: Threshold | None = None
@@ -285,6 +302,8 @@ class Experiment(Strict):
     """Sources, variables or SOURCE:VARIABLE that are compared but not assimilated (observing-system experiment)."""
     withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
     """Share of the sites that are compared but not assimilated."""
+    withhold_regions: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the regions of about 1000 km in which everything is compared but not assimilated; default: none."""
     errors: Errors = None
     """Observation errors by VARIABLE or SOURCE:VARIABLE that replace built-in ones: a mapping, or a file with one."""
     bias: BiasSettings | None = None

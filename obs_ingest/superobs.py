@@ -77,7 +77,7 @@ def grid_observations(
     used = np.nonzero(table["use"].array.codes == USES.index("assimilated"))[0]
     rows, instrument, representativeness = _variances(table.iloc[used], assumed or ErrorTable())
     y, x = cells(grid, rows.latitude, rows.longitude)
-    channel, scale = _channels(rows, equivalents[used])
+    channel, scale = _channels(rows, equivalents[used], background, grid)
     values = np.zeros((len(NAMES) + len(planes), *grid.shape), np.float32)
     errors = np.zeros_like(values)
 
@@ -130,8 +130,11 @@ def _variances(table: pd.DataFrame, assumed: ErrorTable) -> tuple[_Rows, NDArray
     return rows, total * share, total * (1 - share) + other_period
 
 
-def _channels(rows: _Rows, equivalents: NDArray) -> tuple[NDArray[np.int64], NDArray]:
-    """Return each row's channel (-1: none) and the factor from its departure to that channel's."""
+def _channels(rows: _Rows, equivalents: NDArray, background: NDArray, grid: Grid) -> tuple[NDArray[np.int64], NDArray]:
+    """Return each row's channel (-1: none) and the factor from its departure to that channel's.
+
+    For station pressure it is the background's msl over H(x_b).
+    """
     channel, scale = np.full(len(rows.value), -1), np.ones(len(rows.value))
     for name in ("t2m", "msl", "u10", "v10"):
         channel[rows.are(name)] = index(name)
@@ -141,7 +144,8 @@ def _channels(rows: _Rows, equivalents: NDArray) -> tuple[NDArray[np.int64], NDA
         channel[of_name] = index(f"{name}{LEVELS[0]}") + level[of_name]
     station = rows.are("ps") & ~np.isin(rows.site, rows.site[rows.are("msl")])
     channel[station] = index("msl")
-    scale[station] = 1 / station_pressure_ratio(rows.elevation[station])
+    latitude, longitude = rows.latitude[station], rows.longitude[station]
+    scale[station] = interpolate_to_points(background[index("msl")], grid, latitude, longitude) / equivalents[station]
     channel[np.isnan(equivalents)] = -1
     return channel, scale
 
@@ -156,8 +160,10 @@ def _plane(name: str, rows: _Rows, background: NDArray, grid: Grid) -> tuple[NDA
         return on, rows.value[on], np.ones(len(on))
     on = np.nonzero(rows.are("td2m") & np.isfinite(rows.elevation))[0]
     latitude, longitude = rows.latitude[on], rows.longitude[on]
-    sea_level = interpolate_to_points(background[index("msl")], grid, latitude, longitude)
-    pressure = sea_level * station_pressure_ratio(rows.elevation[on])
+    fields = background[[index("msl"), index("t2m")]]
+    sea_level, temperature = interpolate_to_points(fields, grid, latitude, longitude)
+    # The temperature at the model's ground, at most 500 m off, changes humidity by less than 1 % of it.
+    pressure = sea_level * station_pressure_ratio(rows.elevation[on], temperature)
     dewpoint = rows.value[on]
     slope = humidity_from_dewpoint(dewpoint + 0.5, pressure) - humidity_from_dewpoint(dewpoint - 0.5, pressure)
     return on, humidity_from_dewpoint(dewpoint, pressure), slope

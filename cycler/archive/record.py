@@ -68,6 +68,11 @@ class CycleRecord:
         increment_rms: root mean square of the increment by channel, SI.
         increment_max: largest absolute increment by channel, SI.
         thickness_imbalance: by layer; see `assimilators.balance`.
+        supersaturated: number of values of humidity in the analysis above 110 % of saturation; see
+            `assimilators.balance`.
+        background_error: error of the background by channel or variable and band of latitude, SI, as the departures up
+            to this cycle give it; see `obs_ingest.quality.background_error`.
+        withheld_sites: latitude and longitude of withheld sites that reported for the first time.
         departures: SHA-256 of the file with the cycle's departures.
         unpaired_model: a sentence, where the model was made for another world or kind of reference.
     """
@@ -87,6 +92,9 @@ class CycleRecord:
     increment_rms: Mapping[str, float] = field(default_factory=dict)
     increment_max: Mapping[str, float] = field(default_factory=dict)
     thickness_imbalance: Mapping[str, float] | None = None
+    supersaturated: int | None = None
+    background_error: Mapping[str, Sequence[float]] | None = None
+    withheld_sites: Sequence[Sequence[float]] | None = None
     departures: str | None = None
     unpaired_model: str | None = None
 

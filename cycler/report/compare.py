@@ -17,7 +17,7 @@ from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.experiment import differences
 from dacycle.cycler.report import figures, tables
 from dacycle.cycler.report.page import render
-from dacycle.cycler.verification.cycles import BLOCK_DAYS, Verification, verify
+from dacycle.cycler.verification.cycles import BLOCK_DAYS, Verification, verify, withheld_fits
 from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE
@@ -159,8 +159,7 @@ def _forecast_rows(scored: tuple[pd.DataFrame, pd.DataFrame], times: pd.Datetime
 def _withheld_rows(verified: tuple[Verification, Verification], times: pd.DatetimeIndex) -> Iterator[dict[str, Any]]:
     sums = []
     for v in verified:
-        fits = v.fits[v.fits["time"].isin(times) & (v.fits["use"] == "withheld") & (v.fits["compared"] > 0)]
-        fits = fits[fits["layer"] != "above 200 hPa"]
+        fits = withheld_fits(v.fits[v.fits["time"].isin(times) & (v.fits["compared"] > 0)])
         sums.append(fits.groupby(["source", "variable", "time"])[["compared", "o_b_squared", "o_a_squared"]].sum())
     kinds = sums[0].index.droplevel("time").unique().intersection(sums[1].index.droplevel("time").unique())
     for source, variable in kinds:

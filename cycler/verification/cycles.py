@@ -29,6 +29,7 @@ __all__ = [
     "trends",
     "verify",
     "verify_free_run",
+    "withheld_fits",
 ]
 
 _TABLES = ("errors", "means", "fits")
@@ -203,6 +204,13 @@ def fit_table(time: pd.Timestamp, departures: pd.DataFrame) -> pd.DataFrame:
     sums = rows.groupby(["source", "variable", "layer", "use", "reason"], as_index=False).sum()
     sums.insert(0, "time", time)
     return sums
+
+
+def withheld_fits(fits: pd.DataFrame) -> pd.DataFrame:
+    """Return the fits of withheld values up to 200 hPa; those of whole regions have a `source` of their own."""
+    withheld = fits[(fits["use"] == "withheld") & (fits["layer"] != "above 200 hPa")]
+    in_region = withheld["reason"] == "withheld_region"
+    return withheld.assign(source=withheld["source"].where(~in_region, withheld["source"] + ", withheld regions"))
 
 
 # --- the whole run ----------------------------------------------------------------------------------------------------

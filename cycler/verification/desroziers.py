@@ -43,9 +43,9 @@ _MIDDLES = (LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2
 def cycle_sums(departures: pd.DataFrame) -> pd.DataFrame:
     """Sum up one cycle's departures, by source, variable, level (hPa, 0 at the surface) and use.
 
-    Only assimilated and withheld rows with an observation operator count.
+    Only assimilated rows, and those at withheld sites, with an observation operator count.
     """
-    compared = departures["o_b"].notna() & departures["o_a"].notna()
+    compared = departures["o_b"].notna() & departures["o_a"].notna() & (departures["reason"] != "withheld_region")
     rows = departures[compared & departures["use"].isin(["assimilated", "withheld"])]
     pressure = rows["pressure"].to_numpy(float)
     nearest = np.array(LEVELS)[np.searchsorted(_MIDDLES, np.log(pressure))]

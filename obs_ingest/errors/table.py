@@ -69,6 +69,24 @@ class ErrorTable:
                 error[rows] *= np.where(np.isfinite(ratio), ratio, 1.0)  # a missing value has no ratio
         return table.assign(error=error)
 
+    def with_equivalents(self, table: pd.DataFrame, equivalents: NDArray) -> pd.DataFrame:
+        """Return the table with precipitation's errors in proportion to the larger of the value and H(x_b).
+
+        In proportion to the value alone, a dry report in a wet background would weigh most.
+
+        Args:
+            table: n rows, with errors in proportion to the value.
+            equivalents: (n,) H(x_b); where it is NaN the error stays.
+        """
+        value, error = table["value"].to_numpy(), table["error"].to_numpy().copy()
+        for source, variable, rows in _groups(table):
+            if variable == "tp":
+                model = self.model(source, variable)
+                larger = np.fmax(value[rows], equivalents[rows])
+                new, old = (sum(model.variances(size, np.nan)) for size in (larger, value[rows]))
+                error[rows] *= np.sqrt(np.where(np.isfinite(equivalents[rows]), new / old, 1.0))
+        return table.assign(error=error)
+
     def instrument_share(self, table: pd.DataFrame) -> NDArray[np.float64]:
         """Return the instrument's share of each row's error variance (n,), in [0, 1]."""
         value, pressure = table["value"].to_numpy(), table["pressure"].to_numpy()

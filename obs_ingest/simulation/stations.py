@@ -103,6 +103,11 @@ class _AtStations(Simulated):
         self._station = pd.Categorical(stations["station"].astype(str))
         self._orography = self._at_stations(world.orography)
 
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """Latitude and longitude (n, 2) of all stations of the list."""
+        return np.stack([self._latitude, self._longitude], axis=1)
+
     def _at_stations(self, fields: NDArray) -> NDArray:
         return interpolate_to_points(fields, self.world.grid, self._latitude, self._longitude)
 

@@ -140,3 +140,11 @@ def test_a_damaged_file_is_refused(tmp_path, text):
         ObservationError, match=r"errors\.yaml:\d: (a file of observation errors is a mapping|not valid YAML)"
     ):
         read_errors(str(path))
+
+
+def test_precipitation_has_the_error_of_the_larger_of_value_and_equivalent():
+    """A dry report in a wet background is no surer than the background's own rain would be."""
+    table = observations(["tp", "tp", "tp", "tp", "t2m"], [0.0, 20.0, 0.0, 8.0, 280.0], period=[6, 6, 6, 6, 0])
+    table["error"] = [*standard_error("tp", [0.0, 20.0, 0.0, 8.0]), 1.0]
+    larger = ErrorTable().with_equivalents(table, np.array([10.0, 10.0, np.nan, -1.0, 300.0]))["error"]
+    assert larger.to_numpy() == pytest.approx([*standard_error("tp", [10.0, 20.0, 0.0, 8.0]), 1.0])
