@@ -28,7 +28,9 @@ from dacycle.obs_ingest.table import LEVEL_VARIABLES
 
 __all__ = [
     "ERRORS",
+    "FORMER_KIND",
     "HUMIDITY_TOP",
+    "KIND",
     "LOCAL_SHARE",
     "OLR_PERIOD_ERROR",
     "REFERENCE_SPACING",
@@ -117,6 +119,9 @@ between the means of two days in a row, which is 12.8 W/m2. In NOAA's daily reco
 of 1 degree, tropics and subtropics, 2000 to 2005), and 0.54 of it is 13 W/m2. Averages over large cells vary less, and
 the nature run has no diurnal cycle.
 """
+KIND = "drawn and stated with a part of the representativeness that the stations of a cell share"
+FORMER_KIND = "drawn independently at every station, stated in superobs as if a cell shared all representativeness"
+"""What the card of a method says of the observation errors that it was trained with."""
 REFERENCE_SPACING = 5.625
 """Degrees between the rows of the grid for which `ERRORS` states representativeness."""
 
