@@ -86,7 +86,7 @@ def grid_observations(
     errors = np.zeros_like(values)
 
     on = np.nonzero(channel >= 0)[0]
-    mean = _Mean(np.ravel_multi_index((channel[on], y[on], x[on]), values.shape), rows.total[on] ** -2)
+    mean = _Mean(np.ravel_multi_index((channel[on], y[on], x[on]), values.shape), (rows.total[on] * scale[on]) ** -2)
     error = mean.error(rows.shared[on] * scale[on], rows.own[on] * scale[on])
     if std is not None:
         error = np.maximum(error, ERROR_FLOOR * std[mean.cells // (grid.shape[0] * grid.shape[1])])
@@ -120,8 +120,8 @@ def superob_departures(departures: pd.DataFrame, grid: Grid, assumed: ErrorTable
     channel, scale = _channels(rows, compared.sum(1))
     on = np.nonzero(channel >= 0)[0]
     y, x = cells(grid, rows.latitude[on], rows.longitude[on])
-    mean = _Mean(np.ravel_multi_index((channel[on], y, x), (len(NAMES), *grid.shape)), rows.total[on] ** -2)
-    plain = _Mean(mean.of, np.ones(len(on)))
+    cell = np.ravel_multi_index((channel[on], y, x), (len(NAMES), *grid.shape))
+    mean, plain = _Mean(cell, (rows.total[on] * scale[on]) ** -2), _Mean(cell, np.ones(len(on)))
     o_b, o_a = (compared[on] * scale[on][:, None]).T
     with np.errstate(invalid="ignore"):
         scatter = np.sqrt(plain(np.square(o_b - plain(o_b)[mean.of])) * mean.count / (mean.count - 1))
