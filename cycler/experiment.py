@@ -26,7 +26,7 @@ from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
 from dacycle.common.times import parse_time
-from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
 from dacycle.obs_ingest.quality import control as quality
@@ -347,7 +347,12 @@ class Experiment(Strict):
     def error_table(self) -> ErrorTable:
         """Return the observation errors that the experiment assumes."""
         drawn = frozenset(source.name for source in self.observations if source.source in DRAWN)
-        return ErrorTable(self.errors or {}, get_grid(self.assimilation_grid or self.grid).spacing, drawn)
+        return ErrorTable(self.errors or {}, self.observation_grid.spacing, drawn)
+
+    @property
+    def observation_grid(self) -> Grid:
+        """Return the grid of the superobs."""
+        return get_grid(self.assimilation_grid or self.grid)
 
     def free_run(self) -> "Experiment":
         """Return the free run: the same experiment on branch NAME-free, without assimilation.

@@ -28,6 +28,7 @@ from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world
+from dacycle.obs_ingest.errors.model import FORMER_KIND
 
 __all__ = ["Check", "Verdict", "judge_assimilator", "register_assimilator"]
 
@@ -218,6 +219,7 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
         f"backgrounds of `{training['model']}`; {training['minutes']} minutes on {training['machine']}, "
         f"torch {training['versions']['torch']}",
         f"- sha256 of the backgrounds: `{training['data_sha256'][:16]}…`",
+        f"- observation errors in training: {training.get('errors', FORMER_KIND)}",
         f"- ONNX Runtime against torch, {parity['inputs']} inputs: at most "
         f"{parity['analysis']['largest']:.1e} standard deviations ({parity['analysis']['channel']}); after "
         f"{parity['cycled']['cycles']} cycles the two differ by {parity['cycled']['rms_difference']:.1e} (root mean "

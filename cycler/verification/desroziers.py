@@ -22,13 +22,14 @@ from dacycle.forecast_adapter.scores import mean_interval
 from dacycle.obs_ingest.errors.table import PARTS, ErrorSettings, ErrorTable, scaled
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 
-__all__ = ["LIMITS", "cycle_sums", "estimate", "propose"]
+__all__ = ["LIMITS", "covariance_estimates", "cycle_sums", "estimate", "propose"]
 
 LIMITS = (
     "The estimate assumes optimal analyses. It is wrong where the assumed background error is wrong too, and where the "
     "assimilator (above all a network) does not weigh the two errors as optimal interpolation does.",
     "Errors that neighbouring stations share count as background error, and so do errors within a superob, because "
-    "a station enters the analysis only through the mean of its cell. The estimate is then too small.",
+    "a station enters the analysis only through the mean of its cell. The estimate is then too small; `--superobs` "
+    "estimates the errors of these means.",
     "Values that quality control rejected are left out, so large errors are missing from the estimate.",
     "Withheld values cannot be used for it, but are an independent check: where withheld and assimilated sites are "
     "alike, their O-B is as large as sqrt(sigma_o^2 + sigma_b^2); and no observation error exceeds their O-A.",
@@ -93,7 +94,7 @@ def estimate(cycles: Iterable[tuple[pd.Timestamp, pd.DataFrame]]) -> pd.DataFram
         by_use = {use: sums[sums["use"] == use].set_index("time")[_SUMS] for use in ("assimilated", "withheld")}
         if len(by_use["assimilated"]):
             key = {"source": str(source), "variable": str(variable), "level": int(level)}
-            rows.append({**key, **_estimates(by_use["assimilated"]), **_withheld_check(by_use["withheld"])})
+            rows.append({**key, **covariance_estimates(by_use["assimilated"]), **_withheld_check(by_use["withheld"])})
     table = pd.DataFrame(rows)
     if len(table):
         order = table["variable"].map(VARIABLES.index)
@@ -101,8 +102,8 @@ def estimate(cycles: Iterable[tuple[pd.Timestamp, pd.DataFrame]]) -> pd.DataFram
     return table.reset_index(drop=True)
 
 
-def _estimates(sums: pd.DataFrame) -> dict[str, float]:
-    """Estimate errors from the sums of the assimilated values (a row per cycle) of one source, variable and level."""
+def covariance_estimates(sums: pd.DataFrame) -> dict[str, float]:
+    """Estimate errors from the sums of assimilated values of one kind, a row per cycle; see `estimate`."""
     total = sums.sum()
     n = total["values"]
     mean_b, mean_a = total["d_b"] / n, total["d_a"] / n

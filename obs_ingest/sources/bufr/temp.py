@@ -32,7 +32,7 @@ class TempBufr(BufrSource):
 
     Args (beside those of `BufrSource`):
         tolerance: multiplies the limits of `sounding`'s checks, which are those of sensors. Simulated
-            soundings need 3: their errors include representativeness, independent from level to level.
+            soundings need 3: their temperatures have representativeness errors that differ from level to level.
         world: its climatology scales the errors of humidity.
     """
 

@@ -50,6 +50,7 @@ from dacycle.cycler.cli.models.training import app
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import World, load_world
+from dacycle.obs_ingest.errors.model import KIND
 from tests.assimilators.trained.test_trained import make_file
 from tests.assimilators.training.runs import on_records, write_recipe
 from tests.conftest import TinyWorld
@@ -514,6 +515,7 @@ def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str,
     card = exported.with_suffix(".md").read_text()
     judged = load_assimilator(exported, load_world(entries["world"]))
     assert judged.digest in card
+    assert f"observation errors in training: {KIND}" in card
     assert ("not passed" in card) == (not verdict.passed)
     assert judged.metadata["scores"]["passed"] == verdict.passed
 
