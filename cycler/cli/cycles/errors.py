@@ -17,6 +17,7 @@ from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report.style import readable_variable
 from dacycle.cycler.report.tables import number
 from dacycle.cycler.verification.desroziers import LIMITS, cycle_sums, estimate, propose
+from dacycle.forecast_adapter.intervals import BLOCK_DAYS, FEWEST_BLOCKS
 
 app = typer.Typer()
 console = Console()
@@ -58,7 +59,10 @@ def errors(
         console.print(f"- {sentence}")
     proposed = propose(estimates, branch.experiment.error_table())
     if not proposed:
-        console.print("Nothing is proposed: no estimate has an interval above 0 (that takes eight days of cycles).")
+        console.print(
+            "Nothing is proposed: no estimate has an interval above 0 "
+            f"(that takes {FEWEST_BLOCKS * BLOCK_DAYS:g} days of cycles)."
+        )
     elif out is None:
         console.print("--out FILE writes the table that these estimates propose.")
     else:
@@ -68,7 +72,17 @@ def errors(
 
 def _table(estimates: pd.DataFrame, title: str) -> Table:
     table = Table("source", "variable", title=title, title_justify="left")
-    numbers = ("hPa", "values", "assumed", "estimated (95 %)", "background", "O-B", "withheld O-B", "withheld O-A")
+    numbers = (
+        "hPa",
+        "values",
+        "assumed",
+        "estimated (95 %)",
+        "effective cycles",
+        "background",
+        "O-B",
+        "withheld O-B",
+        "withheld O-A",
+    )
     for name in numbers:
         table.add_column(name, justify="right")
     for row in estimates.to_dict("records"):
@@ -82,6 +96,7 @@ def _table(estimates: pd.DataFrame, title: str) -> Table:
             str(row["values"]),
             shown["assumed"],
             f"{shown['estimated']}{interval}",
+            f"{row['effective']:.0f}" if interval else "–",
             *(shown[name] for name in ("background", "o_b", "withheld_o_b", "withheld_o_a")),
         )
     return table
