@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from dacycle.assimilators.base import current_name
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.common.configuration import Number, Strict, read_checked, suggestion
 
@@ -175,6 +176,11 @@ class AssimilatorRecipe(Recipe):
     round_learning_rate: Number = Field(default=5e-4, gt=0)
     validation_days: int = 12
     base: str = ""
+
+    @field_validator("method")
+    @classmethod
+    def _by_its_present_name(cls, method: str) -> str:
+        return current_name(method)
 
     @field_validator("observations")
     @classmethod

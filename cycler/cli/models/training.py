@@ -8,7 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator, packaged_assimilators
+from dacycle.assimilators.base import (
+    Assimilator,
+    AssimilatorError,
+    current_name,
+    load_assimilator,
+    packaged_assimilators,
+)
 from dacycle.assimilators.classical.background_error import estimate_from_recipe
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.judging.evaluation import evaluate as evaluate_assimilator
@@ -244,9 +250,9 @@ def evaluate(
 
     Example: dacycle evaluate fnp --data nature --year 2024
 
-    Example: dacycle evaluate runs/sda-cpu --data nature --year 2023 --starts 8 --set steps=20
+    Example: dacycle evaluate runs/diffusion-cpu --data nature --year 2023 --starts 8 --set steps=20
     """
-    path = {**operator_files(), **packaged_assimilators()}.get(name, Path(name))
+    path = {**operator_files(), **packaged_assimilators()}.get(current_name(name), Path(name))
     if path.suffix == ".onnx" and path.is_file() and read_metadata(path).get("kind") == OPERATOR:
         _refuse_sizes(name, sizes or [])
         _evaluate_operator(path, data, year)

@@ -240,7 +240,10 @@ def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
             {"method": "magic"},
             "method: 'magic' is unknown; the methods are adas, adas-adapter, convcnp, fnp, fnp-adapter",
         ),
-        ({"method": "sda", "network": {}}, "rounds: sda learns from errors alone, in no closed loop; it must be 0"),
+        (
+            {"method": "diffusion", "network": {}},
+            "rounds: diffusion learns from errors alone, in no closed loop; it must be 0",
+        ),
         ({"network": {"joints": 3}}, r"network\.joints: unknown entry \(did you mean joint\?\); the entries are joint"),
         ({"base": "fnp"}, "base: fnp has none"),
         ({"method": "fnp-adapter"}, "base: fnp-adapter needs one"),
@@ -434,7 +437,7 @@ def test_a_method_without_a_spread_is_trained_exported_and_judged(
 
 
 PRIORS = {
-    "slam": {
+    "latent-diffusion": {
         "context": 8, "width": 16, "coarse": 16, "depth": 1, "steps": 5, "pairs": 1, "latent": 16, "auto": 16,
     },
     "vae-var": {"width": 16, "latent": 4, "wide": 4, "broad": 4, "layers": 1, "iterations": 4},
