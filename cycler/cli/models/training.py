@@ -236,8 +236,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="SIZE=N",
-            help="Change a size of a run's network on which no weight depends; may be repeated.",
+            metavar="NAME=VALUE",
+            help="Change an entry of a run's network on which no weight depends; may be repeated.",
         ),
     ] = None,
 ) -> None:
@@ -307,11 +307,11 @@ def _refuse_sizes(name: str, sizes: list[str]) -> None:
         raise RecipeError(f"--set {sizes[0]}: {name} is no run's folder, so its sizes cannot be changed")
 
 
-def _size(item: str) -> tuple[str, int]:
+def _size(item: str) -> tuple[str, int | str]:
     name, _, value = item.partition("=")
-    if not value.isdecimal():
-        raise RecipeError(f"--set {item}: write it as SIZE=N, such as steps=20")
-    return name, int(value)
+    if not value:
+        raise RecipeError(f"--set {item}: write it as NAME=VALUE, such as steps=20 or guidance=published")
+    return name, int(value) if value.isdecimal() else value
 
 
 def _evaluate_operator(path: Path, data: Path, year: int) -> None:
