@@ -102,10 +102,10 @@ def _interval(estimate: float, residuals: Array, days: Array, degree: int, lengt
     memories, of_block, of_part, of_value, of_last = _expected(size, block, part, degree)
     variance = _variance_of_means(residuals, part)
     ratio = _variance_of_means(residuals, block) / variance if variance > 0 else 0.0
-    memory = np.interp(ratio, of_block / of_part, memories) if block > part else 0.0
-    of_part, of_value, of_last = (np.interp(memory, memories, row) for row in (of_part, of_value, of_last))
-    error = float(np.sqrt(variance / of_part * of_last)) / length
-    independent = float(np.sqrt(np.square(residuals).mean() / of_value)) / length
+    memory = float(np.interp(ratio, of_block / of_part, memories)) if block > part else 0.0
+    parts, values, last = (float(np.interp(memory, memories, row)) for row in (of_part, of_value, of_last))
+    error = float(np.sqrt(variance / parts * last)) / length
+    independent = float(np.sqrt(np.square(residuals).mean() / values)) / length
     effective = size * min(1.0, (independent / error) ** 2) if error > 0 else float(size)
     return Interval(estimate, estimate - NORMAL * error, estimate + NORMAL * error, effective)
 
