@@ -81,7 +81,7 @@ def grid_observations(
         raise ObservationError(f"unknown observation plane {', '.join(unknown)}; known are {', '.join(PLANES)}")
     rows, used = _assimilated(table, assumed or ErrorTable())
     y, x = cells(grid, rows.latitude, rows.longitude)
-    channel, scale = _channels(rows, equivalents[used], background, grid)
+    channel, scale = _channels(rows, np.isfinite(equivalents[used])), _scale(rows, equivalents[used], background, grid)
     values = np.zeros((len(NAMES) + len(planes), *grid.shape), np.float32)
     errors = np.zeros_like(values)
 
@@ -106,7 +106,8 @@ def superob_departures(departures: pd.DataFrame, grid: Grid, assumed: ErrorTable
     """Return the departures of the superobs on channels, from those of the rows of a cycle.
 
     Args:
-        departures: rows with `o_b` and `o_a`; those assimilated and compared count.
+        departures: rows with `o_b` and `o_a`; those assimilated and compared count, without station pressure, whose
+            departure in msl depends on the background.
         grid: of the observations.
         assumed: the table that assigned the rows' errors.
 
@@ -117,12 +118,12 @@ def superob_departures(departures: pd.DataFrame, grid: Grid, assumed: ErrorTable
     """
     rows, used = _assimilated(departures, assumed)
     compared = departures[["o_b", "o_a"]].to_numpy()[used]
-    channel, scale = _channels(rows, compared.sum(1))
-    on = np.nonzero(channel >= 0)[0]
+    channel = _channels(rows, np.isfinite(compared).all(1))
+    on = np.nonzero((channel >= 0) & ~rows.are("ps"))[0]
     y, x = cells(grid, rows.latitude[on], rows.longitude[on])
     cell = np.ravel_multi_index((channel[on], y, x), (len(NAMES), *grid.shape))
-    mean, plain = _Mean(cell, (rows.total[on] * scale[on]) ** -2), _Mean(cell, np.ones(len(on)))
-    o_b, o_a = (compared[on] * scale[on][:, None]).T
+    mean, plain = _Mean(cell, rows.total[on] ** -2), _Mean(cell, np.ones(len(on)))
+    o_b, o_a = compared[on].T
     with np.errstate(invalid="ignore"):
         scatter = np.sqrt(plain(np.square(o_b - plain(o_b)[mean.of])) * mean.count / (mean.count - 1))
     return pd.DataFrame(
@@ -131,8 +132,8 @@ def superob_departures(departures: pd.DataFrame, grid: Grid, assumed: ErrorTable
             "stations": mean.count,
             "o_b": mean(o_b),
             "o_a": mean(o_a),
-            "error": mean.error(rows.shared[on] * scale[on], rows.own[on] * scale[on]),
-            "own": np.sqrt(plain(np.square(rows.own[on] * scale[on]))),
+            "error": mean.error(rows.shared[on], rows.own[on]),
+            "own": np.sqrt(plain(np.square(rows.own[on]))),
             "scatter": scatter,
         }
     )
@@ -175,24 +176,26 @@ def _assimilated(table: pd.DataFrame, assumed: ErrorTable) -> tuple[_Rows, NDArr
     return _Rows(variable, site=table["site"].array.codes, shared=shared, own=own, **numbers), used
 
 
-def _channels(rows: _Rows, equivalents: NDArray, background: NDArray, grid: Grid) -> tuple[NDArray[np.int64], NDArray]:
-    """Return each row's channel (-1: none) and the factor from its departure to that channel's.
-
-    For station pressure it is the background's msl over H(x_b).
-    """
-    channel, scale = np.full(len(rows.value), -1), np.ones(len(rows.value))
+def _channels(rows: _Rows, comparable: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return each row's channel; -1: none, or not comparable. Of a site with msl, station pressure is not used."""
+    channel = np.full(len(rows.value), -1)
     for name in ("t2m", "msl", "u10", "v10"):
         channel[rows.are(name)] = index(name)
     level = np.searchsorted(_MIDDLES, np.log(rows.pressure))
     for name in LEVEL_VARIABLES:
         of_name = rows.are(name)
         channel[of_name] = index(f"{name}{LEVELS[0]}") + level[of_name]
-    station = rows.are("ps") & ~np.isin(rows.site, rows.site[rows.are("msl")])
-    channel[station] = index("msl")
+    channel[rows.are("ps") & ~np.isin(rows.site, rows.site[rows.are("msl")])] = index("msl")
+    channel[~comparable] = -1
+    return channel
+
+
+def _scale(rows: _Rows, equivalents: NDArray, background: NDArray, grid: Grid) -> NDArray:
+    """Return the factor from each row's departure to its channel's; for station pressure msl_b / H(x_b)."""
+    scale, station = np.ones(len(rows.value)), rows.are("ps")
     latitude, longitude = rows.latitude[station], rows.longitude[station]
     scale[station] = interpolate_to_points(background[index("msl")], grid, latitude, longitude) / equivalents[station]
-    channel[np.isnan(equivalents)] = -1
-    return channel, scale
+    return scale
 
 
 def _plane(name: str, rows: _Rows, background: NDArray, grid: Grid) -> tuple[NDArray[np.intp], NDArray, NDArray]:

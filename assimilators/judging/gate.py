@@ -18,6 +18,7 @@ from typing import Any
 
 from dacycle.assimilators.base import WEIGHTS, Assimilator, AssimilatorError, FreeRun, load_assimilator
 from dacycle.assimilators.judging.evaluation import OneShot, evaluate, increment_alone, single_observation_reach
+from dacycle.assimilators.judging.origins import origin_section
 from dacycle.assimilators.sampling.backgrounds import held_out
 from dacycle.assimilators.sampling.cycles import CycledErrors, cycled_errors
 from dacycle.assimilators.sampling.observing import observing_of
@@ -234,6 +235,7 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
             if calibration
             else []
         ),
+        *origin_section(about["method"]),
         "",
         "## Closed-loop rounds",
         "",

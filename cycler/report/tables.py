@@ -48,9 +48,9 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:+.{0 if abs(fraction) >= 0.0995 else 1}f} %".replace("-", "−")
 
 
-def with_interval(value: float, low: float, high: float, unit: str = "") -> str:
-    """Return a signed value to two digits with its interval in brackets; without one where a series is too short."""
-    return f"{value:+.2g}{unit}" + (f" ({low:+.2g} to {high:+.2g})" if np.isfinite(low) else "")
+def with_interval(value: float, low: float, high: float, effective: float, unit: str = "") -> str:
+    """Return a signed value to two digits, with its interval and effective sample size in brackets if it has one."""
+    return f"{value:+.2g}{unit}" + (f" ({low:+.2g} to {high:+.2g}; n = {effective:.0f})" if np.isfinite(low) else "")
 
 
 def rmse_of(errors: pd.DataFrame, kind: str, channel: str, region: str = "globe") -> float:

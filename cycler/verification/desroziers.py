@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.cycler.verification.cycles import BLOCK_DAYS
 from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS
-from dacycle.forecast_adapter.scores import mean_interval
+from dacycle.forecast_adapter.intervals import mean_interval
 from dacycle.obs_ingest.errors.table import PARTS, ErrorSettings, ErrorTable, scaled
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 
@@ -80,6 +79,7 @@ def estimate(cycles: Iterable[tuple[pd.Timestamp, pd.DataFrame]]) -> pd.DataFram
         | `values`, `cycles` | number of assimilated values, and of cycles |
         | `assumed` | root mean square of the errors as used |
         | `estimated`, `low`, `high` | sigma_o and its 95 % interval (NaN where the run is too short) |
+        | `effective` | effective sample size of the interval, in cycles |
         | `background` | sigma_b |
         | `mean`, `o_b` | mean of O-B, which is subtracted, and its standard deviation |
         | `withheld` | number of withheld values |
@@ -107,11 +107,10 @@ def covariance_estimates(sums: pd.DataFrame) -> dict[str, float]:
     total = sums.sum()
     n = total["values"]
     mean_b, mean_a = total["d_b"] / n, total["d_a"] / n
-    # Each cycle's contribution to the covariance: their mean is the covariance, and their bootstrap its interval.
+    # Each cycle's contribution to the covariance: their mean is the covariance, with its interval.
     products = sums["d_a_d_b"] - mean_a * sums["d_b"] - mean_b * sums["d_a"] + sums["values"] * mean_a * mean_b
-    days = np.diff((sums.index - sums.index[0]) / pd.Timedelta(days=1))
-    block = max(1, round(BLOCK_DAYS / float(np.median(days)))) if len(days) else 1
-    variance = mean_interval((products / n * len(sums)).to_numpy(), block)
+    days = (sums.index - sums.index[0]) / pd.Timedelta(days=1)
+    variance = mean_interval(days.to_numpy(float), (products / n * len(sums)).to_numpy())
     o_b_variance = total["d_b_squared"] / n - mean_b**2
     return {
         "values": int(n),
@@ -120,6 +119,7 @@ def covariance_estimates(sums: pd.DataFrame) -> dict[str, float]:
         "estimated": _root(variance.estimate),
         "low": _root(variance.low),
         "high": _root(variance.high),
+        "effective": variance.effective,
         "background": _root(o_b_variance - variance.estimate),
         "mean": mean_b,
         "o_b": _root(o_b_variance),

@@ -20,6 +20,7 @@ from dacycle.cycler.report.style import readable_variable
 from dacycle.cycler.report.tables import number
 from dacycle.cycler.verification.desroziers import LIMITS, cycle_sums, estimate, propose
 from dacycle.cycler.verification.superob_errors import estimate_superobs, superob_sums
+from dacycle.forecast_adapter.intervals import BLOCK_DAYS, FEWEST_BLOCKS
 
 app = typer.Typer()
 console = Console()
@@ -76,7 +77,10 @@ def errors(
         console.print(f"- {sentence}")
     proposed = propose(estimates, assumed)
     if not proposed:
-        console.print("Nothing is proposed: no estimate has an interval above 0 (that takes eight days of cycles).")
+        console.print(
+            "Nothing is proposed: no estimate has an interval above 0 "
+            f"(that takes {FEWEST_BLOCKS * BLOCK_DAYS:g} days of cycles)."
+        )
     elif out is None:
         console.print("--out FILE writes the table that these estimates propose.")
     else:
@@ -86,7 +90,17 @@ def errors(
 
 def _table(estimates: pd.DataFrame, title: str) -> Table:
     table = Table("source", "variable", title=title, title_justify="left")
-    numbers = ("hPa", "values", "assumed", "estimated (95 %)", "background", "O-B", "withheld O-B", "withheld O-A")
+    numbers = (
+        "hPa",
+        "values",
+        "assumed",
+        "estimated (95 %)",
+        "effective cycles",
+        "background",
+        "O-B",
+        "withheld O-B",
+        "withheld O-A",
+    )
     for name in numbers:
         table.add_column(name, justify="right")
     for row in estimates.to_dict("records"):
@@ -100,6 +114,7 @@ def _table(estimates: pd.DataFrame, title: str) -> Table:
             str(row["values"]),
             shown["assumed"],
             f"{shown['estimated']}{interval}",
+            f"{row['effective']:.0f}" if interval else "–",
             *(shown[name] for name in ("background", "o_b", "withheld_o_b", "withheld_o_a")),
         )
     return table

@@ -13,7 +13,7 @@ from rich.markdown import Markdown
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from dacycle.assimilators.base import packaged_assimilators
+from dacycle.assimilators.base import current_name, packaged_assimilators
 from dacycle.common.foreign import read_text
 from dacycle.forecast_adapter.models import registry
 from dacycle.forecast_adapter.models.double import add_double
@@ -92,6 +92,7 @@ def show(
     Example: dacycle models show fengwu-v1
     """
     packaged, added = _packaged(), registered_models()
+    name = current_name(name)
     if name in added:
         complaint = added[name].complaint()
         console.print(Markdown(read_text(added[name].card, ModelFileError)))

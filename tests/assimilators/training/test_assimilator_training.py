@@ -141,7 +141,7 @@ def test_a_sample_is_background_observations_and_what_is_missing_to_the_truth(
 def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
     backgrounds: Backgrounds, observing: Observing, tiny: World
 ) -> None:
-    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5, EXACT)
+    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5, EXACT, mixed=0.75)
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in np.unique(backgrounds.times)])
     own = 0
     for item in range(len(samples)):
@@ -150,6 +150,28 @@ def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
         assert (tiny.statistics.denormalise(state)[GROUPS["q"]] > -1e-9).all()
         own += np.abs(-target - backgrounds.errors[samples.order[item]]).max() < 0.02
     assert 0 < own < 8  # a quarter of the samples keep the error that they came with
+
+
+def test_errors_stay_at_their_dates_unless_a_recipe_mixes_them(
+    backgrounds: Backgrounds, observing: Observing, tiny: World
+) -> None:
+    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5, EXACT)
+    for item in range(len(samples)):
+        state, _, _, target, _ = (part.numpy() for part in samples[item])
+        number = samples.order[item]
+        assert np.abs(-target - backgrounds.errors[number])[GROUPS["t"]].max() < 0.02
+        truth = tiny.statistics.normalise(tiny.reference.array(backgrounds.times[number]))
+        assert np.abs(truth - (state + target)).max() < 1e-4
+
+
+@pytest.mark.parametrize(("years", "mixed"), [(range(2010, 2012), 0.75), (range(2010, 2020), 0.0)])
+def test_errors_are_mixed_by_default_where_years_are_few(years: range, mixed: float, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "deploy/recipes/diffusion-cpu.yaml").read_text()
+    text = text.replace("training_years: [2020, 2021]", f"training_years: {list(years)}")
+    (tmp_path / "r.yaml").write_text(text.replace("mixed: 0.75\n", ""))
+    assert load_recipe(tmp_path / "r.yaml").mixed == mixed
+    (tmp_path / "own.yaml").write_text(text.replace("mixed: 0.75\n", "mixed: 0.3\n"))
+    assert load_recipe(tmp_path / "own.yaml").mixed == 0.3
 
 
 def test_samples_of_a_store_are_those_of_its_arrays(
@@ -242,7 +264,10 @@ def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
             {"method": "magic"},
             "method: 'magic' is unknown; the methods are adas, adas-adapter, convcnp, fnp, fnp-adapter",
         ),
-        ({"method": "sda", "network": {}}, "rounds: sda learns from errors alone, in no closed loop; it must be 0"),
+        (
+            {"method": "diffusion", "network": {}},
+            "rounds: diffusion learns from errors alone, in no closed loop; it must be 0",
+        ),
         ({"network": {"joints": 3}}, r"network\.joints: unknown entry \(did you mean joint\?\); the entries are joint"),
         ({"base": "fnp"}, "base: fnp has none"),
         ({"method": "fnp-adapter"}, "base: fnp-adapter needs one"),
@@ -436,7 +461,7 @@ def test_a_method_without_a_spread_is_trained_exported_and_judged(
 
 
 PRIORS = {
-    "slam": {
+    "latent-diffusion": {
         "context": 8, "width": 16, "coarse": 16, "depth": 1, "steps": 5, "pairs": 1, "latent": 16, "auto": 16,
     },
     "vae-var": {"width": 16, "latent": 4, "wide": 4, "broad": 4, "layers": 1, "iterations": 4},
@@ -475,7 +500,7 @@ def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(
     assert share() == share("--set", "iterations=4") < share("--set", "iterations=1") < 1
     with pytest.raises(RecipeError, match="its weights are not those of its recipe's network with"):
         share("--set", "width=32")
-    with pytest.raises(RecipeError, match="write it as SIZE=N"):
+    with pytest.raises(RecipeError, match="write it as NAME=VALUE"):
         share("--set", "iterations=few")
     arguments[1] = "none"
     with pytest.raises(RecipeError, match="none is no run's folder"):
