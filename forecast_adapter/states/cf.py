@@ -4,7 +4,6 @@ The names of variables are WeatherBench2's; two of them begin with a digit, whic
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import xarray as xr
 
@@ -56,6 +55,8 @@ def described(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def global_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
-    """Return a file's attributes with the conventions that it follows and how it was made."""
-    made = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} written by dacycle {__version__}"
-    return {"Conventions": CONVENTIONS, "history": made, **attributes}
+    """Return a file's attributes with the conventions that it follows and what wrote it.
+
+    The history has no clock time, which CF only recommends: the same command writes the same bytes.
+    """
+    return {"Conventions": CONVENTIONS, "history": f"written by dacycle {__version__}", **attributes}
