@@ -55,5 +55,8 @@ def described(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def global_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
-    """Return a file's attributes with its conventions and its writer; no date, so that equal states are equal files."""
+    """Return a file's attributes with the conventions that it follows and what wrote it.
+
+    The history has no clock time, which CF only recommends: the same command writes the same bytes.
+    """
     return {"Conventions": CONVENTIONS, "history": f"written by dacycle {__version__}", **attributes}

@@ -206,7 +206,7 @@ class TestForecast:
         states.sel(time=[START]).drop_vars("specific_humidity").to_netcdf(partial, engine="h5netcdf")
         cases = {
             text: "GRIB",
-            cut: "cannot be opened",
+            cut: "cannot be read",
             empty: "holds no GRIB or netCDF file",
             tmp_path / "nowhere.nc": "no such file",
             partial: "specific_humidity",

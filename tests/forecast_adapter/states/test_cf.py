@@ -34,7 +34,7 @@ def complaints(path: Path) -> list[str]:
     with xr.open_dataset(path, engine=engine, decode_cf=False, chunks=None) as dataset:
         if not re.fullmatch(r"CF-1\.\d+", dataset.attrs.get("Conventions", "")):
             found.append("no Conventions")
-        if not dataset.attrs.get("history"):
+        if not re.match("written by dacycle ", dataset.attrs.get("history", "")):
             found.append("no history")
         axes = {str(v.attrs.get("axis")): str(name) for name, v in dataset.coords.items() if "axis" in v.attrs}
         if len(axes) != sum("axis" in v.attrs for v in dataset.coords.values()):
