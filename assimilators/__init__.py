@@ -1,4 +1,4 @@
-"""From a background and gridded observations to an analysis: the methods, and the guarded step around them.
+"""Methods that make an analysis from a background and gridded observations, and the guarded step around them.
 
 Put the next trained method into `networks`, the next classical one into `classical`; README.md says how.
 """

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dacycle.cycler.report import style
+from dacycle.cycler.verification.cycles import withheld_fits
 from dacycle.forecast_adapter.channels import CHANNELS, GROUPS, HEADLINE, LEVELS, NAMES
 
 __all__ = [
@@ -141,8 +142,8 @@ def _stack(axes: Axes, counts: pd.DataFrame, colours: list[str]) -> None:
 
 
 def fits_over_time(fits: pd.DataFrame) -> Markup:
-    """Draw the RMS of O-B and O-A at withheld sites by observed variable, without levels above 200 hPa."""
-    withheld = fits[(fits["use"] == "withheld") & (fits["compared"] > 0) & (fits["layer"] != "above 200 hPa")]
+    """Draw the RMS of O-B and O-A at withheld sites, and in withheld regions, by observed variable, up to 200 hPa."""
+    withheld = withheld_fits(fits[fits["compared"] > 0])
     kinds = sorted(set(zip(withheld["source"], withheld["variable"], strict=True)))
 
     def draw(figure: Figure) -> None:

@@ -16,6 +16,7 @@ from dacycle.cycler.verification.usage import BINS, KINDS
 
 __all__ = ["histograms", "site_maps", "sources_over_time"]
 
+_DESIGNED = ("assimilated", "withheld_site", "withheld_region")
 _DEPARTURES = (("o_b", "background", "O-B"), ("o_a", "analysis", "O-A"))
 
 
@@ -55,11 +56,11 @@ def _dots(axes: Axes, sites: pd.DataFrame) -> dict[str, Any]:
     """Draw the sites of one kind, rasterised to keep the page small; return the legend's handle of each outcome."""
     handles = {}
     counts = sites["outcome"].value_counts()
-    order = sorted(counts.index, key=lambda name: (name not in ("assimilated", "withheld_site"), -counts[name]))
+    order = sorted(counts.index, key=lambda name: (name not in _DESIGNED, -counts[name]))
     for name in order:
         dots = sites[sites["outcome"] == name]
         x, y = maps.equal_earth((dots["longitude"].to_numpy() + 180) % 360 - 180, dots["latitude"].to_numpy())
-        size = 1.8 if name == "assimilated" else 3.5 if name == "withheld_site" else 2 + 10 * dots["unused"].to_numpy()
+        size = 1.8 if name == "assimilated" else 3.5 if name in _DESIGNED else 2 + 10 * dots["unused"].to_numpy()
         colour = style.USES["assimilated"] if name == "assimilated" else style.reason_colour(name)
         axes.scatter(x, y, s=size, color=colour, linewidths=0, rasterized=True)
         handles[name] = axes.scatter([], [], s=9, color=colour, linewidths=0)

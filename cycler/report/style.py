@@ -36,6 +36,7 @@ STATUSES = {"ok": "#2b8a6b", "degraded": "#d9b44a", "fallback": "#b8473f"}
 
 REASONS = {
     "withheld_site": "#2b8a6b",
+    "withheld_region": "#6bb39b",
     "background_check": "#b8473f",
     "buddy_check": "#d07a52",
     "spatial_consistency": "#d9a05f",

@@ -21,14 +21,14 @@ console = Console()
 @app.command()
 def benchmark(
     file: Annotated[Path, typer.Argument(help="The benchmark's file, e.g. deploy/benchmarks/demonstration.yaml.")],
-    out: Annotated[Path, typer.Option(help="Where README.md, CSV and pictures are written.")],
-    kept: Annotated[Path, typer.Option(help="Folder that keeps scores; what is there is not run again.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of README.md, CSV files and figures.")],
+    kept: Annotated[Path, typer.Option(help="Folder of scores; stored scores are not computed again.")] = Path(
         "runs/benchmark"
     ),
     method: Annotated[list[str] | None, typer.Option(help="Only these methods of the file; may be repeated.")] = None,
-    cycles: Annotated[bool, typer.Option(help="Also run, and show, the file's cycled experiment.")] = True,
+    cycles: Annotated[bool, typer.Option(help="Also run and show the file's experiment in cycles.")] = True,
 ) -> None:
-    """Compare methods on the same single analyses, and in the same cycles; run it again to go on.
+    """Compare methods on the same single analyses, and in the same cycles; run it again to continue.
 
     Example: dacycle benchmark deploy/benchmarks/demonstration.yaml --out docs/benchmark
     """

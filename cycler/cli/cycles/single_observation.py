@@ -40,11 +40,11 @@ def single_observation(
     latitude: Annotated[float, typer.Option(help="Degrees north.")],
     longitude: Annotated[float, typer.Option(help="Degrees east, from -180 or from 0.")],
     departure: Annotated[str, typer.Option(help="Observation minus background, with its unit: 1.0K, -2hPa, 5m/s.")],
-    out: Annotated[Path, typer.Option(help="Folder for picture, table and increment.")],
-    pressure: Annotated[str | None, typer.Option(help="Its pressure, if it is aloft, e.g. 500hPa.")] = None,
-    error: Annotated[str | None, typer.Option(help="Its standard deviation; default: that of the variable.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of figure, table and increment.")],
+    pressure: Annotated[str | None, typer.Option(help="Pressure of an observation aloft, e.g. 500hPa.")] = None,
+    error: Annotated[str | None, typer.Option(help="Observation error; default: that of the variable.")] = None,
     archive: Annotated[Path | None, typer.Option(help="Take the background from a cycle of this archive.")] = None,
-    branch: Annotated[str | None, typer.Option(help="Its experiment in that archive; default: the same name.")] = None,
+    branch: Annotated[str | None, typer.Option(help="Experiment in that archive; default: the same name.")] = None,
     time: Annotated[
         str | None, typer.Option(help="Analysis time; default: the archive's last cycle, or the experiment's first.")
     ] = None,
@@ -52,7 +52,7 @@ def single_observation(
         float | None,
         typer.Option(
             min=1,
-            help="Distance, km, from which on the increment is reported as far; default: the assimilator's reach.",
+            help="Distance, km, beyond which the increment counts as far; default: the assimilator's reach.",
         ),
     ] = None,
     threads: Threads = 1,

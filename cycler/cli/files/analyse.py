@@ -1,12 +1,12 @@
 """The command that makes one analysis from files, and verifies it at stations that were held back."""
 
+from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 from rich.box import SIMPLE_HEAD
@@ -15,14 +15,21 @@ from rich.progress import track
 from rich.table import Table
 
 from dacycle.assimilators.classical.isotropic import ErrorStatistics
-from dacycle.cycler.cli.files.ingest import join_tables
+from dacycle.common.files import whole
+from dacycle.common.foreign import reading
+from dacycle.cycler.cli.files.ingest import join_tables, read_window
 from dacycle.cycler.cli.options import parse_hour
 from dacycle.cycler.single.surface_analysis import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.state import StateError
-from dacycle.forecast_adapter.states.points import PointFields, read_orography, read_points, write_points
+from dacycle.forecast_adapter.states.points import (
+    PointFields,
+    check_writable,
+    read_orography,
+    read_points,
+    write_points,
+)
 from dacycle.obs_ingest.quality.control import Checks
 from dacycle.obs_ingest.quality.station_lists import StationList, read_station_list
-from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.sources.ingested import write_table
 from dacycle.obs_ingest.table import UNITS, ObservationError, from_arrow
 from dacycle.obs_ingest.window import Window
@@ -42,40 +49,50 @@ def analyse(
         list[Path], typer.Option(help="SYNOP in BUFR, or a table of `dacycle ingest` (.parquet); may be repeated.")
     ],
     out: Annotated[
-        Path, typer.Option(help="The analysis to write, in the background's format; departures go beside it.")
+        Path,
+        typer.Option(
+            help="The analysis to write, .grib, or .nc or .zarr like its background; departures go beside it."
+        ),
     ],
-    increments: Annotated[Path | None, typer.Option(help="Where to write analysis minus background.")] = None,
+    increments: Annotated[Path | None, typer.Option(help="File of analysis minus background.")] = None,
     time: Annotated[str | None, typer.Option(help="The time to analyse, if the background holds several.")] = None,
     channel: Annotated[list[str] | None, typer.Option(help="Only this channel; may be repeated.")] = None,
     orography: Annotated[Path | None, typer.Option(help="The model's orography, GRIB or netCDF, any grid.")] = None,
     lapse_rate: Annotated[
         float | None,
-        typer.Option(help="K/km, from the orography to a station; default: fitted to the departures."),
+        typer.Option(help="Lapse rate, K/km, from orography to station; default: fitted to the departures."),
     ] = None,
-    background_error: Annotated[float | None, typer.Option(help="Standard deviation, SI; with the next two.")] = None,
+    background_error: Annotated[
+        float | None, typer.Option(help="Standard deviation, SI; goes with the next two options.")
+    ] = None,
     observation_error: Annotated[float | None, typer.Option(help="Standard deviation, SI.")] = None,
     length: Annotated[float | None, typer.Option(help="Correlation length, km; default: from the departures.")] = None,
-    reach: Annotated[float, typer.Option(min=50, help="Beyond this distance, km, nothing changes.")] = 1000.0,
+    reach: Annotated[float, typer.Option(min=50, help="Distance, km, beyond which the increment is 0.")] = 1000.0,
     buddy_check: Annotated[
         float | None,
-        typer.Option(min=1, help="Largest difference from neighbouring departures, in their deviations, e.g. 4."),
+        typer.Option(
+            min=1, help="Largest difference from the neighbours' departures, in their standard deviations, e.g. 4."
+        ),
     ] = None,
     blacklist: Annotated[Path | None, typer.Option(help="CSV of stations whose values are not used.")] = None,
     whitelist: Annotated[Path | None, typer.Option(help="CSV of the only stations whose values are used.")] = None,
     hold_back: Annotated[float, typer.Option(help="Share of the sites to verify with, e.g. 0.2.")] = 0.0,
-    splits: Annotated[int, typer.Option(min=1, help="How often to draw them.")] = 10,
+    splits: Annotated[int, typer.Option(min=1, help="Number of draws of these sites.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 1,
 ) -> None:
     """Make one analysis of surface fields by optimal interpolation with an isotropic background error.
 
-    Channels are analysed one by one. Error statistics are estimated from the covariance of departures over distance
-    unless they are given. With --hold-back, further analyses leave some of the sites out and are compared with them;
+    Channels are analysed one by one. Error statistics are estimated from the departures by maximum likelihood unless
+    they are given. With --hold-back, further analyses leave some of the sites out and are compared with them;
     the analysis that is written uses all sites.
 
     Example: dacycle analyse --background 2t.grib --observations synop.bufr --out analysis.grib --hold-back 0.2
     """
     fields = _only(read_points(background, None if time is None else parse_hour(time)), channel)
     statistics = _statistics(background_error, observation_error, length, reach, fields)
+    for path in (out, increments):
+        if path is not None:
+            check_writable(path, fields)
     table = _read(observations, Window(fields.time))
     analyser = Analyser(
         fields,
@@ -88,7 +105,7 @@ def analyse(
     )
     analysis = analyser.analyse()
     console.print(_summary(fields, analysis))
-    for note in _notes(fields, analysis, orography, lapse_rate):
+    for note in (*fields.notes, *_notes(fields, analysis, orography, lapse_rate)):
         console.print(f"note: {note}", soft_wrap=True)
     if hold_back:
         salts = [f"dacycle analyse {seed} {split}" for split in range(splits)]
@@ -96,11 +113,13 @@ def analyse(
         for name in analysis.values:
             console.print(_held_back_table(name, hold_back, seed, [a.scores(name, "withheld") for a in tries]))
     departures = out.with_name(f"{out.stem}.departures.parquet")
-    write_table(departures, analysis.table)
-    write_points(out, fields, analysis.values, rest=True)
-    if increments is not None:
-        differences = {name: values - fields.values[name] for name, values in analysis.values.items()}
-        write_points(increments, fields, differences, rest=False)
+    with ExitStack() as together:  # all files get their names, or none
+        temporary = {path: together.enter_context(whole(path)) for path in (departures, out, increments) if path}
+        write_table(temporary[departures], analysis.table)
+        write_points(temporary[out], fields, analysis.values, rest=True)
+        if increments is not None:
+            differences = {name: values - fields.values[name] for name, values in analysis.values.items()}
+            write_points(temporary[increments], fields, differences, rest=False)
     summary = f"{', '.join(analysis.values)} at {fields.time}, by optimal interpolation"
     console.print(f"{out}: {summary}; departures in {departures}", soft_wrap=True)
 
@@ -139,29 +158,24 @@ def _statistics(
 
 
 def _read(files: list[Path], window: Window) -> pd.DataFrame:
-    """Return one table of all files, and print what each of them holds."""
-    tables = []
-    for file in files:
-        if not file.exists():
-            raise ObservationError(f"{file}: no such file")
-        if file.suffix == ".parquet":
-            tables.append(_read_table(file))
-            continue
-        reader = build_source({"source": "synop_bufr", "path": str(file), "cutoff": "none"}, None, 0)
-        table, inventory = reader.read(window)
+    """Return one table of all files, and print what they hold."""
+    tables = [_read_table(file) for file in files if file.suffix == ".parquet"]
+    bulletins = [str(file) for file in files if file.suffix != ".parquet"]
+    if bulletins:
+        table, inventory = read_window({"source": "synop_bufr"}, bulletins, window)
         tables.append(table)
         left_out = "".join(f", {count} left out: {reason}" for reason, count in inventory.skipped.items())
-        console.print(f"{file}: {inventory.decoded} of {inventory.found} messages decoded{left_out}", soft_wrap=True)
+        names = ", ".join(bulletins)
+        console.print(f"{names}: {inventory.decoded} of {inventory.found} messages decoded{left_out}", soft_wrap=True)
         for problem in inventory.problems:
             console.print(f"damaged: {problem}", soft_wrap=True)
     return join_tables(tables, files, window)
 
 
 def _read_table(file: Path) -> pd.DataFrame:
-    try:
-        return from_arrow(pq.read_table(file), str(file))
-    except (pa.ArrowException, OSError) as error:
-        raise ObservationError(f"{file}: cannot be read as Parquet: {error}") from None
+    with reading(f"{file}: a table in Parquet is expected", ObservationError):
+        table = pq.read_table(file)
+    return from_arrow(table, str(file))
 
 
 def _summary(fields: PointFields, analysis: SingleAnalysis) -> Table:

@@ -9,6 +9,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from dacycle.common.times import parse_time
 from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.cli.options import progress_bar
 from dacycle.cycler.experiment import parse_duration
@@ -30,7 +31,7 @@ def dataset(
         str | None,
         typer.Argument(help="A product: Zarr store, folder, file or pattern; local, or a URL (gs://, s3://)."),
     ] = None,
-    folder: Annotated[Path | None, typer.Argument(help="Where to write; what is there is kept.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="The folder to write; existing files are kept.")] = None,
     grid: Annotated[str, typer.Option(help="5.625deg, 1.5deg or 0.25deg.")] = "5.625deg",
     start: Annotated[
         str | None, typer.Option("--from", help="First time, e.g. 2015-01-01T00; default: the first.")
@@ -39,9 +40,9 @@ def dataset(
         str | None, typer.Option("--to", help="Last time; a date takes its whole day; default: the last.")
     ] = None,
     every: Annotated[str, typer.Option(help="Step between times, counted from 00 UTC.")] = "6h",
-    static: Annotated[str | None, typer.Option(help="Where orography and land_sea_mask are, if not in SOURCE.")] = None,
+    static: Annotated[str | None, typer.Option(help="File of orography and land_sea_mask, if SOURCE has none.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A time to leave out permanently; may be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes that fetch, a time each.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Number of times fetched at once, each by one process.")] = 4,
     verify: Annotated[Path | None, typer.Option(help="Check the files of this dataset against their SHA-256.")] = None,
 ) -> None:
     """Make a dataset: states of a product on a chosen grid, for training and verification.
@@ -60,8 +61,8 @@ def dataset(
         return
     if source is None or folder is None:
         raise typer.BadParameter("a product and a folder are needed, or --verify FOLDER")
-    folder.mkdir(parents=True, exist_ok=True)
     times = _times(source, start, end, every, without or [])
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"dataset {folder}"), progress_bar(console) as bar:
         task = bar.add_task(str(folder), total=None)
         try:
@@ -93,8 +94,8 @@ def _times(source: str, start: str | None, end: str | None, every: str, without:
     """Return the times that the options ask for; a bound that is not given is the product's."""
     try:
         step = parse_duration(every)
-        first, last = (None if text is None else pd.Timestamp(text) for text in (start, end))
-        left_out = np.array([as_hour(np.datetime64(text)) for text in without], "datetime64[h]")
+        first, last = (None if text is None else pd.Timestamp(parse_time(text)) for text in (start, end))
+        left_out = np.array([as_hour(text) for text in without], "datetime64[h]")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if step < pd.Timedelta(hours=1) or pd.Timedelta(days=1) % step:

@@ -35,9 +35,9 @@ def forecast(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A state: GRIB, or netCDF or Zarr in the WeatherBench2 schema.")
     ],
-    out: Annotated[Path, typer.Option(help=f"The file to write; its ending says what: {', '.join(FORMATS)}.")],
+    out: Annotated[Path, typer.Option(help=f"The file to write; its suffix sets the format: {', '.join(FORMATS)}.")],
     model: Annotated[str, typer.Option(help="A packaged or added model's name, or an ONNX file.")] = "mini",
-    lead: Annotated[str, typer.Option(help="How far, a multiple of 6 h such as 120h or 10d.")] = "120h",
+    lead: Annotated[str, typer.Option(help="Longest lead, a multiple of 6 h such as 120h or 10d.")] = "120h",
     time: Annotated[
         str | None, typer.Option(help="Start, e.g. 2024-01-04T00; required where FILE holds several times.")
     ] = None,

@@ -25,9 +25,11 @@ def write(
     experiment: Annotated[
         str, typer.Argument(metavar="EXPERIMENT[@TIME]", help="An experiment in the archive, or one cycle of it.")
     ],
-    out: Annotated[Path, typer.Option(help=f"The file to write; its ending says what: {', '.join(FORMATS)}.")],
+    out: Annotated[Path, typer.Option(help=f"The file to write; its suffix sets the format: {', '.join(FORMATS)}.")],
     archive: ArchiveFolder,
-    what: Annotated[Kind, typer.Option(help="What to write; of forecasts, the headline fields.")] = Kind.analysis,
+    what: Annotated[
+        Kind, typer.Option(help="States to write; of forecasts, only the headline fields.")
+    ] = Kind.analysis,
     since: Annotated[str | None, typer.Option(help="First time, e.g. 20240108T06; default: the first.")] = None,
     until: Annotated[str | None, typer.Option(help="Last time; default: the last.")] = None,
     bits: Annotated[int, typer.Option(min=8, max=24, help="Bits of a value in GRIB.")] = BITS,

@@ -13,7 +13,8 @@ from rich.markdown import Markdown
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from dacycle.assimilators.base import packaged_assimilators
+from dacycle.assimilators.base import current_name, packaged_assimilators
+from dacycle.common.foreign import read_text
 from dacycle.forecast_adapter.models import registry
 from dacycle.forecast_adapter.models.double import add_double
 from dacycle.forecast_adapter.models.fengwu import LICENCE, RELEASES
@@ -43,9 +44,11 @@ console = Console()
 
 For = Annotated[
     str | None,
-    typer.Option("--for", help="States it was made for: era5, operational, or a world; known for FengWu's releases."),
+    typer.Option(
+        "--for", help="States that it was made for: era5, operational or a world; not needed for FengWu's releases."
+    ),
 ]
-Grid = Annotated[str | None, typer.Option(help="The grid to use where the file runs on any, e.g. 0.25deg or 181x360.")]
+Grid = Annotated[str | None, typer.Option(help="Grid of a file that runs on any grid, e.g. 0.25deg or 181x360.")]
 
 
 @group.callback(invoke_without_command=True)
@@ -84,14 +87,15 @@ def models(
 def show(
     name: Annotated[str, typer.Argument(help="A packaged or added model, assimilator or operator, or a file.")],
 ) -> None:
-    """Show a card, or how to get a model of FengWu that is not here.
+    """Show a card, or how to get a missing model of FengWu.
 
     Example: dacycle models show fengwu-v1
     """
     packaged, added = _packaged(), registered_models()
+    name = current_name(name)
     if name in added:
         complaint = added[name].complaint()
-        console.print(Markdown(added[name].card.read_text()))
+        console.print(Markdown(read_text(added[name].card, ModelFileError)))
         if complaint:
             raise ModelFileError(f"model {name}: {complaint}")
         return
@@ -106,18 +110,20 @@ def show(
     card = path.with_suffix(".md")
     if not card.exists():
         raise ModelFileError(f"{path}: the model is sound, but its card {card.name} is missing")
-    console.print(Markdown(card.read_text()))
+    console.print(Markdown(read_text(card, ModelFileError)))
 
 
 @group.command()
 def add(
     name: Annotated[str, typer.Argument(help=f"{', '.join(RELEASES)}, or a name of your own.")],
-    file: Annotated[Path, typer.Argument(help="The ONNX file; weights in files of their own lie beside it.")],
+    file: Annotated[Path, typer.Argument(help="The ONNX file; separate files of weights are in its folder.")],
     mean: Annotated[Path | None, typer.Option(help="data_mean.npy; without it, FengWu's published values.")] = None,
     std: Annotated[Path | None, typer.Option(help="data_std.npy; the two go together.")] = None,
     made_for: For = None,
     grid: Grid = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Keep a copy; else the file stays where it is.")] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Keep a copy; without it the file must stay in its place.")
+    ] = False,
 ) -> None:
     """Check FengWu's weights, or a network with the same tensors, and register them under a name.
 
@@ -135,8 +141,8 @@ def add(
 
 @group.command()
 def double(
-    grid: Annotated[str, typer.Option(help="Its grid.")] = "0.25deg",
-    made_for: Annotated[str, typer.Option("--for", help="States whose model it stands in for.")] = "era5",
+    grid: Annotated[str, typer.Option(help="Grid of the double.")] = "0.25deg",
+    made_for: Annotated[str, typer.Option("--for", help="States that the replaced model was made for.")] = "era5",
 ) -> None:
     """Make and add a double of FengWu: the same tensors and size but no skill, for tests and timing.
 
@@ -150,9 +156,9 @@ def double(
 @group.command("half")
 def half_precision(
     name: Annotated[str, typer.Argument(help="An added model.")],
-    steps: Annotated[int, typer.Option(min=1, help="How long a forecast to compare.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Number of 6-h steps to compare.")] = 20,
     state: Annotated[
-        Path | None, typer.Option(help="A state to start from: GRIB, netCDF or Zarr; default: a made one.")
+        Path | None, typer.Option(help="A state to start from: GRIB, netCDF or Zarr; default: a generated one.")
     ] = None,
 ) -> None:
     """Add NAME-fp16, the same network in half precision, and measure how far its forecasts differ.
@@ -171,7 +177,7 @@ def half_precision(
 
 
 def _say_added(registration: Registration) -> None:
-    console.print(Markdown(registration.card.read_text()))
+    console.print(Markdown(read_text(registration.card, ModelFileError)))
     if registration.name in RELEASES:
         console.print(f"licence of the weights: {LICENCE}", soft_wrap=True)
     name = registration.name
@@ -213,7 +219,7 @@ def _complaint(path: Path) -> str:
     card = path.with_suffix(".md")
     if not card.exists():
         return "it has no card"
-    if digest(path) not in card.read_text():
+    if digest(path) not in read_text(card, ModelFileError):
         return "its card is another file's"
     if path.suffix != ".onnx":
         return ""  # estimated, not trained

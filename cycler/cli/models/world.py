@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import typer
 
-from dacycle.cycler.cli.options import ExperimentFile, parse_years
+from dacycle.cycler.cli.options import ExperimentFile, parse_hour, parse_years
 from dacycle.cycler.experiment import ExperimentError, load_experiment
 from dacycle.forecast_adapter.models.fengwu import ERA5, OPERATIONAL, published_statistics
+from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.world import WorldError, build_world, load_world
 
@@ -29,9 +29,9 @@ class Kind(StrEnum):
 
 @app.command("nature-run")
 def nature_run(
-    folder: Annotated[Path, typer.Argument(help="Where to write; months that exist are kept.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write; existing months are kept.")],
     years: Annotated[str, typer.Option(help="Labels of the realisations, e.g. 2014-2024 or 2021,2023.")],
-    seed: Annotated[int, typer.Option(help="Decides a realisation, together with the year.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed; together with the year it sets the realisation.")] = 1,
     workers: Annotated[int, typer.Option(help="Number of years run at the same time, about 4 GB of memory each.")] = 1,
 ) -> None:
     """Run SPEEDY and write its states, precipitation and OLR. Needs the extra `nature`.
@@ -58,13 +58,13 @@ def world(
         typer.Option(help="Other normalisation statistics: `fengwu` for those of FengWu, or a world's statistics.nc."),
     ] = None,
     reference: Annotated[
-        Kind, typer.Option(help="Kind of DATA, which decides whether models made elsewhere, such as FengWu, fit.")
+        Kind, typer.Option(help="Kind of DATA; models made for this kind, such as FengWu, are allowed.")
     ] = Kind.own,
 ) -> None:
     """Make a world from a nature run or a dataset: statistics and climatology of its training years, and a reference.
 
-    With --start a stretch of the data is copied into the world, rounded to a size that can be distributed. Without it
-    the world's reference is the folder DATA itself, with everything that is added to it later.
+    With --start a part of the data is copied into the world, rounded to a size that can be distributed. Without it
+    the world's reference is the folder DATA itself, with all data that are added to it later.
 
     Example: dacycle world nature deploy/worlds/demonstration --training 2020-2022 --start 2024-01-01T00
 
@@ -74,7 +74,7 @@ def world(
     times = None
     description = f"States of {data.name}, statistics and climatology of {training}"
     if start is not None:
-        times = np.asarray(pd.date_range(start, periods=4 * days, freq="6h").values.astype("datetime64[h]"))
+        times = parse_hour(start, "--start") + STEP * np.arange(4 * days)
         description += f"; reference of {days} days from {start}"
     kind = "" if reference is Kind.own else reference.value
     build_world(data, folder, folder.name, parse_years(training), times, description, _given(statistics), kind)

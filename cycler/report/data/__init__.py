@@ -1,1 +1,1 @@
-"""Data for the pictures of reports, and the scripts that make them."""
+"""Data for the figures of reports, and the scripts that make them."""
