@@ -17,10 +17,12 @@ from dacycle.forecast_adapter.grid import Grid, GridError
 from dacycle.forecast_adapter.physics import GRAVITY, ZERO_CELSIUS
 
 __all__ = [
+    "GROUND",
     "STEP",
     "STEP_HOURS",
     "StateError",
     "as_hour",
+    "check_ground",
     "check_values",
     "grid_of",
     "make_state",
@@ -31,6 +33,9 @@ __all__ = [
 STEP_HOURS = 6
 STEP = np.timedelta64(STEP_HOURS, "h")
 """Time between two cycles, and step of every forecast model."""
+
+GROUND = (-1000.0, 9000.0)
+"""Heights of the ground on Earth, m; models' grounds overshoot at coasts."""
 
 SURFACE = ("u10", "v10", "t2m", "msl")
 UPPER = ("z", "q", "u", "v", "t")
@@ -115,6 +120,16 @@ def check_values(channel: Channel, values: NDArray, when: str) -> None:
         raise StateError(
             f"{when}: {channel.name} spans {low:.6g} to {high:.6g} {channel.unit}, outside the plausible "
             f"{channel.low:.6g} to {channel.high:.6g}{_hint(channel.variable, low, high)}"
+        )
+
+
+def check_ground(height: NDArray, source: object) -> None:
+    """Raise StateError unless heights of the ground, m, are finite and between `GROUND`; the message names the source."""
+    low, high = np.min(height), np.max(height)
+    if not (GROUND[0] <= low and high <= GROUND[1]):
+        raise StateError(
+            f"{source}: the ground's height spans {low:.6g} to {high:.6g} m, outside {GROUND[0]:g} to {GROUND[1]:g}; "
+            "geopotential is divided by 9.80665, heights are in metres"
         )
 
 

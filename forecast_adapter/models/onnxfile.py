@@ -179,7 +179,8 @@ def read_metadata(source: Path | str | ort.InferenceSession) -> dict[str, Any]:
     """Return the metadata of a file or of an open session; raise ModelFileError where it has none."""
     session = source if isinstance(source, ort.InferenceSession) else open_session(source)
     name = "the open session" if isinstance(source, ort.InferenceSession) else source
-    stored = session.get_modelmeta().custom_metadata_map
+    with reading(f"{name}: its metadata", ModelFileError):
+        stored = session.get_modelmeta().custom_metadata_map
     if _DOCUMENT not in stored:
         raise ModelFileError(
             f"{name}: no `dacycle` metadata (name, grid, world, channels); write them with "
@@ -229,7 +230,8 @@ def _checksum(graph: bytes, document: str, weights: Sequence[Path]) -> str:
 
 def _check_checksum(path: Path, session: ort.InferenceSession) -> None:
     """Raise ModelFileError where a file with metadata has another checksum than they say."""
-    stored = session.get_modelmeta().custom_metadata_map
+    with reading(f"{path}: its metadata", ModelFileError):
+        stored = session.get_modelmeta().custom_metadata_map
     if _DOCUMENT not in stored:
         return
     missing = [key for key in (_CHECK, _LENGTH) if key not in stored]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from dacycle.common.foreign import reading
+from dacycle.common.hdf5 import check_hdf5
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, Channel, index
 from dacycle.forecast_adapter.state import StateError, as_hour
 from dacycle.forecast_adapter.states.formats import file_kind, refuse_netcdf
@@ -333,6 +334,7 @@ def _opened(path: Path) -> _OpenDataset:
     engine = file_kind(path)
     with reading(f"{path}: as netCDF", StateError):
         if engine == "h5netcdf":
+            check_hdf5(path, StateError)
             refuse_netcdf(path)
         dataset = xr.open_dataset(path, engine=engine, decode_times=False)
         return _OpenDataset(str(path), with_dates(dataset, str(path)))

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import CHANNELS, index
 from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM, GRAVITY
-from dacycle.forecast_adapter.state import StateError, as_hour, check_values
+from dacycle.forecast_adapter.state import StateError, as_hour, check_ground, check_values
 from dacycle.forecast_adapter.states.files import file_format, write_states
 from dacycle.forecast_adapter.states.grib import SURFACE_CHANNELS
 from dacycle.forecast_adapter.states.grib_messages import key_of, messages, on_points, start_time, valid_time
@@ -147,8 +147,12 @@ def read_orography(path: Path) -> PointFields:
     Raises:
         StateError: the file cannot be read or holds no such field; names it.
     """
-    if is_grib(path):
-        return _grib_orography(path)
+    ground = _grib_orography(path) if is_grib(path) else _netcdf_orography(path)
+    check_ground(ground.values["orography"], path)
+    return ground
+
+
+def _netcdf_orography(path: Path) -> PointFields:
     with reading(f"{path}: geopotential_at_surface(latitude, longitude)", StateError), xr.open_dataset(path) as dataset:
         ground = dataset["geopotential_at_surface"].transpose("latitude", "longitude").load()
         points = _mesh(ground)

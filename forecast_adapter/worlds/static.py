@@ -12,7 +12,7 @@ from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.grid import Grid, regrid
 from dacycle.forecast_adapter.physics import GRAVITY
-from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.state import StateError, check_ground
 from dacycle.forecast_adapter.states.cf import described, global_attributes
 from dacycle.forecast_adapter.states.grib_messages import key_of, messages, on_grid
 from dacycle.forecast_adapter.states.grib_products import why_unfit
@@ -62,6 +62,8 @@ def write_static(product: str, path: Path, grid: Grid, time: np.datetime64) -> N
         values, source_grid = fields[name]
         if not np.isfinite(values).all():
             raise StateError(f"{product}: {name} has values that are not finite")
+        if name == "geopotential_at_surface":
+            check_ground(values / GRAVITY, product)
         values = regrid(values.astype(np.float32), source_grid, grid)
         variables[name] = (("latitude", "longitude"), values, {"units": unit})
     coordinates = {"latitude": grid.latitude, "longitude": grid.longitude}

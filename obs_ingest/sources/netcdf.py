@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from xarray.coders import CFDatetimeCoder
 
 from dacycle.common.foreign import reading
+from dacycle.common.hdf5 import check_hdf5
 from dacycle.obs_ingest.table import ObservationError, is_position, site_names
 
 __all__ = ["STAMPS", "Fields", "Points", "Wanted", "describe"]
@@ -152,16 +152,10 @@ def _opened(path: Path) -> Iterator[xr.Dataset]:
         if engine is None:
             raise ObservationError(f"{path}: is not a netCDF file")
         if engine == "h5netcdf":
-            _visit(path)
+            check_hdf5(path, ObservationError)
         with xr.open_dataset(path, engine=engine, decode_cf=False) as coded:
             _check_times(coded, path)
             yield _decoded(coded, path)
-
-
-def _visit(path: Path) -> None:
-    """Open every object of an HDF5 file once: on a damaged one h5netcdf prints a traceback when it is thrown away."""
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: None)
 
 
 def _decoded(coded: xr.Dataset, path: Path) -> xr.Dataset:

@@ -38,7 +38,7 @@ SAMPLES = ROOT / "tests/samples"
 
 RANGES = {
     "t2m": (150, 350), "msl": (80000, 115000), "u10": (-150, 150), "v10": (-150, 150), "z": (-15000, 700000),
-    "q": (-0.01, 0.1), "u": (-300, 300), "v": (-300, 300), "t": (100, 400), "orography": (-1000, 10000),
+    "q": (-0.01, 0.1), "u": (-300, 300), "v": (-300, 300), "t": (100, 400), "orography": (-1000, 9000),
 }  # fmt: skip
 """Range of each variable of a state that no atmosphere leaves, SI: wider than the product's own checks."""
 
@@ -58,6 +58,7 @@ class Format:
         mutate: makes an input from a seed.
         read: reads a folder with inputs and judges the result; DacycleError is a refusal.
         batch: inputs in one folder.
+        share: of the inputs, relative to the other formats: those that are slow to read get fewer.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Format:
     mutate: mutations.Mutation
     read: Callable[[list[Path]], None]
     batch: int = 1
+    share: float = 1.0
 
 
 def formats() -> Iterator[Format]:
@@ -74,11 +76,11 @@ def formats() -> Iterator[Format]:
     text, message, hdf = mutations.mutate_text, mutations.mutate_message, mutations.mutate_hdf
     yield Format(
         "SYNOP in BUFR", ".bufr", _messages(observations.glob("synop*.bufr")), message,
-        partial(_observations, "synop_bufr", "2018-11-20T12"), batch=50,
+        partial(_observations, "synop_bufr", "2018-11-20T12"), batch=50, share=8,
     )  # fmt: skip
     yield Format(
         "TEMP in BUFR", ".bufr", _messages(observations.glob("temp*.bufr")), message,
-        partial(_observations, "temp_bufr", "2008-12-08T12"), batch=50,
+        partial(_observations, "temp_bufr", "2008-12-08T12"), batch=50, share=8,
     )  # fmt: skip
     isd = _lines(observations / "isd_global_hourly_00702699999.csv", 60)
     yield Format("ISD in CSV", ".csv", [isd], text, partial(_observations, "isd", "2017-01-01T06"))
@@ -109,10 +111,12 @@ def formats() -> Iterator[Format]:
     grid = SAMPLES / "grid"
     grib = _messages([*sorted(grid.glob("gfs_2p5_3lev*.grib2")), *sorted(grid.glob("gfs_1deg*.grb1")),
                       *sorted(grid.glob("ecmwf_opendata*")), *sorted(grid.glob("gdas*"))], most=200_000)  # fmt: skip
-    yield Format("states in GRIB", ".grib", grib, message, _state)
-    yield Format("points in GRIB", ".grib", _surface_messages(grid), message, _points)
-    yield Format("states in netCDF", ".nc", _small_netcdf(), hdf, _state)
-    yield Format("states in Zarr", ".zip", [_zipped(next(grid.glob("*.zarr")))], mutations.mutate_store, _store)
+    yield Format("states in GRIB", ".grib", grib, message, _state, share=3)
+    yield Format("points in GRIB", ".grib", _surface_messages(grid), message, _points, share=3)
+    yield Format("states in netCDF", ".nc", _small_netcdf(), hdf, _state, share=0.5)
+    yield Format(
+        "states in Zarr", ".zip", [_zipped(next(grid.glob("*.zarr")))], mutations.mutate_store, _store, share=0.5
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder) / "double.onnx").read_bytes()

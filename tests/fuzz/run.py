@@ -119,18 +119,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzz", description="Read mutated inputs with every reader of foreign files."
     )
-    parser.add_argument("--inputs", type=int, default=100_000, help="inputs in all, shared evenly among the formats")
+    parser.add_argument("--inputs", type=int, default=100_000, help="inputs in all")
     parser.add_argument("--only", default="", help="formats whose names hold this")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="folder for inputs that failed")
     options = parser.parse_args(arguments)
     chosen = [format for format in formats() if options.only.lower() in format.name.lower()]
-    share = -(-options.inputs // len(chosen))
+    whole = sum(format.share for format in chosen)
     failed = 0
     columns = ("read", "refused", "implausible", "exception", "crash", "hang")
     print(f"| format | inputs | {' | '.join(columns)} | s |\n|---|{'---|' * (len(columns) + 2)}")
     for format in chosen:
-        outcomes, seconds = fuzz(format, share, options.seed, options.keep)
+        outcomes, seconds = fuzz(format, round(options.inputs * format.share / whole), options.seed, options.keep)
         failed += sum(outcomes[name] for name in columns[2:])
         counts = " | ".join(str(outcomes[name]) for name in columns)
         print(f"| {format.name} | {outcomes.total()} | {counts} | {seconds:.0f} |", flush=True)
