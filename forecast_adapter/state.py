@@ -124,7 +124,7 @@ def check_values(channel: Channel, values: NDArray, when: str) -> None:
 
 
 def check_ground(height: NDArray, source: object) -> None:
-    """Raise StateError unless heights of the ground, m, are finite and between `GROUND`; the message names the source."""
+    """Raise StateError unless heights of the ground, m, are finite and between `GROUND`, naming the source."""
     low, high = np.min(height), np.max(height)
     if not (GROUND[0] <= low and high <= GROUND[1]):
         raise StateError(
