@@ -8,6 +8,7 @@ brings it down. This file is also its program, which imports nothing of dacycle.
 import atexit
 import json
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -90,6 +91,7 @@ def _problems(paths: Iterator[str]) -> Iterator[str]:
             [len(dimension) for dimension in item.dims]
 
     for line in paths:
+        signal.alarm(round(PATIENCE) + 5)  # ends this process, also where the one that it serves is gone
         try:
             with h5py.File(json.loads(line)) as file:
                 file.visititems(visit)
