@@ -27,12 +27,17 @@ class TinyWorld:
     model: Path
 
 
+OPTIONAL = {"large": "needs 8 GB of memory", "trial": "a long trial of reliability"}
+"""Markers of tests that run only where they are asked for, and why."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what would not fit into a small machine, unless it is asked for."""
-    if "large" not in config.option.markexpr:
-        for item in items:
-            if item.get_closest_marker("large"):
-                item.add_marker(pytest.mark.skip(reason="needs 8 GB of memory: -m large"))
+    """Leave out what would not fit into a small machine or takes long, unless it is asked for."""
+    for marker, reason in OPTIONAL.items():
+        if marker not in config.option.markexpr:
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=f"{reason}: -m {marker}"))
 
 
 @pytest.fixture(scope="session")

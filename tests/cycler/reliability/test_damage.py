@@ -2,7 +2,7 @@
 
 A few bytes are changed here. Five hundred are changed by
 
-    FLIPS=500 make test ARGS="-m slow tests/cycler/reliability/test_damage.py -n0"
+    FLIPS=500 make test ARGS="-m trial tests/cycler/reliability/test_damage.py -n0"
 """
 
 import ctypes
@@ -152,7 +152,7 @@ def test_an_archive_that_may_only_be_read_can_be_reported(run, world, tmp_path):
     assert sorted(run.rglob("*")) == before
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 def test_no_changed_byte_is_silent(finished):
     command = [sys.executable, HERE / "flips.py", finished, os.environ.get("FLIPS", "40"), "1"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -2,7 +2,7 @@
 
 A few operations of each command are tried here. All of them are tried, in an hour, by
 
-    SWEEP_EVERY=1 make test ARGS="-m slow tests/cycler/reliability -n0"
+    SWEEP_EVERY=1 make test ARGS="-m trial tests/cycler/reliability -n0"
 """
 
 import json
@@ -43,7 +43,7 @@ def test_a_fork_that_is_killed_is_finished_by_the_same_command(killer, world, tm
     check(killed(killer, world, tmp_path / "sweep", 9, "fork"))
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 @pytest.mark.parametrize("command", ["hindcast", "drift", "fork", "rewind", "report", "simulate"])
 def test_a_command_that_is_killed_anywhere_ends_as_if_undisturbed(killer, world, tmp_path, command):
     check(killed(killer, world, tmp_path / "sweep", int(os.environ.get("SWEEP_EVERY", "40")), command))
