@@ -50,6 +50,19 @@ class RolloutStage(Strict):
     epochs: int = Field(gt=0)
 
 
+Guidance = Literal["solved", "published"]
+"""The one entry of a network that is a word: how observations guide a diffusion."""
+
+YEARS_ENOUGH = 10
+"""Training years from which errors are not mixed unless a recipe says so.
+
+A training takes about 120,000 samples. Ten years of forecasts from 6 to 48 h hold as many errors, so that each is shown
+about once, and cannot be memorised.
+"""
+MIXED = 0.75
+"""Share of mixed errors with fewer years."""
+
+
 class Recipe(Strict):
     """Hold the settings that every training run has.
 
@@ -83,7 +96,7 @@ class Recipe(Strict):
     validation_years: Years
     seed: int
     licence: str = "Apache-2.0"
-    network: dict[str, int | str] = Field(default_factory=dict)
+    network: dict[str, int | Guidance] = Field(default_factory=dict)
     batch: int = Field(default=16, gt=0)
     learning_rate: Number = Field(default=2e-3, gt=0)
     weight_decay: Number = Field(default=0.05, ge=0)
@@ -105,6 +118,8 @@ class Recipe(Strict):
     def digest(self) -> str:
         """Return the SHA-256 of everything that decides the result; where the data lie does not."""
         content = self.model_dump(exclude={"data", "backgrounds", "in_memory"})
+        if content.get("mixed") == MIXED:
+            del content["mixed"]  # the share of all recipes that are older than this entry
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -138,16 +153,6 @@ class ForecastRecipe(Recipe):
                 return stage.steps
             epoch -= stage.epochs
         return self.stages[-1].steps
-
-
-YEARS_ENOUGH = 10
-"""Training years from which errors are not mixed unless a recipe says so.
-
-A training takes about 120,000 samples. Ten years of forecasts from 6 to 48 h hold as many errors, so that each is shown
-about once, and cannot be memorised.
-"""
-MIXED = 0.75
-"""Share of mixed errors with fewer years."""
 
 
 class AssimilatorRecipe(Recipe):

@@ -73,7 +73,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "schema, or as GRIB2.",
     },
     "files.states": {
-        "states": "List the states of a product, newest first: whole, or with the fields and levels that are missing.",
+        "states": "List the states of a product, newest first: whole, or why they cannot be used.",
     },
     "files.ingest": {
         "ingest": "Read observations of one window, (time - 3 h, time + 3 h], or of a period, into tables; "

@@ -278,10 +278,12 @@ def _index(path: Path, size: int, changed: int) -> _Index:
             key = _key(message)
             if key is None:
                 continue
-            section = key_of(message, "md5GridSection")
-            if section not in grids:
-                grids[section] = _why_not_global(message, key)
-            reason = why_unfit(message) or grids[section]
+            reason = why_unfit(message)
+            if not reason:
+                section = key_of(message, "md5GridSection")
+                if section not in grids:
+                    grids[section] = _why_not_global(message, key)
+                reason = grids[section]
             if reason:
                 unfit.setdefault(reason, []).append(key[0])
                 continue

@@ -293,7 +293,7 @@ def test_an_unknown_method_or_size_is_refused(
         ({"backgrounds": []}, r":\d+: backgrounds: List should have at least 1 item"),
         ({"backgrounds": ["forecasts", 7]}, r":\d+: backgrounds\.1: Input should be a valid string"),
         ({"mothod": "fnp"}, r":\d+: mothod: unknown key; did you mean method\?"),
-        ({"network": {"joint": "wide"}}, r":\d+: network\.joint: Input should be a valid integer"),
+        ({"network": {"joint": "wide"}}, r":\d+: network\.joint\S*: Input should be a valid integer"),
     ],
 )
 def test_a_recipe_with_a_mistake_says_which_and_where(
@@ -500,7 +500,7 @@ def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(
     assert share() == share("--set", "iterations=4") < share("--set", "iterations=1") < 1
     with pytest.raises(RecipeError, match="its weights are not those of its recipe's network with"):
         share("--set", "width=32")
-    with pytest.raises(RecipeError, match="write it as NAME=VALUE"):
+    with pytest.raises(RecipeError, match=r"network\.iterations: 'few' is not a whole number"):
         share("--set", "iterations=few")
     arguments[1] = "none"
     with pytest.raises(RecipeError, match="none is no run's folder"):

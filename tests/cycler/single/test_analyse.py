@@ -162,7 +162,7 @@ class TestRealPair:
         used = table[(table["variable"] == "t2m") & (table["use"] == "assimilated")]
         assert (abs(used["height_difference"]) <= 500).all()
         assert used["height_difference"].std() > 50
-        failed(run(*files, "--whitelist", shared / BUFR), "synop_europe_2018112012.bufr", "station list")
+        failed(run(*files, "--whitelist", shared / BUFR), "synop_europe_2018112012.bufr", "is not in UTF-8")
 
     def test_observations_of_other_variables_only(self, shared: Path, tmp_path: Path) -> None:
         background = read_points(shared / GRIB)
