@@ -283,7 +283,7 @@ def load_recipe(path: Path | str, data: str | None = None) -> NetworkRecipe:
     return recipe if data is None else recipe.model_copy(update={"data": data})
 
 
-def network_size(size: type[Size], entries: dict[str, int | str]) -> Size:
+def network_size(size: type[Size], entries: Mapping[str, int | str]) -> Size:
     """Return the size of a network, a dataclass, from a recipe's `network`.
 
     Raises:

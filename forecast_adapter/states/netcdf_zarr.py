@@ -22,6 +22,7 @@ from dacycle.common.foreign import reading
 from dacycle.common.hdf5 import check_hdf5
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, Channel, index
 from dacycle.forecast_adapter.state import StateError, as_hour
+from dacycle.forecast_adapter.states.blosc import use_checked_blosc
 from dacycle.forecast_adapter.states.formats import file_kind, refuse_netcdf
 from dacycle.forecast_adapter.states.schema import (
     DIMENSIONS,
@@ -39,6 +40,8 @@ from dacycle.forecast_adapter.states.schema import (
 from dacycle.forecast_adapter.states.source import StateSource, global_grid, read_files
 
 __all__ = ["NetcdfStates", "ZarrStates", "from_dataset"]
+
+use_checked_blosc()
 
 _HOUR = np.timedelta64(1, "h")
 

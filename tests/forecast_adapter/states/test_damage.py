@@ -8,11 +8,13 @@ from pathlib import Path
 
 import eccodes
 import h5netcdf
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
 from numpy.testing import assert_allclose
 from typer.testing import CliRunner
+from zarr.codecs import BloscCodec
 
 from dacycle.cycler.cli import app
 from dacycle.forecast_adapter.grid import get_grid
@@ -39,11 +41,16 @@ def listed(place: Path) -> str:
     return CliRunner(env={"COLUMNS": "2000"}).invoke(app, ["states", str(place)]).output
 
 
-def zarr_store(path: Path, version: int) -> Path:
+def zarr_store(path: Path, version: int, blosc: bool = False) -> Path:
     dataset = made_dataset(0, 6, 12)
+    encoding = chunks(dataset, time=1)
+    if blosc:
+        codec = numcodecs.Blosc() if version == 2 else BloscCodec()
+        for name in dataset.data_vars:
+            encoding[name]["compressors"] = (codec,)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset.to_zarr(path, encoding=chunks(dataset, time=1), zarr_format=version)
+        dataset.to_zarr(path, encoding=encoding, zarr_format=version)
     return path
 
 
@@ -61,6 +68,16 @@ class TestZarrChunks:
         output = listed(store)
         assert output.count("whole") == 3  # two times, and the heading's newest
         assert "temperature: cannot be read" in output
+
+    @pytest.mark.parametrize("version", [2, 3])
+    @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+    def test_blosc_does_not_read_beyond_the_end_of_a_chunk(self, version: int, kept: float, tmp_path: Path) -> None:
+        """What lies behind it in memory would sometimes be plausible: the same file is refused each time."""
+        store = zarr_store(tmp_path / "s.zarr", version, blosc=True)
+        assert np.isfinite(open_states(store).state(START + 6)).all()
+        cut(chunk_of(store, version, "temperature", 1), kept)
+        for _ in range(20):
+            refused(store, str(START + 6), "temperature", "header states", time=START + 6)
 
     @pytest.mark.parametrize(("version", "kept", "workers"), [(2, 0, 1), (3, 0.5, 2)])
     def test_a_dataset_keeps_the_others(self, version: int, kept: float, workers: int, tmp_path: Path) -> None:
