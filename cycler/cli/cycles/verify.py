@@ -137,7 +137,7 @@ def scores(
     console.print(_withheld(verification.fits))
     if picture is not None:
         drawn = {name: errors for name, errors in runs.items() if against is None or name != "background"}
-        picture.write_text(figures.errors_over_time(drawn, colours))
+        picture.write_text(figures.errors_over_time(drawn, colours).svg())
 
 
 def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], verification: Verification, trend_days: int) -> Table:
