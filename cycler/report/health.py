@@ -184,21 +184,18 @@ def station_rows(departures: pd.DataFrame) -> list[dict[str, Any]]:
 
     Values that the experiment never uses, whatever they are, are left out.
     """
-    kept = np.isfinite(departures["o_b"]) & ~departures["reason"].astype(str).isin(BY_DESIGN - {"withheld_site"})
+    kept = np.isfinite(departures["o_b"]) & ~departures["reason"].isin(BY_DESIGN - {"withheld_site"})
     rows = departures[kept.to_numpy()]
-    ratio = (rows["o_b"].astype(float) / rows["error"].astype(float)).abs()
-    rows = rows.assign(
-        ratio=ratio, name=[plain_station(str(s)) or str(t) for s, t in zip(rows["station"], rows["site"], strict=True)]
-    )
-    rows = rows.sort_values(["ratio", "name"], ascending=[False, True], kind="stable")
-    rows = rows.drop_duplicates(["source", "name"]).head(STATIONS)
+    rows = rows.assign(ratio=(rows["o_b"].astype(float) / rows["error"].astype(float)).abs())
+    rows = rows.sort_values("ratio", ascending=False, kind="stable")
+    rows = rows.drop_duplicates(["source", "station", "site"]).head(STATIONS)
     listed = []
     for row in rows.to_dict("records"):
         factor, unit = style.readable_variable(str(row["variable"]))
         level = "" if not np.isfinite(row["pressure"]) else f" at {row['pressure'] / 100:.0f} hPa"
         listed.append(
             {
-                "station": row["name"],
+                "station": plain_station(str(row["station"])) or str(row["site"]),
                 "source": str(row["source"]),
                 "latitude": float(row["latitude"]),
                 "longitude": (float(row["longitude"]) + 180) % 360 - 180,
