@@ -2,8 +2,8 @@
 
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# where `make demo` writes its archive and report
-DEMO   ?= archives/demo
+# folder of the demonstration
+DEMO   ?= demo
 # what `make fnp` trains
 RECIPE ?= deploy/recipes/fnp-cpu.yaml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 SHELL         := bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup dev train fnp demo test lint bench clean
+.PHONY: help setup dev train fnp demo test lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -41,17 +41,16 @@ $(VENV)/train.stamp: requirements-train.lock pyproject.toml | $(BIN)/python
 	$(install)
 	touch $(VENV)/runtime.stamp $(VENV)/dev.stamp
 
+$(VENV)/docs.stamp: requirements-docs.lock pyproject.toml | $(BIN)/python
+	$(install)
+	touch $(VENV)/runtime.stamp $(VENV)/dev.stamp
+
 setup: $(VENV)/runtime.stamp  ## .venv with what running needs
 dev: $(VENV)/dev.stamp  ## .venv with the tests' tools as well
 train: $(VENV)/train.stamp  ## .venv with PyTorch and the nature run's model as well
 
-# A Prefect of its own, whatever the user's is set to.
-demo: $(VENV)/runtime.stamp  ## replay the demonstration through Prefect, offline, and write its report
-	$(BIN)/dacycle simulate deploy/experiments/demo.yaml
-	mkdir -p $(DEMO)/prefect
-	env -u PREFECT_API_URL -u PREFECT_PROFILE PREFECT_HOME=$(abspath $(DEMO))/prefect OMP_NUM_THREADS=1 \
-	    $(BIN)/dacycle hindcast deploy/experiments/demo.yaml --archive $(DEMO) --prefect
-	@echo "report: $(DEMO)/branches/demo/report/index.html"
+demo: $(VENV)/runtime.stamp  ## run the demonstration, offline, and write its report
+	$(BIN)/dacycle demo $(DEMO)
 
 # glibc gives memory back after every update and has it zeroed again; kept, training is faster.
 fnp: export MALLOC_MMAP_THRESHOLD_ := 4000000000
@@ -72,9 +71,12 @@ lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/docs.stamp  ## the documentation as a site, in build/site; a broken link is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
+
 bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this machine
 	$(BIN)/dacycle simulate deploy/experiments/demo.yaml
-	$(BIN)/dacycle bench $(ARGS)
+	$(BIN)/dacycle bench cycles $(ARGS)
 
 clean:  ## remove .venv and what tools left behind; archives stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .coverage .mypy_cache .ruff_cache .hypothesis

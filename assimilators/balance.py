@@ -1,4 +1,4 @@
-"""Hydrostatic balance of an increment: whether its heights and temperatures are consistent."""
+"""Consistency of an analysis: hydrostatic balance of its increment, and humidity beyond saturation."""
 
 from itertools import pairwise
 
@@ -6,12 +6,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS
-from dacycle.forecast_adapter.physics import DRY_AIR_GAS_CONSTANT, virtual_temperature
+from dacycle.forecast_adapter.physics import DRY_AIR_GAS_CONSTANT, humidity_from_dewpoint, virtual_temperature
 
-__all__ = ["LAYER_NAMES", "thickness_imbalance"]
+__all__ = ["LAYER_NAMES", "supersaturated", "thickness_imbalance"]
 
 LAYER_NAMES: tuple[str, ...] = tuple(f"{top}-{bottom}" for top, bottom in pairwise(LEVELS))
 """Names of the layers between neighbouring levels, hPa, from the top down."""
+
+
+_SATURATION_TOP, _SUPERSATURATION = 200, 1.1
+
+
+def supersaturated(state: NDArray) -> int:
+    """Return the number of values of humidity above 110 % of saturation over water, on levels up to 200 hPa.
+
+    Args:
+        state: (69, H, W) SI.
+    """
+    levels = [k for k, level in enumerate(LEVELS) if level >= _SATURATION_TOP]
+    humidity, temperature = (state[GROUPS[name]][levels] for name in ("q", "t"))
+    pressure = 100.0 * np.array(LEVELS, float)[levels, None, None]
+    # Saturation humidity is the humidity of air whose dewpoint is its temperature.
+    return int(np.count_nonzero(humidity > _SUPERSATURATION * humidity_from_dewpoint(temperature, pressure)))
 
 
 def thickness_imbalance(background: NDArray, analysis: NDArray, weights: NDArray) -> NDArray[np.float64]:

@@ -4,8 +4,10 @@ A packaged method has the name of its file in `assimilators/weights/`: `oi.nc` i
 what loads it (`LOADERS`). A method that needs no file is made known by `register`.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,11 +28,14 @@ __all__ = [
     "AssimilatorError",
     "FreeRun",
     "check_fits",
+    "current_name",
     "known_assimilators",
     "load_assimilator",
     "packaged_assimilators",
     "register",
 ]
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -39,6 +44,22 @@ LOADERS: dict[str, str] = {
     ".onnx": "trained.network",
 }
 """Suffix of an assimilator's file, and the module whose `load(path, world, threads)` reads it, imported when needed."""
+
+
+RENAMED = {"sda": "diffusion", "slam": "latent-diffusion"}
+"""Former names of methods, which are still understood.
+
+They were those of papers (arXiv 2306.10574, 2404.06665) from whose defining parts the methods depart.
+"""
+
+
+@cache
+def current_name(name: str) -> str:
+    """Return a method's name, or the present one where it is a former name; say so once."""
+    if name not in RENAMED:
+        return name
+    logger.info("the method %s is now called %s; the former name is still understood", name, RENAMED[name])
+    return RENAMED[name]
 
 
 class AssimilatorError(DacycleError, ValueError):
@@ -137,7 +158,7 @@ def load_assimilator(name_or_file: str | Path, world: "World", threads: int = 1)
         AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
             or it was made for another grid, world or set of channels (says what differs).
     """
-    name = str(name_or_file)
+    name = current_name(str(name_or_file))
     if name in _METHODS:
         return _METHODS[name](world, threads)
     path = packaged_assimilators().get(name, Path(name_or_file))

@@ -26,13 +26,16 @@ class StepGuards:
     """Hold the limits beyond which an analysis is not used, or a cycle is marked.
 
     Attributes:
-        increment_limit: largest increment allowed anywhere, in the world's standard deviations of each channel.
-        cold_factor: factor on this limit in the first cycles of a cold start.
+        increment_limit: largest increment allowed anywhere, in standard deviations of the background's error there.
+        rms_limit: largest root mean square of an increment over the globe, in those of the background's error or of the
+            largest usual increment, whichever is larger.
+        cold_factor: factor on both limits in the first cycles of a cold start.
         water_limit: largest amount of water that clipping humidity at 0 may add, kg m-2 averaged over the globe.
         minimum_observations: with fewer observed values the cycle is marked `degraded`.
     """
 
-    increment_limit: float = 6.0
+    increment_limit: float = 20.0
+    rms_limit: float = 3.0
     cold_factor: float = 2.0
     water_limit: float = 0.5
     minimum_observations: int = 100
@@ -73,7 +76,8 @@ def assimilate(
     values: NDArray,
     errors: NDArray,
     guards: StepGuards,
-    statistics_std: NDArray,
+    background_error: NDArray,
+    usual_increment: NDArray | float = 0.0,
     cold: bool = False,
 ) -> StepResult:
     """Analyse B chains, and keep the background of those whose analysis does not pass the guards.
@@ -83,7 +87,8 @@ def assimilate(
         background: (B, 69, H, W) float32, SI.
         values, errors: (B, 69 + M, H, W), SI; error > 0 exactly where observed.
         guards: the limits.
-        statistics_std: (69,) the world's standard deviation of each channel, SI.
+        background_error: standard deviation of the background's error, SI, (69, H or 1, W or 1).
+        usual_increment: (69,) the largest root mean square increment of past cycles, SI; 0: there are none.
         cold: whether these are first cycles of a cold start.
     """
     observations = np.count_nonzero(errors > 0, axis=(1, 2, 3))
@@ -100,10 +105,10 @@ def assimilate(
         diagnostics = analysis.diagnostics
         if analysis.spread is not None:
             spread = np.full_like(background, np.nan)
-        limits = guards.increment_limit * (guards.cold_factor if cold else 1.0) * np.asarray(statistics_std)
+        limits = _Limits.of(guards, background_error, usual_increment, assimilator.grid.weights, cold)
         for i, chain in enumerate(observed):
             candidate, clipped[chain] = _clip_humidity(analysis.state[i], assimilator.grid.weights)
-            refusal = _refusal(candidate, background[chain], limits, statistics_std, clipped[chain], guards)
+            refusal = _refusal(candidate, background[chain], limits, clipped[chain])
             if refusal:
                 status[chain], reason[chain] = "fallback", refusal
                 continue
@@ -148,18 +153,41 @@ def _clip_humidity(state: NDArray, weights: NDArray) -> tuple[NDArray, float]:
     return clipped, water_column(np.where(negative, -humidity, 0), weights)
 
 
-def _refusal(
-    state: NDArray, background: NDArray, limits: NDArray, std: NDArray, clipped_water: float, guards: StepGuards
-) -> str:
+@dataclass(frozen=True, eq=False)
+class _Limits:
+    """Hold what increments are measured in: errors (69, H or 1, W or 1), and usual sizes over the globe (69,), SI."""
+
+    guards: StepGuards
+    factor: float
+    error: NDArray
+    usual: NDArray
+    weights: NDArray
+
+    @classmethod
+    def of(cls, guards: StepGuards, error: NDArray, usual: NDArray | float, weights: NDArray, cold: bool) -> "_Limits":
+        rms = np.array([np.sqrt((channel**2 * weights).mean()) for channel in error])
+        return cls(guards, guards.cold_factor if cold else 1.0, error, np.maximum(rms, usual), weights)
+
+
+def _refusal(state: NDArray, background: NDArray, limits: _Limits, clipped_water: float) -> str:
     """Return why the analysis must not be used; empty if it may be."""
     finite = np.isfinite(state).all(axis=(1, 2))
     if not finite.all():
         return f"analysis not finite in {_listed(~finite)}"
-    largest = np.array([np.abs(a - b).max() for a, b in zip(state, background, strict=True)])
-    worst = int(np.argmax(largest / limits))
-    if largest[worst] > limits[worst]:
-        size, limit = largest[worst] / std[worst], limits[worst] / std[worst]
-        return f"increment of {NAMES[worst]} reaches {size:.1f} standard deviations, the limit is {limit:.1f}"
+    guards = limits.guards
+    increments = (after.astype(np.float64) - before for after, before in zip(state, background, strict=True))
+    sizes = [
+        (np.abs(increment / error).max(), np.sqrt((increment**2 * limits.weights).mean()))
+        for increment, error in zip(increments, limits.error, strict=True)
+    ]
+    largest, rms = np.array(sizes).T
+    worst, limit = int(np.argmax(largest)), guards.increment_limit * limits.factor
+    if largest[worst] > limit:
+        return f"increment of {NAMES[worst]} reaches {largest[worst]:.3g} background errors, the limit is {limit:g}"
+    rms = rms / limits.usual
+    worst, limit = int(np.argmax(rms)), guards.rms_limit * limits.factor
+    if rms[worst] > limit:
+        return f"increment of {NAMES[worst]} is {rms[worst]:.3g} times the usual one (rms), the limit is {limit:g}"
     if clipped_water > guards.water_limit:
         return f"clipping humidity at 0 would add {clipped_water:.3g} kg m-2, the limit is {guards.water_limit:.3g}"
     return ""

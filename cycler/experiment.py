@@ -5,9 +5,9 @@ Unknown keys are errors. Each error names the file, the line and the key, and su
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,12 +25,15 @@ from pydantic import (
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
-from dacycle.forecast_adapter.grid import get_grid
+from dacycle.common.times import parse_time
+from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.station_lists import read_station_list
 from dacycle.obs_ingest.sources.base import DRAWN
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "STEP",
@@ -62,19 +65,12 @@ def cycle_id(time: pd.Timestamp) -> str:
 
 
 def parse_cycle_time(value: object) -> pd.Timestamp:
-    """Return the UTC time of a cycle (hour 00, 06, 12 or 18) from `2024-01-04T00`, `20240104T00` or a YAML timestamp.
+    """Return the UTC time of a cycle, at hour 00, 06, 12 or 18, from what `parse_time` takes.
 
     Raises:
         ValueError: the text is no time, or not on a cycle hour.
     """
-    if not isinstance(value, str | date | pd.Timestamp):
-        raise ValueError(f"{value!r} is not a time; write it as 2024-01-04T00")
-    try:
-        time = pd.Timestamp(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a time; write it as 2024-01-04T00") from None
-    if time.tzinfo is not None:
-        time = time.tz_convert("UTC").tz_localize(None)
+    time = pd.Timestamp(parse_time(value))
     if time != time.floor("6h"):
         raise ValueError(f"{value} is not a cycle time; cycles are at 00, 06, 12 and 18 UTC")
     return time.as_unit("s")
@@ -192,10 +188,10 @@ class ObservationSource(BaseModel):
 class GuardSettings(Strict):
     """Set the limits beyond which a cycle keeps its background, is marked, or stops the run."""
 
-    increment_limit: float = Field(default=6.0, gt=0)
-    """Largest increment, in the world's standard deviations of each channel."""
-    background_error: float = Field(default=quality.BACKGROUND_ERROR, gt=0)
-    """Error of the background that the background check assumes, in the same unit."""
+    increment_limit: float = Field(default=StepGuards.increment_limit, gt=0)
+    """Largest increment anywhere, in standard deviations of the background's error, by channel and latitude."""
+    rms_limit: float = Field(default=StepGuards.rms_limit, gt=0)
+    """Largest root mean square increment over the globe, in those of that error or of the past week's increments."""
     cold_factor: float = Field(default=2.0, ge=1)
     """Factor by which both are larger in the first cycles of a cold start."""
     cold_cycles: int = Field(default=8, ge=0)
@@ -207,10 +203,24 @@ class GuardSettings(Strict):
     fallbacks_in_a_row: int = Field(default=4, ge=0)
     """More fallbacks in a row than this stop the run."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former_key(cls, content: Any) -> Any:
+        """Leave out `background_error`, which earlier versions and their archives hold, and the limit in its unit."""
+        former = ("background_error", "increment_limit")
+        if isinstance(content, Mapping) and "background_error" in content:
+            logger.warning(
+                "guards.background_error, and increment_limit beside it, are of an earlier version and not used: "
+                "limits are in units of the background's error, which the run estimates"
+            )
+            return {key: value for key, value in content.items() if key not in former}
+        return content
+
     def of_step(self) -> StepGuards:
         """Return the guards of a single analysis step."""
         return StepGuards(
             increment_limit=self.increment_limit,
+            rms_limit=self.rms_limit,
             cold_factor=self.cold_factor,
             water_limit=self.water_limit,
             minimum_observations=self.minimum_observations,
@@ -233,10 +243,10 @@ Threshold = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 
 
 class QualitySettings(Strict):
-    """Set the checks of observations that differ from the default ones (`obs_ingest.quality.control.Checks`)."""
+    """Set the checks of observations that differ from the default ones (`obs_ingest.quality.control.CYCLE_CHECKS`)."""
 
-    background_check: Threshold = quality.Checks.background_check
-    """Largest departure from the background, in standard deviations of both their errors."""
+    background_check: Threshold = quality.CYCLE_CHECKS.background_check
+    """Largest departure from the background, in standard deviations of both their errors as the run estimates them."""
     buddy_check: Threshold | None = None
     """Largest difference from the departures of the neighbours, in their standard deviations; 4 is usual."""
     spatial_consistency: Threshold | None = None
@@ -292,6 +302,8 @@ class Experiment(Strict):
     """Sources, variables or SOURCE:VARIABLE that are compared but not assimilated (observing-system experiment)."""
     withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
     """Share of the sites that are compared but not assimilated."""
+    withhold_regions: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the regions of about 1000 km in which everything is compared but not assimilated; default: none."""
     errors: Errors = None
     """Observation errors by VARIABLE or SOURCE:VARIABLE that replace built-in ones: a mapping, or a file with one."""
     bias: BiasSettings | None = None
@@ -299,6 +311,9 @@ class Experiment(Strict):
     guards: GuardSettings = GuardSettings()
     quality: QualitySettings = QualitySettings()
     drift: DriftSettings = DriftSettings()
+    fetch_limit: Duration | None = None
+    """How long a cycle waits for the files of all its sources from servers and buckets together; default: 10 minutes.
+    A source that is not there by then is left out of the cycle."""
     seed: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -332,7 +347,12 @@ class Experiment(Strict):
     def error_table(self) -> ErrorTable:
         """Return the observation errors that the experiment assumes."""
         drawn = frozenset(source.name for source in self.observations if source.source in DRAWN)
-        return ErrorTable(self.errors or {}, get_grid(self.assimilation_grid or self.grid).spacing, drawn)
+        return ErrorTable(self.errors or {}, self.observation_grid.spacing, drawn)
+
+    @property
+    def observation_grid(self) -> Grid:
+        """Return the grid of the superobs."""
+        return get_grid(self.assimilation_grid or self.grid)
 
     def free_run(self) -> "Experiment":
         """Return the free run: the same experiment on branch NAME-free, without assimilation.

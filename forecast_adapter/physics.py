@@ -157,9 +157,16 @@ def virtual_temperature(temperature: NDArray[np.floating], humidity: NDArray[np.
     return temperature * (1 + 0.608 * humidity)
 
 
-def station_pressure_ratio(elevation: ArrayLike) -> NDArray:
-    """Return pressure at a height (m) over pressure at sea level in the standard atmosphere (ICAO 1993)."""
-    return (1 - LAPSE_RATE * np.asarray(elevation, float) / STANDARD_TEMPERATURE) ** 5.25588
+def station_pressure_ratio(elevation: ArrayLike, temperature: ArrayLike) -> NDArray:
+    """Return pressure at a height (m) over pressure at sea level, from the temperature (K) of the air at that height.
+
+    Below that height temperature rises by `LAPSE_RATE` (G) down to sea level: the ratio is the hydrostatic integral
+    (T / (T + G z)) ** (g / (R G)), which is (1 - G z / (T + G z)) ** (g / (R G)). With the temperature of the standard
+    atmosphere at the height it is that atmosphere's ratio.
+    """
+    at_height = np.asarray(temperature, float)
+    sea_level = at_height + LAPSE_RATE * np.asarray(elevation, float)
+    return (at_height / sea_level) ** (GRAVITY / (DRY_AIR_GAS_CONSTANT * LAPSE_RATE))
 
 
 def wind_components(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:

@@ -1,17 +1,20 @@
 """Fetch files from the internet and keep them in a folder: from web servers by HTTP, from buckets with fsspec.
 
 A file appears under its name only when it is whole. Servers get few requests: one file at a time, only if it differs
-from the local one, and no file again within `FRESH` seconds of one process.
+from the local one, and no file again within `FRESH` seconds of one process. A transfer has `LIMIT` seconds in all, with
+its tries and pauses, and less inside `within`: a server that sends a byte now and then does not hold up a cycle.
 """
 
 import http.client
 import json
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +22,22 @@ import fsspec
 
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import whole, write_whole
+from dacycle.common.foreign import reading
 from dacycle.common.settings import read_settings
 
-__all__ = ["FetchError", "is_url", "local_copies"]
+__all__ = ["FetchError", "is_url", "local_copies", "within"]
 
-TIMEOUT = 60.0  # seconds without an answer
+LIMIT = 1800.0  # seconds of a transfer as a whole
+TIMEOUT = 20.0  # seconds without an answer
 TRIES = 4
 PAUSE = 2.0  # seconds before the second try; twice as long before each further one
+LONGEST_PAUSE = 60.0  # seconds; a server that asks for a longer one is not asked again
 FRESH = 600.0  # seconds
 _BLOCK = 1 << 20
 _PASSING = (408, 429, 500, 502, 503, 504)
 _AGENT = "dacycle (cycling data assimilation)"
 
+_until: ContextVar[float] = ContextVar("until", default=float("inf"))
 _asked: dict[str, tuple[float, list[Path]]] = {}
 
 
@@ -55,6 +62,16 @@ def is_url(location: str) -> bool:
     return "://" in location
 
 
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give the transfers in the block so much time together; those that have not ended by then fail."""
+    token = _until.set(min(_until.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _until.reset(token)
+
+
 def local_copies(url: str, folder: Path | None = None, patterns: Sequence[str] = ()) -> list[Path]:
     """Return local copies of the files that a URL names, and fetch those that are new or have changed.
 
@@ -65,14 +82,42 @@ def local_copies(url: str, folder: Path | None = None, patterns: Sequence[str] =
         patterns: patterns of the files of a folder.
 
     Raises:
-        FetchError: a file cannot be fetched; names the URL.
+        FetchError: a file cannot be fetched, or not in time; names the URL.
     """
     checked, paths = _asked.get(key := f"{url} {folder}", (-FRESH, []))
     if time.monotonic() - checked >= FRESH or not all(path.exists() for path in paths):
         web = url.startswith(("http://", "https://"))
-        paths = [_from_web(url, folder)] if web else _from_bucket(url, folder, patterns)
+        deadline = min(time.monotonic() + LIMIT, _until.get())
+        if web:
+            paths = _in_time(url, deadline, lambda: [_from_web(url, folder, deadline)])
+        else:
+            paths = _in_time(url, deadline, lambda: _from_bucket(url, folder, patterns, deadline))
         _asked[key] = time.monotonic(), paths
     return paths
+
+
+def _in_time(url: str, deadline: float, fetch: Callable[[], list[Path]]) -> list[Path]:
+    """Fetch in a thread, which is left to itself after the deadline: no call of a library ends a read that drips."""
+    outcome: list[list[Path] | DacycleError] = []
+
+    def run() -> None:
+        try:
+            with reading(url, FetchError):
+                outcome.append(fetch())
+        except DacycleError as error:
+            outcome.append(error)
+
+    left = deadline - time.monotonic()
+    if left > 0:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(left)
+    if not outcome:
+        spent = f"not whole after {left:.0f} s" if left > 0 else "no time is left"
+        raise FetchError(f"{url}: cannot be fetched: {spent}")
+    if isinstance(outcome[0], DacycleError):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _target(url: str, folder: Path | None) -> Path:
@@ -86,7 +131,7 @@ def _target(url: str, folder: Path | None) -> Path:
     return read_settings().cache.joinpath(parts.netloc or parts.scheme, *steps)
 
 
-def _from_web(url: str, folder: Path | None) -> Path:
+def _from_web(url: str, folder: Path | None, deadline: float) -> Path:
     target = _target(url, folder)
     headers = {"User-Agent": _AGENT}
     origin = _origin(target)
@@ -95,22 +140,24 @@ def _from_web(url: str, folder: Path | None) -> Path:
         headers |= {name: value for name, value in conditions.items() if value}
     for attempt in range(TRIES):
         try:
-            return _get(urllib.request.Request(url, headers=headers), target)
+            return _get(urllib.request.Request(url, headers=headers), target, deadline)
         except _TryAgain as failure:
-            if attempt == TRIES - 1:
-                raise FetchError(f"{url}: cannot be fetched: {failure}, {TRIES} times") from None
-            time.sleep(max(PAUSE * 2**attempt, min(failure.wait, 60.0)))
+            pause = max(PAUSE * 2**attempt, failure.wait)
+            if attempt == TRIES - 1 or pause > LONGEST_PAUSE or time.monotonic() + pause > deadline:
+                asks = f"; the server asks to wait {failure.wait:.0f} s" if failure.wait > LONGEST_PAUSE else ""
+                raise FetchError(f"{url}: cannot be fetched: {failure}, {attempt + 1} times{asks}") from None
+            time.sleep(pause)
     raise AssertionError
 
 
-def _get(request: urllib.request.Request, target: Path) -> Path:
+def _get(request: urllib.request.Request, target: Path, deadline: float) -> Path:
     url = request.full_url
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with urllib.request.urlopen(request, timeout=min(TIMEOUT, max(deadline - time.monotonic(), 0.001))) as answer:
             if answer.headers.get_content_type() == "text/html":
                 raise FetchError(f"{url}: the server answers with a page, not a file")
             length = answer.headers.get("Content-Length")
-            _keep(target, answer.read, None if length is None else int(length))
+            _keep(target, answer.read1, None if length is None else int(length), deadline)
             marks = {"etag": answer.headers.get("ETag"), "modified": answer.headers.get("Last-Modified")}
     except urllib.error.HTTPError as error:
         if error.code == 304:
@@ -125,35 +172,41 @@ def _get(request: urllib.request.Request, target: Path) -> Path:
     return target
 
 
-def _from_bucket(url: str, folder: Path | None, patterns: Sequence[str]) -> list[Path]:
+def _from_bucket(url: str, folder: Path | None, patterns: Sequence[str], deadline: float) -> list[Path]:
     try:
         system, path = fsspec.core.url_to_fs(url)
         if system.isdir(path):
             names = {name for pattern in patterns for name in system.glob(f"{path}/{pattern}")}
         else:
             names = set(system.glob(path))
-        return [_from_system(system, system.unstrip_protocol(name), name, folder) for name in sorted(names)]
+        return [_from_system(system, system.unstrip_protocol(name), name, folder, deadline) for name in sorted(names)]
     except (ImportError, ValueError) as error:
         raise FetchError(f"{url}: cannot be read: {error}") from None
     except (OSError, _TryAgain) as error:
         raise FetchError(f"{url}: cannot be fetched: {error}") from None
 
 
-def _from_system(system: Any, url: str, name: str, folder: Path | None) -> Path:
+def _from_system(system: Any, url: str, name: str, folder: Path | None, deadline: float) -> Path:
     target, key = _target(url, folder), system.ukey(name)
     if _origin(target) != {"url": url, "key": key}:
         with system.open(name, "rb") as file:
-            _keep(target, file.read, system.size(name))
+            _keep(target, file.read, system.size(name), deadline)
         _note_origin(target, {"url": url, "key": key})
     return target
 
 
-def _keep(target: Path, read: Callable[[int], bytes], length: int | None) -> None:
-    """Write the blocks that `read` returns to the target; a file that has this content stays as it is."""
+def _keep(target: Path, read: Callable[[int], bytes], length: int | None, deadline: float) -> None:
+    """Write the blocks that `read` returns to the target; a file that has this content stays as it is.
+
+    Raises:
+        FetchError: the deadline is over.
+    """
     with suppress(_Unchanged), whole(target) as temporary:
         with temporary.open("wb") as file:
             while block := read(_BLOCK):
                 file.write(block)
+                if time.monotonic() > deadline:
+                    raise FetchError(f"{target}: not whole when its time was over")
             size = file.tell()
         if length is not None and size != length:
             raise _TryAgain(f"{size} of {length} bytes came")

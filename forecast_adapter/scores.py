@@ -10,9 +10,6 @@ the unit of the channel (squared for `mse`). A value that is not finite makes it
 The next score goes here: a function of such arrays, with its source, and a test against an independent library.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
@@ -22,23 +19,19 @@ from dacycle.forecast_adapter.grid import Grid, GridError
 from dacycle.forecast_adapter.physics import GRAVITY
 
 __all__ = [
-    "FEWEST_BLOCKS",
     "REGIONS",
-    "Interval",
     "anomaly_correlation",
     "bias",
     "gaussian_crps",
     "high_wavenumber_divergence",
     "lead_time_lost",
     "mae",
-    "mean_interval",
     "mse",
     "radial_power_spectrum",
     "region_means",
     "region_weights",
     "rmse",
     "spectral_divergence",
-    "trend_interval",
     "zonal_power_spectrum",
 ]
 
@@ -54,9 +47,6 @@ REGIONS: dict[str, tuple[float, float]] = {
 
 A row at exactly 20 degrees belongs to the extratropics, so that the last three regions are a partition of the first.
 """
-
-FEWEST_BLOCKS = 4
-"""Least number of blocks for a bootstrap interval; with fewer, intervals are much too narrow, and none is given."""
 
 
 def region_weights(grid: Grid) -> Array:
@@ -187,95 +177,6 @@ def gaussian_crps(mean: Array, spread: Array, truth: Array) -> Array:
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     crps = safe * (z * erf(z / np.sqrt(2)) + 2 * density - 1 / np.sqrt(np.pi))
     return np.where(spread > 0, crps, np.abs(error))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and its 95 % interval; low and high are NaN where the series is too short to give one."""
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval is wholly on one side of zero; False where there is no interval."""
-        return self.low > 0 or self.high < 0
-
-
-def mean_interval(values: Array, block: int, samples: int = 2000, seed: int = 0) -> Interval:
-    """Return the mean of a series with a 95 % interval from a moving-block bootstrap.
-
-    Kuensch (1989, doi:10.1214/aos/1176347265), widened by `_widening`. To compare two experiments, pass their paired
-    differences.
-
-    Args:
-        values: (n,).
-        block: number of consecutive values that stay together: about two days of them for errors of a cycling run,
-            which are correlated over about that time.
-        samples: number of bootstrap samples.
-        seed: of the bootstrap.
-    """
-    series = _checked(values, block)
-    return _bootstrap(series, np.zeros_like(series), _mean, block, samples, seed)
-
-
-def trend_interval(days: Array, values: Array, block: int, samples: int = 2000, seed: int = 0) -> Interval:
-    """Return the least-squares slope (unit per day) of values (n,) at times (n,) in days, with a 95 % interval.
-
-    The residuals of the fit are resampled in moving blocks, so that a slow wave in the errors widens the interval.
-    Other arguments are as for `mean_interval`.
-    """
-    series = _checked(values, block)
-    centred = np.asarray(days, dtype=np.float64) - np.mean(days)
-    if not np.square(centred).sum() > 0:
-        raise ValueError("a trend needs values at two times at least")
-
-    def slope(rows: Array) -> Array:
-        return rows @ centred / np.square(centred).sum()
-
-    line = series.mean() + float(slope(series)) * centred
-    return _bootstrap(series - line, line, slope, block, samples, seed)
-
-
-def _mean(rows: Array) -> Array:
-    return rows.mean(axis=-1)
-
-
-def _checked(values: Array, block: int) -> Array:
-    """Return the series as float64; raise ValueError where no interval can be computed from it."""
-    series = np.asarray(values, dtype=np.float64)
-    if series.ndim != 1 or series.size == 0 or not np.isfinite(series).all():
-        raise ValueError(f"an interval needs a series of finite values, got shape {series.shape}")
-    if block < 1:
-        raise ValueError(f"a block holds at least one value, got {block}")
-    return series
-
-
-def _bootstrap(
-    noise: Array, signal: Array, statistic: Callable[[Array], Array], block: int, samples: int, seed: int
-) -> Interval:
-    """Return the interval of statistic(signal + noise), with the noise resampled in moving blocks."""
-    size = noise.size
-    estimate = float(statistic(signal + noise))
-    count = -(-size // block)
-    if size < FEWEST_BLOCKS * block:
-        return Interval(estimate, np.nan, np.nan)
-    starts = np.random.default_rng(seed).integers(0, size - block + 1, size=(samples, count))
-    picks = (starts[:, :, None] + np.arange(block)).reshape(samples, -1)[:, :size]
-    quantiles = np.quantile(statistic(signal + noise[picks]), [0.025, 0.975])
-    low, high = estimate + _widening(block / size) * (quantiles - estimate)
-    return Interval(estimate, float(low), float(high))
-
-
-def _widening(fraction: float) -> float:
-    """Return the factor by which an interval is widened where a block is a large fraction of the series.
-
-    Percentiles alone then cover far less than 95 %. The variance of a moving-block bootstrap is Bartlett's estimate
-    with the block as its bandwidth, for which Kiefer and Vogelsang (2005, doi:10.1017/S0266466605050565, table 1) give
-    the critical value.
-    """
-    return (1.9600 + 2.9694 * fraction + 0.4160 * fraction**2 - 0.5324 * fraction**3) / 1.9600
 
 
 def lead_time_lost(leads: Array, errors: Array, reference_errors: Array) -> Array:

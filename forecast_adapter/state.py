@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.common.errors import DacycleError
+from dacycle.common.times import parse_time
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, CHANNELS, GROUPS, LEVELS, NAMES, WB2_NAMES, Channel
 from dacycle.forecast_adapter.grid import Grid, GridError
 from dacycle.forecast_adapter.physics import GRAVITY, ZERO_CELSIUS
@@ -41,6 +42,7 @@ class StateError(DacycleError, ValueError):
 
 def as_hour(time: Any) -> np.datetime64:
     """Return a time (numpy, pandas or text) as datetime64[h], the key of a state; raise StateError off the hour."""
+    time = parse_time(time) if isinstance(time, str) else time
     hour = np.datetime64(time, "h")
     if hour != np.datetime64(time):
         raise StateError(f"{time} is not on the hour; states are filed by the hour")

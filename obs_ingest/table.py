@@ -81,6 +81,7 @@ REASONS: tuple[str, ...] = (
     "blacklisted",
     "buddy_check",
     "spatial_consistency",
+    "withheld_region",
 )
 
 OTHER_UNITS: dict[str, tuple[float, float, str]] = {

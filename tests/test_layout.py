@@ -31,8 +31,8 @@ ROOMS = {
         "station_network", "window", "table",
     ),
     "forecast_adapter": (
-        "", "worlds", "models", "models.graphs", "states", "scores", "state", "statistics", "grid", "channels",
-        "remote", "physics",
+        "", "worlds", "models", "models.graphs", "states", "scores", "intervals", "state", "statistics", "grid",
+        "channels", "remote", "physics",
     ),
 }  # fmt: skip
 """The rooms of each component, and the modules at its top; each may import those after it."""

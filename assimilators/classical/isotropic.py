@@ -34,7 +34,7 @@ MOST_OBSERVATIONS = 10_000
 LEAST_DEPARTURES, MOST_DEPARTURES = 100, 1000
 """With fewer departures the two kinds of error cannot be told apart; more departures only take longer."""
 
-_REMEDY = "give background error, observation error and length"
+_REMEDY = "give --background-error, --observation-error and --length"
 _BLOCK = 5_000  # points whose covariances with the observations are held at a time
 
 

@@ -36,6 +36,7 @@ from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
+from dacycle.obs_ingest.errors.model import FORMER_KIND
 
 __all__ = ["Extent", "example_inputs", "export_assimilator", "write_graph"]
 
@@ -173,6 +174,7 @@ def _metadata(
             "recipe": recipe.digest(),
             "model": recipe.model,
             "observations": recipe.observations,
+            "errors": record.get("errors", FORMER_KIND),
             "years": recipe.training_years,
             "samples": record["samples"],
             "data_sha256": record["data"],

@@ -18,6 +18,7 @@ from typing import Any
 
 from dacycle.assimilators.base import WEIGHTS, Assimilator, AssimilatorError, FreeRun, load_assimilator
 from dacycle.assimilators.judging.evaluation import OneShot, evaluate, increment_alone, single_observation_reach
+from dacycle.assimilators.judging.origins import origin_section
 from dacycle.assimilators.sampling.backgrounds import held_out
 from dacycle.assimilators.sampling.cycles import CycledErrors, cycled_errors
 from dacycle.assimilators.sampling.observing import observing_of
@@ -28,6 +29,7 @@ from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world
+from dacycle.obs_ingest.errors.model import FORMER_KIND
 
 __all__ = ["Check", "Verdict", "judge_assimilator", "register_assimilator"]
 
@@ -218,6 +220,7 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
         f"backgrounds of `{training['model']}`; {training['minutes']} minutes on {training['machine']}, "
         f"torch {training['versions']['torch']}",
         f"- sha256 of the backgrounds: `{training['data_sha256'][:16]}…`",
+        f"- observation errors in training: {training.get('errors', FORMER_KIND)}",
         f"- ONNX Runtime against torch, {parity['inputs']} inputs: at most "
         f"{parity['analysis']['largest']:.1e} standard deviations ({parity['analysis']['channel']}); after "
         f"{parity['cycled']['cycles']} cycles the two differ by {parity['cycled']['rms_difference']:.1e} (root mean "
@@ -232,6 +235,7 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
             if calibration
             else []
         ),
+        *origin_section(about["method"]),
         "",
         "## Closed-loop rounds",
         "",

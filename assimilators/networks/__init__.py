@@ -2,7 +2,7 @@
 
 A `Method` is a network, whose `forward` is the exported contract, with its size and its loss. Training and export call
 it. Put the next method here, as a module with a network, and one line in `METHODS`. Copy from `convcnp`, a feed-forward
-method, which trains its `estimate` (`blocks.departures`), or from `sda`, a prior, which has a loss of its own
+method, which trains its `estimate` (`blocks.departures`), or from `diffusion`, a prior, which has a loss of its own
 (`blocks.prior`).
 """
 
@@ -26,9 +26,9 @@ from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_ma
 from dacycle.assimilators.networks.blocks.departures import gaussian_loss
 from dacycle.assimilators.networks.blocks.diffusion import DiffusionSize
 from dacycle.assimilators.networks.convcnp import ConvCnpNetwork, ConvCnpSize
+from dacycle.assimilators.networks.diffusion import ErrorDiffusionNetwork
 from dacycle.assimilators.networks.fnp import FnpNetwork, FnpSize
-from dacycle.assimilators.networks.sda import SdaNetwork
-from dacycle.assimilators.networks.slam import SlamNetwork, SlamSize
+from dacycle.assimilators.networks.latent_diffusion import LatentDiffusionNetwork, LatentDiffusionSize
 from dacycle.assimilators.networks.vae_var import VaeVarNetwork, VaeVarSize
 
 __all__ = ["METHODS", "Method"]
@@ -60,8 +60,15 @@ METHODS: dict[str, Method] = {
     "convcnp": Method(ConvCnpNetwork, ConvCnpSize, gaussian_loss, "Gordon et al. 2020, arXiv 1910.13556"),
     "fnp": Method(FnpNetwork, FnpSize, gaussian_loss, "Chen et al. 2024, arXiv 2406.01645"),
     "fnp-adapter": Method(partial(AdaptedNetwork, FnpNetwork), AdaptedFnpSize, gaussian_loss, ADAPTER),
-    "sda": Method(SdaNetwork, DiffusionSize, None, "Rozet and Louppe 2023, arXiv 2306.10574"),
-    "slam": Method(SlamNetwork, SlamSize, None, "Qu et al. 2024, arXiv 2404.06665"),
+    "diffusion": Method(
+        ErrorDiffusionNetwork,
+        DiffusionSize,
+        None,
+        "after Rozet and Louppe 2023, arXiv 2306.10574, and 2024, arXiv 2405.13712",
+    ),
+    "latent-diffusion": Method(
+        LatentDiffusionNetwork, LatentDiffusionSize, None, "after Qu et al. 2024, arXiv 2404.06665"
+    ),
     "vae-var": Method(VaeVarNetwork, VaeVarSize, None, "Xiao et al. 2025, arXiv 2405.13711"),
     "vae-var-adapter": Method(AdaptedVaeVar, AdaptedVaeVarSize, None, ADAPTER),
 }

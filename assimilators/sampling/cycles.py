@@ -93,9 +93,9 @@ def run_chain(
     previous, current = islice(model.forecast(first_frames[0], first_frames[1], LAG), LAG - 2, LAG)
     for time in first + STEP * np.arange(cycles):
         background = next(iter(model.forecast(previous, current, 1)))
-        drawn = observing.draw(time, background[0], subset, generator, assimilator.planes)
+        drawn, error = observing.draw_with_error(time, background[0], subset, generator, assimilator.planes)
         step = assimilate(
-            assimilator, background, drawn.values[None], drawn.errors[None], StepGuards(), world.statistics.std
+            assimilator, background, drawn.values[None], drawn.errors[None], StepGuards(), error.on(world.grid)
         )
         previous, current = current, step.state
         spread = None if step.spread is None or step.status[0] == "fallback" else step.spread[0]

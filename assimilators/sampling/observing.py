@@ -10,6 +10,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.quality import control as quality
+from dacycle.obs_ingest.quality.background_error import BackgroundError, first_guess
 from dacycle.obs_ingest.simulation.stations import Simulated
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
@@ -92,6 +94,17 @@ class Observing:
         planes: tuple[str, ...] = tuple(PLANES),
     ) -> GriddedObservations:
         """Return superobs at `time`, (69 + M, H, W), SI, for the background (69, H, W)."""
+        return self.draw_with_error(time, background, subset, generator, planes)[0]
+
+    def draw_with_error(
+        self,
+        time: np.datetime64,
+        background: NDArray,
+        subset: Subset,
+        generator: np.random.Generator,
+        planes: tuple[str, ...] = tuple(PLANES),
+    ) -> tuple[GriddedObservations, BackgroundError]:
+        """Return what `draw` returns, and the error of the background, estimated from the departures as drawn."""
         world, window = self.world, Window(time, None)
         tables = []
         for source in self._sources:
@@ -104,12 +117,14 @@ class Observing:
         sites = table["site"].array
         table = table[(generator.random(len(sites.categories)) < subset.share)[sites.codes]]
         background_equivalents = equivalents(table, background, world.grid, world.orography)
-        at_rows = quality.background_at_rows(
-            table, background_equivalents, quality.BACKGROUND_ERROR * world.statistics.std, world.grid, world.orography
+        at_rows = partial(
+            quality.background_at_rows, table, background_equivalents, grid=world.grid, orography=world.orography
         )
-        chosen = quality.Selection(deny=subset.deny, share=0, planes=planes)
-        table = quality.check(table, window, at_rows, chosen)
-        return grid_observations(table, background_equivalents, background, world.grid, planes, world.statistics.std)
+        chosen = quality.Selection(deny=subset.deny, share=0, planes=planes, checks=quality.CYCLE_CHECKS)
+        error = quality.first_estimate(first_guess(world, time), table, window, at_rows, chosen)
+        table = quality.check(table, window, at_rows(error), chosen)
+        gridded = grid_observations(table, background_equivalents, background, world.grid, planes, world.statistics.std)
+        return gridded, error
 
 
 def observing_of(world: World, reference: Reference, sources: Sequence[Mapping[str, Any]]) -> Observing:

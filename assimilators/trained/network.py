@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits
+from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, current_name
 from dacycle.assimilators.trained.stepping import STEP_INPUT, Stepping, next_name
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, PLANES
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError, OnnxFile, open_session
@@ -71,7 +71,9 @@ class TrainedAssimilator:
             file = OnnxFile(self.path, self._session, assimilator_metadata("", "", "", "", (), "", 0), ())
         except ModelFileError as error:
             raise AssimilatorError(str(error)) from error
-        self.metadata, self.name, self.world = file.metadata, file.name, file.world
+        # Files of a method that had another name when they were written hold that name.
+        names = {key: current_name(str(file.metadata[key])) for key in ("name", "method")}
+        self.metadata, self.name, self.world = {**file.metadata, **names}, names["name"], file.world
         self.grid, self.digest = file.grid, file.digest
         _check_units(self.path, self.metadata)
         self.planes: tuple[str, ...] = tuple(self.metadata["planes"])

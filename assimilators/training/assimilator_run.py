@@ -161,7 +161,7 @@ def build_network(recipe: AssimilatorRecipe, grid: Grid, constants: Constants) -
     return network
 
 
-def load_round(folder: Path, number: int, sizes: Mapping[str, int] = MappingProxyType({})) -> Any:
+def load_round(folder: Path, number: int, sizes: Mapping[str, int | str] = MappingProxyType({})) -> Any:
     """Return the network that a round of a run made, in evaluation mode.
 
     Args:
@@ -184,7 +184,7 @@ def load_round(folder: Path, number: int, sizes: Mapping[str, int] = MappingProx
     return network.eval()
 
 
-def run_assimilator(folder: Path, world: World, sizes: Mapping[str, int]) -> TorchAssimilator:
+def run_assimilator(folder: Path, world: World, sizes: Mapping[str, int | str]) -> TorchAssimilator:
     """Return the accepted network of a run, not yet exported, as an assimilator; `sizes` as in `load_round`.
 
     Raises:
@@ -313,7 +313,9 @@ class _Rounds:
             generator = np.random.default_rng([recipe.seed, number, epoch])
             order = np.resize(generator.permutation(len(self.backgrounds.times)), recipe.epoch_samples)
             seed = 1000 * (1000 * recipe.seed + number) + epoch
-            return Samples(self.backgrounds, self.observing, order, seed, EXACT * constants.error)
+            return Samples(
+                self.backgrounds, self.observing, order, seed, EXACT * constants.error, mixed=self.recipe.mixed
+            )
 
         def samples(epoch: int) -> Samples | ClosedLoop:
             others = open_loop(epoch)

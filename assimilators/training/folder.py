@@ -25,6 +25,7 @@ from dacycle.assimilators.training.recipe import AssimilatorRecipe, NetworkRecip
 from dacycle.common.configuration import write_yaml
 from dacycle.common.files import whole, write_whole
 from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.errors.model import KIND
 
 __all__ = [
     "begin_run",
@@ -83,6 +84,7 @@ def write_record(
         "weights": sum(p.numel() for p in network.parameters()),
         "versions": {name: metadata.version(name) for name in ("torch", "lightning", "numpy")},
         "machine": _machine(recipe.threads),
+        "errors": KIND,
     }
     path = folder / "run.json"
     if path.exists():

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from dacycle.assimilators.base import current_name
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.common.configuration import Number, Strict, read_checked, suggestion
 
@@ -82,7 +83,7 @@ class Recipe(Strict):
     validation_years: Years
     seed: int
     licence: str = "Apache-2.0"
-    network: dict[str, int] = Field(default_factory=dict)
+    network: dict[str, int | str] = Field(default_factory=dict)
     batch: int = Field(default=16, gt=0)
     learning_rate: Number = Field(default=2e-3, gt=0)
     weight_decay: Number = Field(default=0.05, ge=0)
@@ -139,6 +140,16 @@ class ForecastRecipe(Recipe):
         return self.stages[-1].steps
 
 
+YEARS_ENOUGH = 10
+"""Training years from which errors are not mixed unless a recipe says so.
+
+A training takes about 120,000 samples. Ten years of forecasts from 6 to 48 h hold as many errors, so that each is shown
+about once, and cannot be memorised.
+"""
+MIXED = 0.75
+"""Share of mixed errors with fewer years."""
+
+
 class AssimilatorRecipe(Recipe):
     """Hold the settings of a trained assimilator: a training on forecast errors, then rounds in its own cycles.
 
@@ -151,6 +162,8 @@ class AssimilatorRecipe(Recipe):
         workers: processes that draw observations beside the training.
         in_memory: read and check the training years' states at the start; else each state is read when it is needed.
             Backgrounds are never read as a whole.
+        mixed: share of the samples whose error is a combination of two of other dates, so that no error is memorised;
+            such an error does not depend on the flow. Default: 0 with `YEARS_ENOUGH` training years, else `MIXED`.
         rounds: closed-loop rounds, trained on cycles of the network in training. A finished run goes on if this number
             is raised.
         round_epochs, round_learning_rate: of each round.
@@ -170,11 +183,17 @@ class AssimilatorRecipe(Recipe):
     epoch_samples: int
     workers: int = Field(default=1, gt=0)
     in_memory: bool = True
+    mixed: Number = Field(default=None, validate_default=True, ge=0, le=1)
     rounds: int = Field(default=1, ge=0)
     round_epochs: int = Field(default=4, gt=0)
     round_learning_rate: Number = Field(default=5e-4, gt=0)
     validation_days: int = 12
     base: str = ""
+
+    @field_validator("method")
+    @classmethod
+    def _by_its_present_name(cls, method: str) -> str:
+        return current_name(method)
 
     @field_validator("observations")
     @classmethod
@@ -182,6 +201,13 @@ class AssimilatorRecipe(Recipe):
         if not all("source" in entry for entry in observations):
             raise ValueError("every entry is a mapping with a source, as in an experiment")
         return observations
+
+    @field_validator("mixed", mode="before")
+    @classmethod
+    def _mixed_with_few_years(cls, mixed: Any, info: ValidationInfo) -> Any:
+        if mixed is None:
+            return 0.0 if len(info.data.get("training_years", [])) >= YEARS_ENOUGH else MIXED
+        return mixed
 
     @field_validator("epoch_samples")
     @classmethod
@@ -252,11 +278,11 @@ def load_recipe(path: Path | str, data: str | None = None) -> NetworkRecipe:
     return recipe if data is None else recipe.model_copy(update={"data": data})
 
 
-def network_size(size: type[Size], entries: dict[str, int]) -> Size:
+def network_size(size: type[Size], entries: dict[str, int | str]) -> Size:
     """Return the size of a network, a dataclass, from a recipe's `network`.
 
     Raises:
-        RecipeError: an entry is unknown; lists the known ones.
+        RecipeError: an entry is unknown (lists the known ones), or has a value that it cannot have.
     """
     known = [field.name for field in fields(cast(Any, size))]
     unknown = [name for name in entries if name not in known]
@@ -264,4 +290,12 @@ def network_size(size: type[Size], entries: dict[str, int]) -> Size:
         near = suggestion(unknown[0], known)
         hint = f" ({near[2:]})" if "did you mean" in near else ""
         raise RecipeError(f"network.{unknown[0]}: unknown entry{hint}; the entries are {', '.join(known)}")
-    return size(**entries)
+    for field in fields(cast(Any, size)):
+        wanted = "a whole number" if isinstance(field.default, int) else "a word"
+        value = entries.get(field.name, field.default)
+        if isinstance(value, str) != isinstance(field.default, str):
+            raise RecipeError(f"network.{field.name}: {value!r} is not {wanted}")
+    try:
+        return size(**cast(Any, entries))
+    except ValueError as error:
+        raise RecipeError(f"network.{error}") from error

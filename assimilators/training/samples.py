@@ -17,8 +17,6 @@ from dacycle.forecast_adapter.channels import GROUPS
 
 __all__ = ["Batch", "ErrorPairs", "Fields", "Samples", "idealised"]
 
-MIXED = 0.75
-"""Share of the samples whose error is a combination of two."""
 SIZES = (0.6, 1.4)
 """Range of the factor on the size of such an error."""
 IDEALISED = 0.6
@@ -43,6 +41,7 @@ class Samples(Dataset[Batch]):
         seed: of the observations; another one in each pass.
         exact: (69,) error of idealised observations, in standard deviations.
         whole: observe every sample by `USUAL` alone, and leave its background unchanged.
+        mixed: share of the samples whose error is a combination of two of other dates (`_mixed`).
     """
 
     backgrounds: Backgrounds
@@ -51,6 +50,7 @@ class Samples(Dataset[Batch]):
     seed: int
     exact: NDArray[np.float32]
     whole: bool = False
+    mixed: float = 0.0
 
     def __len__(self) -> int:
         return len(self.order)
@@ -72,7 +72,7 @@ class Samples(Dataset[Batch]):
         sample = int(self.order[item])
         world = self.observing.world
         time, error = self.backgrounds.times[sample], self.backgrounds.errors[sample].astype(np.float32)
-        if not self.whole and generator.random() < MIXED:
+        if not self.whole and generator.random() < self.mixed:
             time, error = self._mixed(sample, generator)
         truth = world.reference.array(time)
         background = truth + error * world.statistics.std[:, None, None]
@@ -93,7 +93,8 @@ class Samples(Dataset[Batch]):
         """Draw a time, and a random combination (any sign, 0.6 to 1.4 times the size) of two errors of its season.
 
         A network that is shown the same background with the same error repeatedly memorises the error. Combinations
-        keep the scales, the balance and the places of errors, and nothing else that could be memorised.
+        keep the scales, the balance and the places of errors, and nothing else that could be memorised. But such an
+        error has nothing to do with the flow of its date, so the network unlearns how errors depend on it.
         """
         by_season, positions = self._seasons
         of_lead = by_season[int(self.backgrounds.leads[sample])]

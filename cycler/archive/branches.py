@@ -26,16 +26,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.common.files import write_whole
+from dacycle.common.foreign import reading
+from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.archive.record import CycleRecord
-from dacycle.cycler.archive.store import ArchiveError, Store
+from dacycle.cycler.archive.seals import read_sealed_text, seal_text
+from dacycle.cycler.archive.store import Store
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,
     cycle_id,
     differences,
-    load_experiment,
     parse_donor,
+    parse_experiment,
     write_experiment,
 )
 from dacycle.forecast_adapter.channels import WB2_NAMES
@@ -58,21 +61,20 @@ class Archive:
 
     def __init__(self, folder: Path | str, create: bool = False) -> None:
         self.folder = Path(folder)
-        if not create and not (self.folder / "states.icechunk").is_dir():
+        self.states, self.forecasts = (Store(self.folder / f"{name}.icechunk") for name in ("states", "forecasts"))
+        if create:
+            self.make(self.states)
+        elif not self.states.exists:
             raise ArchiveError(f"{self.folder} is not an archive (it has no states.icechunk)")
-        self.states = self._store("states.icechunk", create)
 
-    @cached_property
-    def forecasts(self) -> Store:
-        """Return the store of forecasts, made at first use; its groups grow along `time`, the starts."""
-        return self._store("forecasts.icechunk", create=not (self.folder / "forecasts.icechunk").is_dir())
+    def make(self, store: Store) -> None:
+        """Make one of the two stores, if need be; that of the forecasts is made with the first forecast.
 
-    def _store(self, name: str, create: bool) -> Store:
-        if not create:
-            return Store(self.folder / name)
-        (self.folder / "branches").mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / "lock", "the archive", wait=True):
-            return Store(self.folder / name, create=True)
+        Raises:
+            ArchiveError: the folder cannot be written to.
+        """
+        with locked(self.folder / "lock", f"the archive {self.folder}", wait=True):
+            store.make()
 
     def branches(self) -> list[str]:
         """Return the names of the experiments in this archive."""
@@ -100,19 +102,23 @@ class Archive:
         """
         with self.lock(experiment.name):
             branch = Branch(self, experiment.name)
-            _remove_leftovers(branch.folder)
             if experiment.name in self.branches() and len(branch.times):
+                frozen, sealed = _frozen(branch.folder)
                 _check_unchanged(branch, experiment)
-                if branch.experiment != experiment:  # another end
+                if frozen != experiment or not sealed:  # another end, or from before there were seals
                     _freeze(branch.folder, experiment)
             yield Writer(self, experiment)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the writer's lock of a branch; the kernel releases it even when the process is killed."""
+        """Hold the writer's lock of a branch; the kernel releases it even when the process is killed.
+
+        What killed writers left there under temporary names is removed.
+        """
         folder = self.folder / "branches" / name
-        folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock", f"experiment {name}"):
+            for path in (*folder.glob(".*.part*"), *(folder / "departures").glob(".*.part*")):
+                path.unlink()
             yield
 
     def rewind(self, name: str, time: pd.Timestamp) -> None:
@@ -142,8 +148,12 @@ class Branch:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """Return the experiment as it was frozen at its first cycle."""
-        return load_experiment(self.folder / "experiment.yaml")
+        """Return the experiment as it was frozen at its first cycle.
+
+        Raises:
+            ArchiveError: its file is damaged.
+        """
+        return _frozen(self.folder)[0]
 
     @cached_property
     def grid(self) -> Grid:
@@ -236,7 +246,8 @@ class Branch:
 
     def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
         path = self.folder / "departures" / f"{name}.parquet"
-        content = path.read_bytes() if path.is_file() else b""
+        with reading(path, ArchiveError):
+            content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != digest:
             state = "damaged" if content else "missing"
             raise ArchiveError(
@@ -259,7 +270,7 @@ class Branch:
 
     def damaged(self) -> list[str]:
         """Read everything that is committed; return a sentence for each damaged array or file."""
-        damage = []
+        damage = self.archive.states.damaged(self.name)
         for record in self.records:
             for read in self._readers(record):
                 try:
@@ -404,13 +415,15 @@ def _check_unchanged(branch: Branch, experiment: Experiment) -> None:
 
 
 def _freeze(folder: Path, experiment: Experiment) -> None:
-    write_whole(folder / "experiment.yaml", write_experiment(experiment.as_dict()).encode())
+    write_whole(folder / "experiment.yaml", seal_text(write_experiment(experiment.as_dict())))
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers of a branch left under temporary names; the branch's lock is held."""
-    for path in (*folder.glob(".*.part*"), *(folder / "departures").glob(".*.part*")):
-        path.unlink()
+def _frozen(folder: Path) -> tuple[Experiment, bool]:
+    """Return the frozen experiment of a branch, and whether its file has a seal."""
+    path = folder / "experiment.yaml"
+    remedy = "put the experiment's own file in its place, or restore it from a copy of the archive"
+    text, sealed = read_sealed_text(path, remedy)
+    return parse_experiment(text, str(path)), sealed
 
 
 def _record_dataset(records: Sequence[CycleRecord]) -> xr.Dataset:

@@ -1,28 +1,31 @@
 """Tables derived from the archive, kept beside it, so that nothing is computed twice of the same cycle.
 
 Each file holds, in its metadata, the cycles that went into it and a key for each; whoever reads it computes again what
-a changed key concerns. A file can be deleted at any time.
+a changed key concerns. A file can be deleted at any time; one that is damaged is computed again, with a warning.
 
 Several processes may read and write the same tables at once, such as `dacycle serve` and `dacycle report`. Each file
 is seen whole, and a lock lets one process at a time write the files of a folder. A reader that meets files of two
 writers sees that their keys differ, and computes everything again.
 """
 
-import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dacycle.common.files import write_whole
+from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.lock import locked
+from dacycle.cycler.archive.seals import read_sealed_table, seal_table
 
 __all__ = ["read_tables", "write_tables"]
 
-_KEYS = b"dacycle.cycles.2"
+logger = logging.getLogger(__name__)
+
+_KEYS = b"dacycle.cycles.3"
 """Where the keys are kept; with another number, tables of an older layout are computed again."""
 
 
@@ -33,7 +36,11 @@ def read_tables(folder: Path, names: Sequence[str]) -> tuple[dict[str, pd.DataFr
         path = folder / f"{name}.parquet"
         if not path.is_file():
             break
-        table = pq.read_table(path)
+        try:
+            table = read_sealed_table(path, "its tables are computed again")
+        except ArchiveError as error:
+            logger.warning("%s", error)
+            break
         tables[name] = table.to_pandas()
         keys.append((table.schema.metadata or {}).get(_KEYS, b"{}"))
     if len(keys) < len(names) or len(set(keys)) != 1 or keys[0] == b"{}":
@@ -42,12 +49,15 @@ def read_tables(folder: Path, names: Sequence[str]) -> tuple[dict[str, pd.DataFr
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], keys: Mapping[str, str]) -> None:
-    """Keep the tables, and for each cycle the key of what was computed from it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock", f"the tables in {folder}", wait=True):
-        for name, frame in tables.items():
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEYS: json.dumps(keys).encode()})
-            content = io.BytesIO()
-            pq.write_table(table, content, compression="zstd")
-            write_whole(folder / f"{name}.parquet", content.getvalue())
+    """Keep the tables, and for each cycle the key of what was computed from it.
+
+    Where they cannot be written, as on a read-only disk, they are not kept, and a warning says so.
+    """
+    try:
+        with locked(folder / "lock", f"the tables in {folder}", wait=True):
+            for name, frame in tables.items():
+                table = pa.Table.from_pandas(frame, preserve_index=False)
+                notes = {**(table.schema.metadata or {}), _KEYS: json.dumps(keys).encode()}
+                write_whole(folder / f"{name}.parquet", seal_table(table.replace_schema_metadata(notes)))
+    except (OSError, ArchiveError) as error:
+        logger.warning("%s; they are computed, but not kept", error)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dacycle.cycler.archive.store import ArchiveError
+from dacycle.cycler.archive.exceptions import ArchiveError
 
 __all__ = ["locked"]
 
@@ -23,9 +23,14 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         wait: wait for the lock instead of raising.
 
     Raises:
-        ArchiveError: another process holds the lock; the message names it.
+        ArchiveError: another process holds the lock, which the message names, or the folder cannot be written to.
     """
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise ArchiveError(f"{what} cannot be written: {path}: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

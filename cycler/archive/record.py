@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dacycle.cycler.archive.store import ArchiveError
+from dacycle.common.foreign import reading
+from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.experiment import cycle_id
 
 __all__ = ["CycleRecord", "SourceRecord", "Status"]
@@ -67,6 +68,11 @@ class CycleRecord:
         increment_rms: root mean square of the increment by channel, SI.
         increment_max: largest absolute increment by channel, SI.
         thickness_imbalance: by layer; see `assimilators.balance`.
+        supersaturated: number of values of humidity in the analysis above 110 % of saturation; see
+            `assimilators.balance`.
+        background_error: error of the background by channel or variable and band of latitude, SI, as the departures up
+            to this cycle give it; see `obs_ingest.quality.background_error`.
+        withheld_sites: latitude and longitude of withheld sites that reported for the first time.
         departures: SHA-256 of the file with the cycle's departures.
         unpaired_model: a sentence, where the model was made for another world or kind of reference.
     """
@@ -86,6 +92,9 @@ class CycleRecord:
     increment_rms: Mapping[str, float] = field(default_factory=dict)
     increment_max: Mapping[str, float] = field(default_factory=dict)
     thickness_imbalance: Mapping[str, float] | None = None
+    supersaturated: int | None = None
+    background_error: Mapping[str, Sequence[float]] | None = None
+    withheld_sites: Sequence[Sequence[float]] | None = None
     departures: str | None = None
     unpaired_model: str | None = None
 
@@ -112,9 +121,10 @@ class CycleRecord:
         """Return the record that a text holds.
 
         Raises:
-            ArchiveError: the text holds a key that this version does not know.
+            ArchiveError: the text is no record, or holds a key that this version does not know.
         """
-        content = json.loads(text)
+        with reading("the record of a cycle", ArchiveError):
+            content = json.loads(text)
         sources = content.get("sources", {})
         _refuse_unknown(content, content, _NAMES)
         for source in sources.values():

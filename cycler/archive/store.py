@@ -2,11 +2,17 @@
 
 A branch is a line of commits, each of which is seen whole or not at all. Every array has a checksum, because a byte
 that flips on disk would otherwise be read without an error. Each chunk holds one time, so that one state is read alone.
+Icechunk's own files, which say where the chunks of a commit are, have none: `seals/COMMIT` beside them lists their
+digests. It is written before the branch points to the commit, and checked before the commit is read. Commits of older
+versions of dacycle have no such list.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +25,10 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import StorePath
 
-from dacycle.common.errors import DacycleError
+from dacycle.common.files import whole, write_whole
+from dacycle.common.foreign import reading
+from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.seals import read_sealed_text, seal_text
 
 __all__ = ["ArchiveError", "Store"]
 
@@ -35,8 +44,9 @@ _TIMES_PER_MANIFEST = 120
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 
 
-class ArchiveError(DacycleError, RuntimeError):
-    """A request does not fit the archive, or the archive is damaged; the message says where and what to do."""
+_COPY = "restore it from a copy of the archive"
+_READ = ("config.yaml", "snapshots", "manifests")
+"""Icechunk's files that are read with a commit, beside its chunks."""
 
 
 def _configuration() -> icechunk.RepositoryConfig:
@@ -53,52 +63,140 @@ def hours(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
 
 
 class Store:
-    """One Icechunk repository in a folder, kept open.
+    """One Icechunk repository in a folder, kept open; a store that has not been made reads as empty.
 
     Args:
-        folder: the folder.
-        create: make it, or finish making it, if need be; only one process at a time may do so.
+        folder: the folder; nothing is made before `make`.
     """
 
-    def __init__(self, folder: Path, create: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        storage = icechunk.local_filesystem_storage(str(folder))
-        if not create:
-            self._repository = icechunk.Repository.open(storage)
+        self._digests: dict[str, str] = {}  # of files that were checked or sealed; they never change
+        self._opened: dict[str, icechunk.IcechunkStore] = {}  # by commit
+
+    @property
+    def exists(self) -> bool:
+        """Whether the store has been made."""
+        return self.folder.is_dir()
+
+    def make(self) -> None:
+        """Make the store under a temporary name, if need be; only one process at a time may do so.
+
+        A store that an older version left half made, before it held anything, is made again.
+        """
+        if (self.folder / "chunks").is_dir() or self._has_trunk():
             return
-        self._repository = icechunk.Repository.open_or_create(storage, config=_configuration())
-        trunk = self._repository.writable_session("main")
-        zarr.open_group(trunk.store, mode="a")
-        if trunk.has_uncommitted_changes:
+        with whole(self.folder) as temporary:
+            storage = icechunk.local_filesystem_storage(str(temporary))
+            repository = icechunk.Repository.create(storage, config=_configuration())
+            trunk = repository.writable_session("main")
+            zarr.open_group(trunk.store, mode="a")
             trunk.commit("the empty trunk, from which branches begin")
+            for commit in repository.ancestry(branch="main"):
+                _seal(temporary, commit, {})
+
+    def _has_trunk(self) -> bool:
+        if not self.exists:
+            return False
+        try:
+            with self._reading():
+                zarr.open_group(self._repository.readonly_session("main").store, mode="r")
+        except ArchiveError:
+            self.__dict__.pop("_repository", None)
+            return False
+        return True
+
+    @cached_property
+    def _repository(self) -> icechunk.Repository:
+        with self._reading("config.yaml"):
+            return icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.folder)))
+
+    def _reading(self, name: str = "") -> AbstractContextManager[None]:
+        """Turn Icechunk's and zarr's errors into ArchiveErrors that name the store, or a file of it."""
+        return reading(f"{self.folder / name} ({_COPY})", ArchiveError)
 
     def branches(self) -> list[str]:
         """Return the sorted names of the branches, without the empty trunk `main`."""
-        return sorted(set(self._repository.list_branches()) - {"main"})
+        if not self.exists:
+            return []
+        with self._reading("refs"):
+            return sorted(set(self._repository.list_branches()) - {"main"})
 
     def create_branch(self, branch: str, snapshot: str | None = None) -> None:
         """Begin a branch at a snapshot of another one; without a snapshot it is empty."""
         self._repository.create_branch(branch, snapshot or self._repository.lookup_branch("main"))
 
     def commits(self, branch: str) -> Iterator[icechunk.SnapshotInfo]:
-        """Yield the commits of a branch, newest first, with message, metadata and time of writing."""
-        return iter(self._repository.ancestry(branch=branch))
+        """Yield the commits of a branch, newest first, with message, metadata and time of writing.
+
+        Raises:
+            ArchiveError: a commit is damaged.
+        """
+        snapshot: str | None = self._tip(branch)
+        while snapshot is not None:
+            self._check(snapshot, ["snapshots"])
+            with self._reading(f"snapshots/{snapshot}"):
+                commit = self._repository.lookup_snapshot(snapshot)
+            yield commit
+            snapshot = commit.parent_id
 
     def reset(self, branch: str, snapshot: str) -> None:
         """Make `snapshot` the newest commit of a branch."""
         self._repository.reset_branch(branch, snapshot)
 
+    def damaged(self, branch: str) -> list[str]:
+        """Check the files of all commits of a branch; return a sentence for each that is damaged."""
+        damage: list[str] = []
+        try:
+            for commit in self.commits(branch):
+                try:
+                    self._check(commit.id, [*_READ, "transactions"])
+                except ArchiveError as error:
+                    damage.append(str(error))
+        except ArchiveError as error:
+            damage.append(str(error))
+        return list(dict.fromkeys(damage))
+
+    def _tip(self, branch: str) -> str:
+        """Return the newest commit of a branch."""
+        reference = f"refs/branch.{branch}/ref.json"
+        if not (self.folder / reference).parent.is_dir():
+            names = ", ".join(self.branches()) or "none"
+            raise ArchiveError(f"{self.folder}: there is no branch {branch!r} (there are: {names})")
+        with self._reading(reference):
+            return str(self._repository.lookup_branch(branch))
+
+    def _check(self, snapshot: str, kinds: Iterable[str]) -> None:
+        """Check the files of a commit that have not been checked yet; a commit without a seal is older than seals."""
+        seal = self.folder / "seals" / snapshot
+        if not seal.is_file():
+            return
+        for line in read_sealed_text(seal, _COPY)[0].splitlines():
+            digest, _, name = line.partition("  ")
+            kind = name.partition("/")[0]
+            if kind not in kinds or self._digests.get(name) == digest:
+                continue
+            with self._reading(name):
+                content = (self.folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                remedy = f"rewind the branch to an earlier cycle, or {_COPY}" if kind == "manifests" else _COPY
+                raise ArchiveError(f"{self.folder / name} is damaged; {remedy}")
+            self._digests[name] = digest
+
     def times(self, branch: str, group: str) -> NDArray[np.datetime64]:
         """Return the times of a group, (n,) datetime64[h], in order; empty where it has none yet."""
         store = self._store(branch)
-        if group not in zarr.open_group(store, mode="r"):
+        with self._reading():
+            there = group in zarr.open_group(store, mode="r")
+        if not there:
             return np.array([], "datetime64[h]")
         return self._read(store, [f"{group}/time"], slice(None))[0].astype("datetime64[h]")
 
     def dataset(self, branch: str, group: str) -> xr.Dataset:
         """Return a group as a lazy dataset."""
-        store = self._repository.readonly_session(branch).store
-        return xr.open_zarr(store, group=group, consolidated=False, chunks=None)
+        store = self._store(branch)
+        with self._reading():
+            return xr.open_zarr(store, group=group, consolidated=False, chunks=None)
 
     def read(self, branch: str, group: str, time: pd.Timestamp, names: list[str]) -> dict[str, NDArray]:
         """Return the arrays of one time, without the time axis.
@@ -118,11 +216,13 @@ class Store:
         return self._read(self._store(branch), [f"{group}/{name}"], rows)[0]
 
     def _store(self, branch: str) -> icechunk.IcechunkStore:
-        try:
-            return self._repository.readonly_session(branch).store
-        except icechunk.IcechunkError as error:
-            names = ", ".join(self.branches()) or "none"
-            raise ArchiveError(f"{self.folder}: cannot read branch {branch!r} (there are: {names}): {error}") from error
+        """Return what is to be read of the newest commit of a branch, after its files have been checked."""
+        tip = self._tip(branch)
+        if tip not in self._opened:
+            self._check(tip, _READ)
+            with self._reading(f"snapshots/{tip}"):
+                self._opened = {tip: self._repository.readonly_session(snapshot_id=tip).store}
+        return self._opened[tip]
 
     def _read(self, store: icechunk.IcechunkStore, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
         values = _together(_fetch(store, path, at) for path in paths)
@@ -148,6 +248,8 @@ class Store:
         Raises:
             ArchiveError: a time is not later than all of the group's, or a shape differs from the group's.
         """
+        tip = self._tip(branch)
+        self._check(tip, _READ)
         session = self._repository.writable_session(branch)
         root = zarr.open_group(session.store, mode="a")
         for name, dataset in groups.items():
@@ -156,7 +258,20 @@ class Store:
         for failure in _together(_extend(session.store, name, dataset) for name, dataset in groups.items()):
             if failure is not None:
                 raise ArchiveError(f"{self.folder}, branch {branch}: {failure}") from failure
-        return session.commit(message, metadata=dict(metadata or {}))
+        snapshot = session.flush(message, dict(metadata or {}))
+        _seal(self.folder, self._repository.lookup_snapshot(snapshot), self._digests)
+        self._repository.reset_branch(branch, snapshot, from_snapshot_id=tip)
+        return snapshot
+
+
+def _seal(folder: Path, commit: icechunk.SnapshotInfo, known: dict[str, str]) -> None:
+    """List the digests of a commit's files, in the form of `sha256sum`; those that are not `known` are added to it."""
+    files = ["config.yaml", f"snapshots/{commit.id}", f"transactions/{commit.id}"]
+    names = [name for name in [*files, *(f"manifests/{m.id}" for m in commit.manifests)] if (folder / name).is_file()]
+    for name in names:
+        if name not in known:
+            known[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    write_whole(folder / "seals" / commit.id, seal_text("".join(f"{known[name]}  {name}\n" for name in names)))
 
 
 async def _open(store: icechunk.IcechunkStore, path: str) -> zarr.AsyncArray:

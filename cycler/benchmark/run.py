@@ -253,17 +253,20 @@ class CycledResults:
 
     Attributes:
         errors: a row per method and headline channel, SI: `rmse` of the analyses after the spin-up, its `trend` per day
-            with `low` and `high` of the 95 % interval, number of `cycles`, and number of `fallbacks`.
+            with `low` and `high` of the 95 % interval and its `effective` sample size, number of `cycles`, and number
+            of `fallbacks`.
+        mse: method, time, channel -> global `mse` of the analyses after the spin-up.
         drift: method, channel, kind, lead (hours) -> `rmse` of forecasts from the analyses, and from the reference.
     """
 
     errors: pd.DataFrame
+    mse: pd.DataFrame
     drift: pd.DataFrame
 
 
 def cycled_results(benchmark: Benchmark) -> CycledResults | None:
     """Score the cycled runs; return None where nothing is cycled."""
-    errors, drifts = [], []
+    errors, squares, drifts = [], [], []
     if benchmark.cycled is None:
         return None
     archive = Archive(benchmark.cycled.archive)
@@ -283,11 +286,16 @@ def cycled_results(benchmark: Benchmark) -> CycledResults | None:
                     "trend": slope["estimate"],
                     "low": slope["low"],
                     "high": slope["high"],
+                    "effective": slope["effective"],
                     "cycles": len(times),
                     "fallbacks": fallbacks,
                 }
             )
+        of_analyses = verification.errors.query("kind == 'analysis' and region == 'globe' and channel in @HEADLINE")
+        squares.append(of_analyses[["time", "channel", "mse"]].assign(method=method))
         curves, _ = tables.drift_summary(drift.read_scores(branch))
         from_states = curves[curves["kind"].isin(["analysis", "reference"])]
         drifts.append(from_states.assign(method=method))
-    return CycledResults(pd.DataFrame(errors), pd.concat(drifts, ignore_index=True))
+    return CycledResults(
+        pd.DataFrame(errors), pd.concat(squares, ignore_index=True), pd.concat(drifts, ignore_index=True)
+    )

@@ -15,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dacycle.common.configuration import parse_value
 from dacycle.common.settings import read_settings
+from dacycle.common.times import parse_time
 from dacycle.cycler.experiment import ExperimentError, parse_cycle_time
 from dacycle.forecast_adapter.models.model import ModelFileError
+from dacycle.forecast_adapter.state import as_hour
 
 __all__ = [
     "ArchiveFolder",
@@ -65,17 +67,16 @@ def cycle_time(text: str | None) -> pd.Timestamp | None:
         raise ExperimentError(str(error)) from None
 
 
-def parse_hour(text: str) -> np.datetime64:
-    """Return the hour, UTC, that an option `--time` names; it need not be that of a cycle."""
+def parse_hour(text: str, option: str = "--time") -> np.datetime64:
+    """Return the hour, UTC, that an option names; it need not be that of a cycle.
+
+    Raises:
+        typer.BadParameter: it is no time, or not on the hour.
+    """
     try:
-        time = pd.Timestamp(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a time, such as 2024-01-04T00", param_hint="--time") from None
-    if time.tzinfo is not None:
-        time = time.tz_convert("UTC").tz_localize(None)
-    if time != time.floor("h"):
-        raise typer.BadParameter(f"{text!r} is not on the hour", param_hint="--time")
-    return np.datetime64(time, "h")
+        return as_hour(parse_time(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def parse_years(text: str) -> list[int]:

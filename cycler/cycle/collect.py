@@ -4,9 +4,11 @@
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import time as clock
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,13 @@ from numpy.typing import NDArray
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import Experiment
+from dacycle.forecast_adapter.remote import within
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.operators.learned import LearnedFields
 from dacycle.obs_ingest.quality import control as quality
+from dacycle.obs_ingest.quality.background_error import BackgroundError, first_guess
+from dacycle.obs_ingest.quality.withheld import chosen_sites
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
 from dacycle.obs_ingest.table import (
@@ -36,9 +41,13 @@ from dacycle.obs_ingest.window import Window
 
 __all__ = ["Observed", "collect", "with_departures"]
 
+FETCH_LIMIT = pd.Timedelta(minutes=10)
+"""How long a cycle waits for the files of all its sources together, where its experiment does not say."""
+
 LONGEST = 24
 """The longest period, in hours, of a mean or sum that is compared with the states of several cycles."""
 
+Position = tuple[float, float]
 Watch = Callable[[str], AbstractContextManager[None]]
 
 
@@ -49,7 +58,10 @@ class Observed:
     Attributes:
         table: n rows after quality control, with those that are not assimilated.
         background_equivalents: (n,) H(x_b), NaN where there is no operator.
+        background_error: of the background, as quality control assumed it.
+        next_error: the estimate of it after this cycle, which the next one assumes.
         gridded: superobs of the assimilated rows.
+        new_sites: latitude and longitude of withheld sites that neither a list nor a past cycle names.
         inventories: what each source found, by its name.
         failures: sentences about sources that could not be read.
         remarks: sentences about sources with files that could not be read.
@@ -60,7 +72,10 @@ class Observed:
 
     table: pd.DataFrame
     background_equivalents: NDArray[np.float64]
+    background_error: BackgroundError
+    next_error: BackgroundError
     gridded: GriddedObservations
+    new_sites: list[Position]
     inventories: dict[str, dict[str, Any]]
     failures: list[str]
     remarks: list[str]
@@ -92,14 +107,16 @@ def collect(
     time: pd.Timestamp,
     frames: StoredFrames,
     background: NDArray,
-    background_error: float,
+    background_error: BackgroundError | None,
     watch: Watch,
+    seen: Collection[Position] = (),
     bias: StationBias | None = None,
 ) -> Observed:
     """Read the observations of all sources for a cycle, and check them against its background.
 
-    If a source cannot be read, the cycle goes on without it, and `failures` says why. If a file cannot be read, the
-    cycle goes on without that file; `remarks` says so and the inventory names it.
+    If a source cannot be read, or its files have not arrived in its share of `fetch_limit`, the cycle goes on without
+    it, and `failures` says why. If a file cannot be read, the cycle goes on without that file; `remarks` says so and
+    the inventory names it.
 
     Args:
         inputs: of the experiment.
@@ -107,9 +124,10 @@ def collect(
         frames: the stored analyses; those from 6 h before the analysis time backwards are read, where an operator needs
             them.
         background: (69, H, W) x_b.
-        background_error: standard deviation that the background check assumes, in the world's standard deviations of
-            each channel.
+        background_error: of the background, as the cycles before have found it; None: it is estimated from the
+            departures of this cycle.
         watch: measures the time of each stage.
+        seen: latitude and longitude of the withheld sites of past cycles.
         bias: of the stations, subtracted from their values before quality control.
 
     Raises:
@@ -118,10 +136,16 @@ def collect(
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
     tables, inventories, failures, remarks = [], {}, [], []
+    limit = experiment.fetch_limit or FETCH_LIMIT
+    until = clock.monotonic() + limit.total_seconds()
     with watch("observations"):
-        for source in inputs.sources:
+        for number, source in enumerate(inputs.sources):
+            share = (until - clock.monotonic()) / (
+                len(inputs.sources) - number
+            )  # a slow source leaves some to the next
             try:
-                table, inventory = source.read(Window(when, source.cutoff))
+                with within(share):
+                    table, inventory = source.read(Window(when, source.cutoff))
                 tables.append(table)
             except ObservationError as error:
                 inventory = Inventory(source.name, problems=[str(error)])
@@ -138,25 +162,57 @@ def collect(
     with watch("quality"):
         intervals = [] if operator is None else operator.intervals(states)
         background_equivalents = equivalents(table, background, world.grid, world.orography, intervals)
-        learned_error = None if operator is None else operator.background_error(table, intervals, background_error)
-        channel_error = background_error * world.statistics.std
-        at_rows = quality.background_at_rows(
-            table, background_equivalents, channel_error, world.grid, world.orography, learned_error
-        )
         selection = quality.Selection(
             cutoffs={source.name: source.cutoff for source in inputs.sources},
             deny=experiment.deny,
             share=experiment.withhold,
+            network=np.array([*inputs.positions, *seen], float).reshape(-1, 2),
+            regions=experiment.withhold_regions or 0.0,
             planes=inputs.assimilator.planes,
             checks=inputs.checks,
         )
-        table = quality.check(assumed.restate(table), Window(when), at_rows, selection)
+        table, window = assumed.with_equivalents(assumed.restate(table), background_equivalents), Window(when)
+        at_rows = partial(_at_rows, inputs, table, background_equivalents, intervals)
+        if background_error is None:
+            guess = first_guess(world, when)
+            background_error = quality.first_estimate(guess, table, window, at_rows, selection)
+        expected = at_rows(background_error)
+        table = quality.check(table, window, expected, selection)
+        departures = table["value"].to_numpy() - background_equivalents
+        next_error = background_error.after(table, departures, expected.error)
     with watch("superobs"):
         gridded = grid_observations(
             table, background_equivalents, inputs.for_observations(background), inputs.observation_grid,
             inputs.assimilator.planes, world.statistics.std, assumed,
         )  # fmt: skip
-    return Observed(table, background_equivalents, gridded, inventories, failures, remarks, digest, intervals)
+    known = {*inputs.positions, *seen}
+    chosen = [(latitude, longitude) for latitude, longitude in chosen_sites(table, experiment.withhold).tolist()]
+    return Observed(
+        table,
+        background_equivalents,
+        background_error,
+        next_error,
+        gridded,
+        [position for position in chosen if position not in known],
+        inventories,
+        failures,
+        remarks,
+        digest,
+        intervals,
+    )
+
+
+def _at_rows(
+    inputs: Inputs,
+    table: pd.DataFrame,
+    background_equivalents: NDArray,
+    intervals: Sequence[LearnedFields],
+    error: BackgroundError,
+) -> quality.BackgroundAtRows:
+    """Return what quality control needs of the background at the rows, for an error of the background."""
+    grid, operator = inputs.world.grid, inputs.operator
+    learned = None if operator is None else operator.background_error(table, intervals, error.planes(grid))
+    return quality.background_at_rows(table, background_equivalents, error, grid, inputs.world.orography, learned)
 
 
 def with_departures(observed: Observed, inputs: Inputs, previous: NDArray, analysis: NDArray) -> pd.DataFrame:

@@ -49,6 +49,12 @@ class Inputs:
         return state if target.matches(source) else conservative_average(state, source, target)
 
     @property
+    def positions(self) -> list[tuple[float, float]]:
+        """Return latitude and longitude of all sites on the lists of those sources that have one."""
+        lists = [getattr(source, "positions", ()) for source in self.sources]
+        return [(round(float(a), 4), round(float(b) % 360, 4)) for sites in lists for a, b in sites]
+
+    @property
     def mismatch(self) -> str:
         """Return what is wrong with the pairing of model and world; empty if the model was made for the world."""
         model, world = self.model, self.world

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from dacycle.assimilators.balance import LAYER_NAMES
+from dacycle.assimilators.balance import LAYER_NAMES, supersaturated
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.common import logs
 from dacycle.common.errors import DacycleError
@@ -28,8 +30,12 @@ from dacycle.forecast_adapter.models.model import ForecastError
 from dacycle.forecast_adapter.state import StateError
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.learned import NO_OPERATOR
+from dacycle.obs_ingest.quality.background_error import BackgroundError
 
 __all__ = ["Cycle", "Run", "RunStoppedError", "due", "open_run", "run_cycle", "run_due_cycles"]
+
+PAST = 28
+"""Cycles before the analysis whose increments say how large an increment usually is: a week."""
 
 Progress = Callable[["Cycle"], None]
 
@@ -38,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 class RunStoppedError(DacycleError, RuntimeError):
     """A run must not continue by itself; the message says why and what to do next."""
+
+    label = "stopped"
+    exit_status = 1
 
 
 @dataclass
@@ -65,12 +74,17 @@ class Cycle:
 
 @dataclass
 class Run:
-    """An experiment being run by this process, which holds its branch; made by `open_run`."""
+    """An experiment being run by this process, which holds its branch; made by `open_run`.
+
+    Attributes:
+        seen: latitude and longitude of the withheld sites of its committed cycles.
+    """
 
     inputs: Inputs
     writer: Writer
     frames: StoredFrames
     bias: StationBias | None = None
+    seen: list[tuple[float, float]] = field(default_factory=list)
 
 
 @contextmanager
@@ -89,7 +103,8 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iter
             frame = "one state stands for both" if experiment.cold_start.one_frame else None
             writer.commit_start(cold_start(inputs), inputs.digests, frame)
         _refuse_changed_files(writer, inputs)
-        yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment))
+        seen = [(a, b) for record in writer.records for a, b in record.withheld_sites or ()]
+        yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment), seen)
 
 
 def _station_bias(experiment: Experiment) -> StationBias | None:
@@ -212,21 +227,27 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
         before, previous = run.frames.frame(time - 2 * STEP), run.frames.frame(time - STEP)
     with watch("background"), _stopping(run, time):
         background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
-    guards, std, cold = inputs.experiment.guards, inputs.world.statistics.std, _is_cold(inputs.experiment, time)
-    background_error = guards.background_error * (guards.cold_factor if cold else 1.0)
+    past = run.writer.recent_records(PAST)
+    known = past[-1].background_error
+    background_error = None if known is None else BackgroundError.from_dict(known)
     if run.bias is not None:
         with watch("bias"):
             run.bias.catch_up(time, run.writer.departures_between)
-    observed = collect(inputs, time, run.frames, background, background_error, watch, run.bias)
+    observed = collect(inputs, time, run.frames, background, background_error, watch, run.seen, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     with watch("analysis"):
-        step = assimilate(inputs.assimilator, background[None], values, errors, guards.of_step(), std, cold)
+        step = assimilate(
+            inputs.assimilator, background[None], values, errors, inputs.experiment.guards.of_step(),
+            observed.background_error.on(inputs.world.grid), _usual_increment(past),
+            cold=_is_cold(inputs.experiment, time),
+        )  # fmt: skip
     with watch("departures"):
         table = with_departures(observed, inputs, previous, step.state[0])
     record = _record(inputs, time, observed, step)
     notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
     with watch("commit"), _stopping(run, time):
         record = run.writer.commit_cycle(background, step.state[0], table, record, notes)
+    run.seen += observed.new_sites
     return Cycle(time, record, watch.seconds)
 
 
@@ -241,6 +262,11 @@ def _stopping(run: Run, time: pd.Timestamp) -> Iterator[None]:
             f"experiment {name}, cycle {cycle_id(time)}: {error}. The model has left its range: "
             f"look at `dacycle log {name}`, and rewind to a cycle before the trouble began"
         ) from error
+
+
+def _usual_increment(past: list[CycleRecord]) -> NDArray[np.float64]:
+    """Return the largest root mean square increment (69,) of past cycles, SI; 0 where there are none."""
+    return np.max([[r.increment_rms.get(name, 0.0) for name in NAMES] for r in past], axis=0)
 
 
 def _is_cold(experiment: Experiment, time: pd.Timestamp) -> bool:
@@ -267,6 +293,9 @@ def _record(inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepRe
         increment_rms={name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
         increment_max={name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
         thickness_imbalance={name: _short(x) for name, x in zip(LAYER_NAMES, step.thickness_imbalance[0], strict=True)},
+        supersaturated=supersaturated(step.state[0]),
+        withheld_sites=observed.new_sites or None,
+        background_error=observed.next_error.as_dict(),
         unpaired_model=inputs.mismatch or None,
     )
 

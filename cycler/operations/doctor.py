@@ -5,6 +5,7 @@ import importlib
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -29,7 +30,7 @@ from dacycle.obs_ingest.sources.base import FileSource
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["Finding", "check_experiment", "check_installation"]
+__all__ = ["Finding", "check_experiment", "check_installation", "check_writing"]
 
 _WHY = {
     "fastapi": "Prefect 3.8.8 cannot be imported with a newer one",
@@ -82,6 +83,32 @@ def check_experiment(path: Path, archive: Path) -> Iterator[Finding]:
     state_bytes = 2 * CHANNEL_COUNT * int(np.prod(inputs.world.grid.shape)) * 4
     # Compressed states take about 0.9 bytes a value; departures and forecasts take about as much again.
     yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * state_bytes // 2)
+
+
+def check_writing(archive: Path) -> Iterator[Finding]:
+    """Try to write where commands write: in the archive, or where it would be made, and in the working folder."""
+    places = [archive, *archive.glob("*.icechunk"), *archive.glob("*.icechunk/*/"), *archive.glob("branches/**/")]
+    locks = [file for place in places if (file := place / "lock").is_file()]
+    yield _written("writing to the archive", [*filter(Path.is_dir, places), *locks] or [_nearest(archive)])
+    yield _written("writing to the working folder", [Path.cwd()])
+
+
+def _written(subject: str, places: list[Path]) -> Finding:
+    """Write a file without a name into each folder, and open each file to write."""
+    for place in places:
+        try:
+            with place.open("r+b") if place.is_file() else tempfile.TemporaryFile(dir=place) as file:
+                if not place.is_file():
+                    file.write(bytes(4096))
+        except OSError as error:
+            remedy = "change its permissions, or give another folder; what is there can be read and compared as it is"
+            return Finding(subject, "wrong", f"{place} cannot be written to: {error.strerror}", remedy)
+    return Finding(subject, "ok", f"{places[0].resolve()} can be written to")
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest above it that exists."""
+    return next(place for place in (folder.resolve(), *folder.resolve().parents) if place.is_dir())
 
 
 def _absent(path: Path) -> Iterator[Finding]:
@@ -246,7 +273,7 @@ def _ledger(experiment: Experiment, folder: Path, digests: dict[str, str]) -> Fi
 
 
 def _disk(archive: Path, needed: int) -> Finding:
-    existing = next(folder for folder in (archive.resolve(), *archive.resolve().parents) if folder.is_dir())
+    existing = _nearest(archive)
     free = shutil.disk_usage(existing).free
     text = f"{free / 1e9:.1f} GB free at {existing}, about {needed / 1e9:.2f} GB needed"
     if free < needed + _SPARE:

@@ -15,6 +15,7 @@ from typing import Any
 # Prefect reads this when it is imported; it then sends no reports.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
+import httpx
 import pandas as pd
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
@@ -26,6 +27,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 
 from dacycle.common import logs
+from dacycle.common.errors import DacycleError
 from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.archive.record import CycleRecord
@@ -34,9 +36,19 @@ from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import load_world
 
 __all__ = ["cycle", "embedded_server", "forecasts", "hindcast", "report"]
+
+
+_PATIENCE = 5.0
+"""Seconds in which a server has to answer."""
+
+
+class ServerError(DacycleError, RuntimeError):
+    """The Prefect server that is configured does not answer; names its address."""
 
 
 @contextmanager
@@ -44,8 +56,12 @@ def embedded_server(home: Path) -> Iterator[None]:
     """Start a Prefect server for the flows inside the block, with its files in `home`, and stop it at the end.
 
     Where a server is configured (PREFECT_API_URL or the active profile), that one is used instead.
+
+    Raises:
+        ServerError: nothing answers at the address that is configured.
     """
-    if get_current_settings().api.url:
+    if url := get_current_settings().api.url:
+        _check_server(url)
         yield
         return
     # The server's code is large, and the process of a worker's flow run does not need it.
@@ -67,9 +83,25 @@ def embedded_server(home: Path) -> Iterator[None]:
             server.stop()
 
 
+def _check_server(url: str) -> None:
+    """Raise ServerError where no Prefect server answers; Prefect itself would try for 20 s."""
+    try:
+        # Certificates are Prefect's own matter.
+        answer = httpx.get(f"{url.rstrip('/')}/health", timeout=_PATIENCE, verify=False)
+        reason = "" if answer.status_code != httpx.codes.NOT_FOUND else "there is a server, but none of Prefect's"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+    if reason:
+        raise ServerError(
+            f"PREFECT_API_URL (or the active Prefect profile) is {url}, but no Prefect server answers there: {reason}; "
+            "start it with `prefect server start`, write the address as http://HOST:4200/api, or remove the setting, "
+            "and a server of its own runs with the command"
+        )
+
+
 def _transient(_task: object, _run: object, state: Any) -> bool:
-    """Return whether a failure may pass by itself: disks and networks. The archive is whole whatever happened."""
-    return isinstance(state.data, OSError)
+    """Return whether a failure may pass by itself: disks, networks, files in transfer. The archive is whole anyway."""
+    return isinstance(state.data, OSError | ReferenceDataError | StateError)
 
 
 _TASK: dict[str, Any] = {

@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from dacycle.common.files import whole
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.experiment import STEP
 from dacycle.cycler.verification.drift import forecasts
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, WB2_NAMES, index
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf, write_zarr
 from dacycle.forecast_adapter.states.files import file_format, write_states
-from dacycle.forecast_adapter.states.grib_writer import BITS, write_fields
+from dacycle.forecast_adapter.states.grib_writer import BITS, new_grib, write_fields
 
 __all__ = ["Kind", "times_of", "write_output"]
 
@@ -70,7 +69,7 @@ def write_output(branch: Branch, kind: Kind, times: Iterable[pd.Timestamp], path
 
 
 def _write_grib(starts: Iterable[xr.Dataset], branch: Branch, path: Path, bits: int) -> None:
-    with whole(path) as temporary, temporary.open("wb") as file:
+    with new_grib(path) as file:
         for fields in starts:
             start = fields["time"].values[0]
             for lead in fields["lead"].values:

@@ -20,6 +20,8 @@ from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import load_world
 
 __all__ = ["RETRY", "Service"]
@@ -99,7 +101,7 @@ class Service:
             self.run_due()
         except _Stopping:
             return
-        except (ArchiveError, OSError) as error:
+        except (ArchiveError, ReferenceDataError, StateError, OSError) as error:
             logger.error("%s; trying again in %s", error, self.retry)
             again = pd.Timestamp.now("UTC") + self.retry
             self._scheduler.add_job(self._wake, "date", run_date=again, id="retry", replace_existing=True)

@@ -1,7 +1,7 @@
 """Compare two experiments: the differences of their settings, and of their errors with paired intervals.
 
-Both are verified against the same reference at the same times. The differences of their mean squared errors are
-bootstrapped in blocks of days, so that weather that is hard for both does not hide a difference between them.
+Both are verified against the same reference at the same times. The intervals are of the differences of their mean
+squared errors, so that weather that is hard for both does not hide a difference between them.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,11 @@ from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.experiment import differences
 from dacycle.cycler.report import figures, tables
 from dacycle.cycler.report.page import render
-from dacycle.cycler.verification.cycles import BLOCK_DAYS, Verification, verify
+from dacycle.cycler.verification.cycles import Verification, verify, withheld_fits
 from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE
+from dacycle.forecast_adapter.intervals import mean_interval
 from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = ["Comparison", "compare", "write_comparison"]
@@ -37,7 +38,7 @@ class Comparison:
         times: the cycles that both have, from the later of their starts.
         table: `of` (`background`, `analysis`, `day 1`, ..., `withheld O-B`, `withheld O-A`), channel (or source and
             variable), region -> `n` pairs, `rmse_a`, `rmse_b` (SI), `change` of the RMSE as a fraction of a's, and its
-            95 % interval `low`, `high`.
+            95 % interval `low`, `high`, with its `effective` sample size, and whether it `excludes_zero`.
         verified, scored: the tables of both that `table` is made from.
     """
 
@@ -97,7 +98,6 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
         "withheld": comparison.table[comparison.table["of"].str.startswith("withheld")].to_dict("records"),
         "errors": errors,
         "drift": drift,
-        "block_days": BLOCK_DAYS,
     }
     write_whole(path, render("compare.html", **context).encode())
     return path
@@ -159,8 +159,7 @@ def _forecast_rows(scored: tuple[pd.DataFrame, pd.DataFrame], times: pd.Datetime
 def _withheld_rows(verified: tuple[Verification, Verification], times: pd.DatetimeIndex) -> Iterator[dict[str, Any]]:
     sums = []
     for v in verified:
-        fits = v.fits[v.fits["time"].isin(times) & (v.fits["use"] == "withheld") & (v.fits["compared"] > 0)]
-        fits = fits[fits["layer"] != "above 200 hPa"]
+        fits = withheld_fits(v.fits[v.fits["time"].isin(times) & (v.fits["compared"] > 0)])
         sums.append(fits.groupby(["source", "variable", "time"])[["compared", "o_b_squared", "o_a_squared"]].sum())
     kinds = sums[0].index.droplevel("time").unique().intersection(sums[1].index.droplevel("time").unique())
     for source, variable in kinds:
@@ -181,8 +180,8 @@ def _pair(of: str, channel: str, region: str, series: list[pd.Series]) -> Iterat
     a, b = series[0].align(series[1], join="inner")
     if not len(a) or not np.isfinite([a, b]).all() or not a.mean() > 0:
         return
-    spacing = np.median(np.diff(a.index)) / np.timedelta64(1, "D") if len(a) > 1 else BLOCK_DAYS
-    difference = scores.mean_interval((b - a).to_numpy(), max(1, round(BLOCK_DAYS / float(spacing))))
+    days = (a.index - a.index[0]) / pd.Timedelta(days=1)
+    difference = mean_interval(days.to_numpy(float), (b - a).to_numpy())
     base = float(a.mean())
     # From a difference of mean squared errors to a change of the RMSE. The interval may reach below an error of 0.
     change, low, high = (
@@ -198,4 +197,6 @@ def _pair(of: str, channel: str, region: str, series: list[pd.Series]) -> Iterat
         "change": change,
         "low": low if np.isfinite(difference.low) else np.nan,
         "high": high if np.isfinite(difference.high) else np.nan,
+        "effective": difference.effective,
+        "excludes_zero": difference.excludes_zero,
     }

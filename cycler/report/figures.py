@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dacycle.cycler.report import style
 from dacycle.cycler.report.charts import Area, Chart, Figure, Line
+from dacycle.cycler.verification.cycles import withheld_fits
 from dacycle.forecast_adapter.channels import CHANNELS, GROUPS, HEADLINE, LEVELS, NAMES
 
 __all__ = [
@@ -145,8 +146,8 @@ def _stepped(times: pd.Index, *rows: NDArray) -> tuple[pd.DatetimeIndex, NDArray
 
 
 def fits_over_time(fits: pd.DataFrame) -> Figure | None:
-    """Draw the RMS of O-B and O-A at withheld sites by observed variable, without levels above 200 hPa."""
-    withheld = fits[(fits["use"] == "withheld") & (fits["compared"] > 0) & (fits["layer"] != "above 200 hPa")]
+    """Draw the RMS of O-B and O-A at withheld sites, and in withheld regions, by observed variable, up to 200 hPa."""
+    withheld = withheld_fits(fits[fits["compared"] > 0])
     charts = []
     for source, variable in sorted(set(zip(withheld["source"], withheld["variable"], strict=True))):
         factor, unit = style.readable_variable(variable)

@@ -184,7 +184,7 @@ def station_rows(departures: pd.DataFrame) -> list[dict[str, Any]]:
 
     Values that the experiment never uses, whatever they are, are left out.
     """
-    kept = np.isfinite(departures["o_b"]) & ~departures["reason"].isin(BY_DESIGN - {"withheld_site"})
+    kept = np.isfinite(departures["o_b"]) & ~departures["reason"].isin(BY_DESIGN - {"withheld_site", "withheld_region"})
     rows = departures[kept.to_numpy()]
     rows = rows.assign(ratio=(rows["o_b"].astype(float) / rows["error"].astype(float)).abs())
     rows = rows.sort_values("ratio", ascending=False, kind="stable")

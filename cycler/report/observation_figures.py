@@ -11,6 +11,7 @@ from dacycle.cycler.verification.usage import BINS, KINDS
 
 __all__ = ["histograms", "site_maps", "sources_over_time"]
 
+_DESIGNED = ("assimilated", "withheld_site", "withheld_region")
 _DEPARTURES = (("o_b", "background", "O-B"), ("o_a", "analysis", "O-A"))
 _SMALL = (250, 130)
 
@@ -33,10 +34,10 @@ def site_maps(sites: pd.DataFrame) -> Figure | None:
 def _dots(sites: pd.DataFrame) -> pd.DataFrame:
     """Return the sites of one kind with name, colour and size of their dots, the most usual outcomes first."""
     counts = sites["outcome"].value_counts()
-    order = sorted(counts.index, key=lambda name: (name not in ("assimilated", "withheld_site"), -counts[name]))
+    order = sorted(counts.index, key=lambda name: (name not in _DESIGNED, -counts[name]))
     rank = sites["outcome"].map({name: i for i, name in enumerate(order)})
     sizes = np.select(
-        [sites["outcome"] == "assimilated", sites["outcome"] == "withheld_site", sites["unused"] < 0.5],
+        [sites["outcome"] == "assimilated", sites["outcome"].isin(_DESIGNED), sites["unused"] < 0.5],
         [1.8, 2.4, 3.2],
         4.2,
     )

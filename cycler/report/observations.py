@@ -29,7 +29,7 @@ OFTEN = 0.1
 MOST = 20
 """Most rows of a list of sites or of problems; the others are counted."""
 
-_USED = ("assimilated", "withheld_site")
+_USED = ("assimilated", "withheld_site", "withheld_region")
 BY_DESIGN = {*_USED, "denied", "blacklisted", "not_listed", "station_height", "no_operator"}
 """Outcomes that do not depend on the quality of a station's measurements."""
 
@@ -112,7 +112,7 @@ def sites_by_outcome(sites: pd.DataFrame) -> pd.DataFrame:
     """Return a row per source, kind and site: station, latitude, longitude, `cycles`, `outcome`, `unused`.
 
     `unused` is the share of the cycles in which no value of the site was used. Where it is at least `OFTEN`, the
-    outcome is the most frequent reason, else `assimilated` or `withheld_site`.
+    outcome is the most frequent reason, else `assimilated`, `withheld_site` or `withheld_region`.
 
     Args:
         sites: of `usage.Usage`.

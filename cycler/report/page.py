@@ -17,9 +17,9 @@ from markupsafe import Markup
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.experiment import write_experiment
 from dacycle.cycler.report import figures, health, maps, observation_figures, observations, style, tables
 from dacycle.cycler.verification.cycles import (
-    BLOCK_DAYS,
     QUANTITIES,
     Verification,
     fingerprint,
@@ -31,6 +31,7 @@ from dacycle.cycler.verification.drift import LEAD_STEP, read_scores
 from dacycle.cycler.verification.usage import usage
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE
+from dacycle.forecast_adapter.intervals import FEWEST_EFFECTIVE
 from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = ["page", "render", "write_report"]
@@ -69,9 +70,8 @@ def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
         "withheld": tables.withheld_rows(verification.fits),
         "fits": figures.fits_over_time(verification.fits),
         "means": figures.means_over_time(verification.means, None if free is None else free.means),
-        "yaml": (branch.folder / "experiment.yaml").read_text(),
+        "yaml": write_experiment(branch.experiment.as_dict()),
         "digests": _digests(branch, records),
-        "block_days": BLOCK_DAYS,
         "lead_step": LEAD_STEP,
     }
     context |= _health(branch, world, records, verification.fits, now)
@@ -101,6 +101,7 @@ def render(template: str, **context: Any) -> str:
         statuses={name: style.slug(name) for name in style.STATUSES},
         figure_css=Markup(style.figure_css()),
         coasts=maps.coast_definition,
+        fewest_effective=round(FEWEST_EFFECTIVE),
     )
     return environment.get_template(template).render(**context)
 
@@ -171,9 +172,9 @@ def _slope(slopes: pd.DataFrame, channel: str, factor: float) -> dict[str, Any]:
     """Return the trend of the background error of a channel with its interval; NaN where there is one cycle only."""
     names = ("estimate", "low", "high")
     if slopes.empty:
-        return {**dict.fromkeys(names, np.nan), "excludes_zero": False}
+        return {**dict.fromkeys((*names, "effective"), np.nan), "excludes_zero": False}
     slope = slopes[(slopes["of"] == f"{channel} error") & (slopes["kind"] == "background")].iloc[0]
-    return {**{name: factor * float(slope[name]) for name in names}, "excludes_zero": slope["excludes_zero"]}
+    return {**{name: factor * float(slope[name]) for name in names}, **slope[["effective", "excludes_zero"]]}
 
 
 def _at(table: pd.DataFrame, key: tuple[str, str, int], column: str) -> float:

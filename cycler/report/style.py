@@ -37,6 +37,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "late": ("#b98f1f", "#e0bf62"),
     "rejected": ("#b8473f", "#e5857d"),
     "withheld_site": ("#2b8a6b", "#4fbf98"),
+    "withheld_region": ("#4c9a80", "#8fd6ba"),
     "background_check": ("#b8473f", "#e5857d"),
     "buddy_check": ("#cf6a3c", "#ea9470"),
     "spatial_consistency": ("#d9a05f", "#e8bd8a"),

@@ -15,7 +15,7 @@ from dacycle.common.foreign import reading
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.report import style
-from dacycle.cycler.verification.cycles import LAYERS, fingerprint
+from dacycle.cycler.verification.cycles import LAYERS, fingerprint, withheld_fits
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, WB2_NAMES, index
 from dacycle.forecast_adapter.worlds.world import World
@@ -61,9 +61,9 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:+.{0 if abs(fraction) >= 0.0995 else 1}f} %".replace("-", "−")
 
 
-def with_interval(value: float, low: float, high: float, unit: str = "") -> str:
-    """Return a signed value to two digits with its interval in brackets; without one where a series is too short."""
-    return f"{value:+.2g}{unit}" + (f" ({low:+.2g} to {high:+.2g})" if np.isfinite(low) else "")
+def with_interval(value: float, low: float, high: float, effective: float, unit: str = "") -> str:
+    """Return a signed value to two digits, with its interval and effective sample size in brackets if it has one."""
+    return f"{value:+.2g}{unit}" + (f" ({low:+.2g} to {high:+.2g}; n = {effective:.0f})" if np.isfinite(low) else "")
 
 
 def rmse_of(errors: pd.DataFrame, kind: str, channel: str, region: str = "globe") -> float:
@@ -152,11 +152,10 @@ def departure_rows(fits: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def withheld_rows(fits: pd.DataFrame) -> list[dict[str, object]]:
-    """Return one row per source and variable: the fit at withheld sites, without levels above 200 hPa."""
-    withheld = fits[(fits["use"] == "withheld") & (fits["layer"] != "above 200 hPa")]
+    """Return one row per source and variable: the fit at withheld sites, and apart from them in withheld regions."""
     rows = [
         {"source": source, "variable": variable, **_fit(sums, str(variable))}
-        for (source, variable), sums in withheld.groupby(["source", "variable"])
+        for (source, variable), sums in withheld_fits(fits).groupby(["source", "variable"])
     ]
     return [row for row in rows if row["compared"]]
 

@@ -18,6 +18,7 @@ from dacycle.cycler.timing.measure import in_new_process, peak_memory, processor
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.quality import control as quality
+from dacycle.obs_ingest.quality.background_error import first_guess
 from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.sources.bufr.synop import SynopBufr
@@ -196,7 +197,8 @@ def _day(stations: int) -> tuple[int, float, float]:
 
 def _check(table: pd.DataFrame, window: Window, modelled: np.ndarray, world: World) -> pd.DataFrame:
     """Run quality control with the background's error at the rows, as a cycle does."""
-    at_rows = quality.background_at_rows(table, modelled, world.statistics.std, world.grid, world.orography)
+    error = first_guess(world, window.time)
+    at_rows = quality.background_at_rows(table, modelled, error, world.grid, world.orography)
     return quality.check(table, window, at_rows, quality.Selection())
 
 

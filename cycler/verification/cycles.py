@@ -17,10 +17,10 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.intervals import trend_interval
 from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
-    "BLOCK_DAYS",
     "LAYERS",
     "QUANTITIES",
     "Verification",
@@ -29,12 +29,10 @@ __all__ = [
     "trends",
     "verify",
     "verify_free_run",
+    "withheld_fits",
 ]
 
 _TABLES = ("errors", "means", "fits")
-
-BLOCK_DAYS = 2
-"""Errors of a cycling run are correlated over about this many days: the block length of every bootstrap."""
 
 LAYERS: dict[str, tuple[float, float]] = {
     "1000-700 hPa": (70000.0, np.inf),
@@ -205,6 +203,13 @@ def fit_table(time: pd.Timestamp, departures: pd.DataFrame) -> pd.DataFrame:
     return sums
 
 
+def withheld_fits(fits: pd.DataFrame) -> pd.DataFrame:
+    """Return the fits of withheld values up to 200 hPa; those of whole regions have a `source` of their own."""
+    withheld = fits[(fits["use"] == "withheld") & (fits["layer"] != "above 200 hPa")]
+    in_region = withheld["reason"] == "withheld_region"
+    return withheld.assign(source=withheld["source"].where(~in_region, withheld["source"] + ", withheld regions"))
+
+
 # --- the whole run ----------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +220,8 @@ def trends(verification: Verification, channels: tuple[str, ...]) -> pd.DataFram
     mean of the analyses, minus the reference's where the reference holds all cycles.
 
     Returns:
-        Columns `of`, `kind`, `estimate`, `low`, `high`, `excludes_zero`; no row where there is one cycle only.
+        Columns `of`, `kind`, `estimate`, `low`, `high`, `effective` (sample size) and `excludes_zero`; no row where
+        there is one cycle only.
     """
     errors, means = verification.errors, verification.means
     all_series = []
@@ -236,6 +242,5 @@ def trends(verification: Verification, channels: tuple[str, ...]) -> pd.DataFram
 
 def _trend(series: pd.Series) -> dict[str, float | bool]:
     days = (series.index - series.index[0]) / pd.Timedelta(days=1)
-    block = max(1, round(BLOCK_DAYS / float(np.median(np.diff(days)))))
-    slope = scores.trend_interval(days.to_numpy(float), series.to_numpy(float), block)
+    slope = trend_interval(days.to_numpy(float), series.to_numpy(float))
     return {**asdict(slope), "excludes_zero": slope.excludes_zero}

@@ -16,19 +16,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.cycler.verification.cycles import BLOCK_DAYS
 from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS
-from dacycle.forecast_adapter.scores import mean_interval
+from dacycle.forecast_adapter.intervals import mean_interval
 from dacycle.obs_ingest.errors.table import PARTS, ErrorSettings, ErrorTable, scaled
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 
-__all__ = ["LIMITS", "cycle_sums", "estimate", "propose"]
+__all__ = ["LIMITS", "covariance_estimates", "cycle_sums", "estimate", "propose"]
 
 LIMITS = (
     "The estimate assumes optimal analyses. It is wrong where the assumed background error is wrong too, and where the "
     "assimilator (above all a network) does not weigh the two errors as optimal interpolation does.",
     "Errors that neighbouring stations share count as background error, and so do errors within a superob, because "
-    "a station enters the analysis only through the mean of its cell. The estimate is then too small.",
+    "a station enters the analysis only through the mean of its cell. The estimate is then too small; `--superobs` "
+    "estimates the errors of these means.",
     "Values that quality control rejected are left out, so large errors are missing from the estimate.",
     "Withheld values cannot be used for it, but are an independent check: where withheld and assimilated sites are "
     "alike, their O-B is as large as sqrt(sigma_o^2 + sigma_b^2); and no observation error exceeds their O-A.",
@@ -43,9 +43,9 @@ _MIDDLES = (LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2
 def cycle_sums(departures: pd.DataFrame) -> pd.DataFrame:
     """Sum up one cycle's departures, by source, variable, level (hPa, 0 at the surface) and use.
 
-    Only assimilated and withheld rows with an observation operator count.
+    Only assimilated rows, and those at withheld sites, with an observation operator count.
     """
-    compared = departures["o_b"].notna() & departures["o_a"].notna()
+    compared = departures["o_b"].notna() & departures["o_a"].notna() & (departures["reason"] != "withheld_region")
     rows = departures[compared & departures["use"].isin(["assimilated", "withheld"])]
     pressure = rows["pressure"].to_numpy(float)
     nearest = np.array(LEVELS)[np.searchsorted(_MIDDLES, np.log(pressure))]
@@ -79,6 +79,7 @@ def estimate(cycles: Iterable[tuple[pd.Timestamp, pd.DataFrame]]) -> pd.DataFram
         | `values`, `cycles` | number of assimilated values, and of cycles |
         | `assumed` | root mean square of the errors as used |
         | `estimated`, `low`, `high` | sigma_o and its 95 % interval (NaN where the run is too short) |
+        | `effective` | effective sample size of the interval, in cycles |
         | `background` | sigma_b |
         | `mean`, `o_b` | mean of O-B, which is subtracted, and its standard deviation |
         | `withheld` | number of withheld values |
@@ -93,7 +94,7 @@ def estimate(cycles: Iterable[tuple[pd.Timestamp, pd.DataFrame]]) -> pd.DataFram
         by_use = {use: sums[sums["use"] == use].set_index("time")[_SUMS] for use in ("assimilated", "withheld")}
         if len(by_use["assimilated"]):
             key = {"source": str(source), "variable": str(variable), "level": int(level)}
-            rows.append({**key, **_estimates(by_use["assimilated"]), **_withheld_check(by_use["withheld"])})
+            rows.append({**key, **covariance_estimates(by_use["assimilated"]), **_withheld_check(by_use["withheld"])})
     table = pd.DataFrame(rows)
     if len(table):
         order = table["variable"].map(VARIABLES.index)
@@ -101,16 +102,15 @@ def estimate(cycles: Iterable[tuple[pd.Timestamp, pd.DataFrame]]) -> pd.DataFram
     return table.reset_index(drop=True)
 
 
-def _estimates(sums: pd.DataFrame) -> dict[str, float]:
-    """Estimate errors from the sums of the assimilated values (a row per cycle) of one source, variable and level."""
+def covariance_estimates(sums: pd.DataFrame) -> dict[str, float]:
+    """Estimate errors from the sums of assimilated values of one kind, a row per cycle; see `estimate`."""
     total = sums.sum()
     n = total["values"]
     mean_b, mean_a = total["d_b"] / n, total["d_a"] / n
-    # Each cycle's contribution to the covariance: their mean is the covariance, and their bootstrap its interval.
+    # Each cycle's contribution to the covariance: their mean is the covariance, with its interval.
     products = sums["d_a_d_b"] - mean_a * sums["d_b"] - mean_b * sums["d_a"] + sums["values"] * mean_a * mean_b
-    days = np.diff((sums.index - sums.index[0]) / pd.Timedelta(days=1))
-    block = max(1, round(BLOCK_DAYS / float(np.median(days)))) if len(days) else 1
-    variance = mean_interval((products / n * len(sums)).to_numpy(), block)
+    days = (sums.index - sums.index[0]) / pd.Timedelta(days=1)
+    variance = mean_interval(days.to_numpy(float), (products / n * len(sums)).to_numpy())
     o_b_variance = total["d_b_squared"] / n - mean_b**2
     return {
         "values": int(n),
@@ -119,6 +119,7 @@ def _estimates(sums: pd.DataFrame) -> dict[str, float]:
         "estimated": _root(variance.estimate),
         "low": _root(variance.low),
         "high": _root(variance.high),
+        "effective": variance.effective,
         "background": _root(o_b_variance - variance.estimate),
         "mean": mean_b,
         "o_b": _root(o_b_variance),

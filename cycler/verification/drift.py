@@ -89,7 +89,7 @@ def due(branch: Branch, world: World) -> list[pd.Timestamp]:
         for start, made_from in sources.items()
         if start not in committed
         or scored_leads(branch, start, made_from) is None
-        or (_is_covered(branch, world, start) and not is_whole(branch, start, leads(branch)))
+        or (_is_covered(branch, world, start) and not is_whole(branch, start, made_from, leads(branch)))
     ]
 
 
@@ -190,6 +190,7 @@ def _stored_under(branch: Branch) -> str | None:
 def _prepare(branch: Branch) -> None:
     """Create the branch of forecasts, or take back the forecasts made from analyses that are no longer there."""
     store = branch.archive.forecasts
+    branch.archive.make(store)
     if branch.name not in store.branches():
         store.create_branch(branch.name, _shared_past(branch))
     current = _committed(branch)

@@ -6,17 +6,17 @@ The metadata of a file hold the fingerprint of the analyses that its forecast st
 fingerprint counts as missing.
 """
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import ArchiveError, Branch
+from dacycle.cycler.archive.seals import read_sealed_table, seal_table
 from dacycle.cycler.experiment import cycle_id
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import NAMES
@@ -62,23 +62,23 @@ def write_scores(branch: Branch, start: pd.Timestamp, frame: pd.DataFrame, made_
     """Store the scores of a start; `made_from` is the fingerprint of the cycles that it started from."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE_FROM: made_from.encode()})
-    content = io.BytesIO()
-    pq.write_table(table, content, compression="zstd", write_page_checksum=True)
-    write_whole(_path(branch, start), content.getvalue())
+    write_whole(_path(branch, start), seal_table(table))
 
 
 def scored_leads(branch: Branch, start: pd.Timestamp, made_from: str) -> set[int] | None:
-    """Return the leads with scores of a start; None where there are no scores, or scores of other analyses."""
-    path = _path(branch, start)
-    if not path.is_file() or pq.read_schema(path).metadata.get(_MADE_FROM) != made_from.encode():
-        return None
-    return set(pq.read_table(path, columns=["lead"])["lead"].unique().to_pylist())
+    """Return the leads with scores of a start; None where there are no scores, or scores of other analyses.
+
+    Raises:
+        ArchiveError: the file is damaged.
+    """
+    table = _read(branch, start, made_from, ["lead"])
+    return None if table is None else set(table["lead"].unique().to_pylist())
 
 
-def is_whole(branch: Branch, start: pd.Timestamp, leads: NDArray) -> bool:
-    """Return whether the stored scores of a start have all leads, kinds and channels."""
-    rows = len(leads) * len(KINDS) * len(NAMES) * len(scores.REGIONS)
-    return pq.read_metadata(_path(branch, start)).num_rows == rows
+def is_whole(branch: Branch, start: pd.Timestamp, made_from: str, leads: NDArray) -> bool:
+    """Return whether the stored scores of a start have all leads, kinds and channels. Raises as `scored_leads`."""
+    table = _read(branch, start, made_from, ["lead"])
+    return table is not None and table.num_rows == len(leads) * len(KINDS) * len(NAMES) * len(scores.REGIONS)
 
 
 def read_scores_of(branch: Branch, start: pd.Timestamp, made_from: str) -> pd.DataFrame:
@@ -87,15 +87,22 @@ def read_scores_of(branch: Branch, start: pd.Timestamp, made_from: str) -> pd.Da
     Raises:
         ArchiveError: the file is missing, damaged, or belongs to other analyses.
     """
-    path = _path(branch, start)
-    if scored_leads(branch, start, made_from) is None:
+    table = _read(branch, start, made_from)
+    if table is None:
         raise ArchiveError(
-            f"{path}: the scores of {branch.name} are missing or another run's; run `dacycle drift` again"
+            f"{_path(branch, start)}: the scores of {branch.name} are missing or another run's; "
+            "run `dacycle drift` again"
         )
-    try:
-        return pq.read_table(path, page_checksum_verification=True).to_pandas()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ArchiveError(f"{path} is damaged ({error}); delete it and run `dacycle drift` again") from error
+    return table.to_pandas()
+
+
+def _read(branch: Branch, start: pd.Timestamp, made_from: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """Return the stored scores of a start; None where there are none, or those of other analyses."""
+    path = _path(branch, start)
+    if not path.is_file():
+        return None
+    table = read_sealed_table(path, f"delete it and run `dacycle drift {branch.name}` again", columns)
+    return table if (table.schema.metadata or {}).get(_MADE_FROM) == made_from.encode() else None
 
 
 def _path(branch: Branch, start: pd.Timestamp) -> Path:

@@ -34,7 +34,7 @@ BINS: NDArray = np.linspace(-5, 5, 41)
 """Edges of the histograms, in stated errors; values beyond them count in the outermost bins."""
 
 _KIND_CODES = np.array([[v in variables for variables in KINDS.values()].index(True) for v in VARIABLES])
-_WEIGHTS = {"": 1e9, "withheld_site": 1e8, "duplicate": 0.5}
+_WEIGHTS = {"": 1e9, "withheld_site": 1e8, "withheld_region": 1e7, "duplicate": 0.5}
 """Weights that rank these outcomes before, or after, the most frequent reason."""
 _DEPARTURES = ("o_b", "o_a")
 _FOLD = 32  # number of cycles whose tables are added up at once
@@ -49,8 +49,8 @@ class Usage:
     Attributes:
         sites: source, kind (of `KINDS`), site, outcome -> `cycles`; with the site's station, latitude, longitude. A
             site has one outcome in every cycle in which it reported: `assimilated` if any of its values was
-            assimilated, else `withheld_site` if any was withheld, else the most frequent reason (`duplicate` only if
-            there is no other).
+            assimilated, else `withheld_site` or `withheld_region` if any was withheld, else the most frequent reason
+            (`duplicate` only if there is no other).
         departures: source, variable, of (`o_b`, `o_a`), bin (of `BINS`) -> `count` of the assimilated values whose
             departure, divided by the stated error, lies in the bin.
     """

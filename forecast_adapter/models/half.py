@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, CHANNELS, NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import OnnxForecastModel, model_files
@@ -48,11 +49,9 @@ def add_half(name: str, steps: int, state: Path | None = None) -> tuple[Registra
         raise ModelFileError('half precision needs the package onnx: pip install "dacycle[train]"') from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        try:
+        with reading(f"{full.network}, to be converted to half precision", ModelFileError):
             converted = convert_float_to_float16(onnx.load(str(full.network)), keep_io_types=True)
             onnx.save(converted, str(path), save_as_external_data=full.size > 1 << 31, location="network.onnx.data")
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise ModelFileError(f"{full.network}: cannot be converted to half precision: {error}") from error
         half = add(f"{name}-fp16", path, full.statistics, world=full.world, grid=full.grid, copy=True)
     return half, _compare(full, half, steps, state)
 

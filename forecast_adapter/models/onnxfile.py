@@ -1,13 +1,15 @@
 """ONNX files with dacycle's metadata: written whole, checked by checksum, run by ONNX Runtime.
 
 The metadata are one JSON document under the key `dacycle`. A second key, `dacycle_sha256`, holds the SHA-256 of the
-graph's bytes followed by that document. A file with damage anywhere is therefore refused before it is run; protobuf and
-ONNX Runtime accept a flipped bit in a weight. Both keys are at the end of the file, behind the graph (one protobuf
-message may continue another), so that the check needs only the bytes.
+graph's bytes followed by that document, and by the digests of weights in files of their own. A file with damage
+anywhere is therefore refused before it is run; protobuf and ONNX Runtime accept a flipped bit in a weight. Both keys
+are at the end of the file, behind the graph (one protobuf message may continue another), so that the check needs only
+the bytes.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from dacycle.common.errors import DacycleError
 from dacycle.common.files import write_whole
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.grid import GridError, get_grid
+from dacycle.forecast_adapter.models.weights import ModelFileError, weight_files
 
 __all__ = [
     "CPU",
@@ -39,11 +42,9 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     *(k for k in vars(onnxruntime_pybind11_state).values() if isinstance(k, type) and issubclass(k, Exception)),
 )
+_LARGEST = 2_000_000_000
+"""Bytes of an ONNX file with its weights in it; protobuf ends at 2 GiB."""
 _DOCUMENT, _CHECK, _LENGTH = "dacycle", "dacycle_sha256", "dacycle_graph_bytes"
-
-
-class ModelFileError(DacycleError, ValueError):
-    """A model file is missing or damaged, or does not have its contract; names the file and what differs."""
 
 
 class OnnxFile:
@@ -120,12 +121,14 @@ def open_session(
         profile: start of the path of ONNX Runtime's profile; None: no profile.
 
     Raises:
-        ModelFileError: there is no such file, it is not ONNX, its checksum is wrong, or ONNX Runtime would run it on
-            another provider than asked for (it falls back to the CPU without an error).
+        ModelFileError: there is no such file, it is not ONNX or too new, a file of its weights is not there, its
+            checksum is wrong, or ONNX Runtime would run it on another provider than asked for (it falls back to the
+            CPU without an error).
     """
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: there is no such model file")
+    weight_files(path)  # refuses weights that are not there, or outside the folder
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -146,7 +149,7 @@ def open_session(
     try:
         session = ort.InferenceSession(str(path), options, providers=providers, provider_options=all_options)
     except ORT_ERRORS as error:
-        raise ModelFileError(f"{path}: damaged or not ONNX, ONNX Runtime cannot read it: {error}") from error
+        raise ModelFileError(f"{path}: {_refusal(str(error))}") from error
     if session.get_providers()[0] != provider:
         raise ModelFileError(
             f"{path}: asked for {provider}, but ONNX Runtime chose {session.get_providers()[0]}: the libraries that "
@@ -154,6 +157,22 @@ def open_session(
         )
     _check_checksum(path, session)
     return session
+
+
+def _refusal(reason: str) -> str:
+    """Return why ONNX Runtime does not open a file, from its own message."""
+    runtime = f"ONNX Runtime {ort.__version__}"
+    if found := re.search(r"model IR version: (\d+), max supported IR version: (\d+)", reason):
+        return (
+            f"its IR version is {found[1]}, too new for {runtime}, which reads {found[2]} and older; upgrade ONNX "
+            f"Runtime, or export the network with IR version {found[2]} (`model.ir_version` of the package onnx)"
+        )
+    if found := re.search(r"Opset (\d+) is .* support for domain (\S+) is till opset (\d+)", reason, re.DOTALL):
+        return (
+            f"its opset of {found[2]} is {found[1]}, too new for {runtime}, which runs {found[3]} and older; upgrade "
+            f"ONNX Runtime, or export the network with opset {found[3]} (`opset_version` of torch.onnx.export)"
+        )
+    return f"damaged, or not ONNX that {runtime} can run: {reason}"
 
 
 def read_metadata(source: Path | str | ort.InferenceSession) -> dict[str, Any]:
@@ -177,22 +196,35 @@ def has_metadata(session: ort.InferenceSession) -> bool:
 def write_metadata(path: Path | str, metadata: dict[str, Any]) -> None:
     """Give an ONNX file metadata and a checksum, in place of any it had; the file is replaced whole.
 
-    Needs the `onnx` package (`pip install "dacycle[train]"`).
+    Weights in files of their own are taken into the file, so that it is whole by itself. Where they are too large for
+    that they stay where they are, and the checksum covers them. Needs the `onnx` package.
+
+    Raises:
+        ModelFileError: the file or one of its weights cannot be read.
     """
     import onnx
 
     path = Path(path)
-    model = onnx.load(str(path))
+    apart = weight_files(path)
+    if sum((path.parent / name).stat().st_size for name in (path.name, *apart)) < _LARGEST:
+        apart = []
+    with reading(path, ModelFileError):
+        model = onnx.load(str(path), load_external_data=not apart)
     others = [entry for entry in model.metadata_props if not entry.key.startswith(_DOCUMENT)]
     del model.metadata_props[:]
     model.metadata_props.extend(others)
     graph = model.SerializeToString(deterministic=True)
     document = json.dumps(metadata)  # keys keep their order: that of `planes` is the order of the tensors
-    check = hashlib.sha256(graph + document.encode()).hexdigest()
+    check = _checksum(graph, document, [path.parent / name for name in apart])
     tail = onnx.ModelProto()
     for key, value in ((_DOCUMENT, document), (_CHECK, check), (_LENGTH, str(len(graph)))):
         tail.metadata_props.add(key=key, value=value)
     write_whole(path, graph + tail.SerializeToString(deterministic=True))
+
+
+def _checksum(graph: bytes, document: str, weights: Sequence[Path]) -> str:
+    """Return the SHA-256 of the graph, the metadata, and the digests of the files of weights outside the graph."""
+    return hashlib.sha256(graph + document.encode() + "".join(map(digest, weights)).encode()).hexdigest()
 
 
 def _check_checksum(path: Path, session: ort.InferenceSession) -> None:
@@ -203,10 +235,11 @@ def _check_checksum(path: Path, session: ort.InferenceSession) -> None:
     missing = [key for key in (_CHECK, _LENGTH) if key not in stored]
     if missing:
         raise ModelFileError(f"{path}: its metadata have lost {', '.join(missing)}; get the file anew")
-    length = stored[_LENGTH]
+    length, weights = stored[_LENGTH], weight_files(path)
     graph = path.read_bytes()[: int(length)] if length.isdecimal() else b""
-    if hashlib.sha256(graph + stored[_DOCUMENT].encode()).hexdigest() != stored[_CHECK]:
-        raise ModelFileError(f"{path}: its checksum is wrong, the file is damaged or was changed; get it anew")
+    if _checksum(graph, stored[_DOCUMENT], [path.parent / name for name in weights]) != stored[_CHECK]:
+        files = " with " + ", ".join(weights) if weights else ""
+        raise ModelFileError(f"{path}{files}: its checksum is wrong, the file is damaged or was changed; get it anew")
 
 
 def _brief(value: Any) -> str:

@@ -9,7 +9,6 @@ it:
 """
 
 import hashlib
-import mmap
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -20,16 +19,20 @@ import numpy as np
 
 from dacycle.common.configuration import Strict, read_checked, write_yaml
 from dacycle.common.files import whole
+from dacycle.common.foreign import reading
 from dacycle.common.settings import read_settings
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, get_grid, grid_of_shape
 from dacycle.forecast_adapter.models.contract import Signature, read_signature
 from dacycle.forecast_adapter.models.fengwu import LICENCE, RELEASES, published_statistics
 from dacycle.forecast_adapter.models.onnxfile import ModelFileError, digest, open_session
+from dacycle.forecast_adapter.models.weights import weight_files
 from dacycle.forecast_adapter.statistics import Statistics
 
 __all__ = ["DOUBLE", "Registration", "add", "read_npy_statistics", "registered", "registered_models"]
 
+_COPY = "network"
+"""Folder of a copy, in the folder of its description."""
 DOUBLE = "dacycle_double"
 """Key of an ONNX file's metadata which says that the file stands in for a forecast model and has no skill."""
 
@@ -116,6 +119,9 @@ class Registration:
             unchanged = (status.st_size, status.st_mtime_ns) == (mark.bytes, mark.changed)
             if (read_all or not unchanged) and digest(path) != mark.sha256:
                 return f"{path} is not the file that was added; put that one back, or add this one under another name"
+        if unknown := [name for name in weight_files(self.network) if name not in self.files]:
+            again = f"add it again with `dacycle models add {self.name} {self.network}`"
+            return f"its weights in {', '.join(unknown)} were not recorded when it was added; {again}"
         return ""
 
 
@@ -152,24 +158,25 @@ def add(
     statistics = _statistics(name, statistics, world)
     with whole(_models_folder() / name) as folder:
         folder.mkdir()
-        files = _files(network)
+        files = [network.name, *weight_files(network)]
         if copy:
             for file in files:
-                shutil.copy2(network.parent / file, folder)
-            network = folder / network.name
+                (folder / _COPY / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(network.parent / file, folder / _COPY / file)
+            network = folder / _COPY / network.name
         statistics.save(folder / "statistics.nc")
         description = {
             "name": name,
-            "network": network.name if copy else str(network),
+            "network": f"{_COPY}/{network.name}" if copy else str(network),
             "grid": network_grid.name,
             "world": world,
             "batch": signature.batch,
             "double": double,
             "files": {file: _mark(network.parent / file).model_dump() for file in files},
         }
-        (folder / "model.yaml").write_text(write_yaml(description))
+        (folder / "model.yaml").write_text(write_yaml(description), encoding="utf-8")
         registration = _read(folder)
-        registration.card.write_text(_card(registration))
+        registration.card.write_text(_card(registration), encoding="utf-8")
     return registered(name)
 
 
@@ -204,10 +211,8 @@ def read_npy_statistics(mean: Path, std: Path) -> Statistics:
     """
     arrays = []
     for path in (mean, std):
-        try:
+        with reading(f"{path}: a numpy file is expected", ModelFileError):
             values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ModelFileError(f"{path}: cannot be read as a numpy file: {error}") from error
         if values.shape != (CHANNEL_COUNT,) or not np.issubdtype(values.dtype, np.floating):
             raise ModelFileError(
                 f"{path}: is {values.dtype} {values.shape}, but must be {CHANNEL_COUNT} floating-point values"
@@ -228,11 +233,10 @@ def _read(folder: Path) -> Registration:
     remedy = f"mend it, or remove {folder} and add the model again"
     try:
         described = read_checked(folder / "model.yaml", Description, "a model's description", ModelFileError)
-        statistics = Statistics.load(folder / "statistics.nc")
+        with reading(folder / "statistics.nc", ModelFileError):
+            statistics = Statistics.load(folder / "statistics.nc")
     except ModelFileError as error:
         raise ModelFileError(f"{error}\n{remedy}") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelFileError(f"{folder / 'statistics.nc'}: cannot be read ({error}); {remedy}") from error
     return Registration(
         described.name,
         folder / described.network,  # an absolute path stays as it is
@@ -249,19 +253,6 @@ def _read(folder: Path) -> Registration:
 def _mark(path: Path) -> FileMark:
     status = path.stat()
     return FileMark(sha256=digest(path), bytes=status.st_size, changed=status.st_mtime_ns)
-
-
-def _files(network: Path) -> list[str]:
-    """Return the names of the network's file and of those beside it that it names; ONNX keeps large weights apart."""
-    neighbours = [
-        path.name for path in network.parent.iterdir() if path.is_file() and path != network and len(path.name) > 4
-    ]
-    if not neighbours:
-        return [network.name]
-    pattern = b"|".join(re.escape(name.encode()) for name in neighbours)
-    with open(network, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        weights = {match.decode() for match in re.findall(pattern, content)}
-    return [network.name, *sorted(weights)]
 
 
 def _inspect(network: Path) -> tuple[Signature, bool]:
@@ -328,13 +319,13 @@ def _card(registration: Registration) -> str:
     if release is not None:
         lines += [release.about, "", f"- licence of the weights: {LICENCE}", f"- from {release.where}"]
     batch = "one state a call" if registration.batch == 1 else "any number of states a call"
-    copied = registration.network.parent == registration.folder
+    copied = registration.network.is_relative_to(registration.folder)
     lines += [
         f"- made for: {registration.world}; an experiment in a world of another reference is refused",
         f"- grid: {registration.grid}; {batch}; {registration.size / 1e9:.2f} GB",
         f"- normalisation: {registration.statistics.description}",
         f"- digest: `{registration.digest}`",
-        f"- file: {'a copy beside this card' if copied else registration.network}",
+        f"- file: {'a copy in the folder of this card' if copied else registration.network}",
     ]
     lines += [f"- sha256 of {name}: `{mark.sha256}`" for name, mark in registration.files.items()]
     return "\n".join(lines) + "\n"

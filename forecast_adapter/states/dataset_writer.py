@@ -1,10 +1,12 @@
 """Write datasets one time after another: to netCDF, and to Zarr in WeatherBench2's layout.
 
 One time (of a forecast: one lead) is one chunk, so that a state is read alone. A file of any length takes the memory of
-one time, and appears under its name only when it is whole.
+one time. It carries the attributes of the CF conventions (`cf`). It appears under its name only when it is whole and
+xarray reads from it, bit by bit, what was written.
 """
 
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import numpy as np
 import xarray as xr
 
 from dacycle.common.files import whole
+from dacycle.common.foreign import reading
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.states.cf import described, global_attributes
 
 __all__ = ["HOURS", "write_netcdf", "write_zarr"]
 
@@ -29,13 +34,41 @@ def write_netcdf(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str,
         datasets: datasets of the same float32 variables, in ascending order of time.
         attrs: global attributes.
         level: compression level of zlib.
+
+    Raises:
+        StateError: xarray reads something else than was written.
+        OSError: the file cannot be written.
     """
-    with whole(path) as temporary, h5netcdf.File(temporary, "w") as file:
-        file.attrs.update(attrs)
-        for dataset in datasets:
-            if "time" not in file.variables:
-                _create(file, dataset, level)
-            _append(file, dataset)
+    with whole(path) as temporary:
+        checksums: list[int] = []
+        with h5netcdf.File(temporary, "w") as file:
+            file.attrs.update(global_attributes(attrs))
+            for dataset in map(described, datasets):
+                if "time" not in file.variables:
+                    _create(file, dataset, level)
+                _append(file, dataset)
+                checksums += _checksums(dataset)
+        _check(temporary, path, "h5netcdf", checksums)
+
+
+def _checksums(dataset: xr.Dataset) -> Iterator[int]:
+    """Yield a CRC-32 for each time of a dataset: of the time, and of the values of all variables by name."""
+    for i, time in enumerate(dataset["time"].values):
+        checksum = zlib.crc32(str(np.datetime64(time, "h")).encode())
+        for name in sorted(map(str, dataset.data_vars)):
+            variable = dataset[name]
+            values = variable.isel(time=i) if "time" in variable.dims else variable
+            checksum = zlib.crc32(np.ascontiguousarray(values.values, np.float32).tobytes(), checksum)
+        yield checksum
+
+
+def _check(path: Path, name: Path, engine: str, checksums: list[int]) -> None:
+    """Raise StateError unless xarray finds what was written; `name` is what the file will be called."""
+    options: dict[str, Any] = {"engine": engine, "chunks": None, "decode_timedelta": False}
+    with reading(f"{name}: what was written", StateError), xr.open_dataset(path, **options) as dataset:
+        found = list(_checksums(dataset)) if checksums else []
+    if found != checksums:
+        raise StateError(f"{name}: what is read is not what was written, and nothing was kept; check disk and memory")
 
 
 def _create(file: Any, dataset: xr.Dataset, level: int) -> None:
@@ -75,22 +108,24 @@ def _time_encoding(coordinate: xr.DataArray) -> dict[str, Any]:
         return {"units": HOURS, "dtype": "int64"}
     if np.issubdtype(coordinate.dtype, np.timedelta64):
         return {"units": "hours", "dtype": "int64"}
-    return {}
+    return {"_FillValue": None}  # a coordinate has no gaps
 
 
 def write_zarr(path: Path, datasets: Iterable[xr.Dataset], attrs: Mapping[str, str]) -> None:
     """Write datasets as `write_netcdf` does to a Zarr folder.
 
-    The format is 2, with consolidated metadata, as in WeatherBench2; all tools read it.
+    The format is 2, with consolidated metadata, as in WeatherBench2; all tools read it. Arguments and errors as there.
     """
     with whole(path) as temporary:
-        for i, dataset in enumerate(datasets):
+        checksums: list[int] = []
+        about = global_attributes(attrs)  # given each time, as what is appended replaces it
+        for i, dataset in enumerate(described(dataset).assign_attrs(about) for dataset in datasets):
+            checksums += _checksums(dataset)
             if i:
                 dataset.to_zarr(temporary, append_dim="time", zarr_format=2, consolidated=True)
                 continue
             encoding = {str(k): {"chunks": _chunks(v)} for k, v in dataset.data_vars.items()}
             encoding |= {str(k): _time_encoding(v) for k, v in dataset.coords.items()}
             encoding["time"] |= {"chunks": (_TIMES_PER_CHUNK,)}
-            dataset.assign_attrs(attrs).to_zarr(
-                temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True
-            )
+            dataset.to_zarr(temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
+        _check(temporary, path, "zarr", checksums)

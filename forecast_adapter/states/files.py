@@ -6,22 +6,20 @@ name. Writing takes the memory of one state, for a forecast of any length and gr
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import xarray as xr
 
-from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import StateError, grid_of, to_dataset
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf, write_zarr
-from dacycle.forecast_adapter.states.grib_writer import BITS, write_fields
+from dacycle.forecast_adapter.states.grib_writer import BITS, GribFile, new_grib, write_fields
 from dacycle.forecast_adapter.states.products import open_states
 
 __all__ = ["FORMATS", "file_format", "read_state", "write_states"]
 
-FORMATS = {".nc": "netCDF", ".zarr": "Zarr", ".grib2": "GRIB2", ".grb2": "GRIB2", ".grib": "GRIB2"}
+FORMATS = {".nc": "netCDF", ".zarr": "Zarr", ".grib2": "GRIB2", ".grb2": "GRIB2", ".grib": "GRIB2", ".grb": "GRIB2"}
 """Formats that can be written, by the ending of the file's name."""
 
 
@@ -66,7 +64,7 @@ def write_states(
     """
     kind = file_format(path)
     if kind == "GRIB2":
-        with whole(path) as temporary, temporary.open("wb") as file:
+        with new_grib(path) as file:
             for state in states:
                 _write_grib(file, state, forecast, bits)
         return
@@ -83,7 +81,7 @@ def file_format(path: Path) -> str:
 
 
 def _write_grib(
-    file: IO[bytes], state: xr.DataArray, forecast: np.datetime64 | np.timedelta64 | None, bits: int
+    file: GribFile, state: xr.DataArray, forecast: np.datetime64 | np.timedelta64 | None, bits: int
 ) -> None:
     valid = state.time.values.astype("datetime64[h]")
     start = valid - forecast if isinstance(forecast, np.timedelta64) else valid if forecast is None else forecast

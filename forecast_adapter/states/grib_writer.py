@@ -2,19 +2,31 @@
 
 The centre is 255, `missing`, because the user of dacycle need not be a centre. The usual keys hold the kind of a
 message (an analysis, or a forecast with its start and step), its level, grid and packing.
+
+What is written is checked twice. Each field is decoded as soon as it is packed. A file gets its name after cfgrib, with
+which most users open GRIB, has found every field at its time and level, with the same values.
 """
 
-from collections.abc import Mapping
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import eccodes
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.common.files import whole
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import CHANNELS, Channel, index
 from dacycle.forecast_adapter.grid import Grid, GridError
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.states.grib_messages import start_time, valid_time
 
-__all__ = ["BITS", "write_fields"]
+__all__ = ["BITS", "GribFile", "new_grib", "pack", "write_fields"]
 
 BITS = 16
 """Bits a value, as in most of ECMWF's files: two neighbouring values differ by 1/65536 of the field's range."""
@@ -30,15 +42,137 @@ _MISSING = 255
 _RESEARCH = 2  # code table 1.3: research products
 
 
+Key = tuple[str, str, int, np.datetime64, np.datetime64]
+"""Short name, type of level, level, start and valid time of a field."""
+
+
+class GribFile:
+    """A GRIB file while it is written, with a checksum of every field that readers must find in it.
+
+    Args:
+        file: the file to append to.
+
+    Attributes:
+        copies: whether messages of other files were copied into it.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._checksums, self.copies = file, dict[Key, int](), False
+
+    def add(self, message: int) -> None:
+        """Append a message, and remember what it holds."""
+        self._checksums[_key(message)] = _checksum(eccodes.codes_get_values(message), _alternates(message))
+        eccodes.codes_write(message, self._file)
+
+    def copy(self, message: int) -> None:
+        """Append a message of another file as it is."""
+        self.copies = True
+        eccodes.codes_write(message, self._file)
+
+    def check(self, path: Path, name: Path) -> None:
+        """Raise StateError unless cfgrib finds every field that was added; `name` is what the file will be called."""
+        import cfgrib  # half a second
+
+        options: dict[str, Any] = {"indexpath": "", "squeeze": False}
+        names = sorted({key[0] for key in self._checksums}) if self.copies else [None]
+        missing = dict(self._checksums)
+        with reading(f"{name}: what was written, by cfgrib", StateError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of cfgrib's own calls of xarray
+            for short in names:
+                selection = {} if short is None else {"filter_by_keys": {"shortName": short}}
+                for dataset in cfgrib.open_datasets(str(path), {**options, **selection}, decode_timedelta=True):
+                    for key, values in _fields(dataset):
+                        if missing.get(key) in (_checksum(values), _checksum(values, by_size=True)):
+                            del missing[key]
+        if missing:
+            (short, _, level, start, valid), more = next(iter(missing)), len(missing) - 1
+            others = f" and {more} more" if more else ""
+            raise StateError(
+                f"{name}: cfgrib does not read {short} at level {level}, {start}, valid {valid}{others}, as it was "
+                "written; nothing was kept. Write netCDF or Zarr instead, or read the background with other packing"
+            )
+
+
+@contextmanager
+def new_grib(path: Path) -> Iterator[GribFile]:
+    """Yield a GRIB file to write; it gets its name when the block ends and readers find in it what was added.
+
+    Raises:
+        StateError: cfgrib reads something else.
+        OSError: the file cannot be written.
+    """
+    with whole(path) as temporary:
+        with temporary.open("wb") as file:
+            written = GribFile(file)
+            yield written
+        written.check(temporary, path)
+
+
+def pack(message: int, values: NDArray[np.floating], bits: int, label: str, remedy: str) -> None:
+    """Set the values (n,) of a message with at least so many bits, and decode them again.
+
+    Raises:
+        StateError: its packing cannot hold them, to 1/2^bits of their range; names the field and the remedy.
+    """
+    values = np.asarray(values, np.float64).ravel()
+    with reading(f"{label}: packed in GRIB, its values", StateError):
+        if eccodes.codes_get(message, "packingType") != "grid_ieee":  # whole floating-point numbers
+            eccodes.codes_set(message, "bitsPerValue", bits)
+        eccodes.codes_set_values(message, values)
+        decoded = eccodes.codes_get_values(message)
+    allowed = np.ptp(values) / (2**bits - 1) + 2 * np.spacing(np.float32(np.abs(values).max()))
+    worst = float(np.abs(decoded - values).max()) if len(decoded) == len(values) else np.inf
+    if not worst <= allowed:
+        kind = eccodes.codes_get(message, "packingType")
+        raise StateError(f"{label}: packed as {kind} it is off by up to {worst:.2g}; {remedy}")
+
+
+def _key(message: int) -> Key:
+    name, kind, level = (eccodes.codes_get(message, key) for key in ("shortName", "typeOfLevel", "level"))
+    return str(name), str(kind), int(level), start_time(message), valid_time(message)
+
+
+def _alternates(message: int) -> bool:
+    """Return whether rows go to and fro, so that readers give them in another order than the file's."""
+    return bool(
+        eccodes.codes_is_defined(message, "alternativeRowScanning")
+        and eccodes.codes_get(message, "alternativeRowScanning")
+    )
+
+
+def _checksum(values: NDArray[np.floating], by_size: bool = False) -> int:
+    """Return the CRC-32 of values as float32, in their order or sorted by size."""
+    flat = np.asarray(values, np.float32).ravel()
+    return zlib.crc32((np.sort(flat) if by_size else flat).tobytes())
+
+
+def _fields(dataset: xr.Dataset) -> Iterator[tuple[Key, NDArray[np.floating]]]:
+    """Yield the fields of a dataset of cfgrib, opened without squeezing, one by one."""
+    for variable in dataset.data_vars.values():
+        name, kind = variable.attrs["GRIB_shortName"], variable.attrs["GRIB_typeOfLevel"]
+        for field in _planes(variable, [dim for dim in ("number", "time", "step", kind) if dim in variable.dims]):
+            start, valid = _minute(field["time"].values), _minute(field["time"].values + field["step"].values)
+            yield (name, kind, int(field[kind].values), start, valid), field.values
+
+
+def _minute(time: Any) -> np.datetime64:
+    return np.datetime64(time[()], "m")
+
+
+def _planes(variable: xr.DataArray, dims: list[str]) -> Iterator[xr.DataArray]:
+    for where in np.ndindex(*(variable.sizes[dim] for dim in dims)):
+        yield variable.isel(dict(zip(dims, where, strict=True)))
+
+
 def write_fields(
-    file: IO[bytes],
+    file: GribFile,
     fields: Mapping[str, NDArray[np.floating]],
     grid: Grid,
     start: np.datetime64,
     lead: int | None,
     bits: int = BITS,
 ) -> None:
-    """Append a GRIB2 message for each field to an open file, packed by CCSDS.
+    """Append a GRIB2 message for each field to a file, packed by CCSDS.
 
     Args:
         file: the file to append to.
@@ -50,14 +184,15 @@ def write_fields(
 
     Raises:
         GridError: rows or columns are not evenly spaced, which this grid type cannot express.
+        StateError: a field does not fit into its packing.
     """
-    message = _template(grid, start, lead, bits)
+    message = _template(grid, start, lead)
     try:
         for name, values in fields.items():
             for key, value in _parameter(CHANNELS[index(name)]).items():
                 eccodes.codes_set(message, key, value)
-            eccodes.codes_set_values(message, np.asarray(values, np.float64).ravel())
-            eccodes.codes_write(message, file)
+            pack(message, values, bits, f"{name}, {start}", "write it with more --bits, or as netCDF or Zarr")
+            file.add(message)
     finally:
         eccodes.codes_release(message)
 
@@ -67,7 +202,7 @@ def _parameter(channel: Channel) -> dict[str, Any]:
     return {"shortName": name, "typeOfLevel": kind, "level": level}
 
 
-def _template(grid: Grid, start: np.datetime64, lead: int | None, bits: int) -> int:
+def _template(grid: Grid, start: np.datetime64, lead: int | None) -> int:
     """Return a message that lacks only parameter, level and values."""
     message = eccodes.codes_grib_new_from_samples("GRIB2")
     when = np.datetime_as_string(start, "h")
@@ -85,7 +220,6 @@ def _template(grid: Grid, start: np.datetime64, lead: int | None, bits: int) -> 
         "stepUnits": 1,
         "endStep": lead or 0,
         "packingType": "grid_ccsds",
-        "bitsPerValue": bits,
         **_grid_keys(grid),
     }
     for key, value in keys.items():

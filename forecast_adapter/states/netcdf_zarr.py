@@ -18,8 +18,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
-from dacycle.forecast_adapter.channels import CHANNELS, NAMES, Channel
+from dacycle.common.foreign import reading
+from dacycle.forecast_adapter.channels import CHANNELS, NAMES, Channel, index
 from dacycle.forecast_adapter.state import StateError, as_hour
+from dacycle.forecast_adapter.states.formats import file_kind, refuse_netcdf
 from dacycle.forecast_adapter.states.schema import (
     DIMENSIONS,
     EXTRA_FIELD_NAMES,
@@ -27,16 +29,15 @@ from dacycle.forecast_adapter.states.schema import (
     VARIABLES,
     check_unit,
     hours_of,
+    levels_in_words,
     levels_of,
     standardised,
     validity_of,
+    with_dates,
 )
-from dacycle.forecast_adapter.states.source import StateSource, global_grid
+from dacycle.forecast_adapter.states.source import StateSource, global_grid, read_files
 
-__all__ = ["NETCDF", "NetcdfStates", "ZarrStates", "from_dataset"]
-
-NETCDF = {b"CDF": "scipy", b"\x89HD": "h5netcdf"}
-"""xarray's engines for netCDF-3 and netCDF-4, by a file's first three bytes."""
+__all__ = ["NetcdfStates", "ZarrStates", "from_dataset"]
 
 _HOUR = np.timedelta64(1, "h")
 
@@ -116,7 +117,8 @@ class _OpenDataset:
         if extra:
             problem = f"{name} has further dimensions ({', '.join(extra)}); select one entry of each first"
             raise StateError(f"{self.label(time)}: {problem}")
-        values = variable.transpose(*order, "latitude", "longitude").values
+        with reading(f"{self.label(time)}: {name}", StateError):
+            values = variable.transpose(*order, "latitude", "longitude").values
         if "expver" in variable.dims:
             values = _one_version(values)
         if not np.issubdtype(values.dtype, np.floating):
@@ -145,7 +147,8 @@ class _OpenDataset:
             ranges.append(range(-(-length // size)) if at is None else [at // size])
         keys = {array.metadata.encode_chunk_key(chunk) for chunk in product(*ranges)}
         unchecked = [key for key in keys if (name, key) not in self._written]
-        exist = sync(_exist(array, unchecked))
+        with reading(f"{self.label(time)}: {name}", StateError):
+            exist = sync(_exist(array, unchecked))
         self._written.update((name, key) for key, exists in zip(unchecked, exist, strict=True) if exists)
         return all(exist)
 
@@ -192,7 +195,7 @@ class DatasetStates(StateSource):
         StateError: no dataset holds a field of a state, two hold the same one, or their grids differ.
     """
 
-    def __init__(self, name: str, datasets: Sequence[_OpenDataset], unreadable: dict[str, str] | None = None) -> None:
+    def __init__(self, name: str, datasets: Sequence[_OpenDataset], left_out: dict[str, str] | None = None) -> None:
         self._datasets = [d for d in datasets if d.times and any(d.holds(channel) for channel in CHANNELS)]
         if not self._datasets:
             raise StateError(f"{name}: it holds no field of a state ({', '.join(n for n, *_ in VARIABLES.values())})")
@@ -204,7 +207,7 @@ class DatasetStates(StateSource):
         for dataset in self._datasets:
             for time in dataset.times:
                 self._by_time.setdefault(time, []).append(dataset)
-        super().__init__(name, self._datasets[0].grid, self._by_time, unreadable or {})
+        super().__init__(name, self._datasets[0].grid, self._by_time, left_out or {})
         if len(self._datasets) > 1:
             self._refuse_doubles()
 
@@ -265,7 +268,10 @@ class DatasetStates(StateSource):
         written = any(dataset.arrays for dataset in self._datasets) and any(
             all(dataset.holds(c) for c in CHANNELS if c.name in missing) for dataset in self._by_time[time]
         )
-        return ("; these were never written: complete the store" if written else "") + self._left_out()
+        hint = "; these were never written: complete the store" if written else ""
+        if not written and any(CHANNELS[index(name)].level for name in missing):
+            hint += "".join(dict.fromkeys(levels_in_words(dataset.data) for dataset in self._by_time[time]))
+        return hint + self._spell_left_out()
 
     def _refuse_doubles(self) -> None:
         """Raise StateError where two datasets hold the same field: there is no rule which to take."""
@@ -297,45 +303,36 @@ class NetcdfStates(DatasetStates):
 
     Args:
         name: the source, for messages.
-        paths: the files; those that cannot be opened are left out if there are others.
+        paths: the files by the names that messages have for them; those that cannot be opened are left out if there are
+            others.
+        left_out: further files that were left out, and the reasons.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
-        datasets: list[_OpenDataset] = []
-        unreadable: dict[str, str] = {}
-        for path in paths:
-            try:
-                datasets.append(_OpenDataset(str(path), _opened(path)))
-            except StateError as error:
-                if len(paths) == 1:
-                    raise
-                unreadable[path.name] = str(error).removeprefix(f"{path}: ")
-        super().__init__(name, datasets, unreadable)
+    def __init__(self, name: str, paths: Mapping[str, Path], left_out: Mapping[str, str]) -> None:
+        super().__init__(name, *read_files(paths, left_out, _opened))
 
 
 class ZarrStates(DatasetStates):
     """States of a Zarr store (format 2 or 3, with or without consolidated metadata), local or at a URL."""
 
     def __init__(self, name: str) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # other files beside the arrays; metadata that are not consolidated
-                group = zarr.open_group(name, mode="r")
-                dataset = xr.open_zarr(group.store, group=group.path or None, chunks=None)
-                arrays = dict(group.arrays())
-                groups = sorted(group.group_keys()) if not arrays else []
-        except (ImportError, OSError, ValueError, TypeError, KeyError) as error:
-            raise StateError(f"{name}: cannot be opened as Zarr: {error}") from error
-        if groups:
-            raise StateError(f"{name}: is a group of stores ({', '.join(groups)}); name one, as {name}/{groups[0]}")
-        super().__init__(name, [_OpenDataset(name, dataset, arrays)])
+        with reading(f"{name}: as Zarr", StateError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other files beside the arrays; metadata that are not consolidated
+            group = zarr.open_group(name, mode="r")
+            arrays = dict(group.arrays())
+            groups = [] if arrays else sorted(group.group_keys())
+            if groups:
+                raise StateError(f"{name}: is a group of stores ({', '.join(groups)}); name one, as {name}/{groups[0]}")
+            dataset = xr.open_zarr(group.store, group=group.path or None, chunks=None, decode_times=False)
+            opened = _OpenDataset(name, with_dates(dataset, name), arrays)
+        super().__init__(name, [opened])
 
 
-def _opened(path: Path) -> xr.Dataset:
+def _opened(path: Path) -> _OpenDataset:
     """Open a netCDF file lazily."""
-    with path.open("rb") as file:
-        engine = NETCDF.get(file.read(3))
-    try:
-        return xr.open_dataset(path, engine=engine)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StateError(f"{path}: cannot be opened as netCDF: {error}") from error
+    engine = file_kind(path)
+    with reading(f"{path}: as netCDF", StateError):
+        if engine == "h5netcdf":
+            refuse_netcdf(path)
+        dataset = xr.open_dataset(path, engine=engine, decode_times=False)
+        return _OpenDataset(str(path), with_dates(dataset, str(path)))

@@ -3,10 +3,10 @@
 A single analysis needs no rows and columns, so reduced Gaussian, regional and regular grids are all a list of points.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
 import eccodes
 import numpy as np
@@ -14,19 +14,34 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from dacycle.common.files import whole
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import CHANNELS, index
 from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM, GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values
-from dacycle.forecast_adapter.states.files import write_states
-from dacycle.forecast_adapter.states.grib import SURFACE_CHANNELS, messages, valid_time, values_of
+from dacycle.forecast_adapter.states.files import file_format, write_states
+from dacycle.forecast_adapter.states.grib import SURFACE_CHANNELS
+from dacycle.forecast_adapter.states.grib_messages import key_of, messages, on_points, start_time, valid_time
+from dacycle.forecast_adapter.states.grib_products import why_unfit
+from dacycle.forecast_adapter.states.grib_writer import new_grib, pack
 from dacycle.forecast_adapter.states.products import is_grib, open_states
+from dacycle.forecast_adapter.states.source import spell_fields
 
-__all__ = ["PointFields", "Stencil", "positions", "read_orography", "read_points", "stencil", "write_points"]
+__all__ = [
+    "PointFields",
+    "Stencil",
+    "check_writable",
+    "positions",
+    "read_orography",
+    "read_points",
+    "stencil",
+    "write_points",
+]
 
 NEIGHBOURS = 4
 BITS = 16
 """Least bits per value of a written field, so that increments survive where the background was packed coarsely."""
+
+_REPACK = "pack the background anew: grib_set -r -s packingType=grid_simple IN OUT"
 
 _UNITS = {name: unit for names in SURFACE_CHANNELS.values() for name, unit in names.items()}
 _HEIGHTS = {"orog": ("m", 1.0), "z": ("m**2 s**-2", 1 / GRAVITY)}
@@ -42,6 +57,7 @@ class PointFields:
         latitude, longitude: (n,) degrees.
         values: (n,) float64 by channel (`t2m`, `msl`, `u10`, `v10`), SI.
         names: by channel, its name in the GRIB file.
+        notes: which fields of these names were left out, and why.
     """
 
     path: Path
@@ -50,6 +66,7 @@ class PointFields:
     longitude: NDArray[np.float64]
     values: dict[str, NDArray[np.float64]]
     names: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def only(self, channels: Collection[str]) -> "PointFields":
         """Return these fields without the other channels."""
@@ -131,33 +148,45 @@ def read_orography(path: Path) -> PointFields:
         StateError: the file cannot be read or holds no such field; names it.
     """
     if is_grib(path):
-        for message in messages(path):
-            name = eccodes.codes_get(message, "shortName")
-            if name in _HEIGHTS and eccodes.codes_get(message, "typeOfLevel") == "surface":
-                unit, factor = _HEIGHTS[name]
-                height = values_of(message, f"{path}: {name}", unit).astype(float) * factor
-                return PointFields(path, as_hour(valid_time(message)), *_coordinates(message), {"orography": height})
-        raise StateError(f"{path}: it holds no orography ({' or '.join(_HEIGHTS)} at the surface)")
-    try:
-        with xr.open_dataset(path) as dataset:
-            ground = dataset["geopotential_at_surface"].transpose("latitude", "longitude").load()
-            points = _mesh(ground)
-    except (AttributeError, KeyError, ValueError, OSError) as error:
-        raise StateError(f"{path}: geopotential_at_surface(latitude, longitude) cannot be read: {error}") from None
+        return _grib_orography(path)
+    with reading(f"{path}: geopotential_at_surface(latitude, longitude)", StateError), xr.open_dataset(path) as dataset:
+        ground = dataset["geopotential_at_surface"].transpose("latitude", "longitude").load()
+        points = _mesh(ground)
     return PointFields(path, np.datetime64("NaT"), *points, {"orography": ground.values.ravel() / GRAVITY})
+
+
+def _grib_orography(path: Path) -> PointFields:
+    unfit: list[str] = []
+    for message in messages(path):
+        with reading(path, StateError):
+            name, kind = key_of(message, "shortName"), key_of(message, "typeOfLevel")
+            if name not in _HEIGHTS or kind != "surface":
+                continue
+            reason, time = why_unfit(message), valid_time(message)
+        if reason:
+            unfit.append(f"{name}, {reason}")
+            continue
+        unit, factor = _HEIGHTS[name]
+        latitude, longitude, values = on_points(message, f"{path}: {name}", unit)
+        return PointFields(path, as_hour(time), latitude, longitude, {"orography": values.astype(float) * factor})
+    left = f"; left out: {'; '.join(unfit)}" if unfit else ""
+    raise StateError(f"{path}: it holds no orography ({' or '.join(_HEIGHTS)} at the surface){left}")
 
 
 def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *, rest: bool) -> None:
     """Write fields into copies of the messages (or the state) that they belong to, marked as an analysis.
 
     The time of the analysis is the valid time. GRIB messages keep grid, level, parameter and packing (with 16 bits or
-    more). The file appears under its name only when it is whole.
+    more). The file appears under its name only when it is whole and readers find in it what was written.
 
     Args:
         path: the file to write, of the same kind as that of `like`.
         like: the fields that were read.
         values: (n,) by channel.
         rest: whether the file's other fields of that time are copied. If not, GRIB lacks them and a state has 0 there.
+
+    Raises:
+        StateError: the packing of the background cannot hold the values, or readers find others.
     """
     if not is_grib(like.path):
         state = open_states(like.path).state(like.time)
@@ -167,81 +196,140 @@ def write_points(path: Path, like: PointFields, values: Mapping[str, NDArray], *
         write_states(path, [written], {"title": "Analysis", "source": like.path.name})
         return
     channels = {like.names[channel]: channel for channel in values}
-    with whole(path) as temporary, temporary.open("wb") as file:
+    with new_grib(path) as file:
         for message in messages(like.path):
-            if valid_time(message) != like.time:
+            if not _is_valid_at(message, like.time):
                 continue
-            channel = channels.get(eccodes.codes_get(message, "shortName")) if _is_surface(message) else None
+            channel = channels.get(_name(message)) if not why_unfit(message) else None
             if channel is not None:
-                _write_analysis(file, message, values[channel])
+                with _analysis(message, values[channel], f"{path}: {channel}, {like.time}") as analysis:
+                    file.add(analysis)
             elif rest:
-                eccodes.codes_write(message, file)
+                file.copy(message)
 
 
-def _write_analysis(file: IO[bytes], message: int, values: NDArray) -> None:
-    """Write a copy of a message with these values, marked as an analysis by each key that it has for that."""
+def check_writable(path: Path, like: PointFields) -> None:
+    """Raise StateError where `write_points` could not write an analysis of these fields, before there is one.
+
+    Args:
+        path: the file to write; its ending must be one of the background's format.
+        like: the fields that were read.
+    """
+    if not is_grib(like.path):
+        file_format(path)
+        open_states(like.path).state(like.time)
+        return
+    channels = {name: channel for channel, name in like.names.items() if channel in like.values}
+    noise = np.random.default_rng(0).uniform(-0.01, 0.01, len(like.latitude))
+    for message in messages(like.path):
+        channel = channels.get(_name(message)) if _is_valid_at(message, like.time) else None
+        if channel is None or why_unfit(message):
+            continue
+        edition = eccodes.codes_get(message, "edition")
+        endings = (".grib", ".grb", f".grib{edition}", f".grb{edition}")
+        if path.suffix.lower() not in endings:
+            raise StateError(
+                f"{path}: the background is GRIB{edition}, and its analysis is written so too: end the name in "
+                f"{', '.join(endings)}; for another format, convert the background first"
+            )
+        values = like.values[channel]
+        trial = values + noise * max(np.ptp(values), 1.0)
+        with _analysis(message, trial, f"{like.path}: {channel}, {like.time}"):
+            pass
+
+
+@contextmanager
+def _analysis(message: int, values: NDArray, label: str) -> Iterator[int]:
+    """Yield a copy of a message with these values, marked as an analysis by each key that it has for that."""
     keys = {
         "typeOfGeneratingProcess": 0,
         "marsType": "an",
         "dataDate": eccodes.codes_get(message, "validityDate"),
         "dataTime": eccodes.codes_get(message, "validityTime"),
         "stepRange": "0",
-        "bitsPerValue": max(BITS, eccodes.codes_get(message, "bitsPerValue")),
+        "decimalScaleFactor": 0,  # else values are rounded to its decimals, as NCEP's are
     }
     copy = eccodes.codes_clone(message)
     try:
         for key, value in keys.items():
-            if eccodes.codes_is_defined(copy, key):
-                eccodes.codes_set(copy, key, value)
-        eccodes.codes_set_values(copy, values)
-        eccodes.codes_write(copy, file)
+            # Some producers' messages, TIGGE's for one, have no analyses under this key.
+            with suppress(eccodes.CodesInternalError):
+                if eccodes.codes_is_defined(copy, key):
+                    eccodes.codes_set(copy, key, value)
+        time = valid_time(message)
+        if (start_time(copy), valid_time(copy)) != (time, time):
+            raise StateError(f"{label}: its message cannot be given the time of an analysis; convert the background")
+        pack(copy, values, max(BITS, eccodes.codes_get(copy, "bitsPerValue")), label, _REPACK)
+        yield copy
     finally:
         eccodes.codes_release(copy)
 
 
 def _read_grib(path: Path, time: np.datetime64 | None) -> PointFields:
     """Read the surface channels of a GRIB file, see `read_points`."""
-    times = sorted({valid_time(message) for message in messages(path) if _is_surface(message)})
+    times, notes = _times(path)
     spelt = ", ".join(np.datetime_as_string(t, "m") for t in times)
     if not times:
-        raise StateError(f"{path}: it holds no surface channel ({', '.join(_UNITS)})")
+        left = "".join(f"; {note}" for note in notes)
+        raise StateError(f"{path}: it holds no surface channel ({', '.join(_UNITS)}){left}")
     if time is None and len(times) > 1:
         raise StateError(f"{path}: holds {len(times)} times ({spelt}); say which one to take")
     time = as_hour(times[0] if time is None else time)
     if time not in times:
         raise StateError(f"{path}: nothing is valid at {time}; it holds {spelt}")
     fields: dict[str, NDArray] = {}
-    coordinates: tuple[NDArray, NDArray] | None = None
+    latitude = longitude = np.array([])
     section = ""
     for message in messages(path):
-        if not _is_surface(message) or valid_time(message) != time:
-            continue
-        name = eccodes.codes_get(message, "shortName")
+        with reading(path, StateError):
+            name = _name(message)
+            if name not in _UNITS or why_unfit(message) or valid_time(message) != time:
+                continue
+            its_section = key_of(message, "md5GridSection")
         label = f"{path}, {time}: {name}"
         if name in fields:
             raise StateError(f"{label} is there twice (ensemble members, or two runs); leave one in the file")
-        if coordinates is None:
-            coordinates, section = _coordinates(message), eccodes.codes_get(message, "md5GridSection")
-        if eccodes.codes_get(message, "md5GridSection") != section:
+        if fields and its_section != section:
             raise StateError(f"{label} is on another grid than the fields before it; split the file by grid")
-        fields[name] = values_of(message, label, _UNITS[name]).astype(float)
+        latitude, longitude, values = on_points(message, label, _UNITS[name])
+        fields[name], section = values.astype(float), its_section
     names = {
         channel: next(name for name in its_names if name in fields)
         for channel, its_names in SURFACE_CHANNELS.items()
         if fields.keys() & its_names
     }
-    assert coordinates is not None
     for channel, name in names.items():
         check_values(CHANNELS[index(channel)], fields[name], f"{path}, {time}")
-    return PointFields(path, time, *coordinates, {channel: fields[name] for channel, name in names.items()}, names)
+    by_channel = {channel: fields[name] for channel, name in names.items()}
+    return PointFields(path, time, latitude, longitude, by_channel, names, notes)
 
 
-def _is_surface(message: int) -> bool:
-    return eccodes.codes_get(message, "shortName") in _UNITS and eccodes.codes_get(message, "stepType") == "instant"
+def _times(path: Path) -> tuple[list[np.datetime64], tuple[str, ...]]:
+    """Return the times of a file's surface channels, and notes on fields that have their names and are none."""
+    times: set[np.datetime64] = set()
+    unfit: dict[str, list[str]] = {}
+    for count, message in enumerate(messages(path), 1):
+        with reading(f"{path}: field {count}", StateError):
+            name = _name(message)
+            if name not in _UNITS:
+                continue
+            reason = why_unfit(message)
+            if not reason:
+                times.add(valid_time(message))
+                continue
+        unfit.setdefault(reason, []).append(name)
+    return sorted(times), tuple(f"left out: {reason} ({spell_fields(names)})" for reason, names in unfit.items())
 
 
-def _coordinates(message: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return eccodes.codes_get_array(message, "latitudes"), eccodes.codes_get_array(message, "longitudes")
+def _is_valid_at(message: int, time: np.datetime64) -> bool:
+    """Return whether a field is valid at a time; one of which ecCodes cannot tell the time is not."""
+    with suppress(StateError), reading("valid time", StateError):
+        return bool(valid_time(message) == time)
+    return False
+
+
+def _name(message: int) -> str:
+    return str(key_of(message, "shortName"))
 
 
 def _mesh(array: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

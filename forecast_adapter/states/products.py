@@ -7,22 +7,25 @@ The format is recognised by content: Zarr (WeatherBench2, ARCO-ERA5), netCDF (We
 Climate Data Store), GRIB (ERA5, ECMWF open data, GFS). `source.StateSource` describes an open product.
 """
 
+import os
+from collections import Counter
+from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
 
 import fsspec
 
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.remote import FetchError, is_url, local_copies
 from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.states.formats import GRIB, ZARR_METADATA, file_kind
 from dacycle.forecast_adapter.states.grib import GribStates
-from dacycle.forecast_adapter.states.netcdf_zarr import NETCDF, NetcdfStates, ZarrStates
+from dacycle.forecast_adapter.states.netcdf_zarr import NetcdfStates, ZarrStates
 from dacycle.forecast_adapter.states.source import StateSource
 
-__all__ = ["is_grib", "open_states"]
+__all__ = ["is_grib", "is_zarr", "open_states"]
 
-_ZARR = ("zarr.json", ".zmetadata", ".zgroup")
 _PATTERNS = tuple(f"{folder}*.{kind}*" for folder in ("", "**/") for kind in ("nc", "grib", "grb", "pgrb"))
-_SUFFIXES = (".nc", ".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
 
 
 def open_states(product: Path | str, analyses: bool = False) -> StateSource:
@@ -39,75 +42,92 @@ def open_states(product: Path | str, analyses: bool = False) -> StateSource:
         StateError: there is nothing there, it cannot be read, or holds no field of a state; names it and the remedy.
     """
     name = str(product)
-    if _is_zarr(name):
+    if is_zarr(name):
         return ZarrStates(name)
-    paths = _files(name)
-    grib = [path for path in paths if is_grib(path)]
+    paths, left_out = _files(name)
+    kinds, left_out = _kinds(paths, left_out)
+    files = {label: path for label, path in paths.items() if kinds.get(label)}
+    if not files:
+        left = "".join(f"; left out: {label} ({why})" for label, why in left_out.items())
+        raise StateError(f"{name}: holds no GRIB or netCDF file, and is no Zarr store{left}")
+    grib = [label for label in files if kinds[label] == GRIB]
     if not grib:
-        return NetcdfStates(name, paths)
-    if len(grib) < len(paths):
-        other = next(path.name for path in paths if path not in grib)
-        raise StateError(f"{name}: holds GRIB and netCDF files ({grib[0].name}, {other}); give one kind alone")
-    return GribStates(name, paths, analyses)
+        return NetcdfStates(name, files, left_out)
+    if len(grib) < len(files):
+        other = next(label for label in files if label not in grib)
+        raise StateError(f"{name}: holds GRIB and netCDF files ({grib[0]}, {other}); give one kind alone")
+    return GribStates(name, files, left_out, analyses)
 
 
 def is_grib(path: Path) -> bool:
-    """Return whether a path is to be read as GRIB: every file that is not netCDF, whose content ecCodes then checks."""
+    """Return whether a path is to be read as GRIB: every file that is not netCDF, whose content ecCodes then checks.
+
+    Raises:
+        StateError: there is no such file, or it cannot be read as it is; names the remedy.
+    """
     if path.is_dir():
         return False
-    try:
-        with path.open("rb") as file:
-            return file.read(3) not in NETCDF
-    except FileNotFoundError:
-        raise StateError(f"{path}: no such file") from None
-    except OSError as error:
-        raise StateError(f"{path}: cannot be read: {error}") from error
+    if not path.exists():
+        raise StateError(f"{path}: no such file")
+    return (file_kind(path) or GRIB) == GRIB
 
 
-def _files(product: str) -> list[Path]:
-    """Return the files that a product names, remote ones as local copies; raise StateError where there are none."""
-    path = Path(product)
-    if path.is_file():
-        return [path]
+def _kinds(paths: dict[str, Path], left_out: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the kinds of files that can be opened, and why others are left out, besides those left out before."""
+    kinds, out = {}, dict(left_out)
+    for label, path in paths.items():
+        try:
+            kind = file_kind(path)
+        except StateError as error:
+            if len(paths) == 1:
+                raise
+            out[label] = str(error).removeprefix(f"{path}: ")
+            continue
+        kinds[label] = kind or (GRIB if len(paths) == 1 else "")
+    return kinds, out
+
+
+def _files(product: str) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the files that a product names, by their labels, and folders that cannot be read, with the reasons.
+
+    Remote files are copied. Hidden files, which are unfinished, are left away. A label is the file's name, or its path
+    where there are several of that name.
+    """
+    path, left_out = Path(product), {}
+    with reading(product, StateError):
+        is_file, is_folder = path.is_file(), path.is_dir()
+    paths: Iterable[Path]
+    if is_file:
+        return {path.name: path}, {}
     if is_url(product):
         try:
             paths = local_copies(product, patterns=_PATTERNS)
         except FetchError as error:
             raise StateError(str(error)) from error
-    elif path.is_dir():
+    elif is_folder:
         _refuse_stores(path)
-        paths = sorted(path.rglob("*"))
+        walk = os.walk(path, onerror=lambda error: left_out.update({str(error.filename): str(error.strerror)}))
+        paths = sorted(Path(root, name) for root, _, names in walk for name in names)
     else:
         paths = [Path(name) for name in sorted(glob(product, recursive=True))]
-    data_files = [file for file in paths if file.is_file() and _is_data(file)]
-    if not data_files:
-        exists = paths or path.is_dir()
-        problem = "holds no GRIB or netCDF file, and is no Zarr store" if exists else "no such file or folder"
-        raise StateError(f"{product}: {problem}")
-    return data_files
+        if not paths:
+            raise StateError(f"{product}: no such file or folder")
+    with reading(product, StateError):
+        files = [file for file in paths if not file.name.startswith(".") and file.is_file()]
+    count = Counter(file.name for file in files)
+    return {file.name if count[file.name] == 1 else str(file): file for file in files}, left_out
 
 
 def _refuse_stores(folder: Path) -> None:
     """Raise StateError for a folder of Zarr stores, whose many files are no products by themselves."""
-    stores = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _is_zarr(str(path))]
+    with reading(folder, StateError):
+        stores = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and is_zarr(str(path))]
     if stores:
         raise StateError(f"{folder}: holds the Zarr stores {', '.join(stores)}; name one")
 
 
-def _is_data(path: Path) -> bool:
-    """Return whether a file holds fields, by name or content; hidden files are unfinished, others are indexes."""
-    if path.name.startswith("."):
-        return False
-    with path.open("rb") as file:
-        start = file.read(4)
-    return path.suffix in _SUFFIXES or start == b"GRIB" or start[:3] in NETCDF
-
-
-def _is_zarr(product: str) -> bool:
-    try:
+def is_zarr(product: str) -> bool:
+    """Return whether a path or URL is that of a Zarr store; raise StateError where that cannot be told."""
+    with reading(product, StateError):
         system, path = fsspec.core.url_to_fs(product)
-        return any(system.exists(f"{path.rstrip('/')}/{name}") for name in _ZARR)
-    except (ImportError, ValueError) as error:
-        raise StateError(f"{product}: cannot be read: {error}") from error
-    except OSError as error:
-        raise StateError(f"{product}: cannot be reached: {error}") from error
+        return any(system.exists(f"{path.rstrip('/')}/{name}") for name in ZARR_METADATA)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
+from dacycle.common.foreign import reading
+from dacycle.common.times import parse_time
 from dacycle.forecast_adapter.channels import WB2_NAMES
 from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.state import StateError, as_hour
@@ -22,9 +23,11 @@ __all__ = [
     "VARIABLES",
     "check_unit",
     "hours_of",
+    "levels_in_words",
     "levels_of",
     "standardised",
     "validity_of",
+    "with_dates",
 ]
 
 VARIABLES: dict[str, tuple[str, ...]] = {
@@ -57,12 +60,29 @@ EXTRA_FIELD_NAMES: dict[str, tuple[str, dict[str, float]]] = {
 DIMENSIONS = {
     "isobaricInhPa": "level",
     "pressure_level": "level",
+    "plev": "level",
+    "isobaric": "level",
+    "pressure": "level",
+    "lev": "level",
     "lat": "latitude",
     "lon": "longitude",
     "time_index": "time",
     "valid_time": "time",
 }
 """Other names of the dimensions time, level, latitude and longitude."""
+
+_PRESSURE = {
+    **dict.fromkeys(("hPa", "millibars", "millibar", "mbar", "mb"), 1.0),
+    **dict.fromkeys(("Pa", "pascal", "Pascal"), 0.01),
+}
+"""Units of pressure levels, and the factors from them to hPa."""
+
+_HIGHEST_LEVEL = 1100.0  # hPa; of levels without a unit, only those not above it are taken for hPa
+
+_LEADS = ("prediction_timedelta", "step")
+"""Coordinates that say how long after `time` a forecast is valid."""
+
+_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 
 # Spellings of the SI units in files of ECMWF, NOAA and WeatherBench2.
 _UNITS = {
@@ -79,16 +99,56 @@ def standardised(dataset: xr.Dataset, source: str) -> xr.Dataset:
     """Return the dataset with dimensions named time, level, latitude, longitude, without others of length 1.
 
     Raises:
-        StateError: valid times are a table of starts and leads.
+        StateError: valid times are a table of starts and leads, or are not given for forecasts.
     """
     if "valid_time" in dataset.variables:
         dataset = _by_valid_time(dataset, source)
-    present = {*map(str, dataset.variables), *map(str, dataset.dims)}
-    dataset = dataset.rename({old: new for old, new in DIMENSIONS.items() if old in present and new not in present})
+    for lead in _LEADS:
+        if lead in dataset.variables and np.asarray(dataset[lead].values).astype(float).any():
+            raise StateError(f"{source}: its times are starts of forecasts ({lead} is not 0); add their `valid_time`")
+    dataset = dataset.rename(_our_names(dataset))
     single = [d for d, n in dataset.sizes.items() if n == 1 and d not in ("time", "level", "latitude", "longitude")]
     if "expver" in dataset.dims and "expver" in dataset.coords:
         dataset = dataset.sortby("expver")
     return dataset.squeeze(single, drop=True)
+
+
+def _our_names(dataset: xr.Dataset) -> dict[str, str]:
+    """Return our name of each dimension that has another one; `lev` may be anything, so that its unit decides."""
+    present = {*map(str, dataset.variables), *map(str, dataset.dims)}
+    names: dict[str, str] = {}
+    for old, new in DIMENSIONS.items():
+        is_pressure = old != "lev" or (old in dataset.variables and dataset[old].attrs.get("units") in _PRESSURE)
+        if old in present and is_pressure and new not in present | set(names.values()):
+            names[old] = new
+    return names
+
+
+def with_dates(dataset: xr.Dataset, source: str) -> xr.Dataset:
+    """Return a dataset that was opened with its times as numbers, with dates.
+
+    Raises:
+        StateError: there is no time in it, or its times are in another calendar or cannot be told; names the remedy.
+    """
+    for name, variable in dataset.variables.items():
+        unit = str(variable.attrs.get("units", ""))
+        if " since " not in unit or not np.issubdtype(variable.dtype, np.number):
+            continue
+        calendar = str(variable.attrs.get("calendar", "standard")).lower()
+        if variable.size == 0:
+            raise StateError(f"{source}: holds no time yet ({name} has length 0); read it when it is complete")
+        if calendar not in _CALENDARS:
+            what = f"{name} is in the calendar {calendar!r}, which has other days than observations and models here"
+            raise StateError(f"{source}: {what}; give states of the standard calendar")
+        with reading(f"{source}: {name} in {unit!r} (convert it, e.g. by `cdo {_CDO} IN OUT`)", StateError):
+            dates = xr.conventions.decode_cf_variable(str(name), variable, decode_timedelta=False).load()
+        if not np.issubdtype(dates.dtype, np.datetime64):
+            raise StateError(f"{source}: {name} in {unit!r} is before 1678; convert it, e.g. by `cdo {_CDO} IN OUT`")
+        dataset = dataset.assign_coords({name: dates}) if name in dataset.coords else dataset.assign({name: dates})
+    return dataset
+
+
+_CDO = "setreftime,1900-01-01,00:00:00,1hour"
 
 
 def _by_valid_time(dataset: xr.Dataset, source: str) -> xr.Dataset:
@@ -146,13 +206,40 @@ def _decoded(coordinate: xr.DataArray, attrs: Mapping[Any, Any], source: str) ->
 
 
 def levels_of(dataset: xr.Dataset) -> dict[int, int | None]:
-    """Return the pressure levels (hPa) of a standardised dataset and their positions; none without that coordinate."""
+    """Return the pressure levels (hPa) of a standardised dataset and their positions; none without that coordinate.
+
+    Levels that are no pressure, or whose unit is not stated and not hPa by their size, are left out.
+    """
     if "level" not in dataset.coords:
         return {}
     level = dataset["level"]
-    scale = 0.01 if level.attrs.get("units") == "Pa" else 1.0
-    values = np.atleast_1d(level.values).astype(float) * scale
-    return {round(value): i if level.ndim else None for i, value in enumerate(values) if value == round(value)}
+    values, unit = np.atleast_1d(level.values).astype(float), level.attrs.get("units")
+    scale = _PRESSURE.get(str(unit)) if unit is not None else 1.0 if values.max() <= _HIGHEST_LEVEL else None
+    if scale is None:
+        return {}
+    rounded = np.round(values * scale)
+    exact = np.isclose(values * scale, rounded, rtol=1e-6)
+    return {int(rounded[i]): int(i) if level.ndim else None for i in np.flatnonzero(exact)}
+
+
+def levels_in_words(dataset: xr.Dataset) -> str:
+    """Return which levels a standardised dataset has, as the end of a message on missing ones; empty without any."""
+    upper = (dataset[name] for short in "zquvt" for name in VARIABLES[short] if name in dataset)
+    known = ("time", "latitude", "longitude", "expver", "number")
+    names = dict.fromkeys(str(dim) for variable in upper for dim in variable.dims if dim not in known)
+    names |= {"level": None} if "level" in dataset.coords else {}
+    words = ""
+    for name in names:
+        if name not in dataset.coords:
+            words += f"; its dimension {name} has no coordinate that says the levels"
+            continue
+        values = [f"{value:g}" for value in np.atleast_1d(dataset[name].values).astype(float)]
+        unit = dataset[name].attrs.get("units")
+        stated = str(unit) if unit is not None else "hPa" if name == "level" and levels_of(dataset) else "without units"
+        remedy = "" if levels_of(dataset) else ", which is not known as pressure; state `units` hPa or Pa"
+        shown = values if len(values) <= 40 else [*values[:10], "...", values[-1]]
+        words += f"; its levels are {', '.join(shown)} {stated}{remedy}"
+    return words
 
 
 def validity_of(attrs: Mapping[Any, Any], source: str) -> tuple[np.datetime64, np.datetime64, np.datetime64]:
@@ -168,11 +255,11 @@ def validity_of(attrs: Mapping[Any, Any], source: str) -> tuple[np.datetime64, n
 def _bound(attrs: Mapping[Any, Any], name: str, default: str, source: str) -> np.datetime64:
     text = str(attrs.get(name, default))
     try:
-        time = pd.Timestamp(text)
-    except ValueError:
-        raise StateError(f"{source}: attribute {name} is {text!r}, not a date") from None
+        time = parse_time(text)
+    except ValueError as error:
+        raise StateError(f"{source}: attribute {name}: {error}") from None
     whole_day = len(text) <= len("2024-01-31") and "stop" in name
-    return np.datetime64(time.tz_localize(None) + pd.Timedelta(hours=23 if whole_day else 0), "h")
+    return time.astype("datetime64[h]") + np.timedelta64(23 if whole_day else 0, "h")
 
 
 def check_unit(variable: xr.DataArray, short: str, label: str) -> float:

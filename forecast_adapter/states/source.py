@@ -5,7 +5,9 @@ All kinds share this: which times there are, which channels a time lacks, and er
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
@@ -15,7 +17,12 @@ from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, WB2_NAMES, Chann
 from dacycle.forecast_adapter.grid import Grid, regrid, regridding
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values, make_state, validate
 
-__all__ = ["StateSource", "global_grid", "spell_channels", "spell_times"]
+__all__ = ["StateSource", "global_grid", "read_files", "spell_channels", "spell_fields", "spell_times"]
+
+T = TypeVar("T")
+
+_LEAST_LINES = 3
+"""Rows and columns that a global grid has at least; a single point is no globe."""
 
 
 class StateSource(ABC):
@@ -25,14 +32,14 @@ class StateSource(ABC):
         name: the file, folder or URL, as it was given.
         grid: the product's grid, latitude descending, longitude from 0.
         times: (n,) datetime64[h], ascending: all times with at least one field of a state.
-        unreadable: files that were left out, and the reasons.
+        left_out: files and kinds of fields that were left out: for a file why, for a kind how many fields, and which.
     """
 
-    def __init__(self, name: str, grid: Grid, times: Iterable[np.datetime64], unreadable: dict[str, str]) -> None:
+    def __init__(self, name: str, grid: Grid, times: Iterable[np.datetime64], left_out: dict[str, str]) -> None:
         self.name = name
         self.grid = grid
         self.times: NDArray[np.datetime64] = np.array(sorted(times), "datetime64[h]")
-        self.unreadable = unreadable
+        self.left_out = left_out
         self._times = frozenset(self.times)
 
     @abstractmethod
@@ -104,6 +111,14 @@ class StateSource(ABC):
         self._moment(time)
         return xr.Dataset()
 
+    def trouble(self, time: np.datetime64) -> str:
+        """Read the state at `time`, and return why it cannot be used; empty where it can."""
+        try:
+            self.state(time)
+        except StateError as error:
+            return str(error).removeprefix(f"{self.name}, {time}: ")
+        return ""
+
     def newest(self) -> np.datetime64 | None:
         """Return the newest time with a whole state; None where there is none."""
         return next((time for time in self.times[::-1] if not self.gaps(time)), None)
@@ -128,16 +143,51 @@ class StateSource(ABC):
         """Return a time as datetime64[h]; raise StateError where the source has none such."""
         hour = as_hour(time)
         if hour not in self._times:
-            raise StateError(f"{self.name}: no state at {hour}; it holds {spell_times(self.times)}{self._left_out()}")
+            raise StateError(
+                f"{self.name}: no state at {hour}; it holds {spell_times(self.times)}{self._spell_left_out()}"
+            )
         return hour
 
     def _remedy(self, time: np.datetime64, missing: list[str]) -> str:
         """Return the end of a message on missing channels: a hint on what mends the gap."""
-        return self._left_out()
+        return self._spell_left_out()
 
-    def _left_out(self) -> str:
-        files = "; ".join(f"{name} ({why})" for name, why in self.unreadable.items())
-        return f"; left out: {files}" if files else ""
+    def _spell_left_out(self) -> str:
+        spelt = "; ".join(f"{what} ({why})" for what, why in self.left_out.items())
+        return f"; left out: {spelt}" if spelt else ""
+
+
+def read_files(
+    paths: Mapping[str, Path], left_out: Mapping[str, str], read: Callable[[Path], T]
+) -> tuple[list[T], dict[str, str]]:
+    """Read the files of a product one by one, and leave out those that cannot be read.
+
+    Args:
+        paths: the files by the names that messages have for them.
+        left_out: other files of the product that were left out before, and the reasons.
+        read: returns what is read of a file, or raises StateError.
+
+    Returns:
+        What was read, and `left_out` with what was left out here.
+
+    Raises:
+        StateError: the product's only file cannot be read.
+    """
+    results, out = [], dict(left_out)
+    for name, path in paths.items():
+        try:
+            results.append(read(path))
+        except StateError as error:
+            if len(paths) == 1 and not left_out:
+                raise
+            out[name] = str(error).removeprefix(f"{path}: ")
+    return results, out
+
+
+def spell_fields(names: Sequence[str]) -> str:
+    """Spell fields that were left out: `12 fields: 10u, 10v`."""
+    count = "1 field" if len(names) == 1 else f"{len(names)} fields"
+    return f"{count}: {', '.join(dict.fromkeys(names))}"
 
 
 def spell_channels(names: Iterable[str]) -> str:
@@ -169,11 +219,22 @@ def global_grid(latitude: ArrayLike, longitude: ArrayLike, label: str) -> Grid:
     # Longitudes are often coded in millionths of a degree: rounding keeps 359.9999999 from being a separate column.
     rows = np.sort(np.asarray(latitude, float))[::-1]
     columns = np.sort(np.round(np.asarray(longitude, float) % 360, 6) % 360)
+    if rows.ndim != 1 or columns.ndim != 1:
+        raise StateError(f"{label}: latitude and longitude are tables; interpolate it to latitude-longitude first")
     if not (len(rows) and len(columns) and np.isfinite(rows).all() and np.isfinite(columns).all()):
         raise StateError(f"{label}: latitude or longitude is empty or not finite")
-    if abs(rows).max() > 90 or (np.diff(rows) == 0).any() or (np.diff(columns) == 0).any():
-        raise StateError(f"{label}: latitudes beyond a pole, or a row or column that is there twice; leave one of them")
-    step = 1.5 * 360 / len(columns)
-    if np.diff(columns, append=columns[0] + 360).max() > step or rows[0] < 90 - step or rows[-1] > step - 90:
-        raise StateError(f"{label} covers only part of the globe; a state needs all of it")
+    if abs(rows).max() > 90:
+        raise StateError(f"{label}: a latitude of {max(rows, key=abs):g} is beyond a pole")
+    for kind, axis in (("row", rows), ("column", columns)):
+        twice = axis[1:][np.diff(axis) == 0]
+        if len(twice):
+            what = f"the {kind} at {twice[0]:g} is there twice"
+            raise StateError(f"{label}: {what} (as with both 0 and 360 E); leave one of them")
+    across, down = 1.5 * 360 / len(columns), 1.5 * 180 / len(rows)
+    gaps = [
+        np.diff(columns, append=columns[0] + 360).max() > across,
+        np.diff(rows, prepend=90, append=-90).min() < -down,
+    ]
+    if any(gaps) or min(len(rows), len(columns)) < _LEAST_LINES:
+        raise StateError(f"{label} covers only part of the globe ({len(rows)} x {len(columns)}); a state needs all")
     return Grid("its own", rows, columns)

@@ -15,6 +15,7 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.grid import Grid, get_grid, regrid
 from dacycle.forecast_adapter.state import StateError, to_dataset
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
@@ -120,9 +122,15 @@ def _present(folder: Path, manifest: Manifest) -> set[np.datetime64]:
     present: set[np.datetime64] = set()
     for name, entry in manifest.files.items():
         if entry.times is not None:
-            with xr.open_dataset(folder / name, engine="h5netcdf") as file:
+            path = folder / name
+            with _own(path), xr.open_dataset(path, engine="h5netcdf") as file:
                 present.update(file["time"].values.astype("datetime64[h]"))
     return present
+
+
+def _own(path: Path) -> AbstractContextManager[None]:
+    """Return the guard for reading a file of the dataset itself, or of its parts."""
+    return reading(f"{path} is damaged; delete it and run the command again", DatasetError)
 
 
 def _available(source: StateSource, times: NDArray[np.datetime64]) -> list[np.datetime64]:
@@ -212,7 +220,7 @@ def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
     names: list[set[str]] = []
     notes: dict[str, None] = {}
     for part in parts:
-        with xr.open_dataset(part, engine="h5netcdf") as file:
+        with _own(part), xr.open_dataset(part, engine="h5netcdf") as file:
             names.append({str(name) for name in file.data_vars})
             notes |= {note: None for note in file.attrs["notes"].split("; ") if note}
     common = set.intersection(*names)
@@ -222,7 +230,7 @@ def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
 
 
 def _read(part: Path, names: list[str]) -> xr.Dataset:
-    with xr.open_dataset(part, engine="h5netcdf") as file:
+    with _own(part), xr.open_dataset(part, engine="h5netcdf") as file:
         return file[names].load()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import write_whole
+from dacycle.common.foreign import read_text, reading
 from dacycle.forecast_adapter.models.onnxfile import digest
 
 __all__ = ["DatasetError", "Entry", "Manifest", "dataset_files", "is_dataset", "verify_dataset"]
@@ -61,11 +62,10 @@ class Manifest:
         path = folder / _NAME
         if not path.is_file():
             return None
-        try:
-            content = json.loads(path.read_text())
+        text = read_text(path, DatasetError)
+        with reading(f"{path} is damaged; make the dataset anew in another folder", DatasetError):
+            content = json.loads(text)
             return cls(files={name: Entry(**entry) for name, entry in content.pop("files").items()}, **content)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DatasetError(f"{path} is damaged ({error}); make the dataset anew in another folder") from None
 
     def write(self, folder: Path) -> None:
         """Write the manifest into its folder, whole or not at all."""

@@ -19,10 +19,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.common.errors import DacycleError
-from dacycle.common.files import whole
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, regrid
 from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, make_state
+from dacycle.forecast_adapter.states.dataset_writer import HOURS, write_netcdf
 from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.worlds.manifest import dataset_files
 
@@ -41,8 +42,6 @@ EXTRA_FIELDS: dict[str, tuple[str, str, float]] = {
 
 KEPT = 64
 """States of a reference that stay in memory once read."""
-
-_HOURS = "hours since 1970-01-01"
 
 
 class ReferenceDataError(DacycleError, LookupError):
@@ -137,9 +136,9 @@ class Reference:
         file, i = self._open(time)
         out = np.empty((CHANNEL_COUNT, *self.grid.shape), np.float32)
         for k, short in enumerate(SURFACE):
-            out[k] = file[WB2_NAMES[short]][i]
+            out[k] = self._plane(file, WB2_NAMES[short], i, time)
         for short in UPPER:
-            out[GROUPS[short][0] : GROUPS[short][-1] + 1] = file[WB2_NAMES[short]][i]
+            out[GROUPS[short][0] : GROUPS[short][-1] + 1] = self._plane(file, WB2_NAMES[short], i, time)
         out.flags.writeable = False
         return out
 
@@ -151,9 +150,14 @@ class Reference:
             name, unit, factor = EXTRA_FIELDS[short]
             if name not in file.variables:
                 raise ReferenceDataError(f"{self._where[as_hour(time)][0]}: no {name} here")
-            values = np.asarray(file[name][i], np.float32) * np.float32(factor)
+            values = np.asarray(self._plane(file, name, i, time), np.float32) * np.float32(factor)
             fields[short] = (("latitude", "longitude"), values, {"units": unit})
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
+
+    def _plane(self, file: Any, name: str, position: int, time: np.datetime64) -> NDArray:
+        """Return a variable at a position in an open file."""
+        with reading(f"{self._where[as_hour(time)][0]}, {time}: {name}", ReferenceDataError):
+            return np.asarray(file[name][position])
 
     def surface_names(self, time: np.datetime64) -> tuple[str, ...]:
         """Return the names of those `EXTRA_FIELDS` that are there at `time`."""
@@ -167,7 +171,8 @@ class Reference:
         except KeyError:
             span = f"{self.times[0]} to {self.times[-1]}"
             raise ReferenceDataError(f"{self.folder}: no state at {time}; it holds {span}") from None
-        return _file(path), i
+        with reading(path, ReferenceDataError):
+            return _file(path), i
 
 
 class ProductReference(Reference):
@@ -193,6 +198,7 @@ class ProductReference(Reference):
     def __init__(self, product: Path | str, grid: Grid) -> None:
         self.folder = product
         self.grid = grid
+        self._failed: dict[np.datetime64, float] = {}  # when the product was opened that a time could not be read from
         self.array = lru_cache(maxsize=KEPT)(self._array)
         self.surface = lru_cache(maxsize=KEPT)(self._surface)
         try:
@@ -201,10 +207,12 @@ class ProductReference(Reference):
             raise ReferenceDataError(str(error)) from error
 
     def __contains__(self, time: object) -> bool:
-        """Return whether there is a whole state at `time`."""
+        """Return whether there is a whole state at `time`, so far as it is known: none that failed to be read."""
         hour = as_hour(time)
-        if hour not in self._source:
+        if hour not in self._source or hour in self._failed:
             self.refresh()
+        if hour in self._failed:
+            return self._failed[hour] != self._opened and not self.absence(hour)
         return hour in self._source
 
     def refresh(self) -> None:
@@ -224,7 +232,9 @@ class ProductReference(Reference):
         try:
             values = self._source.state(time, self.grid).values
         except StateError as error:
+            self._failed[time] = self._opened
             raise ReferenceDataError(str(error)) from error
+        self._failed.pop(time, None)
         values.flags.writeable = False
         return values
 
@@ -263,7 +273,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _times(path: Path) -> NDArray[np.datetime64]:
     """Return the times of one file, and check its layout, since `Reference` reads by position."""
-    with h5netcdf.File(path, "r") as file:
+    with reading(path, ReferenceDataError), h5netcdf.File(path, "r") as file:
         needed = ["time", "level", "latitude", "longitude", *(WB2_NAMES[v] for v in (*SURFACE, *UPPER))]
         missing = [name for name in needed if name not in file.variables]
         if missing:
@@ -280,17 +290,21 @@ def _times(path: Path) -> NDArray[np.datetime64]:
                 raise ReferenceDataError(f"{path}: {name} is packed as {file[name].dtype}; store it as floating point")
         units = file["time"].attrs["units"]
         units = units.decode() if isinstance(units, bytes) else str(units)
-        if not units.startswith(_HOURS) or units.removeprefix(_HOURS).strip(" T0:.Z"):
-            raise ReferenceDataError(f"{path}: times are {units!r}, not {_HOURS!r}")
+        if not units.startswith(HOURS) or units.removeprefix(HOURS).strip(" T0:.Z"):
+            raise ReferenceDataError(f"{path}: times are {units!r}, not {HOURS!r}")
         return np.asarray(file["time"]).astype("int64").astype("datetime64[h]")
 
 
 def _grid(path: Path) -> Grid:
-    with h5netcdf.File(path, "r") as file:
-        try:
-            return Grid("from file", np.asarray(file["latitude"], float), np.asarray(file["longitude"], float))
-        except (GridError, KeyError) as error:
-            raise ReferenceDataError(f"{path}: no usable latitude and longitude: {error}") from error
+    with reading(path, ReferenceDataError), h5netcdf.File(path, "r") as file:
+        absent = [axis for axis in ("latitude", "longitude") if axis not in file.variables]
+        if absent:
+            raise ReferenceDataError(f"{path}: no usable latitude and longitude: {' and '.join(absent)} missing")
+        latitude, longitude = (np.asarray(file[axis], float) for axis in ("latitude", "longitude"))
+    try:
+        return Grid("from file", latitude, longitude)
+    except GridError as error:
+        raise ReferenceDataError(f"{path}: no usable latitude and longitude: {error}") from error
 
 
 def write_times(dataset: xr.Dataset, path: Path) -> None:
@@ -298,10 +312,4 @@ def write_times(dataset: xr.Dataset, path: Path) -> None:
 
     The file appears under its name only when it is whole.
     """
-    encoding: dict[str, Any] = {}
-    for name, variable in dataset.data_vars.items():
-        chunks = (1, *variable.shape[1:])
-        encoding[str(name)] = {"zlib": True, "complevel": 1, "shuffle": True, "chunksizes": chunks}
-    encoding["time"] = {"units": _HOURS, "dtype": "int64"}
-    with whole(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+    write_netcdf(path, [dataset], dict(dataset.attrs))

@@ -1,26 +1,37 @@
 """Static fields of a grid, orography and land fraction, from a product or a file: Zarr, netCDF, GRIB."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import eccodes
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.common.files import whole
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.grid import Grid, regrid
 from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.state import StateError
-from dacycle.forecast_adapter.states.grib import messages, values_of
-from dacycle.forecast_adapter.states.products import is_grib
+from dacycle.forecast_adapter.states.cf import described, global_attributes
+from dacycle.forecast_adapter.states.grib_messages import key_of, messages, on_grid
+from dacycle.forecast_adapter.states.grib_products import why_unfit
+from dacycle.forecast_adapter.states.products import is_grib, is_zarr
 from dacycle.forecast_adapter.states.source import global_grid
 
 __all__ = ["write_static"]
 
+logger = logging.getLogger(__name__)
+
 Fields = dict[str, tuple[NDArray, Grid]]
 
 _FIELDS = {"geopotential_at_surface": "m2 s-2", "land_sea_mask": "1"}
+_SPELLINGS = {
+    "geopotential_at_surface": ("m2 s-2", "m**2 s**-2", "m^2 s^-2", "m2/s2"),
+    "land_sea_mask": ("1", "(0 - 1)", "fraction", "0-1", ""),
+}
+_TIMES = ("time", "valid_time", "step", "prediction_timedelta")
+_LEVELS = {"level", "pressure_level", "isobaricInhPa", "plev"}
 _SHORT = {"z": "geopotential_at_surface", "lsm": "land_sea_mask"}  # names in the Climate Data Store's netCDF
 # By ecCodes' name at the surface: our name of the field, its unit in GRIB, and the factor to our unit.
 _GRIB = {
@@ -42,7 +53,7 @@ def write_static(product: str, path: Path, grid: Grid, time: np.datetime64) -> N
     Raises:
         StateError: one of the two is not there; names it.
     """
-    fields = _from_dataset(product, time) or _from_files(product)
+    fields = _from_store(product, time) or _from_files(product)
     missing = [name for name in _FIELDS if name not in fields]
     if missing:
         raise StateError(f"{product}: it holds no {' and no '.join(missing)}")
@@ -55,16 +66,15 @@ def write_static(product: str, path: Path, grid: Grid, time: np.datetime64) -> N
         variables[name] = (("latitude", "longitude"), values, {"units": unit})
     coordinates = {"latitude": grid.latitude, "longitude": grid.longitude}
     with whole(path) as temporary:
-        xr.Dataset(variables, coordinates, {"source": product}).to_netcdf(temporary, engine="h5netcdf")
+        dataset = described(xr.Dataset(variables, coordinates, global_attributes({"source": product})))
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding={axis: {"_FillValue": None} for axis in coordinates})
 
 
-def _from_dataset(product: str, time: np.datetime64) -> Fields:
+def _from_store(product: str, time: np.datetime64) -> Fields:
     """Return the fields of a Zarr store; none where the product is no store."""
-    try:
-        dataset = xr.open_dataset(product, engine="zarr", chunks=None)
-    except (OSError, ValueError, TypeError, KeyError):
+    if not is_zarr(product):
         return {}
-    with dataset:
+    with reading(product, StateError), xr.open_dataset(product, engine="zarr", chunks=None) as dataset:
         return _fields(dataset, product, time)
 
 
@@ -74,8 +84,10 @@ def _fields(dataset: xr.Dataset, source: str, time: np.datetime64 | None = None)
     fields: Fields = {}
     for key, field in dataset.data_vars.items():
         name = _SHORT.get(str(key), str(key))
-        if name not in _FIELDS or "level" in field.dims or not {"latitude", "longitude"} <= set(field.dims):
+        if name not in _FIELDS or not {"latitude", "longitude"} <= set(field.dims) or _has_level(field):
             continue
+        if (unit := field.attrs.get("units", _FIELDS[name])) not in _SPELLINGS[name]:
+            raise StateError(f"{source}: {key} is in {unit!r}, not in {_FIELDS[name]!r}")
         for dim in [d for d in field.dims if d not in ("latitude", "longitude")]:
             instant = None if time is None else time.astype("datetime64[ns]")
             has_time = instant is not None and dim == "time" and instant in field[dim].values
@@ -85,6 +97,14 @@ def _fields(dataset: xr.Dataset, source: str, time: np.datetime64 | None = None)
         values = values[np.argsort(-latitude)][:, np.argsort(np.round(longitude % 360, 6) % 360)]
         fields[name] = (values, global_grid(latitude, longitude, f"{source}: {name}"))
     return fields
+
+
+def _has_level(field: xr.DataArray) -> bool:
+    """Return whether a field is of a level aloft: geopotential of any level has the short name of that at the surface.
+
+    A field of the surface has at most times beside its rows and columns.
+    """
+    return not set(field.dims) <= {"latitude", "longitude", *_TIMES} or not _LEVELS.isdisjoint(map(str, field.coords))
 
 
 def _from_files(product: str) -> Fields:
@@ -97,30 +117,28 @@ def _from_files(product: str) -> Fields:
     for file in files:
         if not file.is_file():
             raise StateError(f"{product}: no such file, folder or store")
-        fields |= dict(_from_grib(file)) if is_grib(file) else _from_netcdf(file)
+        try:
+            fields |= dict(_from_grib(file)) if is_grib(file) else _from_netcdf(file)
+        except StateError as error:
+            if len(files) == 1:
+                raise
+            logger.warning("%s; the fields of the ground are looked for in the other files", error)
         if len(fields) == len(_FIELDS):
             break
     return fields
 
 
 def _from_netcdf(path: Path) -> Fields:
-    try:
-        with xr.open_dataset(path) as dataset:
-            return _fields(dataset, str(path))
-    except (OSError, ValueError) as error:
-        raise StateError(f"{path}: cannot be read: {error}") from None
+    with reading(path, StateError), xr.open_dataset(path) as dataset:
+        return _fields(dataset, str(path))
 
 
 def _from_grib(path: Path) -> Iterator[tuple[str, tuple[NDArray, Grid]]]:
-    for message in messages(path):
-        short = eccodes.codes_get(message, "shortName")
-        if short not in _GRIB or eccodes.codes_get(message, "typeOfLevel") != "surface":
-            continue
+    for count, message in enumerate(messages(path), 1):
+        with reading(f"{path}: field {count}", StateError):
+            short, kind = key_of(message, "shortName"), key_of(message, "typeOfLevel")
+            if short not in _GRIB or kind != "surface" or why_unfit(message):
+                continue
         name, unit, factor = _GRIB[short]
-        latitude = eccodes.codes_get_array(message, "latitudes")
-        longitude = np.round(eccodes.codes_get_array(message, "longitudes") % 360, 6) % 360
-        grid = global_grid(np.unique(latitude), np.unique(longitude), f"{path}: {short}")
-        if grid.shape[0] * grid.shape[1] != len(latitude):
-            raise StateError(f"{path}: {short} is on a {eccodes.codes_get(message, 'gridType')} grid")
-        values = factor * values_of(message, f"{path}: {short}", unit)
-        yield name, (values[np.lexsort((longitude, -latitude))].reshape(grid.shape), grid)
+        grid, values = on_grid(message, f"{path}: {short}", unit)
+        yield name, (factor * values, grid)

@@ -17,9 +17,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+import dacycle
 from dacycle.common.configuration import Strict, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import write_whole
+from dacycle.common.foreign import reading
 from dacycle.common.settings import read_settings
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid, named
@@ -121,8 +123,8 @@ class World:
 
 
 def world_folders() -> list[Path]:
-    """Return the folders that hold worlds by name: `$DACYCLE_HOME/worlds`, then `deploy/worlds` of the checkout."""
-    return [read_settings().home / "worlds", Path(__file__).resolve().parents[2] / "deploy/worlds"]
+    """Return the folders that hold worlds by name: `$DACYCLE_HOME/worlds`, then the packaged `deploy/worlds`."""
+    return [read_settings().home / "worlds", Path(dacycle.__file__).resolve().parent / "deploy/worlds"]
 
 
 def load_world(name_or_folder: str | Path) -> World:
@@ -150,16 +152,19 @@ def _load(folder: Path) -> World:
     for needed in ("statistics.nc", "climatology.nc", "static.nc"):
         if not (folder / needed).exists():
             raise WorldError(f"{folder}: the world has no {needed}")
-    statistics = Statistics.load(folder / "statistics.nc")
+    with reading(folder / "statistics.nc", WorldError):
+        statistics = Statistics.load(folder / "statistics.nc")
     if statistics.world != described.name:
         raise WorldError(f"{folder}/statistics.nc belongs to {statistics.world!r}, not to {described.name!r}")
     grid = get_grid(described.grid)
     reference = _reference(folder, described.states, grid)
     if not reference.grid.matches(grid):
         raise WorldError(f"{folder}: the reference is on a {reference.grid.shape} grid, not on {grid.name}")
-    with xr.open_dataset(folder / "climatology.nc", engine="h5netcdf") as file:
+    ours = folder / "climatology.nc"
+    with reading(ours, WorldError), xr.open_dataset(ours, engine="h5netcdf") as file:
         climatology = Climatology(file["coefficients"].sel(channel=NAMES).values.astype(np.float32, copy=False))
-    with xr.open_dataset(folder / "static.nc", engine="h5netcdf") as file:
+    ours = folder / "static.nc"
+    with reading(ours, WorldError), xr.open_dataset(ours, engine="h5netcdf") as file:
         orography = file["geopotential_at_surface"].values.astype(np.float32) / np.float32(GRAVITY)
         land = file["land_sea_mask"].values.astype(np.float32)
     return World(

@@ -6,7 +6,7 @@ keep the errors that they were drawn with, on any grid.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,26 @@ from numpy.typing import NDArray
 
 from dacycle.common.configuration import parse_yaml
 from dacycle.forecast_adapter.channels import LEVELS
-from dacycle.obs_ingest.errors.model import ERRORS, REFERENCE_SPACING, ErrorModel, Profile, representativeness_factor
+from dacycle.obs_ingest.errors.model import (
+    ERRORS,
+    REFERENCE_SPACING,
+    ErrorModel,
+    Profile,
+    representativeness_factor,
+    shared_factor,
+)
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError
 
 __all__ = ["PARTS", "ErrorSettings", "ErrorTable", "read_errors", "scaled"]
 
-PARTS: tuple[str, ...] = tuple(part.name for part in fields(ErrorModel))
-"""The numbers of a variable: instrument, representativeness (SI), and both relative to the value."""
+PARTS = ("instrument", "representativeness", "relative_instrument", "relative_representativeness")
+"""The sizes of a variable's errors: instrument, representativeness (SI), and both relative to the value."""
 
 ErrorSettings = dict[str, dict[str, float | list[float]]]
-"""Numbers for some of `PARTS`, by VARIABLE or SOURCE:VARIABLE; a list holds one per level, 50 to 1000 hPa."""
+"""Numbers for some of `PARTS` and for `shared` (0 to 1), by VARIABLE or SOURCE:VARIABLE.
+
+A list holds one number per level, 50 to 1000 hPa.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,13 +54,15 @@ class ErrorTable:
 
     def model(self, source: str, variable: str) -> ErrorModel:
         """Return the errors of a variable in a source."""
-        factor = 1.0 if source in self.drawn else representativeness_factor(variable, self.spacing)
+        spacing = REFERENCE_SPACING if source in self.drawn else self.spacing
+        factor = representativeness_factor(variable, spacing)
         replaced = {**self.settings.get(variable, {}), **self.settings.get(f"{source}:{variable}", {})}
         built_in = ERRORS[variable]
         on_grid = replace(
             built_in,
             representativeness=scaled(built_in.representativeness, factor),
             relative_representativeness=scaled(built_in.relative_representativeness, factor),
+            shared=scaled(built_in.shared, shared_factor(variable, spacing)),
         )
         return replace(on_grid, **{part: _profile(value) for part, value in replaced.items()})
 
@@ -69,12 +81,31 @@ class ErrorTable:
                 error[rows] *= np.where(np.isfinite(ratio), ratio, 1.0)  # a missing value has no ratio
         return table.assign(error=error)
 
-    def instrument_share(self, table: pd.DataFrame) -> NDArray[np.float64]:
-        """Return the instrument's share of each row's error variance (n,), in [0, 1]."""
+    def with_equivalents(self, table: pd.DataFrame, equivalents: NDArray) -> pd.DataFrame:
+        """Return the table with precipitation's errors in proportion to the larger of the value and H(x_b).
+
+        In proportion to the value alone, a dry report in a wet background would weigh most.
+
+        Args:
+            table: n rows, with errors in proportion to the value.
+            equivalents: (n,) H(x_b); where it is NaN the error stays.
+        """
+        value, error = table["value"].to_numpy(), table["error"].to_numpy().copy()
+        for source, variable, rows in _groups(table):
+            if variable == "tp":
+                model = self.model(source, variable)
+                larger = np.fmax(value[rows], equivalents[rows])
+                new, old = (sum(model.variances(size, np.nan)) for size in (larger, value[rows]))
+                error[rows] *= np.sqrt(np.where(np.isfinite(equivalents[rows]), new / old, 1.0))
+        return table.assign(error=error)
+
+    def shared_share(self, table: pd.DataFrame) -> NDArray[np.float64]:
+        """Return the share of each row's error variance (n,) that is common to the stations of a cell, in [0, 1]."""
         value, pressure = table["value"].to_numpy(), table["pressure"].to_numpy()
         share = np.empty(len(table))
         for source, variable, rows in _groups(table):
-            share[rows] = self.model(source, variable).instrument_share(value[rows], pressure[rows])
+            shared, own = self.model(source, variable).parts(value[rows], pressure[rows])
+            share[rows] = shared / (shared + own)
         return share
 
 
@@ -133,9 +164,12 @@ def _entry(name: str, parts: Any) -> dict[str, float | list[float]]:
     variable = name.rpartition(":")[2]
     if variable not in VARIABLES:
         raise ObservationError(f"{name} is no VARIABLE or SOURCE:VARIABLE; variables are {', '.join(VARIABLES)}")
-    if not isinstance(parts, Mapping) or not parts or not set(parts) <= set(PARTS):
-        raise ObservationError(f"{name} is {parts!r}; it says some of {', '.join(PARTS)}")
-    return {str(part): _numbers(f"{name}: {part}", value, variable) for part, value in parts.items()}
+    if not isinstance(parts, Mapping) or not parts or not set(parts) <= {*PARTS, "shared"}:
+        raise ObservationError(f"{name} is {parts!r}; it says some of {', '.join(PARTS)}, shared")
+    numbers = {str(part): _numbers(f"{name}: {part}", value, variable) for part, value in parts.items()}
+    if np.max(numbers.get("shared", 0.0)) > 1:
+        raise ObservationError(f"{name}: shared is {parts['shared']!r}; it is a share, 0 to 1")
+    return numbers
 
 
 def _numbers(what: str, value: Any, variable: str) -> float | list[float]:

@@ -1,7 +1,8 @@
 """Observation operators: the model equivalent H(x) of each observation.
 
 Interpolation is bilinear in the horizontal and linear in log p between the standard levels. 2-metre temperature is
-corrected from the model's orography to the station's height. Precipitation and OLR are interpolated from the fields
+corrected from the model's orography to the station's height. Station pressure is msl brought to the station's height
+with that same temperature (`physics.station_pressure_ratio`). Precipitation and OLR are interpolated from the fields
 that a learned operator (`learned`) computes from the two frames of each six hours, where a world has one. Dewpoint has
 no operator. The rows of these three become observation planes of their own, which trained assimilators learn to read.
 """
@@ -14,17 +15,30 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
-from dacycle.forecast_adapter.physics import LAPSE_RATE, station_pressure_ratio
+from dacycle.forecast_adapter.physics import (
+    DRY_AIR_GAS_CONSTANT,
+    GRAVITY,
+    LAPSE_RATE,
+    ZERO_CELSIUS,
+    station_pressure_ratio,
+)
 from dacycle.obs_ingest.operators.learned import LearnedFields, over_periods
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 
 __all__ = [
     "MSL_HEIGHT_LIMIT",
+    "REDUCTION_TEMPERATURE_ERROR",
     "equivalents",
+    "reduction_error",
 ]
 
 MSL_HEIGHT_LIMIT = 750.0
 """Metres; above it, pressure reduced to sea level depends more on the reduction than on the air."""
+
+REDUCTION_TEMPERATURE_ERROR = 4.0
+"""Kelvins by which the mean temperature of the column between a station and sea level is uncertain, one standard
+deviation: an inversion, humidity (up to 3 K of virtual temperature), the background's error, and how a model or a
+service reduces pressure."""
 
 _SURFACE = ("t2m", "msl", "u10", "v10")
 
@@ -55,20 +69,38 @@ def equivalents(
     surface = np.concatenate([state[[index(name) for name in _SURFACE]], orography[None]], dtype=np.float64)
     rows = np.nonzero(np.isin(codes, [VARIABLES.index(name) for name in (*_SURFACE, "ps")]))[0]
     points, back = _points(latitude[rows], longitude[rows])
-    fields = interpolate_to_points(surface, grid, points.real, points.imag)
-    for k, name in enumerate(_SURFACE):
-        of_name = codes[rows] == VARIABLES.index(name)
-        model[rows[of_name]] = fields[k, back[of_name]]
-        if name == "t2m":
-            model[rows[of_name]] -= LAPSE_RATE * (elevation[rows[of_name]] - fields[-1, back[of_name]])
-    low = (codes[rows] == VARIABLES.index("ps")) & (elevation[rows] <= MSL_HEIGHT_LIMIT)
-    sea_level = fields[_SURFACE.index("msl"), back[low]]
-    model[rows[low]] = sea_level * station_pressure_ratio(elevation[rows[low]])
+    *fields, ground = interpolate_to_points(surface, grid, points.real, points.imag)[:, back]
+    at_rows = dict(zip(_SURFACE, fields, strict=True))
+    at_rows["t2m"] -= LAPSE_RATE * (elevation[rows] - ground)
+    low = np.where(_are(codes[rows], "ps") & (elevation[rows] <= MSL_HEIGHT_LIMIT), elevation[rows], np.nan)
+    at_rows["ps"] = at_rows["msl"] * station_pressure_ratio(low, at_rows["t2m"])
+    for name, values in at_rows.items():
+        of_name = _are(codes[rows], name)
+        model[rows[of_name]] = values[of_name]
     _upper_air(model, table, state, grid)
     learned = over_periods(table, [interval.values for interval in intervals], grid)
     model = np.where(np.isnan(learned), model, learned)
     model[np.abs(latitude) > _polar_circle(grid)] = np.nan
     return model
+
+
+def reduction_error(table: pd.DataFrame, equivalents: NDArray) -> NDArray[np.float64]:
+    """Return the error (n,) of station pressure's operator, Pa; 0 for other variables.
+
+    It is H(x_b) g |z| / (R T^2) times `REDUCTION_TEMPERATURE_ERROR`, with T = 273.15 K: 0.4 % of the height's own
+    difference in pressure for each kelvin, which is 18 Pa at 100 m and 120 Pa at 700 m.
+
+    Args:
+        table: observations, n rows.
+        equivalents: (n,) H(x_b); where it is NaN the error is 0.
+    """
+    slope = GRAVITY * REDUCTION_TEMPERATURE_ERROR / (DRY_AIR_GAS_CONSTANT * ZERO_CELSIUS**2)
+    error = slope * np.abs(table["elevation"].to_numpy()) * equivalents
+    return np.where(_are(table["variable"].array.codes, "ps"), np.nan_to_num(error), 0.0)
+
+
+def _are(codes: NDArray, name: str) -> NDArray[np.bool_]:
+    return codes == VARIABLES.index(name)
 
 
 def _polar_circle(grid: Grid) -> float:

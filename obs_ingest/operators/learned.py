@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dacycle.forecast_adapter.channels import NAMES, PLANES
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
@@ -122,7 +122,7 @@ class LearnedOperator:
         return [self(*pair) for pair in zip(states[-2::-1], states[:0:-1], strict=True)]
 
     def background_error(
-        self, table: pd.DataFrame, intervals: Sequence[LearnedFields], share: float
+        self, table: pd.DataFrame, intervals: Sequence[LearnedFields], state_error: Mapping[str, ArrayLike]
     ) -> NDArray[np.float64]:
         """Return the error (n,) of H(x_b) that quality control assumes, SI: the operator's and the background's.
 
@@ -132,10 +132,10 @@ class LearnedOperator:
         Args:
             table: observations, n rows.
             intervals: the operator's fields, as given to `equivalents`.
-            share: the background's part, in standard deviations of each variable.
+            state_error: the background's part, by variable, over six hours; SI, of a shape that broadcasts to (H, W).
         """
         errors = [
-            {name: np.hypot(error, share * self.std[name]) for name, error in interval.errors.items()}
+            {name: np.hypot(error, state_error[name]) for name, error in interval.errors.items()}
             for interval in intervals
         ]
         return over_periods(table, errors, self.grid)

@@ -102,7 +102,8 @@ def lapse_rate(departures: NDArray, heights: NDArray) -> float:
         spread = heights.std() if len(heights) else 0
         raise ObservationError(
             f"{len(departures)} departures of 2-metre temperature, with heights that differ by {spread:.0f} m, do not "
-            "give a lapse rate; give it (6.5 K/km is the standard atmosphere's, 0 leaves heights as they are)"
+            "give a lapse rate; give it with --lapse-rate (K/km: 6.5 is the standard atmosphere's, 0 leaves heights "
+            "as they are)"
         )
     fit = least_squares(lambda p: departures - p[0] + 1e-3 * p[1] * heights, (0.0, 6.5), loss="huber", f_scale=2.0)
     return float(1e-3 * fit.x[1])

@@ -2,28 +2,26 @@
 
 The checks run in this order, and the first one that fails gives the reason: missing value, unit, gross limits,
 position, station lists, window, cutoff, duplicates, station height, background check, no operator, buddy check, spatial
-consistency, withheld site, denied. Late values are set aside before duplicates are sought, so that a late value cannot
-displace one that had arrived. Sites are withheld before anything is denied, so that experiments which deny an
-observation type are compared against the same withheld values.
+consistency, withheld region, withheld site, denied. Late values are set aside before duplicates are sought, so that a
+late value cannot displace one that had arrived. Regions and sites are withheld before anything is denied, so that
+experiments which deny an observation type are compared against the same withheld values.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
-from dacycle.forecast_adapter.physics import station_pressure_ratio
-from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
+from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT, reduction_error
+from dacycle.obs_ingest.quality.background_error import BackgroundError
 from dacycle.obs_ingest.quality.limits import beyond_limits, other_unit
 from dacycle.obs_ingest.quality.spatial import buddy_check, spatial_consistency
 from dacycle.obs_ingest.quality.station_lists import StationList, has_station
-from dacycle.obs_ingest.quality.withheld import SALT, WITHHELD, withhold
+from dacycle.obs_ingest.quality.withheld import SALT, WITHHELD, withhold, withhold_regions
 from dacycle.obs_ingest.table import (
-    LEVEL_VARIABLES,
     PLANE_VARIABLES,
     REASONS,
     USES,
@@ -34,7 +32,7 @@ from dacycle.obs_ingest.table import (
 from dacycle.obs_ingest.window import HALF_WIDTH, Window
 
 __all__ = [
-    "BACKGROUND_ERROR",
+    "CYCLE_CHECKS",
     "HEIGHT_LIMIT",
     "USUAL_CHECKS",
     "WITHHELD",
@@ -43,14 +41,12 @@ __all__ = [
     "Selection",
     "background_at_rows",
     "check",
+    "first_estimate",
     "withhold",
 ]
 
 HEIGHT_LIMIT = 500.0
 """Metres between station and model orography beyond which 2-metre temperature and dewpoint are not comparable."""
-
-BACKGROUND_ERROR = 0.3
-"""Default of the background's error in the background check, in the world's standard deviations of each channel."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,10 @@ class Checks:
 
 
 USUAL_CHECKS = Checks()
-"""The default."""
+"""The default where the background's error is assumed."""
+
+CYCLE_CHECKS = Checks(background_check=3.4)
+"""The default where it is estimated (`background_error`): the limit then need not allow for a wrong one."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,8 @@ class Selection:
         cutoffs: cutoff by source; a source that is not named has the window's.
         deny: what is not assimilated: sources or variables by name (`olr`, `td2m`), or one variable of a source
             (`stations:tp`).
-        share, salt: of the withheld sites, see `withhold`.
+        share, salt, network: of the withheld sites, see `withhold`.
+        regions: share of the withheld regions, see `withheld.withhold_regions`.
         planes: observation planes that the assimilator takes; variables of the others are rejected as `no_operator`.
         checks: how strict quality control is.
     """
@@ -99,6 +99,8 @@ class Selection:
     deny: Collection[str] = ()
     share: float = WITHHELD
     salt: str = SALT
+    network: NDArray[np.float64] | None = None
+    regions: float = 0.0
     planes: Collection[str] = tuple(PLANE_VARIABLES)
     checks: Checks = USUAL_CHECKS
 
@@ -142,7 +144,7 @@ class _Verdicts:
 def background_at_rows(
     table: pd.DataFrame,
     equivalents: NDArray,
-    background_error: NDArray,
+    background_error: BackgroundError,
     grid: Grid,
     orography: NDArray,
     learned_error: NDArray | None = None,
@@ -152,20 +154,43 @@ def background_at_rows(
     Args:
         table: observations, n rows.
         equivalents: (n,) H(x_b), NaN where there is no operator.
-        background_error: (69,) standard deviation of the background's error per channel, SI.
+        background_error: of the background.
         grid, orography: the background's grid and its orography (H, W) in m.
         learned_error: (n,) standard deviation of the error of H(x_b) where a learned operator gave it, else NaN; see
             `learned.LearnedOperator.background_error`.
     """
     codes = table["variable"].array.codes
-    error = _background_error(table, codes, background_error)
+    error = background_error.at_rows(table)
     if learned_error is not None:
         error = np.where(np.isnan(learned_error), error, learned_error)
     return BackgroundAtRows(equivalents, error, _ground(table, codes, grid, orography))
 
 
+def first_estimate(
+    guess: BackgroundError,
+    table: pd.DataFrame,
+    window: Window,
+    at_rows: Callable[[BackgroundError], BackgroundAtRows],
+    selection: Selection,
+) -> BackgroundError:
+    """Return the error of a background that no earlier cycle tells of, from its own departures.
+
+    Args:
+        guess: the first guess of it.
+        table, window, selection: as for `check`, but no value is rejected for its departure.
+        at_rows: what quality control needs at the rows of the table, for an error of the background.
+    """
+    background = at_rows(guess)
+    lenient = replace(selection, checks=replace(selection.checks, background_check=np.inf))
+    checked = check(table, window, background, lenient)
+    departures = checked["value"].to_numpy() - background.equivalents
+    return guess.after(checked, departures, background.error, gain=1.0, most=np.inf)
+
+
 def check(table: pd.DataFrame, window: Window, background: BackgroundAtRows, selection: Selection) -> pd.DataFrame:
     """Return the table with `use` and `reason` decided, and `error` grown with the distance from the analysis time.
+
+    The error of station pressure grows with height as well (`columns.reduction_error`).
 
     Args:
         table: a checked table of n rows, from any number of sources.
@@ -189,6 +214,7 @@ def check(table: pd.DataFrame, window: Window, background: BackgroundAtRows, sel
     time, received = table["time"].to_numpy(), table["received"].to_numpy()
     distance = abs(time - window.time.astype("datetime64[s]"))
     error = table["error"].to_numpy() * np.sqrt(1 + (distance / HALF_WIDTH) ** 2)
+    error = np.hypot(error, reduction_error(table, background.equivalents))
 
     verdicts = _Verdicts(len(table))
     verdicts.mark(np.isnan(value), "missing_value")
@@ -210,14 +236,17 @@ def check(table: pd.DataFrame, window: Window, background: BackgroundAtRows, sel
         verdicts.mark(abs(departure) > limit, "background_check")
     on_channel = ~(np.isnan(background.equivalents) | _of_plane(codes))
     verdicts.mark(~on_channel & ~_on_plane(table, codes, selection.planes), "no_operator")
-    withheld, denied = withhold(table, selection.share, selection.salt), _denied(table, codes, selection.deny)
+    regions = withhold_regions(table, selection.regions, selection.salt)
+    withheld = withhold(table, selection.share, selection.salt, selection.network)
+    denied = _denied(table, codes, selection.deny)
     for name, test, threshold in (
         ("buddy_check", buddy_check, checks.buddy_check),
         ("spatial_consistency", spatial_consistency, checks.spatial_consistency),
     ):
         if threshold is not None:
-            buddies = verdicts.open & ~withheld & ~denied
+            buddies = verdicts.open & ~regions & ~withheld & ~denied
             verdicts.mark(test(table, departure / error, verdicts.open, buddies, threshold), name)
+    verdicts.mark(regions, "withheld_region", _WITHHELD)
     verdicts.mark(withheld, "withheld_site", _WITHHELD)
     verdicts.mark(denied, "denied")
     return table.assign(
@@ -249,13 +278,19 @@ def _late(
 
 
 def _duplicates(table: pd.DataFrame, distance: NDArray, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return all reports (n,) of a site, variable, pressure and period but the nearest to t; of equals, the first."""
+    """Return all reports (n,) of a site, variable, pressure and period but the nearest to t.
+
+    Of equally near ones of a source the one received last counts, because it may be a correction; of other equals the
+    first.
+    """
     rows = np.nonzero(candidates)[0]
     pressure = np.nan_to_num(table["pressure"].to_numpy()[rows])
     site, variable = table["site"].array.codes[rows], table["variable"].array.codes[rows]
     period = table["period"].to_numpy()[rows]
     quantity = site.astype(np.int64) * len(VARIABLES) + variable
-    order = np.lexsort((distance[rows], period, pressure, quantity))
+    received, source = table["received"].to_numpy()[rows], table["source"].array.codes[rows]
+    earliness = np.where(np.isnat(received), 0, -received.astype("datetime64[s]").astype(np.int64))
+    order = np.lexsort((earliness, source, distance[rows], period, pressure, quantity))
     same = np.zeros(len(rows), bool)
     same[1:] = (np.diff(quantity[order]) == 0) & (np.diff(pressure[order]) == 0) & (np.diff(period[order]) == 0)
     duplicates = np.zeros(len(table), bool)
@@ -276,22 +311,6 @@ def _height_mismatch(table: pd.DataFrame, codes: NDArray, height: NDArray) -> ND
     """Return screen-level values from an unknown height or too far from the model's ground, and msl from too high."""
     reduced = (codes == VARIABLES.index("msl")) & (table["elevation"].to_numpy() > MSL_HEIGHT_LIMIT)
     return reduced | (np.isin(codes, _SCREEN_LEVEL) & ~(abs(height) <= HEIGHT_LIMIT))
-
-
-def _background_error(table: pd.DataFrame, codes: NDArray, background_error: NDArray) -> NDArray:
-    """Return the background's error (n,) at each row, linear in log p aloft; NaN without a channel."""
-    error = np.full(len(table), np.nan)
-    for name in ("t2m", "msl", "u10", "v10"):
-        error[codes == VARIABLES.index(name)] = background_error[index(name)]
-    rows = codes == VARIABLES.index("ps")
-    ratio = station_pressure_ratio(np.maximum(table["elevation"].to_numpy()[rows], 0))
-    error[rows] = background_error[index("msl")] * ratio
-    log_pressure = np.log(table["pressure"].to_numpy())
-    for name in LEVEL_VARIABLES:
-        rows = codes == VARIABLES.index(name)
-        first = NAMES.index(f"{name}{LEVELS[0]}")
-        error[rows] = np.interp(log_pressure[rows], LOG_LEVELS, background_error[first : first + len(LEVELS)])
-    return error
 
 
 def _of_plane(codes: NDArray, planes: Collection[str] = tuple(PLANE_VARIABLES)) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dacycle.common.foreign import decode_text, reading
 from dacycle.obs_ingest.table import VARIABLES, ObservationError, is_position, site_names
 
 __all__ = ["COLUMNS", "StationList", "has_station", "read_station_list"]
@@ -72,15 +73,14 @@ def read_station_list(path: Path | str) -> StationList:
         ObservationError: naming the file, the line and the remedy.
     """
     path = Path(path)
-    try:
+    with reading(path, ObservationError):
         content = path.read_bytes()
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        text = decode_text(content, path, ObservationError)
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         header = [name.strip() for name in rows.fieldnames or ()]
         rows.fieldnames = header
         _check_header(header, path)
         lines = [_line(row, f"{path}, line {rows.line_num}") for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ObservationError(f"{path}: cannot be read as a station list in CSV: {error}") from None
     columns = ("station", "site", "variable", "from", "to")
     return StationList(path, hashlib.sha256(content).hexdigest(), pd.DataFrame(lines, columns=columns))
 

@@ -7,7 +7,8 @@ from dacycle.forecast_adapter.channels import CHANNELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, conservative_average
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.world import World
-from dacycle.obs_ingest.errors.model import standard_error
+from dacycle.obs_ingest.errors.model import ERRORS
+from dacycle.obs_ingest.simulation.drawn_errors import ErrorDraw
 from dacycle.obs_ingest.simulation.stations import Simulated, hour_of
 from dacycle.obs_ingest.sources.base import Inventory, duration
 from dacycle.obs_ingest.table import VARIABLES, ObservationError, make_table, site_names
@@ -50,6 +51,7 @@ class Olr(Simulated):
         latitude, longitude = np.meshgrid(self._raster.latitude, self._raster.longitude, indexing="ij")
         self._latitude, self._longitude = latitude.ravel(), longitude.ravel()
         self._site = site_names(self._latitude, self._longitude)
+        self._errors = ErrorDraw(world.grid, self._latitude, self._longitude)
 
     def _observes(self, time: np.datetime64) -> bool:
         return bool(hour_of(time) % self._hours == 0)
@@ -58,8 +60,9 @@ class Olr(Simulated):
         fields = [self.world.reference.surface(time - k * STEP)["olr"].values for k in range(self._hours // 6)]
         truth = conservative_average(np.mean(fields, axis=0), self.world.grid, self._raster).ravel().astype(float)
         n = len(truth)
-        error = standard_error("olr", truth)
-        value = self._gross(truth + error * generator.standard_normal(n), error, generator)
+        shared, own = ERRORS["olr"].parts(truth)
+        error = np.sqrt(shared + own)
+        value = self._gross(truth + self._errors.surface(shared, own, generator), error, generator)
         sent = np.nonzero(generator.random(n) >= self._missing_rate)[0]
         inventory.found, inventory.decoded, inventory.missing = n, len(sent), n - len(sent)
         return make_table(

@@ -11,9 +11,9 @@ The files differ from a draw in the process, beyond rounding, by:
 * Names. Stations without a WMO number have a WIGOS identifier without an issuer, such as `0-0-0-ENGM`.
 * Height of sondes. A simulated sounding begins above the model's ground, which is not at the height of its station. The
   height is left out, because the check of the lowest thickness would reject it.
-* Checks of soundings. Drawn errors include representativeness, independent from level to level, which real soundings do
-  not have: the limits for sensors reject a tenth of all values. With `tolerance: 3` they reject 5 of 18454, and gross
-  errors in z and t with the values that depend on them.
+* Checks of soundings. Temperatures have representativeness errors that differ from level to level, which real soundings
+  do not have: the limits for sensors reject 3 % of all values. With `tolerance: 3` they reject hardly any beside the
+  gross errors in z and t and the values that depend on them.
 * Humidity is written as a dewpoint, and so never 0 or less: 1e-12 instead. A gross error below 0, which the gross
   limits reject in a draw, becomes dry air, which the background check judges.
 * Errors are stated by the readers. That of precipitation grows with the value read, also with a gross error; in a draw

@@ -1,9 +1,9 @@
 """Simulated stations and sondes: observations drawn from a world's reference at real positions and heights.
 
-A value is the reference at the station, plus instrument and representativeness error. Gross errors, missing reports and
-late reports occur as in practice. A draw is a pure function of (seed, name, time), in any process and after any other
-draw. An error that grows with the value is computed from the observed value or from climatology: computed from the
-true value, it would tell the assimilator the truth.
+A value is the reference at the station, plus an error that `drawn_errors` draws; the stations in a cell of the world's
+grid share a part of it. Gross errors, missing reports and late reports occur as in practice. A draw is a pure function
+of (seed, name, time), in any process and after any other draw. An error that grows with the value is computed from the
+observed value or from climatology: computed from the true value, it would tell the assimilator the truth.
 """
 
 import hashlib
@@ -20,8 +20,9 @@ from dacycle.forecast_adapter.channels import LEVELS, index
 from dacycle.forecast_adapter.grid import interpolate_to_points
 from dacycle.forecast_adapter.physics import DEWPOINT_LAPSE_RATE, LAPSE_RATE
 from dacycle.forecast_adapter.worlds.world import World
-from dacycle.obs_ingest.errors.model import HUMIDITY_TOP, level_errors, standard_error
+from dacycle.obs_ingest.errors.model import ERRORS, HUMIDITY_TOP, level_parts, standard_error
 from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
+from dacycle.obs_ingest.simulation.drawn_errors import ErrorDraw
 from dacycle.obs_ingest.sources.base import Inventory, duration, take_inventory
 from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import VARIABLES, ObservationError, empty_table, make_table, site_names
@@ -102,6 +103,12 @@ class _AtStations(Simulated):
         self._site = site_names(self._latitude, self._longitude)
         self._station = pd.Categorical(stations["station"].astype(str))
         self._orography = self._at_stations(world.orography)
+        self._errors = ErrorDraw(world.grid, self._latitude, self._longitude)
+
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """Latitude and longitude (n, 2) of all stations of the list."""
+        return np.stack([self._latitude, self._longitude], axis=1)
 
     def _at_stations(self, fields: NDArray) -> NDArray:
         return interpolate_to_points(fields, self.world.grid, self._latitude, self._longitude)
@@ -187,8 +194,8 @@ class Stations(_AtStations):
 
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
         truth = self._truth(time)
-        noise = generator.standard_normal(truth.shape)
-        value = np.stack([x + standard_error(v, x) * e for v, x, e in zip(self.VARIABLES, truth, noise, strict=True)])
+        shared, own = zip(*(ERRORS[v].parts(x) for v, x in zip(self.VARIABLES, truth, strict=True)), strict=True)
+        value = truth + self._errors.surface(np.stack(shared), np.stack(own), generator)
         t2m, td2m, tp = 0, 1, 5
         value[td2m] = np.minimum(value[td2m], value[t2m])
         value[tp] = np.where(truth[tp] > _PRECIPITATION_THRESHOLD, np.maximum(value[tp], 0), 0.0)
@@ -255,8 +262,8 @@ class Sondes(_AtStations):
         pressure = _PRESSURES[:, None]
         truth = self._at_stations(self.world.reference.array(time)[4:]).astype(float)
         truth = truth.reshape(len(self.VARIABLES), len(LEVELS), -1)
-        error = level_errors(self.world, time, self._latitude, self._longitude)
-        value = truth + error * generator.standard_normal(truth.shape)
+        shared, own = level_parts(self.world, time, self._latitude, self._longitude)
+        value, error = truth + self._errors.soundings(shared, own, generator), np.sqrt(shared + own)
         humidity = value[self.VARIABLES.index("q")]
         np.maximum(humidity, 0, out=humidity)
         value = self._gross(value, error, generator)

@@ -5,15 +5,16 @@ A cycle loses only the file that cannot be read: the file is counted and named, 
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.obs_ingest.sources import fetch
 from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, duration
@@ -29,20 +30,16 @@ _DIGITS = 16
 _UNREADABLE = "unreadable"
 """Stands for the digest of a file that cannot be read."""
 
-_DAMAGE = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pa.ArrowException,
-)
-"""Exceptions that libraries raise on damaged files."""
-
 T = TypeVar("T")
+
+
+def _is_data(path: Path) -> bool:
+    """Return whether it is a file or folder, or cannot be looked at; reading a pipe or a device may never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 class Remembered(Generic[T]):
@@ -66,11 +63,10 @@ class Remembered(Generic[T]):
         stamp = (status.st_size, status.st_mtime_ns)
         if path not in self._results or self._results[path][0] != stamp:
             try:
-                self._results[path] = stamp, self._function(path)
+                with reading(path, ObservationError):
+                    self._results[path] = stamp, self._function(path)
             except ObservationError as error:
                 self._results[path] = stamp, error
-            except _DAMAGE as error:
-                self._results[path] = stamp, ObservationError(f"{path}: cannot be read: {error}")
         result = self._results[path][1]
         if isinstance(result, ObservationError):
             raise ObservationError(str(result))
@@ -82,18 +78,13 @@ class Remembered(Generic[T]):
 
 
 def _status(path: Path) -> os.stat_result:
-    try:
+    with reading(path, ObservationError):
         return path.stat()
-    except OSError as error:
-        raise ObservationError(f"{path}: cannot be read: {error}") from None
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
-    except OSError as error:
-        raise ObservationError(f"{path}: cannot be read: {error}") from None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
 
 digest: Callable[[Path], str] = Remembered(_sha256)
@@ -141,18 +132,23 @@ class Files:
         """
         files: set[Path] = set()
         for place in self._places:
-            if is_url(place):
-                files.update(fetch.mirror(place, patterns=self._patterns))
-            elif Path(place).is_dir():
-                files.update(file for pattern in self._patterns for file in Path(place).glob(pattern))
-            elif Path(place).exists():
-                files.add(Path(place))
-            else:
-                files.update(map(Path, glob(place, recursive=True)))
+            with reading(place, ObservationError):
+                files.update(filter(_is_data, self._at(place)))
         if not files:
             places = ", ".join(self._places)
             raise ObservationError(f"source {self._source}: no file ({', '.join(self._patterns)}) at {places}")
         return sorted(files)
+
+    def _at(self, place: str) -> Iterable[Path]:
+        """Return the files at one place; hidden ones in a folder are unfinished, or notes of a system."""
+        if is_url(place):
+            return fetch.mirror(place, patterns=self._patterns)
+        if Path(place).is_dir():
+            found = (file for pattern in self._patterns for file in Path(place).glob(pattern))
+            return [file for file in found if not file.name.startswith(".")]
+        if Path(place).exists():
+            return [Path(place)]
+        return map(Path, glob(place, recursive=True))
 
     def read(self, window: Window, inventory: Inventory, read: Callable[[Path], T]) -> dict[Path, T]:
         """Read the files that hold something of the window.

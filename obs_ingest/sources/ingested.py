@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import dacycle
 from dacycle.common.files import whole
+from dacycle.common.foreign import reading
 from dacycle.obs_ingest.sources.base import FileSource, Inventory, build_source, take_inventory
 from dacycle.obs_ingest.sources.files import digest
 from dacycle.obs_ingest.table import ObservationError, from_arrow, to_arrow
@@ -28,7 +28,6 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["IngestedWindow", "TableFolder", "ingest", "total", "window_file", "write_table"]
 
 _NOTES = b"dacycle"
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,10 @@ def write_table(path: Path, table: pd.DataFrame, notes: Mapping[str, Any] | None
 def _inventory(path: Path, made_of: str) -> Inventory | None:
     """Return the inventory of a window's file; None where it has another digest, is not there, or is damaged."""
     try:
-        notes = json.loads(pq.read_schema(path).metadata[_NOTES])
-        return Inventory(**notes["inventory"]) if notes["made_of"] == made_of else None
-    except _DAMAGE:
+        with reading(path, ObservationError):
+            notes = json.loads(pq.read_schema(path).metadata[_NOTES])
+            return Inventory(**notes["inventory"]) if notes["made_of"] == made_of else None
+    except ObservationError:
         return None
 
 
@@ -157,14 +157,14 @@ class TableFolder:
             ObservationError: the window was not ingested, or its file is damaged.
         """
         path = self._path(window)
-        try:
+        with reading(path, ObservationError):
             with pq.ParquetFile(path) as file:
                 arrow = file.read()
+            if _NOTES not in (arrow.schema.metadata or {}):
+                raise ObservationError(f"{path}: is not a table of `dacycle ingest`")
             notes = json.loads(arrow.schema.metadata[_NOTES])
             inventory = Inventory(**notes["inventory"])
             table = from_arrow(arrow.replace_schema_metadata(None), str(path))
-        except _DAMAGE as error:
-            raise ObservationError(f"{path}: is not a table of `dacycle ingest`, or damaged: {error}") from None
         table["source"] = pd.Categorical.from_codes(np.zeros(len(table), np.int8), [self.name])
         inventory.source, inventory.latency = self.name, None
         inventory.files, inventory.digests = [str(path)], self.inputs(window)

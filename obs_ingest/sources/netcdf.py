@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from xarray.coders import CFDatetimeCoder
 
+from dacycle.common.foreign import reading
 from dacycle.obs_ingest.table import ObservationError, is_position, site_names
 
 __all__ = ["STAMPS", "Fields", "Points", "Wanted", "describe"]
@@ -26,9 +29,11 @@ STAMPS: dict[str, float] = {"start": 0.0, "middle": 0.5, "end": 1.0}
 
 LONGEST = np.timedelta64(24, "h")
 
+_TIMES = CFDatetimeCoder(use_cftime=False, time_unit="s")
+_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+
 _MAGIC = {b"CDF": "scipy", b"\x89HD": "h5netcdf"}  # netCDF-3 and netCDF-4, by their first three bytes
 _LATITUDE, _LONGITUDE, _TIME = ("latitude", "lat"), ("longitude", "lon"), ("time", "valid_time")
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,9 @@ class Fields:
         with _opened(self.path) as dataset:
             data = dataset[self.variable]
             data = data.isel({time: which}) if time in data.dims else data.expand_dims(time)
-            try:
+            when = f"{self.start[which[0]]} to {self.end[which[-1]]}" if len(which) else "no time"
+            with reading(f"{self.path}: {self.variable} of {when}", ObservationError):
                 values = data.squeeze(_other_dims(data, self.dims)).transpose(time, *horizontal).to_numpy()
-            except _DAMAGE as error:
-                when = f"{self.start[which[0]]} to {self.end[which[-1]]}"
-                raise ObservationError(f"{self.path}: {self.variable} of {when} cannot be read: {error}") from None
         return values.reshape(len(which), -1).astype(float)
 
 
@@ -113,10 +116,8 @@ def describe(path: Path, wanted: Wanted) -> Fields:
         ObservationError: it is not a netCDF file, is damaged, has no such variable, or does not state where its points
             are or which hours its values cover; names the file, the variable and the remedy.
     """
-    try:
+    with reading(path, ObservationError):
         status = path.stat()
-    except OSError as error:
-        raise ObservationError(f"{path}: cannot be read: {error}") from None
     return _describe(path, status.st_size, status.st_mtime_ns, wanted)
 
 
@@ -144,21 +145,52 @@ def _describe(path: Path, size: int, modified: int, wanted: Wanted) -> Fields:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[xr.Dataset]:
-    try:
+    """Open a file; xarray reads as values are asked for, so that the guard holds for the whole block."""
+    with reading(path, ObservationError):
         with path.open("rb") as file:
             engine = _MAGIC.get(file.read(3))
         if engine is None:
             raise ObservationError(f"{path}: is not a netCDF file")
-        dataset = xr.open_dataset(path, engine=engine, decode_timedelta=False)
-    except ObservationError:
-        raise
-    except _DAMAGE as error:
-        raise ObservationError(f"{path}: cannot be opened as netCDF: {error}") from None
-    with dataset:
-        try:
-            yield dataset
-        except OSError as error:
-            raise ObservationError(f"{path}: cannot be read: {error}") from None
+        if engine == "h5netcdf":
+            _visit(path)
+        with xr.open_dataset(path, engine=engine, decode_cf=False) as coded:
+            _check_times(coded, path)
+            yield _decoded(coded, path)
+
+
+def _visit(path: Path) -> None:
+    """Open every object of an HDF5 file once: on a damaged one h5netcdf prints a traceback when it is thrown away."""
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: None)
+
+
+def _decoded(coded: xr.Dataset, path: Path) -> xr.Dataset:
+    try:
+        return xr.decode_cf(coded, decode_times=_TIMES, decode_timedelta=False)
+    except (ValueError, OverflowError) as problem:
+        raise ObservationError(
+            f"{path}: its times are no dates; their units are written as hours since 1900-01-01"
+        ) from problem
+
+
+def _check_times(coded: xr.Dataset, path: Path) -> None:
+    """Raise an error where times are not counted in the calendar of observations, or there is none."""
+    for time in (name for name in _TIME if name in coded.variables):
+        attrs, size = coded[time].attrs, coded[time].size
+        units, calendar = str(attrs.get("units", "")), str(attrs.get("calendar", "standard")).lower()
+        if not size:
+            raise ObservationError(f"{path}: {time} holds no time; the file is empty, or still being written")
+        if calendar not in _CALENDARS:
+            raise ObservationError(
+                f"{path}: {time} is of the calendar {calendar}, whose days are not those of observations; convert it, "
+                "for instance with `cdo setcalendar,standard IN OUT`"
+            )
+        since = re.search(r"\bsince\s+(\d+)-", units)
+        if since and int(since[1]) <= 1582 and calendar != "proleptic_gregorian":
+            raise ObservationError(
+                f"{path}: {time} is in {units!r}, from before the Gregorian calendar, which programs count in two "
+                "ways, days apart; convert it, for instance with `cdo setreftime,1900-01-01,00:00:00,hours IN OUT`"
+            )
 
 
 def _variable(dataset: xr.Dataset, wanted: Wanted, path: Path) -> str:
@@ -206,8 +238,10 @@ def _periods(
 ) -> tuple[NDArray[np.datetime64], NDArray[np.datetime64]]:
     """Return start and end (k,) of each field: from time bounds, or from the time stamp and the period."""
     attrs, stamps = dataset[time].attrs, np.atleast_1d(dataset[time].to_numpy())
-    if not stamps.size or not np.issubdtype(stamps.dtype, np.datetime64) or np.isnat(stamps).any():
-        raise ObservationError(f"{path}: {time} of {data.name} does not hold dates of the standard calendar")
+    if not np.issubdtype(stamps.dtype, np.datetime64) or np.isnat(stamps).any():
+        raise ObservationError(
+            f"{path}: {time} of {data.name} does not hold dates; its units are written as hours since 1900-01-01"
+        )
     bounds = dataset.get(attrs.get("bounds"))
     if bounds is not None and wanted.stamp is None and wanted.period is None:
         ends = np.atleast_2d(bounds.to_numpy()).T

@@ -18,6 +18,7 @@ from dacycle.forecast_adapter.physics import wind_components
 from dacycle.obs_ingest.errors.model import standard_error
 from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, take_inventory
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
+from dacycle.obs_ingest.sources.versions import SUPERSEDED, superseded
 from dacycle.obs_ingest.table import (
     VARIABLES,
     at_origin,
@@ -38,15 +39,23 @@ LOST = {
     "flagged": "value rejected by its provider",
     "unreadable": "value that cannot be read",
     "undirected": "wind without a direction",
+    "governed": "value of a statistic, a period or another time",
 }
 """Why values of a report are left out, by the record's field that counts them (a wind is two values)."""
 
 REPORT = np.dtype(
-    [("time", "M8[s]"), ("received", "M8[s]"), ("station", object), ("latitude", "f8"), ("longitude", "f8")]
+    [
+        ("time", "M8[s]"),
+        ("received", "M8[s]"),
+        ("version", "u4"),
+        ("station", object),
+        ("latitude", "f8"),
+        ("longitude", "f8"),
+    ]
     + [(name, "f4") for name in ("elevation", *VALUES)]
     + [(name, "u1") for name in LOST]
 )
-"""A report: UTC, degrees, m, and `VALUES` in SI; NaN and NaT where unknown."""
+"""A report: UTC, degrees, m, and `VALUES` in SI; NaN and NaT where unknown; `version` is a number, see `versions`."""
 
 _ELEVATIONS = (-500.0, 9000.0)  # m; no station is lower or higher, but codes for "unknown" are
 
@@ -229,7 +238,7 @@ class ReportFiles(ABC):
             return np.concatenate([reports, parsed.reports[timed:]])
 
         blocks = self._files.read(window, inventory, read).values()
-        reports = self._usable(np.concatenate([new_reports(0), *blocks]), inventory)
+        reports = self._usable(np.concatenate([new_reports(0), *blocks]), window, inventory)
         inventory.decoded = len(reports)
         table = surface_table(reports, self.name, inventory)
         return table, take_inventory(inventory, table, window)
@@ -264,8 +273,8 @@ class ReportFiles(ABC):
             return parsed
         return Parsed(parsed.reports[order], parsed.problems)
 
-    def _usable(self, reports: NDArray, inventory: Inventory) -> NDArray:
-        """Return the reports with a time and a position, each once."""
+    def _usable(self, reports: NDArray, window: Window, inventory: Inventory) -> NDArray:
+        """Return the reports with a time and a position, each once and in its last version."""
         inventory.found += len(reports)
         reports = _keep(reports, ~np.isnat(reports["time"]), "no time", inventory)
         latitude, longitude = reports["latitude"], reports["longitude"]
@@ -273,6 +282,8 @@ class ReportFiles(ABC):
         reports = _keep(reports, placed, "no position", inventory)
         reports = reports[np.lexsort((reports["received"], reports["time"]))]
         reports = _keep(reports, ~_repeated(reports), "repeated report", inventory)
+        old = superseded(reports["station"], reports["time"], reports["version"], reports["received"], window)
+        reports = _keep(reports, ~old, SUPERSEDED, inventory)
         low, high = _ELEVATIONS
         unknown = (reports["elevation"] < low) | (reports["elevation"] > high)
         reports["elevation"][unknown] = np.nan
@@ -292,6 +303,6 @@ def _keep(reports: NDArray, good: NDArray[np.bool_], reason: str, inventory: Inv
 
 
 def _repeated(reports: NDArray) -> NDArray[np.bool_]:
-    """Return which reports repeat an earlier one of the same station, place, time and values."""
-    same = ("time", "station", "latitude", "longitude", *VALUES)
+    """Return which reports repeat an earlier one of the same station, place, time, version and values."""
+    same = ("time", "station", "version", "latitude", "longitude", *VALUES)
     return pd.DataFrame({name: reports[name] for name in same}).duplicated().to_numpy()

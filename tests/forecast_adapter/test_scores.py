@@ -146,69 +146,6 @@ def test_divergence_of_a_smoothed_field_by_hand():
     assert scores.spectral_divergence(np.array([0.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0])) == np.inf
 
 
-@given(st.floats(-50, 50), st.floats(0.1, 10), st.integers(0, 100))
-@settings(max_examples=25)
-def test_mean_interval_moves_and_stretches_with_the_series(shift, scale, seed):
-    series = np.random.default_rng(seed).normal(size=60)
-    plain = scores.mean_interval(series, block=4, samples=200)
-    moved = scores.mean_interval(scale * series + shift, block=4, samples=200)
-    assert plain.low < plain.estimate < plain.high
-    for name in ("estimate", "low", "high"):
-        assert getattr(moved, name) == pytest.approx(scale * getattr(plain, name) + shift, abs=1e-8)
-
-
-@pytest.mark.parametrize("memory", [0.0, 0.5])
-def test_intervals_cover_the_truth_about_as_often_as_they_say(memory):
-    """The series is 56 cycles of an AR(1) process in blocks of two days; percentiles alone would cover 83 to 87 %."""
-    generator = np.random.default_rng(5)
-    trials, held_mean, held_trend = 200, 0, 0
-    for trial in range(trials):
-        noise = generator.normal(size=256)
-        for i in range(1, noise.size):
-            noise[i] += memory * noise[i - 1]
-        series = 2 + noise[-56:]
-        days = np.arange(56) / 4
-        mean = scores.mean_interval(series, block=8, samples=300, seed=trial)
-        trend = scores.trend_interval(days, series + 0.7 * days, block=8, samples=300, seed=trial)
-        held_mean += mean.low < 2 < mean.high
-        held_trend += trend.low < 0.7 < trend.high
-    assert 0.85 < held_mean / trials <= 0.99
-    assert 0.85 < held_trend / trials <= 0.99
-
-
-def test_memory_widens_an_interval():
-    noise = np.random.default_rng(1).normal(size=400)
-    slow = np.convolve(noise, np.ones(8), mode="same")
-    single = scores.mean_interval(slow, block=1)
-    blocks = scores.mean_interval(slow, block=8)
-    assert blocks.high - blocks.low > 1.5 * (single.high - single.low)
-
-
-def test_trend_estimate_is_the_least_squares_slope():
-    days = np.sort(np.random.default_rng(2).uniform(0, 30, 50))
-    values = 3 - 0.2 * days + np.random.default_rng(3).normal(size=50)
-    found = scores.trend_interval(days, values, block=4)
-    assert found.estimate == pytest.approx(np.polyfit(days, values, 1)[0])
-    assert found.excludes_zero
-
-
-@pytest.mark.parametrize(("size", "there"), [(19, False), (20, True)])
-def test_an_interval_needs_four_blocks(size: int, there: bool) -> None:
-    series = np.random.default_rng(0).normal(size=size)
-    for found in (scores.mean_interval(series, 5), scores.trend_interval(np.arange(size), series, 5)):
-        assert np.isfinite([found.low, found.high]).tolist() == [there, there]
-        assert np.isfinite(found.estimate)
-
-
-def test_a_short_run_gets_no_interval_and_a_hole_is_refused():
-    short = scores.mean_interval(np.arange(15.0), block=4)
-    assert short.estimate == 7
-    assert np.isnan([short.low, short.high]).all()
-    assert not short.excludes_zero
-    with pytest.raises(ValueError, match="finite"):
-        scores.mean_interval(np.array([1.0, np.nan, 3.0]), block=1)
-
-
 def test_lead_time_lost_by_hand():
     leads = np.array([0.0, 6.0, 12.0, 18.0, 24.0])
     reference = np.array([0.0, 1.0, 2.0, 3.0, 4.0])

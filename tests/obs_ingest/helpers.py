@@ -5,6 +5,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from dacycle.forecast_adapter.grid import Grid
+from dacycle.obs_ingest.quality.background_error import BANDS, BackgroundError
 from dacycle.obs_ingest.quality.control import Selection, background_at_rows, check
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, make_table, site_names
 from dacycle.obs_ingest.window import Window
@@ -66,6 +67,12 @@ def checked(
     learned_error: np.ndarray | None = None,
     **selection: object,
 ) -> pd.DataFrame:
-    """Return the table after quality control against a gridded background."""
-    background = background_at_rows(table, equivalents, background_error, grid, orography, learned_error)
+    """Return the table after quality control against a gridded background with an error (69,) for each channel."""
+    error = everywhere(background_error)
+    background = background_at_rows(table, equivalents, error, grid, orography, learned_error)
     return check(table, window, background, Selection(**selection))
+
+
+def everywhere(error: np.ndarray) -> BackgroundError:
+    """Return an error (69,) of the background that is the same at all latitudes, and 0 for precipitation and OLR."""
+    return BackgroundError(np.repeat(np.append(error, (0.0, 0.0))[:, None], len(BANDS), axis=1))

@@ -11,9 +11,10 @@ from dacycle.forecast_adapter.channels import LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import cells, get_grid
 from dacycle.forecast_adapter.physics import humidity_from_dewpoint, station_pressure_ratio
 from dacycle.obs_ingest.errors.model import ERRORS, standard_error
+from dacycle.obs_ingest.errors.table import ErrorTable
 from dacycle.obs_ingest.operators.columns import equivalents
-from dacycle.obs_ingest.superobs import grid_observations
-from dacycle.obs_ingest.table import ObservationError, concatenate
+from dacycle.obs_ingest.superobs import grid_observations, superob_departures
+from dacycle.obs_ingest.table import ObservationError, add_departures, concatenate
 from tests.obs_ingest.helpers import observations
 
 GRID = get_grid("5.625deg")
@@ -49,17 +50,66 @@ def test_identical_departures_give_the_cells_background_plus_that_departure(n, d
     result = gridded(table.assign(value=h + departure), h, state)
     y, x = (int(k[0]) for k in cells(GRID, lat[:1], lon[:1]))
     assert result.values[index("t2m"), y, x] == pytest.approx(state[index("t2m"), y, x] + departure, abs=1e-3)
-    share = ERRORS["t2m"].instrument_share(280.0)
-    assert result.errors[index("t2m"), y, x] == pytest.approx(error * np.sqrt(1 - share + share / n), rel=1e-5)
+    shared, own = ERRORS["t2m"].parts(280.0)
+    expected = error * np.sqrt((shared + own / n) / (shared + own))
+    assert result.errors[index("t2m"), y, x] == pytest.approx(expected, rel=1e-5)
     assert (result.errors > 0).sum() == 1
 
 
-def test_one_observation_keeps_its_error_and_many_keep_the_representativeness():
+def test_one_observation_keeps_its_error_and_many_keep_the_shared_representativeness():
     error = float(standard_error("msl", 101000.0))
     one = gridded(observations("msl", [101000.0], error=error))
-    many = gridded(observations("msl", np.full(1000, 101000.0), error=error))
+    many = gridded(observations("msl", np.full(10000, 101000.0), error=error))
     assert one.errors.max() == pytest.approx(error)
-    assert many.errors.max() == pytest.approx(ERRORS["msl"].representativeness, rel=1e-2)
+    assert many.errors.max() == pytest.approx(80 * np.sqrt(0.4), rel=1e-2)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0.5, 3), min_size=2, max_size=12), st.integers(0, 1000))
+def test_rows_with_larger_errors_weigh_less_and_the_error_is_that_of_the_weighted_mean(errors, seed):
+    """A report from three hours away has a larger error. The error is computed here from the whole covariance."""
+    departures, errors = np.random.default_rng(seed).normal(0, 5, len(errors)), np.array(errors)
+    result = gridded(observations("msl", departures, error=errors), h=np.zeros(len(errors)), state=background() * 0)
+    weights = errors**-2 / (errors**-2).sum()
+    share = 0.4 * 80**2 / (80**2 + 30**2)
+    covariance = share * np.outer(errors, errors) + (1 - share) * np.diag(errors**2)
+    y, x = (int(k[0]) for k in cells(GRID, [50.0], [10.0]))
+    assert result.values[index("msl"), y, x] == pytest.approx(weights @ departures, rel=1e-4, abs=1e-4)
+    assert result.errors[index("msl"), y, x] == pytest.approx(np.sqrt(weights @ covariance @ weights), rel=1e-5)
+
+
+def test_dry_gauges_do_not_outweigh_wet_ones():
+    rain = np.array([0.0, 0.0, 0.0, 20.0])
+    result = gridded(observations("tp", rain, period=6.0, error=standard_error("tp", rain)))
+    assert result.values[index_of("tp6h")].max() == pytest.approx(5.0)
+
+
+def index_of(plane):
+    return len(NAMES) + ("tp6h", "olr", "q2m").index(plane)
+
+
+def test_departures_of_superobs_are_those_that_the_analysis_was_given():
+    rng = np.random.default_rng(0)
+    n = 300
+    table = concatenate(
+        [
+            observations(
+                name, rng.normal(0, 3, n), latitude=rng.uniform(-60, 60, n), longitude=rng.uniform(0, 360, n),
+                error=rng.uniform(1, 3, n), pressure=rng.choice([50000.0, 85000.0], n),
+            )
+            for name in ("t2m", "msl", "u")
+        ]
+    )  # fmt: skip
+    zero = np.zeros(len(table))
+    made = gridded(table, h=zero, state=background() * 0)
+    superobs = superob_departures(add_departures(table, zero, zero + 1), GRID, ErrorTable())
+    channels = np.array(NAMES)[np.nonzero(made.errors[: len(NAMES)])[0]]
+    assert superobs["channel"].tolist() == channels.tolist()
+    assert superobs["stations"].sum() == 3 * n
+    assert superobs["o_b"].to_numpy() == pytest.approx(made.values[made.errors > 0], abs=1e-5)
+    assert superobs["o_a"].to_numpy() == pytest.approx(superobs["o_b"] - 1)
+    assert superobs["error"].to_numpy() == pytest.approx(made.errors[made.errors > 0], rel=1e-5)
+    assert superobs["scatter"].isna().tolist() == (superobs["stations"] == 1).tolist()
 
 
 @settings(max_examples=30)
@@ -161,8 +211,10 @@ def test_a_daily_mean_of_olr_says_less_about_six_hours_however_many_there_are():
 
 def test_dewpoint_becomes_humidity_at_the_stations_pressure():
     table = observations("td2m", [283.15], elevation=1000.0, error=1.5)
-    result = gridded(table, planes=("q2m",))
-    pressure = 101325 * station_pressure_ratio(1000.0)
+    state = background()
+    state[index("t2m")] = 284.0
+    result = gridded(table, state=state, planes=("q2m",))
+    pressure = 101325 * station_pressure_ratio(1000.0, 284.0)
     expected = humidity_from_dewpoint(283.15, pressure)
     assert result.values[69].max() == pytest.approx(expected, rel=1e-5)
     slope = humidity_from_dewpoint(283.65, pressure) - humidity_from_dewpoint(282.65, pressure)
@@ -175,7 +227,7 @@ def test_station_pressure_stands_in_for_sea_level_pressure_only_where_there_is_n
     ps = observations("ps", [0.0], elevation=500.0, error=100.0)
     h = equivalents(ps, state, GRID, np.zeros(GRID.shape))
     high = gridded(ps.assign(value=h + 100.0), h, state)
-    ratio = station_pressure_ratio(500.0)
+    ratio = h[0] / 101325
     assert high.values.max() == pytest.approx(101325 + 100 / ratio, rel=1e-6)
     assert high.errors.max() == pytest.approx(100 / ratio, rel=1e-5)
     both = concatenate([ps.assign(value=h + 5000.0), observations("msl", [101325.0])])

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dacycle.assimilators.networks.blocks import published
 from dacycle.assimilators.networks.blocks.base import Constants, weights_of
 from dacycle.assimilators.networks.blocks.denoiser import Context
 from dacycle.assimilators.networks.blocks.layers import RadialConvolution
@@ -54,6 +55,7 @@ USUAL, RANGE = 0.7, 1.6
 """Mean and standard deviation of the logarithm of the noise that a denoiser is trained with."""
 NEIGHBOURHOOD = 1500.0
 """Support in km of the kernel over which the spread is averaged."""
+GUIDANCES = ("solved", "published")
 Linear = Callable[[Tensor], Tensor]
 
 
@@ -67,6 +69,8 @@ class DiffusionSize:
         steps: of the sampler; the first three solve for the multipliers alone.
         pairs: of members.
         gradients: conjugate residuals in each step, beside the direction of the step before.
+        guidance: `solved`, or `published`: that of arXiv 2306.10574 (`blocks.published`), which needs more steps and
+            has no `gradients`.
         reach_km: distance beyond which an observation has no influence.
     """
 
@@ -79,6 +83,11 @@ class DiffusionSize:
     pairs: int = 1
     gradients: int = 2
     reach_km: int = 2500
+    guidance: str = "solved"
+
+    def __post_init__(self) -> None:
+        if self.guidance not in GUIDANCES:
+            raise ValueError(f"guidance: {self.guidance!r} is unknown; it is {' or '.join(GUIDANCES)}")
 
 
 class DiffusionNetwork(PriorNetwork, ABC):
@@ -99,15 +108,16 @@ class DiffusionNetwork(PriorNetwork, ABC):
         super().__init__(grid, constants, size.reach_km, planes)
         self.size = size
         members = 2 * size.pairs
-        self.stepping = Stepping(
-            size.steps,
-            (
-                Carried("sample", (members, *latent), "normal"),
-                Carried("denoised", (members, *latent)),
-                Carried("multipliers", (members, self.inputs, *grid.shape)),
-            ),
-        )
-        self.register_buffer("noise", noise_levels(size.steps), persistent=False)
+        self.published = size.guidance == "published"
+        carried = [Carried("sample", (members, *latent), "normal")]
+        if self.published:
+            carried += [Carried("shocks", (size.pairs, *latent), "normal")]
+        else:
+            carried += [Carried("denoised", (members, *latent))]
+            carried += [Carried("multipliers", (members, self.inputs, *grid.shape))]
+        self.stepping = Stepping(size.steps, tuple(carried))
+        levels = published.noise_levels if self.published else noise_levels
+        self.register_buffer("noise", levels(size.steps), persistent=False)
         self.context = Context(len(self.mean) + self.known, size.context)
         self.around = RadialConvolution(grid, (NEIGHBOURHOOD,))
 
@@ -143,10 +153,43 @@ class DiffusionNetwork(PriorNetwork, ABC):
         def observe(latent: Tensor) -> Tensor:
             return precision * self.equivalents(slope, size, self.decode(latent, context))
 
-        sample, denoised, multipliers = carried
         noise = self.noise.index_select(0, step)[:, None, None, None]
-        half = sample[: self.size.pairs]
-        sample = torch.where(step == 0, noise * torch.cat([half, -half]), sample)
+        half = carried[0][: self.size.pairs]
+        sample = torch.where(step == 0, noise * torch.cat([half, -half]), carried[0])
+        sampled = self._published_step if self.published else self._solved_step
+        guided, *carried_on = sampled(sample, step, noise, context, observe, precision, departure, carried[1:])
+
+        errors = self.decode(guided, context)
+        scale = self.std * self.error
+        analysis = background + gate * (size * errors.mean(0, keepdim=True) - bias) * scale
+        spread = self._spread(errors) * scale * self.calibration
+        return analysis, spread, *carried_on
+
+    def _published_step(
+        self, sample: Tensor, step: Tensor, noise: Tensor, context: Tensor, observe: Linear, precision: Tensor,
+        departure: Tensor, carried: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """Return the guided latents, and the carried tensors of the next step, as published."""
+        (shocks,) = carried
+        guide = published.guided_by(
+            lambda x, noise: self.denoise(x, noise, context), observe, precision * departure, precision
+        )
+        guided = guide(sample, noise)
+        ratio = self.noise[1] / self.noise[0]
+        sample = ratio * sample + (1 - ratio) * guided
+        noise = ratio * noise
+        return (
+            guided,
+            published.corrected(sample, guide(sample, noise), noise, published.shock_of(shocks, step)),
+            shocks,
+        )
+
+    def _solved_step(
+        self, sample: Tensor, step: Tensor, noise: Tensor, context: Tensor, observe: Linear, precision: Tensor,
+        departure: Tensor, carried: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """Return the guided latents, and the carried tensors of the next step, with the equation solved."""
+        denoised, multipliers = carried
         # The diagonal of the matrix if errors were independent, each of its usual size.
         diagonal = 1 + precision.square() * noise.square() / (1 + noise.square())
         guided, multipliers = self._guided(
@@ -157,12 +200,7 @@ class DiffusionNetwork(PriorNetwork, ABC):
         target = torch.where(step == SOLVING, guided, 1.5 * guided - 0.5 * denoised)
         ratio = self.noise[-1] / self.noise[-2]
         sample = torch.where(step < SOLVING, centred, ratio * sample + (1 - ratio) * target)
-
-        errors = self.decode(guided, context)
-        scale = self.std * self.error
-        analysis = background + gate * (size * errors.mean(0, keepdim=True) - bias) * scale
-        spread = self._spread(errors) * scale * self.calibration
-        return analysis, spread, sample, guided, multipliers
+        return guided, sample, guided, multipliers
 
     def _guided(
         self, x: Tensor, noise: Tensor, context: Tensor, observe: Linear, departure: Tensor, multipliers: Tensor,

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.common.files import write_whole
+from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cli.options import (
     ArchiveFolder,
@@ -96,8 +97,9 @@ def hindcast(
         with flows.embedded_server(archive / "prefect"):
             flows.hindcast(str(experiment), str(archive))
         return
+    last = cycle_time(until)
     for run in load_experiment(experiment).runs():
-        _run(run, Archive(archive, create=True), cycle_time(until), limit, threads)
+        _run(run, Archive(archive, create=True), last, limit, threads)
 
 
 def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, limit: int | None, threads: int) -> None:
@@ -170,9 +172,12 @@ def status(
     latest: list[tuple[str, CycleRecord]] = []
     for name in opened.branches():
         branch = opened.branch(name)
-        table.add_row(*_row(branch))
-        latest += [(name, record) for record in branch.recent_records(1)]
-        damage += branch.damaged() if check else []
+        try:
+            table.add_row(*_row(branch))
+            latest += [(name, record) for record in branch.recent_records(1)]
+            damage += branch.damaged() if check else []
+        except ArchiveError as error:
+            damage.append(str(error))
     console.print(table)
     for name, record in latest:
         _print_problems(f"{name} {record.id}", record)
@@ -265,6 +270,8 @@ def fork(
 ) -> None:
     """Begin an experiment on the past of another one, with some settings changed.
 
+    Run it again to finish after an interruption; what is there already is kept.
+
     Example: dacycle fork demo@20240110T00 no-olr --set 'deny=[olr]'
     """
     try:
@@ -272,21 +279,22 @@ def fork(
     except ValueError as error:
         raise ExperimentError(str(error)) from None
     path = output or Path(f"{name}.yaml")
-    if path.exists():
-        raise ExperimentError(f"{path} exists; give another --output")
     opened = Archive(archive)
-    if name in opened.branches():
-        raise ExperimentError(f"{archive} already has an experiment {name}")
     content = opened.branch(origin).experiment.as_dict()
     content |= {"name": name, "start": cycle_id(time + STEP), "cold_start": {"from": f"{origin}@{cycle_id(time)}"}}
     for setting in change or []:
         _change(content, setting)
     text = write_experiment(content)
+    if path.exists() and path.read_bytes() != text.encode():
+        raise ExperimentError(f"{path} exists; give another --output")
     described = parse_experiment(text, str(path))
+    if name in opened.branches() and opened.branch(name).experiment != described:
+        raise ExperimentError(f"{archive} already has an experiment {name}")
     load_inputs(described)
     with opened.write(described) as writer:
-        writer.fork()
-        path.write_text(text)
+        write_whole(path, text.encode())
+        if writer.next_time is None:
+            writer.fork()
     console.print(f"{name} begins after {donor}; go on with `dacycle hindcast {path} --archive {archive}`")
 
 
@@ -314,7 +322,9 @@ def rewind(
     """
     opened, target = Archive(archive), cycle_time(time)
     assert target is not None
-    later = int((opened.branch(name).times > target).sum())
+    # Counted in the list of commits, which can be read even where later cycles are damaged.
+    commits = opened.states.commits(opened.branch(name).name)
+    later = sum(commit.metadata.get("time", "") > cycle_id(target) for commit in commits)
     if not yes:
         typer.confirm(f"drop {later} cycles of {name} after {cycle_id(target)}?", abort=True)
     opened.rewind(name, target)

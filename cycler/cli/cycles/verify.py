@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads, cycle_time, progress_bar
 from dacycle.cycler.experiment import cycle_id
@@ -116,13 +117,13 @@ def scores(
 
     Example: dacycle scores demo --since 20240108T06 --picture demo.svg
     """
+    first, last = cycle_time(since), cycle_time(until)
     branch = Archive(archive).branch(experiment)
     world = load_world(branch.experiment.world)
-    first, last = cycle_time(since), cycle_time(until)
     times = branch.times.to_series()[first:last].index
     verification, free = verify(branch, world).within(times), verify_free_run(branch, world)
     if verification.errors.empty:
-        stretch = f"from {since or 'its first'} to {until or 'its last'}"
+        stretch = f"from {cycle_id(first) if first else 'its first'} to {cycle_id(last) if last else 'its last'}"
         raise ArchiveError(f"{experiment}: the archive and the reference share no cycle {stretch}")
     runs = {kind: verification.errors[verification.errors["kind"] == kind] for kind in ("analysis", "background")}
     colours = {name: name for name in (*runs, "free run")}
@@ -137,7 +138,7 @@ def scores(
     console.print(_withheld(verification.fits))
     if picture is not None:
         drawn = {name: errors for name, errors in runs.items() if against is None or name != "background"}
-        picture.write_text(figures.errors_over_time(drawn, colours).svg())
+        write_whole(picture, figures.errors_over_time(drawn, colours).svg().encode())
 
 
 def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], verification: Verification, trend_days: int) -> Table:
@@ -149,7 +150,7 @@ def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], verification: Ver
     if "free run" in runs:
         table.add_column("analysis / free run")
     if long:
-        table.add_column("analysis, trend a day (95 %)")
+        table.add_column("analysis, trend a day (95 %; effective sample size)")
         drifts = trends(verification, HEADLINE).query("kind == 'analysis'").set_index("of")
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
@@ -158,8 +159,9 @@ def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], verification: Ver
         if "free run" in runs:
             cells.append(f"{values[0] / values[-1]:.2f}")
         if long:
-            change, low, high = (factor * drifts.loc[f"{channel} error", name] for name in ("estimate", "low", "high"))
-            cells.append(f"{change:+.2g} ({low:+.2g} to {high:+.2g})")
+            trend = drifts.loc[f"{channel} error"]
+            change, low, high = (factor * trend[name] for name in ("estimate", "low", "high"))
+            cells.append(tables.with_interval(change, low, high, trend["effective"]))
         table.add_row(f"{channel} ({unit})", *cells)
     return table
 
@@ -200,6 +202,9 @@ def compare(
 ) -> None:
     """Compare experiment B with A at the times both have: changes of RMSE with paired 95 % intervals.
 
+    The last column is the effective sample size: the number of independent pairs that would tell as much. A change is
+    bold where its interval excludes zero and rests on ten of them at least.
+
     Example: dacycle compare demo demo-no-olr --output no-olr.html
     """
     opened = Archive(archive)
@@ -211,7 +216,7 @@ def compare(
     )
     for name in ("of", "channel"):
         table.add_column(name)
-    for name in (first, second, "change", "95 % interval"):
+    for name in (first, second, "change", "95 % interval", "effective"):
         table.add_column(name, justify="right")
     for row in comparison.table[comparison.table["region"].isin(["globe", ""])].to_dict("records"):
         table.add_row(*_cells(row))
@@ -222,8 +227,8 @@ def compare(
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     """Return one row of the comparison, in SI units; the change is bold where its interval excludes zero."""
-    change, low, high = (float(row[name]) for name in ("change", "low", "high"))
-    colour = "green" if high < 0 else "red" if low > 0 else None
+    change, low, high, effective = (float(row[name]) for name in ("change", "low", "high", "effective"))
+    colour = ("green" if change < 0 else "red") if row["excludes_zero"] else None
     percent = f"[bold {colour}]{change:+.1%}[/]" if colour else f"{change:+.1%}"
     interval = f"{low:+.1%} to {high:+.1%}" if np.isfinite(low) else "run too short"
     errors = [tables.number(float(row[name])) for name in ("rmse_a", "rmse_b")]
@@ -233,4 +238,5 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         *errors,
         percent,
         interval,
+        f"{effective:.0f}" if np.isfinite(effective) else "–",
     ]

@@ -1,12 +1,12 @@
 """The command that makes one analysis from files, and verifies it at stations that were held back."""
 
+from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 from rich.box import SIMPLE_HEAD
@@ -15,14 +15,21 @@ from rich.progress import track
 from rich.table import Table
 
 from dacycle.assimilators.classical.isotropic import ErrorStatistics
-from dacycle.cycler.cli.files.ingest import join_tables
+from dacycle.common.files import whole
+from dacycle.common.foreign import reading
+from dacycle.cycler.cli.files.ingest import join_tables, read_window
 from dacycle.cycler.cli.options import parse_hour
 from dacycle.cycler.single.surface_analysis import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.state import StateError
-from dacycle.forecast_adapter.states.points import PointFields, read_orography, read_points, write_points
+from dacycle.forecast_adapter.states.points import (
+    PointFields,
+    check_writable,
+    read_orography,
+    read_points,
+    write_points,
+)
 from dacycle.obs_ingest.quality.control import Checks
 from dacycle.obs_ingest.quality.station_lists import StationList, read_station_list
-from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.sources.ingested import write_table
 from dacycle.obs_ingest.table import UNITS, ObservationError, from_arrow
 from dacycle.obs_ingest.window import Window
@@ -42,7 +49,10 @@ def analyse(
         list[Path], typer.Option(help="SYNOP in BUFR, or a table of `dacycle ingest` (.parquet); may be repeated.")
     ],
     out: Annotated[
-        Path, typer.Option(help="The analysis to write, in the background's format; departures go beside it.")
+        Path,
+        typer.Option(
+            help="The analysis to write, .grib, or .nc or .zarr like its background; departures go beside it."
+        ),
     ],
     increments: Annotated[Path | None, typer.Option(help="File of analysis minus background.")] = None,
     time: Annotated[str | None, typer.Option(help="The time to analyse, if the background holds several.")] = None,
@@ -80,6 +90,9 @@ def analyse(
     """
     fields = _only(read_points(background, None if time is None else parse_hour(time)), channel)
     statistics = _statistics(background_error, observation_error, length, reach, fields)
+    for path in (out, increments):
+        if path is not None:
+            check_writable(path, fields)
     table = _read(observations, Window(fields.time))
     analyser = Analyser(
         fields,
@@ -92,7 +105,7 @@ def analyse(
     )
     analysis = analyser.analyse()
     console.print(_summary(fields, analysis))
-    for note in _notes(fields, analysis, orography, lapse_rate):
+    for note in (*fields.notes, *_notes(fields, analysis, orography, lapse_rate)):
         console.print(f"note: {note}", soft_wrap=True)
     if hold_back:
         salts = [f"dacycle analyse {seed} {split}" for split in range(splits)]
@@ -100,11 +113,13 @@ def analyse(
         for name in analysis.values:
             console.print(_held_back_table(name, hold_back, seed, [a.scores(name, "withheld") for a in tries]))
     departures = out.with_name(f"{out.stem}.departures.parquet")
-    write_table(departures, analysis.table)
-    write_points(out, fields, analysis.values, rest=True)
-    if increments is not None:
-        differences = {name: values - fields.values[name] for name, values in analysis.values.items()}
-        write_points(increments, fields, differences, rest=False)
+    with ExitStack() as together:  # all files get their names, or none
+        temporary = {path: together.enter_context(whole(path)) for path in (departures, out, increments) if path}
+        write_table(temporary[departures], analysis.table)
+        write_points(temporary[out], fields, analysis.values, rest=True)
+        if increments is not None:
+            differences = {name: values - fields.values[name] for name, values in analysis.values.items()}
+            write_points(temporary[increments], fields, differences, rest=False)
     summary = f"{', '.join(analysis.values)} at {fields.time}, by optimal interpolation"
     console.print(f"{out}: {summary}; departures in {departures}", soft_wrap=True)
 
@@ -143,29 +158,24 @@ def _statistics(
 
 
 def _read(files: list[Path], window: Window) -> pd.DataFrame:
-    """Return one table of all files, and print what each of them holds."""
-    tables = []
-    for file in files:
-        if not file.exists():
-            raise ObservationError(f"{file}: no such file")
-        if file.suffix == ".parquet":
-            tables.append(_read_table(file))
-            continue
-        reader = build_source({"source": "synop_bufr", "path": str(file), "cutoff": "none"}, None, 0)
-        table, inventory = reader.read(window)
+    """Return one table of all files, and print what they hold."""
+    tables = [_read_table(file) for file in files if file.suffix == ".parquet"]
+    bulletins = [str(file) for file in files if file.suffix != ".parquet"]
+    if bulletins:
+        table, inventory = read_window({"source": "synop_bufr"}, bulletins, window)
         tables.append(table)
         left_out = "".join(f", {count} left out: {reason}" for reason, count in inventory.skipped.items())
-        console.print(f"{file}: {inventory.decoded} of {inventory.found} messages decoded{left_out}", soft_wrap=True)
+        names = ", ".join(bulletins)
+        console.print(f"{names}: {inventory.decoded} of {inventory.found} messages decoded{left_out}", soft_wrap=True)
         for problem in inventory.problems:
             console.print(f"damaged: {problem}", soft_wrap=True)
     return join_tables(tables, files, window)
 
 
 def _read_table(file: Path) -> pd.DataFrame:
-    try:
-        return from_arrow(pq.read_table(file), str(file))
-    except (pa.ArrowException, OSError) as error:
-        raise ObservationError(f"{file}: cannot be read as Parquet: {error}") from None
+    with reading(f"{file}: a table in Parquet is expected", ObservationError):
+        table = pq.read_table(file)
+    return from_arrow(table, str(file))
 
 
 def _summary(fields: PointFields, analysis: SingleAnalysis) -> Table:

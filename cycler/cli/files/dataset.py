@@ -9,6 +9,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from dacycle.common.times import parse_time
 from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.cli.options import progress_bar
 from dacycle.cycler.experiment import parse_duration
@@ -60,8 +61,8 @@ def dataset(
         return
     if source is None or folder is None:
         raise typer.BadParameter("a product and a folder are needed, or --verify FOLDER")
-    folder.mkdir(parents=True, exist_ok=True)
     times = _times(source, start, end, every, without or [])
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"dataset {folder}"), progress_bar(console) as bar:
         task = bar.add_task(str(folder), total=None)
         try:
@@ -93,8 +94,8 @@ def _times(source: str, start: str | None, end: str | None, every: str, without:
     """Return the times that the options ask for; a bound that is not given is the product's."""
     try:
         step = parse_duration(every)
-        first, last = (None if text is None else pd.Timestamp(text) for text in (start, end))
-        left_out = np.array([as_hour(np.datetime64(text)) for text in without], "datetime64[h]")
+        first, last = (None if text is None else pd.Timestamp(parse_time(text)) for text in (start, end))
+        left_out = np.array([as_hour(text) for text in without], "datetime64[h]")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if step < pd.Timedelta(hours=1) or pd.Timedelta(days=1) % step:

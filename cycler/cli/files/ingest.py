@@ -63,30 +63,38 @@ def ingest(
     if time is not None and start is None and end is None:
         _one_window(source, files, options, Window(parse_hour(time)), out)
     elif time is None and start is not None and end is not None:
-        _period({**options, "source": source, "path": files}, parse_hour(start), parse_hour(end), out)
+        _period(
+            {**options, "source": source, "path": files}, parse_hour(start, "--start"), parse_hour(end, "--end"), out
+        )
     else:
         raise typer.BadParameter("give --time for one window, or --start and --end for a period")
 
 
 def _one_window(source: str, files: list[str], options: dict[str, Any], window: Window, out: Path) -> None:
-    tables, inventories = [], []
-    for file in files:
-        if not is_url(file) and not Path(file).exists():
-            raise ObservationError(f"{file}: no such file")
-        reader = build_source({"cutoff": "none", **options, "source": source, "path": file}, None, 0)
-        with console.status(f"reading {file}"):
-            table, inventory = reader.read(window)
-        tables.append(table)
-        inventories.append(inventory)
+    table, inventory = read_window({**options, "source": source}, files, window)
     title = f"{source}, window of {np.datetime_as_string(window.time, 'h')}"
-    console.print(_inventory_table(title, [Path(file).name for file in files], inventories))
-    for inventory in inventories:
-        for problem in inventory.problems:
-            console.print(f"damaged: {problem}", soft_wrap=True)
-    table = join_tables(tables, files, window)
+    column = Path(files[0]).name if len(files) == 1 else f"{len(files)} files"
+    console.print(_inventory_table(title, column, inventory))
+    for problem in inventory.problems:
+        console.print(f"damaged: {problem}", soft_wrap=True)
+    table = join_tables([table], files, window)
     write_table(out, table)
     stations = table["station"].nunique()
     console.print(f"{out}: {len(table)} values of {stations} stations", soft_wrap=True)
+
+
+def read_window(spec: dict[str, Any], files: list[str], window: Window) -> tuple[pd.DataFrame, Inventory]:
+    """Read a window from files as one source, so that of several versions of a report the last one counts.
+
+    Raises:
+        ObservationError: a file is not there, or none can be read.
+    """
+    for file in files:
+        if not (is_url(file) or Path(file).exists()):
+            raise ObservationError(f"{file}: no such file")
+    reader = build_source({"cutoff": "none", **spec, "path": files}, None, 0)
+    with console.status(f"reading {', '.join(files)}"):
+        return reader.read(window)
 
 
 def join_tables(tables: list[pd.DataFrame], files: Sequence[Path | str], window: Window) -> pd.DataFrame:
@@ -116,7 +124,7 @@ def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, fold
             console.print(f"interrupted after {len(done)} of {len(times)} windows; the same command goes on")
             raise typer.Exit(130) from None
     summed = total([window.inventory for window in done])
-    console.print(_inventory_table(f"{spec['source']}, {start} to {end}, {len(times)} windows", ["all"], [summed]))
+    console.print(_inventory_table(f"{spec['source']}, {start} to {end}, {len(times)} windows", "all", summed))
     for problem in summed.problems:
         console.print(f"damaged: {problem}", soft_wrap=True)
     content = {
@@ -140,25 +148,22 @@ def _options(texts: list[str]) -> dict[str, Any]:
     return options
 
 
-def _inventory_table(title: str, columns: list[str], inventories: list[Inventory]) -> Table:
-    """Return a column for each inventory and a row for each count."""
+def _inventory_table(title: str, column: str, inventory: Inventory) -> Table:
+    """Return a row for each count."""
     table = Table("", title=title)
-    for name in columns:
-        table.add_column(name, justify="right")
-    rows: dict[str, list[str]] = {
-        "files": [str(len(i.files)) for i in inventories],
-        "unreadable": [str(i.unreadable) for i in inventories],
-        "found": [str(i.found) for i in inventories],
-        "decoded": [str(i.decoded) for i in inventories],
+    table.add_column(column, justify="right")
+    rows: dict[str, object] = {
+        "files": len(inventory.files),
+        "unreadable": inventory.unreadable,
+        "found": inventory.found,
+        "decoded": inventory.decoded,
+        **{f"left out: {reason}": count for reason, count in inventory.skipped.items()},
+        "values missing": inventory.missing,
+        "median latency": "unknown" if inventory.latency is None else f"{inventory.latency:g} min",
+        **{f"values of {variable}": count for variable, count in inventory.values.items()},
     }
-    for reason in dict.fromkeys(reason for i in inventories for reason in i.skipped):
-        rows[f"left out: {reason}"] = [str(i.skipped.get(reason, 0)) for i in inventories]
-    rows["values missing"] = [str(i.missing) for i in inventories]
-    rows["median latency"] = ["unknown" if i.latency is None else f"{i.latency:g} min" for i in inventories]
-    for variable in dict.fromkeys(variable for i in inventories for variable in i.values):
-        rows[f"values of {variable}"] = [str(i.values.get(variable, 0)) for i in inventories]
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
     return table
 
 

@@ -13,7 +13,8 @@ from rich.markdown import Markdown
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from dacycle.assimilators.base import packaged_assimilators
+from dacycle.assimilators.base import current_name, packaged_assimilators
+from dacycle.common.foreign import read_text
 from dacycle.forecast_adapter.models import registry
 from dacycle.forecast_adapter.models.double import add_double
 from dacycle.forecast_adapter.models.fengwu import LICENCE, RELEASES
@@ -91,9 +92,10 @@ def show(
     Example: dacycle models show fengwu-v1
     """
     packaged, added = _packaged(), registered_models()
+    name = current_name(name)
     if name in added:
         complaint = added[name].complaint()
-        console.print(Markdown(added[name].card.read_text()))
+        console.print(Markdown(read_text(added[name].card, ModelFileError)))
         if complaint:
             raise ModelFileError(f"model {name}: {complaint}")
         return
@@ -108,7 +110,7 @@ def show(
     card = path.with_suffix(".md")
     if not card.exists():
         raise ModelFileError(f"{path}: the model is sound, but its card {card.name} is missing")
-    console.print(Markdown(card.read_text()))
+    console.print(Markdown(read_text(card, ModelFileError)))
 
 
 @group.command()
@@ -175,7 +177,7 @@ def half_precision(
 
 
 def _say_added(registration: Registration) -> None:
-    console.print(Markdown(registration.card.read_text()))
+    console.print(Markdown(read_text(registration.card, ModelFileError)))
     if registration.name in RELEASES:
         console.print(f"licence of the weights: {LICENCE}", soft_wrap=True)
     name = registration.name
@@ -217,7 +219,7 @@ def _complaint(path: Path) -> str:
     card = path.with_suffix(".md")
     if not card.exists():
         return "it has no card"
-    if digest(path) not in card.read_text():
+    if digest(path) not in read_text(card, ModelFileError):
         return "its card is another file's"
     if path.suffix != ".onnx":
         return ""  # estimated, not trained

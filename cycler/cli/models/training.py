@@ -8,7 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator, packaged_assimilators
+from dacycle.assimilators.base import (
+    Assimilator,
+    AssimilatorError,
+    current_name,
+    load_assimilator,
+    packaged_assimilators,
+)
 from dacycle.assimilators.classical.background_error import estimate_from_recipe
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.judging.evaluation import evaluate as evaluate_assimilator
@@ -228,8 +234,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="SIZE=N",
-            help="Change a size of a run's network that no weight depends on; may be repeated.",
+            metavar="NAME=VALUE",
+            help="Change an entry of a run's network on which no weight depends; may be repeated.",
         ),
     ] = None,
 ) -> None:
@@ -242,9 +248,9 @@ def evaluate(
 
     Example: dacycle evaluate fnp --data nature --year 2024
 
-    Example: dacycle evaluate runs/sda-cpu --data nature --year 2023 --starts 8 --set steps=20
+    Example: dacycle evaluate runs/diffusion-cpu --data nature --year 2023 --starts 8 --set steps=20
     """
-    path = {**operator_files(), **packaged_assimilators()}.get(name, Path(name))
+    path = {**operator_files(), **packaged_assimilators()}.get(current_name(name), Path(name))
     if path.suffix == ".onnx" and path.is_file() and read_metadata(path).get("kind") == OPERATOR:
         _refuse_sizes(name, sizes or [])
         _evaluate_operator(path, data, year)
@@ -299,11 +305,11 @@ def _refuse_sizes(name: str, sizes: list[str]) -> None:
         raise RecipeError(f"--set {sizes[0]}: {name} is no run's folder, so its sizes cannot be changed")
 
 
-def _size(item: str) -> tuple[str, int]:
+def _size(item: str) -> tuple[str, int | str]:
     name, _, value = item.partition("=")
-    if not value.isdecimal():
-        raise RecipeError(f"--set {item}: write it as SIZE=N, such as steps=20")
-    return name, int(value)
+    if not value:
+        raise RecipeError(f"--set {item}: write it as NAME=VALUE, such as steps=20 or guidance=published")
+    return name, int(value) if value.isdecimal() else value
 
 
 def _evaluate_operator(path: Path, data: Path, year: int) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import typer
 
-from dacycle.cycler.cli.options import ExperimentFile, parse_years
+from dacycle.cycler.cli.options import ExperimentFile, parse_hour, parse_years
 from dacycle.cycler.experiment import ExperimentError, load_experiment
 from dacycle.forecast_adapter.models.fengwu import ERA5, OPERATIONAL, published_statistics
+from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.world import WorldError, build_world, load_world
 
@@ -74,7 +74,7 @@ def world(
     times = None
     description = f"States of {data.name}, statistics and climatology of {training}"
     if start is not None:
-        times = np.asarray(pd.date_range(start, periods=4 * days, freq="6h").values.astype("datetime64[h]"))
+        times = parse_hour(start, "--start") + STEP * np.arange(4 * days)
         description += f"; reference of {days} days from {start}"
     kind = "" if reference is Kind.own else reference.value
     build_world(data, folder, folder.name, parse_years(training), times, description, _given(statistics), kind)

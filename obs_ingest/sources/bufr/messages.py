@@ -14,32 +14,48 @@ from typing import BinaryIO, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from dacycle.common.foreign import reading
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
 from dacycle.obs_ingest.sources.bufr.decoder import DecodingProcess, Receipt, Report, Undecoded
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
+from dacycle.obs_ingest.sources.versions import SUPERSEDED, heading_version, superseded
 from dacycle.obs_ingest.table import ObservationError, is_position
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["ECMWF", "BufrFiles", "BufrSource", "Decoded", "Header", "report_time", "station_name"]
+__all__ = ["ECMWF", "NOT_STATED", "BufrFiles", "BufrSource", "Decoded", "Header", "report_time", "station_name"]
 
 ECMWF = 98
+NOT_STATED = 255
+"""The international sub-category of messages that do not state one, as all before edition 4."""
 
 _MARGIN = np.timedelta64(3, "h")  # a bulletin's header time may differ from its reports' times by this much
 _BATCH = 1000  # messages in memory at a time
 _BLOCK = 1 << 16
+_HEADING_LENGTH = 100  # bytes before a message in which the heading of its bulletin stands
+_VERSIONS = 1000  # more than `versions` has for bulletins
+_ANONYMOUS = ("SHIP", "BUOY", "PLAT", "RIGG")  # call signs of whoever does not want to be named
 _NEEDED = ("year", "month", "day", "hour", "latitude", "longitude")
 
 
 @dataclass(frozen=True)
 class Header:
-    """Sections 0 and 1 of a message."""
+    """Sections 0 and 1 of a message.
+
+    Attributes:
+        international: the international sub-category, or `NOT_STATED`.
+        subcategory: the local one.
+        version: which version of its reports it holds: its update sequence number, then the heading of its bulletin.
+    """
 
     centre: int
     category: int
+    international: int
     subcategory: int
     time: np.datetime64
     local_section: bool
+    version: int
 
 
 @dataclass(frozen=True)
@@ -54,10 +70,26 @@ class _Message:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Decoded reports, and when each was received."""
+    """Decoded reports, when each was received, and its version."""
 
     reports: list[Report]
     received: list[np.datetime64]
+    versions: list[int]
+
+    def __getitem__(self, rows: NDArray[np.bool_]) -> "Decoded":
+        """Return the reports of some rows (n,)."""
+        reports, received, versions = self.reports, self.received, self.versions
+        return Decoded([*compress(reports, rows)], [*compress(received, rows)], [*compress(versions, rows)])
+
+    def extend(self, reports: list[Report], received: list[np.datetime64], versions: list[int]) -> None:
+        """Add reports."""
+        self.reports.extend(reports)
+        self.received.extend(received)
+        self.versions.extend(versions)
+
+    def times(self) -> NDArray[np.datetime64]:
+        """Return the times (n,) of the reports."""
+        return np.array([report_time(report) for report in self.reports], "M8[s]")
 
 
 class BufrFiles:
@@ -102,8 +134,10 @@ class BufrFiles:
                 return self._read_file(path, window, process, inventory)
 
             files = self._files.read(window, inventory, read).values()
-        reports = [report for decoded in files for report in decoded.reports]
-        return Decoded(reports, [received for decoded in files for received in decoded.received])
+        everything = Decoded([], [], [])
+        for decoded in files:
+            everything.extend(decoded.reports, decoded.received, decoded.versions)
+        return everything
 
     def _holds(self, path: Path, window: Window) -> bool:
         """Return whether the header times of a file's messages reach into the window.
@@ -116,9 +150,8 @@ class BufrFiles:
     def _read_file(self, path: Path, window: Window, process: DecodingProcess, inventory: Inventory) -> Decoded:
         """Return a file's reports, and count in the inventory what became of its messages."""
         messages = self._scan(path)
-        reports: list[Report] = []
-        stated: list[np.datetime64] = []
-        with _opened(path) as file:
+        decoded = Decoded([], [], [])
+        with reading(path, ObservationError), path.open("rb") as file:
             inventory.found += len(messages)
             for begin in range(0, len(messages), _BATCH):
                 batch = messages[begin : begin + _BATCH]
@@ -136,10 +169,10 @@ class BufrFiles:
                     inventory.skip("no time or position", len(of_message) - len(placed))
                     inventory.skip("no report of this kind", int(not of_message))
                     inventory.decoded += len(placed)
-                    reports += placed
-                    stated += [_received(receipt, header)] * len(placed)
-        times = np.array([report_time(report) for report in reports], "M8[s]")
-        return Decoded(reports, list(self._files.received(path, times, np.array(stated, "M8[s]"))))
+                    n = len(placed)
+                    decoded.extend(placed, [_received(receipt, header)] * n, [header.version] * n)
+        decoded.received[:] = self._files.received(path, decoded.times(), np.array(decoded.received, "M8[s]"))
+        return decoded
 
     def _wanted(self, path: Path, message: _Message, window: Window, inventory: Inventory) -> Header | None:
         """Return the header of a message that can hold a wanted report; count in the inventory why others cannot."""
@@ -188,6 +221,12 @@ class BufrSource(ABC):
     def table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
         """Return the table of the window's reports, and count in the inventory what is missing or left out."""
 
+    def superseded(self, decoded: Decoded, window: Window) -> NDArray[np.bool_]:
+        """Return which reports (n,) a later version supersedes."""
+        stations = [station_name(report) for report in decoded.reports]
+        received = np.array(decoded.received, "M8[s]")
+        return superseded(stations, decoded.times(), np.array(decoded.versions, int), received, window)
+
     def inputs(self, window: Window) -> dict[str, str]:
         """Return the digests of the files with messages near the window, by path."""
         return self._files.inputs(window)
@@ -200,20 +239,18 @@ class BufrSource(ABC):
         """
         inventory = Inventory(self.name)
         decoded = self._files.read(window, inventory)
-        inside = window.holds(np.array([report_time(report) for report in decoded.reports], "M8[s]"))
-        outside = int((~inside).sum())
-        inventory.skip("report outside the window", outside)
-        inventory.decoded -= outside
-        of_window = Decoded(list(compress(decoded.reports, inside)), list(compress(decoded.received, inside)))
-        table = self.table(of_window, window, inventory)
+        decoded = _kept(decoded, window.holds(decoded.times()), "report outside the window", inventory)
+        decoded = _kept(decoded, ~self.superseded(decoded, window), SUPERSEDED, inventory)
+        table = self.table(decoded, window, inventory)
         return table, take_inventory(inventory, table, window)
 
 
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise ObservationError(f"{path}: cannot be read: {error}") from None
+def _kept(decoded: Decoded, good: NDArray[np.bool_], reason: str, inventory: Inventory) -> Decoded:
+    """Return the good reports, and count the others in the inventory under a reason."""
+    lost = int((~good).sum())
+    inventory.skip(reason, lost)
+    inventory.decoded -= lost
+    return decoded[good] if lost else decoded
 
 
 def _content(file: BinaryIO, message: _Message) -> bytes:
@@ -227,20 +264,32 @@ def _keeps_receipt(header: Header) -> bool:
 
 def _messages(path: Path) -> Iterator[_Message]:
     """Yield the messages of a file, numbered from 1; one that is cut off or does not end in 7777 has no header."""
-    with _opened(path) as file:
-        start, number = _find(file, 0), 0
+    with reading(path, ObservationError), path.open("rb") as file:
+        start, number, end = _find(file, 0), 0, 0
         if start < 0:
             raise ObservationError(f"{path}: no BUFR message in this file of {path.stat().st_size} bytes")
+        bulletin = heading_version(path.name) or 0
         while start >= 0:
             number += 1
+            bulletin = _bulletin(file, end, start, bulletin)
             file.seek(start)
             head = file.read(30)
             end = start + int.from_bytes(head[4:7], "big")
             file.seek(max(end - 4, 0))
             whole = end - start >= 30 and file.read(4) == b"7777"
-            header = _header(head) if whole and _adds_up(file, start, end, head) else None
+            header = _header(head, bulletin) if whole and _adds_up(file, start, end, head) else None
             yield _Message(number, start, end, header)
             start = _find(file, end if whole else start + 4)
+
+
+def _bulletin(file: BinaryIO, end: int, start: int, before: int) -> int:
+    """Return the version that the heading between two messages states; without one that of the message before."""
+    begin = max(end, start - _HEADING_LENGTH)
+    if begin >= start:
+        return before
+    file.seek(begin)
+    stated = heading_version(file.read(start - begin).decode("latin-1"))
+    return before if stated is None else stated
 
 
 def _adds_up(file: BinaryIO, start: int, end: int, head: bytes) -> bool:
@@ -269,24 +318,24 @@ def _find(file: BinaryIO, start: int) -> int:
     return -1
 
 
-def _header(message: bytes) -> Header | None:
+def _header(message: bytes, bulletin: int) -> Header | None:
     """Parse sections 0 and 1 of editions 2 to 4; None where they make no sense."""
     edition = message[7]
     if edition == 4:
-        centre, flag, category, subcategory = (
-            int.from_bytes(message[12:14], "big"),
-            message[17],
-            message[18],
-            message[20],
-        )
+        centre, sequence, flag = int.from_bytes(message[12:14], "big"), message[16], message[17]
+        category, international, subcategory = message[18:21]
         year, clock = int.from_bytes(message[23:25], "big"), message[25:29]
     elif edition in (2, 3):
-        centre, flag, category, subcategory = message[13], message[15], message[16], message[17]
+        centre, sequence, flag, category, subcategory = message[13:18]
+        international = NOT_STATED
         year, clock = message[20] % 100 + (1900 if message[20] % 100 >= 70 else 2000), message[21:25]
     else:
         return None
     time = _instant(year, *clock)
-    return None if time is None else Header(centre, category, subcategory, time, bool(flag & 0x80))
+    version = (sequence % 255) * _VERSIONS + bulletin  # 255 is "not stated"
+    if time is None:
+        return None
+    return Header(centre, category, international, subcategory, time, bool(flag & 0x80), version)
 
 
 def _instant(year: int, month: int, day: int, hour: int, minute: int) -> np.datetime64 | None:
@@ -341,6 +390,6 @@ def station_name(report: Report) -> str:
     if "wigos" in report:
         series, issuer, issue = (int(report.get(f"wigos_{part}", 0)) for part in ("series", "issuer", "issue"))
         return f"{series}-{issuer}-{issue}-{report['wigos']}"
-    if "ship" in report:
+    if report.get("ship", _ANONYMOUS[0]) not in _ANONYMOUS:
         return str(report["ship"])
     return f"{report['latitude']:+.2f}{report['longitude']:+.2f}"

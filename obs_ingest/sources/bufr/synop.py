@@ -5,18 +5,34 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest.sources.base import Inventory
-from dacycle.obs_ingest.sources.bufr.messages import ECMWF, BufrSource, Decoded, Header, report_time, station_name
+from dacycle.obs_ingest.sources.bufr.messages import (
+    ECMWF,
+    NOT_STATED,
+    BufrSource,
+    Decoded,
+    Header,
+    report_time,
+    station_name,
+)
 from dacycle.obs_ingest.sources.surface import new_reports, put, put_wind, surface_table
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["SynopBufr"]
+
+SYNOP = range(8)
+"""International sub-categories (WMO common table C-13) of SYNOPs, fixed, mobile and automatic, of an hour or less; not
+METAR (10, 11), TAF (12), CLIMAT (20) and others."""
 
 COMPANIONS = (2, 4)
 """ECMWF's sub-categories of additional data (extremes, snow, cloud) that accompany the SYNOPs of 1 and 3."""
 
 
 class SynopBufr(BufrSource):
-    """Land SYNOPs from BUFR files: t2m, td2m, msl, ps, u10, v10 and 6-h precipitation (traces are 0)."""
+    """Land SYNOPs from BUFR files: t2m, td2m, msl, ps, u10, v10 and 6-h precipitation (traces are 0).
+
+    A value is an instant (a wind: a mean over ten minutes at most) at the time of the report. Means, extremes and
+    values of other periods or times are counted and left out; see `synop_decoder`.
+    """
 
     kind = "synop_bufr"
     reader = "synop_decoder.py"
@@ -26,6 +42,8 @@ class SynopBufr(BufrSource):
         """Return why a message cannot hold a SYNOP; empty if it can."""
         if header.category != 0:
             return f"data category {header.category}, not surface data over land"
+        if header.international not in (*SYNOP, NOT_STATED):
+            return f"international sub-category {header.international}, not SYNOP"
         if header.centre == ECMWF and header.subcategory in COMPANIONS:
             return f"additional data (sub-category {header.subcategory})"
         return ""
@@ -51,4 +69,10 @@ def _reports(decoded: Decoded) -> NDArray:
         put(reports, name, columns[name])
     put(reports, "tp", np.where(columns["tp"] < 0, 0.0, columns["tp"]))  # -0.1 is BUFR's trace
     put_wind(reports, columns["direction"], columns["speed"])
+    reports["governed"] = [_governed(report["governed"]) for report in decoded.reports]
     return reports
+
+
+def _governed(names: list[str]) -> int:
+    """Return how many values of a report are left out for what governs them; a wind is two."""
+    return sum(2 if name == "speed" else 1 for name in names if name != "direction")

@@ -1,39 +1,75 @@
 """Elements of a SYNOP in BUFR: a reader for `decoder`.
 
-Fixed templates, such as ECMWF's, are read as one array of values. Templates with delayed replication (307080 to 307096
-and national ones) are read key by key, because an amount of precipitation refers to the period before it, and a
-temperature to the sensor height before it.
+Coordinates of BUFR (classes 04 to 08: times, periods, heights, statistics) stay in force until they are given again, so
+that the elements are read in order, and a value counts only with all that governs it (`_Coordinates`). Fixed templates,
+such as ECMWF's, are read as one array of values. Templates with delayed replication (307080 to 307096 and national
+ones) are read key by key.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
-Report = dict[str, float | str]
-"""The elements that are present, by short name (see `_KEYS`); winds as direction and speed, `tp` over 6 hours."""
+Report = dict[str, Any]
+"""The elements that are present, by short name (see `_ELEMENTS`); winds as direction and speed, `tp` over 6 hours; and
+`governed`, the names of values that were there, but are of a statistic, a period or another time."""
 
-# Elements of fixed templates by descriptor (FXXYYY as ecCodes writes it, an integer).
-_DESCRIPTORS = {
-    1001: "block", 1002: "number", 4001: "year", 4002: "month", 4003: "day", 4004: "hour", 4005: "minute",
-    5001: "latitude", 5002: "latitude", 6001: "longitude", 6002: "longitude", 7001: "elevation", 7030: "elevation",
-    10004: "ps", 10051: "msl", 11001: "direction", 11011: "direction", 11002: "speed", 11012: "speed",
-    12004: "t2m", 12101: "t2m", 12006: "td2m", 12103: "td2m", 13021: "tp",
+# By ecCodes key: the short name, and the descriptors of the key (FXXYYY as ecCodes writes it, an integer).
+_ELEMENTS: dict[str, tuple[Any, ...]] = {
+    "blockNumber": ("block", 1001), "stationNumber": ("number", 1002),
+    "shipOrMobileLandStationIdentifier": ("ship", 1011),
+    "wigosIdentifierSeries": ("wigos_series", 1125), "wigosIssuerOfIdentifier": ("wigos_issuer", 1126),
+    "wigosIssueNumber": ("wigos_issue", 1127), "wigosLocalIdentifierCharacter": ("wigos", 1128),
+    "year": ("year", 4001), "month": ("month", 4002), "day": ("day", 4003), "hour": ("hour", 4004),
+    "minute": ("minute", 4005), "latitude": ("latitude", 5001, 5002), "longitude": ("longitude", 6001, 6002),
+    "heightOfStation": ("elevation", 7001), "heightOfStationGroundAboveMeanSeaLevel": ("elevation", 7030),
+    "nonCoordinatePressure": ("ps", 10004), "pressureReducedToMeanSeaLevel": ("msl", 10051),
+    "airTemperature": ("t2m", 12001, 12101), "airTemperatureAt2M": ("t2m", 12004, 12104),
+    "dewpointTemperature": ("td2m", 12003, 12103), "dewpointTemperatureAt2M": ("td2m", 12006, 12106),
+    "windDirection": ("direction", 11001), "windDirectionAt10M": ("direction", 11011),
+    "windSpeed": ("speed", 11002), "windSpeedAt10M": ("speed", 11012),
+    "totalPrecipitationPast6Hours": ("tp", 13021), "totalPrecipitationOrTotalWaterEquivalent": ("amount", 13011),
+    "heightOfSensorAboveLocalGroundOrDeckOfMarinePlatform": ("sensor", 7032),
+    "timeSignificance": ("significance", 8021),
+    "firstOrderStatistics": ("statistic", 8023), "differenceStatistics": ("difference", 8024),
+    "dayOfOccurrenceQualifier": ("occurrence", 8053), "measurementUncertaintyExpression": ("uncertainty", 8092),
+    "changeQualifierOfATrendTypeForecastOrAnAerodromeForecast": ("trend", 8016),
+    "timeSignificanceAviationForecast": ("forecast", 8039),
 }  # fmt: skip
-# The same by ecCodes key, with the periods and heights that they refer to.
-_KEYS = {
-    "blockNumber": "block", "stationNumber": "number", "wigosLocalIdentifierCharacter": "wigos",
-    "wigosIdentifierSeries": "wigos_series", "wigosIssuerOfIdentifier": "wigos_issuer",
-    "wigosIssueNumber": "wigos_issue",
-    "year": "year", "month": "month", "day": "day", "hour": "hour", "minute": "minute",
-    "latitude": "latitude", "longitude": "longitude",
-    "heightOfStationGroundAboveMeanSeaLevel": "elevation", "heightOfStation": "elevation",
-    "nonCoordinatePressure": "ps", "pressureReducedToMeanSeaLevel": "msl",
-    "airTemperature": "t2m", "airTemperatureAt2M": "t2m", "dewpointTemperature": "td2m",
-    "dewpointTemperatureAt2M": "td2m", "windDirection": "direction", "windDirectionAt10M": "direction",
-    "windSpeed": "speed", "windSpeedAt10M": "speed", "totalPrecipitationPast6Hours": "tp",
-    "totalPrecipitationOrTotalWaterEquivalent": "amount", "timePeriod": "period",
-    "heightOfSensorAboveLocalGroundOrDeckOfMarinePlatform": "sensor",
-}  # fmt: skip
-_HOURS = {"h": 1.0, "min": 1 / 60, "d": 24.0, "s": 1 / 3600}
+_NAMES = {key: name for key, (name, *_) in _ELEMENTS.items()}
+_DESCRIPTORS = {descriptor: name for name, *descriptors in _ELEMENTS.values() for descriptor in descriptors}
+_TEXTS = {name: key for key, (name, *_) in _ELEMENTS.items() if name in ("ship", "wigos")}
+
+# Periods before a value, and shifts of the time: the unit in hours, by its name in ecCodes and by descriptor.
+_HOURS = {"a": 8766.0, "mon": 730.5, "d": 24.0, "h": 1.0, "min": 1 / 60, "s": 1 / 3600}
+_LONGEST = 1e9  # for a unit that is not known
+_PERIODS = {4021: "a", 4022: "mon", 4023: "d", 4024: "h", 4025: "min", 4026: "s", 4031: "h",
+            4073: "d", 4074: "h", 4075: "min"}  # fmt: skip
+_SHIFTS = {4011: "a", 4012: "mon", 4013: "d", 4014: "h", 4015: "min", 4016: "s", 4065: "min", 4066: "s"}
+_TIMED = {"timePeriod": "period", "durationOfTimeRelatingToFollowingValue": "period", "timeIncrement": "shift"}
+_REPLICATIONS = ("delayedDescriptorReplicationFactor", "shortDelayedDescriptorReplicationFactor",
+                 "extendedDelayedDescriptorReplicationFactor")  # fmt: skip
+
+_ANCHORS = {"year": 0.5, "month": 0.5, "day": 0.5, "hour": 0.5, "minute": 0.5, "latitude": 0.02, "longitude": 0.02}
+"""Time and place of the report, and by how much they may differ where they are given again."""
+_STATISTICS = ("statistic", "difference", "occurrence", "uncertainty", "trend", "forecast")
+"""Coordinates under which no value is a plain observation. A missing one ends what is in force; where nothing is, it
+begins values of a statistic that is not stated."""
+_NOT_STATED = float("nan")
+_VALUES = ("ps", "msl", "t2m", "td2m", "direction", "speed", "tp", "amount")
+
+_COORDINATES = ("sensor", "significance", *_STATISTICS)
+_AVERAGED, _ACCUMULATED, _NOMINAL = 2, 3, 25
+"""Time significances: of a mean wind, of an amount, and of a report's nominal time."""
+_MOMENT = 1e-3  # h
+_TEN_MINUTES, _DAY = 1 / 6 + _MOMENT, 24.0
+_LONGEST_PERIODS: dict[str, tuple[float, int]] = {
+    **dict.fromkeys(("direction", "speed"), (_TEN_MINUTES, _AVERAGED)),
+    **dict.fromkeys(("tp", "amount"), (_DAY, _ACCUMULATED)),
+}
+"""Values that are no instants: the longest period (h), and the time significance that they may have."""
+
 Event = tuple[str, list[Any], float]
+"""An element: its short name, empty for one that is not read; one value or one for each subset; its unit."""
 
 
 class Reader:
@@ -42,14 +78,14 @@ class Reader:
     def __init__(self, eccodes: Any) -> None:
         self._codes = eccodes
         self._missing = (eccodes.CODES_MISSING_DOUBLE, eccodes.CODES_MISSING_LONG)
-        self._templates: dict[bytes, tuple[int, dict[str, int]]] = {}
+        self._templates: dict[bytes, tuple[int, list[tuple[str, int, float]]]] = {}
 
     def reports(self, handle: Any, message: bytes) -> list[Report]:
         """Return the SYNOPs of a message."""
         codes = self._codes
         subsets = codes.codes_get(handle, "numberOfSubsets")
         template = _template(message)
-        if subsets == 1 and self._templates.get(template, (0, {}))[0]:
+        if subsets == 1 and self._templates.get(template, (0, []))[0]:
             codes.codes_set(handle, "skipExtraKeyAttributes", 1)  # units: a walk needs them, an array does not
         codes.codes_set(handle, "unpack", 1)
         report = self._fixed(handle, template) if subsets == 1 else None
@@ -59,20 +95,18 @@ class Reader:
         """Return the report of a message whose template has no delayed replication, else None."""
         if template not in self._templates:
             expanded = self._codes.codes_get_array(handle, "expandedDescriptors").tolist()
-            positions: dict[str, int] = {}
-            for position, descriptor in enumerate(expanded):
-                if descriptor in _DESCRIPTORS:
-                    positions.setdefault(_DESCRIPTORS[descriptor], position)
             delayed = any(31000 <= descriptor <= 31002 for descriptor in expanded)
-            self._templates[template] = (0 if delayed else len(expanded), positions)
-        length, positions = self._templates[template]
+            self._templates[template] = (0 if delayed else len(expanded), list(_layout(expanded)))
+        length, layout = self._templates[template]
         if not length:
             return None
         values = self._codes.codes_get_array(handle, "numericValues")
         if len(values) != length:
             raise ValueError(f"{len(values)} values for {length} descriptors")
-        elements = {name: float(values[position]) for name, position in positions.items()}
-        return {name: value for name, value in elements.items() if value not in self._missing}
+        return self._interpret([(name, [self._value(handle, name, values[i])], unit) for name, i, unit in layout], 0)
+
+    def _value(self, handle: int, name: str, number: Any) -> Any:
+        return self._codes.codes_get(handle, f"#1#{_TEXTS[name]}") if name in _TEXTS else float(number)
 
     def _walk(self, handle: int, subsets: int) -> list[Report]:
         """Return the reports of a message with delayed replication or several subsets, from its keys in order."""
@@ -85,42 +119,157 @@ class Reader:
                 key = codes.codes_bufr_keys_iterator_get_name(iterator)
                 if key == "subsetNumber" and not compressed:
                     groups.append([])
-                name = _KEYS.get(key.rpartition("#")[2]) if key[0] == "#" and "->" not in key else None
-                if name is not None:
-                    values = list(codes.codes_get_array(handle, key)) if compressed else [codes.codes_get(handle, key)]
-                    unit = _HOURS.get(codes.codes_get(handle, f"{key}->units"), 0.0) if name == "period" else 1.0
-                    groups[-1].append((name, values, unit))
+                if key[0] == "#" and "->" not in key:
+                    groups[-1].append(self._event(handle, key, compressed))
         finally:
             codes.codes_bufr_keys_iterator_delete(iterator)
         if compressed:
             return [self._interpret(groups[0], subset) for subset in range(subsets)]
         return [self._interpret(group, 0) for group in groups if group]
 
+    def _event(self, handle: int, key: str, compressed: bool) -> Event:
+        codes, plain = self._codes, key.rpartition("#")[2]
+        name = "replication" if plain in _REPLICATIONS else _TIMED.get(plain) or _NAMES.get(plain, "")
+        if not name:
+            return "", [], 1.0
+        unit = _HOURS.get(codes.codes_get(handle, f"{key}->units"), _LONGEST) if plain in _TIMED else 1.0
+        return name, list(codes.codes_get_array(handle, key)) if compressed else [codes.codes_get(handle, key)], unit
+
     def _interpret(self, events: list[Event], subset: int) -> Report:
-        """Return one report from its elements in order: the first value of each for the period and height before it."""
-        report: Report = {}
-        period = sensor = None
+        """Return one report from its elements in order."""
+        interpreter = _Interpreter()
         for name, values, unit in events:
-            value = values[subset] if len(values) > 1 else values[0]
-            absent = value in self._missing
-            if name == "period":
-                period = None if absent else abs(value) * unit
-            elif name == "sensor":
-                sensor = None if absent else value
-            elif isinstance(value, str):
-                report.setdefault(name, value.strip())
-            elif not absent and _belongs(name, period, sensor):
-                report.setdefault("tp" if name == "amount" else name, float(value))
-        return report
+            value = values[subset] if len(values) > 1 else values[0] if values else None
+            if isinstance(value, str):
+                interpreter.take(name, value.strip() or None)
+            elif value is None or value in self._missing:
+                interpreter.take(name, None)
+            else:
+                interpreter.take(name, float(value) * unit)
+        return interpreter.finished()
 
 
-def _belongs(name: str, period: float | None, sensor: float | None) -> bool:
-    """Return whether a value is the screen temperature, 10-metre wind or 6-h precipitation; other names always are."""
-    if name in ("t2m", "td2m"):
-        return sensor is None or 1 <= sensor <= 5
-    if name in ("direction", "speed"):
-        return sensor is None or sensor >= 5
-    return name != "amount" or (period is not None and abs(period - 6) < 0.01)
+class _Interpreter:
+    """The report that elements make, taken one after the other: of each value the first that nothing else governs."""
+
+    def __init__(self) -> None:
+        self._report: Report = {}
+        self._governed: set[str] = set()
+        self._coordinates: dict[str, float | None] = {}
+        self._periods: list[float | None] = []
+        self._moved: dict[str, bool] = {}  # of time and place, and whether under a time significance
+        self._shift = self._increment = 0.0
+        self._repeats = self._has_values = False
+        self._group, self._group_of_wind = 0, -1
+        self._previous = ""
+
+    def finished(self) -> Report:
+        """Return the report."""
+        governed = {"tp" if name == "amount" else name for name in self._governed}
+        return {**self._report, "governed": sorted(governed - self._report.keys())}
+
+    def take(self, name: str, value: Any) -> None:
+        """Take the next element; its value is None where it is missing."""
+        if name in _ANCHORS:
+            self._anchor(name, value)
+        elif name in _VALUES:
+            self._has_values = True
+            if value is not None:
+                self._measure(name, value)
+        elif name == "period":
+            self._periods = [*self._periods[-1:], value] if self._previous == "period" else [value]
+            self._group += 1
+        elif name in ("shift", "replication"):
+            self._move(name, value or 0.0)
+        elif name in _COORDINATES:
+            opens = name in _STATISTICS and value is None and self._coordinates.get(name) is None
+            self._coordinates[name] = _NOT_STATED if opens else value
+            if name == "significance" and value is None:
+                self._moved = {anchor: under for anchor, under in self._moved.items() if not under}
+            self._group += 1
+            self._repeats &= name != "sensor"
+        elif name and value is not None:
+            self._report.setdefault(name, value)
+        self._previous = name
+
+    def _anchor(self, name: str, value: float | None) -> None:
+        """Take time or place: the report's own, or after it, where it differs, those of other values."""
+        if name not in self._report and not self._has_values:
+            if value is not None:
+                self._report[name] = value
+        elif value is None or not abs(value - self._report.get(name, float("inf"))) <= _ANCHORS[name]:
+            self._moved[name] = self._coordinates.get("significance") is not None
+        else:
+            self._moved.pop(name, None)
+
+    def _move(self, name: str, value: float) -> None:
+        """Add up increments of the time; one before a replication is added in each repetition."""
+        if name == "replication":
+            self._repeats |= self._increment != 0
+            self._shift += self._increment * (value - 1)
+            self._increment = 0.0
+        else:
+            self._increment = value
+            self._shift += value
+            self._group += 1
+
+    def _measure(self, name: str, value: float) -> None:
+        """Take a value, if it is of the right height, and no statistic, period or other time governs it."""
+        target = "tp" if name == "amount" else name
+        wind = name in ("direction", "speed")
+        if wind and "speed" in self._report and self._group != self._group_of_wind:
+            return
+        if (target in self._report and not wind) or not self._is_wanted(name):
+            return
+        if not self._is_plain(name):
+            self._governed.add(name)
+            return
+        if wind and self._group != self._group_of_wind:
+            self._report.pop("direction", None)  # of a wind without a speed
+            self._group_of_wind = self._group
+        self._report.setdefault(target, value)
+
+    def _is_wanted(self, name: str) -> bool:
+        """Return whether a value is the screen temperature, 10-metre wind or 6-h sum; other names always are."""
+        sensor = self._coordinates.get("sensor")
+        if name in ("t2m", "td2m"):
+            return sensor is None or 1 <= sensor <= 5
+        if name in ("direction", "speed"):
+            return sensor is None or sensor >= 5
+        return name != "amount" or abs(abs(self._start() - self._end()) - 6) < 0.01
+
+    def _is_plain(self, name: str) -> bool:
+        """Return whether a value is what its name says at the report's own time and place."""
+        coordinates = self._coordinates
+        if self._moved or self._repeats or abs(self._shift) > _MOMENT:
+            return False
+        if any(coordinates.get(statistic) is not None for statistic in _STATISTICS):
+            return False
+        longest, own = _LONGEST_PERIODS.get(name, (_MOMENT, None))
+        if coordinates.get("significance") not in (None, _NOMINAL, own):
+            return False
+        return name == "tp" or (abs(self._end()) <= _MOMENT and abs(self._start()) <= longest)
+
+    def _start(self) -> float:
+        """Return the beginning of the period in hours from the report's time."""
+        return (self._periods[0] or 0.0) if self._periods else 0.0
+
+    def _end(self) -> float:
+        """Return the end of the period; a single period ends at the report's time."""
+        return (self._periods[1] or 0.0) if len(self._periods) > 1 else 0.0
+
+
+def _layout(expanded: list[int]) -> Iterator[tuple[str, int, float]]:
+    """Yield name, position and unit of the elements of a fixed template; others matter between two periods only."""
+    for position, descriptor in enumerate(expanded):
+        if descriptor in _PERIODS:
+            yield "period", position, _HOURS[_PERIODS[descriptor]]
+        elif descriptor in _SHIFTS:
+            yield "shift", position, _HOURS[_SHIFTS[descriptor]]
+        elif descriptor in _DESCRIPTORS:
+            yield _DESCRIPTORS[descriptor], position, 1.0
+        elif position and expanded[position - 1] in _PERIODS:
+            yield "", position, 1.0
 
 
 def _template(message: bytes) -> bytes:

@@ -17,6 +17,8 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["TempBufr"]
 
 _VERTICAL_SOUNDINGS = 2  # BUFR table A
+CLIMAT_TEMP = (25, 26)
+"""International sub-categories (WMO common table C-13) of monthly means aloft."""
 
 
 class TempBufr(BufrSource):
@@ -30,7 +32,7 @@ class TempBufr(BufrSource):
 
     Args (beside those of `BufrSource`):
         tolerance: multiplies the limits of `sounding`'s checks, which are those of sensors. Simulated
-            soundings need 3: their errors include representativeness, independent from level to level.
+            soundings need 3: their temperatures have representativeness errors that differ from level to level.
         world: its climatology scales the errors of humidity.
     """
 
@@ -57,6 +59,8 @@ class TempBufr(BufrSource):
         """Return why a message cannot hold a sounding; empty if it can."""
         if header.category != _VERTICAL_SOUNDINGS:
             return f"data category {header.category}, not vertical soundings"
+        if header.international in CLIMAT_TEMP:
+            return f"monthly means (international sub-category {header.international})"
         return ""
 
     def table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:

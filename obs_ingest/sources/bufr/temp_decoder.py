@@ -33,6 +33,7 @@ _LEVELS = {
     "nonCoordinateGeopotential": ("z", 1.0), "nonCoordinateGeopotentialHeight": ("z", GRAVITY),
 }  # fmt: skip
 _SURFACE = {"verticalSoundingSignificance": 1 << 6, "extendedVerticalSoundingSignificance": 1 << 17}
+_STATISTICS = ("firstOrderStatistics", "differenceStatistics")
 _REPLICATIONS = ("delayedDescriptorReplicationFactor", "extendedDelayedDescriptorReplicationFactor")
 
 
@@ -43,7 +44,7 @@ class Reader:
         self._codes = eccodes
 
     def reports(self, handle: Any, message: bytes) -> list[Report]:
-        """Return a message's soundings; none if it has no temperatures (PILOT, a wind report) or is of a descent."""
+        """Return a message's soundings; none if it is a wind report (PILOT), a descent, or one of means or extremes."""
         subsets = self._codes.codes_get(handle, "numberOfSubsets")
         if subsets == 1:
             soundings = [self._sounding(handle)]
@@ -64,11 +65,13 @@ class Reader:
             codes.codes_release(single)
 
     def _sounding(self, handle: Any) -> Report:
-        """Return the sounding of a message with one subset; empty if it has no temperatures or is of a descent."""
+        """Return the sounding of a message with one subset; empty if it has none."""
         self._codes.codes_set(handle, "skipExtraKeyAttributes", 1)  # units and quality: a third of the time to unpack
         self._codes.codes_set(handle, "unpack", 1)
         n = len(self._array(handle, "airTemperature"))
         if not n or len(self._array(handle, "coordinatesSignificance")):  # which 309056, the descent, alone has
+            return {}
+        if any(np.isfinite(self._array(handle, statistic)).any() for statistic in _STATISTICS):
             return {}
         levels = {name: np.full(n, np.nan) for name, _ in _LEVELS.values()} | {"surface": np.zeros(n, bool)}
         for key, (name, factor) in _LEVELS.items():

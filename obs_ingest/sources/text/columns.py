@@ -3,9 +3,10 @@
 Text is dictionary-encoded: an archive repeats a few thousand different texts, and each is parsed once.
 """
 
+import codecs
 import gzip
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dacycle.common.foreign import decode_text, reading
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["by_text", "lines", "numbers", "read_tables", "start", "times"]
@@ -24,20 +26,24 @@ CHUNK = 4 << 20
 """Bytes of a file that are in memory at a time."""
 
 _NO_NAMES: Mapping[str, str] = {}
-_ASCII = bytes(code if code < 128 else ord("?") for code in range(256))
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def start(path: Path) -> bytes:
-    """Return the first bytes of a file, unpacked if it is gzip.
+    """Return the first characters of a file, unpacked if it is gzip, as `lines` yields them.
 
     Raises:
         ObservationError: it cannot be read or unpacked.
     """
-    return next(_pieces(path, 256, []), b"")
+    begins = next(_pieces(path, 256, []), b"")
+    return _ascii(begins[: len(begins) // 2 * 2] if begins.startswith(_UTF16) else begins, path)
 
 
 def lines(path: Path, problems: list[str]) -> Iterator[bytes]:
-    """Yield a file's content, unpacked if it is gzip, in pieces of about `CHUNK` bytes that end with a line.
+    """Yield a file's text in ASCII, unpacked if it is gzip, in pieces of about `CHUNK` bytes that end with a line.
+
+    Each byte that is not ASCII becomes a question mark: names of stations come in any encoding, and nothing else in
+    these files has such characters. A byte order mark is left out.
 
     Args:
         path: the file.
@@ -47,8 +53,12 @@ def lines(path: Path, problems: list[str]) -> Iterator[bytes]:
         ObservationError: it cannot be read or unpacked.
     """
     rest = bytearray()
-    for piece in _pieces(path, CHUNK, problems):
-        rest += piece
+    pieces = _pieces(path, CHUNK, problems)
+    first = next(pieces, b"")
+    if first.startswith(_UTF16):
+        first = b"".join([first, *pieces])
+    for piece in chain([first], pieces):
+        rest += _ascii(piece, path)
         if len(rest) >= CHUNK:
             end = rest.rfind(b"\n") + 1 or len(rest)  # no text has a line as long as this
             yield bytes(rest[:end])
@@ -58,17 +68,20 @@ def lines(path: Path, problems: list[str]) -> Iterator[bytes]:
 
 
 def _pieces(path: Path, size: int, problems: list[str]) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
-            plain.seek(0)
-            with gzip.open(plain) if packed else plain as file:
-                while piece := file.read1(size):
-                    yield piece
-    except EOFError:
-        problems.append(f"{path}: the compressed file is cut off")
-    except (OSError, zlib.error) as error:
-        raise ObservationError(f"{path}: cannot be read: {error}") from None
+    with reading(path, ObservationError):
+        try:
+            with path.open("rb") as plain:
+                packed = plain.read(2) == b"\x1f\x8b"
+                plain.seek(0)
+                with gzip.open(plain) if packed else plain as file:
+                    while piece := file.read1(size):
+                        yield piece
+        except EOFError:
+            problems.append(f"{path}: the compressed file is cut off")
+
+
+def _ascii(piece: bytes, path: Path) -> bytes:
+    return decode_text(piece, path, ObservationError, strict=False).encode("ascii", "replace")
 
 
 def read_tables(
@@ -106,24 +119,18 @@ def read_tables(
     begins = start(path)
     if not begins:
         chosen([], begins)
-    try:
+    with reading(path, ObservationError):
         if begins[:4] == b"PAR1":
             yield from _read_parquet(path, chosen, begins)
         else:
             yield from _read_delimited(path, delimiter, chosen, problems)
-    except (OSError, pa.ArrowException) as error:
-        raise ObservationError(f"{path}: cannot be read: {error}") from None
 
 
 Choose = Callable[[list[str], bytes], dict[str, str]]
 
 
 def _read_parquet(path: Path, chosen: Choose, begins: bytes) -> Iterator[pa.Table]:
-    try:
-        parquet = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ObservationError(f"{path}: cannot be read as Parquet: {error}") from None
-    with parquet:
+    with pq.ParquetFile(path) as parquet:
         names = chosen(parquet.schema_arrow.names, begins)
         for batch in parquet.iter_batches(columns=list(names)):
             yield pa.Table.from_batches([batch]).select(list(names)).rename_columns(names)
@@ -142,8 +149,6 @@ def _read_delimited(path: Path, delimiter: str, chosen: Choose, problems: list[s
     piece = next(pieces, b"")
     while piece:
         following = next(pieces, b"")
-        if not piece.isascii():
-            piece = piece.translate(_ASCII)  # names of stations come in any encoding; the columns read here are ASCII
         if not header:
             header = piece[: piece.find(b"\n") + 1] or piece
             names = chosen(_header(header, delimiter), piece)
@@ -165,7 +170,7 @@ def _read_delimited(path: Path, delimiter: str, chosen: Choose, problems: list[s
 
 
 def _header(line: bytes, delimiter: str) -> list[str]:
-    return [name.strip().strip('"') for name in line.decode(errors="replace").lstrip("\ufeff").strip().split(delimiter)]
+    return [name.strip().strip('"') for name in line.decode().strip().split(delimiter)]
 
 
 def by_text(column: pa.ChunkedArray, function: Callable[[str], Any], dtype: Any = None) -> NDArray:

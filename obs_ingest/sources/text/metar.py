@@ -70,7 +70,7 @@ class Metar(ReportFiles):
         elif path.name.lower().endswith((".csv", ".csv.gz")):
             blocks = map(_bulletins, read_tables(path, _BULLETINS, problems=problems))
         else:
-            text = b"".join(lines(path, problems)).decode("ascii", "replace")
+            text = b"".join(lines(path, problems)).decode("ascii")
             blocks = [self._text.reports(path, text, problems)]
         return Parsed(stacked(blocks), problems)
 

@@ -18,6 +18,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dacycle.common.errors import DacycleError
+from dacycle.common.foreign import read_text
 
 __all__ = ["Number", "Strict", "parse_checked", "parse_value", "parse_yaml", "read_checked", "suggestion", "write_yaml"]
 
@@ -50,7 +51,7 @@ def read_checked(path: Path | str, kind: type[Content], what: str, error: type[D
     """Read a YAML file and check it against a model.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, in UTF-8, or in UTF-16 with a byte order mark.
         kind: the pydantic model.
         what: what the file describes, with its article, for messages: "an experiment".
         error: what is raised.
@@ -59,15 +60,9 @@ def read_checked(path: Path | str, kind: type[Content], what: str, error: type[D
         error: the file cannot be read, or one line per problem, `FILE:LINE: key: problem`.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise error(f"{path}: there is no such file ({what} is expected)") from None
-    except OSError as problem:
-        raise error(f"{path}: cannot be read: {problem.strerror}") from None
-    except UnicodeDecodeError as problem:
-        raise error(f"{path}: is not UTF-8 text (byte {problem.start}); save it as UTF-8") from None
-    return parse_checked(text, str(path), kind, what, error)
+    if not path.exists():
+        raise error(f"{path}: there is no such file ({what} is expected)")
+    return parse_checked(read_text(path, error), str(path), kind, what, error)
 
 
 def parse_checked(text: str, source: str, kind: type[Content], what: str, error: type[DacycleError]) -> Content:

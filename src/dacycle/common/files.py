@@ -1,8 +1,12 @@
 """Files that are seen whole or not at all, also after a killed process or a power cut."""
 
+import errno
 import os
+import platform
+import re
 import shutil
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +18,9 @@ __all__ = ["whole", "write_whole"]
 def whole(path: Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a folder; it replaces `path` if the block ends without error.
 
-    The temporary name begins with a dot, holds the process and thread ids, and keeps the suffix of `path`, since some
-    libraries choose a format by it. Files are flushed to disk before they get their name.
+    The temporary name begins with a dot, holds the machine, process and thread, and keeps the suffix of `path`, since
+    some libraries choose a format by it. Files are flushed to disk before they get their name. What a process of this
+    machine that was killed left of the same file or folder is removed first.
 
     Args:
         path: the file or folder.
@@ -25,9 +30,12 @@ def whole(path: Path, replace: bool = True) -> Iterator[Path]:
         OSError: the file or folder cannot be written or renamed, or it may not replace what is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
+    _clear_up(path)
+    temporary = _temporary(path, "part")
     _remove(temporary)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EEXIST, "is a device or a pipe, which is not replaced by a file", str(path))
         yield temporary
         if temporary.is_dir() and replace:
             _replace_folder(temporary, path)
@@ -49,11 +57,47 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _replace_folder(temporary: Path, path: Path) -> None:
     """Put a folder in the place of another; a folder cannot be renamed onto one that is not empty."""
-    old = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.old")
+    old = _temporary(path, "old")
     if path.is_dir():
         path.rename(old)
     temporary.rename(path)
     _remove(old)
+
+
+def _temporary(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.stem}.{_PLACE}-{os.getpid()}-{threading.get_ident()}.{kind}{path.suffix}")
+
+
+def _place() -> str:
+    """Return what tells where a process id holds: the machine, and on it the container."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{zlib.crc32(f'{platform.node()} {os.readlink(namespace) if namespace.exists() else 0}'.encode()):08x}"
+
+
+_PLACE = _place()
+
+
+def _clear_up(path: Path) -> None:
+    """Remove what killed processes left under temporary names of `path`; put back a folder that was being replaced."""
+    ours = re.compile(rf"\.{re.escape(path.stem)}\.{_PLACE}-(\d+)-\d+\.(part|old){re.escape(path.suffix)}")
+    for name in os.listdir(path.parent):
+        match = ours.fullmatch(name)
+        if match is None or _is_alive(int(match[1])):
+            continue
+        if match[2] == "old" and not path.exists():
+            path.with_name(name).rename(path)
+        else:
+            _remove(path.with_name(name))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -67,6 +111,6 @@ def _flush(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # another process may be removing it too
     else:
         path.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """The sampler of diffusion methods, with a denoiser that is exact for Gaussian errors, against the Kalman filter."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -24,12 +26,12 @@ PAIRS = 6
 class Gaussian(DiffusionNetwork):
     """Errors of a few orthonormal modes with known variances; all other modes have no error."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, **size: Any) -> None:
         ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
         static, bias = np.zeros((4, *GRID.shape), np.float32), np.zeros((5, *SHAPE), np.float32)
         season = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
         constants = Constants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias)
-        super().__init__(GRID, constants, DiffusionSize(context=4, steps=16, pairs=PAIRS), SHAPE)
+        super().__init__(GRID, constants, DiffusionSize(**{"context": 4, "steps": 16, "pairs": PAIRS, **size}), SHAPE)
         generator = np.random.default_rng(seed)
         modes = np.linalg.qr(generator.standard_normal((np.prod(SHAPE), MODES)))[0]
         self.modes = torch.from_numpy(modes.astype(np.float32))
@@ -83,6 +85,43 @@ def test_members_have_the_mean_and_the_covariance_of_the_kalman_filter(seed: int
     ratio = (half**2).mean(0) / np.diag(posterior)
     assert abs(ratio.mean() - 1) < 3 * np.sqrt(2 / PAIRS / MODES) + 0.1
     assert np.abs(ratio - 1).max() < 4 * np.sqrt(2 / PAIRS)
+
+
+class Independent(Gaussian):
+    """Errors of variance 1 that are independent everywhere, so that the published guidance has the right form."""
+
+    def __init__(self, **size: Any) -> None:
+        super().__init__(0, **size)
+
+    def denoise(self, x: Tensor, noise: Tensor, context: Tensor) -> Tensor:
+        return x / (1 + noise.square())
+
+
+def test_the_published_guidance_finds_the_posterior_mean_of_independent_errors() -> None:
+    """Where gamma says what the noise leaves unknown, guidance and sampler lead to the mean of many members."""
+    network, generator = Independent(guidance="published", steps=64, pairs=8).eval(), np.random.default_rng(3)
+    background = torch.zeros((1, *SHAPE))
+    seen = generator.random(SHAPE) < 0.3
+    error = np.where(seen, 0.3, 0).astype(np.float32)
+    values = np.where(seen, generator.standard_normal(SHAPE), 0).astype(np.float32)
+    nothing = np.zeros((3, *GRID.shape), np.float32)
+    given = [background, *(torch.from_numpy(np.concatenate([part, nothing])[None]) for part in (values, error))]
+    with torch.no_grad():
+        departure, errors, _ = network.observed(background, *given[1:])
+        carried = [torch.from_numpy(part) for part in network.stepping.start(background[0].numpy())]
+        for step in range(network.stepping.steps):
+            _, _, *carried = network(*given, torch.tensor([step]), *carried)
+    r = errors[0, :69].numpy()
+    mean = np.where(seen, departure[0, :69].numpy() / (1 + r**2), 0)
+    found = carried[0].mean(0).numpy()
+    assert np.polyfit(mean[seen], found[seen], 1)[0] == pytest.approx(1, abs=0.12)
+    assert abs(found[~seen].mean()) < 0.01
+    assert {tensor.name for tensor in network.stepping.carried} == {"sample", "shocks"}
+
+
+def test_an_unknown_guidance_is_refused() -> None:
+    with pytest.raises(ValueError, match="'exact' is unknown; it is solved or published"):
+        DiffusionSize(guidance="exact")
 
 
 @given(seed=st.integers(0, 99), gradients=st.integers(24, 30))

@@ -36,7 +36,7 @@ from dacycle.assimilators.networks.blocks.planes import PlaneOperator
 from dacycle.assimilators.networks.blocks.prior import PriorNetwork
 from dacycle.assimilators.networks.convcnp import ConvCnpSize
 from dacycle.assimilators.networks.fnp import FnpSize
-from dacycle.assimilators.networks.slam import SlamSize
+from dacycle.assimilators.networks.latent_diffusion import LatentDiffusionSize
 from dacycle.assimilators.networks.vae_var import VaeVarSize
 from dacycle.forecast_adapter.grid import get_grid, great_circle_km
 
@@ -52,8 +52,10 @@ SIZES = {
     "fnp-adapter": AdaptedFnpSize(
         joint=16, group=8, fine=8, layers=1, merged=1, modes=4, block=8, reach_km=REACH_KM, **ADAPTER
     ),
-    "sda": DiffusionSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM),
-    "slam": SlamSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM, latent=16, auto=16),
+    "diffusion": DiffusionSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM),
+    "latent-diffusion": LatentDiffusionSize(
+        context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, reach_km=REACH_KM, latent=16, auto=16
+    ),
     "vae-var": VaeVarSize(width=16, latent=4, wide=4, broad=4, layers=1, iterations=6, reach_km=REACH_KM),
     "vae-var-adapter": AdaptedVaeVarSize(
         width=16, latent=4, wide=4, broad=4, layers=1, iterations=6, reach_km=REACH_KM, **ADAPTER
@@ -299,7 +301,7 @@ def test_without_its_modalities_an_adapted_method_is_its_base(network: AdaptedNe
     assert torch.equal(analyse(network, background, values, none)[0], background)
 
 
-@pytest.mark.parametrize("network", ["sda", "vae-var"], indirect=True)
+@pytest.mark.parametrize("network", ["diffusion", "vae-var"], indirect=True)
 def test_a_prior_is_told_the_size_of_errors_by_exact_observations(network: PriorNetwork) -> None:
     """Many other observations have too large stated errors, which would give an error of 0 by themselves."""
     state, values, errors = torch.zeros(1, 69, *GRID.shape), *(torch.zeros(1, 72, *GRID.shape) for _ in range(2))

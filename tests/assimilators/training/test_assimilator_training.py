@@ -50,10 +50,11 @@ from dacycle.cycler.cli.models.training import app
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import World, load_world
+from dacycle.obs_ingest.errors.model import KIND
 from tests.assimilators.trained.test_trained import make_file
 from tests.assimilators.training.runs import on_records, write_recipe
 from tests.conftest import TinyWorld
-from tests.worlds import register_doubles
+from tests.worlds import DAMPING, MEMORY, register_doubles
 
 pytestmark = pytest.mark.slow
 SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
@@ -140,7 +141,7 @@ def test_a_sample_is_background_observations_and_what_is_missing_to_the_truth(
 def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
     backgrounds: Backgrounds, observing: Observing, tiny: World
 ) -> None:
-    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5, EXACT)
+    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5, EXACT, mixed=0.75)
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in np.unique(backgrounds.times)])
     own = 0
     for item in range(len(samples)):
@@ -149,6 +150,28 @@ def test_errors_put_together_anew_stand_on_a_truth_of_the_reference(
         assert (tiny.statistics.denormalise(state)[GROUPS["q"]] > -1e-9).all()
         own += np.abs(-target - backgrounds.errors[samples.order[item]]).max() < 0.02
     assert 0 < own < 8  # a quarter of the samples keep the error that they came with
+
+
+def test_errors_stay_at_their_dates_unless_a_recipe_mixes_them(
+    backgrounds: Backgrounds, observing: Observing, tiny: World
+) -> None:
+    samples = Samples(backgrounds, observing, np.arange(12) % len(backgrounds.times), 5, EXACT)
+    for item in range(len(samples)):
+        state, _, _, target, _ = (part.numpy() for part in samples[item])
+        number = samples.order[item]
+        assert np.abs(-target - backgrounds.errors[number])[GROUPS["t"]].max() < 0.02
+        truth = tiny.statistics.normalise(tiny.reference.array(backgrounds.times[number]))
+        assert np.abs(truth - (state + target)).max() < 1e-4
+
+
+@pytest.mark.parametrize(("years", "mixed"), [(range(2010, 2012), 0.75), (range(2010, 2020), 0.0)])
+def test_errors_are_mixed_by_default_where_years_are_few(years: range, mixed: float, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "deploy/recipes/diffusion-cpu.yaml").read_text()
+    text = text.replace("training_years: [2020, 2021]", f"training_years: {list(years)}")
+    (tmp_path / "r.yaml").write_text(text.replace("mixed: 0.75\n", ""))
+    assert load_recipe(tmp_path / "r.yaml").mixed == mixed
+    (tmp_path / "own.yaml").write_text(text.replace("mixed: 0.75\n", "mixed: 0.3\n"))
+    assert load_recipe(tmp_path / "own.yaml").mixed == 0.3
 
 
 def test_samples_of_a_store_are_those_of_its_arrays(
@@ -198,7 +221,7 @@ def test_every_pass_draws_other_observations(backgrounds: Backgrounds, observing
 def test_a_chain_goes_on_from_its_analyses(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World, off: float
 ) -> None:
-    """Analyses `off` standard deviations away from the truth give backgrounds about as far from it."""
+    """Backgrounds are forecasts of two analyses, each `off` standard deviations from the truth; at first, of one."""
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
     chains = ClosedLoop(first, str(world.model), ahead=4)  # a ring of four, of which two are chains of three cycles
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
@@ -210,7 +233,8 @@ def test_a_chain_goes_on_from_its_analyses(
         chains.analysed(slot[None], (state + target)[None] + off)
         chains.analysed(chains[item - 1][-1][None], torch.full_like(state, np.nan)[None])  # one of the first data
     assert times == [times[0], times[0] + 1, times[0] + 2]
-    np.testing.assert_allclose(errors[1:], off, atol=0.3)
+    newer, older = DAMPING * (1 - MEMORY) * off, DAMPING * MEMORY * DAMPING * off
+    np.testing.assert_allclose(errors[1:], [newer, newer + older], atol=0.1)
 
 
 def test_chains_longer_than_the_reference_are_refused(
@@ -240,7 +264,10 @@ def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
             {"method": "magic"},
             "method: 'magic' is unknown; the methods are adas, adas-adapter, convcnp, fnp, fnp-adapter",
         ),
-        ({"method": "sda", "network": {}}, "rounds: sda learns from errors alone, in no closed loop; it must be 0"),
+        (
+            {"method": "diffusion", "network": {}},
+            "rounds: diffusion learns from errors alone, in no closed loop; it must be 0",
+        ),
         ({"network": {"joints": 3}}, r"network\.joints: unknown entry \(did you mean joint\?\); the entries are joint"),
         ({"base": "fnp"}, "base: fnp has none"),
         ({"method": "fnp-adapter"}, "base: fnp-adapter needs one"),
@@ -434,7 +461,7 @@ def test_a_method_without_a_spread_is_trained_exported_and_judged(
 
 
 PRIORS = {
-    "slam": {
+    "latent-diffusion": {
         "context": 8, "width": 16, "coarse": 16, "depth": 1, "steps": 5, "pairs": 1, "latent": 16, "auto": 16,
     },
     "vae-var": {"width": 16, "latent": 4, "wide": 4, "broad": 4, "layers": 1, "iterations": 4},
@@ -473,7 +500,7 @@ def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(
     assert share() == share("--set", "iterations=4") < share("--set", "iterations=1") < 1
     with pytest.raises(RecipeError, match="its weights are not those of its recipe's network with"):
         share("--set", "width=32")
-    with pytest.raises(RecipeError, match="write it as SIZE=N"):
+    with pytest.raises(RecipeError, match="write it as NAME=VALUE"):
         share("--set", "iterations=few")
     arguments[1] = "none"
     with pytest.raises(RecipeError, match="none is no run's folder"):
@@ -513,6 +540,7 @@ def test_the_gate_writes_the_card_of_the_file(exported: Path, entries: dict[str,
     card = exported.with_suffix(".md").read_text()
     judged = load_assimilator(exported, load_world(entries["world"]))
     assert judged.digest in card
+    assert f"observation errors in training: {KIND}" in card
     assert ("not passed" in card) == (not verdict.passed)
     assert judged.metadata["scores"]["passed"] == verdict.passed
 

@@ -17,7 +17,7 @@ from dacycle.forecast_adapter.grid import get_grid
 GRID = get_grid("16x32")
 SIZES = {
     "fnp": {"joint": 16, "group": 8, "fine": 8, "layers": 1, "merged": 1, "modes": 4, "block": 8},
-    "sda": {"context": 8, "width": 16, "coarse": 16, "depth": 1},
+    "diffusion": {"context": 8, "width": 16, "coarse": 16, "depth": 1},
 }
 
 
@@ -62,7 +62,7 @@ def test_mixed_precision_takes_less_and_rounds_count_as_samples() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to measure on")
 def test_on_a_gpu_updates_take_about_the_memory_that_was_worked_out() -> None:
-    recipe, grid = recipe_of("sda", precision="bfloat16"), get_grid("64x128")
+    recipe, grid = recipe_of("diffusion", precision="bfloat16"), get_grid("64x128")
     measured = measure_cost(recipe, grid)
     assert measured is not None
     assert 0.5 < measured.memory_gb / estimate_cost(recipe, grid).memory_gb(recipe.batch) < 1.5

@@ -102,7 +102,7 @@ def test_a_changed_experiment_is_refused_with_the_keys_that_differ(run, content)
     changed = replays.experiment(content | {"seed": 2, "guards": content["guards"] | {"increment_limit": 3}})
     with pytest.raises(ArchiveError) as caught:
         run_due_cycles(changed, Archive(run))
-    assert "guards.increment_limit: 6.0 at its first cycle, now 3.0" in str(caught.value)
+    assert "guards.increment_limit: 20.0 at its first cycle, now 3.0" in str(caught.value)
     assert "seed: 1 at its first cycle, now 2" in str(caught.value)
     assert "dacycle fork" in str(caught.value)
     assert tip(run) == before

@@ -5,11 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from dacycle.cycler.benchmark.page import summary
+from dacycle.cycler.benchmark.pairs import change
 from dacycle.cycler.benchmark.run import BenchmarkError, load_benchmark
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import write_experiment
@@ -84,6 +86,12 @@ def test_a_benchmark_from_its_file_to_the_page(place, caplog):
     gained = pd.read_csv(place / "page/gains.csv").set_index(["method", "setting"])
     assert gained.loc[("none", "without either"), "change"] == 0
     assert gained.loc[("oi", "without either"), "change"] < 0
+    # With two starts there is no interval; the change is that of the means, and the other way round its inverse.
+    pairs = pd.read_csv(place / "page/pairs.csv").set_index(["method", "against"])
+    errors = mse.xs(("protocol", "analysis"), level=("setting", "field")).drop("background", errors="ignore")
+    by_start = errors.groupby("method").mean()
+    assert pairs.loc[("oi", "none"), "change"] == pytest.approx(by_start["oi"] / by_start["none"] - 1, rel=0.05)
+    assert np.isnan(pairs["low"]).all()
     cycled = pd.read_csv(place / "page/cycled.csv")
     assert set(cycled["method"]) == {"none", "oi"}
     assert set(cycled["cycles"]) == {3}, "of five cycles, two are within the spin-up"
@@ -113,7 +121,9 @@ def test_a_changed_setting_is_run_again_and_nothing_else(place, caplog):
     dacycle("benchmark", "b.yaml", "--out", "page")
     changed = content(methods=["none"], settings=[{"name": "protocol"}, {"name": "20 %", "density": 0.3}])
     (place / "b.yaml").write_text(write_experiment(changed))
+    caplog.clear()
     caplog.set_level(logging.INFO, logger="dacycle")
+    caplog.clear()
     dacycle("benchmark", "b.yaml", "--out", "page")
     assert [message for message in caplog.messages if "|" in message] == ["none | 20 % | 1"]
 
@@ -167,3 +177,18 @@ def test_a_method_is_not_compared_by_a_year_of_its_training(place):
     shutil.copytree(place / "data/2024", place / "data/2020")
     (place / "b.yaml").write_text(write_experiment(content(methods=["fnp"], year=2020)))
     assert "fnp was trained on 2020" in dacycle("benchmark", "b.yaml", "--out", "page", status=2)
+
+
+def test_methods_are_compared_pair_by_pair_over_the_same_cases():
+    """What all methods find hard widens no interval; the interval is that of the differences, relative to the base."""
+    generator = np.random.default_rng(4)
+    cases = pd.date_range("2024-01-01", periods=40, freq="9D")
+    hard, noise = generator.uniform(1, 9, 40), generator.normal(size=(2, 40))
+    judged, base = (pd.Series(hard * share + 0.01 * part, cases) for share, part in zip((0.9, 1.0), noise, strict=True))
+    found = change(judged, base)
+    assert found.estimate == pytest.approx(judged.mean() / base.mean() - 1)
+    difference = (judged - base) / base.mean()
+    assert found.high - found.low == pytest.approx(2 * 1.96 * difference.std() / np.sqrt(40), rel=0.1)
+    assert found.excludes_zero
+    assert found.effective == pytest.approx(40)
+    assert np.isnan(change(judged[:3], base[:3]).low)

@@ -206,7 +206,7 @@ class TestForecast:
         states.sel(time=[START]).drop_vars("specific_humidity").to_netcdf(partial, engine="h5netcdf")
         cases = {
             text: "GRIB",
-            cut: "cannot be opened",
+            cut: "cannot be read",
             empty: "holds no GRIB or netCDF file",
             tmp_path / "nowhere.nc": "no such file",
             partial: "specific_humidity",
@@ -268,7 +268,7 @@ class TestIngest:
         assert result.exit_code == 0, result.output
         table = from_arrow(pq.read_table(tmp_path / "t.parquet"), "t")
         assert set(table["time"].dt.year) == {2021}  # the other file's are in another window
-        assert all(file.name in result.output for file in files)
+        assert "2 files" in result.output
 
     def test_a_source_that_needs_options(self, shared: Path, tmp_path: Path) -> None:
         """The file says neither which hours its day covers, nor its units."""

@@ -12,8 +12,10 @@ import pytest
 from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cycle.replay import RunStoppedError, due, open_run, run_cycle, run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
+from dacycle.forecast_adapter.channels import index
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import load_world
+from dacycle.obs_ingest.quality.background_error import BackgroundError
 from dacycle.obs_ingest.table import ObservationError
 from tests.cycler import replays
 from tests.worlds import forecast_by_hand
@@ -198,15 +200,22 @@ def test_a_cold_start_publishes_the_two_frames_before_the_first_cycle(content, t
         np.testing.assert_allclose(second, forecast_by_hand(*frames, 4), rtol=1e-4, atol=1e-4)
 
 
-def test_the_guards_and_the_background_check_are_looser_in_the_cold_cycles_and_in_no_others(content, tmp_path):
+def test_the_guards_are_looser_in_the_cold_cycles_and_in_no_others(content, tmp_path):
     """Everything exceeds these limits, and the factor lets everything pass, so each cycle shows which of them holds."""
-    guards = {"increment_limit": 1e-3, "background_error": 1e-6, "cold_factor": 1e6, "cold_cycles": 2}
+    guards = {"increment_limit": 1e-3, "rms_limit": 1e-3, "cold_factor": 1e6, "cold_cycles": 2}
     archive = Archive(tmp_path / "a", create=True)
     asked = content | {"guards": guards | {"fallbacks_in_a_row": 9, "minimum_observations": 1}}
     records = [cycle.record for cycle in run_due_cycles(replays.experiment(asked), archive)]
     assert [record.status for record in records] == ["ok", "ok", "fallback", "fallback"]
-    rejected = [record.reasons.get("background_check", 0) for record in records]
-    assert max(rejected[:2]) < 5 < 15 < min(rejected[2:])
+
+
+def test_each_cycle_assumes_the_error_of_the_background_that_the_record_before_it_holds(run):
+    """The estimate is in the archive, so that a run that goes on in another process assumes the same."""
+    records = Archive(run).branch("demo").records[2:]
+    errors = [BackgroundError.from_dict(record.background_error).std for record in records]
+    assert all((error > 0).all() for error in errors)
+    assert not (errors[0] == errors[-1]).all()
+    assert 0.2 < np.median(errors[-1][index("t2m")]) < 10
 
 
 def test_a_forked_run_has_no_cold_cycles(content, run, tmp_path):

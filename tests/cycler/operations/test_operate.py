@@ -95,7 +95,7 @@ def test_doctor_warns_of_a_reference_that_ends_before_the_experiment(world, tmp_
 
 def test_bench_accounts_for_the_time_of_real_cycles(world, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, world)
-    found = CliRunner().invoke(app, ["bench", str(path), "--cycles", "4", "--json"])
+    found = CliRunner().invoke(app, ["bench", "cycles", str(path), "--cycles", "4", "--json"])
     assert found.exit_code == 0, found.output
     numbers = json.loads(found.stdout)
     assert (numbers["cycles"], numbers["first"], numbers["last"]) == (4, "20240102T12", "20240103T06")
@@ -108,7 +108,7 @@ def test_bench_accounts_for_the_time_of_real_cycles(world, tmp_path: Path) -> No
 
 def test_bench_shows_a_table(world, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, world)
-    found = CliRunner().invoke(app, ["bench", str(path), "--cycles", "2", "--no-forecasts"])
+    found = CliRunner().invoke(app, ["bench", "cycles", str(path), "--cycles", "2", "--no-forecasts"])
     assert found.exit_code == 0, found.output
     for text in ("observations", "commit", "cycles a second", "peak memory"):
         assert text in found.output

@@ -164,7 +164,7 @@ class TestCommand:
         [
             (("run@20250102T06", "--out", "a.nc"), ("no analysis of this time", "20240101T12 to 20240102T12")),
             (("run", "--out", "a.txt"), ("a.txt", ".grib2", ".zarr")),
-            (("run@noon", "--out", "a.nc"), ("noon", "2024-01-04T00")),
+            (("run@noon", "--out", "a.nc"), ("noon", "2024-01-04T06")),
             (("other", "--out", "a.nc"), ("no experiment 'other'", "run")),
         ],
     )

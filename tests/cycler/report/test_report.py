@@ -312,7 +312,7 @@ def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
     assert "trend" not in scored.output
     nothing = shell.invoke(app, ["scores", "run", *archive, "--since", "20310101T00"])
     assert "no cycle from 20310101T00 to its last" in str(nothing.exception)
-    compared = shell.invoke(app, ["compare", "run", "better", *archive])
+    compared = shell.invoke(app, ["compare", "run", "better", *archive], env={"COLUMNS": "160"})
     assert compared.exit_code == 0, compared.output
     assert "run too short" in compared.output
     assert len(read_scores(run)) > 0

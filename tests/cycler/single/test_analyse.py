@@ -140,7 +140,7 @@ class TestRealPair:
         grib, bufr = ("--background", shared / GRIB), ("--observations", shared / BUFR)
         other_day = ("--observations", shared / "obs/synop_dwd_20210516T1150.bufr")
         failed(run(*grib, *other_day, "--out", out), "synop_dwd_20210516T1150.bufr", "no value in the window")
-        failed(run("--background", page, *bufr, "--out", out), "page.grib", "not a GRIB file")
+        failed(run("--background", page, *bufr, "--out", out), "page.grib", "it is a web page")
         failed(run(*grib, "--observations", table, "--out", out), "page.parquet", "cannot be read")
         failed(run(*grib, "--observations", tmp_path / "no.bufr", "--out", out), "no.bufr", "no such file")
         failed(run(*grib, *bufr, "--out", out, "--channel", "msl"), "msl is not there; it holds t2m")

@@ -115,12 +115,12 @@ def wide(monkeypatch):
 
 
 def test_the_command_proposes_what_the_next_experiment_takes(tmp_path, monkeypatch, wide):
-    folder = make_world(tmp_path / "tiny", days=11)
+    folder = make_world(tmp_path / "tiny", days=23)
     make_model(tmp_path / "double.onnx")
     monkeypatch.chdir(tmp_path)
-    branch = runs.make_run(tmp_path / "archive", load_world(str(folder)), cycles=36, end="2024-01-11T00")
+    branch = runs.make_run(tmp_path / "archive", load_world(str(folder)), cycles=82, end="2024-01-23T00")
     said = dacycle("errors", "run", "--from", "2024-01-02T06", "--out", "errors.yaml")
-    assert "20240102T06 to 20240110T18" in said
+    assert "20240102T06 to 20240122T06" in said
     assert "Withheld values cannot be used for it" in said
 
     table = branch.departures()

@@ -182,8 +182,8 @@ def test_trends_find_a_run_that_drifts_and_none_in_one_that_does_not():
     assert water["estimate"] == pytest.approx(-0.1)
 
 
-def test_a_trend_has_an_interval_from_eight_days_of_cycles_on():
-    """An interval takes four blocks of two days, whatever the number of cycles in them."""
+def test_a_trend_has_an_interval_from_twenty_days_of_cycles_on():
+    """An interval takes four blocks of five days, whatever the number of cycles in them."""
 
     def slopes(cycles, freq):
         times = pd.date_range("2024-01-01", periods=cycles, freq=freq)
@@ -192,7 +192,7 @@ def test_a_trend_has_an_interval_from_eight_days_of_cycles_on():
         noise = np.random.default_rng(1).uniform(1, 2, cycles)
         return trends(Verification(rows.assign(mse=noise), means, pd.DataFrame()), ("z500",)).iloc[0]
 
-    for cycles, freq in ((32, "6h"), (16, "12h")):
+    for cycles, freq in ((80, "6h"), (40, "12h")):
         assert np.isfinite(slopes(cycles, freq)["low"])
         assert np.isnan(slopes(cycles - 1, freq)["low"])
         assert not slopes(cycles - 1, freq)["excludes_zero"]

@@ -268,7 +268,7 @@ def test_weights_in_a_file_of_their_own_belong_to_the_model(tmp_path: Path) -> N
     before = add("large", path, world="era5", copy=True)
     assert set(before.files) == {"large.onnx", "large.onnx.data"}
     assert load_model("large").digest == before.digest
-    (before.folder / "large.onnx.data").write_bytes(np.ones((69, 100), np.float32).tobytes())
+    (before.network.parent / "large.onnx.data").write_bytes(np.ones((69, 100), np.float32).tobytes())
     with pytest.raises(ModelFileError, match=r"large\.onnx\.data is not the file that was added"):
         load_model("large")
 

@@ -152,7 +152,7 @@ def test_files_that_will_not_do(shared: Path, tmp_path: Path) -> None:
     twice.write_bytes(data + data)
     cases = {
         cut: r"cut\.grib: .*corrupt",
-        page: r"page\.grib: not a GRIB file",
+        page: r"page\.grib: it is a web page",
         twice: r"twice\.grib, 2018-11-20T12: 2t is there twice",
         tmp_path / "nowhere.grib": "no such file",
         shared / "grid/ecmwf_opendata_aifs_0p25_t500_2026031012.grib2": "holds no surface channel",

@@ -369,7 +369,7 @@ class TestHalfWrittenZarr:
     def test_missing_metadata(self, tmp_path: Path) -> None:
         (tmp_path / "s.zarr").mkdir()
         (tmp_path / "s.zarr/zarr.json").write_text("{")
-        refused(tmp_path / "s.zarr", "cannot be opened as Zarr")
+        refused(tmp_path / "s.zarr", "as Zarr: cannot be read")
 
 
 def _unstated(dataset: xr.Dataset, name: str, change: Callable) -> xr.Dataset:
@@ -422,10 +422,10 @@ class TestBadFiles:
     def test_truncated_netcdf(self, tmp_path: Path) -> None:
         made_dataset(0).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
         (tmp_path / "b.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:3000])
-        refused(tmp_path / "b.nc", "cannot be opened")
+        refused(tmp_path / "b.nc", "as netCDF: cannot be read")
         source = open_states(tmp_path)  # the whole file is still good
         same(source.state(START), made_state())
-        assert "cannot be opened" in source.unreadable["b.nc"]
+        assert "cannot be read" in source.left_out["b.nc"]
 
     def test_the_same_field_in_two_files(self, tmp_path: Path) -> None:
         made_dataset(0).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.obs_ingest.errors.model import ERRORS, representativeness_factor, standard_error
+from dacycle.obs_ingest.errors.model import ERRORS, LOCAL_SHARE, representativeness_factor, standard_error
 from dacycle.obs_ingest.errors.table import ErrorTable, read_errors
 from dacycle.obs_ingest.simulation.stations import Simulated
 from dacycle.obs_ingest.sources.base import DRAWN, SOURCES
@@ -100,13 +100,24 @@ def test_a_missing_value_keeps_an_error():
     assert restated[0] == 1.0
 
 
-def test_a_superob_keeps_the_representativeness_that_the_experiment_says():
-    assumed = ErrorTable(read_errors({"msl": {"instrument": 300.0, "representativeness": 40.0}}))
+@pytest.mark.parametrize(("shared", "kept"), [(1.0, 40.0), (0.25, 20.0), (0, 0.0)])
+def test_a_superob_keeps_the_share_of_representativeness_that_the_experiment_says(shared, kept):
+    errors = {"msl": {"instrument": 300.0, "representativeness": 40.0, "shared": shared}}
+    assumed = ErrorTable(read_errors(errors))
     many = assumed.restate(observations("msl", np.full(10000, 101e3), error=standard_error("msl", 101e3)))
     background = np.zeros((len(NAMES), 32, 64), np.float32)
     grid = get_grid("5.625deg")
     made = grid_observations(many, np.full(len(many), 101e3), background, grid, assumed=assumed)
-    assert made.errors[index("msl")].max() == pytest.approx(np.hypot(40, 3), rel=1e-5)
+    assert made.errors[index("msl")].max() == pytest.approx(np.hypot(kept, 3), rel=1e-2)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_on_finer_grids_a_station_has_more_of_its_representativeness_to_itself(name):
+    """The part of a station's own does not depend on the grid; of the rest the shared part stays the same share."""
+    coarse, fine = ErrorTable().model("isd", name), FINE.model("isd", name)
+    assert np.all(np.less_equal(fine.shared, coarse.shared))
+    assert (np.max(fine.shared) < np.max(coarse.shared)) == (name in LOCAL_SHARE)
+    assert ErrorTable(spacing=0.25, drawn=frozenset({"isd"})).model("isd", name) == coarse
 
 
 @pytest.mark.parametrize(
@@ -122,6 +133,8 @@ def test_a_superob_keeps_the_representativeness_that_the_experiment_says():
         ({"t": {"instrument": "0.5 K"}}, "t: instrument is '0.5 K', not a number"),
         ({"t": {"instrument": float("nan")}}, "not a number of at least 0"),
         ({"t2m": {"instrument": 0, "representativeness": 0}}, "t2m: instrument and representativeness are both 0"),
+        ({"t2m": {"shared": 1.2}}, "t2m: shared is 1.2; it is a share, 0 to 1"),
+        ({"t2m": {"shared": -0.1}}, "t2m: shared is -0.1, not a number of at least 0"),
         ({"t2m": {"instrument": 0}, "isd:t2m": {"representativeness": 0}}, "isd:t2m: .* both 0"),
         (["t2m"], "errors are a mapping"),
         ("nowhere.yaml", "there is no file nowhere.yaml"),
@@ -140,3 +153,11 @@ def test_a_damaged_file_is_refused(tmp_path, text):
         ObservationError, match=r"errors\.yaml:\d: (a file of observation errors is a mapping|not valid YAML)"
     ):
         read_errors(str(path))
+
+
+def test_precipitation_has_the_error_of_the_larger_of_value_and_equivalent():
+    """A dry report in a wet background is no surer than the background's own rain would be."""
+    table = observations(["tp", "tp", "tp", "tp", "t2m"], [0.0, 20.0, 0.0, 8.0, 280.0], period=[6, 6, 6, 6, 0])
+    table["error"] = [*standard_error("tp", [0.0, 20.0, 0.0, 8.0]), 1.0]
+    larger = ErrorTable().with_equivalents(table, np.array([10.0, 10.0, np.nan, -1.0, 300.0]))["error"]
+    assert larger.to_numpy() == pytest.approx([*standard_error("tp", [10.0, 20.0, 0.0, 8.0]), 1.0])

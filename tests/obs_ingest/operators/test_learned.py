@@ -151,6 +151,11 @@ class TestAtPoints:
         assert np.isfinite(found).tolist() == [False, False, True]
 
 
+def state_error(share):
+    """Return a share of the standard deviations of both variables."""
+    return {"tp": share * STD["tp6h"], "olr": share * STD["olr"]}
+
+
 class TestQualityControl:
     def judged(self, table, operator, world, frames, planes=("tp6h", "olr", "q2m"), share=0.3):
         intervals = operator.intervals(frames)
@@ -163,13 +168,13 @@ class TestQualityControl:
             world.orography,
             share=0,
             planes=planes,
-            learned_error=operator.background_error(table, intervals, share),
+            learned_error=operator.background_error(table, intervals, state_error(share)),
         )
 
     def test_the_errors_are_the_operators_and_the_backgrounds_in_quadrature(self, operator, tiny):
         frame = tiny.reference.array(tiny.reference.times[0])
         table = observations(["olr", "tp", "olr", "t2m"], 200.0, period=[6, 6, 24, 0])
-        found = operator.background_error(table, operator.intervals([frame, frame]), 0.5)
+        found = operator.background_error(table, operator.intervals([frame, frame]), state_error(0.5))
         expected = [np.hypot(ERRORS[p], 0.5 * STD[p]) for p in ("olr", "tp6h")]
         assert found == pytest.approx([*expected, np.nan, np.nan], rel=1e-5, nan_ok=True)
 

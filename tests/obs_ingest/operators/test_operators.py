@@ -8,13 +8,17 @@ from hypothesis import strategies as st
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.physics import (
+    DRY_AIR_GAS_CONSTANT,
+    GRAVITY,
+    LAPSE_RATE,
+    STANDARD_TEMPERATURE,
     dewpoint,
     humidity_from_dewpoint,
     station_pressure_ratio,
     wind_components,
     wind_direction,
 )
-from dacycle.obs_ingest.operators.columns import equivalents
+from dacycle.obs_ingest.operators.columns import equivalents, reduction_error
 from tests.obs_ingest.helpers import observations
 
 GRID = get_grid("5.625deg")
@@ -99,10 +103,31 @@ def test_on_a_grid_with_poles_the_rows_before_them_are_the_last():
 
 def test_station_pressure_follows_sea_level_pressure_below_750_metres_only():
     table = observations("ps", np.zeros(4), elevation=[0.0, 500.0, 751.0, np.nan])
-    value = h(table, state(msl=101325))
+    value = h(table, state(msl=101325, t2m=288.15))
     assert value[0] == pytest.approx(101325)
     assert value[1] == pytest.approx(95461, rel=1e-4)  # ICAO standard atmosphere at 500 m
     assert np.isnan(value[2:]).all()
+
+
+@pytest.mark.parametrize("orography", [0.0, 300.0])
+@pytest.mark.parametrize("temperature", [240.0, 255.0, 270.0, 288.0, 300.0])
+@pytest.mark.parametrize("height", [-50.0, 200.0, 400.0, 700.0])
+def test_station_pressure_is_that_of_the_hydrostatic_column_at_the_temperature_of_the_day(
+    height, temperature, orography
+):
+    """The background's 2-m temperature is at the model's ground; brought to the station it is `temperature`."""
+    at_ground = temperature + LAPSE_RATE * (height - orography)
+    value = h(observations("ps", 0.0, elevation=height), state(msl=101325, t2m=at_ground), SEA + np.float32(orography))
+    mean = temperature + LAPSE_RATE * height / 2
+    truth = 101325 * np.exp(-GRAVITY * height / (DRY_AIR_GAS_CONSTANT * mean))
+    assert value[0] == pytest.approx(truth, abs=50)
+
+
+def test_the_error_of_station_pressure_grows_with_height():
+    table = observations(["ps", "ps", "ps", "ps", "msl"], 0.0, elevation=[0.0, 100.0, 700.0, -100.0, 700.0])
+    error = reduction_error(table, np.array([101325.0, 100000.0, 93000.0, 102500.0, 101325.0]))
+    assert error == pytest.approx([0, 18, 119, 19, 0], abs=1)
+    assert reduction_error(table, np.full(5, np.nan)).tolist() == [0.0] * 5
 
 
 @settings(max_examples=30)
@@ -127,4 +152,6 @@ def test_specific_humidity_agrees_with_tables(dewpoint, pressure, expected):
 
 
 def test_standard_atmosphere():
-    assert station_pressure_ratio([0, 1000, 3000]) == pytest.approx([1, 0.88699, 0.69203], rel=1e-3)
+    height = np.array([0, 1000, 3000])
+    ratio = station_pressure_ratio(height, STANDARD_TEMPERATURE - LAPSE_RATE * height)
+    assert ratio == pytest.approx([1, 0.88699, 0.69203], rel=1e-3)

@@ -117,7 +117,7 @@ def test_the_height_over_which_h_moves_a_temperature_is_kept():
     np.testing.assert_allclose(height, [200, -450, 600, 600, np.nan, np.nan, np.nan], atol=1e-3)
     np.testing.assert_allclose(h[[0, 1, 3]], 280 - 0.0065 * height[[0, 1, 3]], rtol=1e-6)
     assert (result["reason"] == "station_height").tolist() == [False, False, True, True, True, False, False]
-    assert h[-1] == pytest.approx(95461, rel=1e-4)  # of the station's own height, whatever the ground
+    assert h[-1] == pytest.approx(95335, rel=1e-4)  # with 278.7 K at the station's own height
 
 
 def test_the_background_check_weighs_both_errors():
@@ -138,11 +138,13 @@ def test_background_error_aloft_belongs_to_the_level():
     ]
 
 
-def test_background_error_of_station_pressure_falls_with_height_and_is_no_larger_below_sea_level():
-    """With 100 Pa at sea level: 4 x 100 x 0.920 = 368 Pa at 700 m, 400 Pa at -300 m."""
-    table = observations("ps", 9e4 + np.array([360.0, 376.0, 395.0, 405.0]), longitude=np.arange(4.0), error=1e-3,
-                         elevation=[700.0, 700.0, -300.0, -300.0])  # fmt: skip
+def test_background_error_of_station_pressure_is_that_at_sea_level_and_the_reduction_has_its_own():
+    """With 100 Pa at sea level: 4 x 100 Pa at 0 m; at 700 m the reduction adds 115 Pa: 4 sqrt(100^2 + 115^2) = 611."""
+    table = observations("ps", 9e4 + np.array([395.0, 405.0, 600.0, 620.0]), longitude=np.arange(4.0), error=1e-3,
+                         elevation=[0.0, 0.0, 700.0, 700.0])  # fmt: skip
     assert reasons(table, 9e4, spread=100.0) == ["", "background_check"] * 2
+    grown = verdict(table, 9e4, spread=100.0)["error"].to_numpy()
+    assert grown == pytest.approx([0, 0, 115, 115], abs=1)
 
 
 def test_background_error_between_levels_is_linear_in_the_logarithm_of_pressure():

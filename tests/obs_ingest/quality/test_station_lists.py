@@ -132,8 +132,8 @@ def test_a_bad_list_is_refused_with_line_and_remedy(written, text, complaint):
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ObservationError, match=r"no\.csv: cannot be read as a station list"):
+    with pytest.raises(ObservationError, match=r"no\.csv: cannot be read"):
         read_station_list(tmp_path / "no.csv")
     (tmp_path / "list.csv").write_bytes(b"station\n\xff\xfe\x00\n")
-    with pytest.raises(ObservationError, match=r"list\.csv: cannot be read as a station list in CSV"):
+    with pytest.raises(ObservationError, match=r"list\.csv:2: is not in UTF-8; save the file as UTF-8"):
         read_station_list(tmp_path / "list.csv")

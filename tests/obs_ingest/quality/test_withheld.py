@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dacycle.obs_ingest.quality.withheld import SALT, WITHHELD, withhold
+from dacycle.obs_ingest.quality.withheld import SALT, WITHHELD, chosen_sites, withhold, withhold_regions
 from dacycle.obs_ingest.table import ObservationError
 
 
@@ -63,3 +63,32 @@ def test_shares(everywhere):
     assert less.sum() < more.sum()
     with pytest.raises(ObservationError, match=r"1\.0, not in \[0, 1\)"):
         withhold(everywhere, 1.0)
+
+
+def test_a_silent_site_still_takes_its_neighbours_with_it(everywhere):
+    """Whether a chosen site reports changes nothing for the others, where the network is known."""
+    chosen = chosen_sites(everywhere)
+    assert len(chosen) > 300
+    neighbours = places(chosen[:, 0] + 0.06, chosen[:, 1])
+    silent = withhold(neighbours)
+    assert silent.mean() < 0.5
+    assert withhold(neighbours, network=chosen).all()
+    both = pd.concat([neighbours, places(chosen[:, 0], chosen[:, 1])])
+    assert withhold(both).all()
+    far = everywhere[::7]
+    assert withhold(far, network=everywhere.to_numpy()).tolist() == withhold(everywhere)[::7].tolist()
+
+
+def test_regions_are_withheld_whole_over_sea_and_land():
+    latitude, longitude = (x.ravel() for x in np.meshgrid(np.arange(-89.5, 90), np.arange(0.5, 360), indexing="ij"))
+    grid, area = places(latitude, longitude), np.cos(np.deg2rad(latitude))
+    withheld = withhold_regions(grid, 0.1)
+    assert np.average(withheld, weights=area) == pytest.approx(0.1, abs=0.04)
+    assert (withhold_regions(grid, 0.3) >= withheld).all()
+    assert withhold_regions(places(latitude, longitude - 360), 0.1).tolist() == withheld.tolist()
+    assert not withhold_regions(grid, 0.0).any()
+    columns = withheld.reshape(180, 360)[85:95]  # on both sides of the equator regions are 9 degrees high and wide
+    runs = np.diff(np.flatnonzero(np.diff(np.append(np.append(False, columns[-1]), False).astype(int))))[::2]
+    assert (runs % 9 == 0).all()
+    with pytest.raises(ObservationError):
+        withhold_regions(grid, 1.0)

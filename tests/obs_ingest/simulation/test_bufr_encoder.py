@@ -166,12 +166,15 @@ def test_humidity_survives_as_a_dewpoint_however_cold_or_dry(demonstration, sond
     assert (abs(rows["value_again"] - rows["value"]) < 0.02 * rows["error"]).all()
 
 
-def test_the_checks_of_sensors_reject_what_representativeness_puts_into_a_draw(demonstration, sondes):
-    """The demonstration needs `tolerance`, because genuine soundings have no such errors from level to level."""
+def test_the_checks_of_sensors_reject_little_of_what_representativeness_puts_into_a_draw(demonstration, sondes):
+    """The demonstration needs `tolerance`, because genuine soundings have no errors of temperature level by level.
+
+    They would reject a tenth if the errors of heights differed from level to level too.
+    """
     path, table, _ = sondes
     again, found = read(path, "temp_bufr", demonstration)
     assert found.skipped["level out of hydrostatic balance"] > 100
-    assert len(table) - len(again) > 1000
+    assert 0 < len(table) - len(again) < 0.05 * len(table)
     with pytest.raises(ObservationError, match="tolerance is 0, not above 0"):
         read(path, "temp_bufr", demonstration, tolerance=0)
 

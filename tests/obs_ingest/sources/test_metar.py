@@ -167,7 +167,7 @@ def test_damaged_rows_are_counted(shared, tmp_path):
     [
         ("a.csv", b"<html>Too many requests</html>\n", "no column unix_time"),
         ("a.csv", b"Unix_time,ICAO,Latitude,Longitude,Elev,Temp\n", "no column dewp, wdir"),
-        ("a.parquet", b"PAR1", "cannot be read as Parquet"),
+        ("a.parquet", b"PAR1", "cannot be read"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path, name, content, message):

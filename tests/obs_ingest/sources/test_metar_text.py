@@ -154,3 +154,50 @@ def test_groups_that_cannot_be_read_are_counted(tmp_path, network):
     assert len(got) + sum(inventory.skipped.values()) == 4
     got, inventory = values("EGLL 010550Z NIL=", tmp_path, network)
     assert (got, inventory.missing, inventory.skipped) == ({}, 7, {})
+
+
+HEATHROW, KENNEDY = "EGLL 010550Z 24008KT 9999 12/08 Q1012", "KJFK 010551Z 12010KT 10SM CLR 22/18 A2974"
+
+
+@pytest.mark.parametrize(
+    ("text", "temperatures", "problems"),
+    [
+        # Each belongs to its own station, whatever words stand around it and however the report before ends.
+        (f"METAR KJFK 010551Z NIL\n{HEATHROW.replace('EGLL', 'EGLL COR')}=\n", {"EGLL": 12}, []),
+        (f"SAXX31 KWBC 010600\nMETAR KJFK 010551Z 12010KT\nCOR METAR {HEATHROW}=\n", {"EGLL": 12}, []),
+        (f"METAR METAR {HEATHROW}=\nMETAR {KENNEDY}=\n", {"EGLL": 12, "KJFK": 22}, []),
+        # What is no report belongs to nobody.
+        (f"METAR KJFK 010551Z 12010KT\nTAF EGLL 010500Z 0106/0212 24008KT\n  TX12/0112Z 12/08=\n{HEATHROW}=\n",
+         {"EGLL": 12}, ["line 2: no METAR"]),
+        (f"FTUK31 EGRR 010500\nKJFK 010500Z 0106/0212 24008KT 9999\n  BECMG 12/08=\n{HEATHROW}=\n",
+         {"EGLL": 12}, ["line 2: no METAR"]),
+        (f"{HEATHROW}\nSIGMET 2 VALID 010600/011000 KZNY- 22/18=\n", {"EGLL": 12}, ["line 2: no METAR"]),
+        # Whether reports end with = is the habit of each bulletin.
+        (f"SAUK31 EGRR 010550\nMETAR {HEATHROW}=\nNNNN\nSAUS31 KWBC 010600\n{KENNEDY}\nsome note 11/11\nNNNN\n",
+         {"EGLL": 12, "KJFK": 22}, ["line 6: no METAR"]),
+        # Cut off in transfer.
+        (f"METAR {HEATHROW}=\nMETAR {KENNEDY[:-8]}", {"EGLL": 12}, ["line 2: cut off; the others end with ="]),
+        (f"METAR {HEATHROW}=\nMETAR {KENNEDY}\n", {"EGLL": 12}, ["line 2: cut off; the others end with ="]),
+        (f"{HEATHROW}\n{KENNEDY}", {"EGLL": 12, "KJFK": 22}, []),
+    ],
+)  # fmt: skip
+def test_every_line_belongs_to_its_own_report_or_to_none(tmp_path, network, text, temperatures, problems):
+    (tmp_path / NAME).write_text(text)
+    table, inventory = read(tmp_path / NAME, network)
+    warm = table[table["variable"] == "t2m"]
+    assert {s: v - 273.15 for s, v in zip(warm["station"], warm["value"], strict=True)} == pytest.approx(temperatures)
+    assert inventory.problems == [f"{tmp_path / NAME}, {problem}" for problem in problems]
+    assert inventory.skipped.get("damaged", 0) == len(problems)
+
+
+def test_what_the_library_reads_wrong_or_not_at_all_is_counted(tmp_path, network):
+    for report, expected, unread in (
+        ("EGLL 010550Z 27010 9999 12/08 Q1012 TEMPO 27015KT", {"t2m", "td2m"}, 2),  # the unit is of the trend
+        ("EGLL 010550Z 37005KT 9999 12/08 Q1012", {"t2m", "td2m"}, 2),  # its handler of winds fails
+        ("EGLL 010550Z 24008KT 9999 12/0 Q1012", {"u10", "v10"}, 2),  # half a group
+        ("EGLL 010550Z 24008KT 9999 2/08 Q1012", {"u10", "v10"}, 2),
+        ("EGLL 010550Z 24008KT 9999 12/08 Q1012 TEMPO 27015", {"t2m", "td2m", "u10", "v10"}, 0),
+    ):
+        got, inventory = values(report, tmp_path, network)
+        assert set(got) == expected
+        assert inventory.skipped == ({"value that cannot be read": unread} if unread else {})

@@ -132,7 +132,7 @@ def test_reports_without_time_or_place_are_counted_and_left_out():
     assert table["elevation"].iloc[1] == 100
 
 
-def test_of_identical_reports_the_first_received_stays():
+def test_of_identical_reports_the_first_received_stays_and_of_others_the_last():
     class Twice(Minutes):
         def parse(self, path):
             reports = np.concatenate([placed(1)] * 3)
@@ -141,8 +141,12 @@ def test_of_identical_reports_the_first_received_stays():
             return Parsed(reports, [])
 
     table, inventory = Twice(__file__).read(Window(NOON))
-    assert inventory.skipped == {"repeated report": 1}
-    assert sorted(table["value"]) == [280, 281]  # a correction is no repeat
+    assert inventory.skipped == {"repeated report": 1, "superseded by a later version": 1}
+    assert table["value"].tolist() == [281]
+    # A correction that comes after the cutoff supersedes nothing; the cycle sets it aside as late.
+    table, inventory = Twice(__file__).read(Window(NOON, pd.Timedelta("35min")))
+    assert (inventory.skipped, inventory.late) == ({"repeated report": 1}, 1)
+    assert table["value"].tolist() == [280, 281]
     assert table["received"].min() == pd.Timestamp("2024-01-02T12:20")
 
 

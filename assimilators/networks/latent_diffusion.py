@@ -1,12 +1,14 @@
-"""SLAM: score-based latent assimilation (Qu et al. 2024, arXiv 2404.06665, SLAMS there), with a background.
+"""Latent diffusion of the background's error, guided by observations.
 
-Defining part: errors are sampled by diffusion in the latent space of an autoencoder, all variables together.
+Of score-based latent assimilation (SLAMS: Qu et al. 2024, arXiv 2404.06665) it has the sampling by diffusion in the
+latent space of an autoencoder, all variables together.
 
-Differences from the paper: the original makes observations of latents by encoding the truth, which is unknown. Here a
-latent is decoded and then observed, so that observations guide it through the decoder; the part that the autoencoder
-cannot represent is added to the observations' error. Latents are of the background's error, given the background, as in
-`sda`. The decoder is linear in the latent, with gates that depend on the background. Autoencoder and denoiser are
-trained at the same time; no gradient flows from the denoiser into the autoencoder.
+It is not SLAMS. There observations of every modality are encoded into the latent space, by encoding the truth, which is
+unknown in a cycle. Here a latent is decoded and then observed, so that observations guide it through the decoder; the
+part that the autoencoder cannot represent is added to the observations' error. Latents are of the background's error,
+given the background, as in `diffusion`. The decoder is linear in the latent, with gates that depend on the background:
+a learnt basis. Autoencoder and denoiser are trained at the same time; no gradient flows from the denoiser into the
+autoencoder.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from dacycle.assimilators.networks.blocks.layers import Pointwise
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["SlamNetwork", "SlamSize"]
+__all__ = ["LatentDiffusionNetwork", "LatentDiffusionSize"]
 
 UNIT = 0.1
 """Weight of the penalty that gives latents a variance of 1, which the denoiser assumes."""
 
 
 @dataclass(frozen=True)
-class SlamSize(DiffusionSize):
+class LatentDiffusionSize(DiffusionSize):
     """Hold the size of the network and of its sampler, beside those of `DiffusionSize`.
 
     Attributes:
@@ -43,11 +45,11 @@ class SlamSize(DiffusionSize):
     auto: int = 128
 
 
-class SlamNetwork(DiffusionNetwork):
+class LatentDiffusionNetwork(DiffusionNetwork):
     """Sample background errors by diffusion in the latent space of an autoencoder."""
 
     def __init__(
-        self, grid: Grid, constants: Constants, size: SlamSize, planes: tuple[str, ...] = tuple(PLANES)
+        self, grid: Grid, constants: Constants, size: LatentDiffusionSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
         half = (grid.shape[0] // 2, grid.shape[1] // 2)
         super().__init__(grid, constants, size, (size.latent, *half), planes)

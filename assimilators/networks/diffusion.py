@@ -1,11 +1,12 @@
-"""SDA: score-based data assimilation (Rozet & Louppe 2023, arXiv 2306.10574), with a background.
+"""Diffusion of the background's error, guided by observations: score-based assimilation with a background.
 
-Defining parts: a prior that is learnt by diffusion without observations; in the analysis, observations guide it through
-their observation operators, with a variance that includes the uncertainty left by the noise.
+Of score-based data assimilation (SDA: Rozet and Louppe 2023, arXiv 2306.10574) it has a prior that is learnt by
+diffusion without observations; in the analysis, observations guide it through their observation operators, with a
+variance that includes the uncertainty left by the noise.
 
-Differences from the paper: the original has no background, and its prior is of trajectories. Here the prior is of the
-background's error, given the background, because most of the information in a cycle comes from the background. The
-guidance and the number of steps are described in `blocks.diffusion`.
+It is not SDA. SDA's prior is of trajectories, without a background; here it is of the background's error, given the
+background, because most of the information in a cycle comes from the background. Its guidance is that of a later paper
+(arXiv 2405.13712) unless `guidance: published` is set, and its sampler has few steps (`blocks.diffusion`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from dacycle.assimilators.networks.blocks.diffusion import DiffusionNetwork, Dif
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["SdaNetwork"]
+__all__ = ["ErrorDiffusionNetwork"]
 
 
-class SdaNetwork(DiffusionNetwork):
+class ErrorDiffusionNetwork(DiffusionNetwork):
     """Sample background errors on the grid by diffusion."""
 
     def __init__(

@@ -1,0 +1,9 @@
+"""The error of everything that reads or writes an archive."""
+
+from dacycle.common.errors import DacycleError
+
+__all__ = ["ArchiveError"]
+
+
+class ArchiveError(DacycleError, RuntimeError):
+    """A request does not fit the archive, or the archive is damaged; the message says where and what to do."""

@@ -1,0 +1,52 @@
+"""The first commands of a new user, from nothing but the package."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dacycle.cycler.archive.branches import open_experiment
+from dacycle.cycler.cli import app
+from dacycle.cycler.cli.cycles.start import SITUATIONS
+
+COMMAND = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
+
+
+@pytest.mark.slow
+def test_the_demonstration_runs_in_any_folder_and_goes_on(tmp_path: Path) -> None:
+    def demo(*options: str) -> str:
+        command = [*COMMAND, "demo", "mine", *options]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    printed = demo("--days", "1")
+    assert "demo: 5 of 5" in printed
+    assert "demo-free, forecasts: 3 of 3" in printed
+    assert f"Report: {tmp_path}/mine/report.html" in printed
+    assert "below those of optimal interpolation" in printed
+    assert (tmp_path / "mine/report.html").stat().st_size > 100_000
+    branch = open_experiment(tmp_path / "mine/archive", "demo")
+    assert len(branch.times) == 7
+    assert {record.status for record in branch.records} <= {"cold_start", "ok"}
+    assert "demo: 6 of 9" in demo("--days", "2")
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_an_experiment_is_written_and_its_needs_are_named(
+    situation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["init", situation, "mine.yaml"])
+    assert ended.exit_code == 0, ended.output
+    assert "#" in (tmp_path / "mine.yaml").read_text()
+    assert "dacycle " in ended.output.splitlines()[-1]
+    again = CliRunner().invoke(app, ["init", situation, "mine.yaml"])
+    assert again.exit_code == 2
+    assert "mine.yaml exists" in again.output
+
+
+def test_an_unknown_situation_is_refused(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(app, ["init", "mars", str(tmp_path / "mine.yaml")])
+    assert ended.exit_code == 2
+    assert "there are demonstration" in ended.output

@@ -1,0 +1,55 @@
+"""Commands that are killed at a file operation, and run again, end as if undisturbed and leave nothing of theirs.
+
+A few operations of each command are tried here. All of them are tried, in an hour, by
+
+    SWEEP_EVERY=1 make test ARGS="-m slow tests/cycler/reliability -n0"
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def killer(tmp_path_factory) -> Path:
+    """Return the library that stands before the C library's file operations, compiled."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler, to stand before the C library's file operations")
+    library = tmp_path_factory.mktemp("killer") / "killer.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "killer.c", "-ldl"], check=True)
+    return library
+
+
+def killed(killer: Path, world, folder: Path, every: int, *commands: str) -> list[dict]:
+    """Return what `sweep.py` says of each kill."""
+    script = [sys.executable, HERE / "sweep.py", world.folder, world.model, folder, str(every), *commands]
+    ended = subprocess.run(
+        script, capture_output=True, text=True, check=False, env={**os.environ, "LD_PRELOAD": str(killer)}
+    )
+    assert ended.returncode == 0, ended.stderr
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    return [line for line in lines if "at" in line]
+
+
+def test_a_fork_that_is_killed_is_finished_by_the_same_command(killer, world, tmp_path):
+    check(killed(killer, world, tmp_path / "sweep", 9, "fork"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["hindcast", "drift", "fork", "rewind", "report", "simulate"])
+def test_a_command_that_is_killed_anywhere_ends_as_if_undisturbed(killer, world, tmp_path, command):
+    check(killed(killer, world, tmp_path / "sweep", int(os.environ.get("SWEEP_EVERY", "40")), command))
+
+
+def check(kills: list[dict]) -> None:
+    assert kills
+    assert all(kill["killed"] for kill in kills)
+    assert [kill for kill in kills if kill["again"] or kill["other"]] == []
