@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -247,8 +248,10 @@ def _keep_sample(path: Path, key: str, sample: SampleFields) -> SampleFields:
     }
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getvalue())
+    # An archive that may only be read has its report all the same: the sample is then read again each time.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getvalue())
     return sample
 
 

@@ -124,6 +124,19 @@ def test_it_is_written_into_the_branch_and_the_same_archive_gives_the_same_page(
     assert unsigned(path.read_text()) == unsigned(html)
 
 
+def test_a_kept_sample_is_used_again_and_a_damaged_one_is_not(html, run, tiny, monkeypatch):
+    path = run.folder / "verification" / "sample.npz"
+    records = [record for record in run.records if record.status != "cold_start"]
+    first = tables.sample_fields(run, tiny, records)
+    path.write_bytes(path.read_bytes()[:200])
+    again = tables.sample_fields(run, tiny, records)
+    np.testing.assert_array_equal(first.increment, again.increment)
+    monkeypatch.setattr(tables, "headline_fields", None)
+    kept = tables.sample_fields(run, tiny, records)
+    np.testing.assert_array_equal(kept.errors["analysis"], first.errors["analysis"])
+    np.testing.assert_array_equal(kept.powers["reference"], first.powers["reference"])
+
+
 def test_the_experiment_and_its_digests_are_printed(html, run):
     assert "fallbacks_in_a_row" in html
     record = run.records[-1]
