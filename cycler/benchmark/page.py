@@ -13,7 +13,7 @@ from dacycle.assimilators.judging.benchmark import OVERALL
 from dacycle.common.files import write_whole
 from dacycle.cycler.benchmark.pairs import COLUMNS, gains, pairs_in_cycles, pairs_of_single_analyses
 from dacycle.cycler.benchmark.run import Benchmark, CycledResults
-from dacycle.cycler.report import style
+from dacycle.cycler.report import drawing, style
 from dacycle.cycler.report.tables import number, with_interval
 from dacycle.forecast_adapter.channels import HEADLINE
 
@@ -252,19 +252,19 @@ def _density(benchmark: Benchmark, means: pd.DataFrame) -> str:
     ratios = _ratios(benchmark, means)
 
     def draw(figure: Figure) -> None:
-        (axes,) = style.panels(figure, 1, columns=1, bottom=0.45)
+        (axes,) = drawing.panels(figure, 1, columns=1, bottom=0.45)
         for method, line in _lines(benchmark):
             values = [ratios.loc[setting.name, method] for setting in varied]
             axes.plot([100 * s.density for s in varied], values, **line, label=method, marker="o", markersize=3)
         axes.axhline(1, color=style.COLOURS["free run"], linewidth=1)
         axes.set_xscale("log")
-        style.plain(axes.xaxis, [100 * setting.density for setting in varied])
+        drawing.plain(axes.xaxis, [100 * setting.density for setting in varied])
         axes.set_xlabel("observed points (%)")
         axes.set_ylabel("MSE / background's")
         axes.set_ylim(bottom=0)
-        style.legend(figure, axes)
+        drawing.legend(figure, axes)
 
-    return str(style.svg(draw, "Error of the analysis over that of the background by density", height=3.2, width=7.0))
+    return str(drawing.svg(draw, "Error of the analysis over that of the background by density", height=3.2, width=7.0))
 
 
 def _lines(benchmark: Benchmark) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -312,7 +312,7 @@ def _drift(benchmark: Benchmark, drifts: pd.DataFrame) -> str:
     """Draw the RMSE by lead of the forecasts from each method's analyses, and from the reference."""
 
     def draw(figure: Figure) -> None:
-        axes_list = style.panels(figure, len(HEADLINE), top=0.65, bottom=0.45, gap=0.6)
+        axes_list = drawing.panels(figure, len(HEADLINE), top=0.65, bottom=0.45, gap=0.6)
         for axes, channel in zip(axes_list, HEADLINE, strict=True):
             factor, unit = style.readable(channel)
             rows = drifts[drifts["channel"] == channel]
@@ -320,12 +320,12 @@ def _drift(benchmark: Benchmark, drifts: pd.DataFrame) -> str:
                 curve = rows[(rows["method"] == method) & (rows["kind"] == "analysis")].sort_values("lead")
                 axes.plot(curve["lead"] / 24, factor * curve["rmse"], **line, label=method)
             curve = rows[(rows["method"] == benchmark.methods[0]) & (rows["kind"] == "reference")].sort_values("lead")
-            style.line(axes, curve["lead"] / 24, factor * curve["rmse"], "free run", "from the reference")
+            drawing.line(axes, curve["lead"] / 24, factor * curve["rmse"], "free run", "from the reference")
             axes.set_title(f"{channel} ({unit})")
             axes.set_ylim(bottom=0)
             axes.set_xlim(left=0)
         for axes in axes_list[-3:]:
             axes.set_xlabel("lead (days)")
-        style.legend(figure, axes_list[0])
+        drawing.legend(figure, axes_list[0])
 
-    return str(style.svg(draw, "Forecast error by lead of every method", height=4.6))
+    return str(drawing.svg(draw, "Forecast error by lead of every method", height=4.6))

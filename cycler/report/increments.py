@@ -10,7 +10,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dacycle.cycler.report import maps, style
+from dacycle.cycler.report import drawing, maps, style
 from dacycle.cycler.single.observation import Response
 from dacycle.forecast_adapter.channels import CHANNELS, GROUPS, LEVELS, index
 from dacycle.forecast_adapter.grid import Grid
@@ -47,7 +47,7 @@ def picture(response: Response, grid: Grid, std: NDArray) -> Markup:
 
     observed = response.observation
     label = f"Increment of one observation of {observed.variable} at {observed.latitude:g} {observed.longitude:g}"
-    return style.svg(draw, label, height=9.6)
+    return drawing.svg(draw, label, height=9.6)
 
 
 def shown_channels(response: Response, std: NDArray) -> list[str]:
@@ -156,4 +156,4 @@ def _pressure_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.set_ylim(1080, 46)
     ticks: Sequence[float] = (1000, 700, 500, 300, 200, 100, 50)
-    style.plain(axes.yaxis, ticks)
+    drawing.plain(axes.yaxis, ticks)

@@ -10,11 +10,13 @@ from dacycle.cycler.verification.usage import KINDS
 from dacycle.obs_ingest.table import REASONS, VARIABLES
 
 __all__ = [
+    "BY_DESIGN",
     "OFTEN",
     "by_variable",
     "inventories",
     "inventory_rows",
     "outcome_rows",
+    "plain_station",
     "problem_rows",
     "reason_rows",
     "sites_by_outcome",
@@ -28,7 +30,7 @@ MOST = 20
 """Most rows of a list of sites or of problems; the others are counted."""
 
 _USED = ("assimilated", "withheld_site", "withheld_region")
-_BY_DESIGN = {*_USED, "denied", "blacklisted", "not_listed", "station_height", "no_operator"}
+BY_DESIGN = {*_USED, "denied", "blacklisted", "not_listed", "station_height", "no_operator"}
 """Outcomes that do not depend on the quality of a station's measurements."""
 
 _NUMBERS = ("found", "decoded", "missing", "late")
@@ -110,8 +112,7 @@ def sites_by_outcome(sites: pd.DataFrame) -> pd.DataFrame:
     """Return a row per source, kind and site: station, latitude, longitude, `cycles`, `outcome`, `unused`.
 
     `unused` is the share of the cycles in which no value of the site was used. Where it is at least `OFTEN`, the
-    outcome is the most frequent reason, else `assimilated`, `withheld_site` or
-    `withheld_region`.
+    outcome is the most frequent reason, else `assimilated`, `withheld_site` or `withheld_region`.
 
     Args:
         sites: of `usage.Usage`.
@@ -144,13 +145,27 @@ def outcome_rows(sites: pd.DataFrame) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def suspect_rows(sites: pd.DataFrame) -> tuple[list[dict[str, Any]], int]:
-    """Return the sites whose values are most often not used, worst first, and the number of sites left out.
+    """Return the stations whose values are most often not used, worst first, and the number of those left out.
 
     Sites are left out where a station list, their height or a setting of the experiment is the reason.
 
     Args:
         sites: of `sites_by_outcome`.
     """
-    suspects = sites[(sites["unused"] >= OFTEN) & ~sites["outcome"].isin(_BY_DESIGN)]
+    suspects = sites[(sites["unused"] >= OFTEN) & ~sites["outcome"].isin(BY_DESIGN)]
     suspects = suspects.sort_values(["unused", "cycles", "site"], ascending=[False, False, True])
-    return suspects.head(MOST).to_dict("records"), max(0, len(suspects) - MOST)
+    # A station has a row for each kind of its observations: the worst speaks for it, with the names of all.
+    place = ["source", "station", "latitude", "longitude"]
+    kinds = suspects.groupby(place, sort=False)["kind"].agg(", ".join)
+    stations = suspects.drop_duplicates(place)
+    rows = [
+        {**row, "kind": kinds[tuple(row[name] for name in place)], "station": plain_station(str(row["station"]))}
+        for row in stations.head(MOST).to_dict("records")
+    ]
+    return rows, max(0, len(stations) - MOST)
+
+
+def plain_station(name: str) -> str:
+    """Return the name by which people know a station: the last part of a WIGOS identifier such as `0-20000-0-10393`."""
+    parts = name.split("-", 3)
+    return parts[3] if len(parts) == 4 and all(part.isdigit() for part in parts[:3]) else name

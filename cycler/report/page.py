@@ -18,7 +18,7 @@ from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import write_experiment
-from dacycle.cycler.report import figures, maps, observation_figures, observations, style, tables
+from dacycle.cycler.report import figures, health, maps, observation_figures, observations, style, tables
 from dacycle.cycler.verification.cycles import (
     QUANTITIES,
     Verification,
@@ -50,8 +50,8 @@ def write_report(branch: Branch, world: World, path: Path | None = None) -> Path
     return path
 
 
-def page(branch: Branch, world: World) -> str:
-    """Return the report as HTML; raise as `write_report`."""
+def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
+    """Return the report as HTML; raise as `write_report`. `now` (UTC) is the time of day a live run is held against."""
     records = [record for record in branch.records if record.status != "cold_start"]
     if not records:
         raise ArchiveError(f"{branch.archive.folder}: {branch.name} has no cycle yet; run `dacycle hindcast` first")
@@ -74,6 +74,7 @@ def page(branch: Branch, world: World) -> str:
         "digests": _digests(branch, records),
         "lead_step": LEAD_STEP,
     }
+    context |= _health(branch, world, records, verification.fits, now)
     context |= _observations(branch, records, verification.fits)
     context |= _errors(verification, free, world)
     context |= _drift(drift, free)
@@ -97,8 +98,9 @@ def render(template: str, **context: Any) -> str:
     environment.filters["percent"] = tables.percent
     environment.globals.update(
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        colours=style.COLOURS,
-        statuses=style.STATUSES,
+        statuses={name: style.slug(name) for name in style.STATUSES},
+        figure_css=Markup(style.figure_css()),
+        coasts=maps.coast_definition,
         fewest_effective=round(FEWEST_EFFECTIVE),
     )
     return environment.get_template(template).render(**context)
@@ -111,9 +113,33 @@ def _overview(records: list[CycleRecord], verification: Verification) -> dict[st
         "cycles": len(records),
         "first": records[0].id,
         "last": records[-1].id,
-        "statuses": dict(Counter(record.status for record in records).most_common()),
+        "statuses": _statuses(records),
         "assimilated": float(assimilated.reindex([r.time for r in records]).fillna(0).mean()),
         "verified": int(verification.errors["time"].nunique()),
+    }
+
+
+def _statuses(records: list[CycleRecord]) -> dict[str, int]:
+    return dict(Counter(record.status for record in records).most_common())
+
+
+def _health(
+    branch: Branch, world: World, records: list[CycleRecord], fits: pd.DataFrame, now: pd.Timestamp | None
+) -> dict[str, Any]:
+    """Return what the first screen shows: schedule, last cycle, sources, what needs attention, maps, stations."""
+    last = records[-1]
+    plan = health.schedule(branch.experiment, last.time, now or pd.Timestamp.now("UTC").tz_localize(None))
+    sources = health.source_rows(records, fits)
+    states = [tables.headline_fields(branch, kind, last.time) for kind in ("background", "analysis")]
+    departures = dict(branch.each_departures([last.time] if last.departures is not None else []))
+    return {
+        "plan": plan,
+        "last": last,
+        "last_counts": health.last_counts(last, fits),
+        "sources_now": sources,
+        "attention": health.attention(records, plan, sources),
+        "weather": maps.weather_maps(states[1], states[1] - states[0], world.grid),
+        "stations_now": health.station_rows(departures[last.time]) if departures else [],
     }
 
 
@@ -161,11 +187,14 @@ def _errors(verification: Verification, free: Verification | None, world: World)
         return {"errors": None}
     errors = verification.errors
     runs = {kind: errors[errors["kind"] == kind] for kind in ("background", "analysis")}
+    with_free = None
     if free is not None and len(free.errors):
-        runs = {"free run": free.errors[free.errors["kind"] == "analysis"]} | runs
+        with_free = figures.errors_over_time({"free run": free.errors[free.errors["kind"] == "analysis"]} | runs)
     std = world.statistics.std
     return {
-        "errors": figures.errors_over_time(runs),
+        "errors": figures.errors_over_time(runs, from_zero=False),
+        "errors_and_free": with_free,
+        "biases": figures.biases_over_time(runs),
         "groups": figures.errors_by_group(runs, std),
         "levels": figures.errors_by_level(runs, std),
         "regions": _region_rows(errors),
@@ -208,7 +237,11 @@ def _region_rows(errors: pd.DataFrame) -> list[dict[str, Any]]:
             [factor * tables.rmse_of(errors, kind, channel, region) for kind in ("background", "analysis")]
             for region in scores.REGIONS
         ]
-        rows.append({"channel": channel, "unit": unit, "cells": cells})
+        means = [
+            [factor * tables.bias_of(errors, kind, channel, region) for kind in ("background", "analysis")]
+            for region in scores.REGIONS
+        ]
+        rows.append({"channel": channel, "unit": unit, "cells": cells, "means": means})
     return rows
 
 
@@ -217,8 +250,11 @@ def _drift(drift: pd.DataFrame, free: Verification | None) -> dict[str, Any]:
         return {"drift": None, "curves": None, "by_start": None, "starts": 0}
     curves, starts = tables.drift_summary(drift)
     levels = {} if free is None else tables.free_run_level(free.errors)
+    drift_errors, drift_skill = figures.drift_curves(curves, levels)
     return {
-        "drift": figures.drift_curves(curves, levels),
+        "drift": drift_errors,
+        "drift_skill": drift_skill,
+        "drift_regions": tables.drift_regions(drift),
         # In a live run, reference-started forecasts are made once the reference holds all their leads.
         "by_start": figures.drift_by_start(drift) if (drift["kind"] == "reference").any() else None,
         "curves": curves,
@@ -227,7 +263,7 @@ def _drift(drift: pd.DataFrame, free: Verification | None) -> dict[str, Any]:
 
 
 def _fields(branch: Branch, world: World, records: list[CycleRecord]) -> dict[str, Any]:
-    sample = tables.sample_fields(branch, world, pd.DatetimeIndex([r.time for r in records]))
+    sample = tables.sample_fields(branch, world, records)
     verified = bool(sample.errors)
     divergence = {}
     if verified:
@@ -271,8 +307,8 @@ def status_strip(records: list[CycleRecord]) -> Markup:
     blocks = []
     for i, record in enumerate(records):
         x, y = 8 * (i % _STRIP_ROW), 22 * (i // _STRIP_ROW)
-        block = Markup('<rect x="{}" y="{}" width="7" height="16" fill="{}"').format(
-            x, y, style.STATUSES[record.status]
+        block = Markup('<rect x="{}" y="{}" width="7" height="16" style="fill:var(--{})"').format(
+            x, y, style.slug(record.status)
         )
         if record.status == "ok":
             blocks.append(block + Markup("/>"))
@@ -281,5 +317,6 @@ def status_strip(records: list[CycleRecord]) -> Markup:
             blocks.append(block + Markup("><title>{}</title></rect>").format(title))
     width = 8 * min(len(records), _STRIP_ROW)
     height = 22 * (-(-len(records) // _STRIP_ROW)) - 6
-    head = Markup('<svg role="img" aria-label="Status of each cycle" viewBox="0 0 {} {}" style="max-width:{}px">')
-    return head.format(width, height, 2 * width) + Markup("").join(blocks) + Markup("</svg>")
+    said = ", ".join(f"{count} {name}" for name, count in _statuses(records).items())
+    head = Markup('<svg role="img" aria-label="Status of each cycle: {}" viewBox="0 0 {} {}" style="max-width:{}px">')
+    return head.format(said, width, height, 2 * width) + Markup("").join(blocks) + Markup("</svg>")

@@ -1,101 +1,124 @@
-"""Style the figures of reports: one set of colours, readable units, SVG in the page's own font."""
+"""Style the figures of reports: one set of colours for light and dark, readable units, daily means of long runs."""
 
-import hashlib
-import io
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.dates import AutoDateLocator, DateFormatter
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from dacycle.forecast_adapter.channels import CHANNELS, index
 
+__all__ = [
+    "COLOURS",
+    "COMB",
+    "DASHES",
+    "PALETTE",
+    "STATUSES",
+    "USES",
+    "css",
+    "figure_css",
+    "readable",
+    "readable_variable",
+    "reason_colour",
+    "slug",
+    "thin",
+]
+
 Table = TypeVar("Table", pd.Series, pd.DataFrame)
 
+PALETTE: dict[str, tuple[str, str]] = {
+    "analysis": ("#1f6fb2", "#62aeea"),
+    "background": ("#c9631a", "#eb9a5c"),
+    "free run": ("#767c85", "#a3aab4"),
+    "reference": ("#2b8a6b", "#4fbf98"),
+    "persistence": ("#97588c", "#cb97c2"),
+    "climatology": ("#857732", "#c4b463"),
+    "assimilated": ("#1f6fb2", "#62aeea"),
+    "withheld": ("#2b8a6b", "#4fbf98"),
+    "late": ("#b98f1f", "#e0bf62"),
+    "rejected": ("#b8473f", "#e5857d"),
+    "withheld_site": ("#2b8a6b", "#4fbf98"),
+    "withheld_region": ("#4c9a80", "#8fd6ba"),
+    "background_check": ("#b8473f", "#e5857d"),
+    "buddy_check": ("#cf6a3c", "#ea9470"),
+    "spatial_consistency": ("#d9a05f", "#e8bd8a"),
+    "blacklisted": ("#4c4f57", "#9ba0ab"),
+    "not_listed": ("#6f7480", "#b5bac4"),
+    "after_cutoff": ("#b98f1f", "#e0bf62"),
+    "denied": ("#7a6aa8", "#ab9ed3"),
+    "duplicate": ("#8b9098", "#7d858f"),
+    "gross_limits": ("#7d2f29", "#c46a63"),
+    "station_height": ("#b97553", "#dba58a"),
+    "no_operator": ("#4a8089", "#83bcc5"),
+    "other reason": ("#9aa1a9", "#6f7882"),
+    "ok": ("#2b8a6b", "#3fa582"),
+    "degraded": ("#d9b44a", "#e0bf62"),
+    "fallback": ("#b8473f", "#e5857d"),
+    "shade 1": ("#8fb9dd", "#d5e8f8"),
+    "shade 2": ("#5f9fd0", "#a3cdf0"),
+    "shade 3": ("#1f6fb2", "#6fb2e8"),
+    "shade 4": ("#174f80", "#4389c2"),
+    "shade 5": ("#0d2f4d", "#2d6596"),
+    "quiet": ("#8b9098", "#8b949e"),
+}
+"""Every colour of a figure by name, on white and on black; the same in all figures."""
+
 COLOURS = {
-    "analysis": "#1f6fb2",
-    "background": "#d9772b",
-    "free run": "#8b9098",
-    "reference": "#2b8a6b",
-    "persistence": "#a9719f",
-    "climatology": "#9a8c4a",
+    name: PALETTE[name][0] for name in ("analysis", "background", "free run", "reference", "persistence", "climatology")
 }
-"""The colour of each curve, the same in all figures; line styles keep them apart without colour."""
-LINES = {"free run": (0, (5, 1.5)), "persistence": (0, (1, 1.2)), "climatology": (0, (4, 1.2, 1, 1.2))}
-USES = {"assimilated": "#1f6fb2", "withheld": "#2b8a6b", "late": "#d9b44a", "rejected": "#b8473f"}
-STATUSES = {"ok": "#2b8a6b", "degraded": "#d9b44a", "fallback": "#b8473f"}
+"""The colour of each curve on white."""
+DASHES = {"free run": "6 2.5", "persistence": "2 2", "climatology": "7 2 2 2", "quiet": "4 2.5"}
+"""Dashes keep curves apart without colour."""
+USES = ("assimilated", "withheld", "late", "rejected")
+STATUSES = ("ok", "degraded", "fallback")
 
-REASONS = {
-    "withheld_site": "#2b8a6b",
-    "withheld_region": "#6bb39b",
-    "background_check": "#b8473f",
-    "buddy_check": "#d07a52",
-    "spatial_consistency": "#d9a05f",
-    "blacklisted": "#4c4f57",
-    "not_listed": "#6f7480",
-    "after_cutoff": "#d9b44a",
-    "denied": "#7a6aa8",
-    "duplicate": "#8b9098",
-    "gross_limits": "#7d2f29",
-    "station_height": "#c98a6b",
-    "no_operator": "#5c8f97",
-}
-
-
-def reason_colour(reason: str) -> str:
-    """Return the colour of a reason; grey for the rarer reasons."""
-    return REASONS.get(reason, "#b9bec5")
-
-
-IN_A_ROW = 6
-"""Most entries in a row of a legend."""
 COMB = 120
 """Above this number of cycles, counts are drawn as daily means: a source that reports twice a day looks like a comb."""
 
-_RASTER_DPI = 190
-_LEFT = 0.5  # inches left of the first column of panels
-_INK, _FAINT = "#22272e", "#d9dde2"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "axes.edgecolor": "#9aa1a9",
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "xtick.color": "#59616b",
-    "ytick.color": "#59616b",
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "lines.linewidth": 1.3,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "path.simplify_threshold": 0.3,
+_PAGE = {
+    "paper": ("#ffffff", "#14181d"),
+    "ink": ("#22272e", "#e3e7ec"),
+    "soft": ("#59616b", "#a7b0ba"),
+    "line": ("#d9dde2", "#333b44"),
+    "edge": ("#9aa1a9", "#5d6772"),
+    "pale": ("#f5f7f9", "#1d232a"),
+    "accent": ("#1a62a0", "#7cbcf2"),
+    "good": ("#1a6b4e", "#5fcaa2"),
+    "bad": ("#a33a31", "#f0958d"),
+    "warn": ("#7a5a00", "#e6c463"),
+    "better": ("#dcefe6", "#173a2e"),
+    "worse": ("#f6dfdc", "#4a211d"),
 }
 _READABLE = {"msl": (0.01, "hPa"), "ps": (0.01, "hPa"), "q": (1000.0, "g/kg")}
 _UNITS = {"m2 s-2": "m²/s²", "m s-1": "m/s", "kg kg-1": "kg/kg", "K": "K", "Pa": "Pa"}
+
+
+def slug(name: str) -> str:
+    """Return the name of the variable of a style sheet that holds a colour of `PALETTE`."""
+    return "k-" + name.replace(" ", "-").replace("_", "-")
+
+
+def reason_colour(reason: str) -> str:
+    """Return the name of the colour of a reason; rarer reasons share one."""
+    return reason if reason in PALETTE else "other reason"
+
+
+def css() -> str:
+    """Return the variables of a style sheet: colours on white, and those on black for readers who prefer dark."""
+    pairs = {**_PAGE, **{slug(name): pair for name, pair in PALETTE.items()}}
+    light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in pairs.items()) for i in (0, 1))
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+def figure_css() -> str:
+    """Return `css` and the classes of `charts`."""
+    font = "system-ui,'Segoe UI',Helvetica,Arial,sans-serif"
+    return (
+        f"{css()}.t{{font:600 12px {font};fill:var(--ink)}}.n{{font:10.5px {font};fill:var(--soft)}}"
+        ".g{stroke:var(--line);stroke-width:.7;fill:none}.a{stroke:var(--edge);fill:none}"
+        ".l{fill:none;stroke-width:1.6;stroke-linejoin:round}.d{stroke-width:4;stroke-linecap:round;fill:none}"
+        ".shade{fill:var(--pale)}.coast{fill:none;stroke:#30363d;stroke-width:.6;stroke-linejoin:round}"
+        ".coast.far{stroke:var(--edge)}.rim{fill:none;stroke:var(--edge)}"
+    )
 
 
 def readable(channel: str) -> tuple[float, str]:
@@ -109,95 +132,6 @@ def readable_variable(variable: str) -> tuple[float, str]:
     units = {"t2m": "K", "td2m": "K", "t": "K", "u": "m/s", "v": "m/s", "u10": "m/s", "v10": "m/s"}
     units |= {"z": "m²/s²", "tp": "kg/m²", "tp6h": "kg/m²", "olr": "W/m²"}
     return _READABLE.get(variable, (1.0, units.get(variable, "SI")))
-
-
-def svg(draw: Callable[[Figure], None], label: str, height: float, width: float = 10.6) -> Markup:
-    """Draw on a figure of width x height inches; return it as inline SVG that fills the width of its container.
-
-    The same drawing gives the same text, byte for byte. `label` is the text for screen readers.
-    """
-    with rc_context(_STYLE | {"svg.hashsalt": label}):
-        figure = Figure(figsize=(width, height), dpi=_RASTER_DPI)
-        draw(figure)
-        buffer = io.StringIO()
-        # savefig would draw everything twice, for layouts that are not used here.
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # made from the content, so that two images may share an id
-    # Ids are unique within a figure, but must be unique within the page.
-    mark = hashlib.sha256(label.encode()).hexdigest()[:6]
-    text = re.sub(r'\bid="', f'id="{mark}-', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{mark}-", text)
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", text)
-    text = re.sub(r' width="[^"]+pt"', "", re.sub(r' height="[^"]+pt"', "", text, count=1), count=1)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{Markup.escape(label)}"', 1))
-
-
-def panels(
-    figure: Figure,
-    count: int,
-    columns: int = 3,
-    between: float = 0.47,
-    gap: float = 0.46,
-    top: float = 0.46,
-    bottom: float = 0.3,
-    **options: Any,
-) -> list[Axes]:
-    """Return `count` axes in rows of `columns`, with room for a legend above; spare axes are removed.
-
-    The margins (between columns, between rows, above, below) are in inches. They are fixed, because matplotlib's own
-    layout takes longer than the rest of a report.
-    """
-    width, height = figure.get_size_inches()
-    rows = -(-count // columns)
-    left, right = _LEFT, 0.08
-    across = (width - left - right - between * (columns - 1)) / columns
-    down = (height - top - bottom - gap * (rows - 1)) / rows
-    margins = {
-        "left": left / width,
-        "right": 1 - right / width,
-        "top": 1 - top / height,
-        "bottom": bottom / height,
-        "wspace": between / across,
-        "hspace": gap / down,
-    }
-    ratios = options.pop("height_ratios", None)
-    grid = {**margins, "height_ratios": ratios} if ratios else margins
-    axes = list(np.atleast_1d(figure.subplots(rows, columns, gridspec_kw=grid, **options)).ravel())
-    for spare in axes[count:]:
-        spare.remove()
-    return axes[:count]
-
-
-def time_axis(axes: Axes) -> None:
-    """Label a time axis with a few dates, as `4 Jan`."""
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5))
-    axes.xaxis.set_major_formatter(DateFormatter("%-d %b"))
-
-
-def plain(axis: Axis, ticks: Sequence[float]) -> None:
-    """Label a logarithmic axis with plain numbers at the given ticks."""
-    axis.set_major_locator(FixedLocator(list(ticks)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
-
-
-def legend(figure: Figure, axes: Axes) -> None:
-    """Draw one legend above all panels, from the lines of one of them."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        anchor = (_LEFT / figure.get_size_inches()[0], 1.0)
-        rows = -(-len(labels) // IN_A_ROW)
-        options = {"ncols": -(-len(labels) // rows), "handlelength": 2.2, "columnspacing": 1.6, "borderaxespad": 0.1}
-        figure.legend(handles, labels, loc="upper left", bbox_to_anchor=anchor, borderpad=0.1, **options)
-
-
-def line(axes: Axes, x: Any, y: Any, name: str, label: str | None = None, **options: Any) -> None:
-    """Draw a line in the colour and style of its name."""
-    style: dict[str, Any] = {"color": COLOURS.get(name), "linestyle": LINES.get(name, "-")} | options
-    axes.plot(x, y, label=label or name, **style)
 
 
 def thin(table: Table, most: int = 400) -> Table:

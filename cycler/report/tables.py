@@ -1,24 +1,34 @@
 """Turn the tidy tables of a run into the rows that a template prints."""
 
-from collections.abc import Mapping
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.branches import Branch
+from dacycle.common.files import write_whole
+from dacycle.common.foreign import reading
+from dacycle.cycler.archive.branches import ArchiveError, Branch
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.report import style
-from dacycle.cycler.verification.cycles import LAYERS, withheld_fits
+from dacycle.cycler.verification.cycles import LAYERS, fingerprint, withheld_fits
 from dacycle.forecast_adapter import scores
-from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, WB2_NAMES, index
 from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
     "SampleFields",
+    "bias_of",
     "departure_rows",
+    "drift_regions",
     "drift_summary",
     "free_run_level",
+    "headline_fields",
     "number",
     "percent",
     "rmse_of",
@@ -26,6 +36,10 @@ __all__ = [
     "with_interval",
     "withheld_rows",
 ]
+
+_HEADLINE = [index(name) for name in HEADLINE]
+_SAMPLE_FORM = "sample 1"
+"""With another text here, samples that were kept before are read anew."""
 
 SAMPLE = 120
 """Maps and spectra are means over at most this many cycles, spread evenly over the run."""
@@ -57,6 +71,40 @@ def rmse_of(errors: pd.DataFrame, kind: str, channel: str, region: str = "globe"
     """Return the RMSE over all times of one kind, channel and region; NaN where there are none."""
     selected = (errors["kind"] == kind) & (errors["channel"] == channel) & (errors["region"] == region)
     return float(np.sqrt(errors.loc[selected, "mse"].mean())) if selected.any() else np.nan
+
+
+def bias_of(errors: pd.DataFrame, kind: str, channel: str, region: str = "globe") -> float:
+    """Return the mean error over all times of one kind, channel and region; NaN where there are none."""
+    selected = (errors["kind"] == kind) & (errors["channel"] == channel) & (errors["region"] == region)
+    return float(errors.loc[selected, "bias"].mean()) if selected.any() else np.nan
+
+
+def drift_regions(table: pd.DataFrame) -> list[dict[str, object]]:
+    """Return RMSE and bias of the forecasts from the analyses: a row per channel and lead, a cell per region."""
+    own = table[(table["kind"] == "analysis") & table["channel"].isin(HEADLINE)]
+    own = own.astype({"channel": str, "region": str})
+    means = own.groupby(["channel", "lead", "region"])[["mse", "bias"]].mean()
+    means["rmse"] = np.sqrt(means["mse"])
+    reached = set(own["lead"])
+    leads = [lead for lead in (24, 72, 120, 240) if lead in reached] or [max(reached, default=0)]
+    rows: list[dict[str, object]] = []
+    for channel in HEADLINE:
+        factor, unit = style.readable(channel)
+        for lead in leads:
+            of_lead = means.xs((channel, lead), level=("channel", "lead")) if (channel, lead) in means.index else None
+            if of_lead is None:
+                continue
+            cells = [
+                (
+                    factor * float(np.sqrt(of_lead["mse"].get(region, np.nan))),
+                    factor * float(of_lead["bias"].get(region, np.nan)),
+                )
+                for region in scores.REGIONS
+            ]
+            rows.append(
+                {"channel": channel, "unit": unit, "day": f"{lead / 24:g}", "cells": cells, "first": lead == leads[0]}
+            )
+    return rows
 
 
 def free_run_level(errors: pd.DataFrame) -> dict[str, float]:
@@ -154,24 +202,73 @@ class SampleFields:
     powers: Mapping[str, NDArray]
 
 
-def sample_fields(branch: Branch, world: World, times: pd.DatetimeIndex) -> SampleFields:
-    """Read up to SAMPLE of the cycles at `times`, and average the fields of maps and spectra."""
-    sampled = times[np.unique(np.linspace(0, len(times) - 1, min(len(times), SAMPLE)).round().astype(int))]
-    headline = [index(name) for name in HEADLINE]
-    shape = (len(headline), *world.grid.shape)
+def sample_fields(branch: Branch, world: World, records: Sequence[CycleRecord]) -> SampleFields:
+    """Return means over up to `SAMPLE` of the cycles of these records.
+
+    They are kept in branches/NAME/verification/ and used again as long as the sampled cycles and their references are
+    the same: reading the states takes longer than the rest of a report.
+
+    Raises:
+        ArchiveError: a state is damaged.
+    """
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(len(records), SAMPLE)).round().astype(int))
+    sampled = [records[i] for i in chosen]
+    verified = [np.datetime64(record.time, "h") in world.reference for record in sampled]
+    key = hashlib.sha256(f"{_SAMPLE_FORM} {fingerprint(sampled)} {verified}".encode()).hexdigest()
+    path = branch.folder / "verification" / "sample.npz"
+    return _kept_sample(path, key) or _keep_sample(path, key, _read_sample(branch, world, sampled, verified))
+
+
+def _kept_sample(path: Path, key: str) -> SampleFields | None:
+    """Return the sample that a file keeps; None where there is none, it is of other cycles, or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with reading(path, ArchiveError), np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            if str(stored["key"]) != key:
+                return None
+            arrays = {name: stored[name] for name in stored.files}
+    except ArchiveError:
+        return None
+    of = {
+        part: {name.partition(" ")[2]: value for name, value in arrays.items() if name.startswith(f"{part} ")}
+        for part in ("errors", "powers")
+    }
+    return SampleFields(int(arrays["cycles"]), arrays["increment"], arrays["increment_rms"], of["errors"], of["powers"])
+
+
+def _keep_sample(path: Path, key: str, sample: SampleFields) -> SampleFields:
+    arrays: dict[str, NDArray] = {
+        "key": np.array(key),
+        "cycles": np.array(sample.cycles),
+        "increment": sample.increment,
+        "increment_rms": sample.increment_rms,
+        **{f"errors {name}": field for name, field in sample.errors.items()},
+        **{f"powers {name}": power for name, power in sample.powers.items()},
+    }
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    # An archive that may only be read has its report all the same: the sample is then read again each time.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getvalue())
+    return sample
+
+
+def _read_sample(
+    branch: Branch, world: World, sampled: Sequence[CycleRecord], verified: Sequence[bool]
+) -> SampleFields:
+    shape = (len(HEADLINE), *world.grid.shape)
     total, square = np.zeros(shape), np.zeros(shape)
     errors = {kind: np.zeros(shape) for kind in ("background", "analysis")}
     powers: dict[str, list[NDArray]] = {"background": [], "analysis": [], "reference": []}
-    verified = 0
-    for time in sampled:
-        fields = {kind: branch.state(kind, time).values[headline].astype(float) for kind in errors}
+    for record, has_reference in zip(sampled, verified, strict=True):
+        fields = {kind: headline_fields(branch, kind, record.time) for kind in errors}
         increment = fields["analysis"] - fields["background"]
         total += increment
         square += increment**2
-        when = np.datetime64(time, "h")
-        if when in world.reference:
-            verified += 1
-            truth = world.reference.array(when)[headline].astype(float)
+        if has_reference:
+            truth = world.reference.array(np.datetime64(record.time, "h"))[_HEADLINE].astype(float)
             for kind, field in fields.items():
                 errors[kind] += (field - truth) ** 2
             fields["reference"] = truth
@@ -181,6 +278,17 @@ def sample_fields(branch: Branch, world: World, times: pd.DatetimeIndex) -> Samp
         len(sampled),
         total / len(sampled),
         np.sqrt(square / len(sampled)),
-        {kind: np.sqrt(field / verified) for kind, field in errors.items()} if verified else {},
+        {kind: np.sqrt(field / sum(verified)) for kind, field in errors.items()} if any(verified) else {},
         {kind: np.mean(power, axis=0) for kind, power in powers.items() if power},
     )
+
+
+def headline_fields(branch: Branch, kind: str, time: pd.Timestamp) -> NDArray:
+    """Return the headline channels (6, H, W) of a state, SI; the other channels are not read."""
+    described = [CHANNELS[i] for i in _HEADLINE]
+    names = {channel.variable: WB2_NAMES[channel.variable] for channel in described}
+    arrays = branch.archive.states.read(branch.name, kind, time, list(names.values()))
+    fields = [
+        arrays[names[c.variable]][LEVELS.index(c.level)] if c.level else arrays[names[c.variable]] for c in described
+    ]
+    return np.stack(fields).astype(float)

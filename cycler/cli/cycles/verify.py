@@ -138,7 +138,7 @@ def scores(
     console.print(_withheld(verification.fits))
     if picture is not None:
         drawn = {name: errors for name, errors in runs.items() if against is None or name != "background"}
-        write_whole(picture, figures.errors_over_time(drawn, colours).encode())
+        write_whole(picture, figures.errors_over_time(drawn, colours).svg().encode())
 
 
 def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], verification: Verification, trend_days: int) -> Table:

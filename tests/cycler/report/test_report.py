@@ -117,11 +117,24 @@ def test_the_summary_prints_the_run_s_own_numbers(html, run, tiny):
 
 def test_it_is_written_into_the_branch_and_the_same_archive_gives_the_same_page(html, run, tiny):
     def unsigned(text):
-        return re.sub(r"<footer>.*?</footer>", "", text)
+        return re.sub(r"<time>.*?</time>", "", text)
 
     path = write_report(run, tiny)
     assert path == run.folder / "report" / "index.html"
     assert unsigned(path.read_text()) == unsigned(html)
+
+
+def test_a_kept_sample_is_used_again_and_a_damaged_one_is_not(html, run, tiny, monkeypatch):
+    path = run.folder / "verification" / "sample.npz"
+    records = [record for record in run.records if record.status != "cold_start"]
+    first = tables.sample_fields(run, tiny, records)
+    path.write_bytes(path.read_bytes()[:200])
+    again = tables.sample_fields(run, tiny, records)
+    np.testing.assert_array_equal(first.increment, again.increment)
+    monkeypatch.setattr(tables, "headline_fields", None)
+    kept = tables.sample_fields(run, tiny, records)
+    np.testing.assert_array_equal(kept.errors["analysis"], first.errors["analysis"])
+    np.testing.assert_array_equal(kept.powers["reference"], first.powers["reference"])
 
 
 def test_the_experiment_and_its_digests_are_printed(html, run):
@@ -164,8 +177,8 @@ def test_what_sources_found_and_could_not_read_is_printed(html):
     for said in ("Inventories of the sources", "Use of the values", "Number of sites in these maps", "withheld site"):
         assert said in words
     assert "temp.bufr, message 3: <truncated>" in words, "a file's name cannot inject markup"
-    for label in ("Each source over time", "Maps of the sites used", "Histograms of O-B and O-A"):
-        assert f'<svg role="img" aria-label="{label}' in html
+    for label in ("Source sondes over time", "Maps of the sites used", "Histograms of O-B and O-A"):
+        assert f'role="group" aria-label="{label}' in html
 
 
 def test_a_run_whose_sources_never_had_anything_has_a_report_all_the_same(tiny, tmp_path, monkeypatch):
@@ -312,7 +325,7 @@ def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
     assert "trend" not in scored.output
     nothing = shell.invoke(app, ["scores", "run", *archive, "--since", "20310101T00"])
     assert "no cycle from 20310101T00 to its last" in str(nothing.exception)
-    compared = shell.invoke(app, ["compare", "run", "better", *archive])
+    compared = shell.invoke(app, ["compare", "run", "better", *archive], env={"COLUMNS": "160"})
     assert compared.exit_code == 0, compared.output
     assert "run too short" in compared.output
     assert len(read_scores(run)) > 0
