@@ -71,7 +71,7 @@ lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# the notebook's archive: what it shows is not changed by a newer dacycle, only tried; `make clean` removes it
+# an archive for the notebook, made once; `make clean` removes it
 build/notebook/report.html: | $(VENV)/docs.stamp
 	$(BIN)/dacycle demo build/notebook --days 2
 
