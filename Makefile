@@ -71,7 +71,12 @@ lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/docs.stamp  ## the documentation as a site, in build/site; a broken link is an error
+# an archive for the notebook, made once; `make clean` removes it
+build/notebook/report.html: | $(VENV)/docs.stamp
+	$(BIN)/dacycle demo build/notebook --days 2
+
+docs: $(VENV)/docs.stamp build/notebook/report.html  ## the documentation as a site, in build/site; a broken link is an error
+	$(BIN)/python docs/notebooks/execute.py build/notebook/archive
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
 
 bench: $(VENV)/runtime.stamp  ## where the time of a hindcast goes, on this machine

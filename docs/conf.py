@@ -16,7 +16,7 @@ from dacycle import __version__  # noqa: E402
 
 project, author, version, release = "dacycle", "the dacycle developers", __version__, __version__
 project_copyright = "the dacycle developers, Apache-2.0"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = [
     "README.md",
@@ -25,6 +25,7 @@ include_patterns = [
     "*/README.md",
     "docs/*.md",
     "docs/*/*.md",
+    "docs/notebooks/*.ipynb",
     "deploy/README.md",
     "deploy/recipes/era5/README.md",
     "*/weights/*.md",
@@ -40,6 +41,7 @@ myst_enable_extensions = ["attrs_inline"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+nb_execution_mode = "off"  # the outputs that are stored are shown; `make docs` executes the notebook before
 suppress_warnings = ["myst.header"]
 
 
