@@ -9,6 +9,7 @@ made again. Without a folder that can be written everything is kept in memory on
 
 import hashlib
 import importlib.metadata
+import io
 import os
 import pickle
 import platform
@@ -20,6 +21,9 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 import dacycle
 from dacycle.common.files import whole
@@ -155,7 +159,7 @@ def kept(
     result = make()
     # A file that was written meanwhile has not the content of the name.
     if final(result) and sha256(path) == content:
-        entry = pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
+        entry = _pickled(result)
         _memory.keep(key, entry)
         _disk.store(key, entry)
     return result
@@ -163,7 +167,37 @@ def kept(
 
 def folder() -> Path:
     """Return the folder of the entries."""
+    return _folder(*map(os.environ.get, ("DACYCLE_CACHE", "XDG_CACHE_HOME", "HOME")))
+
+
+@lru_cache(maxsize=8)
+def _folder(*variables: str | None) -> Path:
+    """Return it for values of all the variables that it depends on: settings take a millisecond to read."""
     return read_settings().cache / "decoded"
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles records by column: numpy makes a tuple of every record that has a text."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not (isinstance(value, np.ndarray) and value.dtype.names and value.dtype.hasobject):
+            return NotImplemented
+        texts = {name: value[name].tolist() for name in value.dtype.names if value.dtype[name].hasobject}
+        numbers = {name: np.ascontiguousarray(value[name]) for name in value.dtype.names if name not in texts}
+        return _records, (value.dtype, len(value), numbers, texts)
+
+
+def _records(dtype: np.dtype, n: int, numbers: dict[str, NDArray], texts: dict[str, list[Any]]) -> NDArray:
+    records = np.empty(n, dtype)
+    for name, column in {**numbers, **texts}.items():
+        records[name] = column
+    return records
+
+
+def _pickled(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
 
 
 def _file(key: str) -> Path:

@@ -23,7 +23,8 @@ import numpy as np
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.window import Window
 source, path, time, out = sys.argv[1:]
-build_source({"source": source, "path": path, "cutoff": "none"}, None, 0).read(Window(np.datetime64(time)))[0].to_pickle(out)
+reader = build_source({"source": source, "path": path, "cutoff": "none"}, None, 0)
+reader.read(Window(np.datetime64(time)))[0].to_pickle(out)
 """
 
 
@@ -186,20 +187,20 @@ def test_a_foreign_entry_is_not_opened(tmp_path, monkeypatch):
 
 
 def test_the_folder_is_bounded_and_the_entries_used_last_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LIMIT", 16000)
-    counted, size = Counted(), 110
+    monkeypatch.setattr(module, "LIMIT", 40000)
+    counted = Counted()
     for number in range(60):
-        new_process(monkeypatch)
-        path = tmp_path / str(number)
-        path.write_bytes(np.full(size, number, np.uint8).tobytes())
-        counted(path)
-        for entry in entries():  # a day before the next
+        for entry in entries():  # each a day after the one before
             os.utime(entry, (entry.stat().st_mtime - 86400,) * 2)
+        path = tmp_path / str(number)
+        path.write_bytes(np.full(110, number, np.uint8).tobytes())
+        counted(path)
+        new_process(monkeypatch)
         counted(tmp_path / "0")
-    assert sum(entry.stat().st_size for entry in entries()) <= 16000
-    assert len(entries()) > 8
-    new_process(monkeypatch)
     assert counted.made == 60
+    size = entries()[0].stat().st_size
+    assert 0.8 * 40000 < len(entries()) * size <= 40000
+    new_process(monkeypatch)
     counted(tmp_path / "0")
     counted(tmp_path / "59")
     assert counted.made == 60
