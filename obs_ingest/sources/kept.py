@@ -129,7 +129,7 @@ _memory, _disk = _Memory(), _Disk()
 
 def kept(
     path: Path,
-    function: Callable[..., T],
+    function: Callable[..., Any],
     options: tuple[Any, ...],
     make: Callable[[], T],
     final: Callable[[T], bool] = lambda result: True,

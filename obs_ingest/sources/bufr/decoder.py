@@ -149,7 +149,7 @@ class DecodingProcess:
 
 _inherited: list["subprocess.Popen[bytes]"] = []
 _decoder = DecodingProcess()
-decode = _decoder.decode
+decode, stop = _decoder.decode, _decoder.stop
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
@@ -199,5 +199,5 @@ def _decode(codes: Any, reader: Reader, message: bytes, keeps_receipt: bool) -> 
 if __name__ == "__main__":
     serve(sys.stdin.buffer, sys.stdout.buffer)
 else:
-    atexit.register(_decoder.stop)
+    atexit.register(stop)
     os.register_at_fork(after_in_child=_decoder.leave)
