@@ -157,9 +157,13 @@ def site_names(latitude: NDArray, longitude: NDArray) -> pd.Categorical:
     lat = np.rint(np.asarray(latitude) * 100).astype(int)
     lon = (np.rint(np.asarray(longitude) * 100).astype(int) + 18000) % 36000 - 18000
     keys, codes = np.unique(lat * 100000 + lon + 50000, return_inverse=True)
-    lats, lons = np.divmod(keys, 100000)
-    names = [f"{y / 100:+06.2f}{(x - 50000) / 100:+07.2f}" for y, x in zip(lats, lons, strict=True)]
-    return pd.Categorical.from_codes(codes, names)
+    return pd.Categorical.from_codes(codes, [*map(_site_name, keys.tolist())])
+
+
+@lru_cache(maxsize=1 << 17)
+def _site_name(key: int) -> str:
+    y, x = divmod(key, 100000)
+    return f"{y / 100:+06.2f}{(x - 50000) / 100:+07.2f}"
 
 
 def make_table(

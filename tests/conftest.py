@@ -1,6 +1,7 @@
 """Fixtures for all tests: genuine samples, and a tiny world with its forecast model."""
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from tests.worlds import make_model, make_world
 # pytest-xdist tells its workers of 80 columns, and consoles would keep that width whatever a test asks for.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
+# What files of observations were decoded to is kept between the tests of a run, not between runs.
+_CACHE = tempfile.TemporaryDirectory(prefix="dacycle-tests-")
+os.environ["DACYCLE_CACHE"] = _CACHE.name
 # No test depends on how busy the machine is.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

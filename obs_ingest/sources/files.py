@@ -21,7 +21,7 @@ from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, duration
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["Files", "Paths", "Remembered", "digest"]
+__all__ = ["Files", "Paths", "Remembered", "content_digest", "digest", "sha256"]
 
 Paths = str | Path | Sequence[str | Path]
 """A file, a folder, a pattern, a URL (see `fetch`), or several of them."""
@@ -82,13 +82,23 @@ def _status(path: Path) -> os.stat_result:
         return path.stat()
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        ObservationError: the file cannot be read.
+    """
+    with reading(path, ObservationError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-digest: Callable[[Path], str] = Remembered(_sha256)
-"""The first 16 digits of the SHA-256 of a file's content."""
+content_digest: Callable[[Path], str] = Remembered(sha256)
+"""The same, computed again only when the file has changed."""
+
+
+def digest(path: Path) -> str:
+    """Return the first 16 digits of the SHA-256 of a file's content."""
+    return content_digest(path)[:_DIGITS]
 
 
 class Files:

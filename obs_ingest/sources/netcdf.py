@@ -8,7 +8,7 @@ the day after.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from xarray.coders import CFDatetimeCoder
 
 from dacycle.common.foreign import reading
 from dacycle.common.hdf5 import check_hdf5
+from dacycle.obs_ingest.sources.kept import kept
 from dacycle.obs_ingest.table import ObservationError, is_position, site_names
 
 __all__ = ["STAMPS", "Fields", "Points", "Wanted", "describe"]
@@ -99,6 +100,10 @@ class Fields:
         Raises:
             ObservationError: they cannot be read; names the file, the variable and the time.
         """
+        options = (self.variable, self.dims, [int(k) for k in which])
+        return kept(self.path, Fields, options, lambda: self._values(which))
+
+    def _values(self, which: NDArray[np.intp]) -> NDArray[np.float64]:
         time, *horizontal = self.dims
         with _opened(self.path) as dataset:
             data = dataset[self.variable]
@@ -123,6 +128,10 @@ def describe(path: Path, wanted: Wanted) -> Fields:
 
 @lru_cache(maxsize=4096)
 def _describe(path: Path, size: int, modified: int, wanted: Wanted) -> Fields:
+    return replace(kept(path, describe, (wanted,), lambda: _described(path, wanted)), path=path)
+
+
+def _described(path: Path, wanted: Wanted) -> Fields:
     with _opened(path) as dataset:
         name = _variable(dataset, wanted, path)
         data = dataset[name]

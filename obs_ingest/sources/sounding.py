@@ -29,7 +29,16 @@ from dacycle.forecast_adapter.physics import (
 )
 from dacycle.obs_ingest.errors.model import HUMIDITY_TOP
 
-__all__ = ["GAP", "POSSIBLE", "STANDARD", "SUPERADIABATIC", "THICKNESS_ERROR", "above_ground", "standard_levels"]
+__all__ = [
+    "GAP",
+    "POSSIBLE",
+    "REJECTED",
+    "STANDARD",
+    "SUPERADIABATIC",
+    "THICKNESS_ERROR",
+    "above_ground",
+    "standard_levels",
+]
 
 STANDARD = np.array(LEVELS, float) * 100
 """(13,) Pa, from the top down."""
@@ -48,6 +57,16 @@ SUPERADIABATIC = 2.0
 THICKNESS_ERROR = (200.0, 2.0)
 """Tolerance of a reported thickness: m2/s2, and K of the layer's mean temperature. Heights from 500 hPa up are reported
 in tens of metres, which alone causes up to 98 m2/s2; the first number is twice that."""
+
+REJECTED = (
+    "level without pressure",
+    "level below the station",
+    "impossible temperature",
+    "superadiabatic level",
+    "level out of hydrostatic balance",
+    "geopotential above a hydrostatic break",
+)
+"""Why levels are left out, as `standard_levels` counts them."""
 
 _COARSE, _THICK = 0.5, np.log(2.01)
 """ln p; layers with a wider gap between temperatures, or thicker than from 100 to 50 hPa, are not integrated."""

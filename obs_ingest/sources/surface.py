@@ -18,6 +18,7 @@ from dacycle.forecast_adapter.physics import wind_components
 from dacycle.obs_ingest.errors.model import standard_error
 from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, take_inventory
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
+from dacycle.obs_ingest.sources.kept import kept
 from dacycle.obs_ingest.sources.versions import SUPERSEDED, superseded
 from dacycle.obs_ingest.table import (
     VARIABLES,
@@ -57,6 +58,7 @@ REPORT = np.dtype(
 )
 """A report: UTC, degrees, m, and `VALUES` in SI; NaN and NaT where unknown; `version` is a number, see `versions`."""
 
+_PLACE = "\0"  # stands for the path of a file in sentences that are kept
 _ELEVATIONS = (-500.0, 9000.0)  # m; no station is lower or higher, but codes for "unknown" are
 
 
@@ -175,7 +177,7 @@ class Parsed:
 
 
 class ReportFiles(ABC):
-    """A source of surface reports in files; each file is parsed once, and again only when it has changed.
+    """A source of surface reports in files; each content is parsed once, by whatever process (see `kept`).
 
     A parsed file that reaches into the window stays in memory, about 75 bytes per report: a year of hourly reports of
     2000 stations takes 1.3 GB. Of the others only the times of their first and last report are kept.
@@ -208,9 +210,15 @@ class ReportFiles(ABC):
     def parse(self, path: Path) -> Parsed:
         """Parse all reports of a file.
 
+        They depend on its content, its name, the class and `options` only. Each problem begins with the path.
+
         Raises:
             ObservationError: it is not a file of this kind; names it.
         """
+
+    def options(self) -> tuple[object, ...]:
+        """Return what `parse` depends on beside the file and the class, as values with a `repr` that says all."""
+        return ()
 
     def inputs(self, window: Window) -> dict[str, str]:
         """Return the digests of the files with reports of the window, or without a report that has a time, by path."""
@@ -259,19 +267,23 @@ class ReportFiles(ABC):
 
     def _span(self, path: Path) -> tuple[np.datetime64, np.datetime64]:
         """Return the times of a file's first and last report, NaT where no report has a time."""
-        times = self._parsed(path).reports["time"]
-        timed = times[~np.isnat(times)]
-        return (timed[0], timed[-1]) if len(timed) else (np.datetime64("NaT"), np.datetime64("NaT"))
+        return kept(path, type(self), ("span", path.name, *self.options()), lambda: _ends(self._parsed(path)))
 
     def _sorted(self, path: Path) -> Parsed:
         """Return a file's reports in order of time; those without a time come last."""
-        parsed = self.parse(path)
-        for name in VALUES:
-            check_unit(name, parsed.reports[name], str(path))
-        order = np.argsort(parsed.reports["time"], kind="stable")
-        if (order[1:] > order[:-1]).all():
-            return parsed
-        return Parsed(parsed.reports[order], parsed.problems)
+
+        def parsed() -> Parsed:
+            parsed = self.parse(path)
+            for name in VALUES:
+                check_unit(name, parsed.reports[name], str(path))
+            order = np.argsort(parsed.reports["time"], kind="stable")
+            in_order = (order[1:] > order[:-1]).all()
+            problems = [problem.replace(str(path), _PLACE, 1) for problem in parsed.problems]
+            return Parsed(parsed.reports if in_order else parsed.reports[order], problems)
+
+        of_content = kept(path, type(self), ("reports", path.name, *self.options()), parsed)
+        problems = [problem.replace(_PLACE, str(path), 1) for problem in of_content.problems]
+        return Parsed(of_content.reports, problems)
 
     def _usable(self, reports: NDArray, window: Window, inventory: Inventory) -> NDArray:
         """Return the reports with a time and a position, each once and in its last version."""
@@ -288,6 +300,12 @@ class ReportFiles(ABC):
         unknown = (reports["elevation"] < low) | (reports["elevation"] > high)
         reports["elevation"][unknown] = np.nan
         return reports
+
+
+def _ends(parsed: Parsed) -> tuple[np.datetime64, np.datetime64]:
+    times = parsed.reports["time"]
+    timed = times[~np.isnat(times)]
+    return (timed[0], timed[-1]) if len(timed) else (np.datetime64("NaT"), np.datetime64("NaT"))
 
 
 def _rows(times: NDArray, window: Window) -> tuple[int, int, int]:

@@ -1,25 +1,24 @@
 """Decode BUFR messages with ecCodes, in a process of their own: a damaged message can crash ecCodes.
 
-`DecodingProcess` starts this file as a script, sends it messages through a pipe, and starts another process when that
-one dies: a crash costs one message. A reader interprets the messages of one kind: a file whose class `Reader` makes
-reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers import ecCodes and numpy only.
-
-A file is read for two windows, and again by every run of a process. The reports of the latest messages are therefore
-kept in memory.
+`decode` starts this file as a script when it is first needed, sends it messages through a pipe, and starts it again
+when it dies: a crash costs one message. One such process serves all sources; it ends with the process that started it,
+however that ends, because its input then closes. A reader interprets the messages of one kind: a file whose class
+`Reader` makes reports of an unpacked message (`synop_decoder`, `temp_decoder`). Script and readers import ecCodes and
+numpy only.
 """
 
-import hashlib
+import atexit
+import os
 import pickle
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
-from collections import OrderedDict
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Protocol
 
 Report = dict[str, Any]
@@ -36,7 +35,6 @@ Request = tuple[bytes, bool]
 """A message, and whether its local section keeps the receipt."""
 
 _BATCH = 200
-_MEMORY = 64 << 20  # bytes of answers
 
 
 class Reader(Protocol):
@@ -53,140 +51,136 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Undecoded:
-    """A message that cannot be decoded, and why."""
+    """A message that cannot be decoded, and why.
+
+    Attributes:
+        reason: in words.
+        final: False where it may have been the machine's fault, for instance that it took too long.
+    """
 
     reason: str
+    final: bool = True
 
 
-class _Memory:
-    """The latest answers, pickled, by reader and message; as many as fit into `_MEMORY`."""
-
-    def __init__(self) -> None:
-        self._answers: OrderedDict[bytes, bytes] = OrderedDict()
-        self._size = 0
-
-    def recall(self, key: bytes) -> bytes | None:
-        """Return an answer, if it is still there."""
-        if key in self._answers:
-            self._answers.move_to_end(key)
-        return self._answers.get(key)
-
-    def keep(self, key: bytes, answer: bytes) -> None:
-        """Add an answer, and drop the oldest ones where memory runs out."""
-        if key not in self._answers:
-            self._answers[key] = answer
-            self._size += len(answer)
-        while self._size > _MEMORY:
-            self._size -= len(self._answers.popitem(last=False)[1])
-
-
-_memory = _Memory()
+Answer = tuple[list[Report], Receipt | None] | Undecoded
+"""The reports of a message and their receipt, or why it cannot be decoded."""
 
 
 class DecodingProcess:
-    """A process that decodes with the reader in a file; use it as a context manager.
+    """A process that decodes; threads use it one after the other, and forked processes start their own."""
 
-    Args:
-        reader: the file.
-    """
-
-    def __init__(self, reader: Path) -> None:
-        self._reader = reader
-
-    def __enter__(self) -> "DecodingProcess":
+    def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        return self
+        self._lock = threading.Lock()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
+    def decode(self, reader: Path, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Yield the answer to each message.
 
-    def decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | Undecoded]:
-        """Yield the reports and the receipt of each message, or why it cannot be decoded.
+        Args:
+            reader: the reader's file.
+            requests: the messages.
 
         Raises:
             RuntimeError: the decoding process does not start; says why.
         """
-        keys = [self._key(request) for request in requests]
-        stored = [_memory.recall(key) for key in keys]
-        new = self._decode([request for request, answer in zip(requests, stored, strict=True) if answer is None])
-        for key, earlier_answer in zip(keys, stored, strict=True):
-            if earlier_answer is not None:
-                yield pickle.loads(earlier_answer)
-                continue
-            answer = next(new)
-            if not isinstance(answer, Undecoded):  # a failure may be the machine's, for instance a timeout
-                _memory.keep(key, pickle.dumps(answer))
-            yield answer
-
-    def _key(self, request: Request) -> bytes:
-        message, keeps_receipt = request
-        return hashlib.sha256(f"{self._reader}|{keeps_receipt}|".encode() + message).digest()
-
-    def _decode(self, requests: Sequence[Request]) -> Iterator[tuple[list[Report], Receipt | None] | Undecoded]:
-        """Decode messages that are not in memory."""
         done = 0
         while done < len(requests):
-            for answer in self._answers(requests[done : done + _BATCH]):
-                done += 1
-                yield Undecoded(answer) if isinstance(answer, str) else answer
+            with self._lock:
+                answers = self._answers(reader, requests[done : done + _BATCH])
+            done += len(answers)
+            yield from answers
 
-    def _answers(self, requests: Sequence[Request]) -> Iterator[Any]:
-        """Yield the process's answers to one batch, up to a message that kills it, if there is one."""
+    def _answers(self, reader: Path, batch: Sequence[Request]) -> list[Answer]:
+        """Return the answers to a batch, up to a message that kills the process, if there is one."""
+        if self._process is not None and self._process.poll() is not None:
+            self._forget()  # something else has ended it since
         if self._process is None:
             self._process = self._start()
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
+        answers: list[Answer] = []
         try:
-            pickle.dump(list(requests), stdin)
+            pickle.dump((str(reader), list(batch)), stdin)
             stdin.flush()
-            for _ in requests:
-                yield pickle.load(stdout)
+            for _ in batch:
+                answer = pickle.load(stdout)
+                answers.append(Undecoded(answer) if isinstance(answer, str) else answer)
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            self._stop()
-            yield "it brings ecCodes down"
+            self._forget()
+            answers.append(Undecoded("it brings ecCodes down", final=False))
+        except BaseException:
+            self._forget()  # an answer may be half read
+            raise
+        return answers
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with tempfile.TemporaryFile() as log:
-            command = [sys.executable, "-P", str(Path(__file__).resolve()), str(self._reader)]
+            command = [sys.executable, "-P", str(Path(__file__).resolve())]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
             assert process.stdout is not None
             if not process.stdout.readline():
-                process.wait()
+                process.communicate()
                 log.seek(0)
                 raise RuntimeError(f"the BUFR decoder does not start: {log.read().decode(errors='replace').strip()}")
         return process
 
-    def _stop(self) -> None:
+    def _forget(self) -> None:
         if self._process is not None:
             process, self._process = self._process, None
             process.kill()
             process.communicate()
 
+    def stop(self) -> None:
+        """End the process; it starts again when it is needed."""
+        with self._lock:
+            self._forget()
 
-def serve(reader: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
+    def leave(self) -> None:
+        """Leave the process to the parent of a process that was forked, and close the pipes that it inherited."""
+        process, self._process, self._lock = self._process, None, threading.Lock()
+        if process is not None:
+            process.returncode = 0  # not to be waited for here
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                os.close(pipe.fileno())
+            _inherited.append(process)  # closing its files would write what the parent has yet to write
+
+
+_inherited: list["subprocess.Popen[bytes]"] = []
+_decoder = DecodingProcess()
+decode, stop = _decoder.decode, _decoder.stop
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until there are no more, with reports and receipt or with a text that says what is wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that asks
     import eccodes
 
-    worker: Reader = runpy.run_path(str(reader))["Reader"](eccodes)
+    readers: dict[str, Reader] = {}
     answers.write(b"ready\n")
     answers.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # ecCodes' remarks on damaged messages
     while True:
         try:
-            batch: list[Request] = pickle.load(requests)
+            batch: tuple[str, list[Request]] = pickle.load(requests)
         except EOFError:
             return
-        for message, keeps_receipt in batch:
+        file, messages = batch
+        if file not in readers:
+            readers[file] = runpy.run_path(file)["Reader"](eccodes)
+        for message, keeps_receipt in messages:
             signal.alarm(PATIENCE)
             try:
-                answer: Any = _decode(eccodes, worker, message, keeps_receipt)
+                answer: Any = _decode(eccodes, readers[file], message, keeps_receipt)
             except (eccodes.CodesInternalError, ValueError) as error:
                 answer = str(error)
             signal.alarm(0)
-            pickle.dump(answer, answers)
-            answers.flush()  # before the next message, which may bring this process down
+            try:
+                pickle.dump(answer, answers)
+                answers.flush()  # before the next message, which may bring this process down
+            except BrokenPipeError:
+                os._exit(1)  # nobody reads any more
 
 
 def _decode(codes: Any, reader: Reader, message: bytes, keeps_receipt: bool) -> tuple[list[Report], Receipt | None]:
@@ -203,4 +197,7 @@ def _decode(codes: Any, reader: Reader, message: bytes, keeps_receipt: bool) -> 
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
+    serve(sys.stdin.buffer, sys.stdout.buffer)
+else:
+    atexit.register(stop)
+    os.register_at_fork(after_in_child=_decoder.leave)

@@ -1,14 +1,14 @@
 """Reports of any kind in files of WMO BUFR: the messages, their headers, and their decoding.
 
 Messages are found and filtered by their raw headers (WMO Manual on Codes, FM 94, sections 0 and 1); only those that can
-hold a wanted report near the window are decoded, in a process of their own (`decoder`).
+hold a wanted report near the window are decoded, in a process of their own (`decoder`). What a file holds, and the
+reports of each six hours of it, are pure functions of its content, and are `kept`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import compress
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from dacycle.common.foreign import reading
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
-from dacycle.obs_ingest.sources.bufr.decoder import DecodingProcess, Receipt, Report, Undecoded
+from dacycle.obs_ingest.sources.bufr.decoder import Receipt, Report, Undecoded, decode
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
+from dacycle.obs_ingest.sources.kept import kept
 from dacycle.obs_ingest.sources.versions import SUPERSEDED, heading_version, superseded
 from dacycle.obs_ingest.table import ObservationError, is_position
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["ECMWF", "NOT_STATED", "BufrFiles", "BufrSource", "Decoded", "Header", "report_time", "station_name"]
+__all__ = ["ECMWF", "NOT_STATED", "BufrFiles", "BufrSource", "Header", "report_time", "station_name"]
 
 ECMWF = 98
 NOT_STATED = 255
@@ -37,69 +38,84 @@ _HEADING_LENGTH = 100  # bytes before a message in which the heading of its bull
 _VERSIONS = 1000  # more than `versions` has for bulletins
 _ANONYMOUS = ("SHIP", "BUOY", "PLAT", "RIGG")  # call signs of whoever does not want to be named
 _NEEDED = ("year", "month", "day", "hour", "latitude", "longitude")
+_PART = 6 * 3600  # s; reports are decoded and kept by parts, such as the messages of 06:00:01 to 12:00 UTC
 
 
 @dataclass(frozen=True)
 class Header:
-    """Sections 0 and 1 of a message.
+    """What sections 0 and 1 say of a message's content.
 
     Attributes:
         international: the international sub-category, or `NOT_STATED`.
         subcategory: the local one.
-        version: which version of its reports it holds: its update sequence number, then the heading of its bulletin.
     """
 
     centre: int
     category: int
     international: int
     subcategory: int
-    time: np.datetime64
     local_section: bool
-    version: int
 
 
 @dataclass(frozen=True)
-class _Message:
-    """The position of a message in its file; it has no header where it is cut off or damaged."""
+class _Scan:
+    """The n messages of a file.
 
-    number: int
-    start: int
-    end: int
-    header: Header | None
+    Attributes:
+        start, end: (n,) where they are.
+        time: (n,) of their headers; NaT where a message is cut off or damaged.
+        version: (n,) which version of its reports each holds: its update sequence number, then the heading of its
+            bulletin.
+        headers: the different headers.
+        header: (n,) which of them each has; -1 where it is cut off or damaged.
+    """
+
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    time: NDArray[np.datetime64]
+    version: NDArray[np.int64]
+    headers: list[Header]
+    header: NDArray[np.int64]
+
+    def near(self, window: Window) -> NDArray[np.bool_]:
+        """Return which messages can hold a report of the window, by the time of their headers."""
+        return (self.time > window.start - _MARGIN) & (self.time <= window.end + _MARGIN)
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """Decoded reports, when each was received, and its version."""
+class _Part:
+    """What became of m messages of a file.
 
-    reports: list[Report]
-    received: list[np.datetime64]
-    versions: list[int]
+    Attributes:
+        message: (m,) their positions in the file.
+        found, placed: (m,) their reports, and those with a time and a position; `found` is -1 where a message cannot be
+            decoded.
+        reasons: why, by position.
+        of: (n,) the position of the message of each record.
+        records: (n,) of the reports.
+        final: whether decoding again would give the same.
+    """
 
-    def __getitem__(self, rows: NDArray[np.bool_]) -> "Decoded":
-        """Return the reports of some rows (n,)."""
-        reports, received, versions = self.reports, self.received, self.versions
-        return Decoded([*compress(reports, rows)], [*compress(received, rows)], [*compress(versions, rows)])
-
-    def extend(self, reports: list[Report], received: list[np.datetime64], versions: list[int]) -> None:
-        """Add reports."""
-        self.reports.extend(reports)
-        self.received.extend(received)
-        self.versions.extend(versions)
-
-    def times(self) -> NDArray[np.datetime64]:
-        """Return the times (n,) of the reports."""
-        return np.array([report_time(report) for report in self.reports], "M8[s]")
+    message: NDArray[np.int64]
+    found: NDArray[np.int64]
+    placed: NDArray[np.int64]
+    reasons: dict[int, str]
+    of: NDArray[np.int64]
+    records: NDArray
+    final: bool
 
 
 class BufrFiles:
-    """The BUFR files of a source, each scanned for messages once.
+    """The BUFR files of a source.
 
     Args:
         path: a file, a folder (its `*.bufr` and `*.bfr` files), a pattern, a URL, or several of them.
         source: the source's name, for messages.
         reader: the script whose `Reader` makes reports of a message; see `decoder`.
         unwanted: returns why a message with this header cannot hold a wanted report; empty if it can.
+        records: makes a structured array of reports, each of which has a time and a position; `time`, `received`,
+            `version` and `station` are among its fields.
+        options: what else the records depend on, as values with a `repr` that says all.
         latency, received: when reports that do not say are taken to have been received; see `Files`.
     """
 
@@ -109,80 +125,125 @@ class BufrFiles:
         source: str,
         reader: str,
         unwanted: Callable[[Header], str],
+        records: Callable[[list[Report]], NDArray],
+        options: tuple[object, ...] = (),
         latency: str | None = None,
         received: str | None = None,
     ) -> None:
         self._files = Files(source, path, ("*.bufr", "*.bfr"), self._holds, latency, received)
         self._reader, self._unwanted = Path(__file__).with_name(reader), unwanted
-        self._scan = Remembered(lambda path: list(_messages(path)))
+        self._records, self._options = records, (reader, *options)
+        self._scan = Remembered(_kept_scan)
+        self._span = Remembered(self._times)
 
     def inputs(self, window: Window) -> dict[str, str]:
         """Return the digests of the files with messages near the window, by path."""
         return self._files.inputs(window)
 
-    def read(self, window: Window, inventory: Inventory) -> Decoded:
-        """Read the reports of messages near the window; each has a time and a position.
+    def read(self, window: Window, inventory: Inventory) -> NDArray:
+        """Read the records of messages near the window.
 
         The inventory counts the messages and reports that are left out.
 
         Raises:
             ObservationError: no file is there, or none holds a BUFR message.
         """
-        with DecodingProcess(self._reader) as process:
+        files = self._files.read(window, inventory, lambda path: self._read_file(path, window, inventory))
+        return np.concatenate([self._records([]), *files.values()])
 
-            def read(path: Path) -> Decoded:
-                return self._read_file(path, window, process, inventory)
-
-            files = self._files.read(window, inventory, read).values()
-        everything = Decoded([], [], [])
-        for decoded in files:
-            everything.extend(decoded.reports, decoded.received, decoded.versions)
-        return everything
+    def _times(self, path: Path) -> tuple[np.datetime64, np.datetime64]:
+        """Return the earliest and latest header time of a file's messages, NaT where none is whole."""
+        times = self._scan(path).time
+        times = times[~np.isnat(times)]
+        return (times.min(), times.max()) if len(times) else (np.datetime64("NaT"), np.datetime64("NaT"))
 
     def _holds(self, path: Path, window: Window) -> bool:
         """Return whether the header times of a file's messages reach into the window.
 
         They also do where no message is whole: the file's damage is then counted in every inventory.
         """
-        times = [message.header.time for message in self._scan(path) if message.header is not None]
-        return not times or not (max(times) < window.start - _MARGIN or min(times) > window.end + _MARGIN)
+        first, last = self._span(path)
+        if np.isnat(first) or not (last < window.start - _MARGIN or first > window.end + _MARGIN):
+            return True
+        self._scan.forget(path)
+        return False
 
-    def _read_file(self, path: Path, window: Window, process: DecodingProcess, inventory: Inventory) -> Decoded:
-        """Return a file's reports, and count in the inventory what became of its messages."""
-        messages = self._scan(path)
-        decoded = Decoded([], [], [])
-        with reading(path, ObservationError), path.open("rb") as file:
-            inventory.found += len(messages)
+    def _read_file(self, path: Path, window: Window, inventory: Inventory) -> NDArray:
+        """Return a file's records, and count in the inventory what became of its messages."""
+        scan = self._scan(path)
+        with reading(path, ObservationError):
+            unwanted = np.array([self._unwanted(header) for header in scan.headers] + [""], object)[scan.header]
+            whole, near = scan.header >= 0, scan.near(window)
+            wanted = whole & (unwanted == "")
+            number = (scan.time.astype("M8[s]").astype(np.int64) - 1) // _PART
+            parts = [
+                self._part(path, scan, np.nonzero(wanted & (number == each))[0])
+                for each in np.unique(number[wanted & near])
+            ]
+        problems = [((i // _BATCH, 0, i), "truncated or damaged") for i in np.nonzero(~whole)[0].tolist()]
+        for part in parts:
+            problems += [((i // _BATCH, 1, i), reason) for i, reason in part.reasons.items() if near[i]]
+        inventory.found += len(scan.start)
+        inventory.skip("damaged", len(problems))
+        for (_, _, i), reason in sorted(problems):
+            inventory.problem(f"{path}, message {i + 1}: {reason}")
+        for reason in dict.fromkeys(unwanted[whole & ~wanted].tolist()):
+            inventory.skip(reason, int((unwanted == reason).sum()))
+        inventory.skip("header time far from the window", int((wanted & ~near).sum()))
+        records = [self._records([])]
+        for part in parts:
+            rows = near[part.message]
+            found, placed = part.found[rows], part.placed[rows]
+            inventory.found += int(np.maximum(found - 1, 0).sum())  # the messages themselves are counted already
+            inventory.skip("no time or position", int(np.maximum(found - placed, 0).sum()))
+            inventory.skip("no report of this kind", int((found == 0).sum()))
+            inventory.decoded += int(placed.sum())
+            of_part = part.records
+            of_part["version"] = scan.version[part.of]
+            records.append(of_part[near[part.of]])
+        of_file = np.concatenate(records)
+        of = np.concatenate([np.empty(0, int), *(part.of[near[part.of]] for part in parts)])
+        of_file = of_file[np.argsort(of, kind="stable")]
+        of_file["received"] = self._files.received(path, of_file["time"], of_file["received"])
+        return of_file
+
+    def _part(self, path: Path, scan: _Scan, messages: NDArray[np.intp]) -> _Part:
+        """Return what becomes of some messages of a file."""
+        options = (*self._options, messages.tolist())
+        return kept(path, self._records, options, lambda: self._decoded(path, scan, messages), lambda part: part.final)
+
+    def _decoded(self, path: Path, scan: _Scan, messages: NDArray[np.intp]) -> _Part:
+        counts: list[tuple[int, int]] = []
+        reasons: dict[int, str] = {}
+        of: list[int] = []
+        blocks, final = [self._records([])], True
+        with path.open("rb") as file:
             for begin in range(0, len(messages), _BATCH):
-                batch = messages[begin : begin + _BATCH]
-                wanted = [
-                    (message, header) for message in batch if (header := self._wanted(path, message, window, inventory))
+                batch = messages[begin : begin + _BATCH].tolist()
+                headers = [scan.headers[scan.header[i]] for i in batch]
+                requests = [
+                    (_content(file, int(scan.start[i]), int(scan.end[i])), _keeps_receipt(header))
+                    for i, header in zip(batch, headers, strict=True)
                 ]
-                requests = [(_content(file, message), _keeps_receipt(header)) for message, header in wanted]
-                for (message, header), answer in zip(wanted, process.decode(requests), strict=True):
+                placed: list[Report] = []
+                received: list[np.datetime64] = []
+                for i, answer in zip(batch, decode(self._reader, requests), strict=True):
                     if isinstance(answer, Undecoded):
-                        _damaged(inventory, f"{path}, message {message.number}: {answer.reason}")
+                        reasons[i], final = answer.reason, final and answer.final
+                        counts.append((-1, 0))
                         continue
-                    of_message, receipt = answer
-                    inventory.found += max(len(of_message) - 1, 0)  # the message itself is counted already
-                    placed = [report for report in of_message if _is_placed(report)]
-                    inventory.skip("no time or position", len(of_message) - len(placed))
-                    inventory.skip("no report of this kind", int(not of_message))
-                    inventory.decoded += len(placed)
-                    n = len(placed)
-                    decoded.extend(placed, [_received(receipt, header)] * n, [header.version] * n)
-        decoded.received[:] = self._files.received(path, decoded.times(), np.array(decoded.received, "M8[s]"))
-        return decoded
-
-    def _wanted(self, path: Path, message: _Message, window: Window, inventory: Inventory) -> Header | None:
-        """Return the header of a message that can hold a wanted report; count in the inventory why others cannot."""
-        if message.header is None:
-            _damaged(inventory, f"{path}, message {message.number}: truncated or damaged")
-        elif reason := self._unwanted(message.header) or _far(message.header, window):
-            inventory.skip(reason)
-        else:
-            return message.header
-        return None
+                    reports, receipt = answer
+                    good = [report for report in reports if _is_placed(report)]
+                    counts.append((len(reports), len(good)))
+                    placed += good
+                    received += [_received(receipt, scan.time[i])] * len(good)
+                    of += [i] * len(good)
+                records = self._records(placed)
+                records["received"] = np.array(received, "M8[s]")
+                blocks.append(records)
+        found, placed_counts = np.array(counts, np.int64).reshape(-1, 2).T
+        rows = np.asarray(messages, np.int64)
+        return _Part(rows, found, placed_counts, reasons, np.array(of, np.int64), np.concatenate(blocks), final)
 
 
 class BufrSource(ABC):
@@ -200,6 +261,8 @@ class BufrSource(ABC):
     """The default name."""
     reader: ClassVar[str]
     """The script whose `Reader` makes reports of a message; see `decoder`."""
+    options: tuple[object, ...] = ()
+    """What the records depend on beside the reports, as values with a `repr` that says all."""
 
     def __init__(
         self,
@@ -210,7 +273,9 @@ class BufrSource(ABC):
         received: str | None = None,
     ) -> None:
         self.name, self.cutoff = name or self.kind, cutoff
-        self._files = BufrFiles(path, self.name, self.reader, self.unwanted, latency, received)
+        self._files = BufrFiles(
+            path, self.name, self.reader, self.unwanted, self.records, self.options, latency, received
+        )
 
     @staticmethod
     @abstractmethod
@@ -218,14 +283,15 @@ class BufrSource(ABC):
         """Return why a message with this header cannot hold a wanted report; empty if it can."""
 
     @abstractmethod
-    def table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
-        """Return the table of the window's reports, and count in the inventory what is missing or left out."""
+    def records(self, reports: list[Report]) -> NDArray:
+        """Return a structured array (n,) of reports, with `time`, `received`, `version` and `station`.
 
-    def superseded(self, decoded: Decoded, window: Window) -> NDArray[np.bool_]:
-        """Return which reports (n,) a later version supersedes."""
-        stations = [station_name(report) for report in decoded.reports]
-        received = np.array(decoded.received, "M8[s]")
-        return superseded(stations, decoded.times(), np.array(decoded.versions, int), received, window)
+        It depends on the reports and `options` only.
+        """
+
+    @abstractmethod
+    def table(self, records: NDArray, window: Window, inventory: Inventory) -> pd.DataFrame:
+        """Return the table of the window's reports, and count in the inventory what is missing or left out."""
 
     def inputs(self, window: Window) -> dict[str, str]:
         """Return the digests of the files with messages near the window, by path."""
@@ -238,47 +304,71 @@ class BufrSource(ABC):
             ObservationError: no file is there, or none holds a BUFR message.
         """
         inventory = Inventory(self.name)
-        decoded = self._files.read(window, inventory)
-        decoded = _kept(decoded, window.holds(decoded.times()), "report outside the window", inventory)
-        decoded = _kept(decoded, ~self.superseded(decoded, window), SUPERSEDED, inventory)
-        table = self.table(decoded, window, inventory)
+        records = self._files.read(window, inventory)
+        records = _keep(records, window.holds(records["time"]), "report outside the window", inventory)
+        stations, versions = records["station"], records["version"].astype(int)
+        old = superseded(stations, records["time"], versions, records["received"], window)
+        records = _keep(records, ~old, SUPERSEDED, inventory)
+        table = self.table(records, window, inventory)
         return table, take_inventory(inventory, table, window)
 
 
-def _kept(decoded: Decoded, good: NDArray[np.bool_], reason: str, inventory: Inventory) -> Decoded:
-    """Return the good reports, and count the others in the inventory under a reason."""
+def _keep(records: NDArray, good: NDArray[np.bool_], reason: str, inventory: Inventory) -> NDArray:
+    """Return the good records, and count the others in the inventory under a reason."""
     lost = int((~good).sum())
     inventory.skip(reason, lost)
     inventory.decoded -= lost
-    return decoded[good] if lost else decoded
+    return records[good] if lost else records
 
 
-def _content(file: BinaryIO, message: _Message) -> bytes:
-    file.seek(message.start)
-    return file.read(message.end - message.start)
+def _content(file: BinaryIO, start: int, end: int) -> bytes:
+    file.seek(start)
+    return file.read(end - start)
 
 
 def _keeps_receipt(header: Header) -> bool:
     return header.centre == ECMWF and header.local_section
 
 
-def _messages(path: Path) -> Iterator[_Message]:
-    """Yield the messages of a file, numbered from 1; one that is cut off or does not end in 7777 has no header."""
+def _kept_scan(path: Path) -> _Scan:
+    """Return the messages of a file, whose name may state the version of its bulletin."""
+    bulletin = heading_version(path.name) or 0
+    return kept(path, _scanned, (bulletin,), lambda: _scanned(path, bulletin))
+
+
+def _scanned(path: Path, bulletin: int) -> _Scan:
+    start, end, found = zip(*_messages(path, bulletin), strict=True)
+    headers = list(dict.fromkeys(header[0] for header in found if header is not None))
+    position = {header: i for i, header in enumerate(headers)}
+    times = [np.datetime64("NaT", "s") if header is None else header[1] for header in found]
+    return _Scan(
+        np.array(start, np.int64),
+        np.array(end, np.int64),
+        np.array(times, "M8[s]"),
+        np.array([0 if header is None else header[2] for header in found], np.int64),
+        headers,
+        np.array([-1 if header is None else position[header[0]] for header in found], np.int64),
+    )
+
+
+_Found = tuple[Header, np.datetime64, int]
+"""What a message's header says, its time and its version."""
+
+
+def _messages(path: Path, bulletin: int) -> Iterator[tuple[int, int, _Found | None]]:
+    """Yield start, end and header of a file's messages; one that is cut off or does not end in 7777 has no header."""
     with reading(path, ObservationError), path.open("rb") as file:
-        start, number, end = _find(file, 0), 0, 0
+        start, end = _find(file, 0), 0
         if start < 0:
             raise ObservationError(f"{path}: no BUFR message in this file of {path.stat().st_size} bytes")
-        bulletin = heading_version(path.name) or 0
         while start >= 0:
-            number += 1
             bulletin = _bulletin(file, end, start, bulletin)
             file.seek(start)
             head = file.read(30)
             end = start + int.from_bytes(head[4:7], "big")
             file.seek(max(end - 4, 0))
             whole = end - start >= 30 and file.read(4) == b"7777"
-            header = _header(head, bulletin) if whole and _adds_up(file, start, end, head) else None
-            yield _Message(number, start, end, header)
+            yield start, end, _header(head, bulletin) if whole and _adds_up(file, start, end, head) else None
             start = _find(file, end if whole else start + 4)
 
 
@@ -318,7 +408,7 @@ def _find(file: BinaryIO, start: int) -> int:
     return -1
 
 
-def _header(message: bytes, bulletin: int) -> Header | None:
+def _header(message: bytes, bulletin: int) -> _Found | None:
     """Parse sections 0 and 1 of editions 2 to 4; None where they make no sense."""
     edition = message[7]
     if edition == 4:
@@ -335,7 +425,7 @@ def _header(message: bytes, bulletin: int) -> Header | None:
     version = (sequence % 255) * _VERSIONS + bulletin  # 255 is "not stated"
     if time is None:
         return None
-    return Header(centre, category, international, subcategory, time, bool(flag & 0x80), version)
+    return Header(centre, category, international, subcategory, bool(flag & 0x80)), time, version
 
 
 def _instant(year: int, month: int, day: int, hour: int, minute: int) -> np.datetime64 | None:
@@ -346,24 +436,12 @@ def _instant(year: int, month: int, day: int, hour: int, minute: int) -> np.date
         return None
 
 
-def _far(header: Header, window: Window) -> str:
-    """Return why a message cannot hold a report of the window; empty if it can."""
-    if header.time <= window.start - _MARGIN or header.time > window.end + _MARGIN:
-        return "header time far from the window"
-    return ""
-
-
-def _damaged(inventory: Inventory, sentence: str) -> None:
-    inventory.skip("damaged")
-    inventory.problem(sentence)
-
-
-def _received(receipt: Receipt | None, header: Header) -> np.datetime64:
+def _received(receipt: Receipt | None, time: np.datetime64) -> np.datetime64:
     """Return when a report was received, NaT where unknown; the message states only the day of the month."""
     if receipt is not None:
         day, hour, minute, second = receipt
         for offset in (0, 1, -1, 2, 3, 4, 5):
-            date = header.time.astype("datetime64[D]") + offset
+            date = time.astype("datetime64[D]") + offset
             if date.astype(object).day == day:
                 return date.astype("datetime64[s]") + np.timedelta64(hour * 3600 + minute * 60 + second, "s")
     return np.datetime64("NaT", "s")

@@ -5,11 +5,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.obs_ingest.sources.base import Inventory
+from dacycle.obs_ingest.sources.bufr.decoder import Report
 from dacycle.obs_ingest.sources.bufr.messages import (
     ECMWF,
     NOT_STATED,
     BufrSource,
-    Decoded,
     Header,
     report_time,
     station_name,
@@ -48,19 +48,21 @@ class SynopBufr(BufrSource):
             return f"additional data (sub-category {header.subcategory})"
         return ""
 
-    def table(self, decoded: Decoded, window: Window, inventory: Inventory) -> pd.DataFrame:
+    def records(self, reports: list[Report]) -> NDArray:
+        """Return records of decoded reports."""
+        return _records(reports)
+
+    def table(self, records: NDArray, window: Window, inventory: Inventory) -> pd.DataFrame:
         """Return the table of the window's SYNOPs."""
-        return surface_table(_reports(decoded), self.name, inventory)
+        return surface_table(records, self.name, inventory)
 
 
-def _reports(decoded: Decoded) -> NDArray:
-    """Return records of the decoded reports."""
-    reports = new_reports(len(decoded.reports))
-    reports["time"] = [report_time(report) for report in decoded.reports]
-    reports["received"] = decoded.received
-    reports["station"] = [station_name(report) for report in decoded.reports]
+def _records(decoded: list[Report]) -> NDArray:
+    reports = new_reports(len(decoded))
+    reports["time"] = np.array([report_time(report) for report in decoded], "M8[s]")
+    reports["station"] = [station_name(report) for report in decoded]
     columns = {
-        name: np.array([report.get(name, np.nan) for report in decoded.reports], float)
+        name: np.array([report.get(name, np.nan) for report in decoded], float)
         for name in ("latitude", "longitude", "elevation", "t2m", "td2m", "msl", "ps", "tp", "direction", "speed")
     }
     for name in ("latitude", "longitude", "elevation"):
@@ -69,7 +71,7 @@ def _reports(decoded: Decoded) -> NDArray:
         put(reports, name, columns[name])
     put(reports, "tp", np.where(columns["tp"] < 0, 0.0, columns["tp"]))  # -0.1 is BUFR's trace
     put_wind(reports, columns["direction"], columns["speed"])
-    reports["governed"] = [_governed(report["governed"]) for report in decoded.reports]
+    reports["governed"] = [_governed(report["governed"]) for report in decoded]
     return reports
 
 

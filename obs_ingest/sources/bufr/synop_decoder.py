@@ -273,8 +273,9 @@ def _layout(expanded: list[int]) -> Iterator[tuple[str, int, float]]:
 
 
 def _template(message: bytes) -> bytes:
-    """Return the descriptors of section 3 as bytes of the message."""
+    """Return what the layout depends on: edition, centre and tables of section 1, and the descriptors of section 3."""
     start = 8 + int.from_bytes(message[8:11], "big")
+    tables = message[7:8] + message[11:16] + (message[21:23] if message[7] == 4 else message[18:20])
     if message[17 if message[7] == 4 else 15] & 0x80:
         start += int.from_bytes(message[start : start + 3], "big")
-    return message[start + 7 : start + int.from_bytes(message[start : start + 3], "big")]
+    return tables + message[start + 7 : start + int.from_bytes(message[start : start + 3], "big")]

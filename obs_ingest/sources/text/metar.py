@@ -7,6 +7,7 @@ neither pressure at sea level nor at the station.
 """
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.physics import KNOT, ZERO_CELSIUS
-from dacycle.obs_ingest.sources.files import Paths
+from dacycle.obs_ingest.sources.files import Paths, content_digest
 from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
 from dacycle.obs_ingest.sources.text.columns import by_text, lines, numbers, read_tables, start, times
 from dacycle.obs_ingest.sources.text.metar_text import TextReader
@@ -59,6 +60,16 @@ class Metar(ReportFiles):
     ) -> None:
         super().__init__(path, name, cutoff, latency, received)
         self._text = TextReader(name, network, date)
+        self._network, self._date = network, date
+
+    @cached_property
+    def _stations(self) -> str:
+        """Return the digest of the station list; the packaged one is part of dacycle's code."""
+        return "" if self._network is None else content_digest(Path(self._network))
+
+    def options(self) -> tuple[object, ...]:
+        """Return the date and the content of the station list."""
+        return str(self._date), self._stations
 
     def parse(self, path: Path) -> Parsed:
         """Parse all reports of a file of any kind."""

@@ -15,7 +15,7 @@ __all__ = ["whole", "write_whole"]
 
 
 @contextmanager
-def whole(path: Path, replace: bool = True) -> Iterator[Path]:
+def whole(path: Path, replace: bool = True, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a folder; it replaces `path` if the block ends without error.
 
     The temporary name begins with a dot, holds the machine, process and thread, and keeps the suffix of `path`, since
@@ -25,6 +25,7 @@ def whole(path: Path, replace: bool = True) -> Iterator[Path]:
     Args:
         path: the file or folder.
         replace: whether a folder may replace one that holds something.
+        durable: whether the content is flushed to disk; not needed where damage is noticed and costs nothing.
 
     Raises:
         OSError: the file or folder cannot be written or renamed, or it may not replace what is there.
@@ -42,9 +43,11 @@ def whole(path: Path, replace: bool = True) -> Iterator[Path]:
         elif temporary.is_dir():
             temporary.rename(path)
         else:
-            _flush(temporary)
+            if durable:
+                _flush(temporary)
             os.replace(temporary, path)
-        _flush(path.parent)
+        if durable:
+            _flush(path.parent)
     finally:
         _remove(temporary)
 

@@ -122,7 +122,7 @@ def test_what_is_remembered_of_a_file(tmp_path):
         remembered(path)
 
 
-def test_only_files_of_the_window_stay_in_memory(tmp_path, monkeypatch):
+def test_each_file_is_parsed_once_and_only_files_of_the_window_stay_in_memory(tmp_path, monkeypatch):
     from dacycle.obs_ingest.sources.text.isd import Isd
     from tests.obs_ingest.sources.test_isd import write_csv
 
@@ -134,4 +134,6 @@ def test_only_files_of_the_window_stay_in_memory(tmp_path, monkeypatch):
         reader.read(Window(np.datetime64("2024-01-02T12")))
     assert sorted(parsed) == [f"{hour:02}.csv" for hour in range(24)], "each once"
     reader.read(Window(np.datetime64("2024-01-02T18")))
-    assert sorted(parsed[24:]) == [f"{hour:02}.csv" for hour in range(16, 22)], "those of the window again"
+    assert len(parsed) == 24, "those of the window come from what is kept"
+    in_memory = sorted(path.name for path in reader._parsed._results)
+    assert in_memory == [f"{hour:02}.csv" for hour in range(16, 22)]
