@@ -65,7 +65,7 @@ class Reader:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def __call__(self, number: int) -> tuple[str, str]:
-        """Return the outcome of a batch: read, refused, implausible, exception, crash or hang; and the reason."""
+        """Return the outcome of a batch: read, refused, implausible, exception, crash or hang, or unmade; and the reason."""
         if self._process is None:
             self._connection, theirs = multiprocessing.Pipe()
             context = multiprocessing.get_context("spawn")
@@ -73,14 +73,17 @@ class Reader:
             self._process.start()
             theirs.close()
         self._connection.send(number)
+        outcome = "unmade", "the mutation itself hung or crashed"
         try:
-            self._connection.recv()
             if self._connection.poll(PATIENCE):
-                return self._connection.recv()
-            outcome = "hang", f"more than {PATIENCE:.0f} s"
+                self._connection.recv()
+                outcome = "hang", f"more than {PATIENCE:.0f} s"
+                if self._connection.poll(PATIENCE):
+                    return self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            outcome = "crash", f"the process ended with {self._process.exitcode}"
+            if outcome[0] != "unmade":
+                outcome = "crash", f"the process ended with {self._process.exitcode}"
         self.stop()
         return outcome
 
@@ -100,7 +103,7 @@ def fuzz(format: Format, inputs: int, seed: int, keep: Path | None) -> tuple[Cou
     for number in range(-(-inputs // format.batch)):
         outcome, reason = reader(number)
         outcomes[outcome] += format.batch
-        if outcome in ("read", "refused"):
+        if outcome in ("read", "refused", "unmade"):
             continue
         key = reason.strip().splitlines()[-1][:60]
         if key not in told:
@@ -133,5 +136,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcomes, seconds = fuzz(format, round(options.inputs * format.share / whole), options.seed, options.keep)
         failed += sum(outcomes[name] for name in columns[2:])
         counts = " | ".join(str(outcomes[name]) for name in columns)
-        print(f"| {format.name} | {outcomes.total()} | {counts} | {seconds:.0f} |", flush=True)
+        print(f"| {format.name} | {outcomes.total() - outcomes['unmade']} | {counts} | {seconds:.0f} |", flush=True)
     return min(failed, 1)
