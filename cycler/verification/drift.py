@@ -40,7 +40,7 @@ from dacycle.cycler.verification.drift_scores import (
     scored_leads,
     write_scores,
 )
-from dacycle.cycler.verification.shared import forecast_states, shared_scores, simple_states
+from dacycle.cycler.verification.shared import forecast_states, shared_scores, simple_states, try_shared_scores
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.worlds.world import World
@@ -273,9 +273,12 @@ def _forecast(
                 yield lead, {"analysis": state}
 
     # One forecast after the other, as a batch of two may round differently: the forecast from the analyses must not
-    # depend on whether the reference is there.
-    tables = [score_states(world, times[1], states()), shared_scores(branch.archive, world, model, start, verifiable)]
-    return _field_dataset(branch, start, stored_leads, np.stack(fields)), join(tables)
+    # depend on whether the reference is there. While another run makes what both share, this one makes its own.
+    shared = try_shared_scores(branch.archive, world, model, start, verifiable)
+    own = score_states(world, times[1], states())
+    if shared is None:
+        shared = shared_scores(branch.archive, world, model, start, verifiable)
+    return _field_dataset(branch, start, stored_leads, np.stack(fields)), join([own, shared])
 
 
 def _field_dataset(branch: Branch, start: pd.Timestamp, stored_leads: NDArray, fields: NDArray) -> xr.Dataset:

@@ -29,7 +29,7 @@ from dacycle.cycler.verification.drift_scores import score_states
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["forecast_states", "shared_scores", "simple_states"]
+__all__ = ["forecast_states", "shared_scores", "simple_states", "try_shared_scores"]
 
 _LAYOUT = "1"
 """Part of the digest; with another number, scores of an older layout are made again."""
@@ -39,20 +39,34 @@ _LOCKS = 8
 logger = logging.getLogger(__name__)
 
 
-def shared_scores(
+def try_shared_scores(
     archive: Archive, world: World, model: ForecastModel, start: pd.Timestamp, leads: Sequence[int]
+) -> pd.DataFrame | None:
+    """Return what `shared_scores` does; None where another process is making these or other scores under its lock."""
+    try:
+        return shared_scores(archive, world, model, start, leads, wait=False)
+    except ArchiveError:
+        return None
+
+
+def shared_scores(
+    archive: Archive, world: World, model: ForecastModel, start: pd.Timestamp, leads: Sequence[int], wait: bool = True
 ) -> pd.DataFrame:
     """Return the scores at `leads` (hours), which the reference holds; the first run that asks makes them.
 
     Without both frames of the start in the reference there is no forecast from it, and nothing is kept.
+
+    Raises:
+        ArchiveError: the folder cannot be written to; without `wait`, another process holds the lock.
     """
     if world.reference.missing(_frames(start)):
         states = ((lead, simple_states(world, _frames(start)[1], lead)) for lead in leads)
         return score_states(world, _frames(start)[1], states)
     digest = _digest(world, model, start, leads)
     path = archive.folder / "shared/drift" / f"{cycle_id(start)}-{digest}.parquet"
-    # Another process may be making the same scores now: they are waited for, as two would only make them twice.
-    with locked(path.with_name(f"lock{_frames(start)[1].astype(int) // 6 % _LOCKS}"), str(path.parent), wait=True):
+    # Another process may be making the same scores now; then they are waited for and not made twice.
+    lock = path.with_name(f"lock{_frames(start)[1].astype(int) // 6 % _LOCKS}")
+    with locked(lock, f"{path.parent}", wait=wait):
         stored = _read(path)
         if stored is not None:
             return stored
