@@ -357,7 +357,7 @@ class Writer(Branch):
             f"cold start to {cycle_id(times[-1])}",
             {"time": cycle_id(times[-1])},
         )
-        self._remember(records, frames)
+        self._remember(records, list(frames))
 
     def fork(self) -> None:
         """Publish the past of the experiment that `cold_start.from` names, up to its cycle, as this branch's own.

@@ -129,11 +129,11 @@ def _digest(world: World, model: ForecastModel, start: pd.Timestamp, leads: Sequ
     found.update(_climatology_digest(world).encode())
     when = _frames(start)[1]
     for time in dict.fromkeys([*_frames(start), *(when + lead for lead in leads)]):
-        found.update(np.ascontiguousarray(world.reference.array(time)))
+        found.update(np.ascontiguousarray(world.reference.array(time)).data)
     return found.hexdigest()[:32]
 
 
 @lru_cache(maxsize=4)
 def _climatology_digest(world: World) -> str:
     coefficients = np.ascontiguousarray(world.climatology.coefficients)
-    return hashlib.sha256(coefficients).hexdigest() + repr((world.grid.shape, world.grid.latitude.tolist()))
+    return hashlib.sha256(coefficients.data).hexdigest() + repr((world.grid.shape, world.grid.latitude.tolist()))
