@@ -10,6 +10,9 @@ the unit of the channel (squared for `mse`). A value that is not finite makes it
 The next score goes here: a function of such arrays, with its source, and a test against an independent library.
 """
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
@@ -22,6 +25,7 @@ __all__ = [
     "REGIONS",
     "anomaly_correlation",
     "bias",
+    "error_scores",
     "gaussian_crps",
     "high_wavenumber_divergence",
     "lead_time_lost",
@@ -76,7 +80,13 @@ def region_means(fields: Array, grid: Grid) -> Array:
     _check(fields, grid)
     zonal = fields.mean(axis=-1, dtype=np.float64)
     # One region at a time, so that a missing value in one is not multiplied by a weight of zero in the others.
-    return np.stack([zonal[..., row > 0] @ row[row > 0] for row in region_weights(grid)], axis=-1)
+    return np.stack([zonal[..., inside] @ weights for inside, weights in _rows_of_regions(grid)], axis=-1)
+
+
+@lru_cache(maxsize=8)
+def _rows_of_regions(grid: Grid) -> tuple[tuple[NDArray[np.bool_], Array], ...]:
+    """Return the rows (latitude,) of each region and their weights."""
+    return tuple((row > 0, row[row > 0]) for row in region_weights(grid))
 
 
 def mse(forecast: Array, truth: Array, grid: Grid) -> Array:
@@ -109,6 +119,32 @@ def anomaly_correlation(forecast: Array, truth: Array, climatology: Array, grid:
     scale = np.sqrt(region_means(np.square(a), grid) * region_means(np.square(b), grid))
     product = region_means(a * b, grid)
     return np.divide(product, scale, out=np.full_like(scale, np.nan), where=scale > 0)
+
+
+def error_scores(forecasts: Mapping[str, Array], truth: Array, climatology: Array, grid: Grid) -> dict[str, Array]:
+    """Return `mse`, `mae`, `bias` and `anomaly_correlation` of each forecast of one valid time, to the bit.
+
+    What the scores have in common is computed once.
+
+    Args:
+        forecasts: (channel, latitude, longitude) by name.
+        truth, climatology: (channel, latitude, longitude).
+        grid: of all of them.
+
+    Returns:
+        (4, channel, region) by name.
+    """
+    b = truth - climatology
+    variance = region_means(np.square(b), grid)
+    found = {}
+    for name, forecast in forecasts.items():
+        error, a = forecast - truth, forecast - climatology
+        scale = np.sqrt(region_means(np.square(a), grid) * variance)
+        correlation = np.full_like(scale, np.nan)
+        np.divide(region_means(a * b, grid), scale, out=correlation, where=scale > 0)
+        means = [region_means(fields, grid) for fields in (np.square(error), np.abs(error), error)]
+        found[name] = np.stack([*means, correlation])
+    return found
 
 
 def zonal_power_spectrum(fields: Array, grid: Grid) -> Array:

@@ -22,10 +22,12 @@ __all__ = [
     "STEP_HOURS",
     "StateError",
     "as_hour",
+    "check_array",
     "check_ground",
     "check_values",
     "grid_of",
     "make_state",
+    "to_arrays",
     "to_dataset",
     "validate",
 ]
@@ -111,6 +113,20 @@ def validate(state: xr.DataArray, source: str, grid: Grid | None = None) -> xr.D
     return state
 
 
+def check_array(array: NDArray, grid: Grid, when: str) -> None:
+    """Raise StateError unless an array (69, H, W) has the shape, and finite and plausible values, of a state on `grid`.
+
+    Args:
+        array: SI units.
+        grid: of the state.
+        when: its source and time, for the message.
+    """
+    if array.shape != (CHANNEL_COUNT, *grid.shape):
+        raise StateError(f"a state on {grid.name} has shape {(CHANNEL_COUNT, *grid.shape)}, not {array.shape}")
+    for channel, values in zip(CHANNELS, np.asarray(array, np.float32), strict=True):
+        check_values(channel, values, when)
+
+
 def check_values(channel: Channel, values: NDArray, when: str) -> None:
     """Raise StateError unless a channel's values are finite and plausible; `when` names their source and time."""
     low, high = values.min(), values.max()
@@ -146,19 +162,23 @@ def _hint(variable: str, low: float, high: float) -> str:
     return ""
 
 
+def to_arrays(states: NDArray) -> dict[str, NDArray]:
+    """Return views of states (n, 69, H, W) by their names in files: (n, H, W), or (n, 13, H, W) on levels."""
+    surface = {WB2_NAMES[short]: states[:, i] for i, short in enumerate(SURFACE)}
+    return surface | {WB2_NAMES[v]: states[:, GROUPS[v][0] : GROUPS[v][-1] + 1] for v in UPPER}
+
+
 def to_dataset(state: xr.DataArray) -> xr.Dataset:
     """Return the state in the WeatherBench2 schema: `geopotential(time, level, latitude, longitude)`, ...
 
     The time dimension has length 1; values are untouched.
     """
-    values = state.values[None]
+    arrays = to_arrays(state.values[None])
     unit = {c.variable: c.unit for c in CHANNELS}
     variables: dict[str, Any] = {}
-    for i, short in enumerate(SURFACE):
-        variables[WB2_NAMES[short]] = (("time", "latitude", "longitude"), values[:, i], {"units": unit[short]})
-    for short in UPPER:
-        block = values[:, GROUPS[short][0] : GROUPS[short][-1] + 1]
-        variables[WB2_NAMES[short]] = (("time", "level", "latitude", "longitude"), block, {"units": unit[short]})
+    for short in (*SURFACE, *UPPER):
+        name, level = WB2_NAMES[short], ("level",) if short in UPPER else ()
+        variables[name] = (("time", *level, "latitude", "longitude"), arrays[name], {"units": unit[short]})
     return xr.Dataset(
         variables,
         coords={

@@ -285,7 +285,7 @@ def to_arrow(table: pd.DataFrame) -> pa.Table:
 def _arrow_array(column: pd.Series, kind: pa.DataType) -> pa.Array:
     if kind != _TEXT:
         return pa.array(column.to_numpy(), from_pandas=True).cast(kind, safe=False)
-    names = pa.array([str(name) for name in column.cat.categories], pa.string())
+    names = pa.array(column.cat.categories.astype(str).to_numpy(object), pa.string())
     return pa.DictionaryArray.from_arrays(pa.array(column.cat.codes.to_numpy(), pa.int32()), names)
 
 

@@ -31,7 +31,7 @@ from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.seals import read_sealed_text, seal_text
-from dacycle.cycler.archive.store import Store
+from dacycle.cycler.archive.store import Rows, Store
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,
@@ -43,12 +43,14 @@ from dacycle.cycler.experiment import (
 )
 from dacycle.forecast_adapter.channels import WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
-from dacycle.forecast_adapter.state import make_state, to_dataset, validate
+from dacycle.forecast_adapter.state import check_array, make_state, to_arrays, to_dataset
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
 
 __all__ = ["Archive", "ArchiveError", "Branch", "Writer", "open_experiment"]
 
 _NAMES = list(WB2_NAMES.values())
+_KEPT_RECORDS = 64
+"""Newest records that a writer keeps in memory: more than a cycle looks at."""
 
 
 class Archive:
@@ -212,6 +214,12 @@ class Branch:
         surface = [array[None] for array in arrays.values() if array.ndim == 2]
         return make_state(np.concatenate([*surface, *upper]), self.grid, np.datetime64(time, "h"))
 
+    def frame(self, time: pd.Timestamp) -> NDArray[np.float32]:
+        """Return an analysis (69, H, W) as it is stored, read-only. Errors as `state`."""
+        values = self.state("analysis", time).values
+        values.flags.writeable = False
+        return values
+
     def departures(self, times: Sequence[pd.Timestamp] | None = None) -> pd.DataFrame:
         """Return the departures of all committed cycles, or of some; a column `cycle` names the cycle.
 
@@ -292,12 +300,36 @@ class Writer(Branch):
     def __init__(self, archive: Archive, experiment: Experiment) -> None:
         super().__init__(archive, experiment.name)
         self.experiment = experiment
-        self._next = super().next_time if experiment.name in archive.branches() else None
+        begun = experiment.name in archive.branches()
+        self._next = super().next_time if begun else None
+        # While the lock is held only this writer adds to the branch, so that what it wrote need not be read again.
+        self._newest = self._records(slice(-_KEPT_RECORDS, None)) if begun and self._next is not None else []
+        self._frames: dict[pd.Timestamp, NDArray[np.float32]] = {}
+        self._appended = False
 
     @property
     def next_time(self) -> pd.Timestamp | None:
         """Return the time of the next cycle; while the lock is held, only this writer changes it."""
         return self._next
+
+    def recent_records(self, count: int) -> list[CycleRecord]:
+        """Return the records of the last `count` analyses, as they would be read."""
+        return self._newest[-count:] if count <= _KEPT_RECORDS else super().recent_records(count)
+
+    def frame(self, time: pd.Timestamp) -> NDArray[np.float32]:
+        """Return an analysis (69, H, W), read-only: one of the last two that this writer committed, or as stored."""
+        return self._frames[time] if time in self._frames else super().frame(time)
+
+    def _remember(self, records: Sequence[CycleRecord], frames: Sequence[NDArray]) -> None:
+        """Keep what was committed, in the form in which it is read."""
+        self._newest = [*self._newest, *(CycleRecord.from_json(record.to_json()) for record in records)]
+        self._newest = self._newest[-_KEPT_RECORDS:]
+        for record, frame in zip(records, frames, strict=True):
+            stored = np.array(frame, np.float32)
+            stored.flags.writeable = False
+            self._frames[record.time] = stored
+        self._frames = dict(list(self._frames.items())[-2:])
+        self._next = records[-1].time + STEP
 
     def commit_start(self, frames: NDArray, digests: Mapping[str, str], remark: str | None = None) -> None:
         """Publish the two frames (2, 69, H, W) that precede the first cycle.
@@ -308,7 +340,10 @@ class Writer(Branch):
             remark: `frame` of the records.
         """
         times = [self.experiment.start - 2 * STEP, self.experiment.start - STEP]
-        states = [self._checked(frame, time, "cold start") for frame, time in zip(frames, times, strict=True)]
+        states = [
+            _state_dataset(self._checked(frame, time, "cold start"), self.grid, time)
+            for frame, time in zip(frames, times, strict=True)
+        ]
         records = [CycleRecord(time, "cold_start", digests, remark) for time in times]
         _freeze(self.folder, self.experiment)
         if self.name not in self.archive.branches():
@@ -322,7 +357,7 @@ class Writer(Branch):
             f"cold start to {cycle_id(times[-1])}",
             {"time": cycle_id(times[-1])},
         )
-        self._next = times[-1] + STEP
+        self._remember(records, list(frames))
 
     def fork(self) -> None:
         """Publish the past of the experiment that `cold_start.from` names, up to its cycle, as this branch's own.
@@ -353,6 +388,7 @@ class Writer(Branch):
                     os.link(path, link)
         self.archive.states.create_branch(self.name, snapshot)
         self._next = time + STEP
+        self._newest = self._records(slice(-_KEPT_RECORDS, None))
 
     def commit_cycle(
         self,
@@ -378,19 +414,22 @@ class Writer(Branch):
             raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
         content = _parquet(departures)
         record = replace(record, departures=hashlib.sha256(content).hexdigest())
-        groups = {
-            "background": self._checked(background, time, "background"),
-            "analysis": self._checked(analysis, time, "analysis"),
-            "cycles": _record_dataset([record]),
+        form = _state_rows if self._appended else _state_dataset  # the first cycle of a branch makes its groups
+        groups: dict[str, xr.Dataset | Rows] = {
+            name: form(self._checked(array, time, name), self.grid, time)
+            for name, array in (("background", background), ("analysis", analysis))
         }
+        groups["cycles"] = _record_rows([record])
         write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
         self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", {"time": cycle_id(time), **notes})
-        self._next = time + STEP
+        self._appended = True
+        self._remember([record], [analysis])
         return record
 
-    def _checked(self, array: NDArray, time: pd.Timestamp, source: str) -> xr.Dataset:
-        state = make_state(array, self.grid, np.datetime64(time, "h"))
-        return to_dataset(validate(state, f"{self.name}, {source}"))
+    def _checked(self, array: NDArray, time: pd.Timestamp, source: str) -> NDArray[np.float32]:
+        """Return a state (69, H, W) as it is stored, after its shape and values have been checked."""
+        check_array(array, self.grid, f"{self.name}, {source}, {np.datetime64(time, 'h')}")
+        return np.asarray(array, np.float32)
 
 
 def open_experiment(archive: Path | str, branch: str) -> Branch:
@@ -426,9 +465,23 @@ def _frozen(folder: Path) -> tuple[Experiment, bool]:
     return parse_experiment(text, str(path)), sealed
 
 
+def _state_dataset(state: NDArray, grid: Grid, time: pd.Timestamp) -> xr.Dataset:
+    return to_dataset(make_state(state, grid, np.datetime64(time, "h")))
+
+
+def _state_rows(state: NDArray, grid: Grid, time: pd.Timestamp) -> Rows:
+    """Return the variables of `_state_dataset` that grow along time, without making a dataset."""
+    return {"time": np.array([time], "datetime64[h]"), **to_arrays(state[None])}
+
+
 def _record_dataset(records: Sequence[CycleRecord]) -> xr.Dataset:
+    rows = _record_rows(records)
+    return xr.Dataset({"record": ("time", rows["record"])}, coords={"time": rows["time"].astype("datetime64[s]")})
+
+
+def _record_rows(records: Sequence[CycleRecord]) -> Rows:
     texts = np.array([record.to_json() for record in records], dtype=object)
-    return xr.Dataset({"record": ("time", texts)}, coords={"time": pd.DatetimeIndex([r.time for r in records])})
+    return {"time": np.array([record.time for record in records], "datetime64[h]"), "record": texts}
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

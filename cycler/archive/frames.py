@@ -28,8 +28,7 @@ class StoredFrames:
             ArchiveError: there is no such analysis, or it is damaged.
         """
         if time not in self._frames:
-            values = self._branch.state("analysis", time).values
-            values.flags.writeable = False
+            values = self._branch.frame(time)
             self._frames = {t: frame for t, frame in self._frames.items() if t >= time - STEP} | {time: values}
         return self._frames[time]
 

@@ -9,10 +9,12 @@ versions of dacycle have no such list.
 
 import asyncio
 import hashlib
+import os
+import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,10 @@ from dacycle.common.foreign import reading
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.seals import read_sealed_text, seal_text
 
-__all__ = ["ArchiveError", "Store"]
+__all__ = ["ArchiveError", "Rows", "Store"]
+
+Rows = Mapping[str, NDArray]
+"""What a group that is there grows by: its arrays by name, time first, with `time` itself as datetime64."""
 
 # Icechunk warns of concurrent commits to one branch in local folders; the lock of the branch excludes them.
 icechunk.set_logs_filter("error")
@@ -62,6 +67,21 @@ def hours(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
     return np.asarray(times).astype("datetime64[h]").astype(np.int64)
 
 
+@dataclass
+class _Growth:
+    """What a branch holds at a commit that this process wrote: nothing of it need be read for the next one.
+
+    Attributes:
+        tip: the commit.
+        last: the last time of each group, hours; None where it has none.
+        arrays: the metadata of each array, by path.
+    """
+
+    tip: str
+    last: dict[str, int | None] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
+
+
 class Store:
     """One Icechunk repository in a folder, kept open; a store that has not been made reads as empty.
 
@@ -73,6 +93,7 @@ class Store:
         self.folder = folder
         self._digests: dict[str, str] = {}  # of files that were checked or sealed; they never change
         self._opened: dict[str, icechunk.IcechunkStore] = {}  # by commit
+        self._growth: dict[str, _Growth] = {}  # by branch
 
     @property
     def exists(self) -> bool:
@@ -237,30 +258,45 @@ class Store:
     def append(
         self,
         branch: str,
-        groups: Mapping[str, xr.Dataset],
+        groups: Mapping[str, xr.Dataset | Rows],
         message: str,
         metadata: Mapping[str, Any] | None = None,
     ) -> str:
-        """Append each dataset to its group along `time`, in one commit; return the snapshot's id.
+        """Append to each group along `time`, in one commit; return the snapshot's id.
 
-        Each dataset has a `time` coordinate; variables without that dimension are written when the group is made.
+        Args:
+            branch: of the groups.
+            groups: what each group grows by. A group that is not there needs a dataset with a `time` coordinate;
+                variables without that dimension are written when the group is made.
+            message, metadata: of the commit.
 
         Raises:
             ArchiveError: a time is not later than all of the group's, or a shape differs from the group's.
         """
         tip = self._tip(branch)
-        self._check(tip, _READ)
+        growth = self._growth.pop(branch, None)  # kept again once the branch points to the commit
+        if growth is None or growth.tip != tip:
+            self._check(tip, _READ)
+            growth = _Growth(tip)
         session = self._repository.writable_session(branch)
-        root = zarr.open_group(session.store, mode="a")
-        for name, dataset in groups.items():
-            if name not in root:
-                _create(root, name, dataset)
-        for failure in _together(_extend(session.store, name, dataset) for name, dataset in groups.items()):
+        unknown = [name for name in groups if name not in growth.last]
+        if unknown:
+            root = zarr.open_group(session.store, mode="a")
+            for name in unknown:
+                new = groups[name]
+                if name not in root:
+                    if not isinstance(new, xr.Dataset):
+                        raise ArchiveError(f"{self.folder}, branch {branch}: there is no group {name}")
+                    _create(root, name, new)
+        rows = {name: _rows(new) if isinstance(new, xr.Dataset) else new for name, new in groups.items()}
+        for failure in _together(_extend(session.store, name, new, growth) for name, new in rows.items()):
             if failure is not None:
                 raise ArchiveError(f"{self.folder}, branch {branch}: {failure}") from failure
         snapshot = session.flush(message, dict(metadata or {}))
         _seal(self.folder, self._repository.lookup_snapshot(snapshot), self._digests)
         self._repository.reset_branch(branch, snapshot, from_snapshot_id=tip)
+        growth.tip = snapshot
+        self._growth[branch] = growth
         return snapshot
 
 
@@ -282,38 +318,64 @@ async def _fetch(store: icechunk.IcechunkStore, path: str, at: int | slice) -> A
     return await (await _open(store, path)).getitem(at)
 
 
-async def _extend(store: icechunk.IcechunkStore, group: str, dataset: xr.Dataset) -> None:
-    """Append a dataset to a group, all arrays concurrently; its times must come after those of the group."""
-    new, old = hours(dataset.time.values), np.asarray(await _fetch(store, f"{group}/time", slice(None)))
-    joined = np.concatenate([old[-1:], new])
+def _rows(dataset: xr.Dataset) -> dict[str, NDArray]:
+    """Return the variables of a dataset that grow along time, time first."""
+    return {str(key): v.transpose("time", ...).values for key, v in dataset.variables.items() if "time" in v.dims}
+
+
+async def _extend(store: icechunk.IcechunkStore, group: str, rows: Rows, growth: _Growth) -> None:
+    """Append rows to a group, all arrays concurrently; their times must come after those of the group."""
+    new = hours(rows["time"])
+    if group not in growth.last:
+        old = np.asarray(await _fetch(store, f"{group}/time", slice(None)))
+        growth.last[group] = int(old[-1]) if len(old) else None
+    last = growth.last[group]
+    joined = new if last is None else np.concatenate([[last], new])
     if np.any(np.diff(joined) <= 0):
-        last, first = (hour.astype("datetime64[h]") for hour in (joined[0], new[0]))
-        raise ArchiveError(f"{group} already goes to {last}; cannot append {first}")
-    fields = {key: v.transpose("time", ...).values for key, v in dataset.variables.items() if "time" in v.dims}
-    grown = (_grow(store, f"{group}/{key}", len(old), values) for key, values in {**fields, "time": new}.items())
-    await asyncio.gather(*grown)
+        before, first = (np.int64(hour).astype("datetime64[h]") for hour in (joined[0], new[0]))
+        raise ArchiveError(f"{group} already goes to {before}; cannot append {first}")
+    paths = {f"{group}/{name}": values for name, values in {**rows, "time": new}.items()}
+    for path in paths.keys() - growth.arrays.keys():
+        growth.arrays[path] = (await _open(store, path)).metadata
+    length = growth.arrays[f"{group}/time"].shape[0]
+    await asyncio.gather(*(_grow(store, path, length, values, growth) for path, values in paths.items()))
+    growth.last[group] = int(new[-1])
 
 
-async def _grow(store: icechunk.IcechunkStore, path: str, length: int, values: NDArray) -> None:
-    array = await _open(store, path)
+async def _grow(store: icechunk.IcechunkStore, path: str, length: int, values: NDArray, growth: _Growth) -> None:
+    array = zarr.AsyncArray(growth.arrays[path], StorePath(store, path))
     if array.shape != (length, *values.shape[1:]):
         raise ArchiveError(f"{path} is {array.shape} and cannot be followed by {values.shape}")
     await array.resize((length + len(values), *values.shape[1:]))
     await array.setitem(slice(length, None), values)
+    growth.arrays[path] = array.metadata
 
 
 def _together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Make calls of zarr concurrently, and return their results or exceptions.
 
     Made one by one, each call would wait until zarr's own thread is scheduled: dozens of waits a cycle, which are long
-    on a busy machine. They run in a new thread, because the caller's may already run an event loop, as in a notebook.
+    on a busy machine. They run in a thread of their own, because the caller's may already run an event loop, as in a
+    notebook. The thread stays, as a new one would also need new threads for compression.
     """
 
     async def gather() -> list[Any]:
         return await asyncio.gather(*coroutines, return_exceptions=True)
 
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, gather()).result()
+    future = asyncio.run_coroutine_threadsafe(gather(), _loop(os.getpid()))
+    try:
+        return future.result()
+    except BaseException:  # such as an interrupt
+        future.cancel()
+        raise
+
+
+@lru_cache(maxsize=1)
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """Return an event loop that runs in a thread of this process; a forked one has not its parent's threads."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=f"zarr-{process}", daemon=True).start()
+    return loop
 
 
 def _create(root: zarr.Group, name: str, dataset: xr.Dataset) -> zarr.Group:

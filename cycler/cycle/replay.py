@@ -88,14 +88,20 @@ class Run:
 
 
 @contextmanager
-def open_run(experiment: Experiment, archive: Archive, threads: int = 1) -> Iterator[Run]:
+def open_run(experiment: Experiment, archive: Archive, threads: int = 1, inputs: Inputs | None = None) -> Iterator[Run]:
     """Load an experiment and lock its branch; begin a new branch by its cold start, or by the fork that it asks for.
+
+    Args:
+        experiment: the experiment.
+        archive: its archive.
+        threads: of the networks.
+        inputs: what the experiment names, where it is loaded already.
 
     Raises:
         ExperimentError: its parts do not belong together.
         ArchiveError: another process runs it, or it has changed since its first cycle.
     """
-    inputs = load_inputs(experiment, threads)
+    inputs = load_inputs(experiment, threads) if inputs is None else inputs
     with archive.write(experiment) as writer:
         if writer.next_time is None and experiment.cold_start.from_ is not None:
             writer.fork()
@@ -159,6 +165,7 @@ def run_due_cycles(
     now: pd.Timestamp | None = None,
     limit: int | None = None,
     threads: int = 1,
+    inputs: Inputs | None = None,
 ) -> list[Cycle]:
     """Run all cycles that are due, or the first `limit` of them; a further call continues where this one ended.
 
@@ -168,7 +175,7 @@ def run_due_cycles(
         progress: called with each cycle once it is committed.
         until, now: as in `due`.
         limit: the largest number of cycles to run.
-        threads: of the networks.
+        threads, inputs: as in `open_run`.
 
     Raises:
         RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
@@ -177,7 +184,7 @@ def run_due_cycles(
     if now is None and (absent := absent_files(experiment)):
         raise ExperimentError("\n".join(f"experiment {experiment.name}: {sentence}" for sentence in absent.values()))
     done: list[Cycle] = []
-    with logs.context(experiment=experiment.name), open_run(experiment, archive, threads) as run:
+    with logs.context(experiment=experiment.name), open_run(experiment, archive, threads, inputs) as run:
         records = run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1)
         _stop_after_fallbacks(experiment, records)
         for time in due(run, until, now):

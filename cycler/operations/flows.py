@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle import replay
+from dacycle.cycler.cycle.inputs import Inputs, load_inputs
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
@@ -227,11 +229,11 @@ def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
     Args:
         experiment: path of the experiment's file.
         archive: path of the archive's folder.
-        days_per_task: days of cycles in one task; each task loads the networks again.
+        days_per_task: days of cycles in one task; what a run loads is kept from task to task.
     """
     described = load_experiment(experiment)
     forecasting: PrefectFuture[list[str]] | None = None
-    with _logging():
+    with _logging(), _keeping_inputs():
         for run in described.runs():
             for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
                 replay_stretch(experiment, archive, run.name, first, last)
@@ -242,6 +244,30 @@ def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
         if forecasting is not None:
             forecasting.result()
         write_report(experiment, archive)
+
+
+_KEPT: dict[str, Inputs] = {}
+"""Networks, world and readers of the run whose days are tasks, by the experiment's digest; one at a time."""
+
+
+@contextmanager
+def _keeping_inputs() -> Iterator[None]:
+    """Forget at the end of a flow run what it loaded: the next one may find other files."""
+    _KEPT.clear()
+    try:
+        yield
+    finally:
+        _KEPT.clear()
+
+
+def _inputs(experiment: Experiment) -> Inputs:
+    """Return what an experiment names, loaded by its first task."""
+    kept = _KEPT.pop(experiment.digest, None)  # kept again if nothing fails, so that a task's retry loads everything
+    if kept is None:
+        _KEPT.clear()
+        return load_inputs(experiment)
+    load_world(experiment.world)  # takes in new times of the reference
+    return replace(kept, experiment=experiment)
 
 
 def _find(experiment: str, name: str) -> Experiment:
@@ -262,7 +288,10 @@ def _stretches(experiment: Experiment, archive: Archive, length: pd.Timedelta) -
 @task(task_run_name="{name} {first} to {last}", **_TASK)
 def replay_stretch(experiment: str, archive: str, name: str, first: str, last: str) -> dict[str, int]:
     """Run the cycles up to `last` that the archive lacks; return how many had each status."""
-    done = replay.run_due_cycles(_find(experiment, name), Archive(archive, create=True), until=pd.Timestamp(last))
+    described = _find(experiment, name)
+    inputs = _inputs(described)
+    done = replay.run_due_cycles(described, Archive(archive, create=True), until=pd.Timestamp(last), inputs=inputs)
+    _KEPT[described.digest] = inputs
     counts = Counter(cycle.record.status for cycle in done)
     get_run_logger().info("%s to %s: %s", first, last, ", ".join(f"{n} {status}" for status, n in counts.items()))
     return {str(status): count for status, count in counts.items()}

@@ -7,6 +7,7 @@ there is time, with one commit per start:
     forecasts.icechunk      group `forecasts`: headline channels by start and lead
                             group `starts`: the analyses and the model that each start was made from
     branches/NAME/drift/    START.parquet: scores by kind, lead, channel and region
+    shared/drift/           scores of the other three, which all runs of the archive share; see `shared`
 
 A start counts if it is committed *and* its two analyses are still those in the archive. After a rewind, the starts that
 followed are therefore made again.
@@ -19,7 +20,6 @@ reference had been there from the beginning.
 
 import json
 from collections.abc import Iterator
-from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -36,10 +36,11 @@ from dacycle.cycler.verification.drift_scores import (
     is_whole,
     join,
     read_scores_of,
-    score,
+    score_states,
     scored_leads,
     write_scores,
 )
+from dacycle.cycler.verification.shared import forecast_states, shared_scores, simple_states, try_shared_scores
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.worlds.world import World
@@ -249,16 +250,8 @@ def _score_stored(world: World, start: np.datetime64, lead: int, headline: NDArr
     # Put into a whole state, as sums over another number of channels round differently.
     state = world.reference.array(start + lead).copy()
     state[[index(name) for name in HEADLINE]] = headline
-    table = join([score(world, start, lead, "analysis", state), *_score_simple(world, start, lead)])
+    table = join([score_states(world, start, [(lead, {"analysis": state, **simple_states(world, start, lead)})])])
     return table[table["channel"].isin(HEADLINE)]
-
-
-def _score_simple(world: World, start: np.datetime64, lead: int) -> list[pd.DataFrame]:
-    """Score climatology and, where the reference holds the start, persistence."""
-    states = {"climatology": world.climatology.at(start + lead)}
-    if start in world.reference:
-        states["persistence"] = world.reference.array(start)
-    return [score(world, start, lead, kind, state) for kind, state in states.items()]
 
 
 # --- one forecast -----------------------------------------------------------------------------------------------------
@@ -269,22 +262,23 @@ def _forecast(
 ) -> tuple[xr.Dataset, pd.DataFrame]:
     """Run the model from the analyses and, where it is there, from the reference; return headline fields and scores."""
     times = [np.datetime64(start - STEP, "h"), np.datetime64(start, "h")]
-    frames = {"analysis": [branch.state("analysis", pd.Timestamp(time)).values for time in times]}
-    if not world.reference.missing(times):
-        frames["reference"] = [world.reference.array(time) for time in times]
     stored_leads, verifiable = leads(branch), _verifiable(branch, world, start)
-    tables = [table for lead in verifiable for table in _score_simple(world, times[1], lead)]
+    previous, current = (branch.state("analysis", pd.Timestamp(time)).values for time in times)
     headline, fields = [index(name) for name in HEADLINE], []
+
+    def states() -> Iterator[tuple[int, dict[str, NDArray]]]:
+        for lead, state in forecast_states(model, previous, current, stored_leads):
+            fields.append(state[headline])
+            if lead in verifiable:
+                yield lead, {"analysis": state}
+
     # One forecast after the other, as a batch of two may round differently: the forecast from the analyses must not
-    # depend on whether the reference is there.
-    for kind, (previous, current) in frames.items():
-        steps = model.forecast(previous[None], current[None], int(stored_leads[-1]) // 6)
-        for step, state in enumerate(chain([current[None]], steps)):  # one state in memory at a time
-            if 6 * step in stored_leads and kind == "analysis":
-                fields.append(state[0, headline])
-            if 6 * step in verifiable:
-                tables.append(score(world, times[1], 6 * step, kind, state[0]))
-    return _field_dataset(branch, start, stored_leads, np.stack(fields)), join(tables)
+    # depend on whether the reference is there. While another run makes what both share, this one makes its own.
+    shared = try_shared_scores(branch.archive, world, model, start, verifiable)
+    own = score_states(world, times[1], states())
+    if shared is None:
+        shared = shared_scores(branch.archive, world, model, start, verifiable)
+    return _field_dataset(branch, start, stored_leads, np.stack(fields)), join([own, shared])
 
 
 def _field_dataset(branch: Branch, start: pd.Timestamp, stored_leads: NDArray, fields: NDArray) -> xr.Dataset:

@@ -6,7 +6,7 @@ The metadata of a file hold the fingerprint of the analyses that its forecast st
 fingerprint counts as missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,32 +22,58 @@ from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["COLUMNS", "KINDS", "is_whole", "join", "read_scores_of", "score", "scored_leads", "write_scores"]
+__all__ = [
+    "COLUMNS",
+    "KINDS",
+    "is_whole",
+    "join",
+    "read_scores_of",
+    "score",
+    "score_states",
+    "scored_leads",
+    "write_scores",
+]
 
 KINDS = ("analysis", "reference", "persistence", "climatology")
 """Kinds of forecasts: started from the analyses, started from the reference, and two that need no model."""
 
-COLUMNS = ("kind", "lead", "channel", "region", "mse", "mae", "bias", "acc")
+_SCORES = ("mse", "mae", "bias", "acc")
+COLUMNS = ("kind", "lead", "channel", "region", *_SCORES)
 
 _MADE_FROM = b"dacycle.made_from"
 
 
-def score(world: World, start: np.datetime64, lead: int, kind: str, state: NDArray) -> pd.DataFrame:
-    """Score a forecast state (69, H, W) at a lead (hours) that the reference holds: a row per channel and region."""
-    truth, climatology = world.reference.array(start + lead), world.climatology.at(start + lead)
+def score_states(
+    world: World, start: np.datetime64, states: Iterable[tuple[int, Mapping[str, NDArray]]]
+) -> pd.DataFrame:
+    """Score forecast states (69, H, W) by lead (hours) and kind: a row per channel and region.
+
+    Leads come one at a time, each with all its kinds; the reference holds them.
+    """
+    keys: list[tuple[str, int]] = []
+    values: list[NDArray] = []
+    for lead, kinds in states:
+        truth, climatology = world.reference.array(start + lead), world.climatology.at(start + lead)
+        for kind, found in scores.error_scores(kinds, truth, climatology, world.grid).items():
+            keys.append((kind, lead))
+            values.append(found.astype(np.float32))
+    if not keys:
+        return pd.DataFrame(columns=list(COLUMNS))
     regions = list(scores.REGIONS)
-    return pd.DataFrame(
-        {
-            "kind": pd.Categorical([kind] * len(NAMES) * len(regions), categories=KINDS),
-            "lead": np.int16(lead),
-            "channel": pd.Categorical(np.repeat(NAMES, len(regions)), categories=NAMES),
-            "region": pd.Categorical(np.tile(regions, len(NAMES)), categories=regions),
-            "mse": scores.mse(state, truth, world.grid).ravel().astype(np.float32),
-            "mae": scores.mae(state, truth, world.grid).ravel().astype(np.float32),
-            "bias": scores.bias(state, truth, world.grid).ravel().astype(np.float32),
-            "acc": scores.anomaly_correlation(state, truth, climatology, world.grid).ravel().astype(np.float32),
-        }
-    )
+    rows, columns = len(NAMES) * len(regions), np.stack(values, axis=1).reshape(len(_SCORES), -1)
+    channel, region = np.repeat(np.arange(len(NAMES)), len(regions)), np.tile(np.arange(len(regions)), len(NAMES))
+    table = {
+        "kind": pd.Categorical.from_codes(np.repeat([KINDS.index(kind) for kind, _ in keys], rows), KINDS),
+        "lead": np.repeat(np.array([lead for _, lead in keys], np.int16), rows),
+        "channel": pd.Categorical.from_codes(np.tile(channel, len(keys)), NAMES),
+        "region": pd.Categorical.from_codes(np.tile(region, len(keys)), regions),
+    }
+    return pd.DataFrame(table | dict(zip(_SCORES, columns, strict=True)))
+
+
+def score(world: World, start: np.datetime64, lead: int, kind: str, state: NDArray) -> pd.DataFrame:
+    """Score one forecast state (69, H, W) at a lead (hours) that the reference holds: a row per channel and region."""
+    return score_states(world, start, [(lead, {kind: state})])
 
 
 def join(tables: list[pd.DataFrame]) -> pd.DataFrame:

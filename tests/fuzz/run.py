@@ -65,7 +65,7 @@ class Reader:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def __call__(self, number: int) -> tuple[str, str]:
-        """Return the outcome of a batch: read, refused, implausible, exception, crash or hang, or unmade; and the reason."""
+        """Return the outcome of a batch (read, refused, implausible, exception, crash, hang, unmade) and the reason."""
         if self._process is None:
             self._connection, theirs = multiprocessing.Pipe()
             context = multiprocessing.get_context("spawn")

@@ -78,13 +78,16 @@ def _place() -> str:
 
 
 _PLACE = _place()
+_ENDING = re.compile(r"(\d+)-\d+\.(part|old)")
 
 
 def _clear_up(path: Path) -> None:
     """Remove what killed processes left under temporary names of `path`; put back a folder that was being replaced."""
-    ours = re.compile(rf"\.{re.escape(path.stem)}\.{_PLACE}-(\d+)-\d+\.(part|old){re.escape(path.suffix)}")
+    begin = f".{path.stem}.{_PLACE}-"
     for name in os.listdir(path.parent):
-        match = ours.fullmatch(name)
+        if not (name.startswith(begin) and name.endswith(path.suffix)):
+            continue
+        match = _ENDING.fullmatch(name[len(begin) :].removesuffix(path.suffix))
         if match is None or _is_alive(int(match[1])):
             continue
         if match[2] == "old" and not path.exists():

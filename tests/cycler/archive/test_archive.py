@@ -79,6 +79,27 @@ def test_a_time_cannot_be_appended_twice(run, content):
     assert tip(run) == before
 
 
+def test_what_a_writer_keeps_of_its_commits_is_what_is_read(run, content):
+    experiment = replays.experiment(content)
+    archive = Archive(run)
+    archive.rewind("demo", replays.LAST - 3 * STEP)
+    with archive.write(experiment) as writer:
+        for time in (replays.LAST - 2 * STEP, replays.LAST - STEP, replays.LAST):
+            before = writer.frame(time - STEP)
+            analysis = before.astype(np.float64) + 1e-9  # float32 is stored, and kept
+            table = writer.departures([replays.LAST - 3 * STEP]).drop(columns="cycle")
+            writer.commit_cycle(before, analysis, table, CycleRecord(time, "ok", {"model": "x"}, uses={"late": 1}), {})
+            reader = open_experiment(run, "demo")
+            for kept in (time - STEP, time):
+                assert writer.frame(kept).tobytes() == reader.state("analysis", kept).values.tobytes()
+                assert writer.frame(kept).dtype == np.float32
+                assert not writer.frame(kept).flags.writeable
+            assert writer.recent_records(28) == reader.recent_records(28)
+            assert writer.recent_records(2) == reader.recent_records(2)
+            assert writer.next_time == reader.next_time
+    assert open_experiment(run, "demo").damaged() == []
+
+
 def test_a_second_writer_is_refused_and_told_who_writes(run, content):
     experiment = replays.experiment(content)
     with (

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 
 from dacycle.cycler.archive.frames import StoredFrames
 
@@ -18,10 +17,11 @@ class Branch:
     def __init__(self):
         self.read = []
 
-    def state(self, group, time):
-        assert group == "analysis"
+    def frame(self, time):
         self.read.append(time)
-        return xr.DataArray(np.full((2, 2), TIMES.get_loc(time), np.float32))
+        values = np.full((2, 2), TIMES.get_loc(time), np.float32)
+        values.flags.writeable = False
+        return values
 
 
 @pytest.fixture
