@@ -11,10 +11,10 @@ import typer
 import xarray as xr
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from dacycle.cycler.cli.options import Threads, parse_hour, progress_bar
+from dacycle.cycler.cli.options import Threads, parse_hour
+from dacycle.cycler.cli.show import console, progress_bar
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import ForecastError, ForecastModel, load_model
@@ -24,7 +24,6 @@ from dacycle.forecast_adapter.states.grib import HumidityWarning
 from dacycle.forecast_adapter.states.products import open_states
 
 app = typer.Typer()
-console = Console()
 
 SHOWN = {"q700": ("g kg-1", 1e3), "msl": ("hPa", 1e-2)}
 """Units of the summary on the screen, and factors to them, where they are not SI."""
@@ -108,7 +107,7 @@ def _forecast(
     start, first = current.time.values, current.values
     states = network.forecast(earlier.values[None], first[None], steps)
     yield current
-    with progress_bar(console) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(network.name, total=steps)
         for step, (array,) in enumerate(states, 1):
             yield make_state(array, network.grid, start + step * STEP)
