@@ -20,6 +20,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderResult
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 
 __all__ = ["AsJson", "console", "new_table", "print_card", "print_json", "progress_bar", "shown", "waiting"]
@@ -50,6 +51,7 @@ class _Table(Table):
         if super().__rich_measure__(console, options.update(width=UNLIMITED)).maximum > options.max_width:
             self.padding = 0
         yield from super().__rich_console__(console, options)
+        yield Segment.line()
 
 
 console = _Screen()

@@ -21,6 +21,7 @@ from dacycle.forecast_adapter.models.model import ForecastError, ForecastModel, 
 from dacycle.forecast_adapter.state import STEP, StateError, make_state
 from dacycle.forecast_adapter.states.files import FORMATS, file_format, read_state, write_states
 from dacycle.forecast_adapter.states.grib import HumidityWarning
+from dacycle.forecast_adapter.states.grib_writer import MISSING
 from dacycle.forecast_adapter.states.products import open_states
 
 app = typer.Typer()
@@ -43,6 +44,7 @@ def forecast(
     previous: Annotated[
         Path | None, typer.Option(help="A file with the state 6 h before the start, where FILE does not hold it.")
     ] = None,
+    centre: Annotated[int, typer.Option(min=0, max=65535, help="Originating centre in GRIB, e.g. 98.")] = MISSING,
     threads: Threads = 1,
 ) -> None:
     """Run a forecast model from a state in a file; write its states in the WeatherBench2 schema, or as GRIB2.
@@ -69,7 +71,9 @@ def forecast(
     }
     summary = _summary_table(network, current)
     try:
-        write_states(out, _forecast(network, earlier, current, steps, summary), attrs, current.time.values)
+        write_states(
+            out, _forecast(network, earlier, current, steps, summary), attrs, current.time.values, centre=centre
+        )
     except ForecastError as error:
         raise StateError(f"{file}: {error}") from error
     except KeyboardInterrupt:

@@ -95,7 +95,10 @@ def _one_window(source: str, files: list[str], options: dict[str, Any], window: 
 def _print_ingested(content: dict[str, Any]) -> None:
     source, out = content["source"], content["out"]
     if "time" in content:
-        _print_inventory(f"{source}, window of {np.datetime_as_string(content['time'], 'h')}", content["inventory"])
+        files = content["files"]
+        name = Path(files[0]).name if len(files) == 1 else f"{len(files)} files"
+        title = f"{source}, {name}, window of {np.datetime_as_string(content['time'], 'h')}"
+        _print_inventory(title, content["inventory"])
         if content["values"]:
             console.print(f"{out}: {content['values']} values of {content['stations']} stations", soft_wrap=True)
         return
