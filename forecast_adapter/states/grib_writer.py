@@ -1,7 +1,7 @@
 """Write fields to GRIB2 as other centres' tools expect them: one message a field, ECMWF's short names, WMO's tables.
 
-The centre is 255, `missing`, unless one is given, because the user of dacycle need not be a centre. The usual keys hold the kind of a
-message (an analysis, or a forecast with its start and step), its level, grid and packing.
+The centre is 255, `missing`, unless one is given, because the user of dacycle need not be a centre. The usual keys hold
+the kind of a message (an analysis, or a forecast with its start and step), its level, grid and packing.
 
 What is written is checked twice. Each field is decoded as soon as it is packed. A file gets its name after cfgrib, with
 which most users open GRIB, has found every field at its time and level, with the same values.

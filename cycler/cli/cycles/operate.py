@@ -40,7 +40,7 @@ def serve(
 def doctor(
     archive: ArchiveFolder,
     experiment: Annotated[
-        Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Also check the needs of this experiment.")
+        Path | None, typer.Argument(metavar="EXPERIMENT.yaml", help="Also check the needs of this experiment.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show the checks that passed.")] = False,
     as_json: AsJson = False,

@@ -171,7 +171,7 @@ def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads =
 def status(
     archive: ArchiveFolder,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[ARCHIVE]", help="The archive's folder, in place of --archive.")
+        Path | None, typer.Argument(metavar="ARCHIVE", help="The archive's folder, in place of --archive.")
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read the whole archive and name damaged parts.")] = False,
     as_json: AsJson = False,
