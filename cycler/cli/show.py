@@ -43,6 +43,10 @@ class _Screen(Console):
             return super().size
         return ConsoleDimensions(UNLIMITED, 25)
 
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self.width, self.height = new_size
+
 
 class _Table(Table):
     """A table whose columns stand closer where it would else be too wide."""
