@@ -176,6 +176,7 @@ class ObservationSource(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True)
 
     source: str
+    """Kind of the source, e.g. `stations` (drawn from the world) or `synop_bufr` (read from files)."""
     cutoff: Cutoff = Field(description="a duration such as 3h, or none")
     """Only values received by the analysis time plus this duration are used; `none` uses all."""
 
@@ -231,6 +232,7 @@ class BiasSettings(Strict):
     """Set how biases of single stations are estimated from past cycles and removed (`errors.station_bias`)."""
 
     variables: tuple[Literal["t2m", "msl", "ps", "u10", "v10"], ...] = ("t2m", "msl", "ps")
+    """Variables whose station biases are removed."""
     memory: Duration = pd.Timedelta(days=30)
     """Only cycles at most this long before the analysis count."""
     n0: float = Field(default=20.0, gt=0)
@@ -275,6 +277,7 @@ class DriftSettings(Strict):
     starts: tuple[Literal[0, 6, 12, 18], ...] = (0, 12)
     """Hours of the day (UTC) whose analyses start a forecast."""
     lead: Duration = pd.Timedelta(hours=240)
+    """Longest lead of these forecasts, a multiple of 6 h such as `240h` or `10d`."""
     free_run: bool = True
     """Whether NAME-free, the same run without assimilation, is also made."""
 
@@ -283,21 +286,29 @@ class Experiment(Strict):
     """Hold one experiment, as its YAML file says."""
 
     name: Name
+    """Name of the experiment and of its branch in the archive: letters, digits, `.`, `_` and `-`."""
     world: str
+    """Reference, statistics and static fields that belong together: the name of a world, or its folder."""
     grid: str
+    """Grid of the states and of the model: `5.625deg`, `1.5deg`, `0.25deg`, or rows x columns such as `181x360`."""
     start: Time
+    """The first cycle, e.g. `2024-01-04T00`; cycles are at 00, 06, 12 and 18 UTC."""
     end: Time | None = None
     """The last cycle; without it the experiment runs live, without an end."""
     cold_start: ColdStart
+    """Where the two states before the first cycle come from."""
     model: str
+    """The forecast model: a name that `dacycle models` lists, or an ONNX file."""
     unpaired_model: Literal[True] | None = None
     """Run a model that was made for another world or kind of reference; every record says so."""
     assimilator: str
+    """The assimilation method: a name that `dacycle models` lists, `3dvar` and the like, a file, or `none`."""
     assimilation_grid: str | None = None
     """The assimilator's grid where it is coarser than the model's; then only increments are interpolated to `grid`."""
     operator: str | None = None
     """Observation operator of OLR and precipitation: a packaged name, a file, or `none`; default: the world's own."""
     observations: tuple[ObservationSource, ...]
+    """The sources of observations, each with its cutoff and its own options."""
     deny: tuple[str, ...] = ()
     """Sources, variables or SOURCE:VARIABLE that are compared but not assimilated (observing-system experiment)."""
     withhold: float = Field(default=quality.WITHHELD, ge=0, lt=1)
@@ -309,12 +320,16 @@ class Experiment(Strict):
     bias: BiasSettings | None = None
     """Removal of station biases; default: none."""
     guards: GuardSettings = GuardSettings()
+    """Limits beyond which a cycle keeps its background, is marked, or stops the run."""
     quality: QualitySettings = QualitySettings()
+    """Checks of observations that differ from the default ones."""
     drift: DriftSettings = DriftSettings()
+    """Forecasts from the analyses, and the free run."""
     fetch_limit: Duration | None = None
     """How long a cycle waits for the files of all its sources from servers and buckets together; default: 10 minutes.
     A source that is not there by then is left out of the cycle."""
     seed: int = Field(ge=0)
+    """Seed of everything that is drawn: simulated observations, perturbations, samples of a method."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":

@@ -67,7 +67,11 @@ class Archive:
         if create:
             self.make(self.states)
         elif not self.states.exists:
-            raise ArchiveError(f"{self.folder} is not an archive (it has no states.icechunk)")
+            if not self.folder.is_dir():
+                raise ArchiveError(f"no archive at {self.folder}; give --archive or set DACYCLE_ARCHIVE")
+            raise ArchiveError(
+                f"{self.folder} is not an archive (it has no states.icechunk); give --archive or set DACYCLE_ARCHIVE"
+            )
 
     def make(self, store: Store) -> None:
         """Make one of the two stores, if need be; that of the forecasts is made with the first forecast.

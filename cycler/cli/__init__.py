@@ -123,6 +123,8 @@ class Commands(TyperGroup):
             module = next(module for module, commands in COMMANDS.items() if name in commands)
             loaded = import_module(f"dacycle.cycler.cli.{module}")
             command = typer.main.get_group(loaded.app).commands[name]
+            _leave_out_type_of_flags(command, ctx)
+            rest = _with_present_names(name, rest)
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -142,6 +144,34 @@ class Commands(TyperGroup):
         except OSError as error:
             print(f"error: {_explain(error)}", file=sys.stderr)
             raise typer.Exit(2) from error
+
+
+FORMER_OPTIONS: dict[str, dict[str, str]] = {
+    "compare": {"--output": "--out"},
+    "dataset": {"--from": "--since", "--to": "--until"},
+    "errors": {"--from": "--since", "--to": "--until"},
+    "fork": {"--output": "--out"},
+    "ingest": {"--start": "--since", "--end": "--until"},
+    "report": {"--output": "--out"},
+    "world": {"--start": "--since"},
+}
+"""Names that options had in earlier versions, by command: still understood, not shown."""
+
+
+def _with_present_names(command: str, arguments: list[str]) -> list[str]:
+    """Return the arguments of a command with the present names of its options."""
+    former = FORMER_OPTIONS.get(command, {})
+    parts = (argument.partition("=") for argument in arguments)
+    return [former.get(option, option) + equals + value for option, equals, value in parts]
+
+
+def _leave_out_type_of_flags(command: Any, context: Any) -> None:
+    """Let the help of a flag show no type; a flag takes no value."""
+    for parameter in command.get_params(context):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for part in getattr(command, "commands", {}).values():
+        _leave_out_type_of_flags(part, context)
 
 
 _REMEDIES = {

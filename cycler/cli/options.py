@@ -10,8 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dacycle.common.configuration import parse_value
 from dacycle.common.settings import read_settings
@@ -30,7 +28,6 @@ __all__ = [
     "parse_hour",
     "parse_setting",
     "parse_years",
-    "progress_bar",
     "quiet_cycles",
 ]
 
@@ -103,13 +100,6 @@ def parse_setting(text: str, option: str) -> tuple[str, Any]:
     return key, parse_value(value, f"{option} {text}", ExperimentError)
 
 
-def progress_bar(console: Console) -> Progress:
-    """Return a progress display with description, bar, count and time left."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
-
-
 @contextmanager
 def quiet_cycles() -> Iterator[None]:
     """Leave out the log records of single cycles that people read, where a command shows the cycles itself."""
@@ -127,4 +117,6 @@ def need_torch() -> None:
     """Raise ModelFileError where the packages that training needs are not installed."""
     missing = [name for name in ("torch", "lightning", "onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ModelFileError(f'{", ".join(missing)} not installed: pip install "dacycle[train]"')
+        raise ModelFileError(
+            f'{", ".join(missing)} not installed: `make train`, or `pip install -e ".[train]"` in the checkout'
+        )

@@ -183,11 +183,18 @@ def absent_files(experiment: Experiment) -> dict[str, str]:
         path = options.get("path")
         if isinstance(path, str) and "://" not in path and not Path(path).is_dir() and not glob(path, recursive=True):
             name = options.get("name", source.source)
-            absent[name] = (
-                f"source {name}: there is no {Path(path).absolute()}; "
-                "if it is to hold simulated observations, `dacycle simulate EXPERIMENT.yaml` makes them"
-            )
+            absent[name] = f"source {name}: there is no {Path(path).absolute()}" + _how_to_simulate(experiment)
     return absent
+
+
+def _how_to_simulate(experiment: Experiment) -> str:
+    """Return how observations are simulated; empty in a world whose observations are real."""
+    try:
+        simulated = not load_world(experiment.world).reference_kind
+    except WorldError:
+        return ""
+    hint = "; if it is to hold simulated observations, `dacycle simulate EXPERIMENT.yaml` makes them"
+    return hint if simulated else ""
 
 
 def cold_start_times(experiment: Experiment) -> tuple[pd.Timestamp, pd.Timestamp]:

@@ -134,7 +134,8 @@ def _absent(path: Path) -> Iterator[Finding]:
         except (WorldError, ModelFileError) as error:
             yield Finding(subject, "wrong", str(error), remedy)
     for source, sentence in absent_files(experiment).items():
-        yield Finding(f"source {source}", "wrong", sentence, "get its files: `dacycle fetch --help`")
+        text = sentence.removeprefix(f"source {source}: ")
+        yield Finding(f"source {source}", "wrong", text, "get its files: `dacycle fetch --help`")
 
 
 def _model(inputs: Inputs) -> Finding:
@@ -239,7 +240,8 @@ def _sources(inputs: Inputs) -> Iterator[Finding]:
         try:
             table, inventory = source.read(Window(window, source.cutoff))
         except ObservationError as error:
-            yield Finding(subject, "wrong", str(error), "mend its path, or get its files")
+            text = str(error).removeprefix(f"{subject}: ")
+            yield Finding(subject, "wrong", text, "mend its path, or get its files")
             continue
         text = f"{len(table)} values from {len(inventory.files)} files for {cycle_id(inputs.experiment.start)}"
         if inventory.unreadable:

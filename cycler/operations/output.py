@@ -19,7 +19,7 @@ from dacycle.cycler.verification.drift import forecasts
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, WB2_NAMES, index
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf, write_zarr
 from dacycle.forecast_adapter.states.files import file_format, write_states
-from dacycle.forecast_adapter.states.grib_writer import BITS, new_grib, write_fields
+from dacycle.forecast_adapter.states.grib_writer import BITS, MISSING, new_grib, write_fields
 
 __all__ = ["Kind", "times_of", "write_output"]
 
@@ -39,7 +39,9 @@ def times_of(branch: Branch, kind: Kind) -> pd.DatetimeIndex:
     return branch.times if kind is Kind.analysis else branch.times[2:]  # the two of the cold start have no background
 
 
-def write_output(branch: Branch, kind: Kind, times: Iterable[pd.Timestamp], path: Path, bits: int = BITS) -> None:
+def write_output(
+    branch: Branch, kind: Kind, times: Iterable[pd.Timestamp], path: Path, bits: int = BITS, centre: int = MISSING
+) -> None:
     """Write one file, which is seen when it is whole.
 
     Args:
@@ -48,6 +50,7 @@ def write_output(branch: Branch, kind: Kind, times: Iterable[pd.Timestamp], path
         times: some of `times_of`, ascending; states are read as the file grows.
         path: the file; its ending decides the format (`states.files.FORMATS`).
         bits: bits of a value in GRIB.
+        centre: number of the originating centre in GRIB.
 
     Raises:
         ArchiveError: there is no such time, or what is stored is damaged.
@@ -56,20 +59,20 @@ def write_output(branch: Branch, kind: Kind, times: Iterable[pd.Timestamp], path
     attrs = {"title": f"{kind} of {branch.name}", "experiment": branch.name, "world": branch.experiment.world}
     if kind is not Kind.forecast:
         states = (branch.state(kind, time) for time in times)
-        write_states(path, states, attrs, STEP.to_timedelta64() if kind is Kind.background else None, bits)
+        write_states(path, states, attrs, STEP.to_timedelta64() if kind is Kind.background else None, bits, centre)
         return
     stored = forecasts(branch)
     fields = (stored.sel(time=[time]).load() for time in times)
     format_name = file_format(path)
     if format_name == "GRIB2":
-        _write_grib(fields, branch, path, bits)
+        _write_grib(fields, branch, path, bits, centre)
     else:
         write = write_zarr if format_name == "Zarr" else write_netcdf
         write(path, (_weatherbench2(start) for start in fields), attrs)
 
 
-def _write_grib(starts: Iterable[xr.Dataset], branch: Branch, path: Path, bits: int) -> None:
-    with new_grib(path) as file:
+def _write_grib(starts: Iterable[xr.Dataset], branch: Branch, path: Path, bits: int, centre: int) -> None:
+    with new_grib(path, centre) as file:
         for fields in starts:
             start = fields["time"].values[0]
             for lead in fields["lead"].values:

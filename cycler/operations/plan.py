@@ -14,7 +14,22 @@ from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Content", "Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """Hold what a source has for a cycle: the number of values, None where it has none to read, and of bad files."""
+
+    cycle: pd.Timestamp
+    values: int | None
+    unreadable: int = 0
+
+    def __str__(self) -> str:
+        unreadable = f", unreadable files: {self.unreadable}" if self.unreadable else ""
+        return f"{cycle_id(self.cycle)}: " + (
+            "not there" if self.values is None else f"{self.values} values{unreadable}"
+        )
 
 
 @dataclass
@@ -36,7 +51,7 @@ class Plan:
     last: pd.Timestamp | None
     cycles: int
     done: int
-    sources: dict[str, list[str]] = field(default_factory=dict)
+    sources: dict[str, list[Content]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     step_seconds: float = 0.0
     megabytes: float = 0.0
@@ -94,13 +109,12 @@ def _look_at_sources(inputs: Inputs, times: list[pd.Timestamp], outlook: Plan) -
         for time in times:
             try:
                 table, inventory = source.read(Window(np.datetime64(time, "h"), source.cutoff))
-                unreadable = f", unreadable files: {inventory.unreadable}" if inventory.unreadable else ""
-                contents.append(f"{cycle_id(time)}: {len(table)} values{unreadable}")
+                contents.append(Content(time, len(table), inventory.unreadable or 0))
                 if not len(table):
                     outlook.missing.append(f"source {source.name} has nothing for {cycle_id(time)}")
             except (ReferenceDataError, ObservationError) as error:
-                contents.append(f"{cycle_id(time)}: not there")
-                sentence = f"source {source.name}: {error}"
+                contents.append(Content(time, None))
+                sentence = f"source {source.name}: {str(error).removeprefix(f'source {source.name}: ')}"
                 outlook.missing += [sentence] if sentence not in outlook.missing else []
         outlook.sources[source.name] = contents
 

@@ -44,7 +44,9 @@ def write_double(path: Path, grid: Grid) -> None:
         import onnx
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
-        raise ModelFileError('making a double needs the package onnx: pip install "dacycle[train]"') from error
+        raise ModelFileError(
+            'making a double needs the package onnx: `make train`, or `pip install -e ".[train]"`'
+        ) from error
     size, shift = CHANNEL_COUNT, shift_of(grid)
     last = np.iinfo(np.int64).max
     constants = {

@@ -46,7 +46,9 @@ def add_half(name: str, steps: int, state: Path | None = None) -> tuple[Registra
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
-        raise ModelFileError('half precision needs the package onnx: pip install "dacycle[train]"') from error
+        raise ModelFileError(
+            'half precision needs the package onnx: `make train`, or `pip install -e ".[train]"`'
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         with reading(f"{full.network}, to be converted to half precision", ModelFileError):

@@ -14,7 +14,7 @@ from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import StateError, grid_of, to_dataset
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf, write_zarr
-from dacycle.forecast_adapter.states.grib_writer import BITS, GribFile, new_grib, write_fields
+from dacycle.forecast_adapter.states.grib_writer import BITS, MISSING, GribFile, new_grib, write_fields
 from dacycle.forecast_adapter.states.products import open_states
 
 __all__ = ["FORMATS", "file_format", "read_state", "write_states"]
@@ -44,6 +44,7 @@ def write_states(
     attrs: Mapping[str, str],
     forecast: np.datetime64 | np.timedelta64 | None = None,
     bits: int = BITS,
+    centre: int = MISSING,
 ) -> None:
     """Write states to one file in the format that the ending of its name chooses, see `FORMATS`.
 
@@ -58,13 +59,14 @@ def write_states(
         forecast: for GRIB, the start of the forecast that the states belong to, or the lead of every state; None: the
             states are analyses.
         bits: for GRIB, bits of a value.
+        centre: for GRIB, number of the originating centre.
 
     Raises:
         StateError: the ending of the name is none of `FORMATS`.
     """
     kind = file_format(path)
     if kind == "GRIB2":
-        with new_grib(path) as file:
+        with new_grib(path, centre) as file:
             for state in states:
                 _write_grib(file, state, forecast, bits)
         return

@@ -1,7 +1,7 @@
 """Write fields to GRIB2 as other centres' tools expect them: one message a field, ECMWF's short names, WMO's tables.
 
-The centre is 255, `missing`, because the user of dacycle need not be a centre. The usual keys hold the kind of a
-message (an analysis, or a forecast with its start and step), its level, grid and packing.
+The centre is 255, `missing`, unless one is given, because the user of dacycle need not be a centre. The usual keys hold
+the kind of a message (an analysis, or a forecast with its start and step), its level, grid and packing.
 
 What is written is checked twice. Each field is decoded as soon as it is packed. A file gets its name after cfgrib, with
 which most users open GRIB, has found every field at its time and level, with the same values.
@@ -26,7 +26,7 @@ from dacycle.forecast_adapter.grid import Grid, GridError
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.grib_messages import start_time, valid_time
 
-__all__ = ["BITS", "GribFile", "new_grib", "pack", "write_fields"]
+__all__ = ["BITS", "MISSING", "GribFile", "new_grib", "pack", "write_fields"]
 
 BITS = 16
 """Bits a value, as in most of ECMWF's files: two neighbouring values differ by 1/65536 of the field's range."""
@@ -38,7 +38,8 @@ _SURFACE = {
     "t2m": ("2t", "heightAboveGround", 2),
     "msl": ("msl", "meanSea", 0),
 }
-_MISSING = 255
+MISSING = 255
+"""A centre, or a process, that is not named."""
 _RESEARCH = 2  # code table 1.3: research products
 
 
@@ -51,13 +52,15 @@ class GribFile:
 
     Args:
         file: the file to append to.
+        centre: number of the originating centre (code table C-11) of what `write_fields` appends.
 
     Attributes:
         copies: whether messages of other files were copied into it.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], centre: int = MISSING) -> None:
         self._file, self._checksums, self.copies = file, dict[Key, int](), False
+        self.centre = centre
 
     def add(self, message: int) -> None:
         """Append a message, and remember what it holds."""
@@ -94,7 +97,7 @@ class GribFile:
 
 
 @contextmanager
-def new_grib(path: Path) -> Iterator[GribFile]:
+def new_grib(path: Path, centre: int = MISSING) -> Iterator[GribFile]:
     """Yield a GRIB file to write; it gets its name when the block ends and readers find in it what was added.
 
     Raises:
@@ -103,7 +106,7 @@ def new_grib(path: Path) -> Iterator[GribFile]:
     """
     with whole(path) as temporary:
         with temporary.open("wb") as file:
-            written = GribFile(file)
+            written = GribFile(file, centre)
             yield written
         written.check(temporary, path)
 
@@ -186,7 +189,7 @@ def write_fields(
         GridError: rows or columns are not evenly spaced, which this grid type cannot express.
         StateError: a field does not fit into its packing.
     """
-    message = _template(grid, start, lead)
+    message = _template(grid, start, lead, file.centre)
     try:
         for name, values in fields.items():
             for key, value in _parameter(CHANNELS[index(name)]).items():
@@ -202,19 +205,19 @@ def _parameter(channel: Channel) -> dict[str, Any]:
     return {"shortName": name, "typeOfLevel": kind, "level": level}
 
 
-def _template(grid: Grid, start: np.datetime64, lead: int | None) -> int:
+def _template(grid: Grid, start: np.datetime64, lead: int | None, centre: int) -> int:
     """Return a message that lacks only parameter, level and values."""
     message = eccodes.codes_grib_new_from_samples("GRIB2")
     when = np.datetime_as_string(start, "h")
     keys = {
         "tablesVersion": eccodes.codes_get(message, "tablesVersionLatest"),
-        "centre": _MISSING,
-        "subCentre": _MISSING,
+        "centre": centre,
+        "subCentre": MISSING,
         "productionStatusOfProcessedData": _RESEARCH,
         "significanceOfReferenceTime": 0 if lead is None else 1,
         "typeOfProcessedData": 0 if lead is None else 1,
         "typeOfGeneratingProcess": 0 if lead is None else 2,
-        "generatingProcessIdentifier": _MISSING,
+        "generatingProcessIdentifier": MISSING,
         "dataDate": int(when[:10].replace("-", "")),
         "dataTime": 100 * int(when[11:13]),
         "stepUnits": 1,

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dacycle.cycler.benchmark.page import write_report
 from dacycle.cycler.benchmark.run import cycled_results, load_benchmark, run_cycles, run_single_analyses
+from dacycle.cycler.cli.show import console
 from dacycle.cycler.timing.measure import machine
 
 __all__ = ["app"]
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
@@ -50,4 +49,4 @@ def benchmark(
         raise typer.Exit(130) from None
     command = shlex.join(["dacycle", *sys.argv[1:]])
     made_by = [f"    {command}", f"on {machine()}."]
-    console.print(str(write_report(comparison, single, cycled_results(comparison), made_by, out)))
+    console.print(str(write_report(comparison, single, cycled_results(comparison), made_by, out)), soft_wrap=True)

@@ -1,20 +1,19 @@
 """The command that estimates observation errors from a run's departures and proposes a table."""
 
+from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 import typer
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from dacycle.common.configuration import write_yaml
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, cycle_time
+from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, shown
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report.style import readable_variable
 from dacycle.cycler.report.tables import number
@@ -23,23 +22,21 @@ from dacycle.cycler.verification.superob_errors import estimate_superobs, supero
 from dacycle.forecast_adapter.intervals import BLOCK_DAYS, FEWEST_BLOCKS
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
 def errors(
     experiment: ExperimentName,
     archive: ArchiveFolder,
-    since: Annotated[
-        str | None, typer.Option("--from", help="First cycle, e.g. 20240108T06; default: the first.")
-    ] = None,
-    until: Annotated[str | None, typer.Option("--to", help="Last cycle; default: the last.")] = None,
+    since: Annotated[str | None, typer.Option(help="First cycle, e.g. 20240108T06; default: the first.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last cycle; default: the last.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the proposed table here, as an experiment's `errors`.")
     ] = None,
     superobs: Annotated[
         bool, typer.Option("--superobs", help="Show the errors of superobs by the number of their stations instead.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Estimate observation errors from departures (Desroziers et al. 2005), and propose a table.
 
@@ -50,7 +47,7 @@ def errors(
     estimate; and the part of one station's error that the others do not share, as stated and as the differences between
     the stations of a cell show it.
 
-    Example: dacycle errors demo --from 20240108T06 --out errors.yaml
+    Example: dacycle errors demo --since 20240108T06 --out errors.yaml
     """
     if superobs and out is not None:
         raise typer.BadParameter("--superobs proposes no table; leave --out out")
@@ -59,7 +56,7 @@ def errors(
     if branch.experiment.assimilator == "none":
         raise ArchiveError(f"{experiment} assimilates nothing: O-A equals O-B, so errors cannot be estimated")
     total = len(branch.times.to_series()[first:last])
-    read = track(branch.departures_between(first, last), "departures", total, console=console, transient=True)
+    read = shown(branch.departures_between(first, last), "departures", total)
     assumed, grid = branch.experiment.error_table(), branch.experiment.observation_grid
     sums = partial(superob_sums, grid=grid, assumed=assumed) if superobs else cycle_sums
     cycles = [(time, sums(departures)) for time, departures in read]
@@ -67,15 +64,30 @@ def errors(
     if estimates.empty:
         stretch = f"from {since or 'its first cycle'} to {until or 'its last'}"
         raise ArchiveError(f"{experiment}: no assimilated value with departures {stretch}: nothing to estimate from")
+    proposed = {} if superobs else propose(estimates, assumed)
+    content = {
+        "experiment": experiment,
+        "since": cycles[0][0],
+        "until": cycles[-1][0],
+        "superobs" if superobs else "errors": [_readable(row) for row in estimates.to_dict("records")],
+        "limits": LIMITS[:1] if superobs else LIMITS,
+        "proposed": proposed,
+    }
+    if out is not None and proposed:
+        write_whole(out, write_yaml(proposed).encode())
+    if as_json:
+        print_json(content)
+        return
     stretch = f"{cycle_id(cycles[0][0])} to {cycle_id(cycles[-1][0])}"
     if superobs:
-        console.print(_superob_table(estimates, f"{experiment}: errors of superobs, {stretch}"))
-        console.print(f"- {LIMITS[0]}")
-        return
-    console.print(_table(estimates, f"{experiment}: observation errors, {stretch}"))
-    for sentence in LIMITS:
+        console.print(_superob_table(content["superobs"], f"{experiment}: errors of superobs, {stretch}"))
+    else:
+        for table in _tables(content["errors"], f"{experiment}: observation errors, {stretch}"):
+            console.print(table)
+    for sentence in content["limits"]:
         console.print(f"- {sentence}")
-    proposed = propose(estimates, assumed)
+    if superobs:
+        return
     if not proposed:
         console.print(
             "Nothing is proposed: no estimate has an interval above 0 "
@@ -84,58 +96,54 @@ def errors(
     elif out is None:
         console.print("--out FILE writes the table that these estimates propose.")
     else:
-        write_whole(out, write_yaml(proposed).encode())
         console.print(f"{out}: {len(proposed)} variables; an experiment takes it as `errors: {out}`", soft_wrap=True)
 
 
-def _table(estimates: pd.DataFrame, title: str) -> Table:
-    table = Table("source", "variable", title=title, title_justify="left")
-    numbers = (
-        "hPa",
-        "values",
-        "assumed",
-        "estimated (95 %)",
-        "effective cycles",
-        "background",
-        "O-B",
-        "withheld O-B",
-        "withheld O-A",
-    )
-    for name in numbers:
-        table.add_column(name, justify="right")
-    for row in estimates.to_dict("records"):
-        factor, unit = readable_variable(str(row["variable"]))
-        shown = {name: number(factor * float(row[name])) for name in estimates.columns[4:]}
-        interval = f" ({shown['low']}–{shown['high']})" if np.isfinite(row["low"]) else ""
-        table.add_row(
-            str(row["source"]),
-            f"{row['variable']} ({unit})",
-            str(row["level"] or ""),
-            str(row["values"]),
-            shown["assumed"],
-            f"{shown['estimated']}{interval}",
-            f"{row['effective']:.0f}" if interval else "–",
-            *(shown[name] for name in ("background", "o_b", "withheld_o_b", "withheld_o_a")),
-        )
-    return table
+_ERRORS = ("assumed", "estimated", "low", "high", "background", "mean", "o_b", "withheld_o_b", "withheld_o_a", "own")
+"""Columns of an estimate in the unit of its variable, as is `scatter`; the others are names and counts."""
 
 
-def _superob_table(estimates: pd.DataFrame, title: str) -> Table:
-    table = Table("variable", "stations", title=title, title_justify="left")
-    for name in ("superobs", "stated", "estimated (95 %)", "stated / estimated", "own, stated", "own, found"):
-        table.add_column(name, justify="right")
-    for row in estimates.to_dict("records"):
-        factor, unit = readable_variable(str(row["variable"]))
-        shown = {name: number(factor * float(row[name])) for name in ("assumed", "estimated", "low", "high")}
-        own = [number(factor * float(row[name])) if np.isfinite(row[name]) else "" for name in ("own", "scatter")]
-        interval = f" ({shown['low']}–{shown['high']})" if np.isfinite(row["low"]) else ""
+def _readable(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """Return an estimate with its errors in the unit in which its variable is printed, and that unit."""
+    factor, unit = readable_variable(str(row["variable"]))
+    values = {str(name): value for name, value in row.items()}
+    values |= {name: factor * values[name] for name in (*_ERRORS, "scatter") if name in values}
+    if "level" in values:
+        values["level_hPa"] = values.pop("level") or None
+    return values | {"unit": unit}
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    interval = f" ({number(row['low'])}–{number(row['high'])})" if np.isfinite(row["low"]) else ""
+    return f"{number(row['estimated'])}{interval}"
+
+
+def _tables(rows: list[dict[str, Any]], title: str) -> tuple[Table, Table]:
+    """Return the assumed and estimated errors, and what they can be compared with: each fits 80 columns."""
+    heads = ("hPa", "values", "assumed", "estimated (95 %)", "effective\ncycles")
+    estimates = new_table("source", "variable", numbers=heads, title=title)
+    beside = ("hPa", "background", "O-B", "withheld\nO-B", "withheld\nO-A")
+    departures = new_table("source", "variable", numbers=beside, title="error of the background, and departures (rms)")
+    for row in rows:
+        key = (row["source"], f"{row['variable']} ({row['unit']})", str(row["level_hPa"] or ""))
+        effective = f"{row['effective']:.0f}" if np.isfinite(row["low"]) else "–"
+        estimates.add_row(*key, str(row["values"]), number(row["assumed"]), _interval(row), effective)
+        names = ("background", "o_b", "withheld_o_b", "withheld_o_a")
+        departures.add_row(*key, *(number(row[name]) for name in names))
+    return estimates, departures
+
+
+def _superob_table(rows: list[dict[str, Any]], title: str) -> Table:
+    heads = ("stations", "superobs", "stated", "estimated (95 %)", "stated /\nestimated", "own,\nstated", "own,\nfound")
+    table = new_table("variable", numbers=heads, title=title)
+    for row in rows:
         table.add_row(
-            f"{row['variable']} ({unit})",
+            f"{row['variable']} ({row['unit']})",
             str(row["stations"]),
             str(row["values"]),
-            shown["assumed"],
-            f"{shown['estimated']}{interval}",
+            number(row["assumed"]),
+            _interval(row),
             f"{row['assumed'] / row['estimated']:.2f}" if row["estimated"] > 0 else "",
-            *own,
+            *(number(row[name]) if np.isfinite(row[name]) else "" for name in ("own", "scatter")),
         )
     return table

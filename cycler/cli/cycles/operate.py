@@ -1,17 +1,20 @@
 """Commands that operate an installation: `serve` and `doctor`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentFile, Threads
+from dacycle.cycler.cli.show import AsJson, console, print_json
 from dacycle.cycler.experiment import load_experiment
 
+if TYPE_CHECKING:
+    from dacycle.cycler.operations.doctor import Finding
+
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
@@ -37,9 +40,10 @@ def serve(
 def doctor(
     archive: ArchiveFolder,
     experiment: Annotated[
-        Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="Also check the needs of this experiment.")
+        Path | None, typer.Argument(metavar="EXPERIMENT.yaml", help="Also check the needs of this experiment.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show the checks that passed.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check the installation, and what an experiment needs; print what is wrong and how to mend it.
 
@@ -52,15 +56,24 @@ def doctor(
     findings = [*check_installation(), *check_writing(archive)]
     if experiment is not None:
         findings += check_experiment(experiment, archive)
+    wrong = any(finding.level == "wrong" for finding in findings)
+    if as_json:
+        print_json({"well": not wrong, "findings": findings})
+    else:
+        _print_findings(findings, verbose)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _print_findings(findings: list["Finding"], verbose: bool) -> None:
     colours = {"ok": "green", "warning": "yellow", "wrong": "red"}
     shown = [f for f in findings if verbose or f.level != "ok" or not f.text[:1].isdigit()]
     for finding in shown:
         console.print(
-            f"[{colours[finding.level]}]{finding.level:7}[/] {finding.subject}: {finding.text}", soft_wrap=True
+            f"[{colours[finding.level]}]{finding.level:7}[/] {escape(f'{finding.subject}: {finding.text}')}",
+            soft_wrap=True,
         )
         if finding.remedy:
             console.print(f"        {finding.remedy}", soft_wrap=True, markup=False)
     if len(findings) > len(shown):
         console.print(f"        and {len(findings) - len(shown)} more that passed (--verbose shows them)")
-    if any(finding.level == "wrong" for finding in findings):
-        raise typer.Exit(1)

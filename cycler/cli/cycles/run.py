@@ -1,12 +1,13 @@
 """Commands that run experiments and look after their branches."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from rich.markup import escape
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
@@ -18,9 +19,9 @@ from dacycle.cycler.cli.options import (
     Threads,
     cycle_time,
     parse_setting,
-    progress_bar,
     quiet_cycles,
 )
+from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import Cycle, run_due_cycles
 from dacycle.cycler.experiment import (
@@ -34,30 +35,43 @@ from dacycle.cycler.experiment import (
     write_experiment,
 )
 from dacycle.cycler.operations.arrivals import came_after
+from dacycle.cycler.operations.plan import Plan
 from dacycle.cycler.operations.plan import plan as plan_run
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
-def plan(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads = 1) -> None:
+def plan(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads = 1, as_json: AsJson = False) -> None:
     """Show what a run would do: cycles, inputs that are there or missing, cost. Nothing is written.
+
+    Exit status 2 if an input is missing.
 
     Example: dacycle plan deploy/experiments/demo.yaml
     """
     described = load_experiment(experiment)
     exists = (archive / "states.icechunk").is_dir()
     outlook = plan_run(described, Archive(archive) if exists else None, threads)
+    if as_json:
+        print_json({"experiment": described.name, "archive": archive, **asdict(outlook)})
+    else:
+        _print_plan(outlook, f"{described.name} in {archive}{'' if exists else ' (not there yet)'}")
+    if outlook.missing:
+        raise typer.Exit(2)
+
+
+def _print_plan(outlook: Plan, title: str) -> None:
     last = "no end, live" if outlook.last is None else cycle_id(outlook.last)
-    table = Table("", Column("", overflow="fold"), title=f"{described.name} in {archive}", show_header=False)
+    table = new_table("", "", title=title)
+    table.show_header = False
+    table.columns[0].no_wrap = True
     if outlook.first is None:
         table.add_row("to run", f"nothing: all {outlook.done} cycles are in the archive")
     else:
         table.add_row("to run", f"{outlook.cycles or 'all'} cycles, {cycle_id(outlook.first)} to {last}")
         table.add_row("done", f"{outlook.done} cycles")
         for name, contents in outlook.sources.items():
-            table.add_row(f"source {name}", "; ".join(contents))
+            table.add_row(f"source {name}", "; ".join(str(content) for content in contents))
         seconds = outlook.cycles * outlook.step_seconds
         table.add_row("model", f"{outlook.step_seconds:.3f} s for each 6-h step, {seconds:.0f} s in all")
         table.add_row(
@@ -65,9 +79,7 @@ def plan(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads = 
         )
         table.add_row("disk", f"{outlook.megabytes:.0f} MB of states before compression")
         table.add_row("missing", "\n".join(outlook.missing) or "nothing")
-    console.print(table)
-    if outlook.missing:
-        raise typer.Exit(2)
+    console.print(table, markup=False)
 
 
 @app.command()
@@ -106,7 +118,7 @@ def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, l
     """Run one experiment with a progress bar."""
     last = min(time for time in (until, experiment.end, pd.Timestamp.max) if time is not None)
     done: list[Cycle] = []
-    with progress_bar(console) as bar, quiet_cycles():
+    with progress_bar() as bar, quiet_cycles():
         task = bar.add_task(experiment.name, total=limit)
 
         def show(cycle: Cycle) -> None:
@@ -158,56 +170,83 @@ def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads =
 @app.command()
 def status(
     archive: ArchiveFolder,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="ARCHIVE", help="The archive's folder, in place of --archive.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read the whole archive and name damaged parts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the progress of each experiment in an archive, and the input that its last cycle could not read.
 
+    Exit status 1 if a part of the archive is damaged.
+
     Example: dacycle status --archive archive --check
     """
+    archive = folder or archive
     opened = Archive(archive)
-    table = Table("experiment", "cycles", "last", "end", "degraded", "fallback", "method", title=str(archive))
-    for column in table.columns[:-1]:
-        column.no_wrap = True
     damage: list[str] = []
-    latest: list[tuple[str, CycleRecord]] = []
+    experiments: list[dict[str, Any]] = []
     for name in opened.branches():
         branch = opened.branch(name)
         try:
-            table.add_row(*_row(branch))
-            latest += [(name, record) for record in branch.recent_records(1)]
+            experiments.append(_progress_of(branch))
             damage += branch.damaged() if check else []
         except ArchiveError as error:
             damage.append(str(error))
-    console.print(table)
-    for name, record in latest:
-        _print_problems(f"{name} {record.id}", record)
-    for sentence in damage:
-        console.print(f"[red]damaged[/red] {sentence}", soft_wrap=True)
+    if as_json:
+        print_json({"archive": archive, "experiments": experiments, "damaged": damage})
+    else:
+        _print_status(str(archive), experiments)
+        for sentence in damage:
+            console.print(f"[red]damaged[/red] {escape(sentence)}", soft_wrap=True)
     if damage:
         raise typer.Exit(1)
 
 
-def _print_problems(where: str, record: CycleRecord) -> None:
-    """Print a line for each source of a cycle that had files or messages which could not be read."""
-    for name, source in record.sources.items():
-        first, *more = source.problems or [""]
-        if first:
-            rest = f", and {len(more)} more" if more else ""
-            console.print(f"{where}, source {name}: {first}{rest}", soft_wrap=True, markup=False)
-
-
-def _row(branch: Branch) -> list[str]:
+def _progress_of(branch: Branch) -> dict[str, Any]:
+    """Return what `dacycle status` says about an experiment."""
     records, experiment = branch.records, branch.experiment
     statuses = [record.status for record in records]
-    return [
-        branch.name,
-        str(sum(status != "cold_start" for status in statuses)),
-        records[-1].id if records else "none",
-        "live" if experiment.end is None else cycle_id(experiment.end),
-        str(statuses.count("degraded")),
-        str(statuses.count("fallback")),
-        experiment.assimilator,
-    ]
+    done = sum(status != "cold_start" for status in statuses)
+    last = records[-1].time if records else experiment.start - STEP
+    return {
+        "experiment": branch.name,
+        "assimilator": experiment.assimilator,
+        "cycles": done,
+        "cycles_in_all": None if experiment.end is None else done + max(int((experiment.end - last) / STEP), 0),
+        "start": experiment.start,
+        "last": records[-1].time if records else None,
+        "end": experiment.end,
+        "degraded": statuses.count("degraded"),
+        "fallback": statuses.count("fallback"),
+        "problems": _problems(records[-1]) if records else {},
+    }
+
+
+def _print_status(archive: str, experiments: list[dict[str, Any]]) -> None:
+    table = new_table("experiment", numbers=("cycles", "last", "degraded", "fallback"), title=archive)
+    table.add_column("method", overflow="fold")
+    for about in experiments:
+        total = "live" if about["end"] is None else f"of {about['cycles_in_all']}"
+        last = "none" if about["last"] is None else cycle_id(about["last"])
+        numbers = (f"{about['cycles']} {total}", last, str(about["degraded"]), str(about["fallback"]))
+        table.add_row(about["experiment"], *numbers, about["assimilator"])
+    console.print(table, markup=False)
+    for about in experiments:
+        if about["last"] is not None:
+            _print_problems(f"{about['experiment']} {cycle_id(about['last'])}", about["problems"])
+
+
+def _problems(record: CycleRecord) -> dict[str, list[str]]:
+    """Return by source the files or messages of a cycle that could not be read."""
+    return {name: list(source.problems) for name, source in record.sources.items() if source.problems}
+
+
+def _print_problems(where: str, problems: Mapping[str, list[str]]) -> None:
+    """Print a line for each source of a cycle that had files or messages which could not be read."""
+    for name, (first, *more) in problems.items():
+        rest = f", and {len(more)} more" if more else ""
+        console.print(f"{where}, source {name}: {first}{rest}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -218,43 +257,88 @@ def log(
     late: Annotated[
         bool, typer.Option("--late", help="Read their files again, and show what has changed since they ran.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the latest cycles of an experiment: status, counts of values and time of writing.
 
-    The numbers of values are: used (assimilated), held (withheld), out (rejected, which includes denied) and late; s is
-    seconds. Files and messages that a source could not read are listed below.
+    Rejected values include denied ones; s is seconds, written the time (UTC) of the commit. Reasons, and files and
+    messages that a source could not read, are listed below.
 
     Example: dacycle log demo --last 40
     """
     branch = Archive(archive).branch(name)
     commits = {commit.metadata.get("time"): commit.metadata for commit in branch.archive.states.commits(name)}
-    table = Table("cycle", "status", "used", "held", "out", "late", "s", "written", "reason", title=name)
-    for column in table.columns[:-2]:
-        column.no_wrap = True
     records = branch.recent_records(last)
-    for record in records:
-        notes = commits.get(record.id, {})
-        counts = [str(record.uses.get(use, "")) for use in ("assimilated", "withheld", "rejected", "late")]
-        seconds = f"{sum(notes['seconds'].values()):.2f}" if "seconds" in notes else ""
-        written = str(notes.get("written", ""))[5:16].replace("T", " ")
-        table.add_row(record.id, record.status, *counts, seconds, written, record.reason)
-    console.print(table)
-    for record in records:
-        _print_problems(record.id, record)
-    if late:
-        _print_arrivals(branch, records)
+    cycles = [_entry(record, commits.get(record.id, {})) for record in records]
+    arrivals = _arrivals(branch, records) if late else None
+    if as_json:
+        print_json({"experiment": name, "cycles": cycles, "come_since": arrivals})
+        return
+    _print_log(name, cycles)
+    if arrivals is not None:
+        _print_arrivals(arrivals)
 
 
-def _print_arrivals(branch: Branch, records: list[CycleRecord]) -> None:
-    """Print a row for each cycle and source with what has come since the cycle ran."""
+USES = ("assimilated", "withheld", "rejected", "late")
+
+
+def _entry(record: CycleRecord, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `dacycle log` says about a cycle."""
+    written = notes.get("written")
+    return {
+        "cycle": record.time,
+        "status": record.status,
+        "values": {use: record.uses.get(use) for use in USES},
+        "seconds": sum(notes["seconds"].values()) if "seconds" in notes else None,
+        "written": None if written is None else pd.Timestamp(written),
+        "reason": record.reason,
+        "problems": _problems(record),
+    }
+
+
+def _print_log(name: str, cycles: list[dict[str, Any]]) -> None:
+    heads = ("assimi-\nlated", "with-\nheld", "rejec-\nted", "late", "s", "written")
+    table = new_table("cycle", "status", numbers=heads, title=name)
+    for cycle in cycles:
+        counts = ["" if count is None else str(count) for count in cycle["values"].values()]
+        seconds = "" if cycle["seconds"] is None else f"{cycle['seconds']:.2f}"
+        written = "" if cycle["written"] is None else f"{cycle['written']:%Y-%m-%d %H:%M}"
+        table.add_row(cycle_id(cycle["cycle"]), cycle["status"], *counts, seconds, written)
+    console.print(table, markup=False)
+    for cycle in cycles:
+        if cycle["reason"]:
+            console.print(f"{cycle_id(cycle['cycle'])}: {cycle['reason']}", soft_wrap=True, markup=False)
+        _print_problems(cycle_id(cycle["cycle"]), cycle["problems"])
+
+
+def _arrivals(branch: Branch, records: list[CycleRecord]) -> list[dict[str, Any]]:
+    """Return for each cycle and source what has come since the cycle ran."""
     sources = load_inputs(branch.experiment).sources
-    table = Table("cycle", "source", "values", "gone", "files, new or changed", title="come since")
-    for record in records:
-        for source in sources:
-            if arrival := came_after(branch, source, record):
-                files = ", ".join(Path(file).name for file in arrival.files)
-                table.add_row(record.id, arrival.source, str(arrival.values), str(arrival.gone), files)
-    console.print(table if table.row_count else "nothing has come since these cycles ran")
+    return [
+        {
+            "cycle": record.time,
+            "source": arrival.source,
+            "values": arrival.values,
+            "gone": arrival.gone,
+            "files": list(arrival.files),
+        }
+        for record in records
+        for source in sources
+        if (arrival := came_after(branch, source, record))
+    ]
+
+
+def _print_arrivals(arrivals: list[dict[str, Any]]) -> None:
+    if not arrivals:
+        console.print("nothing has come since these cycles ran")
+        return
+    table = new_table("cycle", "source", numbers=("values", "gone"), title="come since")
+    table.add_column("files, new or changed", overflow="fold")
+    for arrival in arrivals:
+        files = ", ".join(Path(file).name for file in arrival["files"])
+        counts = (str(arrival["values"]), str(arrival["gone"]))
+        table.add_row(cycle_id(arrival["cycle"]), arrival["source"], *counts, files)
+    console.print(table, markup=False)
 
 
 @app.command()
@@ -266,7 +350,7 @@ def fork(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Key to change and its value; may be repeated."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The new experiment's file; default NAME.yaml.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The new experiment's file; default NAME.yaml.")] = None,
 ) -> None:
     """Begin an experiment on the past of another one, with some settings changed.
 
@@ -278,7 +362,7 @@ def fork(
         origin, time = parse_donor(donor)
     except ValueError as error:
         raise ExperimentError(str(error)) from None
-    path = output or Path(f"{name}.yaml")
+    path = out or Path(f"{name}.yaml")
     opened = Archive(archive)
     content = opened.branch(origin).experiment.as_dict()
     content |= {"name": name, "start": cycle_id(time + STEP), "cold_start": {"from": f"{origin}@{cycle_id(time)}"}}
@@ -286,7 +370,7 @@ def fork(
         _change(content, setting)
     text = write_experiment(content)
     if path.exists() and path.read_bytes() != text.encode():
-        raise ExperimentError(f"{path} exists; give another --output")
+        raise ExperimentError(f"{path} exists; give another --out")
     described = parse_experiment(text, str(path))
     if name in opened.branches() and opened.branch(name).experiment != described:
         raise ExperimentError(f"{archive} already has an experiment {name}")

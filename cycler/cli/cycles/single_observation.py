@@ -7,12 +7,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli.options import ExperimentFile, Threads, cycle_time
+from dacycle.cycler.cli.show import console
 from dacycle.cycler.experiment import cycle_id, load_experiment
 from dacycle.cycler.report import increments, style, tables
 from dacycle.cycler.single.observation import (
@@ -30,7 +30,6 @@ from dacycle.forecast_adapter.states.files import write_states
 __all__ = ["app"]
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command("single-observation")

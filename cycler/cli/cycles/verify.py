@@ -1,18 +1,18 @@
 """Commands that verify runs: forecasts and their drift, the report, two experiments side by side."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads, cycle_time, progress_bar
+from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads, cycle_time
+from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import figures, style, tables
 from dacycle.cycler.report.compare import compare as compare_runs
@@ -25,7 +25,6 @@ from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import load_world
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
@@ -33,6 +32,7 @@ def drift(
     experiment: ExperimentName,
     archive: ArchiveFolder,
     threads: Threads = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Make the missing forecasts from committed analyses, and score them against the reference.
 
@@ -46,15 +46,19 @@ def drift(
     world = load_world(branch.experiment.world)
     model = load_model(branch.experiment.model, threads)
     starts = due(branch, world)
-    with progress_bar(console) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(experiment, total=len(starts))
         try:
             for start in make_forecasts(branch, world, model):
                 bar.update(task, advance=1, description=f"{experiment} {cycle_id(start)}")
         except KeyboardInterrupt:
-            console.print("interrupted; what was made is kept, the same command goes on")
+            print("interrupted; what was made is kept, the same command goes on", file=sys.stderr)
             raise typer.Exit(130) from None
-    _print_drift(read_scores(branch))
+    content = {"experiment": experiment, **_drift(read_scores(branch))}
+    if as_json:
+        print_json(content)
+    else:
+        _print_drift(content)
 
 
 @app.command("verify")
@@ -67,7 +71,7 @@ def verify_late(experiment: ExperimentName, archive: ArchiveFolder) -> None:
     """
     branch = Archive(archive).branch(experiment)
     world = load_world(branch.experiment.world)
-    with console.status(f"verifying {experiment}"):
+    with waiting(f"verifying {experiment}"):
         starts = [cycle_id(start) for start in fill_in(branch, world)]
         errors = verify(branch, world).errors
     cycles = sum(record.status != "cold_start" for record in branch.records)
@@ -75,29 +79,38 @@ def verify_late(experiment: ExperimentName, archive: ArchiveFolder) -> None:
     console.print(f"cycles: {errors['time'].nunique()} of {cycles} verified")
     further = f"; new scores of {', '.join(starts)}" if starts else ""
     left = unverified(branch)
-    waiting = f"{sum(left.values())} leads of {len(left)} starts wait for it" if left else "none waits for it"
-    console.print(f"forecasts: {waiting}{further}", soft_wrap=True)
+    forecasts = f"{sum(left.values())} leads of {len(left)} starts wait for it" if left else "none waits for it"
+    console.print(f"forecasts: {forecasts}{further}", soft_wrap=True)
 
 
-def _print_drift(scored: pd.DataFrame) -> None:
+def _drift(scored: pd.DataFrame) -> dict[str, Any]:
+    """Return the RMSE of the headline channels by lead, and the number of starts in its means."""
     if scored.empty:
-        console.print("no forecast can be scored: the reference holds none of their times")
-        return
+        return {"starts": 0, "rmse": []}
     curves, starts = tables.drift_summary(scored)
-    shown = [lead for lead in (0, 24, 72, 120, 240) if lead in set(curves["lead"])]
-    table = Table(title=f"RMSE from the analyses (from the reference), {starts} starts", title_justify="left")
-    table.add_column("channel")
-    for lead in shown:
-        table.add_column(f"day {lead // 24}", justify="right")
+    rows = []
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
-        errors = curves[curves["channel"] == channel].set_index(["kind", "lead"])["rmse"]
+        for lead, errors in curves[curves["channel"] == channel].groupby("lead"):
+            of_kinds = dict(zip(errors["kind"].astype(str), factor * errors["rmse"], strict=True))
+            rows.append({"channel": channel, "unit": unit, "lead_hours": lead, **of_kinds})
+    return {"starts": starts, "rmse": rows}
+
+
+def _print_drift(content: dict[str, Any]) -> None:
+    rows = {(row["channel"], row["lead_hours"]): row for row in content["rmse"]}
+    if not rows:
+        console.print("no forecast can be scored: the reference holds none of their times")
+        return
+    shown = [lead for lead in (0, 24, 72, 120, 240) if any(lead == hours for _, hours in rows)]
+    title = f"RMSE from the analyses (from the reference), {content['starts']} starts"
+    table = new_table("channel", numbers=[f"day {lead // 24}" for lead in shown], title=title)
+    for channel in HEADLINE:
+        of_leads = [rows[channel, lead] for lead in shown]
         cells = [
-            f"{tables.number(factor * errors['analysis', lead])} "
-            f"({tables.number(factor * errors.get(('reference', lead), np.nan))})"
-            for lead in shown
+            f"{tables.number(row['analysis'])} ({tables.number(row.get('reference', np.nan))})" for row in of_leads
         ]
-        table.add_row(f"{channel} ({unit})", *cells)
+        table.add_row(f"{channel} ({of_leads[0]['unit']})", *cells)
     console.print(table)
 
 
@@ -112,6 +125,7 @@ def scores(
     trend_days: Annotated[
         int, typer.Option(min=0, help="Days that a run needs for a trend; its interval needs many weather situations.")
     ] = 30,
+    as_json: AsJson = False,
 ) -> None:
     """Print the errors of a period of cycles, those of the free run, the fit to withheld sites, and the trend.
 
@@ -134,62 +148,87 @@ def scores(
     if free is not None:
         errors = free.within(times).errors
         runs["free run"] = errors[errors["kind"] == "analysis"]
-    console.print(_errors(experiment, runs, verification, trend_days))
-    console.print(_withheld(verification.fits))
+    content = {
+        "experiment": experiment,
+        "since": runs["analysis"]["time"].min(),
+        "until": runs["analysis"]["time"].max(),
+        "rmse": _errors(runs, verification, trend_days),
+        "withheld": tables.withheld_rows(verification.fits),
+    }
+    if as_json:
+        print_json(content)
+    else:
+        _print_scores(content)
     if picture is not None:
         drawn = {name: errors for name, errors in runs.items() if against is None or name != "background"}
         write_whole(picture, figures.errors_over_time(drawn, colours).svg().encode())
 
 
-def _errors(experiment: str, runs: Mapping[str, pd.DataFrame], verification: Verification, trend_days: int) -> Table:
+def _errors(runs: Mapping[str, pd.DataFrame], verification: Verification, trend_days: int) -> list[dict[str, Any]]:
     """Return the global RMSE of the headline channels by run, its ratio to the free run's, and its trend."""
     first, last = runs["analysis"]["time"].min(), runs["analysis"]["time"].max()
-    title = f"{experiment}: RMSE, {cycle_id(first)} to {cycle_id(last)}"
-    table = Table("channel", *runs, title=title, title_justify="left")
     long = last - first >= trend_days * pd.Timedelta(days=1)
-    if "free run" in runs:
-        table.add_column("analysis / free run")
-    if long:
-        table.add_column("analysis, trend a day (95 %; effective sample size)")
-        drifts = trends(verification, HEADLINE).query("kind == 'analysis'").set_index("of")
+    drifts = trends(verification, HEADLINE).query("kind == 'analysis'").set_index("of") if long else None
+    rows = []
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
-        values = [factor * tables.rmse_of(errors.assign(kind="any"), "any", channel) for errors in runs.values()]
-        cells = [tables.number(value) for value in values]
+        values = {
+            name: factor * tables.rmse_of(errors.assign(kind="any"), "any", channel) for name, errors in runs.items()
+        }
+        row: dict[str, Any] = {"channel": channel, "unit": unit, "runs": values}
         if "free run" in runs:
-            cells.append(f"{values[0] / values[-1]:.2f}")
-        if long:
+            row["analysis_over_free_run"] = values["analysis"] / values["free run"]
+        if drifts is not None:
             trend = drifts.loc[f"{channel} error"]
-            change, low, high = (factor * trend[name] for name in ("estimate", "low", "high"))
-            cells.append(tables.with_interval(change, low, high, trend["effective"]))
-        table.add_row(f"{channel} ({unit})", *cells)
-    return table
+            row["trend_a_day"] = {name: factor * trend[name] for name in ("estimate", "low", "high")}
+            row["trend_a_day"]["effective"] = trend["effective"]
+        rows.append(row)
+    return rows
 
 
-def _withheld(fits: pd.DataFrame) -> Table:
-    """Return the root mean square departures at withheld sites."""
-    table = Table("source", "variable", "values", "O-B", "O-A", title="fit to withheld sites", title_justify="left")
-    for row in tables.withheld_rows(fits):
-        values = (tables.number(cast(float, row[name])) for name in ("rms_b", "rms_a"))
-        table.add_row(str(row["source"]), f"{row['variable']} ({row['unit']})", str(row["compared"]), *values)
-    return table
+def _print_scores(content: dict[str, Any]) -> None:
+    rows = content["rmse"]
+    title = f"{content['experiment']}: RMSE, {cycle_id(content['since'])} to {cycle_id(content['until'])}"
+    table = new_table("channel", title=title)
+    for name in rows[0]["runs"]:
+        table.add_column(name, justify="right", overflow="fold")
+    compared = "analysis_over_free_run" in rows[0]
+    if compared:
+        table.add_column("analysis /\nfree run", justify="right", no_wrap=True)
+    for row in rows:
+        cells = [tables.number(value) for value in row["runs"].values()]
+        ratio = [f"{row['analysis_over_free_run']:.2f}"] if compared else []
+        table.add_row(f"{row['channel']} ({row['unit']})", *cells, *ratio)
+    console.print(table)
+    if "trend_a_day" in rows[0]:
+        table = new_table(
+            "channel", numbers=["trend a day (95 %; effective sample size)"], title="trend of the analyses"
+        )
+        for row in rows:
+            table.add_row(f"{row['channel']} ({row['unit']})", tables.with_interval(*row["trend_a_day"].values()))
+        console.print(table)
+    table = new_table("source", "variable", numbers=("values", "O-B", "O-A"), title="fit to withheld sites (rms)")
+    for row in content["withheld"]:
+        numbers = (tables.number(row[name]) for name in ("rms_b", "rms_a"))
+        table.add_row(row["source"], f"{row['variable']} ({row['unit']})", str(row["compared"]), *numbers)
+    console.print(table)
 
 
 @app.command()
 def report(
     experiment: ExperimentName,
     archive: ArchiveFolder,
-    output: Annotated[
+    out: Annotated[
         Path | None, typer.Option(help="The file to write; default: branches/NAME/report/index.html.")
     ] = None,
 ) -> None:
     """Write the report of an experiment: one HTML page that needs no other file.
 
-    Example: dacycle report demo --output demo.html
+    Example: dacycle report demo --out demo.html
     """
     branch = Archive(archive).branch(experiment)
-    with console.status(f"verifying {experiment}"):
-        path = write_report(branch, load_world(branch.experiment.world), output)
+    with waiting(f"verifying {experiment}"):
+        path = write_report(branch, load_world(branch.experiment.world), out)
     console.print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -198,44 +237,68 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="The experiment to compare with, e.g. a control.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The experiment that is judged.")],
     archive: ArchiveFolder,
-    output: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare experiment B with A at the times both have: changes of RMSE with paired 95 % intervals.
 
     The last column is the effective sample size: the number of independent pairs that would tell as much. A change is
-    bold where its interval excludes zero and rests on ten of them at least.
+    bold where its interval excludes zero and rests on ten of them at least. The table is of the globe; the page and
+    JSON have the regions as well.
 
-    Example: dacycle compare demo demo-no-olr --output no-olr.html
+    Example: dacycle compare demo demo-no-olr --out no-olr.html
     """
     opened = Archive(archive)
     control, judged = opened.branch(first), opened.branch(second)
-    with console.status(f"verifying {first} and {second}"):
+    with waiting(f"verifying {first} and {second}"):
         comparison = compare_runs(control, judged, load_world(control.experiment.world))
-    table = Table(
-        title=f"{second} against {first}: change of RMSE, {len(comparison.times)} cycles", title_justify="left"
-    )
-    for name in ("of", "channel"):
-        table.add_column(name)
-    for name in (first, second, "change", "95 % interval", "effective"):
-        table.add_column(name, justify="right")
-    for row in comparison.table[comparison.table["region"].isin(["globe", ""])].to_dict("records"):
-        table.add_row(*_cells(row))
+    content = {
+        "a": first,
+        "b": second,
+        "since": comparison.times[0],
+        "until": comparison.times[-1],
+        "cycles": len(comparison.times),
+        "rows": [_readable(row) for row in comparison.table.to_dict("records")],
+    }
+    page = None if out is None else write_comparison(comparison, out)
+    if as_json:
+        print_json(content)
+        return
+    _print_comparison(content)
+    if page is not None:
+        console.print(str(page), soft_wrap=True)
+
+
+def _readable(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """Return a row of the comparison with its errors in the units that `dacycle scores` prints."""
+    source, _, variable = str(row["channel"]).rpartition(" ")
+    factor, unit = style.readable_variable(variable) if source else style.readable(variable)
+    errors = {name: factor * row[name] for name in ("rmse_a", "rmse_b")}
+    return {"of": row["of"], "source": source, "channel": variable, "unit": unit} | {
+        str(name): errors.get(str(name), value) for name, value in row.items() if name not in ("of", "channel")
+    }
+
+
+def _print_comparison(content: dict[str, Any]) -> None:
+    title = f"B {content['b']} against A {content['a']}: change of RMSE, {content['cycles']} cycles"
+    numbers = ("A", "B", "change", "95 % interval", "effec-\ntive")
+    table = new_table("of", "channel", numbers=numbers, title=title)
+    for row in content["rows"]:
+        if row["region"] in ("globe", ""):
+            table.add_row(*_cells(row))
     console.print(table)
-    if output is not None:
-        console.print(str(write_comparison(comparison, output)))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    """Return one row of the comparison, in SI units; the change is bold where its interval excludes zero."""
+    """Return one row of the comparison; the change is bold where its interval excludes zero."""
     change, low, high, effective = (float(row[name]) for name in ("change", "low", "high", "effective"))
     colour = ("green" if change < 0 else "red") if row["excludes_zero"] else None
     percent = f"[bold {colour}]{change:+.1%}[/]" if colour else f"{change:+.1%}"
     interval = f"{low:+.1%} to {high:+.1%}" if np.isfinite(low) else "run too short"
-    errors = [tables.number(float(row[name])) for name in ("rmse_a", "rmse_b")]
     return [
         str(row["of"]),
-        str(row["channel"]),
-        *errors,
+        f"{row['source']} {row['channel']} ({row['unit']})".strip(),
+        *(tables.number(float(row[name])) for name in ("rmse_a", "rmse_b")),
         percent,
         interval,
         f"{effective:.0f}" if np.isfinite(effective) else "–",

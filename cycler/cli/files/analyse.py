@@ -10,8 +10,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from dacycle.assimilators.classical.isotropic import ErrorStatistics
@@ -19,6 +17,7 @@ from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.cli.files.ingest import join_tables, read_window
 from dacycle.cycler.cli.options import parse_hour
+from dacycle.cycler.cli.show import console, shown
 from dacycle.cycler.single.surface_analysis import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.points import (
@@ -37,7 +36,6 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["app"]
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
@@ -109,7 +107,7 @@ def analyse(
         console.print(f"note: {note}", soft_wrap=True)
     if hold_back:
         salts = [f"dacycle analyse {seed} {split}" for split in range(splits)]
-        tries = [analyser.hold_back(hold_back, salt) for salt in track(salts, "holding back", console=console)]
+        tries = [analyser.hold_back(hold_back, salt) for salt in shown(salts, "holding back", len(salts))]
         for name in analysis.values:
             console.print(_held_back_table(name, hold_back, seed, [a.scores(name, "withheld") for a in tries]))
     departures = out.with_name(f"{out.stem}.departures.parquet")

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 
 from dacycle.common.times import parse_time
 from dacycle.cycler.archive.lock import locked
-from dacycle.cycler.cli.options import progress_bar
+from dacycle.cycler.cli.show import console, progress_bar
 from dacycle.cycler.experiment import parse_duration
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import as_hour
@@ -22,7 +21,6 @@ from dacycle.forecast_adapter.worlds.manifest import DatasetError, verify_datase
 __all__ = ["app"]
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
@@ -33,12 +31,8 @@ def dataset(
     ] = None,
     folder: Annotated[Path | None, typer.Argument(help="The folder to write; existing files are kept.")] = None,
     grid: Annotated[str, typer.Option(help="5.625deg, 1.5deg or 0.25deg.")] = "5.625deg",
-    start: Annotated[
-        str | None, typer.Option("--from", help="First time, e.g. 2015-01-01T00; default: the first.")
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option("--to", help="Last time; a date takes its whole day; default: the last.")
-    ] = None,
+    since: Annotated[str | None, typer.Option(help="First time, e.g. 2015-01-01T00; default: the first.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last time; a date takes its whole day; default: the last.")] = None,
     every: Annotated[str, typer.Option(help="Step between times, counted from 00 UTC.")] = "6h",
     static: Annotated[str | None, typer.Option(help="File of orography and land_sea_mask, if SOURCE has none.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A time to leave out permanently; may be repeated.")] = None,
@@ -49,10 +43,10 @@ def dataset(
 
     Products are ERA5 (WeatherBench2, ARCO-ERA5, GRIB or netCDF of the Climate Data Store), ECMWF open data and GFS. The
     folder is what `dacycle world`, `backgrounds` and `train` take. Run the command again to continue after an
-    interruption, or with a later --to to add newer times.
+    interruption, or with a later --until to add newer times.
 
     Example: dacycle dataset gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr
-    era5 --grid 5.625deg --from 2015-01-01 --to 2022-12-31
+    era5 --grid 5.625deg --since 2015-01-01 --until 2022-12-31
 
     Example: dacycle dataset --verify era5
     """
@@ -61,9 +55,9 @@ def dataset(
         return
     if source is None or folder is None:
         raise typer.BadParameter("a product and a folder are needed, or --verify FOLDER")
-    times = _times(source, start, end, every, without or [])
+    times = _times(source, since, until, every, without or [])
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", f"dataset {folder}"), progress_bar(console) as bar:
+    with locked(folder / ".lock", f"dataset {folder}"), progress_bar() as bar:
         task = bar.add_task(str(folder), total=None)
         try:
             manifest = build_dataset(

@@ -11,20 +11,20 @@ import typer
 import xarray as xr
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from dacycle.cycler.cli.options import Threads, parse_hour, progress_bar
+from dacycle.cycler.cli.options import Threads, parse_hour
+from dacycle.cycler.cli.show import console, progress_bar
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import ForecastError, ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP, StateError, make_state
 from dacycle.forecast_adapter.states.files import FORMATS, file_format, read_state, write_states
 from dacycle.forecast_adapter.states.grib import HumidityWarning
+from dacycle.forecast_adapter.states.grib_writer import MISSING
 from dacycle.forecast_adapter.states.products import open_states
 
 app = typer.Typer()
-console = Console()
 
 SHOWN = {"q700": ("g kg-1", 1e3), "msl": ("hPa", 1e-2)}
 """Units of the summary on the screen, and factors to them, where they are not SI."""
@@ -44,6 +44,7 @@ def forecast(
     previous: Annotated[
         Path | None, typer.Option(help="A file with the state 6 h before the start, where FILE does not hold it.")
     ] = None,
+    centre: Annotated[int, typer.Option(min=0, max=65535, help="Originating centre in GRIB, e.g. 98.")] = MISSING,
     threads: Threads = 1,
 ) -> None:
     """Run a forecast model from a state in a file; write its states in the WeatherBench2 schema, or as GRIB2.
@@ -70,7 +71,9 @@ def forecast(
     }
     summary = _summary_table(network, current)
     try:
-        write_states(out, _forecast(network, earlier, current, steps, summary), attrs, current.time.values)
+        write_states(
+            out, _forecast(network, earlier, current, steps, summary), attrs, current.time.values, centre=centre
+        )
     except ForecastError as error:
         raise StateError(f"{file}: {error}") from error
     except KeyboardInterrupt:
@@ -108,7 +111,7 @@ def _forecast(
     start, first = current.time.values, current.values
     states = network.forecast(earlier.values[None], first[None], steps)
     yield current
-    with progress_bar(console) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(network.name, total=steps)
         for step, (array,) in enumerate(states, 1):
             yield make_state(array, network.grid, start + step * STEP)

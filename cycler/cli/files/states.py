@@ -1,22 +1,18 @@
 """The command that lists the states of a product."""
 
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
+from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, shown
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.states.grib import HumidityWarning
 from dacycle.forecast_adapter.states.products import is_zarr, open_states
 from dacycle.forecast_adapter.states.source import StateSource, spell_channels
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
@@ -30,6 +26,7 @@ def states(
     ],
     last: Annotated[int, typer.Option(min=1, help="Number of times to read, from the newest.")] = 12,
     analyses: Annotated[bool, typer.Option("--analyses", help="Ignore forecasts in GRIB.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the states of a product, newest first: whole, or why they cannot be used.
 
@@ -39,24 +36,47 @@ def states(
     Example: dacycle states 'gfs.2026*/*/atmos/gfs.t*z.pgrb2.0p25.f000' --analyses
     """
     source = open_states(product, analyses)
-    table = Table(box=SIMPLE_HEAD)
-    for heading in ("time", "state", "what it is"):
-        table.add_column(heading)
-    whole, remote = [], is_url(product) and is_zarr(product)
+    found, remote = [], is_url(product) and is_zarr(product)
+    times = source.times[: -last - 1 : -1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HumidityWarning)  # a note of the state, not of the list
-        for time in track(source.times[: -last - 1 : -1], "reading", console=console, transient=True):
+        for time in shown(times, "reading", len(times)):
             trouble, good = _verdict(source, time, remote)
-            whole += [] if trouble else [time]
-            table.add_row(str(time), trouble or good, source.describe(time))
+            found.append(
+                {"time": time, "whole": not trouble, "state": trouble or good, "what_it_is": source.describe(time)}
+            )
+    whole = [state["time"] for state in found if state["whole"]]
     rows, columns = source.grid.shape
-    console.print(f"{product}: {len(source.times)} times on a {rows} x {columns} grid", soft_wrap=True)
-    console.print(f"newest whole state: {whole[0] if whole else f'none of the last {last}'}")
-    console.print(table)
-    for what, why in source.left_out.items():
-        console.print(f"left out: {what}: {why}", soft_wrap=True)
+    content = {
+        "product": product,
+        "times": len(source.times),
+        "grid": {"rows": rows, "columns": columns},
+        "newest_whole": whole[0] if whole else None,
+        "states": found,
+        "left_out": dict(source.left_out),
+    }
+    if as_json:
+        print_json(content)
+    else:
+        _print_states(content)
     if not whole:
         raise typer.Exit(1)
+
+
+def _print_states(content: dict[str, Any]) -> None:
+    grid, newest = content["grid"], content["newest_whole"]
+    console.print(
+        f"{content['product']}: {content['times']} times on a {grid['rows']} x {grid['columns']} grid", soft_wrap=True
+    )
+    none = f"none of the last {len(content['states'])}"
+    console.print(f"newest whole state: {none if newest is None else newest}")
+    table = new_table("time", "state", "what it is")
+    table.columns[0].no_wrap = True
+    for state in content["states"]:
+        table.add_row(str(state["time"]), state["state"], state["what_it_is"])
+    console.print(table, markup=False)
+    for what, why in content["left_out"].items():
+        console.print(f"left out: {what}: {why}", soft_wrap=True, markup=False)
 
 
 def _verdict(source: StateSource, time: np.datetime64, remote: bool) -> tuple[str, str]:

@@ -4,20 +4,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli.options import ArchiveFolder, cycle_time
+from dacycle.cycler.cli.show import console, shown
 from dacycle.cycler.experiment import cycle_id, parse_donor
 from dacycle.cycler.operations.output import Kind, times_of, write_output
 from dacycle.forecast_adapter.states.files import FORMATS, file_format
-from dacycle.forecast_adapter.states.grib_writer import BITS
+from dacycle.forecast_adapter.states.grib_writer import BITS, MISSING
 
 __all__ = ["app"]
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
@@ -33,6 +31,7 @@ def write(
     since: Annotated[str | None, typer.Option(help="First time, e.g. 20240108T06; default: the first.")] = None,
     until: Annotated[str | None, typer.Option(help="Last time; default: the last.")] = None,
     bits: Annotated[int, typer.Option(min=8, max=24, help="Bits of a value in GRIB.")] = BITS,
+    centre: Annotated[int, typer.Option(min=0, max=65535, help="Originating centre in GRIB, e.g. 98.")] = MISSING,
 ) -> None:
     """Write committed analyses, backgrounds or forecasts to one file, for other tools.
 
@@ -57,6 +56,6 @@ def write(
     if not len(times):
         span = f"{cycle_id(all_times[0])} to {cycle_id(all_times[-1])}" if len(all_times) else "none yet"
         raise ArchiveError(f"{archive}: {name} has no {what} of this time; it has {span}")
-    write_output(branch, what, track(times, f"{name} {what}", console=console, transient=True), out, bits)
+    write_output(branch, what, shown(times, f"{name} {what}", len(times)), out, bits, centre)
     stretch = cycle_id(times[0]) + (f" to {cycle_id(times[-1])}, {len(times)} times" if len(times) > 1 else "")
     console.print(f"{out}: {form}, {what} of {name}, {stretch}", soft_wrap=True)

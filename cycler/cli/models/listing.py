@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from dacycle.assimilators.base import current_name, packaged_assimilators
 from dacycle.common.foreign import read_text
+from dacycle.cycler.cli.show import AsJson, console, new_table, print_card, print_json
 from dacycle.forecast_adapter.models import registry
 from dacycle.forecast_adapter.models.double import add_double
 from dacycle.forecast_adapter.models.fengwu import LICENCE, RELEASES
@@ -40,7 +37,6 @@ class _CardByDefault(TyperGroup):
 app = typer.Typer()
 group = typer.Typer(cls=_CardByDefault)
 app.add_typer(group, name="models")
-console = Console()
 
 For = Annotated[
     str | None,
@@ -57,6 +53,7 @@ def models(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every file, and check it against its card or its registration.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the forecast models, assimilators and observation operators; `dacycle models NAME` shows a card.
 
@@ -66,21 +63,47 @@ def models(
     """
     if context.invoked_subcommand is not None:
         return
-    # Names and digests stay whole in 80 columns.
-    whole = (Column(heading, no_wrap=True) for heading in ("name", "kind", "grid", "world", "sha256"))
-    table = Table(*whole, "card" if verify else "size", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    wrong = []
-    for entry in _entries():
-        complaint = entry.complaint() if verify else ""
-        wrong += [f"{entry.file}: {complaint}"] if complaint else []
-        last = complaint or "agrees" if verify else f"{entry.size / 1e6:.1f} MB"
-        table.add_row(entry.name, entry.kind, entry.grid, entry.world, entry.digest[:12], last)
-    console.print(table)
+    entries = _entries()
+    content = [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "grid": entry.grid,
+            "world": entry.world,
+            "sha256": entry.digest,
+            "bytes": entry.size,
+            "complaint": entry.complaint() if verify else None,
+        }
+        for entry in entries
+    ]
     absent = [name for name in RELEASES if name not in registered_models()]
-    if absent:
-        console.print(f"not on this machine: {', '.join(absent)}; `dacycle models {absent[0]}` says how to get it")
+    if as_json:
+        print_json({"models": content, "absent": absent})
+    else:
+        _print_models(content, absent)
+    wrong = [
+        f"{entry.file}: {about['complaint']}"
+        for entry, about in zip(entries, content, strict=True)
+        if about["complaint"]
+    ]
     if wrong:
         raise ModelFileError(f"{'; '.join(wrong)}; get file and card anew")
+
+
+def _print_models(models: list[dict[str, Any]], absent: list[str]) -> None:
+    verified = any(about["complaint"] is not None for about in models)
+    table = new_table("name", "kind", "grid", "world", "sha256", "card" if verified else "size")
+    for column in table.columns[1:5]:
+        column.no_wrap = True
+    for about in models:
+        size = f"{about['bytes'] / 1e6:.1f} MB"
+        last = (about["complaint"] or "agrees") if verified else size
+        table.add_row(*(about[key] for key in ("name", "kind", "grid", "world")), about["sha256"][:12], last)
+    console.print(table, markup=False)
+    if absent:
+        console.print(
+            f"not on this machine: {', '.join(absent)}; `dacycle models {absent[0]}` says how to get it", soft_wrap=True
+        )
 
 
 @group.command()
@@ -95,7 +118,7 @@ def show(
     name = current_name(name)
     if name in added:
         complaint = added[name].complaint()
-        console.print(Markdown(read_text(added[name].card, ModelFileError)))
+        print_card(read_text(added[name].card, ModelFileError))
         if complaint:
             raise ModelFileError(f"model {name}: {complaint}")
         return
@@ -110,7 +133,7 @@ def show(
     card = path.with_suffix(".md")
     if not card.exists():
         raise ModelFileError(f"{path}: the model is sound, but its card {card.name} is missing")
-    console.print(Markdown(read_text(card, ModelFileError)))
+    print_card(read_text(card, ModelFileError))
 
 
 @group.command()
@@ -169,7 +192,10 @@ def half_precision(
     Example: dacycle models half fengwu-v1 --steps 40 --state era5.nc
     """
     registration, differences = add_half(name, steps, state)
-    table = Table("step", "rms difference", "largest channel", "", title=f"{registration.name} against {name}, in std")
+    table = new_table(
+        "step", numbers=("rms difference", "largest"), title=f"{registration.name} against {name}, in std"
+    )
+    table.add_column("of channel")
     for step, (rms, channel, worst) in differences.items():
         table.add_row(f"{step} ({6 * step} h)", f"{rms:.2g}", f"{worst:.2g}", channel)
     console.print(table)
@@ -177,7 +203,7 @@ def half_precision(
 
 
 def _say_added(registration: Registration) -> None:
-    console.print(Markdown(read_text(registration.card, ModelFileError)))
+    print_card(read_text(registration.card, ModelFileError))
     if registration.name in RELEASES:
         console.print(f"licence of the weights: {LICENCE}", soft_wrap=True)
     name = registration.name

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from dacycle.assimilators.base import (
@@ -29,6 +28,7 @@ from dacycle.assimilators.training.recipe import (
     recipe_kind,
 )
 from dacycle.cycler.cli.options import need_torch, parse_years
+from dacycle.cycler.cli.show import console
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, PLANES, index
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.model import load_model
@@ -41,7 +41,6 @@ from dacycle.obs_ingest.operators.learned import LearnedOperator, operator_files
 __all__ = ["app"]
 
 app = typer.Typer()
-console = Console()
 GPUS = (1, 4, 8)
 SUSTAINED = (1, 10, 50)
 """10^12 operations a second; networks like these sustain a fraction of a GPU's nominal speed."""

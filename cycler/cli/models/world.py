@@ -1,6 +1,7 @@
 """Commands that make worlds: a nature run, a world's folder, simulated files of observations."""
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,8 @@ def nature_run(
 
     Example: dacycle nature-run nature --years 2020-2024 --workers 2
     """
+    if find_spec("jcm") is None:
+        raise WorldError('a nature run needs the package jcm: `make train`, or `pip install -e ".[nature]"`')
     from dacycle.forecast_adapter.worlds import nature
 
     nature.run(folder, parse_years(years), seed, workers)
@@ -48,7 +51,7 @@ def world(
     data: Annotated[Path, typer.Argument(help="Folder of a nature run or of a dataset.")],
     folder: Annotated[Path, typer.Argument(help="The world's folder, e.g. deploy/worlds/demonstration.")],
     training: Annotated[str, typer.Option(help="Years whose statistics and climatology describe the world.")],
-    start: Annotated[
+    since: Annotated[
         str | None,
         typer.Option(help="First time of a copied reference, e.g. 2024-01-01T00; without it DATA is the reference."),
     ] = None,
@@ -63,19 +66,19 @@ def world(
 ) -> None:
     """Make a world from a nature run or a dataset: statistics and climatology of its training years, and a reference.
 
-    With --start a part of the data is copied into the world, rounded to a size that can be distributed. Without it
+    With --since a part of the data is copied into the world, rounded to a size that can be distributed. Without it
     the world's reference is the folder DATA itself, with all data that are added to it later.
 
-    Example: dacycle world nature deploy/worlds/demonstration --training 2020-2022 --start 2024-01-01T00
+    Example: dacycle world nature deploy/worlds/demonstration --training 2020-2022 --since 2024-01-01T00
 
     Example: dacycle world era5 ~/.local/share/dacycle/worlds/era5 --training 2015-2020 --statistics fengwu
     --reference era5
     """
     times = None
     description = f"States of {data.name}, statistics and climatology of {training}"
-    if start is not None:
-        times = parse_hour(start, "--start") + STEP * np.arange(4 * days)
-        description += f"; reference of {days} days from {start}"
+    if since is not None:
+        times = parse_hour(since, "--since") + STEP * np.arange(4 * days)
+        description += f"; reference of {days} days from {since}"
     kind = "" if reference is Kind.own else reference.value
     build_world(data, folder, folder.name, parse_years(training), times, description, _given(statistics), kind)
     size = sum(path.stat().st_size for path in folder.rglob("*.nc")) / 1e6

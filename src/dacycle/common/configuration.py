@@ -149,7 +149,17 @@ def _explain(node: CommentedMap, kind: type[BaseModel], problem: Any) -> tuple[i
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         hint = fields[str(location[-1])].description if str(location[-1]) in fields else None
         return line, f"{key}: this key is required" + (f" ({hint})" if hint else "")
+    if problem["type"] in _LISTS:
+        given = problem["input"]
+        example = f"[{given}]" if isinstance(given, str | int | float) else "[first, second]"
+        return line, f"{key}: a list is expected, such as {example}"
+    if problem["type"] in _MAPPINGS:
+        return line, f"{key}: a mapping of keys to values is expected"
     return line, f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+_LISTS = ("tuple_type", "list_type")
+_MAPPINGS = ("model_type", "model_attributes_type", "dict_type")
 
 
 def _model_at(kind: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel]:

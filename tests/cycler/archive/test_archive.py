@@ -230,7 +230,7 @@ def test_a_fork_from_a_cycle_that_is_not_there_is_refused(run, content):
 
 
 def test_what_is_no_archive_is_not_made_into_one_by_reading(tmp_path):
-    with pytest.raises(ArchiveError, match="is not an archive"):
+    with pytest.raises(ArchiveError, match=r"no archive at .*nothing; give --archive"):
         open_experiment(tmp_path / "nothing", "demo")
     assert not (tmp_path / "nothing").exists()
 

@@ -300,7 +300,7 @@ class TestPeriod:
     def test_a_period_becomes_a_folder_and_is_kept(self, shared: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         command = ["ingest", "isd", shared / "obs/isd_014160-99999-2016.gz", "--out", out]
-        command += ["--start", "2016-02-01T00", "--end", "2016-02-02T18"]
+        command += ["--since", "2016-02-01T00", "--until", "2016-02-02T18"]
         result = run(*command)
         assert result.exit_code == 0, result.output
         assert "8 windows made, 0 kept" in " ".join(result.output.split())
@@ -321,11 +321,11 @@ class TestPeriod:
 
     def test_refusals(self, shared: Path, tmp_path: Path) -> None:
         command = ["ingest", "isd", shared / "obs/isd_014160-99999-2016.gz", "--out", tmp_path / "out"]
-        failed(run(*command), "--time", "--start")
-        failed(run(*command, "--start", "2016-02-01T00"), "--end")
-        failed(run(*command, "--start", "2016-02-02T00", "--end", "2016-02-01T00"), "after")
+        failed(run(*command), "--time", "--since")
+        failed(run(*command, "--since", "2016-02-01T00"), "--until")
+        failed(run(*command, "--since", "2016-02-02T00", "--until", "2016-02-01T00"), "after")
         (tmp_path / "out").write_text("a file")
-        failed(run(*command, "--start", "2016-02-01T00", "--end", "2016-02-01T00"), "is a file", "folder")
+        failed(run(*command, "--since", "2016-02-01T00", "--until", "2016-02-01T00"), "is a file", "folder")
 
 
 def test_fetch_says_what_is_missing(tmp_path: Path) -> None:

@@ -52,18 +52,18 @@ def refused(place: Path, *arguments: str) -> str:
     [
         "hindcast demo.yaml --archive new --until TIME",
         "scores demo --since TIME",
-        "errors demo --to TIME",
+        "errors demo --until TIME",
         "write demo --until TIME --out new.nc",
         "write demo@TIME --out new.nc",
         "rewind demo TIME",
-        "fork demo@TIME other --output new.yaml",
+        "fork demo@TIME other --out new.yaml",
         f"{SINGLE} --out new --time TIME",
         "forecast demo.yaml --time TIME --out new.nc",
         "analyse --background demo.yaml --observations demo.yaml --out new.grib --time TIME",
         "ingest metar demo.yaml --time TIME --out new.parquet",
-        "ingest metar demo.yaml --start TIME --end TIME --out new",
-        "dataset states new --from TIME",
-        "dataset states new --from 2024-01-01 --to 2024-01-02 --without TIME",
+        "ingest metar demo.yaml --since TIME --until TIME --out new",
+        "dataset states new --since TIME",
+        "dataset states new --since 2024-01-01 --until 2024-01-02 --without TIME",
     ],
 )
 def test_a_time_in_another_form_is_refused_before_anything_is_read_or_made(place, command, time):
@@ -110,11 +110,11 @@ def test_an_experiment_with_a_byte_order_mark_is_read(place, tmp_path, encoding)
         "write demo --out OUT.nc",
         "write demo --out OUT.grib2",
         "write demo --out OUT.zarr",
-        "report demo --output OUT.html",
-        "compare demo demo --output OUT.html",
+        "report demo --out OUT.html",
+        "compare demo demo --out OUT.html",
         "scores demo --picture OUT.svg",
         f"{SINGLE} --beyond 3000 --out OUT",
-        "dataset WORLD OUT --from 2024-01-01 --to 2024-01-02",
+        "dataset WORLD OUT --since 2024-01-01 --until 2024-01-02",
     ],
 )
 def test_a_place_that_cannot_be_written_to_is_named(place, world, command, out):

@@ -45,9 +45,9 @@ def test_from_plan_to_status(place):
     assert "demo 20240104T00: ok" in dacycle("cycle", "demo.yaml")
     assert "nothing is due yet; next is 20240104T06" in dacycle("cycle", "demo.yaml")
     assert "nothing: all 3 cycles are in the archive" in dacycle("plan", "demo.yaml")
-    assert "demo │ 3 │ 20240104T00" in dacycle("status", "--check")
+    assert "demo 3 of 3 20240104T00" in dacycle("status", "--check")
     log = dacycle("log", "demo", "--last", "2")
-    assert "20240104T00 │ ok" in log
+    assert "20240104T00 ok" in log
     assert "20240103T12" not in log
 
 
@@ -124,13 +124,14 @@ def test_fork_and_rewind(place):
     ("arguments", "expected"),
     [
         (["hindcast", "nothing.yaml"], "nothing.yaml: there is no such file (an experiment is expected)"),
-        (["status", "--archive", "nowhere"], "nowhere is not an archive"),
+        (["status", "--archive", "nowhere"], "no archive at nowhere; give --archive or set DACYCLE_ARCHIVE"),
         (["log", "dome"], "no experiment 'dome' here (there are: demo)"),
         (["fork", "demo", "other"], "'demo' is not EXPERIMENT@TIME"),
         (["fork", "demo@20240103T12", "demo"], "demo.yaml exists"),
         (["fork", "demo@20240103T12", "x", "--set", "sede=2"], "sede: unknown key; did you mean seed?"),
         (["fork", "demo@20240103T12", "x", "--set", "deny=[a"], "is not a YAML value"),
-        (["rewind", "demo", "yesterday-ish", "--yes"], "is not a time; write it as 2024-01-04, 2024-01-04T06"),
+        (["fork", "demo@20240103T12", "x", "--set", "deny=olr"], "deny: a list is expected, such as [olr]"),
+        (["rewind", "demo", "yesterday-ish", "--yes"], "is not a time; write it as 2024-01-04"),
         (["hindcast", "demo.yaml", "--until", "20240104T01"], "cycles are at 00, 06, 12 and 18 UTC"),
     ],
 )

@@ -1,5 +1,6 @@
 """The report: one page that needs no other file, and names what is missing."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -310,7 +311,7 @@ def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
     drift = shell.invoke(app, ["drift", "run", *archive])
     assert drift.exit_code == 0, drift.output
     assert "z500" in drift.output
-    report = shell.invoke(app, ["report", "run", *archive, "--output", str(tmp_path / "r.html")])
+    report = shell.invoke(app, ["report", "run", *archive, "--out", str(tmp_path / "r.html")])
     assert report.exit_code == 0, report.output
     assert (tmp_path / "r.html").stat().st_size > 1e5
     picture = tmp_path / "errors.svg"
@@ -328,6 +329,8 @@ def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
     compared = shell.invoke(app, ["compare", "run", "better", *archive], env={"COLUMNS": "160"})
     assert compared.exit_code == 0, compared.output
     assert "run too short" in compared.output
+    assert "msl (hPa)" in compared.output
+    assert "q700 (g/kg)" in compared.output
     assert len(read_scores(run)) > 0
 
 
@@ -342,12 +345,9 @@ def test_scores_of_two_runs_stand_side_by_side(run, tmp_path):
         "better",
         "--picture",
         str(picture),
+        "--json",
     ]
-    printed = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "160"}).stdout
-    names, values = (
-        [cell.strip() for cell in re.split("[┃│]", next(x for x in printed.splitlines() if word in x)) if cell.strip()]
-        for word in ("channel", "z500")
-    )
-    errors = dict(zip(names, values, strict=True))
-    assert float(errors["better"]) < float(errors["analysis"]) < float(errors["free run"])
+    printed = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+    errors = next(row["runs"] for row in json.loads(printed)["rmse"] if row["channel"] == "z500")
+    assert errors["better"] < errors["analysis"] < errors["free run"]
     assert "better" in picture.read_text()
