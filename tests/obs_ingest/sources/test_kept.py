@@ -250,3 +250,16 @@ def test_two_processes_at_once(tmp_path):
     one, two, three = map(pd.read_pickle, tables)
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     pd.testing.assert_frame_equal(one, three, check_exact=True)
+
+
+def test_a_measurement_keeps_nothing_and_uses_nothing(tmp_path):
+    path, counted = tmp_path / "a", Counted()
+    path.write_bytes(b"abc")
+    with module.anew():
+        counted(path), counted(path)
+    assert not entries()
+    counted(path)
+    assert counted.made == 3
+    with module.anew():
+        counted(path)
+    assert counted.made == 4
