@@ -141,7 +141,13 @@ def with_dates(dataset: xr.Dataset, source: str) -> xr.Dataset:
             what = f"{name} is in the calendar {calendar!r}, which has other days than observations and models here"
             raise StateError(f"{source}: {what}; give states of the standard calendar")
         with reading(f"{source}: {name} in {unit!r} (convert it, e.g. by `cdo {_CDO} IN OUT`)", StateError):
-            dates = xr.conventions.decode_cf_variable(str(name), variable, decode_timedelta=False).load()
+            try:
+                dates = xr.conventions.decode_cf_variable(str(name), variable, decode_timedelta=False).load()
+            except (ValueError, OverflowError) as problem:  # whose advice is for programmers
+                raise StateError(
+                    f"{source}: {name} in {unit!r} holds no dates that are known here; convert it, e.g. by "
+                    f"`cdo {_CDO} IN OUT`"
+                ) from problem
         if not np.issubdtype(dates.dtype, np.datetime64):
             raise StateError(f"{source}: {name} in {unit!r} is before 1678; convert it, e.g. by `cdo {_CDO} IN OUT`")
         dataset = dataset.assign_coords({name: dates}) if name in dataset.coords else dataset.assign({name: dates})

@@ -24,10 +24,19 @@ def test_a_right_file_passes_and_damage_is_named(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[100:900] = bytes(800)
     path.write_bytes(content)
-    with pytest.raises(DacycleError, match=r"x\.nc: is damaged, HDF5 cannot read it: \w+"):
+    with pytest.raises(DacycleError, match=r"x\.nc: as HDF5: cannot be read: \w+"):
         check_hdf5(path, DacycleError)
     make(path)
     check_hdf5(path, DacycleError)
+
+
+def test_the_checking_process_is_started_again_when_it_has_ended(tmp_path: Path) -> None:
+    check_hdf5(make(tmp_path / "a.nc"), DacycleError)
+    process = hdf5._checker._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    check_hdf5(make(tmp_path / "b.nc"), DacycleError)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

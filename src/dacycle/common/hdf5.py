@@ -53,7 +53,7 @@ class _Checker:
     def check(self, path: str) -> str:
         """Return what is wrong with a file; empty if nothing is."""
         with self._lock:
-            if self._process is None:
+            if self._process is None or self._process.poll() is not None:
                 command = [sys.executable, "-P", str(Path(__file__).resolve())]
                 pipe = subprocess.PIPE
                 self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
@@ -95,9 +95,11 @@ def _problems(paths: Iterator[str]) -> Iterator[str]:
         try:
             with h5py.File(json.loads(line)) as file:
                 file.visititems(visit)
-            yield ""
+            complaint = ""
         except Exception as problem:  # noqa: BLE001 whatever h5py raises on damaged bytes
-            yield f"is damaged, HDF5 cannot read it: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}"
+            complaint = f"as HDF5: cannot be read: {type(problem).__name__}: {str(problem)[:200]}"
+        signal.alarm(0)
+        yield complaint
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def test_other_channels_other_kinds_and_damaged_files_are_refused(file: Path, tm
     for name, message in {
         "fewer.nc": "channels",
         "unmarked.nc": "not a background error file",
-        "damaged.nc": "not a readable netCDF file",
+        "damaged.nc": "damaged.nc: cannot be read",
         "model.pkl": "ends in one of",
     }.items():
         with pytest.raises(AssimilatorError, match=message) as caught:

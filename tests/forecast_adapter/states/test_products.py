@@ -422,7 +422,7 @@ class TestBadFiles:
     def test_truncated_netcdf(self, tmp_path: Path) -> None:
         made_dataset(0).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
         (tmp_path / "b.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:3000])
-        refused(tmp_path / "b.nc", "as netCDF: cannot be read")
+        refused(tmp_path / "b.nc", "as HDF5: cannot be read")
         source = open_states(tmp_path)  # the whole file is still good
         same(source.state(START), made_state())
         assert "cannot be read" in source.left_out["b.nc"]

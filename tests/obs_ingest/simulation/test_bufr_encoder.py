@@ -10,6 +10,7 @@ from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.quality.control import withhold
 from dacycle.obs_ingest.simulation.bufr_encoder import BULLETIN, encode_synops, encode_temps
 from dacycle.obs_ingest.sources.base import build_source
+from dacycle.obs_ingest.sources.bufr import decoder
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
 from tests.obs_ingest.helpers import TIME, observations
@@ -244,5 +245,6 @@ def test_a_message_is_decoded_once_by_a_process(stations, monkeypatch, tmp_path)
     damaged = bytearray(path.read_bytes())
     damaged[200] ^= 0xFF
     other.write_bytes(bytes(damaged))
+    decoder.stop()
     with pytest.raises(SystemExit, match="a process was started"):
         read(other, "synop_bufr")
