@@ -139,7 +139,8 @@ def _draw(experiment: Experiment, name: str, progress: Progress) -> None:
 
     specs = {f"drawing {spec['name']}": spec for spec in (s.model_dump(mode="json") for s in experiment.observations)}
     progress(name, 0, 1)
-    times = experiment.times().values.astype("datetime64[h]")
+    # of the whole period: files of a shorter one would be refused when more days are run
+    times = load_experiment(Path("demo.yaml")).times().values.astype("datetime64[h]")
     simulate(specs[name], load_world(experiment.world), experiment.seed, times)
     progress(name, 1, 1)
 

@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
 
 
 @pytest.mark.slow
-def test_the_demonstration_runs_in_any_folder_and_goes_on(tmp_path: Path) -> None:
+def test_the_demonstration_runs_in_any_folder(tmp_path: Path) -> None:
     def demo(*options: str) -> str:
         command = [*COMMAND, "demo", "mine", *options]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
@@ -29,7 +29,6 @@ def test_the_demonstration_runs_in_any_folder_and_goes_on(tmp_path: Path) -> Non
     branch = open_experiment(tmp_path / "mine/archive", "demo")
     assert len(branch.times) == 7
     assert {record.status for record in branch.records} <= {"cold_start", "ok"}
-    assert "demo: 6 of 9" in demo("--days", "2")
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)

@@ -11,7 +11,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 SHORT = {"20240111T00": "20240104T12"}
 """Times of the tutorial, and those that take their place in one day of cycles."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.trial
 
 
 def dacycle(folder: Path, *words: str) -> str:
