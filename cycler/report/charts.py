@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dacycle.cycler.report import style
 
-__all__ = ["Area", "Chart", "Figure", "Line", "Panel"]
+__all__ = ["Area", "Chart", "Figure", "Line", "Panel", "line_path"]
 
 _TOP, _RIGHT, _BOTTOM = 22.0, 8.0, 19.0
 _LETTER = 5.9  # mean width of a letter at the size of the text on axes
@@ -226,7 +226,7 @@ class Chart:
             x, y = np.repeat(x, 2)[1:-1], np.repeat(y, 2)
         # A value far outside the limits is drawn just outside, as drawing programs refuse huge numbers.
         across, down = frame.x(x), np.clip(frame.y(y), _TOP - 40, self.size_[1] + 40)
-        yield f'<path class="l" style="{_stroke(line.colour)}" d="{_path(across, down)}"/>'
+        yield f'<path class="l" style="{_stroke(line.colour)}" d="{line_path(across, down)}"/>'
         if line.dots or len(x) == 1:
             dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(across, down, strict=True) if np.isfinite(b))
             yield f'<path class="d" style="stroke:{_colour(line.colour)}" d="{dots}"/>'
@@ -436,10 +436,10 @@ def _day(time: pd.Timestamp) -> float:
 def _outline(frame: _Frame, area: Area) -> str:
     x = np.concatenate([_numbers(area.x), _numbers(area.x)[::-1]])
     y = np.concatenate([np.asarray(area.upper, float), np.asarray(area.lower, float)[::-1]])
-    return _path(frame.x(x), frame.y(y))
+    return line_path(frame.x(x), frame.y(y))
 
 
-def _path(x: NDArray, y: NDArray) -> str:
+def line_path(x: NDArray, y: NDArray) -> str:
     """Return a path through points; it is broken where a value is not finite."""
     parts, down = [], False
     for a, b in zip(x.tolist(), y.tolist(), strict=True):

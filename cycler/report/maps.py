@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from dacycle.cycler.report import style
-from dacycle.cycler.report.charts import Figure
+from dacycle.cycler.report.charts import Figure, line_path
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
 
@@ -90,20 +90,12 @@ class _Map:
 
 def coast_definition() -> Markup:
     """Return the coasts and the rim of the globe, which a page defines once and every map refers to."""
-    x, y = _place(*equal_earth(*coastlines()))
-    down, parts = False, []
-    for a, b in zip(x.tolist(), y.tolist(), strict=True):
-        if not np.isfinite(a):
-            down = False
-            continue
-        parts.append(f"{'L' if down else 'M'}{a:.1f} {b:.1f}")
-        down = True
     rim = np.linspace(-90, 90, 61)
     edge = _place(*equal_earth(np.concatenate([0 * rim - 180, 0 * rim + 180]), np.concatenate([rim, rim[::-1]])))
     around = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(*edge, strict=True))
     return Markup(
         '<svg aria-hidden="true" class="definitions"><defs><g id="coasts">'
-        f'<path class="coast" d="{"".join(parts)}"/><path class="rim" d="M{around}Z"/></g></defs></svg>'
+        f'<path class="coast" d="{line_path(*_place(*equal_earth(*coastlines())))}"/><path class="rim" d="M{around}Z"/></g></defs></svg>'
     )
 
 

@@ -13,6 +13,7 @@ import eccodes
 import numpy as np
 from numpy.typing import NDArray
 
+from dacycle.common.damage import check_grib
 from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import StateError
@@ -79,6 +80,7 @@ def locations(path: Path) -> Iterator[tuple[Location, int]]:
         StateError: the file cannot be read, is truncated, or holds no field.
     """
     offset, number, count = -1, 0, 0
+    check_grib(path, StateError)
     with reading(path, StateError):
         file = path.open("rb")
     with file, _multi_field_support(file):
@@ -154,7 +156,8 @@ def on_points(message: int, label: str, unit: str) -> tuple[NDArray[np.float64],
     Raises:
         StateError: the field cannot be decoded, lacks values, is in another unit, or its places cannot be told.
     """
-    return *_places(message, label), _values(message, label, unit)
+    latitude, longitude = _places(message, label)
+    return latitude, longitude, _values(message, label, unit, len(latitude))
 
 
 def on_grid(message: int, label: str, unit: str) -> tuple[Grid, NDArray[np.float32]]:
@@ -163,11 +166,11 @@ def on_grid(message: int, label: str, unit: str) -> tuple[Grid, NDArray[np.float
     Args and errors as of `on_points`; StateError also where the grid is not global, or not of rows and columns.
     """
     grid, order = rows_and_columns(message, label)
-    return grid, _values(message, label, unit)[order].reshape(grid.shape)
+    return grid, _values(message, label, unit, len(order))[order].reshape(grid.shape)
 
 
-def _values(message: int, label: str, unit: str) -> NDArray[np.float32]:
-    """Return the values (n,) of a field in the order of the file."""
+def _values(message: int, label: str, unit: str, size: int) -> NDArray[np.float32]:
+    """Return the values (size,) of a field in the order of the file."""
     with reading(f"{label}: the file is corrupt, fetch it again", StateError):
         stated, missing = eccodes.codes_get(message, "units"), eccodes.codes_get(message, "numberOfMissing")
         values = eccodes.codes_get_values(message)
@@ -175,6 +178,8 @@ def _values(message: int, label: str, unit: str) -> NDArray[np.float32]:
         raise StateError(f"{label} is in {stated!r}, not in {unit!r}")
     if missing:
         raise StateError(f"{label} has {missing} missing values; a state needs every point")
+    if len(values) != size:
+        raise StateError(f"{label} has {len(values)} values on a grid of {size} points; fetch it again")
     return values.astype(np.float32)
 
 

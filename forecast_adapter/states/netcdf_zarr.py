@@ -18,8 +18,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.sync import sync
 
+from dacycle.common.damage import check_hdf5
 from dacycle.common.foreign import reading
-from dacycle.common.hdf5 import check_hdf5
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, Channel, index
 from dacycle.forecast_adapter.state import StateError, as_hour
 from dacycle.forecast_adapter.states.blosc import use_checked_blosc

@@ -18,8 +18,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from xarray.coders import CFDatetimeCoder
 
+from dacycle.common.damage import check_hdf5
 from dacycle.common.foreign import reading
-from dacycle.common.hdf5 import check_hdf5
 from dacycle.obs_ingest.sources.kept import kept
 from dacycle.obs_ingest.table import ObservationError, is_position, site_names
 
@@ -148,7 +148,7 @@ def _described(path: Path, wanted: Wanted) -> Fields:
             raise ObservationError(f"{path}: latitude or longitude of {name} is not in degrees, or missing")
         _check_method(data, time, wanted, path)
         start, end = _periods(dataset, data, time, wanted, path)
-        units = wanted.units or data.attrs.get("units")
+        units = wanted.units or str(data.attrs.get("units", ""))
         return Fields(path, name, units, start, end, dims, rows, columns)
 
 
