@@ -90,12 +90,12 @@ class _Map:
 
 def coast_definition() -> Markup:
     """Return the coasts and the rim of the globe, which a page defines once and every map refers to."""
-    rim = np.linspace(-90, 90, 61)
+    coast, rim = line_path(*_place(*equal_earth(*coastlines()))), np.linspace(-90, 90, 61)
     edge = _place(*equal_earth(np.concatenate([0 * rim - 180, 0 * rim + 180]), np.concatenate([rim, rim[::-1]])))
     around = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(*edge, strict=True))
     return Markup(
         '<svg aria-hidden="true" class="definitions"><defs><g id="coasts">'
-        f'<path class="coast" d="{line_path(*_place(*equal_earth(*coastlines())))}"/><path class="rim" d="M{around}Z"/></g></defs></svg>'
+        f'<path class="coast" d="{coast}"/><path class="rim" d="M{around}Z"/></g></defs></svg>'
     )
 
 
