@@ -108,6 +108,20 @@ def _write_cutoff(value: pd.Timedelta | None) -> str:
     return "none" if value is None else _write_duration(value)
 
 
+def _read_frames(value: object) -> object:
+    """Return the share of the increment that the older frame gets; None for `newest`."""
+    share = {"newest": None, "both": 1.0}.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, Mapping) and list(value) == ["both"]:
+        share = value["both"]
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
+        raise ValueError("frames is newest, both, or {both: SHARE} with a share of the increment above 0, at most 1")
+    return share
+
+
+def _write_frames(share: float | None) -> Any:
+    return None if share is None else "both" if share == 1 else {"both": share}
+
+
 def _normalise_path(value: object) -> object:
     """Return a path in its shortest form; leave a URL as it is."""
     return str(Path(value)) if isinstance(value, str | Path) and "://" not in str(value) else value
@@ -116,6 +130,7 @@ def _normalise_path(value: object) -> object:
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_cycle_time), PlainSerializer(_write_time)]
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
+Frames = Annotated[float | None, BeforeValidator(_read_frames), PlainSerializer(_write_frames)]
 Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
 PathOrUrl = Annotated[str, BeforeValidator(_normalise_path)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -301,6 +316,9 @@ class Experiment(Strict):
     """The forecast model: a name that `dacycle models` lists, or an ONNX file."""
     unpaired_model: Literal[True] | None = None
     """Run a model that was made for another world or kind of reference; every record says so."""
+    frames: Frames = Field(default=None, description="newest, both, or {both: SHARE}")
+    """Which frames of the next forecast get the increment: the newest one, or both, the older one a share of it;
+    default: newest. `dacycle models MODEL` says what the model needs."""
     assimilator: str
     """The assimilation method: a name that `dacycle models` lists, `3dvar` and the like, a file, or `none`."""
     assimilation_grid: str | None = None

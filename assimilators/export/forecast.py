@@ -16,10 +16,10 @@ from dacycle.assimilators.export.parity import check_parity, training_metadata
 from dacycle.assimilators.judging.forecast_scores import (
     ForecastScores,
     FreeRunScores,
-    increment_growth,
     run_freely,
     score_forecasts,
 )
+from dacycle.assimilators.judging.increments import IncrementTest, run_increment_test
 from dacycle.assimilators.training.forecast_run import read_forecast_run
 from dacycle.assimilators.training.recipe import ForecastRecipe
 from dacycle.common.files import whole, write_whole
@@ -74,9 +74,10 @@ def export_forecast(run: Path, out: Path, data: str | None = None) -> Path:
         scores = score_forecasts(model, reference, world.climatology, times, STARTS)
         logger.info("60 days without analyses")
         free = run_freely(model, reference, world.climatology, world.statistics, times)
-        growth = increment_growth(model, reference, times)
-        write_metadata(temporary, {**about, "scores": scores.as_dict()})
-    card = _card(recipe, record, OnnxForecastModel(out), scores, free, growth, world, year)
+        logger.info("increments in one frame and in both")
+        test = run_increment_test(model, *_pairs(reference, times))
+        write_metadata(temporary, {**about, "scores": scores.as_dict(), "increments": test.as_dict()})
+    card = _card(recipe, record, OnnxForecastModel(out), scores, free, test, world, year)
     write_whole(out.with_suffix(".md"), card.encode())
     return out
 
@@ -107,6 +108,13 @@ def _samples(reference: Reference, times: NDArray[np.datetime64]) -> NDArray[np.
     return np.concatenate([real, odd.astype(np.float32), np.zeros_like(real[:1])])
 
 
+def _pairs(reference: Reference, times: NDArray[np.datetime64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the two frames (12, 69, H, W) of starts spread over the year."""
+    chosen = np.linspace(1, len(times) - 1, 12).astype(int)
+    previous, current = (np.stack([reference.array(times[k - lag]) for k in chosen]) for lag in (1, 0))
+    return previous, current
+
+
 def _metadata(recipe: ForecastRecipe, record: dict[str, Any], difference: float, channel: str) -> dict[str, Any]:
     return forecast_metadata(
         recipe.name,
@@ -127,7 +135,7 @@ def _card(
     model: OnnxForecastModel,
     scores: ForecastScores,
     free: FreeRunScores,
-    growth: dict[int, float],
+    test: IncrementTest,
     world: World,
     year: str,
 ) -> str:
@@ -173,8 +181,9 @@ def _card(
         "",
         "## After an analysis",
         "",
-        "An increment in the newer frame alone has these shares of its size: "
-        + ", ".join(f"{share:.2f} after {lead} h" for lead, share in growth.items())
+        test.sentence,
+        "A small perturbation of both frames doubles in these times, by zonal wave number: "
+        + ", ".join(f"{band}: {days:.1f} days" for band, days in test.doubling_days.items())
         + ".",
         "",
         f"## {free.days} days without analyses",

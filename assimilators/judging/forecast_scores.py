@@ -16,7 +16,7 @@ from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import Climatology
 
-__all__ = ["JUDGED_LEADS", "ForecastScores", "FreeRunScores", "increment_growth", "run_freely", "score_forecasts"]
+__all__ = ["JUDGED_LEADS", "ForecastScores", "FreeRunScores", "run_freely", "score_forecasts"]
 
 JUDGED_LEADS = (6, 24, 48, 72, 120, 168, 240)
 """Hours at which forecasts are judged."""
@@ -158,28 +158,6 @@ def run_freely(
         {name: float(value) for name, value in zip(HEADLINE, mean, strict=True)},
         largest,
     )
-
-
-def increment_growth(
-    model: ForecastModel, reference: Reference, times: NDArray[np.datetime64], days: int = 10, starts: int = 12
-) -> dict[int, float]:
-    """Return the relative size, after 6 and 24 h, of an increment in the newer frame alone, as after an analysis.
-
-    The increments are 0.2 of the difference from the state `days` later. Sizes are root-mean-square differences from
-    the forecast without the increment, divided by the increment's own size, averaged over the headline channels. Values
-    near 1 are right; well above 1, the model mistakes the increment for a tendency.
-    """
-    headline, later = [index(name) for name in HEADLINE], 24 // STEP_HOURS * days
-    chosen = np.linspace(1, len(times) - 1 - later, starts).astype(int)
-    previous, current = _frames(reference, times, chosen - 1), _frames(reference, times, chosen)
-    increment = np.float32(0.2) * (_frames(reference, times, chosen + later) - current)
-    pairs = zip(model.forecast(previous, current, 4), model.forecast(previous, current + increment, 4), strict=True)
-
-    def size(field: NDArray[np.floating]) -> NDArray[np.float64]:
-        return np.sqrt((np.square(field[:, headline], dtype=np.float64) * model.grid.weights).mean((0, 2, 3)))
-
-    left = {STEP_HOURS * step: size(moved - unmoved) for step, (unmoved, moved) in enumerate(pairs, 1)}
-    return {lead: float((left[lead] / size(increment)).mean()) for lead in (6, 24)}
 
 
 def _frames(reference: Reference, times: NDArray[np.datetime64], where: NDArray[np.intp]) -> NDArray[np.float32]:

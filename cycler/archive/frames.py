@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.experiment import STEP
+from dacycle.forecast_adapter.models.frames import older_frame
 
 __all__ = ["StoredFrames"]
 
@@ -31,6 +32,21 @@ class StoredFrames:
             values = self._branch.frame(time)
             self._frames = {t: frame for t, frame in self._frames.items() if t >= time - STEP} | {time: values}
         return self._frames[time]
+
+    def pair(self, time: pd.Timestamp) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the two frames (69, H, W) that a forecast from the analysis at `time` starts from, the older first.
+
+        The older one is the analysis 6 h before, with the share of the increment at `time` that the experiment's
+        `frames` says. The two frames of a cold start are as they were given.
+
+        Raises:
+            ArchiveError: as `frame`.
+        """
+        older, newer = self.frame(time - STEP), self.frame(time)
+        share = self._branch.experiment.frames
+        if share is None or time <= self._branch.times[1]:
+            return older, newer
+        return older_frame(older, self._branch.state("background", time).values, newer, share), newer
 
     def before(self, time: pd.Timestamp, count: int) -> list[NDArray[np.float32]]:
         """Return the analyses (69, H, W) before `time`, every 6 h, oldest first.

@@ -231,7 +231,7 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     """
     inputs, watch = run.inputs, Stopwatch()
     with watch("read"):
-        before, previous = run.frames.frame(time - 2 * STEP), run.frames.frame(time - STEP)
+        before, previous = run.frames.pair(time - STEP)
     with watch("background"), _stopping(run, time):
         background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
     past = run.writer.recent_records(PAST)

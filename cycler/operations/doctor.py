@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -77,6 +77,7 @@ def check_experiment(path: Path, archive: Path) -> Iterator[Finding]:
     yield Finding("experiment", "ok", f"{experiment.name}, digest {experiment.digest[:12]}")
     yield _world(experiment, inputs.world.folder, inputs.world.reference.times)
     yield _model(inputs)
+    yield _frames(inputs)
     yield _assimilator(inputs)
     yield _ledger(experiment, archive, inputs.digests)
     yield from _sources(inputs)
@@ -145,6 +146,24 @@ def _model(inputs: Inputs) -> Finding:
     if inputs.mismatch:
         return Finding("model", "warning", f"{text}; {inputs.mismatch}", "scores are not those of the model")
     return Finding("model", "ok", text)
+
+
+def _frames(inputs: Inputs) -> Finding:
+    """Compare the experiment's `frames` with what the model's increment test found."""
+    found: dict[str, Any] | None = getattr(inputs.model, "increments", None)
+    asked, name = inputs.experiment.frames, inputs.model.name
+    if found is None and getattr(inputs.model, "metadata", None):
+        return Finding("frames", "ok", f"{name} holds no increment test; its card says what becomes of an increment")
+    if found is None:
+        remedy = f"`dacycle models {name} --increment-test STATE` tries it, with two states of this world"
+        return Finding("frames", "warning", f"it is not known what {name} makes of an increment", remedy)
+    needed = found["frames"]
+    if (asked is None) == (needed == "newest"):
+        return Finding("frames", "ok", f"{needed}, as the increment test of {name} found")
+    text = (
+        f"the increment test of {name} found `{needed}`, the experiment has `{'newest' if asked is None else 'both'}`"
+    )
+    return Finding("frames", "warning", text, f"say `frames: {needed}` in the experiment")
 
 
 def _assimilator(inputs: Inputs) -> Finding:

@@ -27,6 +27,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.cycler.archive.branches import ArchiveError, Branch
+from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import STEP, cycle_id, parse_donor
 from dacycle.cycler.verification.cycles import fingerprint
@@ -263,7 +264,7 @@ def _forecast(
     """Run the model from the analyses and, where it is there, from the reference; return headline fields and scores."""
     times = [np.datetime64(start - STEP, "h"), np.datetime64(start, "h")]
     stored_leads, verifiable = leads(branch), _verifiable(branch, world, start)
-    previous, current = (branch.state("analysis", pd.Timestamp(time)).values for time in times)
+    previous, current = StoredFrames(branch).pair(start)
     headline, fields = [index(name) for name in HEADLINE], []
 
     def states() -> Iterator[tuple[int, dict[str, NDArray]]]:

@@ -97,6 +97,7 @@ class OnnxForecastModel:
 
     Attributes:
         metadata: all metadata of the file; empty for a registered network.
+        increments: what the increment test found (`assimilators.judging.increments`); None where it has not been run.
         session: the open network.
         scaling: converts between SI and the network's units.
         batch: most states in one call; more states take several calls.
@@ -116,8 +117,10 @@ class OnnxForecastModel:
             template = forecast_metadata("", "", "", "")
             described = OnnxFile(self.path, self.session, template, ("channels", "step_hours"), _REMEDY)
             self.metadata, self.grid = described.metadata, described.grid
+            self.increments: dict[str, Any] | None = self.metadata.get("increments")
         else:
             described, self.grid = registration, _named_grid(self.path, registration.grid)
+            self.increments = registration.increments
         self.name, self.world, self.digest = described.name, described.world, described.digest
         self.scaling = Scaling(registration.statistics if registration else None)
         signature = read_signature(self.path, self.session)

@@ -6,19 +6,21 @@ it:
 * model.yaml: where it is, the SHA-256 of all its files, its grid, and the kind of states it was made for
 * statistics.nc: the statistics that normalise its frames
 * card.md: the same for people, with the licence
+* increments.json: what `dacycle models NAME --increment-test` found, once it has been run
 """
 
 import hashlib
+import json
 import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dacycle.common.configuration import Strict, read_checked, write_yaml
-from dacycle.common.files import whole
+from dacycle.common.files import whole, write_whole
 from dacycle.common.foreign import reading
 from dacycle.common.settings import read_settings
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
@@ -99,6 +101,21 @@ class Registration:
     def card(self) -> Path:
         """The file for people."""
         return self.folder / "card.md"
+
+    @property
+    def increments(self) -> dict[str, Any] | None:
+        """What the increment test found; None where it has not been run, or with another file of the network."""
+        path = self.folder / "increments.json"
+        if not path.is_file():
+            return None
+        with reading(f"{path}: run `dacycle models {self.name} --increment-test STATE` again", ModelFileError):
+            found: dict[str, Any] = json.loads(path.read_bytes())
+        return found if found["digest"] == self.digest else None
+
+    def keep_increments(self, found: dict[str, Any]) -> None:
+        """Keep what the increment test found beside the description."""
+        content = json.dumps({"digest": self.digest, **found}, indent=1)
+        write_whole(self.folder / "increments.json", content.encode())
 
     @property
     def size(self) -> int:

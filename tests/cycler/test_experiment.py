@@ -140,6 +140,17 @@ def test_a_key_that_is_not_used_leaves_the_digest_as_it_was_before_the_key_exist
     assert load_experiment(Path(__file__).parents[2] / "deploy/experiments/three-months.yaml").digest == digest
 
 
+def test_frames_are_the_newest_or_both_with_a_share():
+    assert parse_experiment(f"{GOOD}frames: newest\n", "a.yaml").digest == parse_experiment(GOOD, "a.yaml").digest
+    for text, share in (("both", 1.0), ("{both: 0.5}", 0.5)):
+        experiment = parse_experiment(f"{GOOD}frames: {text}\n", "a.yaml")
+        assert experiment.frames == share
+        assert parse_experiment(write_experiment(experiment.as_dict()), "copy.yaml") == experiment
+    for text in ("older", "{both: 0}", "{both: 1.5}", "{newest: 1}", "true"):
+        with pytest.raises(ExperimentError, match=r"a.yaml:\d+: frames: .*newest, both"):
+            parse_experiment(f"{GOOD}frames: {text}\n", "a.yaml")
+
+
 def test_errors_from_a_file_are_frozen_with_the_experiment(tmp_path):
     path = tmp_path / "errors.yaml"
     path.write_text("t2m: {representativeness: 1}\nstations:u10: {instrument: 0.5}\n")

@@ -6,19 +6,26 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from typer.core import TyperGroup
 
 from dacycle.assimilators.base import current_name, packaged_assimilators
+from dacycle.assimilators.judging.increments import run_increment_test
 from dacycle.common.foreign import read_text
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_card, print_json
+from dacycle.forecast_adapter.channels import GROUPS
+from dacycle.forecast_adapter.grid import Grid as StateGrid
 from dacycle.forecast_adapter.models import registry
 from dacycle.forecast_adapter.models.double import add_double
 from dacycle.forecast_adapter.models.fengwu import LICENCE, RELEASES
 from dacycle.forecast_adapter.models.half import add_half
-from dacycle.forecast_adapter.models.model import ModelFileError, model_files
+from dacycle.forecast_adapter.models.model import ModelFileError, load_model, model_files
 from dacycle.forecast_adapter.models.onnxfile import digest, read_metadata
 from dacycle.forecast_adapter.models.registry import Registration, registered_models
+from dacycle.forecast_adapter.state import STEP, StateError
+from dacycle.forecast_adapter.states.products import open_states
 from dacycle.obs_ingest.operators.learned import operator_files
 
 __all__ = ["app"]
@@ -109,11 +116,23 @@ def _print_models(models: list[dict[str, Any]], absent: list[str]) -> None:
 @group.command()
 def show(
     name: Annotated[str, typer.Argument(help="A packaged or added model, assimilator or operator, or a file.")],
+    increment_test: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATE",
+            help="Measure what a forecast model makes of an increment, from states in this file, folder or store.",
+        ),
+    ] = None,
 ) -> None:
     """Show a card, or how to get a missing model of FengWu.
 
     Example: dacycle models show fengwu-v1
+
+    Example: dacycle models fengwu-v1 --increment-test era5.zarr
     """
+    if increment_test is not None:
+        _test_increments(name, increment_test)
+        return
     packaged, added = _packaged(), registered_models()
     name = current_name(name)
     if name in added:
@@ -134,6 +153,34 @@ def show(
     if not card.exists():
         raise ModelFileError(f"{path}: the model is sound, but its card {card.name} is missing")
     print_card(read_text(card, ModelFileError))
+
+
+def _test_increments(name: str, states: str) -> None:
+    """Run the increment test from up to four pairs of states, print it, and keep what it found of an added model."""
+    model = load_model(name)
+    previous, current = _pairs_of_states(states, model.grid)
+    found = run_increment_test(model, previous, current)
+    table = new_table("in the frames", "after", numbers=tuple(GROUPS), title=f"{model.name}: size of an increment left")
+    for setting, by_lead in found.sizes.items():
+        for lead, sizes in by_lead.items():
+            table.add_row(setting, f"{lead} h", *(f"{sizes[group]:.2f}" for group in GROUPS))
+    console.print(table, markup=False)
+    doubling = ", ".join(f"{band}: {days:.1f} days" for band, days in found.doubling_days.items())
+    console.print(f"small perturbations double in, by zonal wave number: {doubling}", soft_wrap=True)
+    console.print(f"experiments with {model.name} take `frames: {found.frames}`", soft_wrap=True)
+    if name in registered_models():
+        registry.registered(name).keep_increments(found.as_dict())
+
+
+def _pairs_of_states(states: str, grid: StateGrid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the two frames (n, 69, H, W) of up to four starts spread over a product."""
+    source = open_states(states)
+    starts = [time for time in source.times if time - STEP in source and time in source]
+    if not starts:
+        raise StateError(f"{states}: has no two whole states that are 6 h apart; `dacycle states {states}` lists them")
+    chosen = [starts[k] for k in np.unique(np.linspace(0, len(starts) - 1, 4).astype(int))]
+    previous, current = (np.stack([source.state(t - lag, grid).values for t in chosen]) for lag in (STEP, 0 * STEP))
+    return previous, current
 
 
 @group.command()

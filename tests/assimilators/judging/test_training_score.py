@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dacycle.assimilators.judging.forecast_scores import increment_growth, run_freely, score_forecasts
+from dacycle.assimilators.judging.forecast_scores import run_freely, score_forecasts
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import World, load_world
@@ -74,24 +74,3 @@ def test_a_free_run_is_compared_with_the_reference_of_its_last_days(opened: Worl
         assert true.drift[name] == pytest.approx(0, abs=1e-4)
         assert shifted.drift[name] == pytest.approx(2, abs=1e-2)
     assert shifted.largest > true.largest + 1
-
-
-class Momentum:
-    """Repeat the last change times `factor`; 0 is persistence."""
-
-    name, digest = "momentum", ""
-
-    def __init__(self, world: World, factor: float) -> None:
-        self.factor, self.grid, self.world = factor, world.grid, world.name
-
-    def forecast(self, previous: NDArray, current: NDArray, steps: int) -> Iterator[NDArray[np.float32]]:
-        for _ in range(steps):
-            previous, current = current, current + self.factor * (current - previous)
-            yield current
-
-
-def test_an_increment_taken_for_a_tendency_shows_as_growth(opened: World) -> None:
-    carried = increment_growth(Momentum(opened, 0.0), opened.reference, opened.reference.times, days=3, starts=2)
-    assert carried == pytest.approx({6: 1.0, 24: 1.0}, rel=1e-4)
-    enlarged = increment_growth(Momentum(opened, 0.5), opened.reference, opened.reference.times, days=3, starts=2)
-    assert enlarged == pytest.approx({6: 1.5, 24: 1.9375}, rel=1e-3)

@@ -12,7 +12,7 @@ import pytest
 from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cycle.replay import RunStoppedError, due, open_run, run_cycle, run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
-from dacycle.forecast_adapter.channels import index
+from dacycle.forecast_adapter.channels import GROUPS, index
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.quality.background_error import BackgroundError
@@ -43,6 +43,23 @@ def test_the_analysis_is_what_is_cycled(run, world):
         assert (
             np.abs(next(iter(model.forecast(frames[0], fed_back, 1)))[0] - branch.state("background", time)).max() > 0.1
         )
+
+
+@pytest.mark.parametrize(("frames", "share"), [("both", 1.0), ({"both": 0.4}, 0.4)])
+def test_the_older_frame_gets_its_share_of_the_increment_where_the_experiment_says_so(
+    content, tmp_path, world, frames, share
+):
+    experiment = replays.experiment(content | {"frames": frames})
+    run_due_cycles(experiment, Archive(tmp_path / "archive", create=True), limit=2)
+    run_due_cycles(experiment, Archive(tmp_path / "archive"))  # restarted, it goes on from the same two frames
+    branch, model = open_experiment(tmp_path / "archive", "demo"), load_model(world.model)
+    for time in branch.times[2:]:
+        older, newer = (branch.state("analysis", time - lag).values for lag in (2 * STEP, STEP))
+        if time > branch.times[2]:  # the cold start has no increment
+            older = older + np.float32(share) * (newer - branch.state("background", time - STEP).values)
+            older[GROUPS["q"]] = np.maximum(older[GROUPS["q"]], 0)
+        expected = next(iter(model.forecast(older[None], newer[None], 1)))[0]
+        np.testing.assert_array_equal(branch.state("background", time), expected)
 
 
 def test_the_analysis_is_nearer_to_the_truth_and_to_the_observations(run, world):

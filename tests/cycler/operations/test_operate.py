@@ -20,6 +20,7 @@ from dacycle.cycler.experiment import Experiment, load_experiment
 from dacycle.cycler.operations.doctor import Finding, check_experiment, check_installation
 from dacycle.cycler.operations.service import Service
 from dacycle.cycler.verification.drift import read_scores
+from dacycle.forecast_adapter.models.onnxfile import read_metadata, write_metadata
 from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
 from tests.worlds import make_model, register_doubles
 
@@ -73,6 +74,16 @@ def test_doctor_follows_an_experiment_and_its_archive(world, tmp_path: Path) -> 
     assert after.level == "wrong"
     assert "model" in after.text
     assert "20240102T12" in after.text
+
+
+def test_doctor_compares_frames_with_what_the_model_needs(world, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "own.onnx")
+    write_metadata(model, {**read_metadata(model), "increments": {"frames": "both"}})
+    levels = {}
+    for frames in ("newest", "both"):
+        path = write_experiment(tmp_path, world, model=str(model), frames=frames)
+        levels[frames] = one(list(check_experiment(path, tmp_path / "archive")), "frames").level
+    assert levels == {"newest": "warning", "both": "ok"}
 
 
 def test_doctor_says_what_is_wrong_with_an_experiment_and_exits_1(world, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import KINDS, due, fill_in, forecasts, make_forecasts, read_scores, unverified
 from dacycle.forecast_adapter import scores
-from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, index
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference, write_times
 from dacycle.forecast_adapter.worlds.world import load_world
@@ -84,6 +84,17 @@ def test_forecasts_start_from_the_analyses(done, tiny):
         expected = forecast_by_hand(*frames, int(lead) // 6)
         for name in HEADLINE:
             np.testing.assert_allclose(fields[name].sel(lead=lead), expected[index(name)], rtol=2e-5, atol=1e-5)
+
+
+def test_forecasts_take_the_older_frame_as_the_experiment_says(tmp_path, tiny, model):
+    branch = make_run(tmp_path / "archive", tiny, cycles=3, model_digest=model.digest, frames="both")
+    start = list(make_forecasts(branch, tiny, model))[-1]
+    older, newer = (branch.state("analysis", time).values for time in (start - STEP, start))
+    older = older + newer - branch.state("background", start).values
+    older[GROUPS["q"]] = np.maximum(older[GROUPS["q"]], 0)
+    made, expected = forecasts(branch).sel(time=start, lead=12), forecast_by_hand(older, newer, 2)
+    for name in HEADLINE:
+        np.testing.assert_allclose(made[name], expected[index(name)], rtol=2e-5, atol=1e-5)
 
 
 def test_scores_at_the_start_are_the_analysis_errors(done, tiny):

@@ -10,9 +10,13 @@ from dacycle.cycler.cli.models.listing import app
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models import model as models
 from dacycle.forecast_adapter.models.double import write_double
-from dacycle.forecast_adapter.models.model import ModelFileError
+from dacycle.forecast_adapter.models.model import ModelFileError, load_model
 from dacycle.forecast_adapter.models.onnxfile import digest
+from dacycle.forecast_adapter.state import StateError, make_state, to_dataset
+from dacycle.forecast_adapter.worlds.reference import write_times
+from dacycle.forecast_adapter.worlds.world import World
 from tests.conftest import TinyWorld
+from tests.worlds import START
 
 
 @pytest.fixture
@@ -70,6 +74,28 @@ def test_an_added_network_is_listed_shown_and_verified(packaged: Path, tmp_path:
     network.write_bytes(network.read_bytes() + b" ")
     with pytest.raises(ModelFileError, match=r"own\.onnx is not the file that was added"):
         run.invoke(app, ["models", "--verify"], catch_exceptions=False)
+
+
+def test_the_increment_test_is_printed_and_kept_for_an_added_model(packaged: Path, tiny: World) -> None:
+    """The double takes 0.3 of what it moves from the older frame, and loses that share of an increment."""
+    states = str(tiny.folder / "reference")
+    shown = CliRunner().invoke(app, ["models", "stand-in", "--increment-test", states], catch_exceptions=False).stdout
+    assert "frames: both" in " ".join(shown.split())
+    network = packaged.parent / "brought/own.onnx"
+    write_double(network, get_grid("5.625deg"))
+    run = CliRunner()
+    run.invoke(app, ["models", "add", "own", str(network), "--for", "tiny"], catch_exceptions=False)
+    assert load_model("own").increments is None
+    run.invoke(app, ["models", "own", "--increment-test", states], catch_exceptions=False)
+    assert load_model("own").increments["frames"] in ("newest", "both")
+
+
+def test_the_increment_test_needs_two_states(packaged: Path, tiny: World, tmp_path: Path) -> None:
+    write_times(to_dataset(make_state(tiny.reference.array(START), tiny.grid, START)), tmp_path / "one/2024-01-01.nc")
+    with pytest.raises(StateError, match="no two whole states that are 6 h apart"):
+        CliRunner().invoke(
+            app, ["models", "stand-in", "--increment-test", str(tmp_path / "one")], catch_exceptions=False
+        )
 
 
 def test_a_packaged_name_is_not_given_away(packaged: Path, tmp_path: Path) -> None:
