@@ -131,8 +131,8 @@ def grid_of_shape(shape: tuple[int, int]) -> Grid:
 
 def named(grid: Grid) -> Grid:
     """Return the named grid with the same cell centres; raise GridError where there is none."""
-    match = next((candidate for candidate in map(get_grid, _GRIDS) if candidate.matches(grid)), None)
-    if match is None:
+    match = grid_of_shape(grid.shape)
+    if not match.matches(grid):
         raise GridError(
             f"a grid of {grid.shape[0]} x {grid.shape[1]} cells from {grid.latitude[0]:g} N has no name here"
         )

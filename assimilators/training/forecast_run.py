@@ -76,7 +76,7 @@ def read_forecast_run(folder: Path) -> tuple[ForecastRecipe, dict[str, Any], Min
 def forecast_constants(recipe: ForecastRecipe, world: World, years: list[Year]) -> MiniConstants:
     """Return what the network takes from the world and from the training years."""
     statistics = world.statistics
-    climate = world.climatology.coefficients.copy()
+    climate = world.climatology.coefficients[:5].copy()  # its contract has no hour of the day
     climate[0] -= statistics.mean[:, None, None]
     humidity = np.array([channel.variable == "q" for channel in CHANNELS])
     return MiniConstants(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
+import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -148,7 +149,7 @@ class Reference:
         fields = {}
         for short in names:
             name, unit, factor = EXTRA_FIELDS[short]
-            if name not in file.variables:
+            if name not in file:
                 raise ReferenceDataError(f"{self._where[as_hour(time)][0]}: no {name} here")
             values = np.asarray(self._plane(file, name, i, time), np.float32) * np.float32(factor)
             fields[short] = (("latitude", "longitude"), values, {"units": unit})
@@ -162,7 +163,7 @@ class Reference:
     def surface_names(self, time: np.datetime64) -> tuple[str, ...]:
         """Return the names of those `EXTRA_FIELDS` that are there at `time`."""
         file, _ = self._open(time)
-        return tuple(short for short, (name, _, _) in EXTRA_FIELDS.items() if name in file.variables)
+        return tuple(short for short, (name, _, _) in EXTRA_FIELDS.items() if name in file)
 
     def _open(self, time: np.datetime64) -> tuple[Any, int]:
         """Return the open file that holds a time, and the time's position in it."""
@@ -262,7 +263,8 @@ class ProductReference(Reference):
 
 @lru_cache(maxsize=32)
 def _file(path: Path) -> Any:
-    return h5netcdf.File(path, "r")
+    # Not through h5netcdf, which looks up the length of each dimension in the whole file at every read.
+    return h5py.File(path, "r")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 * world.yaml: see `Description`
 * reference/*.nc: states and extra fields by time (see `reference`), where world.yaml names no `states`
 * statistics.nc: mean and standard deviation of each channel over the training years
-* climatology.nc: mean and two annual harmonics of each channel and grid point over the training years
+* climatology.nc: mean, two annual and two daily harmonics of each channel and grid point over the training years
 * static.nc: geopotential_at_surface, land_sea_mask
 """
 
@@ -37,6 +37,8 @@ __all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", 
 
 _YEAR = 365.2425
 _HARMONICS = 2
+_WHOLE_DAYS = 300
+"""Days with a state at 00, 06, 12 and 18 UTC from which a climatology has the hour of the day."""
 
 
 class WorldError(DacycleError, ValueError):
@@ -71,13 +73,23 @@ class Description(Strict):
 
 @dataclass(frozen=True, eq=False)
 class Climatology:
-    """The mean annual cycle: coefficients (5, 69, H, W) of 1, cos, sin, cos 2, sin 2 of the day of the year."""
+    """The mean cycle of the year and, where the training years show it, of the day.
+
+    Attributes:
+        coefficients: (5, 69, H, W) of `annual_basis`, or (14, 69, H, W) of it and `daily_basis`.
+    """
 
     coefficients: NDArray[np.float32]
 
     def at(self, time: np.datetime64) -> NDArray[np.float32]:
         """Return the climatology (69, H, W) in SI units at `time`."""
-        return np.tensordot(annual_basis(np.array([time]))[0], self.coefficients, 1)
+        return np.tensordot(_basis(np.array([time]), len(self.coefficients))[0], self.coefficients, 1)
+
+
+def _basis(times: NDArray, terms: int) -> NDArray[np.float32]:
+    """Return the basis functions (n, terms) of a climatology of 5 or 14 terms."""
+    annual = annual_basis(times)
+    return annual if terms == annual.shape[1] else np.concatenate([annual, daily_basis(times)], axis=1)
 
 
 def annual_basis(times: NDArray) -> NDArray[np.float32]:
@@ -88,6 +100,18 @@ def annual_basis(times: NDArray) -> NDArray[np.float32]:
     for k in range(1, _HARMONICS + 1):
         columns += [np.cos(k * angle), np.sin(k * angle)]
     return np.stack(columns, -1).astype(np.float32)
+
+
+def daily_basis(times: NDArray) -> NDArray[np.float32]:
+    """Return the daily basis functions (n, 9) at `times` (n,), whose size and phase vary with the season.
+
+    They are cos and sin of the 24-h wave and cos of the 12-h wave of the hour (UTC), each times 1, cos and sin of the
+    day of the year. The sine of the 12-h wave is 0 at 00, 06, 12 and 18 UTC.
+    """
+    hours = (times.astype("datetime64[s]") - times.astype("datetime64[D]")).astype(float) / 3600
+    waves = np.stack([f(2 * np.pi * hours / period) for f, period in ((np.cos, 24), (np.sin, 24), (np.cos, 12))], -1)
+    seasons = annual_basis(times)[:, :3]
+    return (waves[:, :, None] * seasons[:, None, :]).reshape(len(times), 9).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +266,9 @@ def build_world(
 
 
 def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Return mean (69,), standard deviation (69,) and harmonics (5, 69, H, W), from one pass over the states."""
-    basis = annual_basis(times).astype(np.float64)
+    """Return mean (69,), standard deviation (69,) and harmonics (5 or 14, 69, H, W), from one pass over the states."""
+    _, counts = np.unique(times.astype("datetime64[D]"), return_counts=True)
+    basis = _basis(times, 14 if (counts == 4).sum() >= _WHOLE_DAYS else 5).astype(np.float64)
     weights = reference.grid.weights / reference.grid.weights.sum()
     first = reference.array(times[0]).astype(np.float64)
     projected, total, square = (

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dacycle.forecast_adapter.channels import index
+from dacycle.forecast_adapter.channels import GROUPS, index
+from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.scores import anomaly_correlation
+from dacycle.forecast_adapter.state import make_state, to_arrays, to_dataset
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError, write_times
-from dacycle.forecast_adapter.worlds.world import WorldError, build_world, load_world
+from dacycle.forecast_adapter.worlds.world import Climatology, World, WorldError, build_world, load_world
 from tests.conftest import TinyWorld
+from tests.worlds import profile
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,57 @@ def test_climatology_follows_the_annual_cycle(nature: Path, tmp_path: Path) -> N
     climatology = load_world(tmp_path / "w").climatology
     summer, winter = (climatology.at(np.datetime64(day))[index("t2m")] for day in ("2024-07-02T00", "2024-01-01T00"))
     np.testing.assert_allclose(winter - summer, 16, atol=0.6)
+
+
+@pytest.fixture(scope="module")
+def with_days(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Build a world from 2022 on a small grid, in which t2m has a year, and a day that is larger in summer."""
+    folder, grid = tmp_path_factory.mktemp("days"), get_grid("6x12")
+    mean, std = profile()
+    generator = np.random.default_rng(5)
+    for start, days in (("2022-01-01T00", 365), ("2023-07-01T00", 12)):
+        times = np.datetime64(start, "h") + 6 * np.arange(4 * days)
+        states = mean[:, None, None] + 0.1 * std[:, None, None] * generator.standard_normal((len(times), 69, 6, 12))
+        states[:, index("t2m")] += warmth(times)[:, None, None]
+        states[:, GROUPS["q"]] = np.maximum(states[:, GROUPS["q"]], 0)
+        first = to_dataset(make_state(states[0].astype(np.float32), grid, times[0]))
+        fields = {name: (first[name].dims, values) for name, values in to_arrays(states.astype(np.float32)).items()}
+        coordinates = {name: first[name] for name in ("level", "latitude", "longitude")}
+        write_times(xr.Dataset(fields, {"time": times, **coordinates}), folder / f"nature/{start[:4]}/{start[:10]}.nc")
+    flat = (("latitude", "longitude"), np.zeros(grid.shape))
+    static = dict.fromkeys(("geopotential_at_surface", "land_sea_mask"), flat)
+    xr.Dataset(static).to_netcdf(folder / "nature/static.nc", engine="h5netcdf")
+    build_world(folder / "nature", folder / "w", "w", [2022], None, "for a test")
+    return load_world(folder / "w")
+
+
+def warmth(times: np.ndarray) -> np.ndarray:
+    """Return what t2m (K) has beyond its mean: 8 K between the seasons, 3 K in a day in winter, 7 K in summer."""
+    day = (times - times.astype("datetime64[Y]")).astype("timedelta64[h]").astype(float) / 24
+    hour = 2 * np.pi * times.astype(int) / 24
+    summer = -np.cos(2 * np.pi * day / 365.2425)
+    return 4 * summer + (2.5 + summer) * np.cos(hour - 3.5) + 0.8 * np.cos(2 * hour)
+
+
+def test_climatology_follows_the_day_as_each_season_has_it(with_days: World) -> None:
+    times = np.datetime64("2023-01-01T00", "h") + 6 * np.arange(0, 1460, 7)
+    found = np.stack([with_days.climatology.at(time)[index("t2m")] for time in times])
+    np.testing.assert_allclose(found.mean((1, 2)) - found.mean(), warmth(times) - warmth(times).mean(), atol=0.1)
+
+
+def test_a_forecast_that_knows_the_usual_day_alone_has_no_skill(with_days: World) -> None:
+    i, correlations = index("t2m"), []
+    of_the_year_alone = Climatology(with_days.climatology.coefficients[:5])
+    for time in with_days.reference.times_of([2023]):
+        truth = with_days.reference.array(time)[i]
+        usual = np.full_like(truth, profile()[0][i] + warmth(np.array([time]))[0])
+        correlations.append([
+            anomaly_correlation(usual[None], truth[None], climatology.at(time)[i][None], with_days.grid)[0, 0]
+            for climatology in (with_days.climatology, of_the_year_alone)
+        ])  # fmt: skip
+    with_hours, without = np.mean(correlations, axis=0)
+    assert abs(with_hours) < 0.2
+    assert without > 0.8
 
 
 def test_training_years_may_not_be_sampled(nature: Path, tmp_path: Path) -> None:
