@@ -24,6 +24,7 @@ __all__ = [
     "TROPOPAUSE_TEMPERATURE",
     "ZERO_CELSIUS",
     "dewpoint",
+    "dewpoint_from_relative_humidity",
     "humidity_from_dewpoint",
     "humidity_from_relative_humidity",
     "saturation_vapour_pressure",
@@ -149,6 +150,16 @@ def dewpoint(humidity: ArrayLike, pressure: ArrayLike, least: float | None = Non
     q = np.asarray(humidity, float)
     moist = q if least is None else np.maximum(q, least)
     ratio = np.log(moist * np.asarray(pressure, float) / (_EPSILON + _ONE_MINUS_EPSILON * q) / _BOLTON_PRESSURE)
+    return ZERO_CELSIUS + _BOLTON_OFFSET * ratio / (_BOLTON_FACTOR - ratio)
+
+
+def dewpoint_from_relative_humidity(relative_humidity: ArrayLike, temperature: ArrayLike) -> NDArray:
+    """Return the dewpoint (K) of air with a relative humidity over water (per cent, above 0) at a temperature (K).
+
+    Vapour pressures are Bolton's, as in `humidity_from_dewpoint`.
+    """
+    celsius = np.asarray(temperature, float) - ZERO_CELSIUS
+    ratio = _BOLTON_FACTOR * celsius / (celsius + _BOLTON_OFFSET) + np.log(np.asarray(relative_humidity, float) / 100)
     return ZERO_CELSIUS + _BOLTON_OFFSET * ratio / (_BOLTON_FACTOR - ratio)
 
 

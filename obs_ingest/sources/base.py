@@ -40,6 +40,7 @@ SOURCES: dict[str, str] = {
     "ghcnh": "sources.text.ghcnh:Ghcnh",
     "metar": "sources.text.metar:Metar",
     "temp_bufr": "sources.bufr.temp:TempBufr",
+    "igra": "sources.text.igra:Igra",
     "olr_netcdf": "sources.netcdf_fields:OlrNetcdf",
     "precipitation_netcdf": "sources.netcdf_fields:PrecipitationNetcdf",
     "table": "sources.ingested:TableFolder",

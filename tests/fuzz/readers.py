@@ -99,6 +99,9 @@ def formats() -> Iterator[Format]:
         partial(_observations, "metar", "2020-10-01T06", date="2020-10-01"),
     )
     yield Format("GHCNh", ".psv", [_ghcnh()], text, partial(_observations, "ghcnh", "2024-01-02T12"))
+    packed = gzip.decompress((observations / "AUM00011035-data.txt.gz").read_bytes())
+    igra = b"".join(packed.splitlines(keepends=True)[:250])
+    yield Format("IGRA", "-data.txt", [igra], text, partial(_observations, "igra", "2015-06-19T12"))
     olr = [path.read_bytes() for path in sorted((SAMPLES / "olr").glob("noaa_olr_cdr*.nc"))]
     yield Format(
         "OLR in netCDF",
