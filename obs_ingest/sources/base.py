@@ -21,6 +21,7 @@ from dacycle.obs_ingest.window import Window
 __all__ = [
     "DEFAULT_CUTOFF",
     "DRAWN",
+    "ERROR_KINDS",
     "SOURCES",
     "FileSource",
     "Inventory",
@@ -36,6 +37,7 @@ SOURCES: dict[str, str] = {
     "olr": "simulation.fields:Olr",
     "mask": "simulation.fields:Mask",
     "synop_bufr": "sources.bufr.synop:SynopBufr",
+    "marine_bufr": "sources.bufr.marine:MarineBufr",
     "isd": "sources.text.isd:Isd",
     "ghcnh": "sources.text.ghcnh:Ghcnh",
     "metar": "sources.text.metar:Metar",
@@ -49,6 +51,9 @@ SOURCES: dict[str, str] = {
 
 DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
 """Sources whose values are drawn from the world's reference, with known errors."""
+
+ERROR_KINDS: dict[str, str] = {"marine_bufr": "marine"}
+"""Whose errors the values of a source have (`errors.model.errors_of`); those of other sources have the usual ones."""
 
 DEFAULT_CUTOFF = "3h"
 

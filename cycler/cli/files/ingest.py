@@ -30,7 +30,7 @@ def ingest(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A source that reads files: synop_bufr, temp_bufr, igra, isd, ghcnh, metar, "
+            help="A source that reads files: synop_bufr, marine_bufr, temp_bufr, igra, isd, ghcnh, metar, "
             "olr_netcdf, precipitation_netcdf.",
         ),
     ],

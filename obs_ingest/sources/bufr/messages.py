@@ -462,12 +462,19 @@ def report_time(report: Report) -> np.datetime64:
 
 
 def station_name(report: Report) -> str:
-    """Return WMO block and station number, else the WIGOS identifier or the call sign, else the position."""
+    """Return WMO block and station number, else the WIGOS identifier, buoy's number or call sign, else the position."""
     if "block" in report and "number" in report:
         return f"{int(report['block']):02d}{int(report['number']):03d}"
     if "wigos" in report:
         series, issuer, issue = (int(report.get(f"wigos_{part}", 0)) for part in ("series", "issuer", "issue"))
         return f"{series}-{issuer}-{issue}-{report['wigos']}"
+    if "platform" in report:
+        return f"{int(report['platform']):07d}"
+    if "buoy" in report and "buoy_region" in report and "buoy_area" in report:
+        digits = 3 if report["buoy"] < 1000 else 5
+        return f"{int(report['buoy_region'])}{int(report['buoy_area'])}{int(report['buoy']):0{digits}d}"
+    if "fixed_buoy" in report:
+        return str(report["fixed_buoy"])
     if report.get("ship", _ANONYMOUS[0]) not in _ANONYMOUS:
         return str(report["ship"])
     return f"{report['latitude']:+.2f}{report['longitude']:+.2f}"
