@@ -38,6 +38,8 @@ SOURCES: dict[str, str] = {
     "mask": "simulation.fields:Mask",
     "synop_bufr": "sources.bufr.synop:SynopBufr",
     "marine_bufr": "sources.bufr.marine:MarineBufr",
+    "aircraft_bufr": "sources.bufr.aircraft:AircraftBufr",
+    "amv_bufr": "sources.bufr.motion_vectors:MotionVectorsBufr",
     "isd": "sources.text.isd:Isd",
     "ghcnh": "sources.text.ghcnh:Ghcnh",
     "metar": "sources.text.metar:Metar",
@@ -52,7 +54,11 @@ SOURCES: dict[str, str] = {
 DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
 """Sources whose values are drawn from the world's reference, with known errors."""
 
-ERROR_KINDS: dict[str, str] = {"marine_bufr": "marine"}
+ERROR_KINDS: dict[str, str] = {
+    "marine_bufr": "marine",
+    "aircraft_bufr": "aircraft",
+    "amv_bufr": "motion vectors",
+}
 """Whose errors the values of a source have (`errors.model.errors_of`); those of other sources have the usual ones."""
 
 DEFAULT_CUTOFF = "3h"

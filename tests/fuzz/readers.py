@@ -31,6 +31,7 @@ from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import VARIABLES, check_table
 from dacycle.obs_ingest.window import Window
 from tests.fuzz import mutations
+from tests.obs_ingest.sources.bufr import test_aloft, test_marine
 from tests.worlds import make_model
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,12 @@ def formats() -> Iterator[Format]:
         "TEMP in BUFR", ".bufr", _messages(observations.glob("temp*.bufr")), message,
         partial(_observations, "temp_bufr", "2008-12-08T12"), batch=50, share=8,
     )  # fmt: skip
+    for name, kind, seed in (
+        ("aircraft in BUFR", "aircraft_bufr", test_aloft.encode(311001, 4, **test_aloft.AIRCRAFT)),
+        ("motion vectors in BUFR", "amv_bufr", test_aloft.encode(310077, 5, **test_aloft.VECTOR)),
+        ("ships in BUFR", "marine_bufr", test_marine.encode(**test_marine.SHIP)),
+    ):
+        yield Format(name, ".bufr", [seed], message, partial(_observations, kind, "2024-01-02T12"), batch=50, share=2)
     isd = _lines(observations / "isd_global_hourly_00702699999.csv", 60)
     yield Format("ISD in CSV", ".csv", [isd], text, partial(_observations, "isd", "2017-01-01T06"))
     packed = gzip.decompress((observations / "isd_014160-99999-2016.gz").read_bytes())

@@ -25,7 +25,7 @@ from dacycle.obs_ingest.sources.versions import SUPERSEDED, heading_version, sup
 from dacycle.obs_ingest.table import ObservationError, is_position
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["ECMWF", "NOT_STATED", "BufrFiles", "BufrSource", "Header", "report_time", "station_name"]
+__all__ = ["ECMWF", "NOT_STATED", "BufrFiles", "BufrSource", "Header", "exact_time", "report_time", "station_name"]
 
 ECMWF = 98
 NOT_STATED = 255
@@ -459,6 +459,12 @@ def report_time(report: Report) -> np.datetime64:
     year, month, day, hour, minute = (int(report.get(part, 0)) for part in ("year", "month", "day", "hour", "minute"))
     time = _instant(year, month, day, hour, minute)
     return np.datetime64("NaT", "s") if time is None else time
+
+
+def exact_time(report: Report) -> np.datetime64:
+    """Return the same with the seconds, if the report has them."""
+    seconds = float(report.get("second", 0))
+    return report_time(report) + np.timedelta64(int(seconds) if 0 <= seconds < 60 else 0, "s")
 
 
 def station_name(report: Report) -> str:
