@@ -42,6 +42,8 @@ SOURCES: dict[str, str] = {
     "amv_bufr": "sources.bufr.motion_vectors:MotionVectorsBufr",
     "isd": "sources.text.isd:Isd",
     "ghcnh": "sources.text.ghcnh:Ghcnh",
+    "nnja": "sources.text.nnja:Nnja",
+    "nnja_sondes": "sources.text.nnja:NnjaSondes",
     "metar": "sources.text.metar:Metar",
     "temp_bufr": "sources.bufr.temp:TempBufr",
     "igra": "sources.text.igra:Igra",

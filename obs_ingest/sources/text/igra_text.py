@@ -8,7 +8,6 @@ passed; a value that failed one is not in the file.
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ from dacycle.forecast_adapter.physics import (
     ZERO_CELSIUS,
     dewpoint_from_relative_humidity,
 )
+from dacycle.obs_ingest.sources.ascent_files import Ascent, Levels
 from dacycle.obs_ingest.sources.text.columns import lines
 from dacycle.obs_ingest.table import ObservationError
 
-__all__ = ["Ascent", "ascents", "level_values"]
+__all__ = ["ascents", "level_values"]
 
 _HEADER = re.compile(
     rb"#(\S{11}) (\d{4}) ([ \d]\d) ([ \d]\d) ([ \d]\d) ([ \d]{3}\d) ([ \d]{3}\d) .{8} .{8} "
@@ -38,24 +38,6 @@ _REMOVED, _MISSING = -8888, -9999
 _UNKNOWN_HOUR, _UNKNOWN_RELEASE, _UNKNOWN_MINUTE = 99, 9999, 99
 _LONGEST = 16 << 20  # bytes; a sounding has at most 9999 levels of 53
 _FAR = np.timedelta64(6, "h")
-
-
-@dataclass(frozen=True)
-class Ascent:
-    """A sounding of a file.
-
-    Attributes:
-        station: identifier.
-        time: of release, else the nominal one; NaT where there is none, or where they are more than six hours apart.
-        latitude, longitude: degrees.
-        texts: the lines of its levels.
-    """
-
-    station: str
-    time: np.datetime64
-    latitude: float
-    longitude: float
-    texts: list[bytes]
 
 
 def ascents(path: Path, problems: list[str]) -> Iterator[Ascent]:
@@ -141,13 +123,13 @@ def _time(header: re.Match[bytes]) -> np.datetime64:
     return released + days if abs(released + days - nominal) <= _FAR else unknown
 
 
-def level_values(ascents: list[Ascent]) -> list[tuple[dict[str, NDArray], Counter[str]]]:
-    """Return the levels of soundings as `sounding.standard_levels` takes them, and what is left out of each.
+def level_values(soundings: list[list[bytes]]) -> list[Levels]:
+    """Return the levels of soundings from their lines.
 
     A level counts if its pressure is below that of all earlier ones. Dewpoints come from the dewpoint depression, else
     from the relative humidity. A wind from 0 degrees is from the north: IGRA has 0 and 360 for it, and calms are 0 m/s.
     """
-    texts = [text for ascent in ascents for text in ascent.texts]
+    texts = [text for sounding in soundings for text in sounding]
     characters = _characters(texts)
     numbers = {name: _number(characters[:, slice(*columns)]) for name, columns in _LEVEL.items()}
     known = np.isin(characters[:, _FLAGS], np.frombuffer(b" AB", np.uint8)).all(axis=1)
@@ -172,7 +154,7 @@ def level_values(ascents: list[Ascent]) -> list[tuple[dict[str, NDArray], Counte
         "speed": np.where(off, np.nan, numbers["speed"] / 10),
         "surface": characters[:, _MINOR] == ord("1"),
     }
-    lengths = [len(ascent.texts) for ascent in ascents]
+    lengths = [len(sounding) for sounding in soundings]
     result = []
     for end, length in zip(np.cumsum(lengths), lengths, strict=True):
         rows = slice(end - length, end)
