@@ -1,4 +1,4 @@
-"""Reports of one level aloft, of aircraft and motion vectors: one record each whatever its format, and their table.
+"""Reports of one level aloft, of aircraft for instance: one record each whatever its format, and their table.
 
 A reader fills records (`new_aloft`, `put_aloft_wind`). A report that is left out says why in `reason`; the inventory
 counts it with the window that it belongs to.
@@ -15,7 +15,7 @@ from dacycle.obs_ingest.table import VARIABLES, empty_table, make_table, site_na
 
 __all__ = ["ALOFT", "LEFT_OUT", "aloft_table", "new_aloft", "put_aloft_wind"]
 
-_VALUES = ("u", "v", "t", "q")
+_VALUES = ("u", "v", "t", "q", "z")
 
 LEFT_OUT = (
     "",
@@ -25,6 +25,7 @@ LEFT_OUT = (
     "motion vector of clear sky",
     "report rejected by its provider",
     "report of an aircraft in a turn or in unsteady flight",
+    "report of another type",
 )
 """Why reports are left out; a record's `reason` is the position in this list."""
 
@@ -37,14 +38,16 @@ ALOFT = np.dtype(
         ("name", object),
         ("latitude", "f8"),
         ("longitude", "f8"),
+        ("elevation", "f8"),
         ("pressure", "f8"),
         ("reason", "u1"),
         ("undirected", "u1"),
+        ("flagged", "u1"),
     ]
     + [(name, "f8") for name in _VALUES]
 )
 """A report: UTC, degrees, Pa, SI. `name` is the table's station, empty for places; `station` tells reports of one time
-apart. `undirected` counts the values of a wind without a direction."""
+apart. `undirected` counts the values of a wind without a direction, `flagged` those that the provider rejects."""
 
 _HIGHEST, _LOWEST = 1000.0, 110000.0  # Pa; nothing observes above or below
 
@@ -54,7 +57,7 @@ def new_aloft(n: int) -> NDArray:
     records = np.zeros(n, ALOFT)
     for name in ("time", "received"):
         records[name] = np.datetime64("NaT")
-    for name in ("latitude", "longitude", "pressure", *_VALUES):
+    for name in ("latitude", "longitude", "elevation", "pressure", *_VALUES):
         records[name] = np.nan
     for name in ("station", "name"):
         records[name] = ""
@@ -90,6 +93,7 @@ def aloft_table(records: NDArray, source: str, kind: str, inventory: Inventory) 
     inventory.decoded -= int((reason > 0).sum())
     records = records[reason == 0]
     inventory.skip("wind without a direction", int(records["undirected"].sum()))
+    inventory.skip("value rejected by its provider", int(records["flagged"].sum()))
     values = np.stack([records[name] for name in _VALUES])
     values[_VALUES.index("q"), records["pressure"] < HUMIDITY_TOP] = np.nan
     which, who = np.nonzero(np.isfinite(values))
@@ -108,7 +112,7 @@ def aloft_table(records: NDArray, source: str, kind: str, inventory: Inventory) 
         station=pd.Categorical(names)[who],
         latitude=records["latitude"][who],
         longitude=records["longitude"][who],
-        elevation=np.nan,
+        elevation=records["elevation"][who],
         pressure=records["pressure"][who],
         variable=np.array([VARIABLES.index(name) for name in _VALUES])[which],
         value=values[which, who],

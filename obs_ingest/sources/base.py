@@ -28,6 +28,7 @@ __all__ = [
     "Source",
     "build_source",
     "duration",
+    "error_kind",
     "take_inventory",
 ]
 
@@ -42,6 +43,7 @@ SOURCES: dict[str, str] = {
     "amv_bufr": "sources.bufr.motion_vectors:MotionVectorsBufr",
     "isd": "sources.text.isd:Isd",
     "ghcnh": "sources.text.ghcnh:Ghcnh",
+    "prepbufr": "sources.bufr.prepbufr:Prepbufr",
     "nnja": "sources.text.nnja:Nnja",
     "nnja_sondes": "sources.text.nnja:NnjaSondes",
     "metar": "sources.text.metar:Metar",
@@ -62,6 +64,8 @@ ERROR_KINDS: dict[str, str] = {
     "amv_bufr": "motion vectors",
 }
 """Whose errors the values of a source have (`errors.model.errors_of`); those of other sources have the usual ones."""
+
+_ERRORS_OF_REPORTS = {"marine": "marine", "aircraft": "aircraft", "motion_vectors": "motion vectors"}
 
 DEFAULT_CUTOFF = "3h"
 
@@ -145,6 +149,15 @@ class FileSource(Source, Protocol):
             ObservationError: there is no file.
         """
         ...
+
+
+def error_kind(spec: Mapping[str, Any]) -> str:
+    """Return whose errors the values of a source have (`errors.model.errors_of`); empty: the usual ones.
+
+    Args:
+        spec: an entry of an experiment's `observations`.
+    """
+    return ERROR_KINDS.get(str(spec.get("source")), _ERRORS_OF_REPORTS.get(str(spec.get("reports")), ""))
 
 
 def take_inventory(inventory: Inventory, table: pd.DataFrame, window: Window) -> Inventory:

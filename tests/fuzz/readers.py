@@ -31,7 +31,7 @@ from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import VARIABLES, check_table
 from dacycle.obs_ingest.window import Window
 from tests.fuzz import mutations
-from tests.obs_ingest.sources.bufr import test_aloft, test_marine
+from tests.obs_ingest.sources.bufr import prepbufr_encoder, test_aloft, test_marine, test_prepbufr
 from tests.worlds import make_model
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +82,12 @@ def formats() -> Iterator[Format]:
     yield Format(
         "TEMP in BUFR", ".bufr", _messages(observations.glob("temp*.bufr")), message,
         partial(_observations, "temp_bufr", "2008-12-08T12"), batch=50, share=8,
+    )  # fmt: skip
+    table = prepbufr_encoder.parse(test_prepbufr.SHORT)
+    tables, reports = prepbufr_encoder.dictionary(table), [test_prepbufr.SONDE, test_prepbufr.WINDS]
+    yield Format(
+        "PrepBUFR", ".prepbufr", [tables + prepbufr_encoder.data(table, "ADPUPA", reports)], mutations.mutate_bytes,
+        partial(_observations, "prepbufr", "2024-01-02T12", reports="sondes"),
     )  # fmt: skip
     for name, kind, seed in (
         ("aircraft in BUFR", "aircraft_bufr", test_aloft.encode(311001, 4, **test_aloft.AIRCRAFT)),

@@ -5,14 +5,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dacycle.forecast_adapter.channels import NAMES, index
+from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.physics import humidity_from_dewpoint, standard_pressure
 from dacycle.obs_ingest.errors.model import standard_error
+from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.sources.bufr.aircraft import AircraftBufr
 from dacycle.obs_ingest.sources.bufr.motion_vectors import MotionVectorsBufr
+from dacycle.obs_ingest.superobs import grid_observations
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
+from tests.obs_ingest.helpers import checked
 
+GRID = get_grid("5.625deg")
 NOON = "2024-01-02T12"
 FOLDER = "cases/observing"
 
@@ -246,6 +252,26 @@ def test_other_messages_are_counted(full_samples):
             table, inventory = read(full_samples / FOLDER / f"{file}.bufr", kind, time)
             assert table.empty
             assert inventory.decoded == 0
+
+
+def test_quality_control_and_superobs_take_values_between_the_levels(tmp_path):
+    """H interpolates in ln p; a superob takes the departure on the nearest level."""
+    good = AIRCRAFT | {"height": 9000, "airTemperature": 229.0}
+    gross = AIRCRAFT | {"height": 9000, "airTemperature": 260.0, "latitude": 20.0}
+    (tmp_path / "a.bufr").write_bytes(encode(311001, 4, **good) + encode(311001, 4, **gross))
+    table, _ = read(tmp_path)
+    table = table[table["variable"] == "t"]
+    state = np.zeros((len(NAMES), *GRID.shape))
+    state[index("t300")], state[index("t400")] = 228.0, 241.0
+    modelled = equivalents(table, state, GRID, np.zeros(GRID.shape))
+    share = np.log(table["pressure"].to_numpy() / 30000) / np.log(4 / 3)
+    assert modelled == pytest.approx(228.0 + 13.0 * share)
+    window = Window(np.datetime64(NOON))
+    done = checked(table, window, modelled, np.ones(len(NAMES)), GRID, np.zeros(GRID.shape), share=0.0)
+    assert done["reason"].tolist() == ["", "background_check"]
+    gridded = grid_observations(done, modelled, state, GRID)
+    assert np.count_nonzero(gridded.errors) == 1
+    assert gridded.errors[index("t300")].max() > 0
 
 
 def test_named_in_an_experiment(tmp_path):
