@@ -19,7 +19,6 @@ __all__ = ["LEFT_OUT", "SOUNDING", "ascent_table", "put_levels"]
 
 LEFT_OUT = (
     *REJECTED,
-    "level that repeats a pressure",
     "level out of order",
     "level that cannot be read",
     "value rejected by its provider",

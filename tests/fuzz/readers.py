@@ -32,6 +32,7 @@ from dacycle.obs_ingest.table import VARIABLES, check_table
 from dacycle.obs_ingest.window import Window
 from tests.fuzz import mutations
 from tests.obs_ingest.sources.bufr import prepbufr_encoder, test_aloft, test_marine, test_prepbufr
+from tests.obs_ingest.sources.text import test_nnja
 from tests.worlds import make_model
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,12 @@ def formats() -> Iterator[Format]:
         "TEMP in BUFR", ".bufr", _messages(observations.glob("temp*.bufr")), message,
         partial(_observations, "temp_bufr", "2008-12-08T12"), batch=50, share=8,
     )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        stations = test_nnja.surface(Path(folder) / "a.parquet").read_bytes()
+        sondes = test_nnja.sondes(Path(folder) / "b.parquet", test_nnja.LEVELS).read_bytes()
+    for kind, seed in (("nnja", stations), ("nnja_sondes", sondes)):
+        read = partial(_observations, kind, "2021-01-01T00")
+        yield Format(f"Parquet of {kind}", ".parquet", [seed], mutations.mutate_bytes, read)
     table = prepbufr_encoder.parse(test_prepbufr.SHORT)
     tables, reports = prepbufr_encoder.dictionary(table), [test_prepbufr.SONDE, test_prepbufr.WINDS]
     yield Format(
