@@ -31,7 +31,7 @@ from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.station_lists import read_station_list
-from dacycle.obs_ingest.sources.base import DRAWN
+from dacycle.obs_ingest.sources.base import DRAWN, error_kind
 
 logger = logging.getLogger(__name__)
 
@@ -380,7 +380,8 @@ class Experiment(Strict):
     def error_table(self) -> ErrorTable:
         """Return the observation errors that the experiment assumes."""
         drawn = frozenset(source.name for source in self.observations if source.source in DRAWN)
-        return ErrorTable(self.errors or {}, self.observation_grid.spacing, drawn)
+        kinds = {source.name: error_kind(source.model_dump()) for source in self.observations}
+        return ErrorTable(self.errors or {}, self.observation_grid.spacing, drawn, kinds)
 
     @property
     def observation_grid(self) -> Grid:

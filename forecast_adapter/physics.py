@@ -24,9 +24,11 @@ __all__ = [
     "TROPOPAUSE_TEMPERATURE",
     "ZERO_CELSIUS",
     "dewpoint",
+    "dewpoint_from_relative_humidity",
     "humidity_from_dewpoint",
     "humidity_from_relative_humidity",
     "saturation_vapour_pressure",
+    "standard_pressure",
     "station_pressure_ratio",
     "virtual_temperature",
     "wind_components",
@@ -152,9 +154,30 @@ def dewpoint(humidity: ArrayLike, pressure: ArrayLike, least: float | None = Non
     return ZERO_CELSIUS + _BOLTON_OFFSET * ratio / (_BOLTON_FACTOR - ratio)
 
 
+def dewpoint_from_relative_humidity(relative_humidity: ArrayLike, temperature: ArrayLike) -> NDArray:
+    """Return the dewpoint (K) of air with a relative humidity over water (per cent, above 0) at a temperature (K).
+
+    Vapour pressures are Bolton's, as in `humidity_from_dewpoint`.
+    """
+    celsius = np.asarray(temperature, float) - ZERO_CELSIUS
+    ratio = _BOLTON_FACTOR * celsius / (celsius + _BOLTON_OFFSET) + np.log(np.asarray(relative_humidity, float) / 100)
+    return ZERO_CELSIUS + _BOLTON_OFFSET * ratio / (_BOLTON_FACTOR - ratio)
+
+
 def virtual_temperature(temperature: NDArray[np.floating], humidity: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the virtual temperature (K) from temperature (K) and specific humidity (kg/kg): T (1 + 0.608 q)."""
     return temperature * (1 + 0.608 * humidity)
+
+
+def standard_pressure(altitude: ArrayLike) -> NDArray:
+    """Return the pressure (Pa) at an altitude (m) of the standard atmosphere: what a flight level stands for."""
+    height = np.asarray(altitude, float)
+    with np.errstate(invalid="ignore"):
+        below = STANDARD_PRESSURE * np.maximum(1 - LAPSE_RATE * height / STANDARD_TEMPERATURE, 0) ** (
+            GRAVITY / (DRY_AIR_GAS_CONSTANT * LAPSE_RATE)
+        )
+        depth = GRAVITY * (height - TROPOPAUSE_HEIGHT) / (DRY_AIR_GAS_CONSTANT * TROPOPAUSE_TEMPERATURE)
+        return np.where(height > TROPOPAUSE_HEIGHT, TROPOPAUSE_PRESSURE * np.exp(-depth), below)
 
 
 def station_pressure_ratio(elevation: ArrayLike, temperature: ArrayLike) -> NDArray:

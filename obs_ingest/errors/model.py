@@ -16,7 +16,7 @@ which such fields do not resolve, is the station's own. The points of an OLR pro
 to broadband and the hours of the overpasses depend on the scene.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,11 +31,13 @@ __all__ = [
     "FORMER_KIND",
     "HUMIDITY_TOP",
     "KIND",
+    "KINDS",
     "LOCAL_SHARE",
     "OLR_PERIOD_ERROR",
     "REFERENCE_SPACING",
     "ErrorModel",
     "Profile",
+    "errors_of",
     "level_errors",
     "level_parts",
     "period_variance",
@@ -55,6 +57,7 @@ class ErrorModel:
         instrument, representativeness: absolute parts, SI; one number, or one per level of `LEVELS` (50 to 1000 hPa).
         relative_instrument, relative_representativeness: fractions of the value; likewise.
         shared: share of the representativeness variance that is common to the stations of a cell, 0 to 1; likewise.
+        shared_instrument: the same share of the instrument variance; above 0 where one instrument sees a whole cell.
     """
 
     instrument: Profile
@@ -62,6 +65,7 @@ class ErrorModel:
     relative_instrument: Profile = 0.0
     relative_representativeness: Profile = 0.0
     shared: Profile = 0.3
+    shared_instrument: Profile = 0.0
 
     def variances(self, value: ArrayLike, pressure: ArrayLike) -> tuple[NDArray, NDArray]:
         """Return instrument and representativeness variance of values (SI) at pressures (Pa; NaN at the surface)."""
@@ -76,6 +80,7 @@ class ErrorModel:
         """Return the variance that the stations of a cell share, and that which is each station's own."""
         instrument, representativeness = self.variances(value, pressure)
         shared = np.multiply(_at(self.shared, pressure), representativeness)
+        shared = shared + np.multiply(_at(self.shared_instrument, pressure), instrument)
         return shared, instrument + representativeness - shared
 
 
@@ -83,6 +88,15 @@ class ErrorModel:
 _WIND = ErrorModel(
     (1.5, 1.5, 1.5, 1.5, 1.5, 1.4, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
     (1.8, 1.8, 2.0, 2.3, 2.5, 2.5, 2.2, 2.0, 1.8, 1.7, 1.7, 1.8, 1.8),
+)
+_TEMPERATURE = ErrorModel(
+    (0.7, 0.6, 0.5, 0.5, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4),
+    (1.0, 0.9, 0.8, 0.8, 0.7, 0.6, 0.5, 0.5, 0.6, 0.7, 0.9, 1.0, 1.1),
+)
+_HUMIDITY = ErrorModel(
+    (5e-8, 1e-7, 2e-7, 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 4e-5, 5e-5, 8e-5, 1e-4, 1e-4),
+    (1e-7, 2e-7, 5e-7, 2e-6, 5e-6, 1e-5, 3e-5, 6e-5, 1e-4, 1.5e-4, 2.5e-4, 3e-4, 3e-4),
+    0.08, 0.15,
 )
 ERRORS: dict[str, ErrorModel] = {
     "t2m": ErrorModel(0.3, 1.2, shared=0.1),
@@ -97,19 +111,43 @@ ERRORS: dict[str, ErrorModel] = {
         (200.0, 150.0, 130.0, 110.0, 100.0, 90.0, 70.0, 60.0, 50.0, 40.0, 35.0, 30.0, 25.0),
         (150.0, 130.0, 120.0, 120.0, 110.0, 100.0, 90.0, 80.0, 70.0, 60.0, 60.0, 60.0, 60.0),
     ),
-    "q": ErrorModel(
-        (5e-8, 1e-7, 2e-7, 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 4e-5, 5e-5, 8e-5, 1e-4, 1e-4),
-        (1e-7, 2e-7, 5e-7, 2e-6, 5e-6, 1e-5, 3e-5, 6e-5, 1e-4, 1.5e-4, 2.5e-4, 3e-4, 3e-4),
-        0.08, 0.15,
-    ),
+    "q": _HUMIDITY,
     "u": _WIND,
     "v": _WIND,
-    "t": ErrorModel(
-        (0.7, 0.6, 0.5, 0.5, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4),
-        (1.0, 0.9, 0.8, 0.8, 0.7, 0.6, 0.5, 0.5, 0.6, 0.7, 0.9, 1.0, 1.1),
+    "t": _TEMPERATURE,
+}
+KINDS: dict[str, dict[str, ErrorModel]] = {
+    "marine": {
+        "t2m": ErrorModel(1.0, 1.2, shared=0.1),
+        "td2m": ErrorModel(1.2, 1.5, shared=0.1),
+        "msl": ErrorModel(100.0, 80.0, shared=0.4),
+        "ps": ErrorModel(100.0, 80.0, shared=0.4),
+        "u10": ErrorModel(2.0, 1.7, shared=0.1),
+        "v10": ErrorModel(2.0, 1.7, shared=0.1),
+    },
+    "aircraft": {
+        "t": ErrorModel(0.9, _TEMPERATURE.representativeness),
+        "q": replace(_HUMIDITY, relative_instrument=0.12),
+        **dict.fromkeys(("u", "v"), ErrorModel(1.8, _WIND.representativeness)),
+    },
+    "motion vectors": dict.fromkeys(
+        ("u", "v"),
+        ErrorModel(
+            (5.0, 5.0, 5.0, 5.0, 5.0, 4.6, 4.0, 2.5, 2.2, 2.0, 1.9, 1.9, 1.9),
+            _WIND.representativeness,
+            shared_instrument=0.5,
+        ),
     ),
 }
 # fmt: on
+"""Errors of reports that are not of stations or radiosondes, by kind; variables not named have `ERRORS`.
+
+They are set so that the whole error is near that of NCEP's table for these types (as NCAR's DART lists it): at sea
+1.6 hPa, 2.5 K and 2.5 m/s; of aircraft 1 to 1.5 K and 2.5 m/s; of motion vectors 1.8 m/s near the ground, 5 m/s aloft.
+The representativeness is that of `ERRORS`. A motion vector's error is that of its height and of its tracer, which
+neighbours share: such errors are correlated over several hundred kilometres (Bormann et al. 2003, Monthly Weather
+Review 131, 706-718), and half of the variance is taken as common to a cell.
+"""
 OLR_PERIOD_ERROR = 0.7
 """W/m2 for each hour by which the period of a mean differs from the six hours of the OLR plane.
 
@@ -141,9 +179,21 @@ def _at(profile: Profile, pressure: ArrayLike) -> ArrayLike:
     return profile
 
 
-def standard_error(variable: str, value: ArrayLike, pressure: ArrayLike = np.nan) -> NDArray:
-    """Return the total error (one standard deviation) of values (SI), of a shape that broadcasts with pressure (Pa)."""
-    instrument, representativeness = ERRORS[variable].variances(value, pressure)
+def errors_of(kind: str, variable: str) -> ErrorModel:
+    """Return the built-in errors of a variable in reports of a kind of `KINDS`; of other kinds the usual ones."""
+    return KINDS.get(kind, {}).get(variable, ERRORS[variable])
+
+
+def standard_error(variable: str, value: ArrayLike, pressure: ArrayLike = np.nan, kind: str = "") -> NDArray:
+    """Return the total error (one standard deviation) of values (SI), of a shape that broadcasts with pressure (Pa).
+
+    Args:
+        variable: its name.
+        value: SI.
+        pressure: Pa; NaN at the surface.
+        kind: whose errors, see `errors_of`.
+    """
+    instrument, representativeness = errors_of(kind, variable).variances(value, pressure)
     return np.sqrt(instrument + representativeness)
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from dacycle.common.configuration import parse_yaml
 from dacycle.forecast_adapter.channels import LEVELS
 from dacycle.obs_ingest.errors.model import (
-    ERRORS,
     REFERENCE_SPACING,
     ErrorModel,
     Profile,
+    errors_of,
     representativeness_factor,
     shared_factor,
 )
@@ -46,18 +46,20 @@ class ErrorTable:
         settings: numbers that replace the built-in ones, on the experiment's grid; SOURCE:VARIABLE before VARIABLE.
         spacing: degrees between the rows of the grid.
         drawn: names of the sources whose values are drawn from a reference.
+        kinds: whose errors a source has, by its name (`model.errors_of`); a source not named has the usual ones.
     """
 
     settings: Mapping[str, Mapping[str, float | Sequence[float]]] = field(default_factory=dict)
     spacing: float = REFERENCE_SPACING
     drawn: frozenset[str] = frozenset()
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def model(self, source: str, variable: str) -> ErrorModel:
         """Return the errors of a variable in a source."""
         spacing = REFERENCE_SPACING if source in self.drawn else self.spacing
         factor = representativeness_factor(variable, spacing)
         replaced = {**self.settings.get(variable, {}), **self.settings.get(f"{source}:{variable}", {})}
-        built_in = ERRORS[variable]
+        built_in = self._built_in(source, variable)
         on_grid = replace(
             built_in,
             representativeness=scaled(built_in.representativeness, factor),
@@ -65,6 +67,9 @@ class ErrorTable:
             shared=scaled(built_in.shared, shared_factor(variable, spacing)),
         )
         return replace(on_grid, **{part: _profile(value) for part, value in replaced.items()})
+
+    def _built_in(self, source: str, variable: str) -> ErrorModel:
+        return errors_of(self.kinds.get(source, ""), variable)
 
     def restate(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the table (n rows) with its errors multiplied by the ratio of this table's to the built-in ones.
@@ -74,7 +79,7 @@ class ErrorTable:
         value, pressure = table["value"].to_numpy(), table["pressure"].to_numpy()
         error = table["error"].to_numpy().copy()
         for source, variable, rows in _groups(table):
-            built_in, assumed = ERRORS[variable], self.model(source, variable)
+            built_in, assumed = self._built_in(source, variable), self.model(source, variable)
             if assumed != built_in:
                 new, old = (sum(model.variances(value[rows], pressure[rows])) for model in (assumed, built_in))
                 ratio = np.sqrt(new / old)

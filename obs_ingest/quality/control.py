@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
 from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT, reduction_error
 from dacycle.obs_ingest.quality.background_error import BackgroundError
+from dacycle.obs_ingest.quality.duplicates import duplicates
 from dacycle.obs_ingest.quality.limits import beyond_limits, other_unit
 from dacycle.obs_ingest.quality.spatial import buddy_check, spatial_consistency
 from dacycle.obs_ingest.quality.station_lists import StationList, has_station
@@ -227,7 +228,7 @@ def check(table: pd.DataFrame, window: Window, background: BackgroundAtRows, sel
         verdicts.mark(has_station(table) & ~checks.whitelist.names(table), "not_listed")
     verdicts.mark(~window.holds(time), "outside_window")
     verdicts.mark(_late(table, window, received, selection.cutoffs), "after_cutoff", _LATE)
-    verdicts.mark(_duplicates(table, distance, verdicts.open), "duplicate")
+    verdicts.mark(duplicates(table, distance, verdicts.open), "duplicate")
     height = np.where(np.isin(codes, _SCREEN_LEVEL), table["elevation"].to_numpy() - background.ground, np.nan)
     verdicts.mark(_height_mismatch(table, codes, height), "station_height")
     departure = value - background.equivalents
@@ -275,27 +276,6 @@ def _late(
             rows = sources.codes == i
             late[rows] = Window(window.time, cutoffs[name]).late(received[rows])
     return late
-
-
-def _duplicates(table: pd.DataFrame, distance: NDArray, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return all reports (n,) of a site, variable, pressure and period but the nearest to t.
-
-    Of equally near ones of a source the one received last counts, because it may be a correction; of other equals the
-    first.
-    """
-    rows = np.nonzero(candidates)[0]
-    pressure = np.nan_to_num(table["pressure"].to_numpy()[rows])
-    site, variable = table["site"].array.codes[rows], table["variable"].array.codes[rows]
-    period = table["period"].to_numpy()[rows]
-    quantity = site.astype(np.int64) * len(VARIABLES) + variable
-    received, source = table["received"].to_numpy()[rows], table["source"].array.codes[rows]
-    earliness = np.where(np.isnat(received), 0, -received.astype("datetime64[s]").astype(np.int64))
-    order = np.lexsort((earliness, source, distance[rows], period, pressure, quantity))
-    same = np.zeros(len(rows), bool)
-    same[1:] = (np.diff(quantity[order]) == 0) & (np.diff(pressure[order]) == 0) & (np.diff(period[order]) == 0)
-    duplicates = np.zeros(len(table), bool)
-    duplicates[rows[order[same]]] = True
-    return duplicates
 
 
 def _ground(table: pd.DataFrame, codes: NDArray, grid: Grid, orography: NDArray) -> NDArray:

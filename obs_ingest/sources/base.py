@@ -21,12 +21,14 @@ from dacycle.obs_ingest.window import Window
 __all__ = [
     "DEFAULT_CUTOFF",
     "DRAWN",
+    "ERROR_KINDS",
     "SOURCES",
     "FileSource",
     "Inventory",
     "Source",
     "build_source",
     "duration",
+    "error_kind",
     "take_inventory",
 ]
 
@@ -36,10 +38,17 @@ SOURCES: dict[str, str] = {
     "olr": "simulation.fields:Olr",
     "mask": "simulation.fields:Mask",
     "synop_bufr": "sources.bufr.synop:SynopBufr",
+    "marine_bufr": "sources.bufr.marine:MarineBufr",
+    "aircraft_bufr": "sources.bufr.aircraft:AircraftBufr",
+    "amv_bufr": "sources.bufr.motion_vectors:MotionVectorsBufr",
     "isd": "sources.text.isd:Isd",
     "ghcnh": "sources.text.ghcnh:Ghcnh",
+    "prepbufr": "sources.bufr.prepbufr:Prepbufr",
+    "nnja": "sources.text.nnja:Nnja",
+    "nnja_sondes": "sources.text.nnja:NnjaSondes",
     "metar": "sources.text.metar:Metar",
     "temp_bufr": "sources.bufr.temp:TempBufr",
+    "igra": "sources.text.igra:Igra",
     "olr_netcdf": "sources.netcdf_fields:OlrNetcdf",
     "precipitation_netcdf": "sources.netcdf_fields:PrecipitationNetcdf",
     "table": "sources.ingested:TableFolder",
@@ -48,6 +57,15 @@ SOURCES: dict[str, str] = {
 
 DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
 """Sources whose values are drawn from the world's reference, with known errors."""
+
+ERROR_KINDS: dict[str, str] = {
+    "marine_bufr": "marine",
+    "aircraft_bufr": "aircraft",
+    "amv_bufr": "motion vectors",
+}
+"""Whose errors the values of a source have (`errors.model.errors_of`); those of other sources have the usual ones."""
+
+_ERRORS_OF_REPORTS = {"marine": "marine", "aircraft": "aircraft", "motion_vectors": "motion vectors"}
 
 DEFAULT_CUTOFF = "3h"
 
@@ -131,6 +149,15 @@ class FileSource(Source, Protocol):
             ObservationError: there is no file.
         """
         ...
+
+
+def error_kind(spec: Mapping[str, Any]) -> str:
+    """Return whose errors the values of a source have (`errors.model.errors_of`); empty: the usual ones.
+
+    Args:
+        spec: an entry of an experiment's `observations`.
+    """
+    return ERROR_KINDS.get(str(spec.get("source")), _ERRORS_OF_REPORTS.get(str(spec.get("reports")), ""))
 
 
 def take_inventory(inventory: Inventory, table: pd.DataFrame, window: Window) -> Inventory:

@@ -65,6 +65,7 @@ REJECTED = (
     "superadiabatic level",
     "level out of hydrostatic balance",
     "geopotential above a hydrostatic break",
+    "level that repeats a pressure",
 )
 """Why levels are left out, as `standard_levels` counts them."""
 
@@ -111,6 +112,7 @@ def standard_levels(
     order = np.nonzero(kept)[0][np.argsort(pressure[kept], kind="stable")]
     level = {name: values[order] for name, values in sounding.items()}
     pressure = level["pressure"]
+    rejected["level that repeats a pressure"] += _contradictions(level)
     impossible = _outside(level["t"]) | _outside(level["td"])
     rejected["impossible temperature"] += int(impossible.sum())
     profile = _Profile(pressure, level["t"], level["td"], ground).without(impossible)
@@ -146,6 +148,17 @@ def _ground(sounding: Mapping[str, NDArray]) -> float:
         if np.isfinite(pressure[marked]).any():
             return float(np.nanmax(pressure[marked]))
     return 0.0
+
+
+def _contradictions(level: Mapping[str, NDArray]) -> int:
+    """Return how many levels, in ascending order of pressure, have another value than the one before at its pressure.
+
+    The first counts. Levels that complete one another, as mandatory and significant ones do, are none of these.
+    """
+    same = np.diff(level["pressure"]) == 0
+    names = ("z", "t", "td", "direction", "speed")
+    other = [np.abs(np.diff(level[name])) > 0 for name in names]  # NaN where one of them is missing
+    return int((same & np.any(other, axis=0)).sum())
 
 
 def _outside(temperature: NDArray) -> NDArray[np.bool_]:

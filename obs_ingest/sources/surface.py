@@ -20,6 +20,7 @@ from dacycle.obs_ingest.sources.base import MOST_PROBLEMS, Inventory, take_inven
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
 from dacycle.obs_ingest.sources.kept import kept
 from dacycle.obs_ingest.sources.versions import SUPERSEDED, superseded
+from dacycle.obs_ingest.station_network.inland import is_inland
 from dacycle.obs_ingest.table import (
     VARIABLES,
     at_origin,
@@ -31,7 +32,18 @@ from dacycle.obs_ingest.table import (
 )
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["REPORT", "VALUES", "Parsed", "ReportFiles", "new_reports", "put", "put_wind", "stacked", "surface_table"]
+__all__ = [
+    "REPORT",
+    "VALUES",
+    "Parsed",
+    "ReportFiles",
+    "at_sea",
+    "new_reports",
+    "put",
+    "put_wind",
+    "stacked",
+    "surface_table",
+]
 
 VALUES = ("t2m", "td2m", "msl", "ps", "u10", "v10", "tp")
 """The values of a report; `tp` is over the six hours before its time."""
@@ -129,13 +141,28 @@ def put_wind(
         reports[name] += 2 * lost.astype(np.uint8)
 
 
-def surface_table(reports: NDArray, source: str, inventory: Inventory) -> pd.DataFrame:
+def at_sea(reports: NDArray) -> tuple[NDArray, int]:
+    """Return the records of ships and buoys at sea, and how many others there are.
+
+    Where no height above the sea is stated, the elevation becomes 0; a report of that kind on land (`inland`) is left
+    out. A stated height is that of a lake.
+    """
+    low, high = _ELEVATIONS
+    stated = (reports["elevation"] > low) & (reports["elevation"] < high) & (reports["elevation"] != 0)
+    good = stated | ~is_inland(reports["latitude"], reports["longitude"])
+    reports = reports.copy()
+    reports["elevation"][~stated] = 0
+    return reports[good], int((~good).sum())
+
+
+def surface_table(reports: NDArray, source: str, inventory: Inventory, kind: str = "") -> pd.DataFrame:
     """Return the observation table of records.
 
     Args:
         reports: (n,) of `REPORT`, each with a time and a position.
         source: the source's name.
         inventory: gets the numbers of values that are missing or left out.
+        kind: whose errors they have; see `errors.model.errors_of`.
     """
     values = np.stack([reports[name] for name in VALUES]).astype(float)
     which, who = np.nonzero(np.isfinite(values))
@@ -145,7 +172,7 @@ def surface_table(reports: NDArray, source: str, inventory: Inventory) -> pd.Dat
     inventory.missing = values.size - len(who) - sum(lost.values())
     if not len(who):
         return empty_table()
-    errors = np.stack([standard_error(name, value) for name, value in zip(VALUES, values, strict=True)])
+    errors = np.stack([standard_error(name, value, kind=kind) for name, value in zip(VALUES, values, strict=True)])
     return make_table(
         time=reports["time"][who],
         period=np.where(which == VALUES.index("tp"), 6.0, 0.0),

@@ -15,6 +15,7 @@ from dacycle.cycler.experiment import (
     parse_experiment,
     write_experiment,
 )
+from dacycle.obs_ingest.errors.model import ERRORS, KINDS
 
 GOOD = """\
 name: demo
@@ -162,6 +163,16 @@ def test_errors_from_a_file_are_frozen_with_the_experiment(tmp_path):
     assert set(changed) == {"errors.t2m.representativeness", "errors.stations:u10.instrument"}
     assert again.error_table().model("stations", "u10").instrument == 0.5
     assert again.error_table().model("other", "u10").instrument == 0.7
+
+
+def test_ships_and_aircraft_have_errors_of_their_own():
+    ships = "{source: marine_bufr, name: ships, path: ships, cutoff: 3h}"
+    aircraft = "{source: prepbufr, name: planes, reports: aircraft, path: gdas, cutoff: none}"
+    text = GOOD.replace("observations:\n", f"observations:\n  - {ships}\n  - {aircraft}\n")
+    errors = parse_experiment(text, "demo.yaml").error_table()
+    assert errors.model("ships", "msl") == KINDS["marine"]["msl"]
+    assert errors.model("planes", "t") == KINDS["aircraft"]["t"]
+    assert errors.model("stations", "msl") == ERRORS["msl"]
 
 
 def test_unknown_errors_are_refused():

@@ -31,6 +31,8 @@ from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import VARIABLES, check_table
 from dacycle.obs_ingest.window import Window
 from tests.fuzz import mutations
+from tests.obs_ingest.sources.bufr import prepbufr_encoder, test_aloft, test_marine, test_prepbufr
+from tests.obs_ingest.sources.text import test_nnja
 from tests.worlds import make_model
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +84,24 @@ def formats() -> Iterator[Format]:
         "TEMP in BUFR", ".bufr", _messages(observations.glob("temp*.bufr")), message,
         partial(_observations, "temp_bufr", "2008-12-08T12"), batch=50, share=8,
     )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        stations = test_nnja.surface(Path(folder) / "a.parquet").read_bytes()
+        sondes = test_nnja.sondes(Path(folder) / "b.parquet", test_nnja.LEVELS).read_bytes()
+    for kind, seed in (("nnja", stations), ("nnja_sondes", sondes)):
+        read = partial(_observations, kind, "2021-01-01T00")
+        yield Format(f"Parquet of {kind}", ".parquet", [seed], mutations.mutate_bytes, read)
+    table = prepbufr_encoder.parse(test_prepbufr.SHORT)
+    tables, reports = prepbufr_encoder.dictionary(table), [test_prepbufr.SONDE, test_prepbufr.WINDS]
+    yield Format(
+        "PrepBUFR", ".prepbufr", [tables + prepbufr_encoder.data(table, "ADPUPA", reports)], mutations.mutate_bytes,
+        partial(_observations, "prepbufr", "2024-01-02T12", reports="sondes"),
+    )  # fmt: skip
+    for name, kind, seed in (
+        ("aircraft in BUFR", "aircraft_bufr", test_aloft.encode(311001, 4, **test_aloft.AIRCRAFT)),
+        ("motion vectors in BUFR", "amv_bufr", test_aloft.encode(310077, 5, **test_aloft.VECTOR)),
+        ("ships in BUFR", "marine_bufr", test_marine.encode(**test_marine.SHIP)),
+    ):
+        yield Format(name, ".bufr", [seed], message, partial(_observations, kind, "2024-01-02T12"), batch=50, share=2)
     isd = _lines(observations / "isd_global_hourly_00702699999.csv", 60)
     yield Format("ISD in CSV", ".csv", [isd], text, partial(_observations, "isd", "2017-01-01T06"))
     packed = gzip.decompress((observations / "isd_014160-99999-2016.gz").read_bytes())
@@ -99,6 +119,9 @@ def formats() -> Iterator[Format]:
         partial(_observations, "metar", "2020-10-01T06", date="2020-10-01"),
     )
     yield Format("GHCNh", ".psv", [_ghcnh()], text, partial(_observations, "ghcnh", "2024-01-02T12"))
+    packed = gzip.decompress((observations / "AUM00011035-data.txt.gz").read_bytes())
+    igra = b"".join(packed.splitlines(keepends=True)[:250])
+    yield Format("IGRA", "-data.txt", [igra], text, partial(_observations, "igra", "2015-06-19T12"))
     olr = [path.read_bytes() for path in sorted((SAMPLES / "olr").glob("noaa_olr_cdr*.nc"))]
     yield Format(
         "OLR in netCDF",

@@ -24,6 +24,7 @@ from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
 from tests.obs_ingest.helpers import observations
 from tests.obs_ingest.sources import test_ghcnh, test_isd
+from tests.obs_ingest.sources.text import test_igra
 
 PAGE = b"<!DOCTYPE html><html><body><h1>503 Service Unavailable</h1></body></html>\n"
 PATIENCE = 60  # seconds, much more than any of these takes
@@ -68,6 +69,10 @@ def synop(path: Path) -> None:
     path.write_bytes(b"".join(message[:12] + (78).to_bytes(2, "big") + message[14:] for message in messages))
 
 
+def igra(path: Path) -> None:
+    path.write_text(test_igra.sounding() + test_igra.sounding(release="9999", name="AUM00011036"))
+
+
 def olr(path: Path) -> None:
     time = xr.DataArray(pd.to_datetime(["2024-01-01", "2024-01-02"]), dims="time", attrs={"bounds": "time_bnds"})
     time.encoding["units"] = "hours since 2024-01-01"
@@ -108,6 +113,7 @@ FORMATS = {
     "metar text": Format("metar", "a.txt", metar_text),
     "metar parquet": Format("metar", "a.parquet", madis),
     "bufr": Format("synop_bufr", "a.bufr", synop, "2024-01-02T12", 15),
+    "igra": Format("igra", "a-data.txt", igra),
     "netcdf 4": Format("olr_netcdf", "a.nc", olr),
     "netcdf 3": Format("olr_netcdf", "a.nc3", olr),
     "table": Format("table", "20240102T12.parquet", table),

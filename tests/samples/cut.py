@@ -4,6 +4,7 @@ MANIFEST.md says where the originals come from. Messages, records and rows are c
 keep every so-many-th row and column, packed as they were.
 """
 
+import gzip
 import shutil
 import sys
 from collections.abc import Callable
@@ -96,6 +97,12 @@ def lines(originals: Path, name: str, wanted: Callable[[int, str], bool]) -> Non
     _new(name).write_bytes(b"".join(line for i, line in enumerate(text) if wanted(i, line.decode("latin-1"))))
 
 
+def soundings(originals: Path, name: str, count: int) -> None:
+    """Copy the last soundings of IGRA's text into the folder of observations."""
+    _, *last = gzip.decompress((originals / name).read_bytes()).rsplit(b"\n#", count)
+    _new(f"obs/{Path(name).name}").write_bytes(gzip.compress(b"#" + b"\n#".join(last), mtime=0))
+
+
 def netcdf(originals: Path, name: str, cut: Callable[[xr.Dataset], xr.Dataset], engine: str = "h5netcdf") -> None:
     """Copy a cut of a netCDF file, packed as it was."""
     with xr.open_dataset(originals / name, engine=engine, decode_cf=False) as dataset:
@@ -141,6 +148,7 @@ def main(originals: Path) -> None:
     lines(originals, "obs/metar_global_2020100106.csv", lambda i, row: i <= 40 or i % 8 == 0 or "PAMD 010551Z" in row)
     lines(originals, "obs/isd_global_hourly_00702699999.csv", lambda i, _: i <= 400 or 4230 <= i <= 4330)
     lines(originals, "static/isd-history.csv", lambda i, row: i == 0 or i % 100 == 1 or "ENJA" in row)
+    soundings(originals, "network/igra/AUM00011035-data.txt.gz", 24)
     levels = sorted([*LEVELS, 10])
     kept = ["geopotential", "specific_humidity", "u_component_of_wind", "v_component_of_wind", "temperature", "time"]
     netcdf(originals, "grid/era5_64x32_37lev_19590102T00.nc", lambda d: d[kept].sel(level=levels), "scipy")

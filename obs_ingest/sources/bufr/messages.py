@@ -25,7 +25,18 @@ from dacycle.obs_ingest.sources.versions import SUPERSEDED, heading_version, sup
 from dacycle.obs_ingest.table import ObservationError, is_position
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["ECMWF", "NOT_STATED", "BufrFiles", "BufrSource", "Header", "report_time", "station_name"]
+__all__ = [
+    "ECMWF",
+    "NOT_STATED",
+    "BufrFiles",
+    "BufrSource",
+    "Header",
+    "data_category",
+    "exact_time",
+    "report_time",
+    "station_name",
+    "whole_messages",
+]
 
 ECMWF = 98
 NOT_STATED = 255
@@ -358,18 +369,46 @@ _Found = tuple[Header, np.datetime64, int]
 def _messages(path: Path, bulletin: int) -> Iterator[tuple[int, int, _Found | None]]:
     """Yield start, end and header of a file's messages; one that is cut off or does not end in 7777 has no header."""
     with reading(path, ObservationError), path.open("rb") as file:
-        start, end = _find(file, 0), 0
-        if start < 0:
-            raise ObservationError(f"{path}: no BUFR message in this file of {path.stat().st_size} bytes")
-        while start >= 0:
-            bulletin = _bulletin(file, end, start, bulletin)
-            file.seek(start)
-            head = file.read(30)
-            end = start + int.from_bytes(head[4:7], "big")
-            file.seek(max(end - 4, 0))
-            whole = end - start >= 30 and file.read(4) == b"7777"
-            yield start, end, _header(head, bulletin) if whole and _adds_up(file, start, end, head) else None
-            start = _find(file, end if whole else start + 4)
+        before = 0
+        for start, end, head, whole in _extents(file, path):
+            bulletin = _bulletin(file, before, start, bulletin)
+            yield start, end, _header(head, bulletin) if whole else None
+            before = end
+
+
+def _extents(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, bytes, bool]]:
+    """Yield start and end of each message, its first 30 bytes, and whether its lengths agree with one another."""
+    start = _find(file, 0)
+    if start < 0:
+        raise ObservationError(f"{path}: no BUFR message in this file of {path.stat().st_size} bytes")
+    while start >= 0:
+        file.seek(start)
+        head = file.read(30)
+        end = start + int.from_bytes(head[4:7], "big")
+        file.seek(max(end - 4, 0))
+        ended = end - start >= 30 and file.read(4) == b"7777"
+        yield start, end, head, ended and _adds_up(file, start, end, head)
+        start = _find(file, end if ended else start + 4)
+
+
+def whole_messages(path: Path) -> Iterator[tuple[int, bytes | None, np.datetime64]]:
+    """Yield number, content and header time of a file's messages; one that is cut off or damaged has no content.
+
+    The time is NaT where the header states none, as those of NCEP's tables.
+
+    Raises:
+        ObservationError: it holds no BUFR message.
+    """
+    with path.open("rb") as file:
+        for number, (start, end, head, whole) in enumerate(_extents(file, path), 1):
+            found = _header(head, 0) if whole else None
+            time = np.datetime64("NaT") if found is None else found[1]
+            yield number, _content(file, start, end) if whole else None, time
+
+
+def data_category(message: bytes) -> int:
+    """Return the data category that section 1 states."""
+    return message[18 if message[7] == 4 else 16]
 
 
 def _bulletin(file: BinaryIO, end: int, start: int, before: int) -> int:
@@ -461,13 +500,26 @@ def report_time(report: Report) -> np.datetime64:
     return np.datetime64("NaT", "s") if time is None else time
 
 
+def exact_time(report: Report) -> np.datetime64:
+    """Return the same with the seconds, if the report has them."""
+    seconds = float(report.get("second", 0))
+    return report_time(report) + np.timedelta64(int(seconds) if 0 <= seconds < 60 else 0, "s")
+
+
 def station_name(report: Report) -> str:
-    """Return WMO block and station number, else the WIGOS identifier or the call sign, else the position."""
+    """Return WMO block and station number, else the WIGOS identifier, buoy's number or call sign, else the position."""
     if "block" in report and "number" in report:
         return f"{int(report['block']):02d}{int(report['number']):03d}"
     if "wigos" in report:
         series, issuer, issue = (int(report.get(f"wigos_{part}", 0)) for part in ("series", "issuer", "issue"))
         return f"{series}-{issuer}-{issue}-{report['wigos']}"
+    if "platform" in report:
+        return f"{int(report['platform']):07d}"
+    if "buoy" in report and "buoy_region" in report and "buoy_area" in report:
+        digits = 3 if report["buoy"] < 1000 else 5
+        return f"{int(report['buoy_region'])}{int(report['buoy_area'])}{int(report['buoy']):0{digits}d}"
+    if "fixed_buoy" in report:
+        return str(report["fixed_buoy"])
     if report.get("ship", _ANONYMOUS[0]) not in _ANONYMOUS:
         return str(report["ship"])
     return f"{report['latitude']:+.2f}{report['longitude']:+.2f}"

@@ -17,7 +17,7 @@ from dacycle.obs_ingest.sources.bufr.messages import (
 from dacycle.obs_ingest.sources.surface import new_reports, put, put_wind, surface_table
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["SynopBufr"]
+__all__ = ["MARINE", "SynopBufr", "surface_records"]
 
 SYNOP = range(8)
 """International sub-categories (WMO common table C-13) of SYNOPs, fixed, mobile and automatic, of an hour or less; not
@@ -25,6 +25,10 @@ METAR (10, 11), TAF (12), CLIMAT (20) and others."""
 
 COMPANIONS = (2, 4)
 """ECMWF's sub-categories of additional data (extremes, snow, cloud) that accompany the SYNOPs of 1 and 3."""
+
+
+MARINE = (9, 11, 12, 13, 14, 19, 21, 27, 28, 180, 181, 182, 183)
+"""ECMWF's sub-categories of ships and buoys, which it files under surface data over land."""
 
 
 class SynopBufr(BufrSource):
@@ -46,18 +50,21 @@ class SynopBufr(BufrSource):
             return f"international sub-category {header.international}, not SYNOP"
         if header.centre == ECMWF and header.subcategory in COMPANIONS:
             return f"additional data (sub-category {header.subcategory})"
+        if header.centre == ECMWF and header.subcategory in MARINE:
+            return f"ships and buoys (sub-category {header.subcategory})"
         return ""
 
     def records(self, reports: list[Report]) -> NDArray:
         """Return records of decoded reports."""
-        return _records(reports)
+        return surface_records(reports)
 
     def table(self, records: NDArray, window: Window, inventory: Inventory) -> pd.DataFrame:
         """Return the table of the window's SYNOPs."""
         return surface_table(records, self.name, inventory)
 
 
-def _records(decoded: list[Report]) -> NDArray:
+def surface_records(decoded: list[Report]) -> NDArray:
+    """Return records of `surface` of reports that `synop_decoder` has read."""
     reports = new_reports(len(decoded))
     reports["time"] = np.array([report_time(report) for report in decoded], "M8[s]")
     reports["station"] = [station_name(report) for report in decoded]

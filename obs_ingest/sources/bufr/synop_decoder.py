@@ -16,7 +16,9 @@ Report = dict[str, Any]
 # By ecCodes key: the short name, and the descriptors of the key (FXXYYY as ecCodes writes it, an integer).
 _ELEMENTS: dict[str, tuple[Any, ...]] = {
     "blockNumber": ("block", 1001), "stationNumber": ("number", 1002),
-    "shipOrMobileLandStationIdentifier": ("ship", 1011),
+    "shipOrMobileLandStationIdentifier": ("ship", 1011), "marineObservingPlatformIdentifier": ("platform", 1087),
+    "regionNumber": ("buoy_region", 1003), "wmoRegionSubArea": ("buoy_area", 1020),
+    "buoyOrPlatformIdentifier": ("buoy", 1005), "stationaryBuoyPlatformIdentifierEGCManBuoys": ("fixed_buoy", 1010),
     "wigosIdentifierSeries": ("wigos_series", 1125), "wigosIssuerOfIdentifier": ("wigos_issuer", 1126),
     "wigosIssueNumber": ("wigos_issue", 1127), "wigosLocalIdentifierCharacter": ("wigos", 1128),
     "year": ("year", 4001), "month": ("month", 4002), "day": ("day", 4003), "hour": ("hour", 4004),
@@ -37,7 +39,9 @@ _ELEMENTS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 _NAMES = {key: name for key, (name, *_) in _ELEMENTS.items()}
 _DESCRIPTORS = {descriptor: name for name, *descriptors in _ELEMENTS.values() for descriptor in descriptors}
-_TEXTS = {name: key for key, (name, *_) in _ELEMENTS.items() if name in ("ship", "wigos")}
+_TEXTS = {name: key for key, (name, *_) in _ELEMENTS.items() if name in ("ship", "fixed_buoy", "wigos")}
+
+_PLATFORMS = {"ship", "platform", "buoy", "fixed_buoy"}
 
 # Periods before a value, and shifts of the time: the unit in hours, by its name in ecCodes and by descriptor.
 _HOURS = {"a": 8766.0, "mon": 730.5, "d": 24.0, "h": 1.0, "min": 1 / 60, "s": 1 / 3600}
@@ -232,10 +236,11 @@ class _Interpreter:
     def _is_wanted(self, name: str) -> bool:
         """Return whether a value is the screen temperature, 10-metre wind or 6-h sum; other names always are."""
         sensor = self._coordinates.get("sensor")
+        at_sea = bool(self._report.keys() & _PLATFORMS) and "number" not in self._report  # the deck decides
         if name in ("t2m", "td2m"):
-            return sensor is None or 1 <= sensor <= 5
+            return sensor is None or 1 <= sensor <= 5 or at_sea
         if name in ("direction", "speed"):
-            return sensor is None or sensor >= 5
+            return sensor is None or sensor >= 5 or at_sea
         return name != "amount" or abs(abs(self._start() - self._end()) - 6) < 0.01
 
     def _is_plain(self, name: str) -> bool:

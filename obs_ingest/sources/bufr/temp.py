@@ -7,13 +7,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.worlds.world import World
-from dacycle.obs_ingest.errors.model import level_errors, standard_error
+from dacycle.obs_ingest.sources.ascents import SOUNDING, ascent_table, put_levels
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.sources.bufr.decoder import Report
 from dacycle.obs_ingest.sources.bufr.messages import BufrSource, Header, report_time, station_name
 from dacycle.obs_ingest.sources.files import Paths
-from dacycle.obs_ingest.sources.sounding import REJECTED, STANDARD, above_ground, standard_levels
-from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError, empty_table, make_table, site_names
+from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["TempBufr"]
@@ -21,22 +20,6 @@ __all__ = ["TempBufr"]
 _VERTICAL_SOUNDINGS = 2  # BUFR table A
 CLIMAT_TEMP = (25, 26)
 """International sub-categories (WMO common table C-13) of monthly means aloft."""
-
-SOUNDING = np.dtype(
-    [
-        ("time", "M8[s]"),
-        ("received", "M8[s]"),
-        ("version", "u4"),
-        ("station", object),
-        ("latitude", "f8"),
-        ("longitude", "f8"),
-        ("elevation", "f8"),
-        ("values", "f8", (len(LEVEL_VARIABLES), len(STANDARD))),
-        ("expected", "u1"),
-        ("rejected", "u4", (len(REJECTED),)),
-    ]
-)
-"""A sounding: UTC, degrees, m, SI; `expected` is how many values a complete one has."""
 
 
 class TempBufr(BufrSource):
@@ -90,38 +73,9 @@ class TempBufr(BufrSource):
         for name in ("latitude", "longitude", "elevation"):
             records[name] = [float(report.get(name, np.nan)) for report in reports]
         for record, report in zip(records, reports, strict=True):
-            rejected: Counter[str] = Counter()
-            record["values"] = standard_levels(report["levels"], record["elevation"], rejected, self._tolerance)
-            record["expected"] = above_ground(report["levels"]).sum()
-            record["rejected"] = [rejected[reason] for reason in REJECTED]
+            put_levels(record, report["levels"], Counter(), self._tolerance)
         return records
 
     def table(self, records: NDArray, window: Window, inventory: Inventory) -> pd.DataFrame:
         """Return the table of the window's soundings on the standard levels."""
-        if not len(records):
-            return empty_table()
-        values, latitude, longitude = records["values"], records["latitude"], records["longitude"]
-        for reason, count in zip(REJECTED, records["rejected"].sum(axis=0).tolist(), strict=True):
-            inventory.skip(reason, count)
-        sounding, variable, level = np.nonzero(np.isfinite(values))
-        inventory.missing = int(records["expected"].sum()) - len(sounding)
-        if self._world is None:
-            errors = [standard_error(v, values[:, i], STANDARD) for i, v in enumerate(LEVEL_VARIABLES)]
-            error = np.broadcast_to(np.stack(np.broadcast_arrays(*errors), axis=1), values.shape)
-        else:
-            error = level_errors(self._world, window.time, latitude, longitude).transpose(2, 0, 1)
-        return make_table(
-            time=records["time"][sounding],
-            period=0.0,
-            received=records["received"][sounding],
-            site=site_names(latitude, longitude)[sounding],
-            station=pd.Categorical(records["station"])[sounding],
-            latitude=latitude[sounding],
-            longitude=longitude[sounding],
-            elevation=records["elevation"][sounding],
-            pressure=STANDARD[level],
-            variable=np.array([VARIABLES.index(name) for name in LEVEL_VARIABLES])[variable],
-            value=values[sounding, variable, level],
-            error=error[sounding, variable, level],
-            source=self.name,
-        )
+        return ascent_table(records, self.name, window, inventory, self._world)

@@ -5,7 +5,10 @@ Text is dictionary-encoded: an archive repeats a few thousand different texts, a
 
 import codecs
 import gzip
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def start(path: Path) -> bytes:
-    """Return the first characters of a file, unpacked if it is gzip, as `lines` yields them.
+    """Return the first characters of a file, unpacked if it is gzip or zip, as `lines` yields them.
 
     Raises:
         ObservationError: it cannot be read or unpacked.
@@ -40,7 +43,7 @@ def start(path: Path) -> bytes:
 
 
 def lines(path: Path, problems: list[str]) -> Iterator[bytes]:
-    """Yield a file's text in ASCII, unpacked if it is gzip, in pieces of about `CHUNK` bytes that end with a line.
+    """Yield a file's text in ASCII, unpacked if it is gzip or zip, in pieces of about `CHUNK` that end with a line.
 
     Each byte that is not ASCII becomes a question mark: names of stations come in any encoding, and nothing else in
     these files has such characters. A byte order mark is left out.
@@ -70,14 +73,30 @@ def lines(path: Path, problems: list[str]) -> Iterator[bytes]:
 def _pieces(path: Path, size: int, problems: list[str]) -> Iterator[bytes]:
     with reading(path, ObservationError):
         try:
-            with path.open("rb") as plain:
-                packed = plain.read(2) == b"\x1f\x8b"
-                plain.seek(0)
-                with gzip.open(plain) if packed else plain as file:
-                    while piece := file.read1(size):
-                        yield piece
+            with path.open("rb") as plain, _unpacked(plain, path) as file:
+                while piece := file.read1(size):
+                    yield piece
         except EOFError:
             problems.append(f"{path}: the compressed file is cut off")
+
+
+@contextmanager
+def _unpacked(plain: BufferedReader, path: Path) -> Iterator[Any]:
+    """Open what a file holds: the text of a gzip file, the only member of a zip file, else the file itself."""
+    begins = plain.read(4)
+    plain.seek(0)
+    if begins[:2] == b"\x1f\x8b":
+        with gzip.open(plain) as file:
+            yield file
+    elif begins == b"PK\x03\x04":
+        with zipfile.ZipFile(plain) as archive:
+            members = archive.namelist()
+            if len(members) != 1:
+                raise ObservationError(f"{path}: a zip file of {len(members)} files; unpack the one that is meant")
+            with archive.open(members[0]) as file:
+                yield file
+    else:
+        yield plain
 
 
 def _ascii(piece: bytes, path: Path) -> bytes:

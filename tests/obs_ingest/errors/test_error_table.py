@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.obs_ingest.errors.model import ERRORS, LOCAL_SHARE, representativeness_factor, standard_error
+from dacycle.obs_ingest.errors.model import ERRORS, KINDS, LOCAL_SHARE, representativeness_factor, standard_error
 from dacycle.obs_ingest.errors.table import ErrorTable, read_errors
 from dacycle.obs_ingest.simulation.stations import Simulated
 from dacycle.obs_ingest.sources.base import DRAWN, SOURCES
@@ -18,6 +18,18 @@ from dacycle.obs_ingest.table import UNITS, ObservationError, concatenate
 from tests.obs_ingest.helpers import observations
 
 FINE = ErrorTable(spacing=get_grid("0.25deg").spacing)
+
+
+def test_reports_of_another_kind_have_their_own_errors():
+    """A ship's on any grid, and in the parts of a superob."""
+    table = observations("msl", 1e5, source="ships", error=standard_error("msl", 1e5, kind="marine"))
+    assumed = ErrorTable(kinds={"ships": "marine"})
+    assert assumed.restate(table)["error"].to_numpy() == pytest.approx(table["error"].to_numpy())
+    assert assumed.model("ships", "msl") == KINDS["marine"]["msl"]
+    assert assumed.model("isd", "msl") == ERRORS["msl"]
+    fine = ErrorTable(spacing=0.25, kinds={"ships": "marine"})
+    assert KINDS["marine"]["msl"].instrument < fine.restate(table)["error"].iloc[0] < table["error"].iloc[0]
+    assert assumed.shared_share(table)[0] < ErrorTable().shared_share(table)[0]
 
 
 def test_on_the_grid_that_networks_were_trained_for_nothing_changes_to_the_last_bit():

@@ -89,6 +89,24 @@ def test_two_sources_at_one_place_count_once():
     assert reasons(table) == ["", "duplicate"]
 
 
+def test_the_reports_of_a_moving_ship_count_once():
+    """Each has a site of its own; those of another ship, of the same name but far away, stay."""
+    hourly = observations("msl", [1e5] * 3, latitude=[50.0, 50.3, 50.6], minutes=[-60, 0, 60])
+    hourly["station"] = pd.Categorical(["DBLK"] * 3)
+    other = observations("msl", 1e5, latitude=-20.0, minutes=120)
+    other["station"] = pd.Categorical(["DBLK"])
+    assert reasons(concatenate([hourly, other])) == ["duplicate", "", "duplicate", ""]
+    rounded = observations("msl", 1e5, latitude=50.28, source="b")
+    rounded["station"] = pd.Categorical(["DBLK"])
+    assert reasons(concatenate([hourly.iloc[[1]], rounded])) == ["", "duplicate"]
+
+
+def test_reports_of_an_aircraft_at_one_level_all_count():
+    level = observations("t", [220.0] * 2, latitude=[50.0, 50.5], pressure=25000.0)
+    level["station"] = pd.Categorical(["EU1234"] * 2)
+    assert "duplicate" not in reasons(level)
+
+
 def test_stations_far_from_the_models_ground():
     table = observations("t2m", [280.0] * 4, elevation=[500.0, 501.0, -501.0, np.nan], longitude=[1.0, 2.0, 3.0, 4.0])
     assert reasons(table) == ["", "station_height", "station_height", "station_height"]

@@ -127,13 +127,13 @@ def test_each_file_is_parsed_once_and_only_files_of_the_window_stay_in_memory(tm
     from tests.obs_ingest.sources.test_isd import write_csv
 
     for hour in range(24):
-        write_csv(tmp_path / f"{hour:02}.csv", {"DATE": f"2024-01-02T{hour:02}:00:00"})
+        write_csv(tmp_path / f"{hour:02}.csv", {"DATE": f"2024-03-05T{hour:02}:00:00"})
     reader, parsed = Isd(tmp_path), []
     monkeypatch.setattr(reader, "parse", lambda path: parsed.append(path.name) or Isd.parse(reader, path))
     for _ in range(2):
-        reader.read(Window(np.datetime64("2024-01-02T12")))
+        reader.read(Window(np.datetime64("2024-03-05T12")))
     assert sorted(parsed) == [f"{hour:02}.csv" for hour in range(24)], "each once"
-    reader.read(Window(np.datetime64("2024-01-02T18")))
+    reader.read(Window(np.datetime64("2024-03-05T18")))
     assert len(parsed) == 24, "those of the window come from what is kept"
     in_memory = sorted(path.name for path in reader._parsed._results)
     assert in_memory == [f"{hour:02}.csv" for hour in range(16, 22)]

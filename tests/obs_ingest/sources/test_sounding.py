@@ -57,6 +57,20 @@ def test_reported_levels_are_taken_as_they_are():
     assert not +rejected
 
 
+def test_another_value_at_the_same_pressure_is_counted_and_the_first_counts():
+    levels, rejected = sounding(), Counter()
+    row = int(np.nonzero(levels["pressure"] == 50000)[0][0])
+    twice = {name: np.insert(values, row + 1, values[row]) for name, values in levels.items()}
+    standard_levels(twice, 100.0, rejected)
+    assert not +rejected  # it says the same again
+    twice["t"][row + 1] += 1
+    assert at(twice, "t", 500, rejected=rejected) == levels["t"][row]
+    assert +rejected == {"level that repeats a pressure": 1}
+    twice["t"][row + 1] = np.nan
+    standard_levels(twice, 100.0, again := Counter())
+    assert not +again  # it completes the other
+
+
 def test_what_is_linear_between_levels_is_found_between_them():
     levels = sounding(pressure=np.array([60500.0, 59500.0]))
     between, whole = without(levels, 600), levels
