@@ -1,8 +1,11 @@
 """The list of commands, which is shown without importing them."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 import pytest
 import typer
@@ -18,6 +21,25 @@ def test_the_list_says_what_the_commands_say(module: str) -> None:
     assert list(COMMANDS[module]) == list(commands)
     for name, sentence in COMMANDS[module].items():
         assert " ".join(str(commands[name].help).split()).startswith(sentence.rstrip("."))
+
+
+def _texts(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the words that call a command and each part of it, with each text of their help."""
+    yield words, command.help or ""
+    for parameter in command.params:
+        yield words, getattr(parameter, "help", None) or ""
+    for name, part in getattr(command, "commands", {}).items():
+        yield from _texts(part, *words, name)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_the_help_shows_every_character_of_its_texts(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    commands = typer.main.get_group(import_module(f"dacycle.cycler.cli.{module}").app).commands
+    for name, command in commands.items():
+        for words, text in _texts(command, name):
+            shown = " ".join(re.sub("[│╭╮╰╯─]", " ", CliRunner().invoke(app, [*words, "--help"]).output).split())
+            assert " ".join(re.sub(r"[\b\f]", " ", text).split()) in shown
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
