@@ -71,7 +71,9 @@ class Reference:
         self._stamps: dict[Path, tuple[int, int]] = {}
         files = self._files()
         if not files:
-            raise ReferenceDataError(f"{self.folder}: no netCDF files of states here")
+            raise ReferenceDataError(
+                f"{self.folder}: no netCDF files of states here; `dacycle nature-run` or `dacycle dataset` makes them"
+            )
         self.grid = _grid(files[0])
         self.array = lru_cache(maxsize=kept)(self._array)
         self.surface = lru_cache(maxsize=kept)(self._surface)

@@ -60,7 +60,7 @@ def demo(
         f"{1 - rival:.0%} below those of optimal interpolation (mean of six channels, from {since} on).\n"
         f"Report: {summary.report}\n\nTo go on:\n"
         f"  cd {folder}\n"
-        "  dacycle compare demo-oi demo                # the two methods, with 95 % intervals\n"
+        "  dacycle compare demo-oi demo                # the two methods, channel by channel\n"
         f"  dacycle fork demo@{cycle_id(summary.since)} no-olr --set 'deny=[olr]'  # without OLR from {since} on\n"
         "  dacycle init fengwu my-experiment.yaml      # an experiment of your own",
         soft_wrap=True, highlight=False, markup=False,
