@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -40,16 +41,22 @@ def interpreter(version: str) -> str:
 def test_the_demonstration_runs_from_the_wheel(version: str, wheel: Path, tmp_path: Path) -> None:
     environment, empty = tmp_path / "environment", tmp_path / "empty"
     empty.mkdir()
-    try:
-        subprocess.run([interpreter(version), "-m", "venv", str(environment)], check=True)
-        pip = [str(environment / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        subprocess.run([*pip, "install", "--requirement", str(ROOT / "requirements.lock"), str(wheel)], check=True)
-        subprocess.run([*pip, "check"], check=True)
-        clean = {"PATH": os.defpath, "HOME": str(empty), "OMP_NUM_THREADS": "1"}
-        command = [str(environment / "bin/dacycle"), "demo", "--days", "1", "mine"]
-        ended = subprocess.run(command, cwd=empty, env=clean, capture_output=True, text=True)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "DACYCLE"))}
+
+    def run(*command: object, **options: Any) -> str:
+        ended = subprocess.run(
+            [str(word) for word in command], cwd=empty, env=clean | options, capture_output=True, text=True
+        )
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert "The demonstration is complete" in ended.stdout
+        return ended.stdout
+
+    try:
+        run(interpreter(version), "-m", "venv", environment)
+        pip = (environment / "bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet")
+        run(*pip, "install", "--requirement", ROOT / "requirements.lock", wheel)
+        run(*pip, "check")
+        said = run(environment / "bin/dacycle", "demo", "--days", "1", "mine", HOME=str(empty), OMP_NUM_THREADS="1")
+        assert "The demonstration is complete" in said
         assert (empty / "mine/report.html").stat().st_size > 100_000
     finally:
         shutil.rmtree(environment, ignore_errors=True)  # 1.4 GB
