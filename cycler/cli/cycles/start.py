@@ -4,6 +4,7 @@ import sys
 import time
 from importlib.resources import files
 from pathlib import Path
+from shutil import which
 from typing import Annotated
 
 import typer
@@ -59,12 +60,18 @@ def demo(
         f"Errors of FNP's analyses: {1 - free:.0%} below those of the free run, "
         f"{1 - rival:.0%} below those of optimal interpolation (mean of six channels, from {since} on).\n"
         f"Report: {summary.report}\n\nTo go on:\n"
-        f"  cd {folder}\n"
+        f"{_activation()}  cd {folder}\n"
         "  dacycle compare demo-oi demo                # the two methods, channel by channel\n"
         f"  dacycle fork demo@{cycle_id(summary.since)} no-olr --set 'deny=[olr]'  # without OLR from {since} on\n"
-        "  dacycle init fengwu my-experiment.yaml      # an experiment of your own",
+        "  dacycle init era5 my-experiment.yaml        # an experiment of your own",
         soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip
+
+
+def _activation() -> str:
+    """Return the line that puts `dacycle` on the path; empty where it is."""
+    script = Path(sys.prefix) / "bin/activate"
+    return f"  source {script}\n" if which("dacycle") is None and script.exists() else ""
 
 
 class _Display:
