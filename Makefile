@@ -1,4 +1,4 @@
-# Everything from a Python of at least 3.11 and its pip: `make demo`, `make test`. Both set up .venv themselves.
+# Everything from a Python of 3.11 to 3.14 and its pip: `make demo`, `make test`. Both set up .venv themselves.
 
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,19 +8,19 @@ DEMO   ?= demo
 RECIPE ?= deploy/recipes/fnp-cpu.yaml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
-            $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+            $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
 
 SHELL         := bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup dev train fnp demo test lint docs bench clean
+.PHONY: help setup dev train fnp demo test lint wheel docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "dacycle needs Python 3.11 or newer; none of python3.11 to python3.14, python3, python is one" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "dacycle needs Python 3.11 to 3.14; none of python3.11 to python3.14, python3, python is one" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps say which lock the environment was last brought to; a changed lock or pyproject.toml renews it.
@@ -70,6 +70,10 @@ lint: $(VENV)/dev.stamp  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheel: $(VENV)/dev.stamp  ## the wheel, in dist, and the demonstration from it on each supported Python that is here
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m pytest -m trial tests/test_wheel.py
 
 # an archive for the notebook, made once; `make clean` removes it
 build/notebook/report.html: | $(VENV)/docs.stamp

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -127,13 +128,26 @@ def _normalise_path(value: object) -> object:
     return str(Path(value)) if isinstance(value, str | Path) and "://" not in str(value) else value
 
 
+def _branch_name(name: str) -> str:
+    """Return a name that a branch and its folder can have, and that no file could be meant by."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,99}", name):
+        raise ValueError(
+            f"{name!r} is no name of an experiment: at most 100 letters, digits, `.`, `_` and `-`, the first a letter "
+            "or a digit"
+        )
+    if name == "main" or name.endswith((".yaml", ".yml")):
+        why = "the archive's trunk has this name" if name == "main" else "that is a file; write the name alone"
+        raise ValueError(f"{name!r} is no name of an experiment: {why}")
+    return name
+
+
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_cycle_time), PlainSerializer(_write_time)]
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
 Frames = Annotated[float | None, BeforeValidator(_read_frames), PlainSerializer(_write_frames)]
 Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
 PathOrUrl = Annotated[str, BeforeValidator(_normalise_path)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, AfterValidator(_branch_name)]
 
 
 class ColdStart(Strict):
@@ -301,7 +315,7 @@ class Experiment(Strict):
     """Hold one experiment, as its YAML file says."""
 
     name: Name
-    """Name of the experiment and of its branch in the archive: letters, digits, `.`, `_` and `-`."""
+    """Name of the experiment and of its branch in the archive: letters, digits, `.`, `_` and `-`; it is no file's."""
     world: str
     """Reference, statistics and static fields that belong together: the name of a world, or its folder."""
     grid: str

@@ -23,6 +23,8 @@ __all__ = [
     "WB2_NAMES",
     "Channel",
     "index",
+    "readable",
+    "readable_variable",
 ]
 
 LEVELS: tuple[int, ...] = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
@@ -117,3 +119,20 @@ def index(name: str) -> int:
         raise KeyError(
             f"unknown channel {name!r}; the channels are u10 v10 t2m msl and z q u v t with a level"
         ) from None
+
+
+_READABLE = {"msl": (0.01, "hPa"), "ps": (0.01, "hPa"), "q": (1000.0, "g/kg")}
+_UNITS = {"m2 s-2": "m²/s²", "m s-1": "m/s", "kg kg-1": "kg/kg", "K": "K", "Pa": "Pa"}
+
+
+def readable(channel: str) -> tuple[float, str]:
+    """Return the factor from SI and the name of the unit in which tables, figures and cards print a channel."""
+    described = CHANNELS[index(channel)]
+    return _READABLE.get(described.variable, (1.0, _UNITS[described.unit]))
+
+
+def readable_variable(variable: str) -> tuple[float, str]:
+    """Return the factor from SI and the name of the unit in which an observed variable is printed."""
+    units = {"t2m": "K", "td2m": "K", "t": "K", "u": "m/s", "v": "m/s", "u10": "m/s", "v10": "m/s"}
+    units |= {"z": "m²/s²", "tp": "kg/m²", "tp6h": "kg/m²", "olr": "W/m²"}
+    return _READABLE.get(variable, (1.0, units.get(variable, "SI")))

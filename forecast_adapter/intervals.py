@@ -40,9 +40,10 @@ NORMAL = 1.9600
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, its 95 % interval, and its effective sample size; all but the estimate NaN in too short a series.
+    """An estimate, its 95 % interval `low` to `high`, and its effective sample size; NaN in too short a series.
 
-    The effective sample size is the number of independent values that would tell as much as the series does.
+    The effective sample size is the number of independent values that would tell as much as the series does. The
+    estimate is a number in any series.
     """
 
     estimate: float

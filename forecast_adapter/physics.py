@@ -116,7 +116,7 @@ def humidity_from_relative_humidity(
     """Return specific humidity (kg/kg) from a centre's relative humidity, for its GRIB fields.
 
     q = eps e / (p - (1 - eps) e), where the vapour pressure e is the relative humidity's share of the saturation
-    pressure and eps is 0.621981.
+    pressure and eps is 0.621981. Arrays are of one shape, or broadcast.
 
     Args:
         relative_humidity: per cent.
@@ -131,7 +131,7 @@ def humidity_from_relative_humidity(
 def humidity_from_dewpoint(dewpoint: ArrayLike, pressure: ArrayLike) -> NDArray:
     """Return the specific humidity (kg/kg) of air with a dewpoint (K) at a pressure (Pa), for observations.
 
-    q = eps e / (p - (1 - eps) e) with eps = 0.622 and Bolton's vapour pressure e over water.
+    q = eps e / (p - (1 - eps) e) with eps = 0.622 and Bolton's vapour pressure e over water. Arrays broadcast.
     """
     celsius = np.asarray(dewpoint, float) - ZERO_CELSIUS
     vapour = _BOLTON_PRESSURE * np.exp(_BOLTON_FACTOR * celsius / (celsius + _BOLTON_OFFSET))
@@ -141,7 +141,7 @@ def humidity_from_dewpoint(dewpoint: ArrayLike, pressure: ArrayLike) -> NDArray:
 def dewpoint(humidity: ArrayLike, pressure: ArrayLike, least: float | None = None) -> NDArray:
     """Return the dewpoint (K) of air with a specific humidity (kg/kg) at a pressure (Pa).
 
-    This inverts `humidity_from_dewpoint`.
+    This inverts `humidity_from_dewpoint`. Arrays broadcast.
 
     Args:
         humidity: above 0, or `least` given.
@@ -165,7 +165,10 @@ def dewpoint_from_relative_humidity(relative_humidity: ArrayLike, temperature: A
 
 
 def virtual_temperature(temperature: NDArray[np.floating], humidity: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the virtual temperature (K) from temperature (K) and specific humidity (kg/kg): T (1 + 0.608 q)."""
+    """Return the virtual temperature (K), T (1 + 0.608 q), from temperature (K) and specific humidity (kg/kg).
+
+    All three arrays have the same shape.
+    """
     return temperature * (1 + 0.608 * humidity)
 
 
@@ -195,7 +198,7 @@ def station_pressure_ratio(elevation: ArrayLike, temperature: ArrayLike) -> NDAr
 def wind_components(direction: NDArray, speed: NDArray) -> tuple[NDArray, NDArray]:
     """Return eastward and northward wind (m/s) from speed and the direction (degrees) that the wind blows from.
 
-    A calm needs no direction.
+    All arrays have the same shape. A calm needs no direction.
     """
     angle = np.deg2rad(np.where(speed == 0, 0.0, direction))
     return -speed * np.sin(angle), -speed * np.cos(angle)

@@ -128,7 +128,7 @@ def check_array(array: NDArray, grid: Grid, when: str) -> None:
 
 
 def check_values(channel: Channel, values: NDArray, when: str) -> None:
-    """Raise StateError unless a channel's values are finite and plausible; `when` names their source and time."""
+    """Raise StateError unless a channel's values (H, W), SI, are finite and plausible; `when` names source and time."""
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise StateError(f"{when}: {channel.name} has values that are not finite")
@@ -140,7 +140,7 @@ def check_values(channel: Channel, values: NDArray, when: str) -> None:
 
 
 def check_ground(height: NDArray, source: object) -> None:
-    """Raise StateError unless heights of the ground, m, are finite and between `GROUND`, naming the source."""
+    """Raise StateError unless heights of the ground (H, W), m, are finite and between `GROUND`, naming the source."""
     low, high = np.min(height), np.max(height)
     if not (GROUND[0] <= low and high <= GROUND[1]):
         raise StateError(

@@ -47,7 +47,7 @@ class Statistics:
         return (state - self.mean[:, None, None]) / self.std[:, None, None]
 
     def denormalise(self, state: NDArray) -> NDArray:
-        """Convert normalised states to SI: the inverse of `normalise`."""
+        """Convert normalised states (..., 69, H, W) to SI: the inverse of `normalise`."""
         return state * self.std[:, None, None] + self.mean[:, None, None]
 
     def save(self, path: Path) -> None:

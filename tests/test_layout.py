@@ -37,7 +37,7 @@ ROOMS = {
 }  # fmt: skip
 """The rooms of each component, and the modules at its top; each may import those after it."""
 MOST_MODULES = 14
-DATA = {".csv", ".html", ".json", ".md", ".nc", ".npz", ".onnx", ".yaml"}
+DATA = {".csv", ".html", ".json", ".md", ".nc", ".npz", ".onnx", ".service", ".yaml"}
 
 
 def sources(folder: Path) -> list[Path]:
@@ -240,7 +240,7 @@ def test_a_checkout_without_links_says_what_is_wrong(tmp_path: Path) -> None:
 def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for folder in (*COMPONENTS, "src"):
+    for folder in (*COMPONENTS, "deploy", "src"):
         shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=ignore)
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tree)
@@ -250,7 +250,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = {
         f"dacycle/{path.relative_to(ROOT)}"
-        for component in COMPONENTS
+        for component in (*COMPONENTS, "deploy")
         for path in sources(ROOT / component)
         if path.suffix == ".py" or path.suffix in DATA
     }
@@ -262,7 +262,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
 def test_data_files_are_of_a_kind_that_is_packaged() -> None:
     strange = [
         str(path.relative_to(ROOT))
-        for component in COMPONENTS
+        for component in (*COMPONENTS, "deploy")
         for path in sources(ROOT / component)
         if path.suffix not in DATA | {".py"}
     ]

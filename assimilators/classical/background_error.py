@@ -283,7 +283,19 @@ def _inflation(value: Any) -> float | dict[str, float]:
 
 
 class EnsembleRecipe(Strict):
-    """Hold a recipe of `kind: oi`: the arguments of `estimate_background_error`, with names in place of objects."""
+    """Hold a recipe of `kind: oi`: the arguments of `estimate_background_error`, with names in place of objects.
+
+    Attributes:
+        world, model: by name or path: the errors are of forecasts of this model, in the world's units.
+        data: folder of the years, in WeatherBench2's schema.
+        years: whose forecasts' errors the ensemble is drawn from.
+        leads: of the forecasts, h, multiples of 6.
+        members: of the ensemble.
+        seed: of the draw.
+        inflation: factor on the ensemble's deviations: one number, or one for each group of channels.
+        distance_km: beyond which covariances are zero.
+        olr: whether to fit an operator, so that OLR is assimilated.
+    """
 
     model_config = ConfigDict(strict=True)
 

@@ -61,7 +61,7 @@ class ErrorStatistics:
 
 
 def covariance(distance: NDArray, statistics: ErrorStatistics) -> NDArray[np.float64]:
-    """Return the covariance of the background's errors at two points `distance` km apart, in the unit squared."""
+    """Return the covariance of the background's errors `distance` km apart, in its shape and the unit squared."""
     correlation = _soar(distance, statistics.length_km) * gaspari_cohn(distance, statistics.reach_km)
     return statistics.background_error**2 * correlation
 

@@ -23,7 +23,10 @@ _HELD_OUT = 5
 
 @dataclass(frozen=True, eq=False)
 class OlrOperator:
-    """Compute OLR (W m-2) = constant + weights . predictors; `error` (W m-2) is its error on held-out states."""
+    """Compute OLR (W m-2) = constant + weights . predictors, with a weight (n,) for each of the n predictors.
+
+    `error` (W m-2) is its error on held-out states.
+    """
 
     weights: NDArray
     constant: float

@@ -23,7 +23,7 @@ from dacycle.assimilators.judging.increments import IncrementTest, run_increment
 from dacycle.assimilators.training.forecast_run import read_forecast_run
 from dacycle.assimilators.training.recipe import ForecastRecipe
 from dacycle.common.files import whole, write_whole
-from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES, readable
 from dacycle.forecast_adapter.models.mini import MiniNetwork
 from dacycle.forecast_adapter.models.model import OnnxForecastModel, forecast_metadata
 from dacycle.forecast_adapter.models.onnxfile import open_session, write_metadata
@@ -171,12 +171,13 @@ def _card(
         "|---|" + "---|" * len(scores.leads),
     ]
     for k, name in enumerate(HEADLINE):
+        factor, unit = readable(name)
         cells = (
-            f"{scores.model[i, k]:.3g} / {scores.persistence[i, k]:.3g} / {scores.climatology[i, k]:.3g} "
-            f"({scores.correlation[i, k]:.2f})"
+            " / ".join(f"{factor * rmse[i, k]:.3g}" for rmse in (scores.model, scores.persistence, scores.climatology))
+            + f" ({scores.correlation[i, k]:.2f})"
             for i in range(len(scores.leads))
         )
-        lines.append(f"| {name} ({CHANNELS[NAMES.index(name)].unit}) | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} ({unit}) | " + " | ".join(cells) + " |")
     lines += [
         "",
         "## After an analysis",

@@ -55,6 +55,8 @@ class FreeRunScores:
     """Compare forecasts of `days` without any analysis with the reference, over the last sixth of the days.
 
     Attributes:
+        days: length of each forecast.
+        starts: number of forecasts.
         spread: standard deviation of the anomalies from climatology, as a share of the reference's over the same
             dates, for each headline channel; 1 is right, far above it is a blow-up, far below a faded state.
         drift: global mean minus the reference's, in the channel's standard deviations.

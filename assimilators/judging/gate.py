@@ -11,7 +11,7 @@ The card shows the scores of optimal interpolation for comparison.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dacycle.assimilators.sampling.cycles import CycledErrors, cycled_errors
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import OUTPUTS, TrainedAssimilator
 from dacycle.common.files import write_whole
-from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
+from dacycle.forecast_adapter.channels import HEADLINE, readable
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
@@ -206,7 +206,6 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
     """Return the card of a file, in Markdown."""
     about = judged.metadata
     training, parity = about["training"], about["parity"]
-    units = {name: CHANNELS[index(name)].unit for name in HEADLINE}
     rounding, calibration = about["rounding"], about.get("calibration")
     lines = [
         f"# {judged.name} {about['version']}",
@@ -253,7 +252,7 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
         *(f"| {check.name} | {check.found} | {check.allowed} |" for check in verdict.checks),
     ]
     for year, scores in verdict.one_shot.items():
-        lines += ["", f"## Single analyses of {year}", "", *_one_shot_table(judged.name, scores, units)]
+        lines += ["", f"## Single analyses of {year}", "", *_one_shot_table(judged.name, scores)]
     lines += [
         "",
         "## Cycles",
@@ -263,17 +262,18 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
         "",
         "| channel | " + " | ".join(verdict.cycled) + " |",
         "|---|" + "---|" * len(verdict.cycled),
-        *(
-            f"| {name} ({units[name]}) | "
-            + " | ".join(f"{e.analysis[name]:.4g}" for e in verdict.cycled.values())
-            + " |"
-            for name in HEADLINE
-        ),
+        *(_row(name, [errors.analysis[name] for errors in verdict.cycled.values()]) for name in HEADLINE),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _one_shot_table(name: str, scores: dict[str, OneShot], units: dict[str, str]) -> list[str]:
+def _row(channel: str, values: Iterable[float]) -> str:
+    """Return a line of a table: a channel and values of it, which are given in SI."""
+    factor, unit = readable(channel)
+    return f"| {channel} ({unit}) | " + " | ".join(f"{factor * value:.4g}" for value in values) + " |"
+
+
+def _one_shot_table(name: str, scores: dict[str, OneShot]) -> list[str]:
     judged = scores[name]
     ratio = judged.spread_to_skill()
     leads = ", ".join(map(str, sorted(set(judged.leads.tolist()))))
@@ -285,9 +285,14 @@ def _one_shot_table(name: str, scores: dict[str, OneShot], units: dict[str, str]
         "| channel | background | " + " | ".join(scores) + " | " + ("spread |" if ratio is not None else ""),
         "|---|" + "---|" * (len(scores) + 1 + (ratio is not None)),
         *(
-            f"| {channel} ({units[channel]}) | {judged.rmse('background', channel):.4g} | "
-            + " | ".join(f"{method.rmse('analysis', channel):.4g}" for method in scores.values())
-            + (f" | {judged.rmse('spread', channel):.4g} |" if ratio is not None else " |")
+            _row(
+                channel,
+                (
+                    judged.rmse("background", channel),
+                    *(method.rmse("analysis", channel) for method in scores.values()),
+                    *([judged.rmse("spread", channel)] if ratio is not None else []),
+                ),
+            )
             for channel in HEADLINE
         ),
     ]

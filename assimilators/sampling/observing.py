@@ -41,7 +41,7 @@ LEAST = 0.05
 
 @dataclass(frozen=True)
 class Subset:
-    """Say which part of an observing system is used: a share of its sites, without denied sources or variables."""
+    """Say which part of an observing system is used: a share of its sites, without sources or variables in `deny`."""
 
     share: float = 1.0
     deny: tuple[str, ...] = ()

@@ -108,7 +108,8 @@ def check_complete(reference: Reference, times: NDArray[np.datetime64], grid: Gr
     if missing:
         raise DataError(
             f"{reference.folder}: {len(missing)} of the {len(times)} times from {times[0]} to {times[-1]} are missing, "
-            f"first {missing[0]}; make them with `dacycle nature-run`, or leave the year out of the recipe"
+            f"first {missing[0]}; make them with `dacycle nature-run` or `dacycle dataset`, or leave the year out of "
+            "the recipe"
         )
 
 

@@ -63,7 +63,7 @@ def _configuration() -> icechunk.RepositoryConfig:
 
 
 def hours(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    """Return times as int64 hours since 1970-01-01."""
+    """Return times (n,) as int64 hours since 1970-01-01."""
     return np.asarray(times).astype("datetime64[h]").astype(np.int64)
 
 
@@ -220,7 +220,7 @@ class Store:
             return xr.open_zarr(store, group=group, consolidated=False, chunks=None)
 
     def read(self, branch: str, group: str, time: pd.Timestamp, names: list[str]) -> dict[str, NDArray]:
-        """Return the arrays of one time, without the time axis.
+        """Return the arrays of one time in their own shapes, without the time axis.
 
         Raises:
             ArchiveError: there is no such time, or the checksum of an array fails; the message names array and time.
@@ -233,7 +233,7 @@ class Store:
         return dict(zip(names, values, strict=True))
 
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:
-        """Return an array of a group along time, or some rows of it."""
+        """Return an array (time, ...) of a group, or some rows of it."""
         return self._read(self._store(branch), [f"{group}/{name}"], rows)[0]
 
     def _store(self, branch: str) -> icechunk.IcechunkStore:

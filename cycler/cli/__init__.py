@@ -123,7 +123,7 @@ class Commands(TyperGroup):
             module = next(module for module, commands in COMMANDS.items() if name in commands)
             loaded = import_module(f"dacycle.cycler.cli.{module}")
             command = typer.main.get_group(loaded.app).commands[name]
-            _leave_out_type_of_flags(command, ctx)
+            _prepare_help(command, ctx)
             rest = _with_present_names(name, rest)
         return name, command, rest
 
@@ -165,13 +165,21 @@ def _with_present_names(command: str, arguments: list[str]) -> list[str]:
     return [former.get(option, option) + equals + value for option, equals, value in parts]
 
 
-def _leave_out_type_of_flags(command: Any, context: Any) -> None:
-    """Let the help of a flag show no type; a flag takes no value."""
+def _prepare_help(command: Any, context: Any) -> None:
+    """Let the help of a command show its brackets, which rich would take for markup, and no type of its flags."""
+    command.help = command.help and _as_written(command.help)
     for parameter in command.get_params(context):
+        if getattr(parameter, "help", None):
+            parameter.help = _as_written(parameter.help)
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
     for part in getattr(command, "commands", {}).values():
-        _leave_out_type_of_flags(part, context)
+        _prepare_help(part, context)
+
+
+def _as_written(text: str) -> str:
+    """Return a text of which rich prints every character."""
+    return text.replace("[", "\\[")
 
 
 _REMEDIES = {

@@ -40,6 +40,8 @@ _WHY = {
 }
 """Reasons of bounds whose breach shows late or elsewhere."""
 
+_GET_FILES = "mend its path, or get its files: `dacycle fetch --help`"
+
 _SPARE = 1 << 30
 """Bytes that should stay free on the archive's disk."""
 
@@ -80,7 +82,8 @@ def check_experiment(path: Path, archive: Path) -> Iterator[Finding]:
     yield _frames(inputs)
     yield _assimilator(inputs)
     yield _ledger(experiment, archive, inputs.digests)
-    yield from _sources(inputs)
+    simulate = f"`dacycle simulate {path}` makes them, if they are to be simulated; else "
+    yield from _sources(inputs, ("" if inputs.world.reference_kind else simulate) + _GET_FILES)
     state_bytes = 2 * CHANNEL_COUNT * int(np.prod(inputs.world.grid.shape)) * 4
     # Compressed states take about 0.9 bytes a value; departures and forecasts take about as much again.
     yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * state_bytes // 2)
@@ -119,24 +122,23 @@ def _absent(path: Path) -> Iterator[Finding]:
     except ExperimentError:
         return
     loaders: dict[str, tuple[Callable[[], object], str]] = {
-        "world": (
-            lambda: load_world(experiment.world),
-            "get or make it; forecast_adapter/README.md says what is in one",
+        "world": (lambda: load_world(experiment.world), "make it: `dacycle dataset`, then `dacycle world`"),
+        "model": (
+            lambda: load_model(experiment.model),
+            "`dacycle models` lists what is here, `dacycle models add` takes a file, `dacycle train` makes one",
         ),
-        "model": (lambda: load_model(experiment.model), "`dacycle models` lists what is here"),
     }
-    if Path(experiment.assimilator).suffix and not Path(experiment.assimilator).is_file():
-        yield Finding(
-            "assimilator", "wrong", f"there is no {experiment.assimilator}", "train and export it, or name another"
-        )
     for subject, (load, remedy) in loaders.items():
         try:
             load()
         except (WorldError, ModelFileError) as error:
             yield Finding(subject, "wrong", str(error), remedy)
+    if Path(experiment.assimilator).suffix and not Path(experiment.assimilator).is_file():
+        remedy = "make it: `dacycle train` and, if it is a network, `dacycle export`; or name one of `dacycle models`"
+        yield Finding("assimilator", "wrong", f"there is no {experiment.assimilator}", remedy)
     for source, sentence in absent_files(experiment).items():
         text = sentence.removeprefix(f"source {source}: ")
-        yield Finding(f"source {source}", "wrong", text, "get its files: `dacycle fetch --help`")
+        yield Finding(f"source {source}", "wrong", text, _GET_FILES)
 
 
 def _model(inputs: Inputs) -> Finding:
@@ -249,8 +251,8 @@ def _world(experiment: Experiment, folder: Path, times: np.ndarray) -> Finding:
     return Finding("world", "ok", text)
 
 
-def _sources(inputs: Inputs) -> Iterator[Finding]:
-    """Check whether the files of each source can be read for the first cycle."""
+def _sources(inputs: Inputs, remedy: str) -> Iterator[Finding]:
+    """Check whether the files of each source can be read for the first cycle; `remedy` is for those that cannot."""
     window = np.datetime64(inputs.experiment.start, "h")
     for source in inputs.sources:
         if not isinstance(source, FileSource):
@@ -260,12 +262,12 @@ def _sources(inputs: Inputs) -> Iterator[Finding]:
             table, inventory = source.read(Window(window, source.cutoff))
         except ObservationError as error:
             text = str(error).removeprefix(f"{subject}: ")
-            yield Finding(subject, "wrong", text, "mend its path, or get its files")
+            yield Finding(subject, "wrong", text, remedy)
             continue
         text = f"{len(table)} values from {len(inventory.files)} files for {cycle_id(inputs.experiment.start)}"
         if inventory.unreadable:
-            remedy = "remove or mend them: " + "; ".join(inventory.problems[: inventory.unreadable])
-            yield Finding(subject, "warning", f"{text}; unreadable files: {inventory.unreadable}", remedy)
+            which = "remove or mend them: " + "; ".join(inventory.problems[: inventory.unreadable])
+            yield Finding(subject, "warning", f"{text}; unreadable files: {inventory.unreadable}", which)
         else:
             yield Finding(subject, "ok", text)
 

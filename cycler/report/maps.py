@@ -268,7 +268,7 @@ def _quantile(values: NDArray, weights: NDArray, share: float) -> float:
 
 
 def equal_earth(longitude: NDArray, latitude: NDArray) -> tuple[NDArray, NDArray]:
-    """Return x, y of degrees on the Equal Earth projection.
+    """Return x, y of positions (degrees, arrays of one shape) on the Equal Earth projection, in radii of the Earth.
 
     Source: Savric, Patterson and Jenny (2019), doi:10.1080/13658816.2018.1504949.
     """

@@ -23,6 +23,7 @@ from dacycle.cycler.verification.cycles import (
     QUANTITIES,
     Verification,
     fingerprint,
+    free_run_of,
     trends,
     verify,
     verify_free_run,
@@ -56,7 +57,7 @@ def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
     if not records:
         raise ArchiveError(f"{branch.archive.folder}: {branch.name} has no cycle yet; run `dacycle hindcast` first")
     verification = verify(branch, world)
-    free = verify_free_run(branch, world)
+    free, free_run = verify_free_run(branch, world), free_run_of(branch)
     drift = read_scores(branch)
     context = {
         "experiment": branch.experiment,
@@ -66,7 +67,7 @@ def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
         "centred": [source.source for source in branch.experiment.observations if getattr(source, "centred", False)],
         "strip": status_strip(records),
         "incidents": [r for r in records if r.status != "ok"],
-        "free_name": f"{branch.name}-free" if free is not None else None,
+        "free_name": None if free_run is None else free_run.name,
         "withheld": tables.withheld_rows(verification.fits),
         "fits": figures.fits_over_time(verification.fits),
         "means": figures.means_over_time(verification.means, None if free is None else free.means),

@@ -5,7 +5,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from dacycle.forecast_adapter.channels import CHANNELS, index
+from dacycle.forecast_adapter.channels import readable, readable_variable
 
 __all__ = [
     "COLOURS",
@@ -88,8 +88,6 @@ _PAGE = {
     "better": ("#dcefe6", "#173a2e"),
     "worse": ("#f6dfdc", "#4a211d"),
 }
-_READABLE = {"msl": (0.01, "hPa"), "ps": (0.01, "hPa"), "q": (1000.0, "g/kg")}
-_UNITS = {"m2 s-2": "m²/s²", "m s-1": "m/s", "kg kg-1": "kg/kg", "K": "K", "Pa": "Pa"}
 
 
 def slug(name: str) -> str:
@@ -119,19 +117,6 @@ def figure_css() -> str:
         ".shade{fill:var(--pale)}.coast{fill:none;stroke:#30363d;stroke-width:.6;stroke-linejoin:round}"
         ".coast.far{stroke:var(--edge)}.rim{fill:none;stroke:var(--edge)}"
     )
-
-
-def readable(channel: str) -> tuple[float, str]:
-    """Return the factor from SI and the name of the unit in which a channel is printed."""
-    described = CHANNELS[index(channel)]
-    return _READABLE.get(described.variable, (1.0, _UNITS[described.unit]))
-
-
-def readable_variable(variable: str) -> tuple[float, str]:
-    """Return the factor from SI and the name of the unit in which an observed variable is printed."""
-    units = {"t2m": "K", "td2m": "K", "t": "K", "u": "m/s", "v": "m/s", "u10": "m/s", "v10": "m/s"}
-    units |= {"z": "m²/s²", "tp": "kg/m²", "tp6h": "kg/m²", "olr": "W/m²"}
-    return _READABLE.get(variable, (1.0, units.get(variable, "SI")))
 
 
 def thin(table: Table, most: int = 400) -> Table:

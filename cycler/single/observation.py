@@ -98,7 +98,7 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """Hold x_b (69, H, W), SI; `origin` says where it comes from."""
+    """Hold the state x_b (69, H, W), SI, at a time (UTC); `origin` says where it comes from."""
 
     time: pd.Timestamp
     state: NDArray[np.float32]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.derived import read_tables, write_tables
 from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.experiment import parse_donor
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid
@@ -25,6 +26,7 @@ __all__ = [
     "QUANTITIES",
     "Verification",
     "fingerprint",
+    "free_run_of",
     "layer_of",
     "trends",
     "verify",
@@ -95,12 +97,26 @@ def verify(branch: Branch, world: World) -> Verification:
     return Verification(**tables)
 
 
+def free_run_of(branch: Branch) -> Branch | None:
+    """Return the run to compare an experiment with that assimilates nothing; None where the archive has none.
+
+    It is the experiment's own, NAME-free, or that of the experiment from which it was forked with the same model.
+    """
+    branches = branch.archive.branches()
+    if f"{branch.name}-free" in branches:
+        return branch.archive.branch(f"{branch.name}-free")
+    origin = branch.experiment.cold_start.from_
+    donor = parse_donor(origin)[0] if origin is not None else None
+    if donor not in branches:
+        return None
+    forked_from = branch.archive.branch(donor)
+    return free_run_of(forked_from) if forked_from.experiment.model == branch.experiment.model else None
+
+
 def verify_free_run(branch: Branch, world: World) -> Verification | None:
     """Verify an experiment's free run over the experiment's own times; None where the archive has no free run."""
-    name = f"{branch.name}-free"
-    if name not in branch.archive.branches():
-        return None
-    return verify(branch.archive.branch(name), world).within(branch.times)
+    free = free_run_of(branch)
+    return None if free is None else verify(free, world).within(branch.times)
 
 
 def fingerprint(records: list[CycleRecord]) -> str:

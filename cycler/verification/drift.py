@@ -150,7 +150,7 @@ def forecasts(branch: Branch) -> xr.Dataset:
 
 
 def leads(branch: Branch) -> NDArray[np.int64]:
-    """Return the leads that are stored, in hours: 0, 12, ... up to the experiment's `drift.lead`."""
+    """Return the leads (n,) that are stored, in hours: 0, 12, ... up to the experiment's `drift.lead`."""
     return np.arange(0, branch.experiment.drift.lead // pd.Timedelta(hours=1) + 1, LEAD_STEP)
 
 

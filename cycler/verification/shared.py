@@ -89,7 +89,7 @@ def forecast_states(
 
 
 def simple_states(world: World, start: np.datetime64, lead: int) -> dict[str, NDArray]:
-    """Return climatology at the valid time and, where the reference holds the start, persistence."""
+    """Return states (69, H, W), SI: climatology at the valid time; where the reference has the start, persistence."""
     states: dict[str, NDArray] = {"climatology": world.climatology.at(start + lead)}
     if start in world.reference:
         states["persistence"] = world.reference.array(start)

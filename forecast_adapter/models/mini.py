@@ -30,7 +30,10 @@ T2M = index("t2m")
 
 @dataclass(frozen=True)
 class MiniSize:
-    """Widths and depths: `fine` on the full grid, `coarse` on a grid with half of its rows and columns."""
+    """Widths: `fine` on the full grid, `coarse` on a grid with half of its rows and columns; blocks in `depth`.
+
+    `expansion` is that of the perceptron in a block.
+    """
 
     fine: int = 64
     coarse: int = 160

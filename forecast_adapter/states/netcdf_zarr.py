@@ -47,7 +47,9 @@ _HOUR = np.timedelta64(1, "h")
 
 
 def from_dataset(dataset: xr.Dataset, time: np.datetime64 | str, source: str = "dataset") -> xr.DataArray:
-    """Return the validated state at `time` from an open dataset with any known names and order of dimensions.
+    """Return the validated state (69, H, W), SI, at `time` from an open dataset.
+
+    Its names and the order of its dimensions are any that are known.
 
     Raises:
         StateError: a variable, level or time is missing, or a field is invalid; names it.

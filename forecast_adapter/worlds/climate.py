@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, index
+from dacycle.forecast_adapter.channels import LEVELS, index, readable
 from dacycle.forecast_adapter.physics import GRAVITY
 from dacycle.forecast_adapter.worlds.reference import Reference
 
@@ -63,9 +63,9 @@ def describe(sample: Sample) -> str:
     std = np.sqrt(sample.global_mean((sample.states - mean[:, None, None]) ** 2))
     lines = ["| channel | unit | mean | ERA5 | standard deviation | ERA5 |", "|---|---|---|---|---|---|"]
     for name, (era_mean, era_std) in ERA5.items():
-        i = index(name)
-        values = " | ".join(f"{v:.4g}" for v in (mean[i], era_mean, std[i], era_std))
-        lines.append(f"| {name} | {CHANNELS[i].unit} | {values} |")
+        i, (factor, unit) = index(name), readable(name)
+        values = " | ".join(f"{factor * v:.4g}" for v in (mean[i], era_mean, std[i], era_std))
+        lines.append(f"| {name} | {unit} | {values} |")
     rain, olr = (float(sample.global_mean(sample.surface[name])) for name in ("tp6h", "olr"))
     lines += ["", f"Precipitation {4 * rain:.2f} mm/day, outgoing long-wave radiation {olr:.1f} W/m2, global means."]
     for label, months in (("December to February", (12, 1, 2)), ("June to August", (6, 7, 8))):

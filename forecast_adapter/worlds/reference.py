@@ -72,7 +72,9 @@ class Reference:
         self._stamps: dict[Path, tuple[int, int]] = {}
         files = self._files()
         if not files:
-            raise ReferenceDataError(f"{self.folder}: no netCDF files of states here")
+            raise ReferenceDataError(
+                f"{self.folder}: no netCDF files of states here; `dacycle nature-run` or `dacycle dataset` makes them"
+            )
         self.grid = _grid(files[0])
         self.array = lru_cache(maxsize=kept)(self._array)
         self.surface = lru_cache(maxsize=kept)(self._surface)
@@ -125,11 +127,11 @@ class Reference:
         return ""
 
     def times_of(self, years: Iterable[int]) -> NDArray[np.datetime64]:
-        """Return the times that lie in these calendar years."""
+        """Return the times (n,) that lie in these calendar years, datetime64[h]."""
         return self.times[np.isin(self.times.astype("datetime64[Y]").astype(int) + 1970, list(years))]
 
     def state(self, time: np.datetime64) -> xr.DataArray:
-        """Return the state at `time`; raise ReferenceDataError where there is none."""
+        """Return the state (69, H, W), SI, at `time`; raise ReferenceDataError where there is none."""
         return make_state(self.array(as_hour(time)), self.grid, time)
 
     def _array(self, time: np.datetime64) -> NDArray[np.float32]:

@@ -161,7 +161,9 @@ def load_world(name_or_folder: str | Path) -> World:
     folder = next((candidate for candidate in candidates if (candidate / "world.yaml").exists()), None)
     if folder is None:
         searched = ", ".join(str(candidate) for candidate in candidates)
-        raise WorldError(f"no world {str(name_or_folder)!r}: looked for world.yaml in {searched}")
+        raise WorldError(
+            f"no world {str(name_or_folder)!r}: looked for world.yaml in {searched}; `dacycle world` makes one"
+        )
     try:
         world = _load(folder.resolve())
         world.reference.refresh()

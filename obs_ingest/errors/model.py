@@ -68,7 +68,7 @@ class ErrorModel:
     shared_instrument: Profile = 0.0
 
     def variances(self, value: ArrayLike, pressure: ArrayLike) -> tuple[NDArray, NDArray]:
-        """Return instrument and representativeness variance of values (SI) at pressures (Pa; NaN at the surface)."""
+        """Return instrument and representativeness variance (n,) of values (n,), SI, at pressures (n,), Pa or NaN."""
         squared = np.square(np.asarray(value, float))
         return (
             np.square(_at(self.instrument, pressure)) + np.square(_at(self.relative_instrument, pressure)) * squared,

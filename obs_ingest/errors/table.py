@@ -115,7 +115,7 @@ class ErrorTable:
 
 
 def scaled(profile: Profile, factor: float | NDArray) -> Profile:
-    """Return a profile times a number, or times one number per level."""
+    """Return a profile times a number, or times one number (13,) per level."""
     if np.ndim(profile) == 0 and np.ndim(factor) == 0:
         return float(np.multiply(profile, factor))
     return tuple(float(x) for x in np.multiply(profile, factor))

@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """The n points of a grid, row by row: latitude and longitude (n,) as in the file, and the names of the sites."""
+    """The n points of a grid, row by row: latitude and longitude (n,), degrees as in the file; `site` names (n,)."""
 
     latitude: NDArray[np.float64]
     longitude: NDArray[np.float64]

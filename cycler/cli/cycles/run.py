@@ -354,7 +354,8 @@ def fork(
 ) -> None:
     """Begin an experiment on the past of another one, with some settings changed.
 
-    Run it again to finish after an interruption; what is there already is kept.
+    It needs no free run of its own: that of the other experiment is used, unless `model` is changed. Run the command
+    again to finish after an interruption; what is there already is kept.
 
     Example: dacycle fork demo@20240110T00 no-olr --set 'deny=[olr]'
     """
@@ -366,12 +367,15 @@ def fork(
     opened = Archive(archive)
     content = opened.branch(origin).experiment.as_dict()
     content |= {"name": name, "start": cycle_id(time + STEP), "cold_start": {"from": f"{origin}@{cycle_id(time)}"}}
-    for setting in change or []:
-        _change(content, setting)
+    changes = dict(parse_setting(setting, "--set") for setting in change or [])
+    if "model" not in changes:
+        changes = {"drift.free_run": False, **changes}
+    for key, value in changes.items():
+        _change(content, key, value)
     text = write_experiment(content)
     if path.exists() and path.read_bytes() != text.encode():
         raise ExperimentError(f"{path} exists; give another --out")
-    described = parse_experiment(text, str(path))
+    described = parse_experiment(text, f"{path} (not written)")
     if name in opened.branches() and opened.branch(name).experiment != described:
         raise ExperimentError(f"{archive} already has an experiment {name}")
     load_inputs(described)
@@ -382,14 +386,13 @@ def fork(
     console.print(f"{name} begins after {donor}; go on with `dacycle hindcast {path} --archive {archive}`")
 
 
-def _change(content: Any, setting: str) -> None:
-    """Change one entry of an experiment's content, `a.b=VALUE`."""
-    key, value = parse_setting(setting, "--set")
+def _change(content: Any, key: str, value: Any) -> None:
+    """Change one entry of an experiment's content, whose key is `a` or `a.b`."""
     *parents, leaf = key.split(".")
     for parent in parents:
         content = content.get(parent)
         if not isinstance(content, dict):
-            raise ExperimentError(f"--set {setting}: there is no {parent!r} to set a part of")
+            raise ExperimentError(f"--set {key}: there is no {parent!r} to set a part of")
     content[leaf] = value
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 from importlib.resources import files
 from pathlib import Path
+from shutil import which
 from typing import Annotated
 
 import typer
@@ -18,10 +19,14 @@ console = Console()
 
 SITUATIONS = {
     "demonstration": "demo.yaml",
+    "era5": "era5-laptop.yaml",
     "fengwu": "hindcast-2024.yaml",
     "live": "live.yaml",
 }
 """Situations that an experiment can be begun for, and the template of each."""
+
+RECIPES = {"era5": {"era5-mini.yaml": "era5/mini-5.625deg.yaml", "era5-oi.yaml": "era5/oi-5.625deg.yaml"}}
+"""Recipes that are written beside the experiment of a situation, which needs networks made on its own data."""
 
 SECONDS = 5.0
 """Where nobody looks, progress is printed at most once in so many seconds."""
@@ -42,23 +47,31 @@ def demo(
 
     Example: dacycle demo my-demo
     """
+    from dacycle.cycler.experiment import cycle_id
     from dacycle.cycler.operations.demonstration import run_demonstration
 
     begun = time.monotonic()
     with _Display() as display:
         summary = run_demonstration(folder.absolute(), days, display.show)
     free, rival = summary.against.values()
+    since = f"{summary.since.day} {summary.since:%B}"
     console.print(
         f"\nThe demonstration is complete, after {time.monotonic() - begun:.0f} s.\n"
         f"Errors of FNP's analyses: {1 - free:.0%} below those of the free run, "
-        f"{1 - rival:.0%} below those of optimal interpolation (mean of six channels, from {summary.since:%d %B} on).\n"
+        f"{1 - rival:.0%} below those of optimal interpolation (mean of six channels, from {since} on).\n"
         f"Report: {summary.report}\n\nTo go on:\n"
-        f"  cd {folder}\n"
-        "  dacycle compare demo-oi demo                # the two methods, with 95 % intervals\n"
-        "  dacycle fork demo@20240111T00 no-olr --set 'deny=[olr]'  # the same run without OLR from 11 January on\n"
-        "  dacycle init fengwu my-experiment.yaml      # an experiment of your own",
+        f"{_activation()}  cd {folder}\n"
+        "  dacycle compare demo-oi demo                # the two methods, channel by channel\n"
+        f"  dacycle fork demo@{cycle_id(summary.since)} no-olr --set 'deny=[olr]'  # without OLR from {since} on\n"
+        "  dacycle init era5 my-experiment.yaml        # an experiment of your own",
         soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip
+
+
+def _activation() -> str:
+    """Return the line that puts `dacycle` on the path; empty where it is."""
+    script = Path(sys.prefix) / "bin/activate"
+    return f"  source {script}\n" if which("dacycle") is None and script.exists() else ""
 
 
 class _Display:
@@ -96,20 +109,27 @@ def init(
 ) -> None:
     """Write a commented experiment for a situation, and say what it still needs.
 
+    The situations: the demonstration, ERA5 at 5.625 degrees on a laptop (era5), FengWu at 0.25 degrees on past years
+    (fengwu), and FengWu live. What a situation needs beside the experiment is named with the command that gets it.
+
     Example: dacycle init live feed.yaml
     """
     from dacycle.cycler.operations.doctor import check_experiment
 
     if situation not in SITUATIONS:
         raise StartError(f"no situation {situation!r}; there are {', '.join(SITUATIONS)}")
-    if file.exists():
-        raise StartError(f"{file} exists; give another name, or move it away")
-    write_whole(file, files("dacycle.deploy").joinpath(f"experiments/{SITUATIONS[situation]}").read_bytes())
-    console.print(f"{file} is written; every key has a comment.")
+    templates = {file: f"experiments/{SITUATIONS[situation]}"}
+    templates |= {file.parent / name: f"recipes/{recipe}" for name, recipe in RECIPES.get(situation, {}).items()}
+    for place in templates:
+        if place.exists():
+            raise StartError(f"{place} exists; give another name or folder, or move it away")
+    for place, template in templates.items():
+        write_whole(place, files("dacycle.deploy").joinpath(template).read_bytes())
+        console.print(f"{place} is written", soft_wrap=True, highlight=False)
     findings = [finding for finding in check_experiment(file, Path("archive")) if finding.level != "ok"]
     for finding in findings:
         console.print(f"{finding.subject}: {finding.text}", soft_wrap=True, markup=False)
         if finding.remedy:
             console.print(f"  {finding.remedy}", soft_wrap=True, markup=False)
     following = f"dacycle hindcast {file}" if not findings else f"dacycle doctor {file}"
-    console.print(f"{'It needs nothing more' if not findings else 'When that is mended'}: {following}")
+    console.print(f"{'It needs nothing more' if not findings else 'When that is mended'}: {following}", soft_wrap=True)

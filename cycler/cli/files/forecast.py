@@ -15,7 +15,7 @@ from rich.table import Table
 
 from dacycle.cycler.cli.options import Threads, parse_hour
 from dacycle.cycler.cli.show import console, progress_bar
-from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
+from dacycle.forecast_adapter.channels import HEADLINE, index, readable
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import ForecastError, ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP, StateError, make_state
@@ -25,9 +25,6 @@ from dacycle.forecast_adapter.states.grib_writer import MISSING
 from dacycle.forecast_adapter.states.products import open_states
 
 app = typer.Typer()
-
-SHOWN = {"q700": ("g kg-1", 1e3), "msl": ("hPa", 1e-2)}
-"""Units of the summary on the screen, and factors to them, where they are not SI."""
 
 
 @app.command()
@@ -130,8 +127,7 @@ def _summary_table(network: ForecastModel, start: xr.DataArray) -> Table:
     table.add_column("lead", justify="right")
     table.add_column("")
     for name in HEADLINE:
-        unit, _ = SHOWN.get(name, (CHANNELS[index(name)].unit, 1))
-        table.add_column(f"{name}\n{unit}", justify="right")
+        table.add_column(f"{name}\n{readable(name)[1]}", justify="right")
     _summarise(table, 0, start.values, start.values, network.grid)
     return table
 
@@ -140,7 +136,7 @@ def _summarise(table: Table, hours: int, array: NDArray[np.float32], first: NDAr
     """Add a lead's area-weighted global means, and the RMS differences from the first state."""
     means, changes = [], []
     for name in HEADLINE:
-        _, factor = SHOWN.get(name, ("", 1.0))
+        factor, _ = readable(name)
         field, start = array[index(name)].astype(float), first[index(name)].astype(float)
         means.append(f"{factor * (field * grid.weights).mean():.5g}")
         changes.append(f"{factor * np.sqrt(((field - start) ** 2 * grid.weights).mean()):.4g}")

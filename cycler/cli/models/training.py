@@ -29,7 +29,7 @@ from dacycle.assimilators.training.recipe import (
 )
 from dacycle.cycler.cli.options import need_torch, parse_years
 from dacycle.cycler.cli.show import console
-from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, PLANES, index
+from dacycle.forecast_adapter.channels import HEADLINE, PLANES, readable
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import read_metadata
@@ -265,15 +265,16 @@ def evaluate(
     )
     first = scores[name]
     for channel in HEADLINE:
+        factor, unit = readable(channel)
         for lead in (*np.unique(first.leads).tolist(), None):
-            errors = [f"{s.rmse('analysis', channel, lead):.4g}" for s in scores.values()]
-            spreads = [f"{s.rmse('spread', channel, lead):.4g}" for s in scores.values() if s.spread is not None]
-            unit = CHANNELS[index(channel)].unit
+            errors = [f"{factor * s.rmse('analysis', channel, lead):.4g}" for s in scores.values()]
+            with_spread = [s for s in scores.values() if s.spread is not None]
+            spreads = [f"{factor * s.rmse('spread', channel, lead):.4g}" for s in with_spread]
             label = f"{channel} ({unit})" if lead == first.leads[0] else ""
             table.add_row(
                 label,
                 "all" if lead is None else f"{lead} h",
-                f"{first.rmse('background', channel, lead):.4g}",
+                f"{factor * first.rmse('background', channel, lead):.4g}",
                 *errors,
                 *spreads,
             )

@@ -92,9 +92,7 @@ def _bulletins(table: pa.Table) -> NDArray:
     The column QcFlag states the remarks of a bulletin (AUTO, $, ...), and nothing about its values.
     """
     reports = _placed(table, "icao", "elev")
-    seconds = numbers(table["unix_time"])[0]
-    timed = np.isfinite(seconds)
-    reports["time"][timed] = seconds[timed].astype("M8[s]")
+    reports["time"] = _seconds(table["unix_time"])
     for name, column in (("t2m", "temp"), ("td2m", "dewp")):
         value, readable = numbers(table[column])
         put(reports, name, value + ZERO_CELSIUS, readable=readable)
@@ -106,10 +104,26 @@ def _bulletins(table: pa.Table) -> NDArray:
     return reports
 
 
+def _madis_times(column: pa.ChunkedArray) -> NDArray[np.datetime64]:
+    """Return times (n,) in UTC of timestamps, texts, or seconds since 1970, as in MADIS's own files; NaT where none."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return times(column)
+    return _seconds(column)
+
+
+def _seconds(column: pa.ChunkedArray) -> NDArray[np.datetime64]:
+    """Return times (n,) of seconds since 1970, NaT where there is no number."""
+    seconds = numbers(column)[0]
+    found = np.full(len(seconds), np.datetime64("NaT"), "M8[s]")
+    timed = np.abs(seconds) < 1e11  # false for NaN, and for what no calendar holds
+    found[timed] = seconds[timed].astype("M8[s]")
+    return found
+
+
 def _madis(table: pa.Table) -> NDArray:
     """Return records from K, Pa, m/s, and precipitation in m."""
     reports = _placed(table, "stationname", "elevation")
-    reports["time"], reports["received"] = times(table["timeobs"]), times(table["timereceived"])
+    reports["time"], reports["received"] = _madis_times(table["timeobs"]), _madis_times(table["timereceived"])
     passed = {element: by_text(table[f"{element}dd"], ACCEPTED.__contains__) for element in _ELEMENTS}
     for name, element, scale in (
         ("t2m", "temperature", 1),

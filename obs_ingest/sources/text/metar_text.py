@@ -112,6 +112,11 @@ class TextReader:
                 )
             else:
                 whole.append(report)
+        if not whole and (text[:3] == "CDF" or text[1:4] == "HDF"):
+            raise ObservationError(
+                f"{path}: this is netCDF; METARs are read as text, as CSV, or as Parquet with MADIS's own names "
+                "(in Python: xarray.open_dataset(FILE).to_dataframe().to_parquet(...))"
+            )
         if not whole:
             raise ObservationError(f"{path}: no METAR in this file, which begins with {text[:40]!r}")
         problems += damaged

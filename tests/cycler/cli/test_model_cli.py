@@ -1,5 +1,6 @@
 """The commands for networks: their help, scores of single analyses, and what they refuse."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ from typer.testing import CliRunner
 
 from dacycle.assimilators.exceptions import DataError, RecipeError
 from dacycle.cycler.cli.models.training import app
+from dacycle.forecast_adapter.channels import HEADLINE, readable
 from dacycle.forecast_adapter.models.onnxfile import read_metadata, write_metadata
 from tests.conftest import TinyWorld
 from tests.learned import make_operator
 from tests.worlds import register_doubles
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -67,3 +71,10 @@ def test_a_year_that_is_too_short_is_named(world: TinyWorld, data: Path) -> None
     arguments += ["--world", str(world.folder), "--model", str(world.model)]
     with pytest.raises(DataError, match="29 times, too few for 99 starts"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("card", sorted(ROOT.glob("*/weights/*.md")), ids=lambda path: path.stem)
+def test_cards_have_the_units_of_every_other_table(card: Path) -> None:
+    for channel, unit in re.findall(r"^\| (\w+) \((.+?)\) \|", card.read_text(), re.MULTILINE):
+        if channel in HEADLINE:
+            assert unit == readable(channel)[1]

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cli import app
-from dacycle.cycler.experiment import write_experiment
+from dacycle.cycler.experiment import load_experiment, write_experiment
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
 from tests.cycler.runs import make_run
@@ -118,6 +119,44 @@ def test_fork_and_rewind(place):
     assert "demo stands at 20240103T12; 2 cycles were dropped" in dacycle("rewind", "demo", "20240103T12", "--yes")
     assert len(open_experiment("archive", "demo").times) == 3
     assert len(open_experiment("archive", "dry").times) == 5
+
+
+def test_a_fork_is_compared_with_the_free_run_of_its_donor(place):
+    text = (place / "demo.yaml").read_text().replace("free_run: false", "free_run: true")
+    (place / "demo.yaml").write_text(text)
+    dacycle("hindcast", "demo.yaml")
+    dacycle("fork", "demo@20240103T18", "dry", "--set", "deny=[td2m]")
+    dacycle("hindcast", "dry.yaml")
+    assert Archive("archive").branches() == ["demo", "demo-free", "dry"]
+    (of_fork,) = (row for row in scores("dry")["rmse"] if row["channel"] == "t850")
+    (of_donor,) = (row for row in scores("demo")["rmse"] if row["channel"] == "t850")
+    assert of_fork["runs"]["free run"] == of_donor["runs"]["free run"]
+    dacycle("report", "dry", "--out", "dry.html")
+    assert "beside those of the free run, demo-free" in (place / "dry.html").read_text()
+
+
+def test_a_fork_with_another_model_has_a_free_run_of_its_own(place):
+    text = (place / "demo.yaml").read_text().replace("free_run: false", "free_run: true")
+    (place / "demo.yaml").write_text(text)
+    model = load_experiment(place / "demo.yaml").model
+    (place / "other.onnx").write_bytes(Path(model).read_bytes())
+    dacycle("hindcast", "demo.yaml", "--limit", "2")
+    dacycle("fork", "demo@20240103T18", "other", "--set", "model=other.onnx")
+    assert load_experiment(place / "other.yaml").drift.free_run
+    assert "rmse" in scores("other")
+    assert all("free run" not in row["runs"] for row in scores("other")["rmse"])
+
+
+@pytest.mark.parametrize("name", ["dry.yaml", "main", "a b", "-dry", "../dry", "x" * 101])
+def test_a_name_that_is_none_is_refused_with_the_rule(place, name):
+    dacycle("hindcast", "demo.yaml", "--limit", "1")
+    said = dacycle("fork", "demo@20240103T12", "--", name, status=2)
+    assert f"{name!r} is no name of an experiment: " in said
+    assert [path.name for path in place.glob("*.yaml")] == ["demo.yaml"]
+
+
+def scores(name: str) -> dict[str, Any]:
+    return json.loads(dacycle("scores", name, "--json"))
 
 
 @pytest.mark.parametrize(

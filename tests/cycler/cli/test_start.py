@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from dacycle.assimilators.classical.background_error import read_ensemble_recipe
+from dacycle.assimilators.training.recipe import load_recipe
 from dacycle.cycler.archive.branches import open_experiment
 from dacycle.cycler.cli import app
 from dacycle.cycler.cli.cycles.start import SITUATIONS
+from dacycle.cycler.experiment import load_experiment
 
 COMMAND = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
 
@@ -40,9 +43,24 @@ def test_an_experiment_is_written_and_its_needs_are_named(
     assert ended.exit_code == 0, ended.output
     assert "#" in (tmp_path / "mine.yaml").read_text()
     assert "dacycle " in ended.output.splitlines()[-1]
+    remedies = [line for line in ended.output.splitlines() if line.startswith("  ")]
+    assert all("`dacycle " in remedy for remedy in remedies)
     again = CliRunner().invoke(app, ["init", situation, "mine.yaml"])
     assert again.exit_code == 2
     assert "mine.yaml exists" in again.output
+
+
+def test_recipes_of_an_experiment_are_written_beside_it_and_fit_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["init", "era5", "mine/year.yaml"]).exit_code == 0
+    experiment = load_experiment(tmp_path / "mine/year.yaml")
+    mini, oi = load_recipe(tmp_path / "mine/era5-mini.yaml"), read_ensemble_recipe(tmp_path / "mine/era5-oi.yaml")
+    assert experiment.world == mini.world == oi.world
+    assert experiment.model == oi.model == f"runs/era5-mini/{mini.name}.onnx"
+    assert experiment.assimilator == "runs/era5-oi/era5-oi.nc"
+    assert not {experiment.start.year} & {*mini.training_years, *mini.validation_years, *oi.years}
 
 
 def test_an_unknown_situation_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
-SHORT = {"20240111T00": "20240104T12"}
+SHORT = {"20240108T00": "20240104T12", "20240110T00": "20240104T18"}
 """Times of the tutorial, and those that take their place in one day of cycles."""
 
 pytestmark = pytest.mark.trial

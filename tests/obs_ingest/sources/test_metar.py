@@ -138,6 +138,18 @@ def test_receipt_times_are_madis_own(shared, month):
     assert table["latitude"].round(2).equals(table["latitude"])  # 44.88, not single precision's 44.880001
 
 
+@pytest.mark.parametrize("kind", ["int64", "float64"])
+def test_times_of_madis_may_be_seconds_since_1970(shared, tmp_path, kind):
+    frame = pd.read_parquet(shared / MADIS)
+    for name in ("timeObs", "timeReceived"):
+        frame[name] = ((frame[name] - pd.Timestamp(0)) // pd.Timedelta(seconds=1)).astype(kind)
+    frame.to_parquet(tmp_path / "seconds.parquet")
+    seconds, _ = read(tmp_path / "seconds.parquet", "2020-01-10T12")
+    stamps, _ = read(shared / MADIS, "2020-01-10T12")
+    assert len(stamps) > 100
+    pd.testing.assert_frame_equal(seconds, stamps)
+
+
 def test_a_flag_decides_whether_a_value_is_used(shared, tmp_path):
     frame = pq.read_table(shared / MADIS).slice(0, 9).to_pandas()
     frame["temperatureDD"] = list("ZCSVGXQBI")

@@ -143,6 +143,10 @@ def test_what_is_no_metar_is_named(tmp_path, network):
     _, inventory = read(tmp_path / NAME, network)
     assert (inventory.found, inventory.decoded, inventory.skipped) == (3, 1, {"damaged": 2})
     assert inventory.problems == [f"{tmp_path / NAME}, line {line}: no METAR" for line in (2, 4)]
+    for beginning in (b"CDF\x01", b"\x89HDF\r\n\x1a\n"):
+        (tmp_path / NAME).write_bytes(beginning + bytes(60))
+        with pytest.raises(ObservationError, match=rf"{NAME}: this is netCDF; METARs are read as text, as CSV"):
+            read(tmp_path / NAME, network)
     (tmp_path / NAME).write_text("<html>404</html>")
     with pytest.raises(ObservationError, match=rf"{NAME}: no METAR in this file, which begins with '<html>404"):
         read(tmp_path / NAME, network)
