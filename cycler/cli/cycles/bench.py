@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dacycle.common.settings import read_settings
-from dacycle.cycler.cli.options import Threads, need_torch
+from dacycle.cycler.cli.options import Threads
+from dacycle.cycler.cli.texts import need_torch
 from dacycle.cycler.experiment import load_experiment
 from dacycle.forecast_adapter.grid import get_grid
 

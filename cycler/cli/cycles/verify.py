@@ -11,8 +11,9 @@ import typer
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads, cycle_time
+from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
+from dacycle.cycler.cli.texts import cycle_time
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import figures, style, tables
 from dacycle.cycler.report.compare import compare as compare_runs
