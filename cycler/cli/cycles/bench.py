@@ -112,6 +112,41 @@ def commands(
 
 
 @bench.command()
+def profile(
+    experiment: Demonstration = DEMONSTRATION,
+    number: Annotated[int, typer.Option("--cycles", min=2, help="Number of cycles to run.")] = 12,
+    days: Annotated[int, typer.Option(min=0, help="Also profile `dacycle demo` of so many days.")] = 0,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Stages that take less of a command are one line.")] = 0.03,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the processor time of whole commands goes, by stage.
+
+    Each command runs in a process of its own, which is sampled every 5 ms with those that it starts.
+
+    Example: dacycle bench profile --cycles 12 --days 2
+    """
+    from dacycle.cycler.timing.profile import profile_commands
+
+    result = profile_commands(load_experiment(experiment), number, days)
+    if as_json:
+        print(json.dumps(asdict(result), indent=1))
+        return
+    console.print(f"{result.cycles} cycles of {experiment}\non {result.machine}")
+    table = Table("command", "stage", "processor s", "share", "most of it in")
+    for name, of_command in result.commands.items():
+        table.add_row(name, "all", f"{of_command.processor:.2f}", "", "", style="bold")
+        small = 0.0
+        for stage, seconds in of_command.stages.items():
+            part = seconds / of_command.processor
+            if part < share:
+                small += seconds
+                continue
+            table.add_row("", stage, f"{seconds:.2f}", f"{part:.0%}", of_command.most[stage])
+        table.add_row("", "smaller ones", f"{small:.2f}", f"{small / of_command.processor:.0%}", "")
+    console.print(table)
+
+
+@bench.command()
 def forecast(
     model: Annotated[str, typer.Option(help="An added model; a missing double is made.")] = "double-0.25deg",
     steps: Annotated[int, typer.Option(min=2, help="Number of 6-h steps.")] = 6,

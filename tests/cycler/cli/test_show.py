@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from dacycle.cycler.cli import app
 from dacycle.cycler.archive.progress import Progress
+from dacycle.cycler.cli import app
 from dacycle.cycler.cli.cycles.status import USES, _print_log, _print_status
 from dacycle.cycler.cli.cycles.verify import _print_comparison
 from dacycle.cycler.cli.show import print_json
