@@ -307,6 +307,7 @@ class Writer(Branch):
     def __init__(self, archive: Archive, experiment: Experiment) -> None:
         super().__init__(archive, experiment.name)
         self.experiment = experiment
+        self._times: pd.DatetimeIndex | None = None
         begun = experiment.name in archive.branches()
         self._next = super().next_time if begun else None
         # While the lock is held only this writer adds to the branch, so that what it wrote need not be read again.
@@ -314,6 +315,13 @@ class Writer(Branch):
         self._holding = read_holding(archive.states.folder, self.name) if begun else Holding()
         self._frames: dict[pd.Timestamp, NDArray[np.float32]] = {}
         self._appended = False
+
+    @property
+    def times(self) -> pd.DatetimeIndex:
+        """Return the times of the committed analyses; while the lock is held, only this writer adds to them."""
+        if self._times is None:
+            self._times = super().times
+        return self._times
 
     @property
     def next_time(self) -> pd.Timestamp | None:
@@ -331,6 +339,8 @@ class Writer(Branch):
     def _remember(self, records: Sequence[CycleRecord], frames: Sequence[NDArray], holding: Holding) -> None:
         """Keep what was committed, in the form in which it is read."""
         self._holding = holding
+        if self._times is not None:
+            self._times = self._times.append(pd.DatetimeIndex([record.time for record in records]).as_unit("s"))
         self._newest = [*self._newest, *(CycleRecord.from_json(record.to_json()) for record in records)]
         self._newest = self._newest[-_KEPT_RECORDS:]
         for record, frame in zip(records, frames, strict=True):
@@ -398,7 +408,7 @@ class Writer(Branch):
                 if path.stem <= cycle_id(time):
                     os.link(path, link)
         self.archive.states.create_branch(self.name, snapshot)
-        self._next = time + STEP
+        self._next, self._times = time + STEP, None
         self._newest = self._records(slice(-_KEPT_RECORDS, None))
         self._holding = read_holding(self.archive.states.folder, self.name)
 

@@ -78,6 +78,21 @@ class _Growth:
     arrays: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class _Snapshot:
+    """A commit to read, whose files have been checked; what was opened of it stays open.
+
+    Attributes:
+        store: of its arrays.
+        arrays: those that were opened, by path.
+        times: of the groups whose times were read.
+    """
+
+    store: icechunk.IcechunkStore
+    arrays: dict[str, zarr.AsyncArray] = field(default_factory=dict)
+    times: dict[str, NDArray[np.datetime64]] = field(default_factory=dict)
+
+
 class Store:
     """One Icechunk repository in a folder, kept open; a store that has not been made reads as empty.
 
@@ -88,7 +103,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, str] = {}  # of files that were checked or sealed; they never change
-        self._opened: dict[str, icechunk.IcechunkStore] = {}  # by commit
+        self._opened: dict[str, _Snapshot] = {}  # by commit, the last two
         self._growth: dict[str, _Growth] = {}  # by branch
 
     @property
@@ -189,18 +204,20 @@ class Store:
 
     def times(self, branch: str, group: str) -> NDArray[np.datetime64]:
         """Return the times of a group, (n,) datetime64[h], in order; empty where it has none yet."""
-        store = self._store(branch)
-        with self._reading():
-            there = group in zarr.open_group(store, mode="r")
-        if not there:
-            return np.array([], "datetime64[h]")
-        return self._read(store, [f"{group}/time"], slice(None))[0].astype("datetime64[h]")
+        snapshot = self._snapshot(branch)
+        if group not in snapshot.times:
+            with self._reading():
+                there = group in zarr.open_group(snapshot.store, mode="r")
+            if not there:
+                return np.array([], "datetime64[h]")
+            snapshot.times[group] = self._read(snapshot, [f"{group}/time"], slice(None))[0].astype("datetime64[h]")
+        return snapshot.times[group]
 
     def dataset(self, branch: str, group: str) -> "xr.Dataset":
         """Return a group as a lazy dataset."""
         import xarray as xr
 
-        store = self._store(branch)
+        store = self._snapshot(branch).store
         with self._reading():
             return xr.open_zarr(store, group=group, consolidated=False, chunks=None)
 
@@ -214,24 +231,25 @@ class Store:
         if when.size != 1:
             raise ArchiveError(f"{self.folder}, branch {branch}: {group} has no time {np.datetime64(time, 'h')}")
         paths = [f"{group}/{name}" for name in names]
-        values = self._read(self._store(branch), paths, int(when[0]), f" at {np.datetime64(time, 'h')}")
+        values = self._read(self._snapshot(branch), paths, int(when[0]), f" at {np.datetime64(time, 'h')}")
         return dict(zip(names, values, strict=True))
 
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:
         """Return an array of a group along time, or some rows of it."""
-        return self._read(self._store(branch), [f"{group}/{name}"], rows)[0]
+        return self._read(self._snapshot(branch), [f"{group}/{name}"], rows)[0]
 
-    def _store(self, branch: str) -> icechunk.IcechunkStore:
+    def _snapshot(self, branch: str) -> _Snapshot:
         """Return what is to be read of the newest commit of a branch, after its files have been checked."""
         tip = self._tip(branch)
         if tip not in self._opened:
             self._check(tip, READ)
             with self._reading(f"snapshots/{tip}"):
-                self._opened = {tip: self._repository.readonly_session(snapshot_id=tip).store}
+                opened = _Snapshot(self._repository.readonly_session(snapshot_id=tip).store)
+            self._opened = dict([*self._opened.items(), (tip, opened)][-2:])
         return self._opened[tip]
 
-    def _read(self, store: icechunk.IcechunkStore, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
-        values = _together(_fetch(store, path, at) for path in paths)
+    def _read(self, snapshot: _Snapshot, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
+        values = _together(_fetch(snapshot, path, at) for path in paths)
         for path, value in zip(paths, values, strict=True):
             if isinstance(value, BaseException):
                 raise ArchiveError(
@@ -295,8 +313,10 @@ async def _open(store: icechunk.IcechunkStore, path: str) -> zarr.AsyncArray:
     return await zarr.AsyncArray.open(StorePath(store, path), zarr_format=3)
 
 
-async def _fetch(store: icechunk.IcechunkStore, path: str, at: int | slice) -> Any:
-    return await (await _open(store, path)).getitem(at)
+async def _fetch(snapshot: _Snapshot, path: str, at: int | slice) -> Any:
+    if path not in snapshot.arrays:
+        snapshot.arrays[path] = await _open(snapshot.store, path)
+    return await snapshot.arrays[path].getitem(at)
 
 
 def _rows(dataset: "xr.Dataset") -> dict[str, NDArray]:
@@ -308,7 +328,7 @@ async def _extend(store: icechunk.IcechunkStore, group: str, rows: Rows, growth:
     """Append rows to a group, all arrays concurrently; their times must come after those of the group."""
     new = hours(rows["time"])
     if group not in growth.last:
-        old = np.asarray(await _fetch(store, f"{group}/time", slice(None)))
+        old = np.asarray(await (await _open(store, f"{group}/time")).getitem(slice(None)))
         growth.last[group] = int(old[-1]) if len(old) else None
     last = growth.last[group]
     joined = new if last is None else np.concatenate([[last], new])
