@@ -26,7 +26,7 @@ from pydantic import (
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
-from dacycle.common.times import parse_time
+from dacycle.common.times import cycle_id, parse_time
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
@@ -58,11 +58,6 @@ STEP = pd.Timedelta(hours=STEP_HOURS)
 
 class ExperimentError(DacycleError, ValueError):
     """An experiment cannot run as written; the message names file, line, key and remedy."""
-
-
-def cycle_id(time: pd.Timestamp) -> str:
-    """Return the name of a cycle, e.g. `20240104T00`."""
-    return f"{time:%Y%m%dT%H}"
 
 
 def parse_cycle_time(value: object) -> pd.Timestamp:

@@ -285,8 +285,21 @@ def to_arrow(table: pd.DataFrame) -> pa.Table:
 def _arrow_array(column: pd.Series, kind: pa.DataType) -> pa.Array:
     if kind != _TEXT:
         return pa.array(column.to_numpy(), from_pandas=True).cast(kind, safe=False)
-    names = pa.array(column.cat.categories.astype(str).to_numpy(object), pa.string())
-    return pa.DictionaryArray.from_arrays(pa.array(column.cat.codes.to_numpy(), pa.int32()), names)
+    return pa.DictionaryArray.from_arrays(
+        pa.array(column.cat.codes.to_numpy(), pa.int32()), _texts(column.cat.categories)
+    )
+
+
+_TEXTS: dict[int, tuple[pd.Index, pa.Array]] = {}
+
+
+def _texts(names: pd.Index) -> pa.Array:
+    """Return the names of a categorical; they are kept by the list's identity, as most cycles have the same list."""
+    if id(names) not in _TEXTS:
+        if len(_TEXTS) >= 64:
+            _TEXTS.clear()
+        _TEXTS[id(names)] = names, pa.array(names.astype(str).to_numpy(object), pa.string())
+    return _TEXTS[id(names)][1]
 
 
 def from_arrow(arrow: pa.Table, source: str) -> pd.DataFrame:

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 COMPONENTS = ("cycler", "assimilators", "obs_ingest", "forecast_adapter")  # each may import those after it
 ROOMS = {
     "cycler": (
-        "cli", "cli.cycles", "cli.files", "cli.models", "cli.options", "cli.show", "benchmark", "timing", "operations",
+        "cli", "cli.cycles", "cli.files", "cli.models", "cli.texts", "cli.options", "cli.show",
+        "benchmark", "timing", "operations",
         "report", "report.data", "single", "cycle", "verification", "archive", "experiment",
     ),
     "assimilators": (

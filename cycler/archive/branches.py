@@ -29,6 +29,14 @@ from dacycle.common.files import write_whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.lock import locked
+from dacycle.cycler.archive.progress import (
+    FROZEN_REMEDY,
+    STATES,
+    Holding,
+    find_states,
+    read_holding,
+    refuse_unknown,
+)
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.seals import read_sealed_text, seal_text
 from dacycle.cycler.archive.store import Rows, Store
@@ -63,15 +71,12 @@ class Archive:
 
     def __init__(self, folder: Path | str, create: bool = False) -> None:
         self.folder = Path(folder)
-        self.states, self.forecasts = (Store(self.folder / f"{name}.icechunk") for name in ("states", "forecasts"))
+        self.forecasts = Store(self.folder / "forecasts.icechunk")
         if create:
+            self.states = Store(self.folder / STATES)
             self.make(self.states)
-        elif not self.states.exists:
-            if not self.folder.is_dir():
-                raise ArchiveError(f"no archive at {self.folder}; give --archive or set DACYCLE_ARCHIVE")
-            raise ArchiveError(
-                f"{self.folder} is not an archive (it has no states.icechunk); give --archive or set DACYCLE_ARCHIVE"
-            )
+        else:
+            self.states = Store(find_states(self.folder))
 
     def make(self, store: Store) -> None:
         """Make one of the two stores, if need be; that of the forecasts is made with the first forecast.
@@ -92,9 +97,7 @@ class Archive:
         Raises:
             ArchiveError: there is none of that name; the message lists the names.
         """
-        if name not in self.branches():
-            names = ", ".join(self.branches()) or "none yet"
-            raise ArchiveError(f"{self.folder}: no experiment {name!r} here (there are: {names})")
+        refuse_unknown(self.folder, name)
         return Branch(self, name)
 
     @contextmanager
@@ -304,12 +307,21 @@ class Writer(Branch):
     def __init__(self, archive: Archive, experiment: Experiment) -> None:
         super().__init__(archive, experiment.name)
         self.experiment = experiment
+        self._times: pd.DatetimeIndex | None = None
         begun = experiment.name in archive.branches()
         self._next = super().next_time if begun else None
         # While the lock is held only this writer adds to the branch, so that what it wrote need not be read again.
         self._newest = self._records(slice(-_KEPT_RECORDS, None)) if begun and self._next is not None else []
+        self._holding = read_holding(archive.states.folder, self.name) if begun else Holding()
         self._frames: dict[pd.Timestamp, NDArray[np.float32]] = {}
         self._appended = False
+
+    @property
+    def times(self) -> pd.DatetimeIndex:
+        """Return the times of the committed analyses; while the lock is held, only this writer adds to them."""
+        if self._times is None:
+            self._times = super().times
+        return self._times
 
     @property
     def next_time(self) -> pd.Timestamp | None:
@@ -324,8 +336,11 @@ class Writer(Branch):
         """Return an analysis (69, H, W), read-only: one of the last two that this writer committed, or as stored."""
         return self._frames[time] if time in self._frames else super().frame(time)
 
-    def _remember(self, records: Sequence[CycleRecord], frames: Sequence[NDArray]) -> None:
+    def _remember(self, records: Sequence[CycleRecord], frames: Sequence[NDArray], holding: Holding) -> None:
         """Keep what was committed, in the form in which it is read."""
+        self._holding = holding
+        if self._times is not None:
+            self._times = self._times.append(pd.DatetimeIndex([record.time for record in records]).as_unit("s"))
         self._newest = [*self._newest, *(CycleRecord.from_json(record.to_json()) for record in records)]
         self._newest = self._newest[-_KEPT_RECORDS:]
         for record, frame in zip(records, frames, strict=True):
@@ -349,6 +364,7 @@ class Writer(Branch):
             for frame, time in zip(frames, times, strict=True)
         ]
         records = [CycleRecord(time, "cold_start", digests, remark) for time in times]
+        holding = self._holding.after(record.as_dict() for record in records)
         _freeze(self.folder, self.experiment)
         if self.name not in self.archive.branches():
             self.archive.states.create_branch(self.name)
@@ -360,8 +376,9 @@ class Writer(Branch):
             },
             f"cold start to {cycle_id(times[-1])}",
             {"time": cycle_id(times[-1])},
+            holding.to_json(),
         )
-        self._remember(records, list(frames))
+        self._remember(records, list(frames), holding)
 
     def fork(self) -> None:
         """Publish the past of the experiment that `cold_start.from` names, up to its cycle, as this branch's own.
@@ -391,8 +408,9 @@ class Writer(Branch):
                 if path.stem <= cycle_id(time):
                     os.link(path, link)
         self.archive.states.create_branch(self.name, snapshot)
-        self._next = time + STEP
+        self._next, self._times = time + STEP, None
         self._newest = self._records(slice(-_KEPT_RECORDS, None))
+        self._holding = read_holding(self.archive.states.folder, self.name)
 
     def commit_cycle(
         self,
@@ -425,9 +443,11 @@ class Writer(Branch):
         }
         groups["cycles"] = _record_rows([record])
         write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
-        self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", {"time": cycle_id(time), **notes})
+        holding = self._holding.after([record.as_dict()])
+        metadata = {"time": cycle_id(time), **notes}
+        self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", metadata, holding.to_json())
         self._appended = True
-        self._remember([record], [analysis])
+        self._remember([record], [analysis], holding)
         return record
 
     def _checked(self, array: NDArray, time: pd.Timestamp, source: str) -> NDArray[np.float32]:
@@ -464,8 +484,7 @@ def _freeze(folder: Path, experiment: Experiment) -> None:
 def _frozen(folder: Path) -> tuple[Experiment, bool]:
     """Return the frozen experiment of a branch, and whether its file has a seal."""
     path = folder / "experiment.yaml"
-    remedy = "put the experiment's own file in its place, or restore it from a copy of the archive"
-    text, sealed = read_sealed_text(path, remedy)
+    text, sealed = read_sealed_text(path, FROZEN_REMEDY)
     return parse_experiment(text, str(path)), sealed
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.lock import locked
-from dacycle.cycler.archive.seals import read_sealed_table, seal_table
+from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 
 __all__ = ["read_tables", "write_tables"]
 

@@ -8,15 +8,16 @@ records from before it keep their text and thus their fingerprint.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from dacycle.common.foreign import reading
+from dacycle.common.times import cycle_id
 from dacycle.cycler.archive.exceptions import ArchiveError
-from dacycle.cycler.experiment import cycle_id
 
-__all__ = ["CycleRecord", "SourceRecord", "Status"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CycleRecord", "SourceRecord", "Status", "read_content"]
 
 Status = Literal["cold_start", "ok", "degraded", "fallback"]
 
@@ -77,7 +78,7 @@ class CycleRecord:
         unpaired_model: a sentence, where the model was made for another world or kind of reference.
     """
 
-    time: pd.Timestamp
+    time: "pd.Timestamp"
     status: Status
     digests: Mapping[str, str]
     frame: str | None = None
@@ -123,20 +124,27 @@ class CycleRecord:
         Raises:
             ArchiveError: the text is no record, or holds a key that this version does not know.
         """
-        with reading("the record of a cycle", ArchiveError):
-            content = json.loads(text)
-        sources = content.get("sources", {})
-        _refuse_unknown(content, content, _NAMES)
-        for source in sources.values():
-            _refuse_unknown(content, source, _SOURCE_NAMES)
+        import pandas as pd
+
+        content = read_content(text)
         content["time"] = pd.Timestamp(content["time"])
-        content["sources"] = {name: SourceRecord(**source) for name, source in sources.items()}
+        content["sources"] = {name: SourceRecord(**source) for name, source in content.get("sources", {}).items()}
         return cls(**content)
 
 
 _COLD_START = ("digests", "frame", "status", "time")
 _NAMES = tuple(sorted(attribute.name for attribute in fields(CycleRecord)))
 _SOURCE_NAMES = tuple(attribute.name for attribute in fields(SourceRecord))
+
+
+def read_content(text: str) -> dict[str, Any]:
+    """Return what a record's text holds as plain values, the time as the cycle's name. Errors as `from_json`."""
+    with reading("the record of a cycle", ArchiveError):
+        content: dict[str, Any] = json.loads(text)
+    _refuse_unknown(content, content, _NAMES)
+    for source in content.get("sources", {}).values():
+        _refuse_unknown(content, source, _SOURCE_NAMES)
+    return content
 
 
 def _refuse_unknown(record: Mapping[str, Any], content: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -3,38 +3,39 @@
 A branch is a line of commits, each of which is seen whole or not at all. Every array has a checksum, because a byte
 that flips on disk would otherwise be read without an error. Each chunk holds one time, so that one state is read alone.
 Icechunk's own files, which say where the chunks of a commit are, have none: `seals/COMMIT` beside them lists their
-digests. It is written before the branch points to the commit, and checked before the commit is read. Commits of older
-versions of dacycle have no such list.
+digests (`commits`). It is written before the branch points to the commit, and checked before the commit is read.
+Commits of older versions of dacycle have no such list.
 """
 
 import asyncio
-import hashlib
 import os
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import icechunk
 import numpy as np
-import pandas as pd
-import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import StorePath
 
-from dacycle.common.files import whole, write_whole
+from dacycle.common.files import whole
 from dacycle.common.foreign import reading
+from dacycle.cycler.archive.commits import COPY, READ, check_commit, seal_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
-from dacycle.cycler.archive.seals import read_sealed_text, seal_text
+
+if TYPE_CHECKING:  # what only looks at records, such as `dacycle status`, imports neither
+    import pandas as pd
+    import xarray as xr
 
 __all__ = ["ArchiveError", "Rows", "Store"]
 
-Rows = Mapping[str, NDArray]
+Rows = dict[str, NDArray]
 """What a group that is there grows by: its arrays by name, time first, with `time` itself as datetime64."""
 
 # Icechunk warns of concurrent commits to one branch in local folders; the lock of the branch excludes them.
@@ -47,11 +48,6 @@ _TEXTS_PER_CHUNK = 64
 # Without splitting, every commit writes the whole manifest of a year again.
 _TIMES_PER_MANIFEST = 120
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
-
-
-_COPY = "restore it from a copy of the archive"
-_READ = ("config.yaml", "snapshots", "manifests")
-"""Icechunk's files that are read with a commit, beside its chunks."""
 
 
 def _configuration() -> icechunk.RepositoryConfig:
@@ -82,6 +78,21 @@ class _Growth:
     arrays: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class _Snapshot:
+    """A commit to read, whose files have been checked; what was opened of it stays open.
+
+    Attributes:
+        store: of its arrays.
+        arrays: those that were opened, by path.
+        times: of the groups whose times were read.
+    """
+
+    store: icechunk.IcechunkStore
+    arrays: dict[str, zarr.AsyncArray] = field(default_factory=dict)
+    times: dict[str, NDArray[np.datetime64]] = field(default_factory=dict)
+
+
 class Store:
     """One Icechunk repository in a folder, kept open; a store that has not been made reads as empty.
 
@@ -92,7 +103,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, str] = {}  # of files that were checked or sealed; they never change
-        self._opened: dict[str, icechunk.IcechunkStore] = {}  # by commit
+        self._opened: dict[str, _Snapshot] = {}  # by commit, the last two
         self._growth: dict[str, _Growth] = {}  # by branch
 
     @property
@@ -134,7 +145,7 @@ class Store:
 
     def _reading(self, name: str = "") -> AbstractContextManager[None]:
         """Turn Icechunk's and zarr's errors into ArchiveErrors that name the store, or a file of it."""
-        return reading(f"{self.folder / name} ({_COPY})", ArchiveError)
+        return reading(f"{self.folder / name} ({COPY})", ArchiveError)
 
     def branches(self) -> list[str]:
         """Return the sorted names of the branches, without the empty trunk `main`."""
@@ -171,7 +182,7 @@ class Store:
         try:
             for commit in self.commits(branch):
                 try:
-                    self._check(commit.id, [*_READ, "transactions"])
+                    self._check(commit.id, [*READ, "transactions"])
                 except ArchiveError as error:
                     damage.append(str(error))
         except ArchiveError as error:
@@ -187,39 +198,30 @@ class Store:
         with self._reading(reference):
             return str(self._repository.lookup_branch(branch))
 
-    def _check(self, snapshot: str, kinds: Iterable[str]) -> None:
+    def _check(self, snapshot: str, kinds: Collection[str]) -> None:
         """Check the files of a commit that have not been checked yet; a commit without a seal is older than seals."""
-        seal = self.folder / "seals" / snapshot
-        if not seal.is_file():
-            return
-        for line in read_sealed_text(seal, _COPY)[0].splitlines():
-            digest, _, name = line.partition("  ")
-            kind = name.partition("/")[0]
-            if kind not in kinds or self._digests.get(name) == digest:
-                continue
-            with self._reading(name):
-                content = (self.folder / name).read_bytes()
-            if hashlib.sha256(content).hexdigest() != digest:
-                remedy = f"rewind the branch to an earlier cycle, or {_COPY}" if kind == "manifests" else _COPY
-                raise ArchiveError(f"{self.folder / name} is damaged; {remedy}")
-            self._digests[name] = digest
+        check_commit(self.folder, snapshot, kinds, self._digests)
 
     def times(self, branch: str, group: str) -> NDArray[np.datetime64]:
         """Return the times of a group, (n,) datetime64[h], in order; empty where it has none yet."""
-        store = self._store(branch)
-        with self._reading():
-            there = group in zarr.open_group(store, mode="r")
-        if not there:
-            return np.array([], "datetime64[h]")
-        return self._read(store, [f"{group}/time"], slice(None))[0].astype("datetime64[h]")
+        snapshot = self._snapshot(branch)
+        if group not in snapshot.times:
+            with self._reading():
+                there = group in zarr.open_group(snapshot.store, mode="r")
+            if not there:
+                return np.array([], "datetime64[h]")
+            snapshot.times[group] = self._read(snapshot, [f"{group}/time"], slice(None))[0].astype("datetime64[h]")
+        return snapshot.times[group]
 
-    def dataset(self, branch: str, group: str) -> xr.Dataset:
+    def dataset(self, branch: str, group: str) -> "xr.Dataset":
         """Return a group as a lazy dataset."""
-        store = self._store(branch)
+        import xarray as xr
+
+        store = self._snapshot(branch).store
         with self._reading():
             return xr.open_zarr(store, group=group, consolidated=False, chunks=None)
 
-    def read(self, branch: str, group: str, time: pd.Timestamp, names: list[str]) -> dict[str, NDArray]:
+    def read(self, branch: str, group: str, time: "pd.Timestamp", names: list[str]) -> dict[str, NDArray]:
         """Return the arrays of one time in their own shapes, without the time axis.
 
         Raises:
@@ -229,24 +231,25 @@ class Store:
         if when.size != 1:
             raise ArchiveError(f"{self.folder}, branch {branch}: {group} has no time {np.datetime64(time, 'h')}")
         paths = [f"{group}/{name}" for name in names]
-        values = self._read(self._store(branch), paths, int(when[0]), f" at {np.datetime64(time, 'h')}")
+        values = self._read(self._snapshot(branch), paths, int(when[0]), f" at {np.datetime64(time, 'h')}")
         return dict(zip(names, values, strict=True))
 
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:
         """Return an array (time, ...) of a group, or some rows of it."""
-        return self._read(self._store(branch), [f"{group}/{name}"], rows)[0]
+        return self._read(self._snapshot(branch), [f"{group}/{name}"], rows)[0]
 
-    def _store(self, branch: str) -> icechunk.IcechunkStore:
+    def _snapshot(self, branch: str) -> _Snapshot:
         """Return what is to be read of the newest commit of a branch, after its files have been checked."""
         tip = self._tip(branch)
         if tip not in self._opened:
-            self._check(tip, _READ)
+            self._check(tip, READ)
             with self._reading(f"snapshots/{tip}"):
-                self._opened = {tip: self._repository.readonly_session(snapshot_id=tip).store}
+                opened = _Snapshot(self._repository.readonly_session(snapshot_id=tip).store)
+            self._opened = dict([*self._opened.items(), (tip, opened)][-2:])
         return self._opened[tip]
 
-    def _read(self, store: icechunk.IcechunkStore, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
-        values = _together(_fetch(store, path, at) for path in paths)
+    def _read(self, snapshot: _Snapshot, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
+        values = _together(_fetch(snapshot, path, at) for path in paths)
         for path, value in zip(paths, values, strict=True):
             if isinstance(value, BaseException):
                 raise ArchiveError(
@@ -258,9 +261,10 @@ class Store:
     def append(
         self,
         branch: str,
-        groups: Mapping[str, xr.Dataset | Rows],
+        groups: "Mapping[str, xr.Dataset | Rows]",
         message: str,
         metadata: Mapping[str, Any] | None = None,
+        note: str = "",
     ) -> str:
         """Append to each group along `time`, in one commit; return the snapshot's id.
 
@@ -269,6 +273,7 @@ class Store:
             groups: what each group grows by. A group that is not there needs a dataset with a `time` coordinate;
                 variables without that dimension are written when the group is made.
             message, metadata: of the commit.
+            note: of the commit's seal.
 
         Raises:
             ArchiveError: a time is not later than all of the group's, or a shape differs from the group's.
@@ -276,7 +281,7 @@ class Store:
         tip = self._tip(branch)
         growth = self._growth.pop(branch, None)  # kept again once the branch points to the commit
         if growth is None or growth.tip != tip:
-            self._check(tip, _READ)
+            self._check(tip, READ)
             growth = _Growth(tip)
         session = self._repository.writable_session(branch)
         unknown = [name for name in groups if name not in growth.last]
@@ -285,40 +290,36 @@ class Store:
             for name in unknown:
                 new = groups[name]
                 if name not in root:
-                    if not isinstance(new, xr.Dataset):
+                    if isinstance(new, dict):
                         raise ArchiveError(f"{self.folder}, branch {branch}: there is no group {name}")
                     _create(root, name, new)
-        rows = {name: _rows(new) if isinstance(new, xr.Dataset) else new for name, new in groups.items()}
+        rows = {name: new if isinstance(new, dict) else _rows(new) for name, new in groups.items()}
         for failure in _together(_extend(session.store, name, new, growth) for name, new in rows.items()):
             if failure is not None:
                 raise ArchiveError(f"{self.folder}, branch {branch}: {failure}") from failure
         snapshot = session.flush(message, dict(metadata or {}))
-        _seal(self.folder, self._repository.lookup_snapshot(snapshot), self._digests)
+        _seal(self.folder, self._repository.lookup_snapshot(snapshot), self._digests, note)
         self._repository.reset_branch(branch, snapshot, from_snapshot_id=tip)
         growth.tip = snapshot
         self._growth[branch] = growth
         return snapshot
 
 
-def _seal(folder: Path, commit: icechunk.SnapshotInfo, known: dict[str, str]) -> None:
-    """List the digests of a commit's files, in the form of `sha256sum`; those that are not `known` are added to it."""
-    files = ["config.yaml", f"snapshots/{commit.id}", f"transactions/{commit.id}"]
-    names = [name for name in [*files, *(f"manifests/{m.id}" for m in commit.manifests)] if (folder / name).is_file()]
-    for name in names:
-        if name not in known:
-            known[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    write_whole(folder / "seals" / commit.id, seal_text("".join(f"{known[name]}  {name}\n" for name in names)))
+def _seal(folder: Path, commit: icechunk.SnapshotInfo, known: dict[str, str], note: str = "") -> None:
+    seal_commit(folder, str(commit.id), [manifest.id for manifest in commit.manifests], known, note)
 
 
 async def _open(store: icechunk.IcechunkStore, path: str) -> zarr.AsyncArray:
     return await zarr.AsyncArray.open(StorePath(store, path), zarr_format=3)
 
 
-async def _fetch(store: icechunk.IcechunkStore, path: str, at: int | slice) -> Any:
-    return await (await _open(store, path)).getitem(at)
+async def _fetch(snapshot: _Snapshot, path: str, at: int | slice) -> Any:
+    if path not in snapshot.arrays:
+        snapshot.arrays[path] = await _open(snapshot.store, path)
+    return await snapshot.arrays[path].getitem(at)
 
 
-def _rows(dataset: xr.Dataset) -> dict[str, NDArray]:
+def _rows(dataset: "xr.Dataset") -> dict[str, NDArray]:
     """Return the variables of a dataset that grow along time, time first."""
     return {str(key): v.transpose("time", ...).values for key, v in dataset.variables.items() if "time" in v.dims}
 
@@ -327,7 +328,7 @@ async def _extend(store: icechunk.IcechunkStore, group: str, rows: Rows, growth:
     """Append rows to a group, all arrays concurrently; their times must come after those of the group."""
     new = hours(rows["time"])
     if group not in growth.last:
-        old = np.asarray(await _fetch(store, f"{group}/time", slice(None)))
+        old = np.asarray(await (await _open(store, f"{group}/time")).getitem(slice(None)))
         growth.last[group] = int(old[-1]) if len(old) else None
     last = growth.last[group]
     joined = new if last is None else np.concatenate([[last], new])
@@ -378,7 +379,7 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _create(root: zarr.Group, name: str, dataset: xr.Dataset) -> zarr.Group:
+def _create(root: zarr.Group, name: str, dataset: "xr.Dataset") -> zarr.Group:
     """Create and return a group shaped like the dataset, without times."""
     group = root.create_group(name, attributes={str(key): value for key, value in dataset.attrs.items()})
     for key, variable in dataset.variables.items():

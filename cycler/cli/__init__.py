@@ -32,11 +32,13 @@ COMMANDS: dict[str, dict[str, str]] = {
         "hindcast": "Run all cycles that are not yet in the archive; run the command again to continue after "
         "an interruption.",
         "cycle": "Run the next cycle of the archive, if the cutoffs of its observations have passed.",
+        "fork": "Begin an experiment on the past of another one, with some settings changed.",
+        "rewind": "Take an experiment back to one of its cycles; later cycles are dropped and can be run again.",
+    },
+    "cycles.status": {
         "status": "Show the progress of each experiment in an archive, and the input that its last cycle "
         "could not read.",
         "log": "Show the latest cycles of an experiment: status, counts of values and time of writing.",
-        "fork": "Begin an experiment on the past of another one, with some settings changed.",
-        "rewind": "Take an experiment back to one of its cycles; later cycles are dropped and can be run again.",
     },
     "cycles.verify": {
         "drift": "Make the missing forecasts from committed analyses, and score them against the reference.",

@@ -1,35 +1,16 @@
-"""Arguments and options that several commands take, and readers of their texts."""
+"""Arguments and options that several commands take."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-import pandas as pd
 import typer
 
-from dacycle.common.configuration import parse_value
 from dacycle.common.settings import read_settings
-from dacycle.common.times import parse_time
-from dacycle.cycler.experiment import ExperimentError, parse_cycle_time
-from dacycle.forecast_adapter.models.model import ModelFileError
-from dacycle.forecast_adapter.state import as_hour
 
-__all__ = [
-    "ArchiveFolder",
-    "ExperimentFile",
-    "ExperimentName",
-    "Threads",
-    "cycle_time",
-    "need_torch",
-    "parse_hour",
-    "parse_setting",
-    "parse_years",
-    "quiet_cycles",
-]
+__all__ = ["ArchiveFolder", "ExperimentFile", "ExperimentName", "Threads", "quiet_cycles"]
 
 
 def _archive_folder() -> Path:
@@ -50,56 +31,6 @@ ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name 
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the networks; other numbers round differently.")]
 
 
-def cycle_time(text: str | None) -> pd.Timestamp | None:
-    """Return the time of a cycle that an option names; None where the option is not given.
-
-    Raises:
-        ExperimentError: the text is no time of a cycle.
-    """
-    if text is None:
-        return None
-    try:
-        return parse_cycle_time(text)
-    except ValueError as error:
-        raise ExperimentError(str(error)) from None
-
-
-def parse_hour(text: str, option: str = "--time") -> np.datetime64:
-    """Return the hour, UTC, that an option names; it need not be that of a cycle.
-
-    Raises:
-        typer.BadParameter: it is no time, or not on the hour.
-    """
-    try:
-        return as_hour(parse_time(text))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
-
-
-def parse_years(text: str) -> list[int]:
-    """Return the years of a text: [2014, 2015, 2016, 2020] for `2014-2016,2020`."""
-    years: list[int] = []
-    for stretch in text.split(","):
-        first, _, last = stretch.partition("-")
-        try:
-            years += range(int(first), int(last or first) + 1)
-        except ValueError:
-            raise typer.BadParameter(f"{text!r} is not a list of years such as 2014-2022 or 2021,2023") from None
-    return years
-
-
-def parse_setting(text: str, option: str) -> tuple[str, Any]:
-    """Return key and value of KEY=VALUE, the value as an experiment's file would hold it.
-
-    Raises:
-        ExperimentError: the text has no such form, or its value is not valid YAML.
-    """
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ExperimentError(f"{option} {text}: write it as KEY=VALUE")
-    return key, parse_value(value, f"{option} {text}", ExperimentError)
-
-
 @contextmanager
 def quiet_cycles() -> Iterator[None]:
     """Leave out the log records of single cycles that people read, where a command shows the cycles itself."""
@@ -111,12 +42,3 @@ def quiet_cycles() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def need_torch() -> None:
-    """Raise ModelFileError where the packages that training needs are not installed."""
-    missing = [name for name in ("torch", "lightning", "onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise ModelFileError(
-            f'{", ".join(missing)} not installed: `make train`, or `pip install -e ".[train]"` in the checkout'
-        )

@@ -9,16 +9,15 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import pandas as pd
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderResult
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
@@ -71,13 +70,14 @@ def _plain(value: Any) -> Any:
     """Return a value as JSON knows it."""
     if isinstance(value, np.generic) and not isinstance(value, np.datetime64 | np.timedelta64):
         value = value.item()
-    if value is None or value is pd.NaT or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
-        return None if value is pd.NaT else value
+    if value is None or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
+        return value
     if isinstance(value, float):
         return value if np.isfinite(value) else None
-    if isinstance(value, np.datetime64 | pd.Timestamp):
-        return f"{pd.Timestamp(value):%Y-%m-%dT%H:%M:%SZ}"
-    if isinstance(value, pd.DataFrame):
+    if isinstance(value, np.datetime64 | datetime):  # among them pandas' Timestamp and NaT
+        time = value if isinstance(value, datetime) else value.astype("datetime64[s]").item()
+        return f"{time:%Y-%m-%dT%H:%M:%SZ}" if time is not None and time == time else None
+    if hasattr(value, "to_dict"):  # a DataFrame
         return _plain(value.to_dict("records"))
     if isinstance(value, Mapping):
         return {str(_plain(key)): _plain(item) for key, item in value.items()}
@@ -110,6 +110,8 @@ def print_card(text: str) -> None:
     if console.width == UNLIMITED:
         print(text)
     else:
+        from rich.markdown import Markdown  # as long to import as the rest of this module
+
         console.print(Markdown(text))
 
 

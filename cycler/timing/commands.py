@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,9 @@ __all__ = [
     "bench_commands",
     "find_program",
     "read_bench",
+    "run_command",
     "this_program",
+    "usual_commands",
 ]
 
 
@@ -92,7 +94,8 @@ def bench_commands(
         order = range(len(programs)) if run % 2 == 0 else reversed(range(len(programs)))
         for number in order:
             with tempfile.TemporaryDirectory(prefix="dacycle-bench-") as folder:
-                for name, measured in _run_all(programs[number], content, experiment.name, Path(folder)):
+                for name, command in usual_commands(content, experiment.name, Path(folder)).items():
+                    measured = run_command([*programs[number], *command], Path(folder))
                     times[number].setdefault(name, []).append(measured)
     return [
         CommandsBench(machine(), runs, cycles, {name: _median(some) for name, some in of_program.items()})
@@ -100,29 +103,35 @@ def bench_commands(
     ]
 
 
-def _run_all(
-    program: Sequence[str], content: dict[str, object], name: str, folder: Path
-) -> Iterator[tuple[str, CommandTimes]]:
-    """Yield the times of each command; the later ones need what the earlier ones made."""
+def usual_commands(content: dict[str, object], name: str, folder: Path) -> dict[str, list[str]]:
+    """Write an experiment to a folder, and return the commands on it; later ones need what earlier ones made."""
     (folder / "experiment.yaml").write_text(write_experiment(content))
-    at = ("--archive", "archive")
-    commands = {
-        "help": ("--help",),
-        "simulate": ("simulate", "experiment.yaml"),
-        "hindcast": ("hindcast", "experiment.yaml", *at),
-        "hindcast again": ("hindcast", "experiment.yaml", "--archive", "again"),
-        "status": ("status", *at),
-        "scores": ("scores", name, *at),
-        "drift": ("drift", name, *at),
-        "report": ("report", name, *at),
+    at = ["--archive", "archive"]
+    return {
+        "help": ["--help"],
+        "simulate": ["simulate", "experiment.yaml"],
+        "hindcast": ["hindcast", "experiment.yaml", *at],
+        "hindcast again": ["hindcast", "experiment.yaml", "--archive", "again"],
+        "status": ["status", *at],
+        "log": ["log", name, *at],
+        "scores": ["scores", name, *at],
+        "drift": ["drift", name, *at],
+        "report": ["report", name, *at],
     }
-    for label, arguments in commands.items():
-        yield label, _run([*program, *arguments], folder)
 
 
-def _run(command: list[str], folder: Path) -> CommandTimes:
-    """Run a command in a folder that also holds its cache, so that nothing older helps it."""
-    environment = os.environ | {"DACYCLE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+def run_command(command: list[str], folder: Path, variables: Mapping[str, str] | None = None) -> CommandTimes:
+    """Run a command in a folder that also holds its cache, so that nothing older helps it.
+
+    Args:
+        command: the command line.
+        folder: the working folder.
+        variables: of the environment, beside those of this process.
+
+    Raises:
+        BenchError: it fails.
+    """
+    environment = os.environ | {"DACYCLE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"} | dict(variables or {})
     with (folder / "output").open("w+") as output:
         begin = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)

@@ -15,6 +15,7 @@ from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, write_experiment
 from dacycle.cycler.timing.measure import machine, timed
 from dacycle.cycler.verification import drift
+from dacycle.cycler.verification.ahead import sharing_ahead
 
 __all__ = ["Bench", "bench"]
 
@@ -57,6 +58,11 @@ class Bench:
     def rate(self) -> float:
         """Return cycles per second, without loading and forecasts."""
         return self.cycles / (self.seconds - self.loading)
+
+    @property
+    def year(self) -> float:
+        """Return the minutes of a year, 1464 cycles and then their forecasts, at the measured rates."""
+        return 1464 / self.rate_with_forecasts / 60
 
     @property
     def rate_with_forecasts(self) -> float:
@@ -110,7 +116,12 @@ def _stages(done: list[replay.Cycle], walls: list[float]) -> dict[str, float]:
 def _forecasts(experiment: Experiment, archive: Archive, threads: int) -> tuple[int, int, float]:
     inputs = load_inputs(experiment, threads)
     branch = archive.branch(experiment.name)
-    starts, seconds = timed(lambda: list(drift.make_forecasts(branch, inputs.world, inputs.model)))
+
+    def run() -> list[pd.Timestamp]:
+        with sharing_ahead(branch, drift.due(branch, inputs.world), threads):
+            return list(drift.make_forecasts(branch, inputs.world, inputs.model))
+
+    starts, seconds = timed(run)
     return len(starts), len(starts) * (experiment.drift.lead // STEP), seconds
 
 

@@ -46,7 +46,17 @@ from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["KINDS", "LEAD_STEP", "due", "fill_in", "forecasts", "make_forecasts", "read_scores", "unverified"]
+__all__ = [
+    "KINDS",
+    "LEAD_STEP",
+    "due",
+    "fill_in",
+    "forecasts",
+    "make_forecasts",
+    "read_scores",
+    "unverified",
+    "verifiable_leads",
+]
 
 LEAD_STEP = 12
 """Hours between the leads that are stored and scored, from 0; the model itself steps 6 hours."""
@@ -218,7 +228,7 @@ def _shared_past(branch: Branch) -> str | None:
     return next(str(c.id) for c in store.commits(donor) if c.metadata.get("time", "") <= cycle_id(time))
 
 
-def _verifiable(branch: Branch, world: World, start: pd.Timestamp) -> list[int]:
+def verifiable_leads(branch: Branch, world: World, start: pd.Timestamp) -> list[int]:
     """Return the leads whose valid time the reference holds."""
     return [int(h) for h in leads(branch) if np.datetime64(start, "h") + int(h) in world.reference]
 
@@ -226,7 +236,7 @@ def _verifiable(branch: Branch, world: World, start: pd.Timestamp) -> list[int]:
 def _is_covered(branch: Branch, world: World, start: pd.Timestamp) -> bool:
     """Whether the reference holds both frames of a start and all leads."""
     frames = (np.datetime64(start - STEP, "h"), np.datetime64(start, "h"))
-    return not world.reference.missing(frames) and len(_verifiable(branch, world, start)) == len(leads(branch))
+    return not world.reference.missing(frames) and len(verifiable_leads(branch, world, start)) == len(leads(branch))
 
 
 # --- scoring stored forecasts -----------------------------------------------------------------------------------------
@@ -236,7 +246,7 @@ def _fill_in(branch: Branch, world: World, skipped: list[pd.Timestamp]) -> Itera
     sources, name = _sources(branch), _stored_under(branch)
     for start in sorted(_committed(branch) - set(skipped)):
         scored = scored_leads(branch, start, sources[start])
-        new = [lead for lead in _verifiable(branch, world, start) if scored is not None and lead not in scored]
+        new = [lead for lead in verifiable_leads(branch, world, start) if scored is not None and lead not in scored]
         if new and name is not None:
             stored = branch.archive.forecasts.read(name, "forecasts", start, list(HEADLINE))
             fields = dict(zip(leads(branch).tolist(), np.stack(list(stored.values()), axis=1), strict=True))
@@ -263,7 +273,7 @@ def _forecast(
 ) -> tuple[xr.Dataset, pd.DataFrame]:
     """Run the model from the analyses and, where it is there, from the reference; return headline fields and scores."""
     times = [np.datetime64(start - STEP, "h"), np.datetime64(start, "h")]
-    stored_leads, verifiable = leads(branch), _verifiable(branch, world, start)
+    stored_leads, verifiable = leads(branch), verifiable_leads(branch, world, start)
     previous, current = StoredFrames(branch).pair(start)
     headline, fields = [index(name) for name in HEADLINE], []
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import ArchiveError, Branch
-from dacycle.cycler.archive.seals import read_sealed_table, seal_table
+from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 from dacycle.cycler.experiment import cycle_id
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import NAMES

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.archive.lock import locked
-from dacycle.cycler.archive.seals import read_sealed_table, seal_table
+from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 from dacycle.cycler.experiment import STEP, cycle_id
 from dacycle.cycler.verification.drift_scores import score_states
 from dacycle.forecast_adapter.models.model import ForecastModel

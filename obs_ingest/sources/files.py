@@ -6,6 +6,7 @@ A cycle loses only the file that cannot be read: the file is counted and named, 
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Sequence
 from glob import glob
 from pathlib import Path
@@ -27,6 +28,8 @@ Paths = str | Path | Sequence[str | Path]
 """A file, a folder, a pattern, a URL (see `fetch`), or several of them."""
 
 _DIGITS = 16
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which a change shows in a folder's time."""
 _UNREADABLE = "unreadable"
 """Stands for the digest of a file that cannot be read."""
 
@@ -133,6 +136,7 @@ class Files:
         self._places = [str(place) for place in ([path] if isinstance(path, str | Path) else path)]
         self._latency = None if latency is None else duration(latency, f"source {source}: latency").to_timedelta64()
         self._by_mtime = received is not None
+        self._listed: dict[str, tuple[int, list[Path]]] = {}
 
     def paths(self) -> list[Path]:
         """List the files that are there now, sorted.
@@ -143,22 +147,36 @@ class Files:
         files: set[Path] = set()
         for place in self._places:
             with reading(place, ObservationError):
-                files.update(filter(_is_data, self._at(place)))
+                files.update(self._at(place))
         if not files:
             places = ", ".join(self._places)
             raise ObservationError(f"source {self._source}: no file ({', '.join(self._patterns)}) at {places}")
         return sorted(files)
 
     def _at(self, place: str) -> Iterable[Path]:
-        """Return the files at one place; hidden ones in a folder are unfinished, or notes of a system."""
+        """Return the files at one place."""
         if is_url(place):
-            return fetch.mirror(place, patterns=self._patterns)
+            return filter(_is_data, fetch.mirror(place, patterns=self._patterns))
         if Path(place).is_dir():
-            found = (file for pattern in self._patterns for file in Path(place).glob(pattern))
-            return [file for file in found if not file.name.startswith(".")]
+            return self._in_folder(place)
         if Path(place).exists():
-            return [Path(place)]
-        return map(Path, glob(place, recursive=True))
+            return filter(_is_data, [Path(place)])
+        return filter(_is_data, map(Path, glob(place, recursive=True)))
+
+    def _in_folder(self, place: str) -> list[Path]:
+        """Return the files of a folder, but hidden ones, which are unfinished, or notes of a system.
+
+        A replay would list thousands of files in each cycle. A folder is listed again when it has changed; a change
+        that is only just over may not yet show in its time.
+        """
+        changed = os.stat(place).st_mtime_ns
+        if place in self._listed and self._listed[place][0] == changed:
+            return self._listed[place][1]
+        found = (file for pattern in self._patterns for file in Path(place).glob(pattern))
+        files = [file for file in found if not file.name.startswith(".") and _is_data(file)]
+        if time.time_ns() - changed > _SETTLED and not any("/" in pattern for pattern in self._patterns):
+            self._listed[place] = changed, files
+        return files
 
     def read(self, window: Window, inventory: Inventory, read: Callable[[Path], T]) -> dict[Path, T]:
         """Read the files that hold something of the window.

@@ -94,12 +94,11 @@ class RadialConvolution(nn.Module):
         self.register_buffer("spectrum", torch.from_numpy(spectrum), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels, height = x.shape[1:3]
-        waves = (x @ self.forward_zonal).unflatten(-1, (2, self.modes))  # (B, C, H, 2, m)
-        columns = waves.permute(4, 2, 0, 1, 3).reshape(self.modes, height, -1)  # (m, H, B C 2)
-        spread = (self.spectrum @ columns).reshape(self.modes, len(self.supports), height, -1, channels, 2)
-        back = spread.permute(3, 1, 4, 2, 5, 0).flatten(-2)  # (B, K, C, H, 2 m)
-        return back @ self.inverse_zonal
+        channels, height, width = x.shape[1:]
+        waves = _by_wavenumber(x, self.forward_zonal, self.modes)  # (2, m, B C, H)
+        spread = waves @ self.spectrum.transpose(1, 2)  # (2, m, B C, K H)
+        sums = _from_wavenumbers(spread, self.inverse_zonal)
+        return sums.reshape(-1, channels, len(self.supports), height, width).transpose(1, 2)
 
 
 class SpectralMix(nn.Module):
@@ -129,18 +128,31 @@ class SpectralMix(nn.Module):
         self.weights = nn.Parameter(scale * torch.randn(modes * modes * blocks, 2 * block, block))
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, width, height, _ = x.shape
+        batch, width, height, length = x.shape
         m, c = self.modes, self.block
-        waves = (x @ self.zonal).unflatten(-1, (2, m))  # (B, C, H, 2, m)
-        waves = self.meridional @ waves.permute(4, 2, 0, 1, 3).reshape(m, height, -1)  # (m, n, B C 2)
-        waves = waves.reshape(m, m, batch, width // c, c, 2).permute(0, 1, 3, 5, 2, 4)  # (m, n, blocks, 2, B, c)
+        waves = _by_wavenumber(x, self.zonal, m) @ self.meridional.transpose(1, 2)  # (2, m, B C, n)
+        waves = waves.reshape(2, m, batch, width // c, c, m).permute(1, 5, 3, 0, 2, 4)  # (m, n, blocks, 2, B, c)
         real, imaginary = waves.flatten(0, 2).unbind(1)  # (m n blocks, B, c)
         both = torch.cat([torch.cat([real, -imaginary], -1), torch.cat([imaginary, real], -1)], 1)
         mixed = torch.bmm(both, self.weights)  # (m n blocks, 2 B, c): real parts, then imaginary ones
-        mixed = mixed.reshape(m, m, width // c, 2, batch, c).permute(0, 1, 4, 2, 5, 3)
-        back = self.meridional_back @ mixed.reshape(m, m, -1)  # (m, H, B C 2)
-        back = back.reshape(m, height, batch, width, 2).permute(2, 3, 1, 4, 0).flatten(-2)
-        return back @ self.zonal_back
+        mixed = mixed.reshape(m, m, width // c, 2, batch, c).permute(3, 0, 4, 2, 5, 1)  # (2, m, B, blocks, c, n)
+        back = mixed.reshape(2, m, batch * width, m) @ self.meridional_back.transpose(1, 2)  # (2, m, B C, H)
+        return _from_wavenumbers(back, self.zonal_back).reshape(batch, width, height, length)
+
+
+# With wavenumbers first, neither a transform nor its inverse moves the coefficients of whole fields in memory: each is
+# one product of matrices, of which one is read transposed.
+
+
+def _by_wavenumber(x: Tensor, transform: Tensor, modes: int) -> Tensor:
+    """Return the zonal transform of (B, C, H, W): cosines and sines by wavenumber, (2, m, B C, H)."""
+    height, width = x.shape[2:]
+    return (transform.T @ x.reshape(-1, width).T).reshape(2, modes, -1, height)
+
+
+def _from_wavenumbers(waves: Tensor, inverse: Tensor) -> Tensor:
+    """Return the fields (B C rows, W) of cosines and sines by wavenumber, (2, m, B C, rows)."""
+    return waves.reshape(inverse.shape[0], -1).T @ inverse
 
 
 class Pointwise(nn.Module):

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dacycle.common.settings import read_settings
-from dacycle.cycler.cli.options import Threads, need_torch
+from dacycle.cycler.cli.options import Threads
+from dacycle.cycler.cli.texts import need_torch
 from dacycle.cycler.experiment import load_experiment
 from dacycle.forecast_adapter.grid import get_grid
 
@@ -60,7 +61,10 @@ def cycles(
     if result.forecasts:
         each, step = result.forecast_seconds / result.forecasts, result.forecast_seconds / result.forecast_steps
         console.print(f"{result.forecasts} forecasts: {each:.2f} s each, {1000 * step:.0f} ms a step, scoring included")
-        console.print(f"{result.rate_with_forecasts:.2f} cycles a second with them")
+        console.print(
+            f"{result.rate_with_forecasts:.2f} cycles a second with them; "
+            f"scaled by their number, a year of 1464 cycles takes {result.year:.1f} minutes"
+        )
     if result.prefect is not None:
         console.print(f"Prefect: first flow run {result.prefect_start:.1f} s with its server's start, then ", end="")
         console.print(f"{result.prefect:+.1f} s for a flow run of {result.cycles} cycles")
@@ -107,6 +111,41 @@ def commands(
         before = None if old is None else old.commands.get(name)
         others = [] if before is None else [f"{before.wall:.2f}", f"{before.processor:.2f}"]
         table.add_row(name, f"{times.wall:.2f}", f"{times.processor:.2f}", f"{times.memory:.0f}", *others)
+    console.print(table)
+
+
+@bench.command()
+def profile(
+    experiment: Demonstration = DEMONSTRATION,
+    number: Annotated[int, typer.Option("--cycles", min=2, help="Number of cycles to run.")] = 12,
+    days: Annotated[int, typer.Option(min=0, help="Also profile `dacycle demo` of so many days.")] = 0,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Stages that take less of a command are one line.")] = 0.03,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the processor time of whole commands goes, by stage.
+
+    Each command runs in a process of its own, which is sampled every 5 ms with those that it starts.
+
+    Example: dacycle bench profile --cycles 12 --days 2
+    """
+    from dacycle.cycler.timing.profile import profile_commands
+
+    result = profile_commands(load_experiment(experiment), number, days)
+    if as_json:
+        print(json.dumps(asdict(result), indent=1))
+        return
+    console.print(f"{result.cycles} cycles of {experiment}\non {result.machine}")
+    table = Table("command", "stage", "processor s", "share", "most of it in")
+    for name, of_command in result.commands.items():
+        table.add_row(name, "all", f"{of_command.processor:.2f}", "", "", style="bold")
+        small = 0.0
+        for stage, seconds in of_command.stages.items():
+            part = seconds / of_command.processor
+            if part < share:
+                small += seconds
+                continue
+            table.add_row("", stage, f"{seconds:.2f}", f"{part:.0%}", of_command.most[stage])
+        table.add_row("", "smaller ones", f"{small:.2f}", f"{small / of_command.processor:.0%}", "")
     console.print(table)
 
 

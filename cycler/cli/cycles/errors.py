@@ -12,8 +12,9 @@ from rich.table import Table
 from dacycle.common.configuration import write_yaml
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, cycle_time
+from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, shown
+from dacycle.cycler.cli.texts import cycle_time
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report.style import readable_variable
 from dacycle.cycler.report.tables import number

@@ -1,27 +1,17 @@
 """Commands that run experiments and look after their branches."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from rich.markup import escape
 
 from dacycle.common.files import write_whole
-from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
-from dacycle.cycler.archive.record import CycleRecord
-from dacycle.cycler.cli.options import (
-    ArchiveFolder,
-    ExperimentFile,
-    ExperimentName,
-    Threads,
-    cycle_time,
-    parse_setting,
-    quiet_cycles,
-)
+from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.cli.options import ArchiveFolder, ExperimentFile, ExperimentName, Threads, quiet_cycles
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar
+from dacycle.cycler.cli.texts import cycle_time, parse_setting
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import Cycle, run_due_cycles
 from dacycle.cycler.experiment import (
@@ -34,7 +24,6 @@ from dacycle.cycler.experiment import (
     parse_experiment,
     write_experiment,
 )
-from dacycle.cycler.operations.arrivals import came_after
 from dacycle.cycler.operations.plan import Plan
 from dacycle.cycler.operations.plan import plan as plan_run
 
@@ -165,180 +154,6 @@ def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads =
     uses = ", ".join(f"{count} {use}" for use, count in record.uses.items())
     reason = f" ({record.reason})" if record.reason else ""
     console.print(f"{described.name} {record.id}: {record.status}{reason}; values: {uses}")
-
-
-@app.command()
-def status(
-    archive: ArchiveFolder,
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="ARCHIVE", help="The archive's folder, in place of --archive.")
-    ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Read the whole archive and name damaged parts.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show the progress of each experiment in an archive, and the input that its last cycle could not read.
-
-    Exit status 1 if a part of the archive is damaged.
-
-    Example: dacycle status --archive archive --check
-    """
-    archive = folder or archive
-    opened = Archive(archive)
-    damage: list[str] = []
-    experiments: list[dict[str, Any]] = []
-    for name in opened.branches():
-        branch = opened.branch(name)
-        try:
-            experiments.append(_progress_of(branch))
-            damage += branch.damaged() if check else []
-        except ArchiveError as error:
-            damage.append(str(error))
-    if as_json:
-        print_json({"archive": archive, "experiments": experiments, "damaged": damage})
-    else:
-        _print_status(str(archive), experiments)
-        for sentence in damage:
-            console.print(f"[red]damaged[/red] {escape(sentence)}", soft_wrap=True)
-    if damage:
-        raise typer.Exit(1)
-
-
-def _progress_of(branch: Branch) -> dict[str, Any]:
-    """Return what `dacycle status` says about an experiment."""
-    records, experiment = branch.records, branch.experiment
-    statuses = [record.status for record in records]
-    done = sum(status != "cold_start" for status in statuses)
-    last = records[-1].time if records else experiment.start - STEP
-    return {
-        "experiment": branch.name,
-        "assimilator": experiment.assimilator,
-        "cycles": done,
-        "cycles_in_all": None if experiment.end is None else done + max(int((experiment.end - last) / STEP), 0),
-        "start": experiment.start,
-        "last": records[-1].time if records else None,
-        "end": experiment.end,
-        "degraded": statuses.count("degraded"),
-        "fallback": statuses.count("fallback"),
-        "problems": _problems(records[-1]) if records else {},
-    }
-
-
-def _print_status(archive: str, experiments: list[dict[str, Any]]) -> None:
-    table = new_table("experiment", numbers=("cycles", "last", "degraded", "fallback"), title=archive)
-    table.add_column("method", overflow="fold")
-    for about in experiments:
-        total = "live" if about["end"] is None else f"of {about['cycles_in_all']}"
-        last = "none" if about["last"] is None else cycle_id(about["last"])
-        numbers = (f"{about['cycles']} {total}", last, str(about["degraded"]), str(about["fallback"]))
-        table.add_row(about["experiment"], *numbers, about["assimilator"])
-    console.print(table, markup=False)
-    for about in experiments:
-        if about["last"] is not None:
-            _print_problems(f"{about['experiment']} {cycle_id(about['last'])}", about["problems"])
-
-
-def _problems(record: CycleRecord) -> dict[str, list[str]]:
-    """Return by source the files or messages of a cycle that could not be read."""
-    return {name: list(source.problems) for name, source in record.sources.items() if source.problems}
-
-
-def _print_problems(where: str, problems: Mapping[str, list[str]]) -> None:
-    """Print a line for each source of a cycle that had files or messages which could not be read."""
-    for name, (first, *more) in problems.items():
-        rest = f", and {len(more)} more" if more else ""
-        console.print(f"{where}, source {name}: {first}{rest}", soft_wrap=True, markup=False)
-
-
-@app.command()
-def log(
-    name: ExperimentName,
-    archive: ArchiveFolder,
-    last: Annotated[int, typer.Option(min=1, help="Number of cycles.")] = 20,
-    late: Annotated[
-        bool, typer.Option("--late", help="Read their files again, and show what has changed since they ran.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show the latest cycles of an experiment: status, counts of values and time of writing.
-
-    Rejected values include denied ones; s is seconds, written the time (UTC) of the commit. Reasons, and files and
-    messages that a source could not read, are listed below.
-
-    Example: dacycle log demo --last 40
-    """
-    branch = Archive(archive).branch(name)
-    commits = {commit.metadata.get("time"): commit.metadata for commit in branch.archive.states.commits(name)}
-    records = branch.recent_records(last)
-    cycles = [_entry(record, commits.get(record.id, {})) for record in records]
-    arrivals = _arrivals(branch, records) if late else None
-    if as_json:
-        print_json({"experiment": name, "cycles": cycles, "come_since": arrivals})
-        return
-    _print_log(name, cycles)
-    if arrivals is not None:
-        _print_arrivals(arrivals)
-
-
-USES = ("assimilated", "withheld", "rejected", "late")
-
-
-def _entry(record: CycleRecord, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `dacycle log` says about a cycle."""
-    written = notes.get("written")
-    return {
-        "cycle": record.time,
-        "status": record.status,
-        "values": {use: record.uses.get(use) for use in USES},
-        "seconds": sum(notes["seconds"].values()) if "seconds" in notes else None,
-        "written": None if written is None else pd.Timestamp(written),
-        "reason": record.reason,
-        "problems": _problems(record),
-    }
-
-
-def _print_log(name: str, cycles: list[dict[str, Any]]) -> None:
-    heads = ("assimi-\nlated", "with-\nheld", "rejec-\nted", "late", "s", "written")
-    table = new_table("cycle", "status", numbers=heads, title=name)
-    for cycle in cycles:
-        counts = ["" if count is None else str(count) for count in cycle["values"].values()]
-        seconds = "" if cycle["seconds"] is None else f"{cycle['seconds']:.2f}"
-        written = "" if cycle["written"] is None else f"{cycle['written']:%Y-%m-%d %H:%M}"
-        table.add_row(cycle_id(cycle["cycle"]), cycle["status"], *counts, seconds, written)
-    console.print(table, markup=False)
-    for cycle in cycles:
-        if cycle["reason"]:
-            console.print(f"{cycle_id(cycle['cycle'])}: {cycle['reason']}", soft_wrap=True, markup=False)
-        _print_problems(cycle_id(cycle["cycle"]), cycle["problems"])
-
-
-def _arrivals(branch: Branch, records: list[CycleRecord]) -> list[dict[str, Any]]:
-    """Return for each cycle and source what has come since the cycle ran."""
-    sources = load_inputs(branch.experiment).sources
-    return [
-        {
-            "cycle": record.time,
-            "source": arrival.source,
-            "values": arrival.values,
-            "gone": arrival.gone,
-            "files": list(arrival.files),
-        }
-        for record in records
-        for source in sources
-        if (arrival := came_after(branch, source, record))
-    ]
-
-
-def _print_arrivals(arrivals: list[dict[str, Any]]) -> None:
-    if not arrivals:
-        console.print("nothing has come since these cycles ran")
-        return
-    table = new_table("cycle", "source", numbers=("values", "gone"), title="come since")
-    table.add_column("files, new or changed", overflow="fold")
-    for arrival in arrivals:
-        files = ", ".join(Path(file).name for file in arrival["files"])
-        counts = (str(arrival["values"]), str(arrival["gone"]))
-        table.add_row(cycle_id(arrival["cycle"]), arrival["source"], *counts, files)
-    console.print(table, markup=False)
 
 
 @app.command()

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.cli.options import ExperimentFile, Threads, cycle_time
+from dacycle.cycler.cli.options import ExperimentFile, Threads
 from dacycle.cycler.cli.show import console
+from dacycle.cycler.cli.texts import cycle_time
 from dacycle.cycler.experiment import cycle_id, load_experiment
 from dacycle.cycler.report import increments, style, tables
 from dacycle.cycler.single.observation import (

@@ -11,13 +11,15 @@ import typer
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads, cycle_time
+from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
+from dacycle.cycler.cli.texts import cycle_time
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import figures, style, tables
 from dacycle.cycler.report.compare import compare as compare_runs
 from dacycle.cycler.report.compare import write_comparison
 from dacycle.cycler.report.page import write_report
+from dacycle.cycler.verification.ahead import sharing_ahead
 from dacycle.cycler.verification.cycles import Verification, trends, verify, verify_free_run
 from dacycle.cycler.verification.drift import due, fill_in, make_forecasts, read_scores, unverified
 from dacycle.forecast_adapter.channels import HEADLINE
@@ -46,7 +48,7 @@ def drift(
     world = load_world(branch.experiment.world)
     model = load_model(branch.experiment.model, threads)
     starts = due(branch, world)
-    with progress_bar() as bar:
+    with sharing_ahead(branch, starts, threads), progress_bar() as bar:
         task = bar.add_task(experiment, total=len(starts))
         try:
             for start in make_forecasts(branch, world, model):

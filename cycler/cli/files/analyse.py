@@ -16,8 +16,8 @@ from dacycle.assimilators.classical.isotropic import ErrorStatistics
 from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.cli.files.ingest import join_tables, read_window
-from dacycle.cycler.cli.options import parse_hour
 from dacycle.cycler.cli.show import console, shown
+from dacycle.cycler.cli.texts import parse_hour
 from dacycle.cycler.single.surface_analysis import Analyser, Scores, SingleAnalysis
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.points import (

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dacycle.cycler.cli.options import Threads, parse_hour
+from dacycle.cycler.cli.options import Threads
 from dacycle.cycler.cli.show import console, progress_bar
+from dacycle.cycler.cli.texts import parse_hour
 from dacycle.forecast_adapter.channels import HEADLINE, index, readable
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import ForecastError, ForecastModel, load_model

@@ -10,8 +10,8 @@ import pandas as pd
 import typer
 
 from dacycle.common.files import write_whole
-from dacycle.cycler.cli.options import parse_hour, parse_setting, parse_years
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
+from dacycle.cycler.cli.texts import parse_hour, parse_setting, parse_years
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import STEP
 from dacycle.obs_ingest.sources import fetch as fetching

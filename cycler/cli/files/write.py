@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.cli.options import ArchiveFolder, cycle_time
+from dacycle.cycler.cli.options import ArchiveFolder
 from dacycle.cycler.cli.show import console, shown
+from dacycle.cycler.cli.texts import cycle_time
 from dacycle.cycler.experiment import cycle_id, parse_donor
 from dacycle.cycler.operations.output import Kind, times_of, write_output
 from dacycle.forecast_adapter.states.files import FORMATS, file_format

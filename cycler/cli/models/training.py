@@ -27,8 +27,8 @@ from dacycle.assimilators.training.recipe import (
     load_recipe,
     recipe_kind,
 )
-from dacycle.cycler.cli.options import need_torch, parse_years
 from dacycle.cycler.cli.show import console
+from dacycle.cycler.cli.texts import need_torch, parse_years
 from dacycle.forecast_adapter.channels import HEADLINE, PLANES, readable
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.model import load_model

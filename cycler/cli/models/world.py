@@ -8,7 +8,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from dacycle.cycler.cli.options import ExperimentFile, parse_hour, parse_years
+from dacycle.cycler.cli.options import ExperimentFile
+from dacycle.cycler.cli.texts import parse_hour, parse_years
 from dacycle.cycler.experiment import ExperimentError, load_experiment
 from dacycle.forecast_adapter.models.fengwu import ERA5, OPERATIONAL, published_statistics
 from dacycle.forecast_adapter.state import STEP

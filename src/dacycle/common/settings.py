@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dacycle.common.configuration import suggestion
 from dacycle.common.errors import DacycleError
@@ -26,7 +25,7 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dacycle"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Hold the settings; each attribute is the variable `DACYCLE_` and its name in capitals.
 
     Attributes:
@@ -42,7 +41,7 @@ class Settings(BaseSettings):
         samples: folder of genuine sample files, for `dacycle bench ingest` and the tests.
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".local/share/dacycle")
     cache: Path = Field(default_factory=_cache)
@@ -62,12 +61,13 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: a variable has no meaning, or begins with `DACYCLE_` and is none of the settings.
     """
-    known = [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
-    for variable in sorted(os.environ):
-        if variable.upper().startswith(_PREFIX) and variable.upper() not in known:
+    known = {f"{_PREFIX}{name.upper()}": name for name in Settings.model_fields}
+    given = {variable: text for variable, text in sorted(os.environ.items()) if variable.upper().startswith(_PREFIX)}
+    for variable in given:
+        if variable.upper() not in known:
             raise SettingsError(f"{variable}: unknown setting{suggestion(variable.upper(), known)}")
     try:
-        return Settings()
+        return Settings.model_validate({known[variable.upper()]: text for variable, text in given.items() if text})
     except ValidationError as error:
         lines = [f"{_PREFIX}{str(p['loc'][0]).upper()} is {p['input']!r}: {p['msg']}" for p in error.errors()]
         raise SettingsError("\n".join(lines)) from None

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 
-__all__ = ["TIME_FORM", "parse_time"]
+__all__ = ["TIME_FORM", "cycle_id", "parse_datetime", "parse_time"]
 
 TIME_FORM = "2024-01-04, 2024-01-04T06 or 2024-01-04T06:00, in UTC"
 """How a time is written, for messages and help."""
@@ -36,3 +36,13 @@ def parse_time(value: object) -> np.datetime64:
     if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
         raise ValueError(f"{value} is not in the years {_FIRST_YEAR} to {_LAST_YEAR}")
     return np.datetime64(time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time, "s")
+
+
+def parse_datetime(value: object) -> datetime:
+    """Return the time, in UTC, without a zone, of what `parse_time` takes; errors as there."""
+    return datetime.fromisoformat(str(parse_time(value)))
+
+
+def cycle_id(time: datetime) -> str:
+    """Return the name of a cycle, e.g. `20240104T00`."""
+    return f"{time:%Y%m%dT%H}"

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from dacycle.cycler.archive.progress import Progress
 from dacycle.cycler.cli import app
-from dacycle.cycler.cli.cycles.run import USES, _print_log, _print_status
+from dacycle.cycler.cli.cycles.status import USES, _print_log, _print_status
 from dacycle.cycler.cli.cycles.verify import _print_comparison
 from dacycle.cycler.cli.show import print_json
 from dacycle.forecast_adapter.worlds.world import load_world
@@ -33,8 +34,7 @@ def fits(said: str, *whole: str) -> None:
 
 def test_status_fits_80_columns(narrow, capsys):
     time = pd.Timestamp("2024-12-31T18")
-    about = {"assimilator": METHOD, "cycles": 1464, "cycles_in_all": 1464, "last": time, "end": time, "problems": {}}
-    _print_status("archive", [about | {"experiment": LONG, "degraded": 120, "fallback": 12}])
+    _print_status("archive", [Progress(LONG, METHOD, 1464, 1464, time, time, time, 120, 12, {})])
     fits(capsys.readouterr().out, LONG, METHOD, "1464 of 1464", "20241231T18")
 
 
@@ -59,8 +59,7 @@ def test_a_comparison_fits_80_columns_and_names_its_units(narrow, capsys):
 def test_nothing_is_wrapped_where_the_output_is_no_terminal(monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS", raising=False)
     name = "a-name-of-an-experiment-" * 10
-    about = {"assimilator": METHOD, "cycles": 1, "cycles_in_all": None, "last": None, "end": None, "problems": {}}
-    _print_status("archive", [about | {"experiment": name, "degraded": 0, "fallback": 0}])
+    _print_status("archive", [Progress(name, METHOD, 1, None, pd.Timestamp("2024-12-31"), None, None, 0, 0, {})])
     assert name in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ from dacycle.cycler.timing.commands import BenchError, CommandTimes, bench_comma
 from tests.conftest import TinyWorld
 from tests.cycler import replays
 
-NAMES = ["help", "simulate", "hindcast", "hindcast again", "status", "scores", "drift", "report"]
+NAMES = ["help", "simulate", "hindcast", "hindcast again", "status", "log", "scores", "drift", "report"]
 
 
 @pytest.mark.slow
