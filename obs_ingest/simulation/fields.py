@@ -58,7 +58,9 @@ class Olr(Simulated):
         return not self._absent and bool(hour_of(time) % self._hours == 0)
 
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
-        fields = [self.world.reference.surface(time - k * STEP, ("olr",))["olr"].values for k in range(self._hours // 6)]
+        fields = [
+            self.world.reference.surface(time - k * STEP, ("olr",))["olr"].values for k in range(self._hours // 6)
+        ]
         truth = conservative_average(np.mean(fields, axis=0), self.world.grid, self._raster).ravel().astype(float)
         n = len(truth)
         shared, own = ERRORS["olr"].parts(truth)
