@@ -103,11 +103,11 @@ def train_assimilator(recipe: AssimilatorRecipe, folder: Path) -> Path:
     backgrounds = _checked_store(recipe, world)
     logger.info("%d backgrounds; reading %s", len(backgrounds.times), recipe.data)
     reference = Reference(recipe.data, kept=None if recipe.in_memory else KEPT)
+    years = (*recipe.training_years, *recipe.validation_years)
+    planes = planes_in(reference, reference.times_of(years))
     check = preload if recipe.in_memory else check_complete
     for year in recipe.training_years:
         check(reference, year_times(year), world.grid)
-    years = (*recipe.training_years, *recipe.validation_years)
-    planes = planes_in(reference, reference.times_of(years))
     observing = observing_of(world, reference, recipe.observations, planes)
     return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world, planes))
 
