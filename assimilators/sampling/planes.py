@@ -22,8 +22,8 @@ _FIELDS = {"tp6h": "tp6h", "olr": "olr", "q2m": "td2m"}
 """The extra field that a plane is made of."""
 
 
-def planes_in(reference: Reference, times: Iterable[np.datetime64], wanted: Iterable[str] = PLANES) -> tuple[str, ...]:
-    """Return those of the wanted planes that a reference has at all of `times`, and log which it lacks.
+def planes_in(reference: Reference, times: Iterable[np.datetime64]) -> tuple[str, ...]:
+    """Return those of `PLANES` that a reference has at all of `times`, and log which it lacks.
 
     Raises:
         DataError: an extra field is there at a part of the times only; names the field and the years.
@@ -32,13 +32,13 @@ def planes_in(reference: Reference, times: Iterable[np.datetime64], wanted: Iter
         fields = reference.extra_fields(times)
     except ReferenceDataError as error:
         raise DataError(str(error)) from error
-    lacking = {plane: EXTRA_FIELDS[_FIELDS[plane]][0] for plane in wanted if _FIELDS[plane] not in fields}
+    lacking = {plane: EXTRA_FIELDS[_FIELDS[plane]][0] for plane in PLANES if _FIELDS[plane] not in fields}
     if lacking:
         absent, names = ", ".join(lacking), ", ".join(lacking.values())
         logger.warning(
             "%s: no %s, so trained without %s; `dacycle dataset --beside` adds fields", reference.folder, names, absent
         )
-    return tuple(plane for plane in wanted if plane not in lacking)
+    return tuple(plane for plane in PLANES if plane not in lacking)
 
 
 def true_planes(world: World, times: Iterable[np.datetime64], planes: tuple[str, ...]) -> NDArray[np.float32]:

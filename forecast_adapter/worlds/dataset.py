@@ -218,12 +218,13 @@ def _add_extra_fields(dataset: xr.Dataset, source: StateSource, time: np.datetim
     """Add the extra fields that a source has and the dataset lacks; return notes on fields of another period."""
     if time not in source.times:
         return []
-    surface, notes = source.surface(time), []
+    surface = source.surface(time)
+    notes: list[str] = []
     for short, (name, _, factor) in EXTRA_FIELDS.items():
         if name in dataset or short not in surface or not np.isfinite(surface[short].values).all():
             continue
         values = regrid(surface[short].values, source.grid, grid) / np.float32(factor)
-        about = {}
+        about: dict[str, str] = {}
         if "period" in surface[short].attrs:
             period = surface[short].attrs["period"]
             about = {"period": period, "long_name": f"mean of the {period} before"}
