@@ -33,11 +33,7 @@ pytestmark = pytest.mark.slow
 SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
 PLANE_OF = {"tp6h": "tp6h", "olr": "olr", "td2m": "q2m"}
 LACKING = [("olr",), ("olr", "td2m"), ("tp6h", "ps"), ("ps",), tuple(EXTRA_FIELDS)]
-SIZES: dict[str, dict[str, Any]] = {
-    "adas": {"radial": 8, "width": 16, "heads": 2, "layers": 1},
-    "convcnp": {},
-    "fnp": {"joint": 16, "group": 8, "fine": 8, "layers": 1, "merged": 1, "modes": 4, "block": 8},
-}
+SIZE = {"joint": 16, "group": 8, "fine": 8, "layers": 1, "merged": 1, "modes": 4, "block": 8}
 
 
 def without(world: TinyWorld, folder: Path, fields: tuple[str, ...], first: int = 0) -> World:
@@ -60,7 +56,7 @@ def entries(world: World, model: Path, data: Path, **changes: Any) -> Assimilato
         "model": str(model), "data": str(data), "backgrounds": "nowhere", "training_years": [2023],
         "validation_years": [2024], "observations": SOURCES, "epochs": 1, "epoch_samples": 4, "rounds": 0,
         "round_epochs": 1, "validation_days": 4, "batch": 2, "warm_up": 1, "average": 0.5, "threads": 1, "seed": 3,
-        "network": SIZES["fnp"],
+        "network": SIZE,
     }  # fmt: skip
     return AssimilatorRecipe(**(usual | changes))
 
