@@ -7,6 +7,7 @@ size of a cycle's background error, and is tuned by cycling.
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -27,7 +28,7 @@ from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
-from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "estimate_from_recipe",
     "read_ensemble_recipe",
 ]
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = "dacycle background error 2"
 _UNITS = 100  # steps up to a field's largest value, in which it is stored: finer ones make the file exceed 10 MB
@@ -259,13 +262,26 @@ def estimate_background_error(
         world.grid,
         world.name,
         tuning,
-        fit_olr(reference, _spread_over(reference, years), errors - errors.mean(axis=0)) if olr else None,
+        _fit_olr(reference, years, errors) if olr else None,
         model=model.name,
         model_digest=model.digest,
         leads=[int(lead) for lead in leads],
         years=[int(year) for year in years],
         seed=seed,
     )
+
+
+def _fit_olr(reference: Reference, years: Sequence[int], errors: NDArray) -> OlrSamples | None:
+    """Return the operator of OLR; None, with a warning, where the reference has no OLR."""
+    times = _spread_over(reference, years)
+    try:
+        has_olr = "olr" in reference.extra_fields(times)
+    except ReferenceDataError as error:
+        raise AssimilatorError(str(error)) from error
+    if not has_olr:
+        logger.warning("%s: no outgoing_longwave_radiation, so OLR is not used", reference.folder)
+        return None
+    return fit_olr(reference, times, errors - errors.mean(axis=0))
 
 
 def _spread_over(reference: Reference, years: Sequence[int]) -> NDArray[np.datetime64]:

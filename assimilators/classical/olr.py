@@ -54,7 +54,7 @@ def fit_olr(reference: Reference, times: NDArray[np.datetime64], members: NDArra
         members: (N, 69, H, W) SI. Each is added to one of the states, in turn.
     """
     states = np.stack([reference.array(time) for time in times])
-    olr = np.stack([reference.surface(time)["olr"].values for time in times])
+    olr = np.stack([reference.surface(time, ("olr",))["olr"].values for time in times])
     area, held_out = reference.grid.weights, np.arange(len(times)) % _HELD_OUT == 0
     weights, constant = _regress(states[~held_out], olr[~held_out], area)
     without_error = OlrOperator(weights, constant, np.nan)

@@ -80,7 +80,9 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, extent: Ex
     recipe, record, trained = read_assimilator_run(run)
     world = load_world(recipe.world)
     year = recipe.validation_years[0]
-    observing = observing_of(world, Reference(Path(data or recipe.data) / str(year)), recipe.observations)
+    observing = observing_of(
+        world, Reference(Path(data or recipe.data) / str(year)), recipe.observations, tuple(trained.planes)
+    )
     network = copy.deepcopy(trained)
     round_weights(network)
     rounded, exact = (TorchAssimilator(each, world.grid, world.name) for each in (network, trained))

@@ -45,7 +45,7 @@ class OperatorScore:
 
 def planes_of(reference: Reference, time: np.datetime64) -> NDArray[np.float32]:
     """Return the learned planes (2, H, W) at a time of a reference, SI."""
-    surface = reference.surface(time)
+    surface = reference.surface(time, LEARNED)
     return np.stack([surface[plane].values for plane in LEARNED])
 
 

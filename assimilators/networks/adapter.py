@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.networks.adas import AdasSize
 from dacycle.assimilators.networks.blocks.base import Constants, weights_of
 from dacycle.assimilators.networks.blocks.departures import DepartureNetwork
@@ -85,24 +86,26 @@ class Adapter(nn.Module):
         grid: of the rasters.
         size: of the adapter.
         latent: channels of the base's latents, on 2 x 2 blocks of cells.
+        modalities: number of them.
     """
 
     places: Tensor
 
-    def __init__(self, grid: Grid, size: AdapterSize, latent: int) -> None:
+    def __init__(self, grid: Grid, size: AdapterSize, latent: int, modalities: int) -> None:
         super().__init__()
+        self.modalities = modalities
         rows, columns = (n // PATCH for n in grid.shape)
-        self.embed = nn.ModuleList(nn.Conv2d(2, size.tokens, PATCH, stride=PATCH) for _ in MODALITIES)
-        self.missing = nn.Parameter(torch.zeros(len(MODALITIES), size.tokens, 1, 1))
-        self.kind = nn.Parameter(0.1 * torch.randn(len(MODALITIES), size.tokens, 1, 1))
+        self.embed = nn.ModuleList(nn.Conv2d(2, size.tokens, PATCH, stride=PATCH) for _ in range(modalities))
+        self.missing = nn.Parameter(torch.zeros(modalities, size.tokens, 1, 1))
+        self.kind = nn.Parameter(0.1 * torch.randn(modalities, size.tokens, 1, 1))
         self.register_buffer("places", _places(grid), persistent=False)
         self.place = Pointwise(1, self.places.shape[1], size.tokens)
         # One window holds the patches of all modalities, one below the other.
-        window = (len(MODALITIES) * rows, columns)
+        window = (modalities * rows, columns)
         self.layers = nn.ModuleList(
             Attention(size.tokens, size.token_heads, window, shifted=False) for _ in range(size.token_layers)
         )
-        self.project = Pointwise(1, len(MODALITIES) * size.tokens, latent * (PATCH // 2) ** 2)
+        self.project = Pointwise(1, modalities * size.tokens, latent * (PATCH // 2) ** 2)
         for parameter in self.project.parameters():
             nn.init.zeros_(parameter)
 
@@ -117,14 +120,24 @@ class Adapter(nn.Module):
         x = torch.cat(tokens, 2)
         for layer in self.layers:
             x = layer(x, x)
-        latent = functional.pixel_shuffle(self.project(torch.cat(x.chunk(len(MODALITIES), 2), 1)), PATCH // 2)
+        latent = functional.pixel_shuffle(self.project(torch.cat(x.chunk(self.modalities, 2), 1)), PATCH // 2)
         any_seen = (weight.amax((1, 2, 3), keepdim=True) > 0).to(latent.dtype)
         return latent * any_seen
 
 
 def _chosen(planes: tuple[str, ...]) -> list[int]:
-    """Return the indices of the modalities among the inputs."""
-    return [CHANNEL_COUNT + planes.index(name) for name in MODALITIES]
+    """Return the indices of the modalities among the inputs.
+
+    Raises:
+        RecipeError: none of them is there, so that there is nothing to adapt to.
+    """
+    chosen = [CHANNEL_COUNT + planes.index(name) for name in MODALITIES if name in planes]
+    if not chosen:
+        raise RecipeError(
+            f"method: an adapter needs one of {' and '.join(MODALITIES)}, and the data have neither; train its base, "
+            "or add a field with `dacycle dataset --beside`"
+        )
+    return chosen
 
 
 def _all_but(chosen: list[int], inputs: int) -> Tensor:
@@ -179,8 +192,8 @@ class AdaptedNetwork(DepartureNetwork, Adapted):
         self.size = size
         self.base = base(grid, constants, size, planes)
         self.base.operator = self.operator  # shared
-        self.adapter = Adapter(grid, size, self.base.latent)
         self.chosen = _chosen(planes)
+        self.adapter = Adapter(grid, size, self.base.latent, len(self.chosen))
         self.register_buffer("left", _all_but(self.chosen, self.inputs), persistent=False)
 
     def begin_with(self, trained: nn.Module) -> None:
@@ -228,8 +241,8 @@ class AdaptedVaeVar(VaeVarNetwork, Adapted):
         self, grid: Grid, constants: Constants, size: AdaptedVaeVarSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
         super().__init__(grid, constants, size, planes)
-        self.adapter = Adapter(grid, size, sum(size.latents))
         self.chosen = _chosen(planes)
+        self.adapter = Adapter(grid, size, sum(size.latents), len(self.chosen))
         self.register_buffer("left", _all_but(self.chosen, self.inputs), persistent=False)
 
     def begin_with(self, trained: nn.Module) -> None:

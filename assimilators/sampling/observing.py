@@ -66,13 +66,16 @@ class Observing:
     Args:
         world: its reference is observed.
         sources: simulated sources, written as an experiment's `observations`; no value arrives too late.
+        planes: the planes that `draw` fills where it is not told which.
 
     Raises:
         ObservationError: a source cannot be drawn from the reference.
     """
 
-    def __init__(self, world: World, sources: Sequence[Mapping[str, Any]]) -> None:
-        self.world = world
+    def __init__(
+        self, world: World, sources: Sequence[Mapping[str, Any]], planes: tuple[str, ...] = tuple(PLANES)
+    ) -> None:
+        self.world, self.planes = world, planes
         self._sources: list[Simulated] = []
         for spec in sources:
             source = build_source({**spec, "cutoff": "none"}, world, seed=0)
@@ -91,7 +94,7 @@ class Observing:
         background: NDArray,
         subset: Subset,
         generator: np.random.Generator,
-        planes: tuple[str, ...] = tuple(PLANES),
+        planes: tuple[str, ...] | None = None,
     ) -> GriddedObservations:
         """Return superobs at `time`, (69 + M, H, W), SI, for the background (69, H, W)."""
         return self.draw_with_error(time, background, subset, generator, planes)[0]
@@ -102,9 +105,10 @@ class Observing:
         background: NDArray,
         subset: Subset,
         generator: np.random.Generator,
-        planes: tuple[str, ...] = tuple(PLANES),
+        planes: tuple[str, ...] | None = None,
     ) -> tuple[GriddedObservations, BackgroundError]:
         """Return what `draw` returns, and the error of the background, estimated from the departures as drawn."""
+        planes = self.planes if planes is None else planes
         world, window = self.world, Window(time, None)
         tables = []
         for source in self._sources:
@@ -127,6 +131,11 @@ class Observing:
         return gridded, error
 
 
-def observing_of(world: World, reference: Reference, sources: Sequence[Mapping[str, Any]]) -> Observing:
+def observing_of(
+    world: World,
+    reference: Reference,
+    sources: Sequence[Mapping[str, Any]],
+    planes: tuple[str, ...] = tuple(PLANES),
+) -> Observing:
     """Return the observing system of a world, drawn from another of its references, such as a held-out year."""
-    return Observing(dataclasses.replace(world, reference=reference), sources)
+    return Observing(dataclasses.replace(world, reference=reference), sources, planes)

@@ -36,6 +36,7 @@ from dacycle.assimilators.sampling.backgrounds import (
 )
 from dacycle.assimilators.sampling.cycles import cycled_errors
 from dacycle.assimilators.sampling.observing import Observing, observing_of
+from dacycle.assimilators.sampling.planes import planes_in, true_planes
 from dacycle.assimilators.training.assimilation import (
     PREFETCH,
     AssimilationTraining,
@@ -60,11 +61,10 @@ from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.prior import PriorTraining
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, network_size
 from dacycle.assimilators.training.samples import Samples
-from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
+from dacycle.forecast_adapter.channels import HEADLINE, NAMES, PLANES, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.mini import static_planes
 from dacycle.forecast_adapter.models.model import load_model
-from dacycle.forecast_adapter.physics import humidity_from_dewpoint
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
@@ -103,11 +103,13 @@ def train_assimilator(recipe: AssimilatorRecipe, folder: Path) -> Path:
     backgrounds = _checked_store(recipe, world)
     logger.info("%d backgrounds; reading %s", len(backgrounds.times), recipe.data)
     reference = Reference(recipe.data, kept=None if recipe.in_memory else KEPT)
+    years = (*recipe.training_years, *recipe.validation_years)
+    planes = planes_in(reference, reference.times_of(years))
     check = preload if recipe.in_memory else check_complete
     for year in recipe.training_years:
         check(reference, year_times(year), world.grid)
-    observing = observing_of(world, reference, recipe.observations)
-    return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world))
+    observing = observing_of(world, reference, recipe.observations, planes)
+    return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world, planes))
 
 
 def fit_assimilator(
@@ -123,15 +125,17 @@ def fit_assimilator(
     Args:
         recipe: its settings.
         folder: of the run.
-        observing: draws observations from the reference of its world, which is the truth.
+        observing: draws observations from the reference of its world, which is the truth; its planes are trained with.
         backgrounds: of the training years.
         validation: samples of the validation year.
         operator_updates: of the operator that the network compares planes with.
     """
     begin_run(recipe, folder)
-    constants = _constants(observing.world, backgrounds)
-    network = build_network(recipe, observing.world.grid, constants)
-    write_record(recipe, folder, observing.world, constants, network, backgrounds.digest(), recipe.samples)
+    constants = _constants(observing, backgrounds)
+    network = build_network(recipe, observing.world.grid, constants, observing.planes)
+    write_record(
+        recipe, folder, observing.world, constants, network, backgrounds.digest(), recipe.samples, observing.planes
+    )
     rounds = _Rounds(recipe, folder, observing, backgrounds, validation, operator_updates)
     for number in range(recipe.rounds + 1):
         rounds.train(number)
@@ -139,8 +143,10 @@ def fit_assimilator(
     return checkpoint_of(folder / f"round-{accepted_round(folder)}")
 
 
-def build_network(recipe: AssimilatorRecipe, grid: Grid, constants: Constants) -> Any:
-    """Return the network of a recipe, with fresh weights.
+def build_network(
+    recipe: AssimilatorRecipe, grid: Grid, constants: Constants, planes: tuple[str, ...] = tuple(PLANES)
+) -> Any:
+    """Return the network of a recipe for some observation planes, with fresh weights.
 
     Raises:
         RecipeError: method or size are unknown, or the grid is unfit.
@@ -153,7 +159,7 @@ def build_network(recipe: AssimilatorRecipe, grid: Grid, constants: Constants) -
             "1.40625deg, or ROWSxCOLUMNS such as 120x240"
         )
     method = METHODS[recipe.method]
-    network = method.network(grid, constants, network_size(method.size, recipe.network))
+    network = method.network(grid, constants, network_size(method.size, recipe.network), planes)
     if method.loss is None and recipe.rounds and not isinstance(network, Adapted):
         raise RecipeError(f"rounds: {recipe.method} learns from errors alone, in no closed loop; it must be 0")
     if isinstance(network, Adapted) != bool(recipe.base):
@@ -172,10 +178,11 @@ def load_round(folder: Path, number: int, sizes: Mapping[str, int | str] = Mappi
     Raises:
         RecipeError: a size is unknown, or decides the shape of weights.
     """
-    recipe, _ = read_record_of(AssimilatorRecipe, folder)
+    recipe, record = read_record_of(AssimilatorRecipe, folder)
     constants = Constants(**read_constants(folder))
+    planes = tuple(record.get("planes", PLANES))
     changed = recipe.model_copy(update={"network": {**recipe.network, **sizes}})
-    network = build_network(changed, load_world(recipe.world).grid, constants)
+    network = build_network(changed, load_world(recipe.world).grid, constants, planes)
     try:
         load_average(network, checkpoint_of(folder / f"round-{number}"))
     except RuntimeError as error:
@@ -222,12 +229,12 @@ def _finished_rounds(folder: Path) -> list[dict[str, str]]:
     return read_rows(folder / "rounds.csv")
 
 
-def _held_out(recipe: AssimilatorRecipe, world: World) -> Samples:
+def _held_out(recipe: AssimilatorRecipe, world: World, planes: tuple[str, ...]) -> Samples:
     """Return samples of the validation year: forecasts from times spread over it, all of the network observed."""
     reference = Reference(Path(recipe.data) / str(recipe.validation_years[0]))
     backgrounds = held_out(load_model(recipe.model), reference, world, HELD_OUT_STARTS)
     order, unused = np.arange(len(backgrounds.times)), np.zeros(len(NAMES), np.float32)
-    observing = observing_of(world, reference, recipe.observations)
+    observing = observing_of(world, reference, recipe.observations, planes)
     return Samples(backgrounds, observing, order, recipe.seed, unused, whole=True)
 
 
@@ -248,11 +255,12 @@ def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
     return backgrounds
 
 
-def _constants(world: World, backgrounds: Backgrounds) -> Constants:
+def _constants(observing: Observing, backgrounds: Backgrounds) -> Constants:
     """Return the statistics of the world, of the backgrounds' errors and of the planes."""
-    times = _some_times(backgrounds)
-    planes = _planes(world.reference, times)
-    planes[:, 0] = np.log1p(planes[:, 0])
+    world, times = observing.world, _some_times(backgrounds)
+    planes = true_planes(world, times, observing.planes)
+    is_rain = [plane == "tp6h" for plane in observing.planes]
+    planes[:, is_rain] = np.log1p(planes[:, is_rain])
     return Constants(
         mean=world.statistics.mean,
         std=world.statistics.std,
@@ -269,14 +277,6 @@ def _some_times(backgrounds: Backgrounds) -> NDArray[np.datetime64]:
     """Return about `PLANE_STATES` times of the training years, in all seasons."""
     times = np.unique(backgrounds.times)
     return times[:: max(len(times) // PLANE_STATES, 1)]
-
-
-def _planes(reference: Reference, times: NDArray[np.datetime64]) -> NDArray[np.float32]:
-    """Return (n, 3, H, W) the true tp6h, olr and q2m, SI."""
-    surface = [reference.surface(time) for time in times]
-    humidity = [humidity_from_dewpoint(fields["td2m"].values, fields["ps"].values) for fields in surface]
-    pairs = zip(surface, humidity, strict=True)
-    return np.stack([np.stack([f["tp6h"].values, f["olr"].values, q]) for f, q in pairs]).astype(np.float32)
 
 
 def _begin_with(network: Adapted, base: str) -> None:
@@ -332,12 +332,12 @@ class _Rounds:
 
     def _initial_network(self, number: int, constants: Constants) -> Any:
         """Return the network that a round begins with."""
-        network = build_network(self.recipe, self.observing.world.grid, constants)
+        network = build_network(self.recipe, self.observing.world.grid, constants, self.observing.planes)
         if isinstance(network, Adapted):
             network.freeze_base(number == 0)
             if number == 0:
                 _begin_with(network, self.recipe.base)
-        elif number == 0 and not checkpoint_of(self.folder / "round-0").exists():
+        elif number == 0 and self.observing.planes and not checkpoint_of(self.folder / "round-0").exists():
             self._fit_operator(network)
         if number:
             load_average(network, checkpoint_of(self.folder / f"round-{_best_before(self.folder, number)}"))
@@ -347,7 +347,7 @@ class _Rounds:
         """Fit the operator that the network compares planes with to the truth."""
         world, times = self.observing.world, _some_times(self.backgrounds)
         states = np.stack([world.statistics.normalise(world.reference.array(time)) for time in times])
-        planes = torch.from_numpy(_planes(world.reference, times))
+        planes = torch.from_numpy(true_planes(world, times, self.observing.planes))
         unexplained = network.fit_planes(torch.from_numpy(states), planes, self.recipe.seed, self.operator_updates)
         shares = ", ".join(
             f"{name} {share:.2f}" for name, share in zip(network.planes, unexplained.tolist(), strict=True)

@@ -23,7 +23,7 @@ from dacycle.assimilators.sampling.backgrounds import year_times
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.statistics import Statistics
-from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError
+from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import annual_basis
 
 __all__ = [
@@ -86,15 +86,12 @@ def preload(reference: Reference, times: NDArray[np.datetime64], grid: Grid) -> 
     """Read states and surface fields into the reference's memory, which has to be large enough (`kept`).
 
     Raises:
-        DataError: as `load_states`, and where a surface field is missing or not finite.
+        DataError: as `load_states`, and where a surface field is not finite.
     """
     check_complete(reference, times, grid)
     for time in times:
         _check_finite(reference.array(time), reference.folder, time)
-        try:
-            surface = reference.surface(time)
-        except ReferenceDataError as error:
-            raise DataError(f"{error}: observations cannot be drawn from these data") from error
+        surface = reference.surface(time)
         bad = [str(name) for name, field in surface.items() if not np.isfinite(field.values).all()]
         if bad:
             raise DataError(f"{reference.folder}: values at {time} are not finite in {', '.join(bad)}; make it anew")

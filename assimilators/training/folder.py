@@ -63,13 +63,15 @@ def begin_run(recipe: Recipe, folder: Path) -> None:
 
 
 def write_record(
-    recipe: Recipe, folder: Path, world: World, constants: Any, network: nn.Module, data: str, samples: int
-) -> None:
+    recipe: Recipe, folder: Path, world: World, constants: Any, network: nn.Module, data: str, samples: int,
+    planes: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """Record a run at its start.
 
     Args:
         constants: a dataclass of arrays.
         data, samples: SHA-256 and number of the training samples.
+        planes: observation planes of the network, if it takes any.
 
     Raises:
         RecipeError: the run is resumed with other data.
@@ -78,6 +80,7 @@ def write_record(
         "recipe": recipe.digest(),
         "data": data,
         "samples": samples,
+        **({} if planes is None else {"planes": list(planes)}),
         "world": world.name,
         "grid": world.grid.name,
         "statistics": world.statistics.description,
@@ -89,7 +92,7 @@ def write_record(
     path = folder / "run.json"
     if path.exists():
         before = json.loads(path.read_text())
-        if before["data"] != data:
+        if before["data"] != data or record.get("planes") != before.get("planes", record.get("planes")):
             raise RecipeError(f"{folder}: the training data have changed since this run began; use another folder")
         if before["recipe"] == record["recipe"]:
             return

@@ -119,7 +119,7 @@ def load_year(reference: Reference, times: NDArray[np.datetime64], world: World)
     """Read states and planes at `times`. DataError as `load_states`, and where a plane is missing or not finite."""
     year = load_states(reference, times, world.grid, world.statistics)
     try:
-        surface = [reference.surface(time) for time in times]
+        surface = [reference.surface(time, LEARNED) for time in times]
     except ReferenceDataError as error:
         raise DataError(f"{error}: an operator needs {' and '.join(LEARNED)}") from error
     planes = np.stack([[fields[name].values for name in LEARNED] for fields in surface])

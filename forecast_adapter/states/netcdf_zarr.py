@@ -28,7 +28,9 @@ from dacycle.forecast_adapter.states.schema import (
     DIMENSIONS,
     EXTRA_FIELD_NAMES,
     HOURLY,
+    MEANS_OF_AN_HOUR,
     VARIABLES,
+    check_extra_unit,
     check_unit,
     hours_of,
     levels_in_words,
@@ -202,10 +204,12 @@ class DatasetStates(StateSource):
     """
 
     def __init__(self, name: str, datasets: Sequence[_OpenDataset], left_out: dict[str, str] | None = None) -> None:
-        self._datasets = [d for d in datasets if d.times and any(d.holds(channel) for channel in CHANNELS)]
+        dated = [dataset for dataset in datasets if dataset.times]
+        self._beside = [d for d in dated if any(n in d.data for _, names in EXTRA_FIELD_NAMES.values() for n in names)]
+        self._datasets = [d for d in dated if any(d.holds(channel) for channel in CHANNELS)] or self._beside
         if not self._datasets:
             raise StateError(f"{name}: it holds no field of a state ({', '.join(n for n, *_ in VARIABLES.values())})")
-        for dataset in self._datasets[1:]:
+        for dataset in [*self._datasets[1:], *self._beside]:
             if not dataset.grid.matches(self._datasets[0].grid):
                 other = self._datasets[0].source
                 raise StateError(f"{dataset.source} is on another grid than {other}; split them by grid")
@@ -236,10 +240,11 @@ class DatasetStates(StateSource):
         hour = self._moment(time)
         fields: dict[str, Any] = {}
         for short, (unit, names) in EXTRA_FIELD_NAMES.items():
-            for dataset in self._by_time[hour]:
-                values = _extra_field(dataset, names, hour)
-                if values is not None:
-                    fields[short] = (("latitude", "longitude"), values.astype(np.float32), {"units": unit})
+            for name, factor in names.items():
+                values = _extra_field(self._beside, name, factor, hour)
+                if short not in fields and values is not None:
+                    about = {"units": unit} | ({"period": "1 h"} if name in MEANS_OF_AN_HOUR else {})
+                    fields[short] = (("latitude", "longitude"), values.astype(np.float32), about)
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
 
     def _read(self, time: np.datetime64, channels: Sequence[Channel]) -> tuple[NDArray[np.float32], list[str]]:
@@ -293,15 +298,20 @@ class DatasetStates(StateSource):
                         raise StateError(f"{self.name}, {time}: {channel.name} is in {both}; leave one of them")
 
 
-def _extra_field(dataset: _OpenDataset, names: Mapping[str, float], time: np.datetime64) -> NDArray | None:
-    """Return an extra field; None where it, or one of the six hours that it is the sum of, is missing."""
-    for name, factor in names.items():
-        hours = [time - k * _HOUR for k in range(6)] if name in HOURLY else [time]
-        if name in dataset.data and all(hour in dataset.times for hour in hours):
-            values = factor * np.sum([dataset.planes(name, hour).astype(float) for hour in hours], axis=0)
-            if np.isfinite(values).all():
-                return values
-    return None
+def _extra_field(
+    datasets: Sequence[_OpenDataset], name: str, factor: float, time: np.datetime64
+) -> NDArray[np.float64] | None:
+    """Return an extra field; None where it, or one of the six hours that it is the sum of, is missing or not finite."""
+    hours = [time - k * _HOUR for k in range(6)] if name in HOURLY else [time]
+    found = [next((d for d in datasets if name in d.data and hour in d.times), None) for hour in hours]
+    holders = [dataset for dataset in found if dataset is not None]
+    if len(holders) < len(hours):
+        return None
+    for dataset in holders:
+        check_extra_unit(dataset.data[name], dataset.label(time))
+    fields = [dataset.planes(name, hour).astype(float) for dataset, hour in zip(holders, hours, strict=True)]
+    values = factor * np.sum(fields, axis=0)
+    return values if np.isfinite(values).all() else None
 
 
 class NetcdfStates(DatasetStates):

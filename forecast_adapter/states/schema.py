@@ -20,7 +20,9 @@ __all__ = [
     "DIMENSIONS",
     "EXTRA_FIELD_NAMES",
     "HOURLY",
+    "MEANS_OF_AN_HOUR",
     "VARIABLES",
+    "check_extra_unit",
     "check_unit",
     "hours_of",
     "levels_in_words",
@@ -50,12 +52,34 @@ EXTRA_FIELD_NAMES: dict[str, tuple[str, dict[str, float]]] = {
     "tp6h": ("kg m-2", {"total_precipitation_6hr": 1e3, "total_precipitation": 1e3, "tp": 1e3}),
     "olr": (
         "W m-2",
-        {"outgoing_longwave_radiation": 1.0, "top_net_thermal_radiation": -1 / 21600, "ttr": -1 / 21600},
+        {
+            "outgoing_longwave_radiation": 1.0,
+            "top_net_thermal_radiation": -1 / 21600,
+            "ttr": -1 / 21600,
+            "mean_top_net_long_wave_radiation_flux": -1.0,
+        },
     ),
     "td2m": ("K", {"2m_dewpoint_temperature": 1.0, "d2m": 1.0, "2d": 1.0}),
     "ps": ("Pa", {"surface_pressure": 1.0, "sp": 1.0}),
 }
 """Extra fields beside the 69 channels: SI unit, and by name the factor to it from the value (or sum of hourly ones)."""
+
+MEANS_OF_AN_HOUR: frozenset[str] = frozenset({"mean_top_net_long_wave_radiation_flux"})
+"""Variables that are means over the hour that ends at the time, in ERA5, where others are of six hours."""
+
+_EXTRA_UNITS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("total_precipitation_6hr", "total_precipitation", "tp"), ("m", "m of water equivalent")),
+    **dict.fromkeys(
+        ("top_net_thermal_radiation", "ttr"), ("J m**-2", "J m-2", "J m^-2", "J/m^2", "J/m2", "joules m**-2")
+    ),
+    **dict.fromkeys(
+        ("outgoing_longwave_radiation", "mean_top_net_long_wave_radiation_flux"),
+        ("W m**-2", "W m-2", "W m^-2", "W/m^2", "W/m2"),
+    ),
+    **dict.fromkeys(("2m_dewpoint_temperature", "d2m", "2d"), ("K", "kelvin")),
+    **dict.fromkeys(("surface_pressure", "sp"), ("Pa", "pascal")),
+}
+"""Spellings of the units that the factors of `EXTRA_FIELD_NAMES` are for."""
 
 DIMENSIONS = {
     "isobaricInhPa": "level",
@@ -266,6 +290,13 @@ def _bound(attrs: Mapping[Any, Any], name: str, default: str, source: str) -> np
         raise StateError(f"{source}: attribute {name}: {error}") from None
     whole_day = len(text) <= len("2024-01-31") and "stop" in name
     return time.astype("datetime64[h]") + np.timedelta64(23 if whole_day else 0, "h")
+
+
+def check_extra_unit(variable: xr.DataArray, label: str) -> None:
+    """Raise StateError where an extra field states another unit than its factor is for."""
+    known, stated = _EXTRA_UNITS[str(variable.name)], variable.attrs.get("units")
+    if stated is not None and stated not in known:
+        raise StateError(f"{label}: {variable.name} is in {stated!r}; convert it to {known[0]!r} first")
 
 
 def check_unit(variable: xr.DataArray, short: str, label: str) -> float:

@@ -48,7 +48,7 @@ class Sample:
         self.grid = reference.grid
         self.times = reference.times[::8]
         self.states = np.stack([reference.array(time) for time in self.times])
-        surface = [reference.surface(time) for time in self.times]
+        surface = [reference.surface(time, ("tp6h", "olr")) for time in self.times]
         self.surface = {name: np.stack([fields[name].values for fields in surface]) for name in surface[0]}
         self.month = self.times.astype("datetime64[M]").astype(int) % 12 + 1
 

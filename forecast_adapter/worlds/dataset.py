@@ -13,7 +13,7 @@ adds files.
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -50,6 +50,7 @@ def build_dataset(
     static: str | None = None,
     workers: int = 1,
     fetched: Callable[[int, int], None] = lambda done, total: None,
+    beside: Sequence[str] = (),
 ) -> Manifest:
     """Make a dataset, continue one that was interrupted, or add times to a finished one.
 
@@ -60,6 +61,7 @@ def build_dataset(
         times: (n,) datetime64[h], ascending. Times that the product does not hold are logged and left out.
         static: the file or store of the static fields, if they are not in the product.
         workers: number of processes that fetch.
+        beside: further products, whose extra fields are taken where the product (and those before) lacks them.
         fetched: called with the number of times fetched so far and the number to fetch, for a progress bar.
 
     Returns:
@@ -67,12 +69,14 @@ def build_dataset(
 
     Raises:
         DatasetError: the folder holds another dataset, or times could not be read; names them and keeps all others.
-        StateError: the product cannot be opened.
+        StateError: the product, or one beside it, cannot be opened, or is in other units.
     """
     source = open_states(product)
-    manifest = _manifest(folder, product, grid)
-    present = _present(folder, manifest)
     wanted = _available(source, times)
+    for other in beside:
+        _check_beside(other, wanted)
+    manifest = _manifest(folder, product, grid, list(beside))
+    present = _present(folder, manifest)
     todo = [time for time in wanted if time not in present]
     manifest.write(folder)
     if "static.nc" not in manifest.files:
@@ -80,7 +84,7 @@ def build_dataset(
     failures: dict[np.datetime64, str] = {}
     parts = {time: folder / ".parts" / f"{time}.nc" for time in todo}
     groups = [list(group) for _, group in groupby(todo, key=lambda time: _period(time, grid))]
-    for done, (time, error) in enumerate(_fetch_all(product, grid, parts, workers), 1):
+    for done, (time, error) in enumerate(_fetch_all((product, *beside), grid, parts, workers), 1):
         fetched(done, len(todo))
         if error is not None:
             failures[time] = error
@@ -95,17 +99,35 @@ def build_dataset(
     return manifest
 
 
-def _manifest(folder: Path, product: str, grid: Grid) -> Manifest:
+def _check_beside(product: str, times: Sequence[np.datetime64]) -> None:
+    """Raise DatasetError where a product beside has no extra field at the last of the times that it holds."""
+    source = open_states(product)
+    held = [time for time in times if time in source.times]
+    if not held:
+        span = f"{source.times[0]} to {source.times[-1]}" if len(source.times) else "nothing"
+        raise DatasetError(f"{product}: holds none of the times from {times[0]} to {times[-1]}; it has {span}")
+    if not set(source.surface(held[-1])) & set(EXTRA_FIELDS):
+        step = np.diff(source.times).min() if len(source.times) > 1 else None
+        apart = f"; its times are {step.astype(int)} h apart" if step is not None else ""
+        needed = ", ".join(name for name, *_ in EXTRA_FIELDS.values())
+        raise DatasetError(
+            f"{product}: gives none of {needed} at {held[-1]}{apart}; precipitation and radiation are summed from "
+            "accumulations of one hour, which are needed at each of the six hours up to a time"
+        )
+
+
+def _manifest(folder: Path, product: str, grid: Grid, beside: list[str]) -> Manifest:
     """Return the manifest of the folder, or a new one; leave out files that are missing or have another size."""
     manifest = Manifest.read(folder)
     if manifest is None:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise DatasetError(f"{folder} holds other files and no manifest; give an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
-        return Manifest(product, grid.name)
-    if (manifest.source, manifest.grid) != (product, grid.name):
-        content = f"{folder} holds states of {manifest.source} on {manifest.grid}"
-        raise DatasetError(f"{content}, not of {product} on {grid.name}; give another folder")
+        return Manifest(product, grid.name, beside=beside)
+    if (manifest.source, manifest.beside, manifest.grid) != (product, beside, grid.name):
+        content = f"{folder} holds states of {' beside '.join([manifest.source, *manifest.beside])} on {manifest.grid}"
+        asked = " beside ".join([product, *beside])
+        raise DatasetError(f"{content}, not of {asked} on {grid.name}; give another folder")
     paths = {name: folder / name for name in manifest.files}
     intact = {
         name: entry
@@ -158,19 +180,19 @@ def _period(time: np.datetime64, grid: Grid) -> np.datetime64:
 
 
 def _fetch_all(
-    product: str, grid: Grid, parts: dict[np.datetime64, Path], workers: int
+    products: tuple[str, ...], grid: Grid, parts: dict[np.datetime64, Path], workers: int
 ) -> Iterator[tuple[np.datetime64, str | None]]:
     """Yield each time once its file is on disk, with None, or with the reason where it could not be fetched."""
     missing = [time for time in parts if not parts[time].exists()]
     yield from ((time, None) for time in parts if time not in missing)
     if workers == 1 or len(missing) < 2:
-        yield from ((time, _fetch(product, grid.name, time, parts[time])) for time in missing)
+        yield from ((time, _fetch(products, grid.name, time, parts[time])) for time in missing)
         return
     # Spawned: the threads of a network file system do not survive a fork.
     pool: Executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
         waiting: dict[Future[str | None], np.datetime64] = {
-            pool.submit(_fetch, product, grid.name, time, parts[time]): time for time in missing
+            pool.submit(_fetch, products, grid.name, time, parts[time]): time for time in missing
         }
         for done in as_completed(waiting):
             yield waiting[done], done.result()
@@ -178,24 +200,40 @@ def _fetch_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _fetch(product: str, grid_name: str, time: np.datetime64, part: Path) -> str | None:
+def _fetch(products: tuple[str, ...], grid_name: str, time: np.datetime64, part: Path) -> str | None:
     """Write one time on a grid to a file; return the reason where that fails."""
     try:
-        grid, source = get_grid(grid_name), _source(product)
-        state = source.state(time, grid)
-        dataset = to_dataset(state)
-        surface = source.surface(time)
-        for short, (name, _, factor) in EXTRA_FIELDS.items():
-            if short in surface and np.isfinite(surface[short].values).all():
-                values = regrid(surface[short].values, source.grid, grid) / np.float32(factor)
-                dataset[name] = (("time", "latitude", "longitude"), values[None].astype(np.float32))
-        write_netcdf(part, [dataset], {"notes": state.attrs["notes"]})
+        grid, sources = get_grid(grid_name), [_source(product) for product in products]
+        state = sources[0].state(time, grid)
+        dataset, notes = to_dataset(state), [state.attrs["notes"]]
+        for source in sources:
+            notes += _add_extra_fields(dataset, source, time, grid)
+        write_netcdf(part, [dataset], {"notes": "; ".join(note for note in notes if note)})
     except (StateError, OSError) as error:
         return str(error)
     return None
 
 
-@lru_cache(maxsize=1)
+def _add_extra_fields(dataset: xr.Dataset, source: StateSource, time: np.datetime64, grid: Grid) -> list[str]:
+    """Add the extra fields that a source has and the dataset lacks; return notes on fields of another period."""
+    if time not in source.times:
+        return []
+    surface = source.surface(time)
+    notes: list[str] = []
+    for short, (name, _, factor) in EXTRA_FIELDS.items():
+        if name in dataset or short not in surface or not np.isfinite(surface[short].values).all():
+            continue
+        values = regrid(surface[short].values, source.grid, grid) / np.float32(factor)
+        about: dict[str, str] = {}
+        if "period" in surface[short].attrs:
+            period = surface[short].attrs["period"]
+            about = {"period": period, "long_name": f"mean of the {period} before"}
+            notes.append(f"{name} is a mean over the {period} before each time, in place of 6 h")
+        dataset[name] = (("time", "latitude", "longitude"), values[None].astype(np.float32), about)
+    return notes
+
+
+@lru_cache(maxsize=8)
 def _source(product: str) -> StateSource:
     return open_states(product)
 

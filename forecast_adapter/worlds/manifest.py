@@ -48,6 +48,7 @@ class Manifest:
         finished: whether all times that were first asked for are there.
         notes: how the states were made: regridding, derived fields, fields and times left out.
         files: entries by path within the folder.
+        beside: further products, whose extra fields are taken where `source` lacks them.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Manifest:
     finished: bool = False
     notes: list[str] = field(default_factory=list)
     files: dict[str, Entry] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":

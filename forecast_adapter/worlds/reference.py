@@ -77,7 +77,7 @@ class Reference:
             )
         self.grid = _grid(files[0])
         self.array = lru_cache(maxsize=kept)(self._array)
-        self.surface = lru_cache(maxsize=kept)(self._surface)
+        self._surface_at = lru_cache(maxsize=kept)(self._surface)
         self.times: NDArray[np.datetime64] = np.array([], "datetime64[h]")
         self.refresh()
 
@@ -101,7 +101,7 @@ class Reference:
                     raise ReferenceDataError(f"{path}: {time} is also in {where[time][0].name}")
                 where[time] = (path, i)
         if self._stamps.keys() & changed:  # cached states are from the old files
-            for cache in (_file, self.array, self.surface):
+            for cache in (_file, self.array, self._surface_at):
                 cache.cache_clear()
         self._where, self._stamps = where, stamps
         self.times = np.array(sorted(where), "datetime64[h]")
@@ -145,14 +145,23 @@ class Reference:
         out.flags.writeable = False
         return out
 
-    def _surface(self, time: np.datetime64, names: tuple[str, ...] = tuple(EXTRA_FIELDS)) -> xr.Dataset:
-        """Return fields of `EXTRA_FIELDS` at `time` as a dataset (latitude, longitude), in SI units."""
+    def surface(self, time: np.datetime64, needed: Iterable[str] = ()) -> xr.Dataset:
+        """Return those `EXTRA_FIELDS` that are there at `time` as a dataset (latitude, longitude), in SI units.
+
+        Raises:
+            ReferenceDataError: one of the needed ones is not there, or there is no state at `time`.
+        """
+        fields = self._surface_at(time)
+        absent = [EXTRA_FIELDS[short][0] for short in needed if short not in fields]
+        if absent:
+            raise ReferenceDataError(f"{self.folder}, {time}: no {', '.join(absent)} here")
+        return fields
+
+    def _surface(self, time: np.datetime64) -> xr.Dataset:
         file, i = self._open(time)
         fields = {}
-        for short in names:
+        for short in self.surface_names(time):
             name, unit, factor = EXTRA_FIELDS[short]
-            if name not in file:
-                raise ReferenceDataError(f"{self._where[as_hour(time)][0]}: no {name} here")
             values = np.asarray(self._plane(file, name, i, time), np.float32) * np.float32(factor)
             fields[short] = (("latitude", "longitude"), values, {"units": unit})
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
@@ -166,6 +175,22 @@ class Reference:
         """Return the names of those `EXTRA_FIELDS` that are there at `time`."""
         file, _ = self._open(time)
         return tuple(short for short, (name, _, _) in EXTRA_FIELDS.items() if name in file)
+
+    def extra_fields(self, times: Iterable[np.datetime64]) -> tuple[str, ...]:
+        """Return the names of those `EXTRA_FIELDS` that are there at all of `times`.
+
+        Raises:
+            ReferenceDataError: one is there at a part of the times only; names fields, years and the remedy.
+        """
+        lacking: dict[str, list[np.datetime64]] = {short: [] for short in EXTRA_FIELDS}
+        count = 0
+        for count, time in enumerate(times, 1):  # noqa: B007
+            for short in lacking.keys() - set(self.surface_names(time)):
+                lacking[short].append(time)
+        partly = {short: absent for short, absent in lacking.items() if 0 < len(absent) < count}
+        if partly:
+            raise ReferenceDataError(f"{self.folder}: {_partly(partly)}")
+        return tuple(short for short, absent in lacking.items() if not absent)
 
     def _open(self, time: np.datetime64) -> tuple[Any, int]:
         """Return the open file that holds a time, and the time's position in it."""
@@ -203,7 +228,7 @@ class ProductReference(Reference):
         self.grid = grid
         self._failed: dict[np.datetime64, float] = {}  # when the product was opened that a time could not be read from
         self.array = lru_cache(maxsize=KEPT)(self._array)
-        self.surface = lru_cache(maxsize=KEPT)(self._surface)
+        self._surface_at = lru_cache(maxsize=KEPT)(self._surface)
         try:
             self._open_product()
         except StateError as error:
@@ -241,11 +266,9 @@ class ProductReference(Reference):
         values.flags.writeable = False
         return values
 
-    def _surface(self, time: np.datetime64, names: tuple[str, ...] = tuple(EXTRA_FIELDS)) -> xr.Dataset:
+    def _surface(self, time: np.datetime64) -> xr.Dataset:
         fields = self._product_surface(time)
-        absent = [name for name in names if name not in fields]
-        if absent:
-            raise ReferenceDataError(f"{self.folder}, {time}: no {', '.join(absent)} here")
+        names = [name for name in EXTRA_FIELDS if name in fields]
         coordinates = {"latitude": self.grid.latitude, "longitude": self.grid.longitude}
         regridded = {name: regrid(fields[name].values, self._source.grid, self.grid) for name in names}
         variables = {name: (("latitude", "longitude"), regridded[name], fields[name].attrs) for name in names}
@@ -253,14 +276,23 @@ class ProductReference(Reference):
 
     def surface_names(self, time: np.datetime64) -> tuple[str, ...]:
         """Return the names of those `EXTRA_FIELDS` that are there at `time`."""
-        fields = self._product_surface(time)
-        return tuple(name for name in EXTRA_FIELDS if name in fields)
+        return tuple(map(str, self.surface(time)))
 
     def _product_surface(self, time: np.datetime64) -> xr.Dataset:
         try:
             return self._source.surface(time)
         except StateError as error:
             raise ReferenceDataError(str(error)) from error
+
+
+def _partly(lacking: dict[str, list[np.datetime64]]) -> str:
+    """Spell which fields are missing in which years, and what to do."""
+    words = []
+    for short, times in lacking.items():
+        years = sorted({str(time)[:4] for time in times})
+        words.append(f"{EXTRA_FIELDS[short][0]} is missing in {', '.join(years)} (first at {times[0]})")
+    remedy = "add it there with `dacycle dataset --beside`, or take years that all have it or all lack it"
+    return f"{'; '.join(words)}, and is there at other times; {remedy}"
 
 
 @lru_cache(maxsize=32)

@@ -23,9 +23,9 @@ from dacycle.common.errors import DacycleError
 from dacycle.common.files import write_whole
 from dacycle.common.foreign import reading
 from dacycle.common.settings import read_settings
-from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid, named
-from dacycle.forecast_adapter.physics import GRAVITY
+from dacycle.forecast_adapter.physics import GRAVITY, station_pressure_ratio
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
@@ -144,6 +144,15 @@ class World:
             for fields in (self.climatology.coefficients, self.orography, self.land_fraction)
         )
         return replace(self, grid=grid, climatology=Climatology(climatology), orography=orography, land_fraction=land)
+
+    def surface_pressure(self, time: np.datetime64) -> NDArray[np.float32]:
+        """Return the reference's pressure (H, W) at the ground, Pa; where it has none, that of its msl and t2m."""
+        fields = self.reference.surface(time)
+        if "ps" in fields:
+            return np.asarray(fields["ps"].values)
+        state = self.reference.array(time)
+        ratio = station_pressure_ratio(self.orography, state[index("t2m")])
+        return (state[index("msl")] * ratio).astype(np.float32)
 
 
 def world_folders() -> list[Path]:
@@ -307,7 +316,7 @@ def _rounded(reference: Reference, time: np.datetime64, std: NDArray) -> xr.Data
     array = _round(reference.array(time), 0.03 * std[:, None, None])
     dataset = to_dataset(make_state(array, reference.grid, time))
     steps = {"tp6h": 1e-5, "olr": 1.0, "td2m": 0.1, "ps": 20.0}  # in the unit of the file
-    for short, field in reference.surface(time, reference.surface_names(time)).items():
+    for short, field in reference.surface(time).items():
         name, _, factor = EXTRA_FIELDS[str(short)]
         values = _round(field.values / np.float32(factor), steps[str(short)])
         dataset[name] = (("time", "latitude", "longitude"), values[None])

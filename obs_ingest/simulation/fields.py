@@ -46,6 +46,7 @@ class Olr(Simulated):
         if hours not in (6, 24):
             raise ObservationError(f"source {name}: period is {period!r}; OLR comes as means over 6h or 24h")
         self._hours = int(hours)
+        self._absent = bool(self.lacking({"olr": "olr"}))
         centres = spacing * (np.arange(2 * rows) + 0.5)
         self._raster = Grid(f"{spacing:g}deg raster", 90 - centres[:rows], centres)
         latitude, longitude = np.meshgrid(self._raster.latitude, self._raster.longitude, indexing="ij")
@@ -54,10 +55,12 @@ class Olr(Simulated):
         self._errors = ErrorDraw(world.grid, self._latitude, self._longitude)
 
     def _observes(self, time: np.datetime64) -> bool:
-        return bool(hour_of(time) % self._hours == 0)
+        return not self._absent and bool(hour_of(time) % self._hours == 0)
 
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
-        fields = [self.world.reference.surface(time - k * STEP)["olr"].values for k in range(self._hours // 6)]
+        fields = [
+            self.world.reference.surface(time - k * STEP, ("olr",))["olr"].values for k in range(self._hours // 6)
+        ]
         truth = conservative_average(np.mean(fields, axis=0), self.world.grid, self._raster).ravel().astype(float)
         n = len(truth)
         shared, own = ERRORS["olr"].parts(truth)

@@ -7,6 +7,7 @@ observed value or from climatology: computed from the true value, it would tell 
 """
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.channels import LEVELS, index
 from dacycle.forecast_adapter.grid import interpolate_to_points
 from dacycle.forecast_adapter.physics import DEWPOINT_LAPSE_RATE, LAPSE_RATE
+from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import ERRORS, HUMIDITY_TOP, level_parts, standard_error
 from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
@@ -30,7 +32,11 @@ from dacycle.obs_ingest.window import Window
 
 __all__ = ["Simulated", "Sondes", "Stations", "hour_of"]
 
+logger = logging.getLogger(__name__)
+
 _PRESSURES = np.array(LEVELS, float) * 100
+_DRAWN_FROM = {"td2m": "td2m", "tp": "tp6h"}
+"""Variables of stations that are drawn from an extra field of the reference, and that field."""
 _PRECIPITATION_THRESHOLD = 0.1  # kg m-2, the least a rain gauge reports
 
 
@@ -57,6 +63,23 @@ class Simulated(ABC):
         self._gross_rate, self._missing_rate = gross_rate, missing_rate
         self._latency = duration(latency, f"source {name}: latency").total_seconds()
         self._spread = latency_spread
+
+    def lacking(self, fields: Mapping[str, str]) -> list[str]:
+        """Return the variables, given with the extra fields they are drawn from, that the reference lacks; log them."""
+        reference = self.world.reference
+        if not fields or not len(reference.times):
+            return []
+        there = reference.surface_names(reference.times[0])
+        absent = [variable for variable, field in fields.items() if field not in there]
+        if absent:
+            logger.warning(
+                "source %s: %s has no %s, so %s is not observed; `dacycle dataset --beside` adds fields",
+                self.name,
+                reference.folder,
+                ", ".join(EXTRA_FIELDS[fields[variable]][0] for variable in absent),
+                ", ".join(absent),
+            )
+        return absent
 
     def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
         """Draw the observations at the window's analysis time, if there are any then."""
@@ -186,11 +209,12 @@ class Stations(_AtStations):
         if unknown:
             known = ", ".join(self.VARIABLES)
             raise ObservationError(f"source {name}: no variable {', '.join(unknown)}; known are {known}")
-        self._reported = [v in variables for v in self.VARIABLES]
         super().__init__(
             world, seed, network, name=name, cutoff=cutoff, gross_rate=gross_rate, missing_rate=missing_rate,
             latency=latency, latency_spread=latency_spread,
         )  # fmt: skip
+        absent = self.lacking({v: field for v, field in _DRAWN_FROM.items() if v in variables})
+        self._reported = [v in variables and v not in absent for v in self.VARIABLES]
 
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
         truth = self._truth(time)
@@ -217,11 +241,12 @@ class Stations(_AtStations):
         state = self.world.reference.array(time)
         blank = np.full(self.world.grid.shape, np.nan, np.float32)
         dewpoint, rain = blank, blank
-        if self._reported[1] or self._reported[5]:
-            surface = self.world.reference.surface(time)
-            dewpoint, rain = surface["td2m"].values, surface["tp6h"].values
-        fields = [state[index("t2m")], dewpoint, state[index("msl")], state[index("u10")], state[index("v10")], rain]
-        values = self._at_stations(np.stack(fields)).astype(float)
+        fields = tuple(field for v, field in _DRAWN_FROM.items() if self._reported[self.VARIABLES.index(v)])
+        if fields:
+            surface = self.world.reference.surface(time, fields)
+            dewpoint, rain = (surface[f].values if f in surface else blank for f in _DRAWN_FROM.values())
+        planes = [state[index("t2m")], dewpoint, state[index("msl")], state[index("u10")], state[index("v10")], rain]
+        values = self._at_stations(np.stack(planes)).astype(float)
         lift = self._elevation - self._orography
         values[0] -= LAPSE_RATE * lift
         values[1] -= DEWPOINT_LAPSE_RATE * lift
@@ -267,7 +292,7 @@ class Sondes(_AtStations):
         humidity = value[self.VARIABLES.index("q")]
         np.maximum(humidity, 0, out=humidity)
         value = self._gross(value, error, generator)
-        ground = self._at_stations(self.world.reference.surface(time)["ps"].values)
+        ground = self._at_stations(self.world.surface_pressure(time))
         value[:, pressure >= ground] = np.nan
         value[self.VARIABLES.index("q"), _PRESSURES < HUMIDITY_TOP] = np.nan
         columns = {

@@ -17,6 +17,7 @@ from dacycle.forecast_adapter.state import as_hour
 from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.worlds.dataset import build_dataset
 from dacycle.forecast_adapter.worlds.manifest import DatasetError, verify_dataset
+from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS, Reference
 
 __all__ = ["app"]
 
@@ -34,6 +35,10 @@ def dataset(
     since: Annotated[str | None, typer.Option(help="First time, e.g. 2015-01-01T00; default: the first.")] = None,
     until: Annotated[str | None, typer.Option(help="Last time; a date takes its whole day; default: the last.")] = None,
     every: Annotated[str, typer.Option(help="Step between times, counted from 00 UTC.")] = "6h",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="A product of the rain, OLR, dewpoint or pressure that SOURCE lacks; may be repeated."),
+    ] = None,
     static: Annotated[str | None, typer.Option(help="File of orography and land_sea_mask, if SOURCE has none.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A time to leave out permanently; may be repeated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of times fetched at once, each by one process.")] = 4,
@@ -47,6 +52,8 @@ def dataset(
 
     Example: dacycle dataset gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr
     era5 --grid 5.625deg --since 2015-01-01 --until 2022-12-31
+
+    Example: dacycle dataset era5.zarr era5 --beside cds-single-levels --since 2015-01-01
 
     Example: dacycle dataset --verify era5
     """
@@ -63,12 +70,19 @@ def dataset(
             manifest = build_dataset(
                 source, folder, get_grid(grid), times, static, workers,
                 fetched=lambda done, total: bar.update(task, completed=done, total=total),
+                beside=beside or (),
             )  # fmt: skip
         except KeyboardInterrupt:
             console.print("interrupted; what was fetched is kept, the same command goes on")
             raise typer.Exit(130) from None
     for note in manifest.notes:
         console.print(f"note: {note}", soft_wrap=True)
+    reference = Reference(folder)
+    there = reference.surface_names(reference.times[-1])
+    absent = [name for short, (name, *_) in EXTRA_FIELDS.items() if short not in there]
+    if absent:
+        remedy = "training and cycles go on without what needs them; --beside PLACE, into another folder, adds them"
+        console.print(f"not in the product, or without values: {', '.join(absent)}; {remedy}", soft_wrap=True)
     states = [entry.times for entry in manifest.files.values() if entry.times is not None]
     size = sum(entry.size for entry in manifest.files.values()) / 1e6
     count, first, last = sum(int(t[2]) for t in states), min(t[0] for t in states), max(t[1] for t in states)

@@ -487,5 +487,5 @@ class TestReference:
         with pytest.raises(ReferenceDataError, match="no such file or folder"):
             ProductReference(tmp_path / "nowhere", GRID)
         made_dataset(0).to_zarr(tmp_path / "s.zarr")
-        with pytest.raises(ReferenceDataError, match=r"2024-03-01T00: no tp6h, olr, td2m, ps here"):
-            ProductReference(tmp_path / "s.zarr", GRID).surface(START)
+        with pytest.raises(ReferenceDataError, match=r"2024-03-01T00: no outgoing_longwave_radiation here"):
+            ProductReference(tmp_path / "s.zarr", GRID).surface(START, ["olr"])
