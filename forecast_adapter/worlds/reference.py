@@ -22,7 +22,7 @@ from dacycle.common.errors import DacycleError
 from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, regrid
-from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, make_state
+from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, check_array, make_state
 from dacycle.forecast_adapter.states.dataset_writer import HOURS, write_netcdf
 from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.worlds.manifest import dataset_files
@@ -139,6 +139,10 @@ class Reference:
             out[k] = self._plane(file, WB2_NAMES[short], i, time)
         for short in UPPER:
             out[GROUPS[short][0] : GROUPS[short][-1] + 1] = self._plane(file, WB2_NAMES[short], i, time)
+        try:
+            check_array(out, self.grid, f"{self._where[as_hour(time)][0]}, {time}")
+        except StateError as error:
+            raise ReferenceDataError(str(error)) from None
         out.flags.writeable = False
         return out
 

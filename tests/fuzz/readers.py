@@ -1,12 +1,13 @@
 """The readers under test: seeds of each format, how they are mutated, and what a reader may return."""
 
+import atexit
 import gzip
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,19 @@ from dacycle.forecast_adapter.channels import CHANNELS
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.states.points import read_orography, read_points
 from dacycle.forecast_adapter.states.products import open_states
-from dacycle.forecast_adapter.worlds.world import load_world
+from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.errors.table import read_errors
 from dacycle.obs_ingest.quality.limits import beyond_limits
 from dacycle.obs_ingest.quality.station_lists import read_station_list
-from dacycle.obs_ingest.sources.base import build_source
+from dacycle.obs_ingest.sources.base import Source, build_source
+from dacycle.obs_ingest.sources.ingested import TableFolder, ingest, window_file
 from dacycle.obs_ingest.station_network.stations import load_stations
 from dacycle.obs_ingest.table import VARIABLES, check_table
 from dacycle.obs_ingest.window import Window
+from tests.assimilators.trained.test_trained import make_file
 from tests.fuzz import mutations
-from tests.worlds import make_model
+from tests.worlds import make_model, make_world
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests/samples"
@@ -122,8 +126,15 @@ def formats() -> Iterator[Format]:
         model = make_model(Path(folder) / "double.onnx").read_bytes()
     yield Format("models in ONNX", ".onnx", [model], mutations.mutate_onnx, _model)
     yield Format(
-        "assimilators in netCDF", ".nc", [(ROOT / "assimilators/weights/oi.nc").read_bytes()], hdf, _assimilator
-    )
+        "assimilators in netCDF", ".nc", [(ROOT / "assimilators/weights/oi.nc").read_bytes()], hdf, _assimilator,
+        share=0.5,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        method = make_file(Path(folder) / "double.onnx").read_bytes()
+    yield Format("assimilators in ONNX", ".onnx", [method], mutations.mutate_onnx, _trained)
+    states = [path.read_bytes() for path in sorted((_tiny().folder / "reference").iterdir())]
+    yield Format("references in netCDF", ".nc", states, hdf, _reference, share=0.5)
+    yield Format("tables in Parquet", ".parquet", [_table(isd)], mutations.mutate_bytes, _ingested)
     for name, pattern, load in (
         ("experiments", "deploy/experiments/*.yaml", load_experiment),
         ("recipes", "deploy/recipes/*.yaml", load_recipe),
@@ -143,6 +154,23 @@ def formats() -> Iterator[Format]:
     yield Format("station lists", ".csv", lists, text, partial(_loaded, read_station_list))
     network = _lines(ROOT / "obs_ingest/station_network/stations.csv", 60)
     yield Format("station networks", ".csv", [network], text, partial(_loaded, lambda path: load_stations(path, "x")))
+
+
+@lru_cache(maxsize=1)
+def _tiny() -> World:
+    """Return a world of one state."""
+    folder = tempfile.mkdtemp(prefix="dacycle-fuzz-")
+    atexit.register(shutil.rmtree, folder)
+    return load_world(make_world(Path(folder), days=0))
+
+
+def _table(isd: bytes) -> bytes:
+    """Return a table that `dacycle ingest` made."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "00702699999.csv").write_bytes(isd)
+        spec = {"source": "isd", "path": name}
+        (window,) = ingest(spec, np.array(["2017-01-01T06"], "datetime64[h]"), Path(name))
+        return window_file(Path(name), window.time).read_bytes()
 
 
 def _lines(path: Path, count: int) -> bytes:
@@ -218,7 +246,17 @@ def _zipped(folder: Path) -> bytes:
 
 def _observations(kind: str, time: str, paths: list[Path], **options: str) -> None:
     source = build_source({"source": kind, "path": [str(path) for path in paths], **options}, None, 0)
-    table, inventory = source.read(Window(np.datetime64(time)))
+    _check_observations(kind, source, Window(np.datetime64(time)))
+
+
+def _ingested(paths: list[Path]) -> None:
+    window = Window(np.datetime64("2017-01-01T06"))
+    shutil.copy(paths[0], window_file(paths[0].parent, window.time))
+    _check_observations("table", TableFolder(paths[0].parent), window)
+
+
+def _check_observations(kind: str, source: Source, window: Window) -> None:
+    table, inventory = source.read(window)
     check_table(table, kind)
     values = table["value"].to_numpy()
     if not np.isfinite(values).all():
@@ -284,6 +322,28 @@ def _model(paths: list[Path]) -> None:
 
 def _assimilator(paths: list[Path]) -> None:
     load_assimilator(paths[0], load_world("demonstration"))
+
+
+def _trained(paths: list[Path]) -> None:
+    method = load_assimilator(paths[0], _tiny())
+    background = _tiny().reference.array(_tiny().reference.times[0])[None]
+    nothing = np.zeros((1, len(CHANNELS) + len(method.planes), *method.grid.shape), np.float32)
+    method.analyse(background, nothing, nothing)
+
+
+def _reference(paths: list[Path]) -> None:
+    folder = Path(tempfile.mkdtemp(dir=paths[0].parent))
+    try:
+        shutil.copy(paths[0], folder / "2024-01-01.nc")
+        reference = Reference(folder)
+        for time in reference.times:
+            state = reference.state(time)
+            for channel in CHANNELS:
+                _check(channel.variable, state.sel(channel=channel.name).values)
+            for name in reference.surface_names(time):
+                reference.surface(time, (name,))
+    finally:
+        shutil.rmtree(folder)
 
 
 def _world(paths: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """Run the fuzzing: each reader in a process of its own, which is started again when it dies or hangs."""
 
 import argparse
+import json
 import multiprocessing
 import sys
 import tempfile
@@ -19,6 +20,14 @@ from tests.fuzz.readers import Format, ImplausibleError, formats
 PATIENCE = 30.0
 """Seconds that a reader may take for one folder of inputs."""
 
+ROUNDS = 20
+"""All formats have their turn so many times, so that a run that is stopped has tried each."""
+
+OUTCOMES = ("read", "refused", "implausible", "exception", "crash", "hang")
+
+Reason = tuple[str, str]
+"""The outcome of reading a folder of inputs, and why."""
+
 
 def make_inputs(format: Format, number: int, seed: int) -> list[bytes]:
     """Return the inputs of a batch; the same for the same numbers."""
@@ -30,9 +39,8 @@ def make_inputs(format: Format, number: int, seed: int) -> list[bytes]:
     return inputs
 
 
-def serve(connection: Connection, name: str, seed: int) -> None:
+def serve(connection: Connection, format: Format, seed: int) -> None:
     """Read the batches whose numbers come through the connection, and answer with outcome and reason."""
-    format = next(format for format in formats() if format.name == name)
     with tempfile.TemporaryDirectory() as folder:
         while True:
             number = connection.recv()
@@ -44,7 +52,7 @@ def serve(connection: Connection, name: str, seed: int) -> None:
             connection.send(judge(format, paths))
 
 
-def judge(format: Format, paths: list[Path]) -> tuple[str, str]:
+def judge(format: Format, paths: list[Path]) -> Reason:
     """Return the outcome of reading some inputs (read, refused, implausible, exception) and the reason."""
     try:
         format.read(paths)
@@ -58,18 +66,18 @@ def judge(format: Format, paths: list[Path]) -> tuple[str, str]:
 
 
 class Reader:
-    """A process that reads inputs of one format; started again when it dies or hangs."""
+    """A process that reads inputs of one format, forked when it is needed, and again when it has died or hangs."""
 
-    def __init__(self, name: str, seed: int) -> None:
-        self._name, self._seed = name, seed
+    def __init__(self, format: Format, seed: int) -> None:
+        self._format, self._seed = format, seed
         self._process: multiprocessing.process.BaseProcess | None = None
 
-    def __call__(self, number: int) -> tuple[str, str]:
+    def __call__(self, number: int) -> Reason:
         """Return the outcome of a batch (read, refused, implausible, exception, crash, hang, unmade) and the reason."""
         if self._process is None:
             self._connection, theirs = multiprocessing.Pipe()
-            context = multiprocessing.get_context("spawn")
-            self._process = context.Process(target=serve, args=(theirs, self._name, self._seed), daemon=True)
+            context = multiprocessing.get_context("fork")  # seeds and imports are made once
+            self._process = context.Process(target=serve, args=(theirs, self._format, self._seed), daemon=True)
             self._process.start()
             theirs.close()
         self._connection.send(number)
@@ -95,26 +103,62 @@ class Reader:
             self._process = None
 
 
-def fuzz(format: Format, inputs: int, seed: int, keep: Path | None) -> tuple[Counter[str], float]:
-    """Read mutated inputs of a format; print failures, keep their files. Returns the outcomes and the seconds."""
+def fuzz(format: Format, numbers: range, seed: int, keep: Path | None, told: set[str]) -> Counter[str]:
+    """Read batches of a format; print failures that were not told yet, and keep their files. Returns the outcomes."""
     outcomes: Counter[str] = Counter()
-    reader, began = Reader(format.name, seed), time.monotonic()
-    told: set[str] = set()
-    for number in range(-(-inputs // format.batch)):
+    reader = Reader(format, seed)
+    for number in numbers:
         outcome, reason = reader(number)
         outcomes[outcome] += format.batch
         if outcome in ("read", "refused", "unmade"):
             continue
-        key = reason.strip().splitlines()[-1][:60]
+        key = f"{format.name}: {reason.strip().splitlines()[-1][:60]}"
         if key not in told:
             told.add(key)
             print(f"{format.name}, batch {number}: {outcome}\n{reason}", file=sys.stderr, flush=True)
             if keep is not None:
-                keep.mkdir(parents=True, exist_ok=True)
                 for i, content in enumerate(make_inputs(format, number, seed)):
                     (keep / f"{format.name.replace(' ', '-')}-{number}-{i}{format.suffix}").write_bytes(content)
     reader.stop()
-    return outcomes, time.monotonic() - began
+    return outcomes
+
+
+class Results:
+    """Outcomes by format and round; in a file, so that a run that was stopped goes on where it was.
+
+    Args:
+        path: of the file, a line of JSON for each round of a format; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self._rounds = [json.loads(line) for line in lines]
+
+    def has(self, name: str, numbers: range) -> bool:
+        """Return whether a round of a format is there."""
+        return any(done["format"] == name and done["first"] == numbers.start for done in self._rounds)
+
+    def add(self, name: str, numbers: range, outcomes: Counter[str], seconds: float) -> None:
+        """Keep a round."""
+        done = {"format": name, "first": numbers.start, "outcomes": outcomes, "seconds": round(seconds, 1)}
+        self._rounds.append(done)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(done) + "\n")
+
+    def table(self) -> tuple[str, int]:
+        """Return a table of the outcomes of each format in Markdown, and the number of failures."""
+        lines = [f"| format | inputs | {' | '.join(OUTCOMES)} | s |", f"|---|{'---|' * (len(OUTCOMES) + 2)}"]
+        whole: Counter[str] = Counter()
+        for name in [*dict.fromkeys(done["format"] for done in self._rounds), "all"]:
+            rounds = [done for done in self._rounds if name in (done["format"], "all")]
+            outcomes: Counter[str] = sum((Counter(done["outcomes"]) for done in rounds), Counter())
+            counts = [outcomes.total() - outcomes["unmade"], *(outcomes[outcome] for outcome in OUTCOMES)]
+            seconds = sum(done["seconds"] for done in rounds)
+            lines.append(f"| {name} | {' | '.join(map(str, counts))} | {seconds:.0f} |")
+            whole = outcomes
+        return "\n".join(lines), sum(whole[outcome] for outcome in OUTCOMES[2:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,16 +169,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs in all")
     parser.add_argument("--only", default="", help="formats whose names hold this")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="folder for inputs that failed")
+    parser.add_argument("--keep", type=Path, help="folder for results and inputs that failed; what is there goes on")
     options = parser.parse_args(arguments)
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+    results = Results(options.keep / f"results-{options.seed}.jsonl" if options.keep else None)
     chosen = [format for format in formats() if options.only.lower() in format.name.lower()]
     whole = sum(format.share for format in chosen)
-    failed = 0
-    columns = ("read", "refused", "implausible", "exception", "crash", "hang")
-    print(f"| format | inputs | {' | '.join(columns)} | s |\n|---|{'---|' * (len(columns) + 2)}")
-    for format in chosen:
-        outcomes, seconds = fuzz(format, round(options.inputs * format.share / whole), options.seed, options.keep)
-        failed += sum(outcomes[name] for name in columns[2:])
-        counts = " | ".join(str(outcomes[name]) for name in columns)
-        print(f"| {format.name} | {outcomes.total() - outcomes['unmade']} | {counts} | {seconds:.0f} |", flush=True)
-    return min(failed, 1)
+    told: set[str] = set()
+    for turn in range(ROUNDS):
+        for format in chosen:
+            batches = round(options.inputs * format.share / whole / format.batch)
+            numbers = range(batches * turn // ROUNDS, batches * (turn + 1) // ROUNDS)
+            if not numbers or results.has(format.name, numbers):
+                continue
+            began = time.monotonic()
+            outcomes = fuzz(format, numbers, options.seed, options.keep, told)
+            results.add(format.name, numbers, outcomes, time.monotonic() - began)
+    table, failures = results.table()
+    print(table)
+    return min(failures, 1)
