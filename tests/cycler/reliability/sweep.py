@@ -2,8 +2,8 @@
 
 Usage: sweep.py WORLD MODEL FOLDER EVERY COMMAND..., with `killer.c`, compiled, in LD_PRELOAD. Every EVERYth operation
 is tried. Prints a line of JSON for each kill, and one with the number of operations for each command. Started as a
-script, so that children are forked from a process without threads. What commands import as they run, this process
-imports too, so that it is imported once and not by each child.
+script, so that children are forked from a process without threads. What commands import as they run, and the world that
+they read, this process imports and reads too: once for all children.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from dacycle.common.configuration import write_yaml
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import STEP
+from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.simulation import files as simulation  # noqa: F401 - the command imports it
 from tests.cycler import replays
 
@@ -157,6 +158,9 @@ def sweep(name: str, folder: Path, every: int) -> None:
 
 def main(world: Path, model: Path, folder: Path, every: int, *names: str) -> None:
     """Make the folder that the first commands begin with, and sweep."""
+    reference = load_world(world).reference
+    for time in reference.times:
+        reference.array(time)
     nothing = folder / "nothing"
     nothing.mkdir(parents=True)
     drift = {"starts": [12], "lead": "12h", "free_run": False}
