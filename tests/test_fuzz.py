@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.readers import Format, formats
+from tests.fuzz.formats import Format, formats
 from tests.fuzz.run import judge, make_inputs
 
 FORMATS = list(formats())

@@ -20,8 +20,8 @@ from zarr.core.sync import sync
 
 from dacycle.common.damage import check_hdf5
 from dacycle.common.foreign import reading
-from dacycle.forecast_adapter.channels import CHANNELS, NAMES, Channel, index
-from dacycle.forecast_adapter.state import StateError, as_hour
+from dacycle.forecast_adapter.channels import CHANNELS, EXTRA_CHANNELS, NAMES, Channel, index
+from dacycle.forecast_adapter.state import StateError, as_hour, check_values
 from dacycle.forecast_adapter.states.blosc import use_checked_blosc
 from dacycle.forecast_adapter.states.formats import file_kind, refuse_netcdf
 from dacycle.forecast_adapter.states.schema import (
@@ -237,6 +237,7 @@ class DatasetStates(StateSource):
             for dataset in self._by_time[hour]:
                 values = _extra_field(dataset, names, hour)
                 if values is not None:
+                    check_values(EXTRA_CHANNELS[short], values, dataset.label(hour))
                     fields[short] = (("latitude", "longitude"), values.astype(np.float32), {"units": unit})
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
 

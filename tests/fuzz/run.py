@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from dacycle.common.errors import DacycleError
-from tests.fuzz.readers import Format, ImplausibleError, formats
+from tests.fuzz.formats import Format, formats
+from tests.fuzz.readers import ImplausibleError
 
 PATIENCE = 30.0
 """Seconds that a reader may take for one folder of inputs."""

@@ -1,9 +1,9 @@
 """Kill commands at one file operation after another, run them again, and compare with an undisturbed run.
 
 Usage: sweep.py WORLD MODEL FOLDER EVERY COMMAND..., with `killer.c`, compiled, in LD_PRELOAD. Every EVERYth operation
-is tried. Prints a line of JSON for each kill, and one with the number of operations for each command. Started as a
-script, so that children are forked from a process without threads. What commands import as they run, and the world that
-they read, this process imports and reads too: once for all children.
+is tried, in an order in which those tried first are evenly spread. Prints a line of JSON for each kill, and one with
+the number of operations for each command. Started as a script, so that children are forked from a process without
+threads. What commands import as they run, and the world that they read, this process imports and reads: once for all.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ def sweep(name: str, folder: Path, every: int) -> None:
     operations = whole(name, folder)
     expected = undisturbed(contents, folder / f"after {name}")[0]
     print(json.dumps({"command": name, "operations": operations}), flush=True)
-    for at in range(1, operations + 1, every):
+    for at in sorted(range(1, operations + 1, every), key=lambda at: f"{at:b}"[::-1].ljust(20, "0")):
         trial = folder / "trial"
         shutil.copytree(start, trial)
         killed, _ = in_child(command(arguments), trial, at)
