@@ -1,16 +1,19 @@
-"""Run the fuzzing: each reader in a process of its own, which is started again when it dies or hangs."""
+"""Run the fuzzing: inputs are made and read in processes of their own, which start again when they die or hang."""
 
 import argparse
 import json
 import multiprocessing
+import shutil
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,17 +43,10 @@ def make_inputs(format: Format, number: int, seed: int) -> list[bytes]:
     return inputs
 
 
-def serve(connection: Connection, format: Format, seed: int) -> None:
-    """Read the batches whose numbers come through the connection, and answer with outcome and reason."""
-    with tempfile.TemporaryDirectory() as folder:
-        while True:
-            number = connection.recv()
-            paths = []
-            for i, content in enumerate(make_inputs(format, number, seed)):
-                paths.append(Path(folder) / f"{i}{format.suffix}")
-                paths[-1].write_bytes(content)
-            connection.send(("begun", ""))
-            connection.send(judge(format, paths))
+def write_inputs(format: Format, seed: int, paths: list[Path], number: int) -> None:
+    """Write the inputs of a batch."""
+    for path, content in zip(paths, make_inputs(format, number, seed), strict=True):
+        path.write_bytes(content)
 
 
 def judge(format: Format, paths: list[Path]) -> Reason:
@@ -66,35 +62,35 @@ def judge(format: Format, paths: list[Path]) -> Reason:
     return "read", ""
 
 
-class Reader:
-    """A process that reads inputs of one format, forked when it is needed, and again when it has died or hangs."""
+class Worker:
+    """A process that does some work, forked when it is needed, and again when it has died or hangs.
 
-    def __init__(self, format: Format, seed: int) -> None:
-        self._format, self._seed = format, seed
+    Args:
+        work: is given what `__call__` is given.
+    """
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self._work = work
         self._process: multiprocessing.process.BaseProcess | None = None
 
-    def __call__(self, number: int) -> Reason:
-        """Return the outcome of a batch (read, refused, implausible, exception, crash, hang, unmade) and the reason."""
+    def __call__(self, task: Any) -> Any:
+        """Return the result of a task, or raise `DeadError`."""
         if self._process is None:
             self._connection, theirs = multiprocessing.Pipe()
             context = multiprocessing.get_context("fork")  # seeds and imports are made once
-            self._process = context.Process(target=serve, args=(theirs, self._format, self._seed), daemon=True)
+            self._process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
             self._process.start()
             theirs.close()
-        self._connection.send(number)
-        outcome = "unmade", "the mutation itself hung or crashed"
+        self._connection.send(task)
+        how = "hang", f"more than {PATIENCE:.0f} s"
         try:
             if self._connection.poll(PATIENCE):
-                self._connection.recv()
-                outcome = "hang", f"more than {PATIENCE:.0f} s"
-                if self._connection.poll(PATIENCE):
-                    return self._connection.recv()
+                return self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            if outcome[0] != "unmade":
-                outcome = "crash", f"the process ended with {self._process.exitcode}"
+            how = "crash", f"the process ended with {self._process.exitcode}"
         self.stop()
-        return outcome
+        raise DeadError(*how)
 
     def stop(self) -> None:
         """End the process."""
@@ -104,24 +100,47 @@ class Reader:
             self._process = None
 
 
+class DeadError(Exception):
+    """A process crashed or hung: which of them, and how."""
+
+
+def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+    while True:
+        connection.send(work(connection.recv()))
+
+
 def fuzz(format: Format, numbers: range, seed: int, keep: Path | None, told: set[str]) -> Counter[str]:
-    """Read batches of a format; print failures that were not told yet, and keep their files. Returns the outcomes."""
+    """Read batches of a format; print failures that were not told yet, and keep their files. Returns the outcomes.
+
+    Inputs are made in a process of their own too: what crashes there, or corrupts its memory, is no reader's fault.
+    """
     outcomes: Counter[str] = Counter()
-    reader = Reader(format, seed)
-    for number in numbers:
-        outcome, reason = reader(number)
-        outcomes[outcome] += format.batch
-        if outcome in ("read", "refused", "unmade"):
-            continue
-        key = f"{format.name}: {reason.strip().splitlines()[-1][:60]}"
-        if key not in told:
-            told.add(key)
-            print(f"{format.name}, batch {number}: {outcome}\n{reason}", file=sys.stderr, flush=True)
-            if keep is not None:
-                for i, content in enumerate(make_inputs(format, number, seed)):
-                    (keep / f"{format.name.replace(' ', '-')}-{number}-{i}{format.suffix}").write_bytes(content)
-    reader.stop()
+    with tempfile.TemporaryDirectory() as name:
+        paths = [Path(name) / f"{i}{format.suffix}" for i in range(format.batch)]
+        make, read = Worker(partial(write_inputs, format, seed, paths)), Worker(partial(judge, format))
+        for number in numbers:
+            outcome, reason = _outcome(make, read, number, paths)
+            outcomes[outcome] += format.batch
+            key = f"{format.name}: {reason.strip().splitlines()[-1][:60]}" if reason else ""
+            if outcome not in ("read", "refused", "unmade") and key not in told:
+                told.add(key)
+                print(f"{format.name}, batch {number}: {outcome}\n{reason}", file=sys.stderr, flush=True)
+                for path in paths if keep is not None else []:
+                    shutil.copy(path, keep / f"{format.name.replace(' ', '-')}-{number}-{path.name}")
+        make.stop()
+        read.stop()
     return outcomes
+
+
+def _outcome(make: Worker, read: Worker, number: int, paths: list[Path]) -> Reason:
+    try:
+        make(number)
+    except DeadError:
+        return "unmade", ""
+    try:
+        return read(paths)
+    except DeadError as how:
+        return how.args
 
 
 class Results:

@@ -135,6 +135,12 @@ class TestWeatherBench2:
         assert_allclose(surface["tp6h"], 2.0, rtol=1e-6)
         assert surface["tp6h"].attrs["units"] == "kg m-2"
 
+    def test_surface_fields_that_cannot_be_are_named(self, tmp_path: Path) -> None:
+        pressure = xr.full_like(made_dataset(0)["2m_temperature"], 1000.0).drop_attrs()  # hPa
+        made_dataset(0).assign(surface_pressure=pressure).to_zarr(tmp_path / "s.zarr")
+        with pytest.raises(StateError, match=r"s.zarr, .*: ps spans 1000 to 1000 Pa, outside the plausible"):
+            open_states(tmp_path / "s.zarr").surface(START)
+
 
 class TestArcoEra5:
     """The time axis is longer than the data; attributes name the last valid time."""
