@@ -21,7 +21,5 @@ def test_what_is_right_is_read(format: Format, tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
 def test_mutated_inputs_are_read_or_refused(format: Format, tmp_path: Path) -> None:
     for number in range(1 if format.batch > 1 else INPUTS):
-        paths = [tmp_path / f"{i}{format.suffix}" for i in range(format.batch)]
-        write_inputs(format, 0, paths, number)
-        outcome, reason = judge(format, paths)
+        outcome, reason = judge(format, write_inputs(format, 0, tmp_path, number))
         assert outcome in ("read", "refused"), reason

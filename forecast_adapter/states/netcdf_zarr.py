@@ -325,6 +325,9 @@ class ZarrStates(DatasetStates):
             warnings.simplefilter("ignore")  # other files beside the arrays; metadata that are not consolidated
             group = zarr.open_group(name, mode="r")
             arrays = dict(group.arrays())
+            empty = [array for array, about in arrays.items() if 0 in (about.shards or about.chunks)]
+            if empty:
+                raise StateError(f"{name}: the metadata of {', '.join(empty)} are damaged: chunks of no size")
             groups = [] if arrays else sorted(group.group_keys())
             if groups:
                 raise StateError(f"{name}: is a group of stores ({', '.join(groups)}); name one, as {name}/{groups[0]}")

@@ -43,10 +43,15 @@ def make_inputs(format: Format, number: int, seed: int) -> list[bytes]:
     return inputs
 
 
-def write_inputs(format: Format, seed: int, paths: list[Path], number: int) -> None:
-    """Write the inputs of a batch."""
-    for path, content in zip(paths, make_inputs(format, number, seed), strict=True):
-        path.write_bytes(content)
+def write_inputs(format: Format, seed: int, folder: Path, number: int) -> list[Path]:
+    """Write the inputs of a batch to files of their own in an emptied folder; return their paths."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    paths = []
+    for i, content in enumerate(make_inputs(format, number, seed)):
+        paths.append(folder / f"{number}-{i}{format.suffix}")
+        paths[-1].write_bytes(content)
+    return paths
 
 
 def judge(format: Format, paths: list[Path]) -> Reason:
@@ -116,25 +121,24 @@ def fuzz(format: Format, numbers: range, seed: int, keep: Path | None, told: set
     """
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
-        paths = [Path(name) / f"{i}{format.suffix}" for i in range(format.batch)]
-        make, read = Worker(partial(write_inputs, format, seed, paths)), Worker(partial(judge, format))
+        make, read = Worker(partial(write_inputs, format, seed, Path(name))), Worker(partial(judge, format))
         for number in numbers:
-            outcome, reason = _outcome(make, read, number, paths)
+            outcome, reason = _outcome(make, read, number)
             outcomes[outcome] += format.batch
             key = f"{format.name}: {reason.strip().splitlines()[-1][:60]}" if reason else ""
             if outcome not in ("read", "refused", "unmade") and key not in told:
                 told.add(key)
                 print(f"{format.name}, batch {number}: {outcome}\n{reason}", file=sys.stderr, flush=True)
-                for path in paths if keep is not None else []:
-                    shutil.copy(path, keep / f"{format.name.replace(' ', '-')}-{number}-{path.name}")
+                for path in Path(name).glob(f"{number}-*") if keep is not None else []:
+                    shutil.copy(path, keep / f"{format.name.replace(' ', '-')}-{path.name}")
         make.stop()
         read.stop()
     return outcomes
 
 
-def _outcome(make: Worker, read: Worker, number: int, paths: list[Path]) -> Reason:
+def _outcome(make: Worker, read: Worker, number: int) -> Reason:
     try:
-        make(number)
+        paths = make(number)
     except DeadError:
         return "unmade", ""
     try:

@@ -108,7 +108,9 @@ def contents() -> dict[str, str]:
     found = {
         str(path): _digest(re.sub(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC", b"", path.read_bytes()))
         for path in sorted(Path().rglob("*"))
-        if path.is_file() and not path.name.startswith("lock") and not any(part.endswith(".icechunk") for part in path.parts)
+        if path.is_file()
+        and not path.name.startswith("lock")
+        and not any(part.endswith(".icechunk") for part in path.parts)
     }
     found |= {str(path): "" for path in Path().rglob(".*")}  # what is left of temporary files and folders
     if Path("archive/states.icechunk").is_dir():
