@@ -62,16 +62,20 @@ def _observation_formats() -> Iterator[Format]:
     samples, text, message = SAMPLES / "obs", mutations.mutate_text, mutations.mutate_message
     synop, temp = _messages(samples.glob("synop*.bufr")), _messages(samples.glob("temp*.bufr"))
     yield Format("SYNOP in BUFR", ".bufr", synop, message, _source("synop_bufr", "2018-11-20T12"), batch=50, share=8)
-    yield Format("TEMP in BUFR", ".bufr", temp, message, _source("temp_bufr", "2008-12-08T12"), batch=50, share=6)
+    yield Format("TEMP in BUFR", ".bufr", temp, message, _source("temp_bufr", "2008-12-08T12"), batch=50, share=8)
     isd = _lines(samples / "isd_global_hourly_00702699999.csv", 60)
-    yield Format("ISD in CSV", ".csv", [isd], text, _source("isd", "2017-01-01T06"), share=2)
+    yield Format("ISD in CSV", ".csv", [isd], text, _source("isd", "2017-01-01T06"), batch=10, share=3)
     packed = gzip.decompress((samples / "isd_014160-99999-2016.gz").read_bytes())
     columns = gzip.compress(b"\n".join(packed.splitlines()[:60]) + b"\n")
-    yield Format("ISD in its own columns", ".gz", [columns], _in_gzip, _source("isd", "2016-01-01T06"), share=2)
+    yield Format(
+        "ISD in its own columns", ".gz", [columns], _in_gzip, _source("isd", "2016-01-01T06"), batch=10, share=3
+    )
     metar, date = _lines(samples / "metar_global_2020100106.csv", 80), "2020-10-01"
-    yield Format("METAR in columns", ".csv", [metar], text, _source("metar", f"{date}T06"), share=2)
-    yield Format("METAR in text", ".txt", [_bulletin(metar)], text, _source("metar", f"{date}T06", date=date))
-    yield Format("GHCNh", ".psv", [_ghcnh()], text, _source("ghcnh", "2024-01-02T12"), share=2)
+    yield Format("METAR in columns", ".csv", [metar], text, _source("metar", f"{date}T06"), batch=10, share=3)
+    yield Format(
+        "METAR in text", ".txt", [_bulletin(metar)], text, _source("metar", f"{date}T06", date=date), batch=10, share=2
+    )
+    yield Format("GHCNh", ".psv", [_ghcnh()], text, _source("ghcnh", "2024-01-02T12"), batch=10, share=3)
     olr = [path.read_bytes() for path in sorted((SAMPLES / "olr").glob("noaa_olr_cdr*.nc"))]
     daily = _source("olr_netcdf", "2000-01-02T00", stamp="start", period="24h")
     yield Format("OLR in netCDF", ".nc", olr, mutations.mutate_hdf, daily, share=0.5)

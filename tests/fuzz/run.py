@@ -114,7 +114,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
         connection.send(work(connection.recv()))
 
 
-def fuzz(format: Format, numbers: range, seed: int, keep: Path | None, told: set[str]) -> Counter[str]:
+def fuzz(format: Format, numbers: range, seed: int, keep: Path, told: set[str]) -> Counter[str]:
     """Read batches of a format; print failures that were not told yet, and keep their files. Returns the outcomes.
 
     Inputs are made in a process of their own too: what crashes there, or corrupts its memory, is no reader's fault.
@@ -129,7 +129,7 @@ def fuzz(format: Format, numbers: range, seed: int, keep: Path | None, told: set
             if outcome not in ("read", "refused", "unmade") and key not in told:
                 told.add(key)
                 print(f"{format.name}, batch {number}: {outcome}\n{reason}", file=sys.stderr, flush=True)
-                for path in Path(name).glob(f"{number}-*") if keep is not None else []:
+                for path in Path(name).glob(f"{number}-*"):
                     shutil.copy(path, keep / f"{format.name.replace(' ', '-')}-{path.name}")
         make.stop()
         read.stop()
@@ -148,41 +148,49 @@ def _outcome(make: Worker, read: Worker, number: int) -> Reason:
 
 
 class Results:
-    """Outcomes by format and round; in a file, so that a run that was stopped goes on where it was.
+    """Outcomes by format and round in a file, to which several processes add: a run that was stopped goes on from it.
 
     Args:
-        path: of the file, a line of JSON for each round of a format; None keeps nothing.
+        path: of the file, a line of JSON for each round of a format.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        lines = path.read_text().splitlines() if path is not None and path.exists() else []
-        self._rounds = [json.loads(line) for line in lines]
 
-    def has(self, name: str, numbers: range) -> bool:
-        """Return whether a round of a format is there."""
-        return any(done["format"] == name and done["first"] == numbers.start for done in self._rounds)
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return all rounds: format, number of the first batch, outcomes, seconds."""
+        return [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
 
-    def add(self, name: str, numbers: range, outcomes: Counter[str], seconds: float) -> None:
+    def add(self, name: str, first: int, outcomes: Counter[str], seconds: float) -> None:
         """Keep a round."""
-        done = {"format": name, "first": numbers.start, "outcomes": outcomes, "seconds": round(seconds, 1)}
-        self._rounds.append(done)
-        if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps(done) + "\n")
+        done = {"format": name, "first": first, "outcomes": outcomes, "seconds": round(seconds, 1)}
+        with self._path.open("a") as file:
+            file.write(json.dumps(done) + "\n")
 
     def table(self) -> tuple[str, int]:
         """Return a table of the outcomes of each format in Markdown, and the number of failures."""
         lines = [f"| format | inputs | {' | '.join(OUTCOMES)} | s |", f"|---|{'---|' * (len(OUTCOMES) + 2)}"]
-        whole: Counter[str] = Counter()
-        for name in [*dict.fromkeys(done["format"] for done in self._rounds), "all"]:
-            rounds = [done for done in self._rounds if name in (done["format"], "all")]
-            outcomes: Counter[str] = sum((Counter(done["outcomes"]) for done in rounds), Counter())
+        outcomes: Counter[str] = Counter()
+        rounds = self.rounds()
+        for name in [*dict.fromkeys(done["format"] for done in rounds), "all"]:
+            chosen = [done for done in rounds if name in (done["format"], "all")]
+            outcomes = sum((Counter(done["outcomes"]) for done in chosen), Counter())
             counts = [outcomes.total() - outcomes["unmade"], *(outcomes[outcome] for outcome in OUTCOMES)]
-            seconds = sum(done["seconds"] for done in rounds)
-            lines.append(f"| {name} | {' | '.join(map(str, counts))} | {seconds:.0f} |")
-            whole = outcomes
-        return "\n".join(lines), sum(whole[outcome] for outcome in OUTCOMES[2:])
+            lines.append(f"| {name} | {' | '.join(map(str, counts))} | {sum(done['seconds'] for done in chosen):.0f} |")
+        return "\n".join(lines), sum(outcomes[outcome] for outcome in OUTCOMES[2:])
+
+
+def fuzz_all(chosen: list[tuple[Format, int]], seed: int, keep: Path, results: Results) -> None:
+    """Read so many batches of each format as far as it has not been done, all formats in turn."""
+    done = {(line["format"], line["first"]) for line in results.rounds()}
+    told: set[str] = set()
+    for turn in range(ROUNDS):
+        for format, batches in chosen:
+            numbers = range(batches * turn // ROUNDS, batches * (turn + 1) // ROUNDS)
+            if numbers and (format.name, numbers.start) not in done:
+                began = time.monotonic()
+                outcomes = fuzz(format, numbers, seed, keep, told)
+                results.add(format.name, numbers.start, outcomes, time.monotonic() - began)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,23 +201,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs in all")
     parser.add_argument("--only", default="", help="formats whose names hold this")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="formats that are read at the same time")
     parser.add_argument("--keep", type=Path, help="folder for results and inputs that failed; what is there goes on")
     options = parser.parse_args(arguments)
-    if options.keep is not None:
-        options.keep.mkdir(parents=True, exist_ok=True)
-    results = Results(options.keep / f"results-{options.seed}.jsonl" if options.keep else None)
-    chosen = [format for format in formats() if options.only.lower() in format.name.lower()]
-    whole = sum(format.share for format in chosen)
-    told: set[str] = set()
-    for turn in range(ROUNDS):
-        for format in chosen:
-            batches = round(options.inputs * format.share / whole / format.batch)
-            numbers = range(batches * turn // ROUNDS, batches * (turn + 1) // ROUNDS)
-            if not numbers or results.has(format.name, numbers):
-                continue
-            began = time.monotonic()
-            outcomes = fuzz(format, numbers, options.seed, options.keep, told)
-            results.add(format.name, numbers, outcomes, time.monotonic() - began)
+    keep = options.keep or Path(tempfile.mkdtemp(prefix="dacycle-fuzz-"))
+    keep.mkdir(parents=True, exist_ok=True)
+    results = Results(keep / f"results-{options.seed}.jsonl")
+    every = [format for format in formats() if options.only.lower() in format.name.lower()]
+    whole = sum(format.share for format in every)
+    chosen = [(format, round(options.inputs * format.share / whole / format.batch)) for format in every]
+    context = multiprocessing.get_context("fork")
+    jobs = [
+        context.Process(target=fuzz_all, args=(chosen[job :: options.jobs], options.seed, keep, results))
+        for job in range(options.jobs)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
     table, failures = results.table()
     print(table)
-    return min(failures, 1)
+    return min(failures + sum(job.exitcode != 0 for job in jobs), 1)

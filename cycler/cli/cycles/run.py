@@ -193,6 +193,7 @@ def status(
             damage += branch.damaged() if check else []
         except ArchiveError as error:
             damage.append(str(error))
+    damage = list(dict.fromkeys(damage))  # runs share scores
     if as_json:
         print_json({"archive": archive, "experiments": experiments, "damaged": damage})
     else:
