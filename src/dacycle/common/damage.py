@@ -16,8 +16,8 @@ from typing import IO, Any
 
 __all__ = ["check_grib", "check_hdf5"]
 
-PATIENCE = 20
-"""Seconds that a library may take for an HDF5 file, or for a field of GRIB."""
+PATIENCE = {"hdf5": 20, "grib": 10}
+"""Seconds that a library may take: for a whole HDF5 file, for each field of GRIB."""
 
 MOST_POINTS = 10**8
 """Points of a field: a hundred times a grid of 0.25 degrees. A damaged number of points would fill the memory."""
@@ -64,7 +64,7 @@ def _pass(kind: str, path: str, size: int, modified: int) -> None:
     answers = _process().ask((kind, path))
     if not answers:
         name = _NAMES[kind]
-        raise _DamageError(f"is damaged: {name} breaks down on it, or does not come to an end in {PATIENCE} s")
+        raise _DamageError(f"is damaged: {name} breaks down on it, or does not come to an end in {PATIENCE[kind]} s")
     if answers[0]:
         raise _DamageError(answers[0])
 
@@ -85,7 +85,7 @@ def _hdf5(path: str) -> str:
         if isinstance(item, h5py.Dataset):
             [len(dimension) for dimension in item.dims]
 
-    signal.alarm(PATIENCE)
+    signal.alarm(PATIENCE["hdf5"])
     try:
         with h5py.File(path) as file:
             file.visititems(visit)
@@ -105,7 +105,7 @@ def _grib(path: str) -> str:
 
     grids = set()
     with suppress(eccodes.CodesInternalError, OSError), open(path, "rb") as file, _fields_of(file):
-        signal.alarm(PATIENCE)
+        signal.alarm(PATIENCE["grib"])
         while (message := eccodes.codes_grib_new_from_file(file)) is not None:
             for key in _KEYS:
                 with suppress(eccodes.CodesInternalError):
@@ -125,7 +125,7 @@ def _grib(path: str) -> str:
                     eccodes.codes_get_array(message, "latitudes")
                     eccodes.codes_get_array(message, "longitudes")
             eccodes.codes_release(message)
-            signal.alarm(PATIENCE)
+            signal.alarm(PATIENCE["grib"])
     return ""
 
 
