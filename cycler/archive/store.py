@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import StorePath
 
-from dacycle.common.files import whole, write_whole
+from dacycle.common.files import flush, whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.seals import read_sealed_text, seal_text
@@ -301,13 +301,21 @@ class Store:
 
 
 def _seal(folder: Path, commit: icechunk.SnapshotInfo, known: dict[str, str]) -> None:
-    """List the digests of a commit's files, in the form of `sha256sum`; those that are not `known` are added to it."""
+    """List the digests of a commit's files, in the form of `sha256sum`; those that are not `known` are added to it.
+
+    The list gets its name at once: until a branch points to the commit nobody reads it, and what a killed process left
+    under a temporary name could not be told from what another is writing.
+    """
     files = ["config.yaml", f"snapshots/{commit.id}", f"transactions/{commit.id}"]
     names = [name for name in [*files, *(f"manifests/{m.id}" for m in commit.manifests)] if (folder / name).is_file()]
     for name in names:
         if name not in known:
             known[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    write_whole(folder / "seals" / commit.id, seal_text("".join(f"{known[name]}  {name}\n" for name in names)))
+    seal = folder / "seals" / commit.id
+    seal.parent.mkdir(exist_ok=True)
+    seal.write_bytes(seal_text("".join(f"{known[name]}  {name}\n" for name in names)))
+    flush(seal)
+    flush(seal.parent)
 
 
 async def _open(store: icechunk.IcechunkStore, path: str) -> zarr.AsyncArray:
