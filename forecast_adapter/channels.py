@@ -14,6 +14,7 @@ from dacycle.forecast_adapter.physics import GRAVITY
 __all__ = [
     "CHANNELS",
     "CHANNEL_COUNT",
+    "EXTRA_CHANNELS",
     "GROUPS",
     "HEADLINE",
     "LEVELS",
@@ -100,6 +101,14 @@ CHANNELS: tuple[Channel, ...] = (
 )
 CHANNEL_COUNT = len(CHANNELS)
 """69, the number of channels of a state; a pair of frames has twice as many."""
+
+EXTRA_CHANNELS: dict[str, Channel] = {
+    "tp6h": Channel("tp6h", "tp6h", None, "kg m-2", -1.0, 2000.0),  # packing makes some of no rain negative
+    "olr": Channel("olr", "olr", None, "W m-2", 20.0, 500.0),
+    "td2m": Channel("td2m", "td2m", None, "K", 130.0, 335.0),
+    "ps": Channel("ps", "ps", None, "Pa", 40000.0, 112000.0),
+}
+"""Surface fields beside the 69 channels, which some products and references hold."""
 
 NAMES: list[str] = [channel.name for channel in CHANNELS]
 HEADLINE: tuple[str, ...] = ("z500", "t850", "u500", "q700", "t2m", "msl")

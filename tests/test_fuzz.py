@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.readers import Format, formats
-from tests.fuzz.run import judge, make_inputs
+from tests.fuzz.formats import Format, formats
+from tests.fuzz.run import judge, write_inputs
 
 FORMATS = list(formats())
 INPUTS = 5
@@ -21,9 +21,5 @@ def test_what_is_right_is_read(format: Format, tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
 def test_mutated_inputs_are_read_or_refused(format: Format, tmp_path: Path) -> None:
     for number in range(1 if format.batch > 1 else INPUTS):
-        paths = []
-        for i, content in enumerate(make_inputs(format, number, seed=0)):
-            paths.append(tmp_path / f"{i}{format.suffix}")
-            paths[-1].write_bytes(content)
-        outcome, reason = judge(format, paths)
+        outcome, reason = judge(format, write_inputs(format, 0, tmp_path, number))
         assert outcome in ("read", "refused"), reason

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, current_name
 from dacycle.assimilators.trained.stepping import STEP_INPUT, Stepping, next_name
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, PLANES
-from dacycle.forecast_adapter.models.onnxfile import ModelFileError, OnnxFile, open_session
+from dacycle.forecast_adapter.models.onnxfile import ORT_ERRORS, ModelFileError, OnnxFile, open_session
 
 if TYPE_CHECKING:
     from dacycle.forecast_adapter.worlds.world import World
@@ -85,7 +85,7 @@ class TrainedAssimilator:
         """Correct B chains' backgrounds; see `Assimilator.analyse`.
 
         Raises:
-            AssimilatorError: a tensor has another shape than the file's.
+            AssimilatorError: a tensor has another shape than the file's, or ONNX Runtime fails.
         """
         inputs = dict(zip(INPUTS, (background, values, errors), strict=True))
         for name, array in inputs.items():
@@ -101,7 +101,10 @@ class TrainedAssimilator:
     def _run(self, *tensors: NDArray) -> Any:
         """Call the graph once, with its inputs and outputs in the contract's order."""
         names = INPUTS if self._stepping is None else (*INPUTS, *self._stepping.inputs)
-        return self._session.run(self._outputs, dict(zip(names, tensors, strict=True)))
+        try:
+            return self._session.run(self._outputs, dict(zip(names, tensors, strict=True)))
+        except ORT_ERRORS as error:
+            raise AssimilatorError(f"{self.name}: ONNX Runtime fails on {self.path}: {error}") from error
 
 
 def load(path: Path, world: "World", threads: int = 1) -> TrainedAssimilator:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from dacycle.cycler.archive.progress import (
     refuse_unknown,
 )
 from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.archive.sealed_tables import read_sealed_table
 from dacycle.cycler.archive.seals import read_sealed_text, seal_text
 from dacycle.cycler.archive.store import Rows, Store
 from dacycle.cycler.experiment import (
@@ -49,7 +50,7 @@ from dacycle.cycler.experiment import (
     parse_experiment,
     write_experiment,
 )
-from dacycle.forecast_adapter.channels import WB2_NAMES
+from dacycle.forecast_adapter.channels import HEADLINE, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import check_array, make_state, to_arrays, to_dataset
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
@@ -284,21 +285,36 @@ class Branch:
         raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
 
     def damaged(self) -> list[str]:
-        """Read everything that is committed; return a sentence for each damaged array or file."""
+        """Read everything that is kept of the run; return a sentence for each damaged array or file."""
         damage = self.archive.states.damaged(self.name)
-        for record in self.records:
-            for read in self._readers(record):
+        if self.name in self.archive.forecasts.branches():
+            damage += self.archive.forecasts.damaged(self.name)
+        try:
+            for read in self._readers():
                 try:
                     read()
                 except ArchiveError as error:
                     damage.append(str(error))
-        return damage
+        except ArchiveError as error:  # what there is cannot be listed
+            damage.append(str(error))
+        return list(dict.fromkeys(damage))
 
-    def _readers(self, record: CycleRecord) -> Iterator[Callable[[], object]]:
-        yield lambda: self.state("analysis", record.time)
-        if record.status != "cold_start":
-            yield lambda: self.state("background", record.time)
-            yield lambda: self.departures([record.time])
+    def _readers(self) -> Iterator[Callable[[], object]]:
+        for record in self.records:
+            yield partial(self.state, "analysis", record.time)
+            if record.status != "cold_start":
+                yield partial(self.state, "background", record.time)
+                yield partial(self.departures, [record.time])
+        forecasts = self.archive.forecasts
+        if self.name in forecasts.branches():
+            for start in forecasts.times(self.name, "starts"):
+                yield partial(forecasts.read, self.name, "forecasts", start, list(HEADLINE))
+        for path in sorted(self.folder.glob("drift/*.parquet")):
+            yield partial(read_sealed_table, path, f"delete it and run `dacycle drift {self.name}` again")
+        for path in sorted(
+            (*self.folder.glob("verification/*.parquet"), *self.archive.folder.glob("shared/*/*.parquet"))
+        ):
+            yield partial(read_sealed_table, path, "it is made again when it is next needed")
 
 
 class Writer(Branch):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from dacycle.common.files import write_whole
+from dacycle.common.files import flush
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.seals import read_sealed_text, seal_text
@@ -74,11 +74,19 @@ def check_commit(folder: Path, commit: str, kinds: Collection[str], known: dict[
 
 
 def seal_commit(folder: Path, commit: str, manifests: Iterable[str], known: dict[str, str], note: str = "") -> None:
-    """Write the seal of a commit, in the form of `sha256sum`, with a note in one line."""
+    """Write the seal of a commit, in the form of `sha256sum`, with a note in one line.
+
+    It gets its name at once: until a branch points to the commit nobody reads it, and what a killed process left under
+    a temporary name could not be told from what another is writing.
+    """
     files = ["config.yaml", f"snapshots/{commit}", f"transactions/{commit}", *(f"manifests/{m}" for m in manifests)]
     names = [name for name in files if (folder / name).is_file()]
     for name in names:
         if name not in known:
             known[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     lines = [f"{known[name]}  {name}\n" for name in names] + ([f"{_NOTE}{note}\n"] if note else [])
-    write_whole(folder / "seals" / commit, seal_text("".join(lines)))
+    seal = folder / "seals" / commit
+    seal.parent.mkdir(exist_ok=True)
+    seal.write_bytes(seal_text("".join(lines)))
+    flush(seal)
+    flush(seal.parent)

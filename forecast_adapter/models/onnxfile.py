@@ -37,9 +37,11 @@ __all__ = [
 ]
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-# ONNX Runtime's errors have no base class of their own below Exception, and those of IO binding are RuntimeErrors.
+# ONNX Runtime's errors have no base class of their own below Exception, those of IO binding are RuntimeErrors, and one
+# whose message quotes a damaged name is an error of decoding that.
 ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
+    UnicodeDecodeError,
     *(k for k in vars(onnxruntime_pybind11_state).values() if isinstance(k, type) and issubclass(k, Exception)),
 )
 _LARGEST = 2_000_000_000
@@ -65,7 +67,7 @@ class OnnxFile:
         digest: SHA-256 of the file.
 
     Raises:
-        ModelFileError: a key is missing, or a value is another one.
+        ModelFileError: a key is missing, or a value is another one or of another kind.
     """
 
     def __init__(
@@ -87,6 +89,10 @@ class OnnxFile:
             raise ModelFileError(
                 f"{path}: its metadata lack {', '.join(missing)}, so it is not known what it expects; {remedy}"
             )
+        for key, value in self.metadata.items():
+            if key in template and key != "version" and _kind(value) != _kind(template[key]):
+                kind = _kind(template[key])
+                raise ModelFileError(f"{path}: its {key} is {_brief(value)}, but should be {kind}; {remedy}")
         self.name: str = self.metadata["name"]
         self.world: str = self.metadata["world"]
         try:
@@ -186,12 +192,14 @@ def read_metadata(source: Path | str | ort.InferenceSession) -> dict[str, Any]:
             f"{name}: no `dacycle` metadata (name, grid, world, channels); write them with "
             "dacycle.forecast_adapter.models.onnxfile.write_metadata, or export the network with `dacycle export`"
         )
-    return dict(json.loads(stored[_DOCUMENT]))
+    with reading(f"{name}: its metadata", ModelFileError):
+        return dict(json.loads(stored[_DOCUMENT]))
 
 
 def has_metadata(session: ort.InferenceSession) -> bool:
     """Return whether an open network has dacycle's metadata."""
-    return _DOCUMENT in session.get_modelmeta().custom_metadata_map
+    with reading("the metadata of the network", ModelFileError):
+        return _DOCUMENT in session.get_modelmeta().custom_metadata_map
 
 
 def write_metadata(path: Path | str, metadata: dict[str, Any]) -> None:
@@ -242,6 +250,12 @@ def _check_checksum(path: Path, session: ort.InferenceSession) -> None:
     if _checksum(graph, stored[_DOCUMENT], [path.parent / name for name in weights]) != stored[_CHECK]:
         files = " with " + ", ".join(weights) if weights else ""
         raise ModelFileError(f"{path}{files}: its checksum is wrong, the file is damaged or was changed; get it anew")
+
+
+def _kind(value: Any) -> str:
+    """Return what a value of the metadata is, in words."""
+    words = {str: "a text", list: "a list", dict: "a mapping", int: "a number", float: "a number"}
+    return words.get(type(value), "nothing known")
 
 
 def _brief(value: Any) -> str:

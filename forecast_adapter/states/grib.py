@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.common.foreign import reading
-from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, Channel, index
+from dacycle.forecast_adapter.channels import CHANNELS, EXTRA_CHANNELS, LEVELS, Channel, index
 from dacycle.forecast_adapter.physics import (
     CENTRES_WITH_KNOWN_HUMIDITY,
     GRAVITY,
@@ -165,7 +165,8 @@ class GribStates(StateSource):
         fields = {}
         for short, (name,) in _EXTRA_FIELD_NAMES.items():
             if (name, None) in locations:
-                values, _ = self._values(hour, (name, None), locations[name, None])
+                values, label = self._values(hour, (name, None), locations[name, None])
+                check_values(EXTRA_CHANNELS[short], values, label)
                 fields[short] = (("latitude", "longitude"), values, {"units": _UNITS[name]})
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
 

@@ -20,8 +20,8 @@ from zarr.core.sync import sync
 
 from dacycle.common.damage import check_hdf5
 from dacycle.common.foreign import reading
-from dacycle.forecast_adapter.channels import CHANNELS, NAMES, Channel, index
-from dacycle.forecast_adapter.state import StateError, as_hour
+from dacycle.forecast_adapter.channels import CHANNELS, EXTRA_CHANNELS, NAMES, Channel, index
+from dacycle.forecast_adapter.state import StateError, as_hour, check_values
 from dacycle.forecast_adapter.states.blosc import use_checked_blosc
 from dacycle.forecast_adapter.states.formats import file_kind, refuse_netcdf
 from dacycle.forecast_adapter.states.schema import (
@@ -243,6 +243,7 @@ class DatasetStates(StateSource):
             for name, factor in names.items():
                 values = _extra_field(self._beside, name, factor, hour)
                 if short not in fields and values is not None:
+                    check_values(EXTRA_CHANNELS[short], values, f"{self.name}, {hour}")
                     about = {"units": unit} | ({"period": "1 h"} if name in MEANS_OF_AN_HOUR else {})
                     fields[short] = (("latitude", "longitude"), values.astype(np.float32), about)
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
@@ -336,6 +337,9 @@ class ZarrStates(DatasetStates):
             warnings.simplefilter("ignore")  # other files beside the arrays; metadata that are not consolidated
             group = zarr.open_group(name, mode="r")
             arrays = dict(group.arrays())
+            empty = [array for array, about in arrays.items() if 0 in (about.shards or about.chunks)]
+            if empty:
+                raise StateError(f"{name}: the metadata of {', '.join(empty)} are damaged: chunks of no size")
             groups = [] if arrays else sorted(group.group_keys())
             if groups:
                 raise StateError(f"{name}: is a group of stores ({', '.join(groups)}); name one, as {name}/{groups[0]}")

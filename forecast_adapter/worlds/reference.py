@@ -8,7 +8,8 @@ is: ERA5 in a bucket, operational analyses.
 
 import logging
 import time as clock
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 
 from dacycle.common.errors import DacycleError
 from dacycle.common.foreign import reading
-from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, LEVELS, WB2_NAMES
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, EXTRA_CHANNELS, GROUPS, LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, GridError, regrid
-from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, make_state
+from dacycle.forecast_adapter.state import SURFACE, UPPER, StateError, as_hour, check_array, check_values, make_state
 from dacycle.forecast_adapter.states.dataset_writer import HOURS, write_netcdf
 from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.worlds.manifest import dataset_files
@@ -142,6 +143,8 @@ class Reference:
             out[k] = self._plane(file, WB2_NAMES[short], i, time)
         for short in UPPER:
             out[GROUPS[short][0] : GROUPS[short][-1] + 1] = self._plane(file, WB2_NAMES[short], i, time)
+        with _of_reference():
+            check_array(out, self.grid, self._label(time))
         out.flags.writeable = False
         return out
 
@@ -163,13 +166,19 @@ class Reference:
         for short in self.surface_names(time):
             name, unit, factor = EXTRA_FIELDS[short]
             values = np.asarray(self._plane(file, name, i, time), np.float32) * np.float32(factor)
+            with _of_reference():
+                check_values(EXTRA_CHANNELS[short], values, self._label(time))
             fields[short] = (("latitude", "longitude"), values, {"units": unit})
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
 
     def _plane(self, file: Any, name: str, position: int, time: np.datetime64) -> NDArray:
         """Return a variable at a position in an open file."""
-        with reading(f"{self._where[as_hour(time)][0]}, {time}: {name}", ReferenceDataError):
+        with reading(f"{self._label(time)}: {name}", ReferenceDataError):
             return np.asarray(file[name][position])
+
+    def _label(self, time: np.datetime64) -> str:
+        """Return the file that holds a time, and the time, for messages."""
+        return f"{self._where[as_hour(time)][0]}, {time}"
 
     def surface_names(self, time: np.datetime64) -> tuple[str, ...]:
         """Return the names of those `EXTRA_FIELDS` that are there at `time`."""
@@ -229,10 +238,8 @@ class ProductReference(Reference):
         self._failed: dict[np.datetime64, float] = {}  # when the product was opened that a time could not be read from
         self.array = lru_cache(maxsize=KEPT)(self._array)
         self._surface_at = lru_cache(maxsize=KEPT)(self._surface)
-        try:
+        with _of_reference():
             self._open_product()
-        except StateError as error:
-            raise ReferenceDataError(str(error)) from error
 
     def __contains__(self, time: object) -> bool:
         """Return whether there is a whole state at `time`, so far as it is known: none that failed to be read."""
@@ -279,10 +286,17 @@ class ProductReference(Reference):
         return tuple(map(str, self.surface(time)))
 
     def _product_surface(self, time: np.datetime64) -> xr.Dataset:
-        try:
+        with _of_reference():
             return self._source.surface(time)
-        except StateError as error:
-            raise ReferenceDataError(str(error)) from error
+
+
+@contextmanager
+def _of_reference() -> Iterator[None]:
+    """Turn errors of states into those of a reference."""
+    try:
+        yield
+    except StateError as error:
+        raise ReferenceDataError(str(error)) from error
 
 
 def _partly(lacking: dict[str, list[np.datetime64]]) -> str:

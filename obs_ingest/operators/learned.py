@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dacycle.forecast_adapter.channels import NAMES, PLANES
 from dacycle.forecast_adapter.grid import Grid, interpolate_to_points
-from dacycle.forecast_adapter.models.onnxfile import ModelFileError, OnnxFile, open_session, read_metadata
+from dacycle.forecast_adapter.models.onnxfile import ORT_ERRORS, ModelFileError, OnnxFile, open_session, read_metadata
 from dacycle.obs_ingest.table import PLANE_VARIABLES, VARIABLES
 
 if TYPE_CHECKING:
@@ -100,16 +100,20 @@ class LearnedOperator:
         """Compute precipitation and mean OLR of the six hours between two frames, each (69, H, W) SI.
 
         Raises:
-            ModelFileError: the frames have another shape than the file's.
+            ModelFileError: the frames have another shape than the file's, or ONNX Runtime fails.
         """
         frames = dict(zip(INPUTS, (previous, current), strict=True))
         for name, frame in frames.items():
             if frame.shape != (len(NAMES), *self.grid.shape):
                 raise ModelFileError(f"{self.name}: {name} is {frame.shape}, not {(len(NAMES), *self.grid.shape)}")
         tensors = {name: np.ascontiguousarray(frame, np.float32)[None] for name, frame in frames.items()}
+        try:
+            outputs = self._session.run(list(OUTPUTS), tensors)
+        except ORT_ERRORS as error:
+            raise ModelFileError(f"{self.name}: ONNX Runtime fails: {error}") from error
         values, errors = (
             {PLANE_VARIABLES[plane]: field for plane, field in zip(LEARNED, fields[0], strict=True)}
-            for fields in self._session.run(list(OUTPUTS), tensors)
+            for fields in outputs
         )
         return LearnedFields(values, errors)
 

@@ -22,12 +22,12 @@ def make(path: Path) -> Path:
     return path
 
 
-def with_bits(content: bytes, bits: int) -> bytes:
-    """Return a GRIB2 message with another number of bits for each value (section 5, octet 20)."""
+def with_octet(content: bytes, section: int, octet: int, value: int) -> bytes:
+    """Return a GRIB2 message with another octet in a section, both counted from 1 as in WMO's tables."""
     at = 16
-    while content[at + 4] != 5:
+    while content[at + 4] != section:
         at += int.from_bytes(content[at : at + 4], "big")
-    return content[: at + 19] + bytes([bits]) + content[at + 20 :]
+    return content[: at + octet - 1] + bytes([value]) + content[at + octet :]
 
 
 def test_a_right_file_passes_and_damage_is_named(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_field_that_ends_the_process_costs_its_file(shared: Path, tmp_path: Pa
     good = (shared / "grid/gfs_2p5_2011011012_f120.grib2").read_bytes()
     (tmp_path / "good.grib2").write_bytes(good)
     check_grib(tmp_path / "good.grib2", DacycleError)
-    (tmp_path / "bad.grib2").write_bytes(with_bits(good, 255))
+    (tmp_path / "bad.grib2").write_bytes(with_octet(good, 5, 20, 255))
     with pytest.raises(DacycleError, match=r"bad\.grib2: is damaged: ecCodes breaks down on it"):
         check_grib(tmp_path / "bad.grib2", DacycleError)
     source = open_states(tmp_path)
@@ -72,6 +72,26 @@ def test_a_field_that_ends_the_process_costs_its_file(shared: Path, tmp_path: Pa
     os.unlink(tmp_path / "good.grib2")
     with pytest.raises(StateError, match="ecCodes breaks down on it"):
         open_states(tmp_path)
+
+
+def test_what_is_kept_of_a_damaged_file_is_not_taken_for_the_next(shared: Path, tmp_path: Path) -> None:
+    """Of messages of several fields it keeps the rest, and finds it again under the next file's handle."""
+    good = (shared / "grid/gfs_2p5_2011011012_f120.grib2").read_bytes()
+    for i in range(5):
+        stops = tmp_path / f"stops{i}.grib2"
+        stops.write_bytes(with_octet(good, 5, 5, 200))
+        check_grib(stops, DacycleError)
+        (tmp_path / f"bad{i}.grib2").write_bytes(with_octet(good, 5, 20, 255))
+        with pytest.raises(DacycleError, match=r"bad\d\.grib2: is damaged: ecCodes breaks down on it"):
+            check_grib(tmp_path / f"bad{i}.grib2", DacycleError)
+
+
+def test_more_values_than_points_are_not_decoded(shared: Path, tmp_path: Path) -> None:
+    """Two thousand million values would take minutes and fill the memory."""
+    good = (shared / "grid/gfs_2p5_2011011012_f120.grib2").read_bytes()
+    (tmp_path / "many.grib2").write_bytes(with_octet(good, 5, 6, 0x7F))
+    with pytest.raises(DacycleError, match=r"many\.grib2: is damaged: a field says that it has 21\d+ values on a grid"):
+        check_grib(tmp_path / "many.grib2", DacycleError)
 
 
 def test_fields_that_cannot_be_decoded_are_for_the_reader(tmp_path: Path) -> None:

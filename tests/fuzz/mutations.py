@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import h5py
 import numpy as np
 import onnx
 from ruamel.yaml import YAML
+
+from dacycle.common.errors import DacycleError
+from dacycle.forecast_adapter.models.onnxfile import write_metadata
 
 Random = np.random.Generator
 
@@ -193,7 +197,8 @@ def mutate_onnx(content: bytes, others: Sequence[bytes], random: Random) -> byte
         return mutate_bytes(content, others, random)
     model = onnx.load_from_string(content)
     graph = model.graph
-    match int(random.integers(7)):
+    about = json.loads(next(entry.value for entry in model.metadata_props if entry.key == "dacycle"))
+    match int(random.integers(8)):
         case 0:
             weights = _odd(graph.initializer, random)
             weights.raw_data = mutate_bytes(weights.raw_data or b"\0" * 8, [b"\0" * 64], random)
@@ -210,10 +215,17 @@ def mutate_onnx(content: bytes, others: Sequence[bytes], random: Random) -> byte
         case 5:
             model.opset_import[0].version = int(_odd((0, 7, 21, 30, 999), random))
         case 6:
-            if len(model.metadata_props):
-                entry = _odd(model.metadata_props, random)
-                entry.value = _odd(("", "{", "null", "[]", "x", "1e9", '{"a": 1}'), random)
-    return model.SerializeToString()
+            entry = _odd(model.metadata_props, random)
+            entry.value = _odd(("", "{", "null", "[]", "x", "1e9", '{"a": 1}'), random)
+            return model.SerializeToString()
+        case 7:
+            about[_odd(sorted(about), random)] = _odd(("", "x", 0, -1, 1e300, [], ["z500"], {}, None, True), random)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "changed.onnx"
+        path.write_bytes(model.SerializeToString())
+        with suppress(DacycleError):  # without a right checksum that would be all that is found
+            write_metadata(path, about)
+        return path.read_bytes()
 
 
 def mutate_yaml(content: bytes, others: Sequence[bytes], random: Random) -> bytes:

@@ -1,23 +1,36 @@
-"""Run the fuzzing: each reader in a process of its own, which is started again when it dies or hangs."""
+"""Run the fuzzing: inputs are made and read in processes of their own, which start again when they die or hang."""
 
 import argparse
+import json
 import multiprocessing
+import shutil
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dacycle.common.errors import DacycleError
-from tests.fuzz.readers import Format, ImplausibleError, formats
+from tests.fuzz.formats import Format, formats
+from tests.fuzz.readers import ImplausibleError
 
 PATIENCE = 30.0
 """Seconds that a reader may take for one folder of inputs."""
+
+ROUNDS = 20
+"""All formats have their turn so many times, so that a run that is stopped has tried each."""
+
+OUTCOMES = ("read", "refused", "implausible", "exception", "crash", "hang")
+
+Reason = tuple[str, str]
+"""The outcome of reading a folder of inputs, and why."""
 
 
 def make_inputs(format: Format, number: int, seed: int) -> list[bytes]:
@@ -30,21 +43,18 @@ def make_inputs(format: Format, number: int, seed: int) -> list[bytes]:
     return inputs
 
 
-def serve(connection: Connection, name: str, seed: int) -> None:
-    """Read the batches whose numbers come through the connection, and answer with outcome and reason."""
-    format = next(format for format in formats() if format.name == name)
-    with tempfile.TemporaryDirectory() as folder:
-        while True:
-            number = connection.recv()
-            paths = []
-            for i, content in enumerate(make_inputs(format, number, seed)):
-                paths.append(Path(folder) / f"{i}{format.suffix}")
-                paths[-1].write_bytes(content)
-            connection.send(("begun", ""))
-            connection.send(judge(format, paths))
+def write_inputs(format: Format, seed: int, folder: Path, number: int) -> list[Path]:
+    """Write the inputs of a batch to files of their own in an emptied folder; return their paths."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    paths = []
+    for i, content in enumerate(make_inputs(format, number, seed)):
+        paths.append(folder / f"{number}-{i}{format.suffix}")
+        paths[-1].write_bytes(content)
+    return paths
 
 
-def judge(format: Format, paths: list[Path]) -> tuple[str, str]:
+def judge(format: Format, paths: list[Path]) -> Reason:
     """Return the outcome of reading some inputs (read, refused, implausible, exception) and the reason."""
     try:
         format.read(paths)
@@ -57,35 +67,35 @@ def judge(format: Format, paths: list[Path]) -> tuple[str, str]:
     return "read", ""
 
 
-class Reader:
-    """A process that reads inputs of one format; started again when it dies or hangs."""
+class Worker:
+    """A process that does some work, forked when it is needed, and again when it has died or hangs.
 
-    def __init__(self, name: str, seed: int) -> None:
-        self._name, self._seed = name, seed
+    Args:
+        work: is given what `__call__` is given.
+    """
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self._work = work
         self._process: multiprocessing.process.BaseProcess | None = None
 
-    def __call__(self, number: int) -> tuple[str, str]:
-        """Return the outcome of a batch (read, refused, implausible, exception, crash, hang, unmade) and the reason."""
+    def __call__(self, task: Any) -> Any:
+        """Return the result of a task, or raise `DeadError`."""
         if self._process is None:
             self._connection, theirs = multiprocessing.Pipe()
-            context = multiprocessing.get_context("spawn")
-            self._process = context.Process(target=serve, args=(theirs, self._name, self._seed), daemon=True)
+            context = multiprocessing.get_context("fork")  # seeds and imports are made once
+            self._process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
             self._process.start()
             theirs.close()
-        self._connection.send(number)
-        outcome = "unmade", "the mutation itself hung or crashed"
+        self._connection.send(task)
+        how = "hang", f"more than {PATIENCE:.0f} s"
         try:
             if self._connection.poll(PATIENCE):
-                self._connection.recv()
-                outcome = "hang", f"more than {PATIENCE:.0f} s"
-                if self._connection.poll(PATIENCE):
-                    return self._connection.recv()
+                return self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            if outcome[0] != "unmade":
-                outcome = "crash", f"the process ended with {self._process.exitcode}"
+            how = "crash", f"the process ended with {self._process.exitcode}"
         self.stop()
-        return outcome
+        raise DeadError(*how)
 
     def stop(self) -> None:
         """End the process."""
@@ -95,26 +105,92 @@ class Reader:
             self._process = None
 
 
-def fuzz(format: Format, inputs: int, seed: int, keep: Path | None) -> tuple[Counter[str], float]:
-    """Read mutated inputs of a format; print failures, keep their files. Returns the outcomes and the seconds."""
+class DeadError(Exception):
+    """A process crashed or hung: which of them, and how."""
+
+
+def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+    while True:
+        connection.send(work(connection.recv()))
+
+
+def fuzz(format: Format, numbers: range, seed: int, keep: Path, told: set[str]) -> Counter[str]:
+    """Read batches of a format; print failures that were not told yet, and keep their files. Returns the outcomes.
+
+    Inputs are made in a process of their own too: what crashes there, or corrupts its memory, is no reader's fault.
+    """
     outcomes: Counter[str] = Counter()
-    reader, began = Reader(format.name, seed), time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        make, read = Worker(partial(write_inputs, format, seed, Path(name))), Worker(partial(judge, format))
+        for number in numbers:
+            outcome, reason = _outcome(make, read, number)
+            outcomes[outcome] += format.batch
+            key = f"{format.name}: {reason.strip().splitlines()[-1][:60]}" if reason else ""
+            if outcome not in ("read", "refused", "unmade") and key not in told:
+                told.add(key)
+                print(f"{format.name}, batch {number}: {outcome}\n{reason}", file=sys.stderr, flush=True)
+                for path in Path(name).glob(f"{number}-*"):
+                    shutil.copy(path, keep / f"{format.name.replace(' ', '-')}-{path.name}")
+        make.stop()
+        read.stop()
+    return outcomes
+
+
+def _outcome(make: Worker, read: Worker, number: int) -> Reason:
+    try:
+        paths = make(number)
+    except DeadError:
+        return "unmade", ""
+    try:
+        return read(paths)
+    except DeadError as how:
+        return how.args
+
+
+class Results:
+    """Outcomes by format and round in a file, to which several processes add: a run that was stopped goes on from it.
+
+    Args:
+        path: of the file, a line of JSON for each round of a format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return all rounds: format, number of the first batch, outcomes, seconds."""
+        return [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
+
+    def add(self, name: str, first: int, outcomes: Counter[str], seconds: float) -> None:
+        """Keep a round."""
+        done = {"format": name, "first": first, "outcomes": outcomes, "seconds": round(seconds, 1)}
+        with self._path.open("a") as file:
+            file.write(json.dumps(done) + "\n")
+
+    def table(self) -> tuple[str, int]:
+        """Return a table of the outcomes of each format in Markdown, and the number of failures."""
+        lines = [f"| format | inputs | {' | '.join(OUTCOMES)} | s |", f"|---|{'---|' * (len(OUTCOMES) + 2)}"]
+        outcomes: Counter[str] = Counter()
+        rounds = self.rounds()
+        for name in [*dict.fromkeys(done["format"] for done in rounds), "all"]:
+            chosen = [done for done in rounds if name in (done["format"], "all")]
+            outcomes = sum((Counter(done["outcomes"]) for done in chosen), Counter())
+            counts = [outcomes.total() - outcomes["unmade"], *(outcomes[outcome] for outcome in OUTCOMES)]
+            lines.append(f"| {name} | {' | '.join(map(str, counts))} | {sum(done['seconds'] for done in chosen):.0f} |")
+        return "\n".join(lines), sum(outcomes[outcome] for outcome in OUTCOMES[2:])
+
+
+def fuzz_all(chosen: list[tuple[Format, int]], seed: int, keep: Path, results: Results) -> None:
+    """Read so many batches of each format as far as it has not been done, all formats in turn."""
+    done = {(line["format"], line["first"]) for line in results.rounds()}
     told: set[str] = set()
-    for number in range(-(-inputs // format.batch)):
-        outcome, reason = reader(number)
-        outcomes[outcome] += format.batch
-        if outcome in ("read", "refused", "unmade"):
-            continue
-        key = reason.strip().splitlines()[-1][:60]
-        if key not in told:
-            told.add(key)
-            print(f"{format.name}, batch {number}: {outcome}\n{reason}", file=sys.stderr, flush=True)
-            if keep is not None:
-                keep.mkdir(parents=True, exist_ok=True)
-                for i, content in enumerate(make_inputs(format, number, seed)):
-                    (keep / f"{format.name.replace(' ', '-')}-{number}-{i}{format.suffix}").write_bytes(content)
-    reader.stop()
-    return outcomes, time.monotonic() - began
+    for turn in range(ROUNDS):
+        for format, batches in chosen:
+            numbers = range(batches * turn // ROUNDS, batches * (turn + 1) // ROUNDS)
+            if numbers and (format.name, numbers.start) not in done:
+                began = time.monotonic()
+                outcomes = fuzz(format, numbers, seed, keep, told)
+                results.add(format.name, numbers.start, outcomes, time.monotonic() - began)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,16 +201,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs in all")
     parser.add_argument("--only", default="", help="formats whose names hold this")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="folder for inputs that failed")
+    parser.add_argument("--jobs", type=int, default=1, help="formats that are read at the same time")
+    parser.add_argument("--keep", type=Path, help="folder for results and inputs that failed; what is there goes on")
     options = parser.parse_args(arguments)
-    chosen = [format for format in formats() if options.only.lower() in format.name.lower()]
-    whole = sum(format.share for format in chosen)
-    failed = 0
-    columns = ("read", "refused", "implausible", "exception", "crash", "hang")
-    print(f"| format | inputs | {' | '.join(columns)} | s |\n|---|{'---|' * (len(columns) + 2)}")
-    for format in chosen:
-        outcomes, seconds = fuzz(format, round(options.inputs * format.share / whole), options.seed, options.keep)
-        failed += sum(outcomes[name] for name in columns[2:])
-        counts = " | ".join(str(outcomes[name]) for name in columns)
-        print(f"| {format.name} | {outcomes.total() - outcomes['unmade']} | {counts} | {seconds:.0f} |", flush=True)
-    return min(failed, 1)
+    keep = options.keep or Path(tempfile.mkdtemp(prefix="dacycle-fuzz-"))
+    keep.mkdir(parents=True, exist_ok=True)
+    results = Results(keep / f"results-{options.seed}.jsonl")
+    every = [format for format in formats() if options.only.lower() in format.name.lower()]
+    whole = sum(format.share for format in every)
+    chosen = [(format, round(options.inputs * format.share / whole / format.batch)) for format in every]
+    context = multiprocessing.get_context("fork")
+    jobs = [
+        context.Process(target=fuzz_all, args=(chosen[job :: options.jobs], options.seed, keep, results))
+        for job in range(options.jobs)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    table, failures = results.table()
+    print(table)
+    return min(failures + sum(job.exitcode != 0 for job in jobs), 1)

@@ -43,6 +43,7 @@ def status(
             damage += _damaged(archive, name) if check else []
         except ArchiveError as error:
             damage.append(str(error))
+    damage = list(dict.fromkeys(damage))  # runs share scores
     if as_json:
         print_json({"archive": archive, "experiments": experiments, "damaged": damage})
     else:

@@ -8,15 +8,19 @@ import os
 import pickle
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 __all__ = ["check_grib", "check_hdf5"]
 
-PATIENCE = 20
-"""Seconds that a library may take for an HDF5 file, or for a field of GRIB."""
+PATIENCE = {"hdf5": 20, "grib": 10}
+"""Seconds that a library may take: for a whole HDF5 file, for each field of GRIB."""
+
+MOST_POINTS = 10**8
+"""Points of a field: a hundred times a grid of 0.25 degrees. A damaged number of points would fill the memory."""
 
 _NAMES = {"hdf5": "HDF5", "grib": "ecCodes"}
 
@@ -32,7 +36,8 @@ def check_hdf5(path: Path, error: type[Exception]) -> None:
 def check_grib(path: Path, error: type[Exception]) -> None:
     """Raise `error` where ecCodes breaks down on a field of a file, or does not come to an end.
 
-    Fields that ecCodes cannot decode are for the reader, which leaves them out and names them. A file that has passed
+    Likewise where a field says that it has more values than points. Fields that ecCodes cannot decode are for the
+    reader, which leaves them out and names them. A file that has passed
     is checked again only when it has changed.
     """
     _check("grib", path, error)
@@ -59,7 +64,7 @@ def _pass(kind: str, path: str, size: int, modified: int) -> None:
     answers = _process().ask((kind, path))
     if not answers:
         name = _NAMES[kind]
-        raise _DamageError(f"is damaged: {name} breaks down on it, or does not come to an end in {PATIENCE} s")
+        raise _DamageError(f"is damaged: {name} breaks down on it, or does not come to an end in {PATIENCE[kind]} s")
     if answers[0]:
         raise _DamageError(answers[0])
 
@@ -80,7 +85,7 @@ def _hdf5(path: str) -> str:
         if isinstance(item, h5py.Dataset):
             [len(dimension) for dimension in item.dims]
 
-    signal.alarm(PATIENCE)
+    signal.alarm(PATIENCE["hdf5"])
     try:
         with h5py.File(path) as file:
             file.visititems(visit)
@@ -99,14 +104,19 @@ def _grib(path: str) -> str:
     import eccodes
 
     grids = set()
-    with suppress(eccodes.CodesInternalError, OSError), open(path, "rb") as file:
-        eccodes.codes_grib_multi_support_on()
-        signal.alarm(PATIENCE)
+    with suppress(eccodes.CodesInternalError, OSError), open(path, "rb") as file, _fields_of(file):
+        signal.alarm(PATIENCE["grib"])
         while (message := eccodes.codes_grib_new_from_file(file)) is not None:
             for key in _KEYS:
                 with suppress(eccodes.CodesInternalError):
                     eccodes.codes_get(message, key)
             with suppress(eccodes.CodesInternalError):
+                values, points = (
+                    eccodes.codes_get_size(message, "values"),
+                    eccodes.codes_get(message, "numberOfDataPoints"),
+                )
+                if values > points or points > MOST_POINTS:
+                    return f"is damaged: a field says that it has {values} values on a grid of {points} points"
                 eccodes.codes_get_values(message)
             with suppress(eccodes.CodesInternalError):
                 grid = eccodes.codes_get(message, "md5GridSection")
@@ -115,8 +125,20 @@ def _grib(path: str) -> str:
                     eccodes.codes_get_array(message, "latitudes")
                     eccodes.codes_get_array(message, "longitudes")
             eccodes.codes_release(message)
-            signal.alarm(PATIENCE)
+            signal.alarm(PATIENCE["grib"])
     return ""
+
+
+@contextmanager
+def _fields_of(file: IO[bytes]) -> Iterator[None]:
+    """Switch ecCodes to messages of several fields, and let it forget the file afterwards."""
+    import eccodes
+
+    eccodes.codes_grib_multi_support_on()
+    try:
+        yield
+    finally:
+        eccodes.codes_grib_multi_support_reset_file(file)
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:

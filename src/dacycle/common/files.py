@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["whole", "write_whole"]
+__all__ = ["flush", "whole", "write_whole"]
 
 
 @contextmanager
@@ -44,10 +44,10 @@ def whole(path: Path, replace: bool = True, durable: bool = True) -> Iterator[Pa
             temporary.rename(path)
         else:
             if durable:
-                _flush(temporary)
+                flush(temporary)
             os.replace(temporary, path)
         if durable:
-            _flush(path.parent)
+            flush(path.parent)
     finally:
         _remove(temporary)
 
@@ -106,7 +106,7 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make the system write a file's content, or a folder's list of names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -19,7 +19,7 @@ from dacycle.assimilators.trained.network import TrainedAssimilator, assimilator
 from dacycle.cycler.cli.models.listing import app
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models.model import ModelFileError, load_model
-from dacycle.forecast_adapter.models.onnxfile import digest, write_metadata
+from dacycle.forecast_adapter.models.onnxfile import digest, read_metadata, write_metadata
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from tests.conftest import TinyWorld
 from tests.worlds import GRID, Nudge
@@ -72,6 +72,35 @@ def arrays(tiny: World, planes: int = 1) -> tuple[NDArray, NDArray, NDArray]:
     background = tiny.reference.array(tiny.reference.times[0])[None]
     values = np.zeros((1, 69 + planes, *GRID.shape), np.float32)
     return background, values, values.copy()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [("grid", {}, "a text"), ("name", None, "a text"), ("reach_km", "far", "a number"), ("planes", [], "a mapping"),
+     ("units", 5, "a mapping"), ("channels", "all", "a list")],
+)  # fmt: skip
+def test_metadata_of_another_kind_are_named(tiny: World, tmp_path: Path, key: str, value: Any, kind: str) -> None:
+    path = make_file(tmp_path / "double.onnx", changes={key: value})
+    with pytest.raises(AssimilatorError, match=rf"double\.onnx: its {key} is .*, but should be {kind}"):
+        load_assimilator(path, tiny)
+
+
+def test_a_name_that_is_no_text_is_refused(tiny: World, tmp_path: Path) -> None:
+    path = make_file(tmp_path / "double.onnx")
+    path.write_bytes(path.read_bytes().replace(b"Slice", b"Sl\x89ce", 1))
+    with pytest.raises(AssimilatorError, match=r"double\.onnx: damaged, or not ONNX"):
+        load_assimilator(path, tiny)
+
+
+def test_a_graph_that_fails_is_named(tiny: World, tmp_path: Path) -> None:
+    path = make_file(tmp_path / "double.onnx")
+    metadata, model = read_metadata(path), onnx.load(path)
+    (first,) = (weights for weights in model.graph.initializer if weights.name == "first")
+    first.CopyFrom(numpy_helper.from_array(np.array([[0]]), "first"))  # Slice takes a list
+    onnx.save(model, path)
+    write_metadata(path, metadata)
+    with pytest.raises(AssimilatorError, match="double: ONNX Runtime fails on"):
+        load_assimilator(path, tiny).analyse(*arrays(tiny))
 
 
 def test_a_file_runs_and_gives_analysis_and_spread(tiny: World, tmp_path: Path) -> None:

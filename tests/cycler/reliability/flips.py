@@ -107,7 +107,7 @@ def main(archive: Path, flips: int, seed: int) -> None:
         whole = everything(folder, world)
         kept = Path(shutil.copytree(folder, Path(scratch) / "kept"))
         paths = [p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
-        paths = [path for path in paths if path.name != "lock" and path.suffix != ".html"]
+        paths = [path for path in paths if not path.name.startswith("lock") and path.suffix != ".html"]
         for _ in range(flips):
             path = rng.choice(paths)
             content = bytearray((kept / path).read_bytes())

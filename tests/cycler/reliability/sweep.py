@@ -1,13 +1,15 @@
 """Kill commands at one file operation after another, run them again, and compare with an undisturbed run.
 
 Usage: sweep.py WORLD MODEL FOLDER EVERY COMMAND..., with `killer.c`, compiled, in LD_PRELOAD. Every EVERYth operation
-is tried. Prints a line of JSON for each kill, and one with the number of operations for each command. Started as a
-script, so that children are forked from a process without threads, and libraries are imported once.
+is tried, in an order in which those tried first are evenly spread. Prints a line of JSON for each kill, and one with
+the number of operations for each command. Started as a script, so that children are forked from a process without
+threads. What commands import as they run, and the world that they read, this process imports and reads: once for all.
 """
 
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -28,6 +30,7 @@ from dacycle.common.configuration import write_yaml
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import STEP
+from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.simulation import files as simulation  # noqa: F401 - the command imports it
 from tests.cycler import replays
 
@@ -67,8 +70,37 @@ def in_child(work: Callable[[], Any], folder: Path, kill_at: int = ENDLESS) -> t
     return os.waitstatus_to_exitcode(status), json.loads(text) if text else None
 
 
-def command(arguments: list[str]) -> Callable[[], None]:
-    return lambda: app(arguments, standalone_mode=False)
+def command(arguments: list[str]) -> Callable[[], list[str]]:
+    """Return the work of a command; it ends with the names of all modules that have been imported."""
+
+    def work() -> list[str]:
+        app(arguments, standalone_mode=False)
+        return sorted(sys.modules)
+
+    return work
+
+
+def undisturbed(work: Callable[[], Any], folder: Path) -> tuple[Any, int]:
+    """Do some work in a forked process; return its result, and the number of operations."""
+    status, told = in_child(work, folder)
+    assert status == 0, told
+    return told
+
+
+def whole(name: str, folder: Path) -> int:
+    """Run a command, and before it what it needs, as far as it has not been run; return the number of operations."""
+    before, arguments = COMMANDS[name]
+    if before and not (folder / f"after {before}").exists():
+        whole(before, folder)
+    end = folder / f"after {name}"
+    if end.exists():
+        shutil.rmtree(end)
+    shutil.copytree(folder / (f"after {before}" if before else "nothing"), end)
+    modules, operations = undisturbed(command(arguments), end)
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    return operations
 
 
 def contents() -> dict[str, str]:
@@ -76,7 +108,9 @@ def contents() -> dict[str, str]:
     found = {
         str(path): _digest(re.sub(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC", b"", path.read_bytes()))
         for path in sorted(Path().rglob("*"))
-        if path.is_file() and path.name != "lock" and not any(part.endswith(".icechunk") for part in path.parts)
+        if path.is_file()
+        and not path.name.startswith("lock")
+        and not any(part.endswith(".icechunk") for part in path.parts)
     }
     found |= {str(path): "" for path in Path().rglob(".*")}  # what is left of temporary files and folders
     if Path("archive/states.icechunk").is_dir():
@@ -102,14 +136,11 @@ def _digest(content: bytes) -> str:
 def sweep(name: str, folder: Path, every: int) -> None:
     """Kill one command at every `every`th operation."""
     before, arguments = COMMANDS[name]
-    whole = folder / f"after {name}"
-    start = folder / f"after {before}" if before else folder / "nothing"
-    shutil.copytree(start, whole)
-    status, told = in_child(command(arguments), whole)
-    assert status == 0, told
-    expected = in_child(contents, whole)[1][0]
-    print(json.dumps({"command": name, "operations": told[1]}), flush=True)
-    for at in range(1, told[1] + 1, every):
+    start = folder / (f"after {before}" if before else "nothing")
+    operations = whole(name, folder)
+    expected = undisturbed(contents, folder / f"after {name}")[0]
+    print(json.dumps({"command": name, "operations": operations}), flush=True)
+    for at in sorted(range(1, operations + 1, every), key=lambda at: f"{at:b}"[::-1].ljust(20, "0")):
         trial = folder / "trial"
         shutil.copytree(start, trial)
         killed, _ = in_child(command(arguments), trial, at)
@@ -128,7 +159,10 @@ def sweep(name: str, folder: Path, every: int) -> None:
 
 
 def main(world: Path, model: Path, folder: Path, every: int, *names: str) -> None:
-    """Make the folders that the commands begin with, as far as they are asked for, and sweep."""
+    """Make the folder that the first commands begin with, and sweep."""
+    reference = load_world(world).reference
+    for time in reference.times:
+        reference.array(time)
     nothing = folder / "nothing"
     nothing.mkdir(parents=True)
     drift = {"starts": [12], "lead": "12h", "free_run": False}
@@ -138,18 +172,6 @@ def main(world: Path, model: Path, folder: Path, every: int, *names: str) -> Non
     source = {"source": "olr_netcdf", "name": "olr", "path": "observations/olr", "cutoff": "none"}
     (nothing / "files.yaml").write_text(write_yaml(content | {"observations": [source]}))
     for name in names:
-        before = COMMANDS[name][0]
-        chain = []
-        while before and not (folder / f"after {before}").exists():
-            chain.insert(0, before)
-            before = COMMANDS[before][0]
-        for step in chain:
-            start = COMMANDS[step][0]
-            shutil.copytree(folder / f"after {start}" if start else nothing, folder / f"after {step}")
-            status, told = in_child(command(COMMANDS[step][1]), folder / f"after {step}")
-            assert status == 0, told
-        if (folder / f"after {name}").exists():
-            shutil.rmtree(folder / f"after {name}")
         sweep(name, folder, every)
 
 

@@ -73,6 +73,23 @@ def test_icechunks_own_files_are_checked_before_they_are_read(run, kind):
         assert open_experiment(run, "run").records
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["forecasts.icechunk/snapshots/*", "forecasts.icechunk/manifests/*", "forecasts.icechunk/chunks/*",
+     "forecasts.icechunk/transactions/*", "branches/run/drift/*.parquet", "branches/run/verification/*.parquet",
+     "shared/drift/*.parquet"],
+)  # fmt: skip
+def test_the_check_reads_forecasts_and_tables_too(run, pattern):
+    assert open_experiment(run, "run").damaged() == []
+    for path in sorted(run.glob(pattern)):
+        content = path.read_bytes()
+        change(path, len(content) // 2)
+        assert any(
+            path.name in sentence or "forecasts" in sentence for sentence in open_experiment(run, "run").damaged()
+        )
+        path.write_bytes(content)
+
+
 def test_commits_without_seals_are_read_as_before_and_sealed_with_the_next(run, tiny):
     """As in archives of older versions."""
     before = [record.to_json() for record in open_experiment(run, "run").records]

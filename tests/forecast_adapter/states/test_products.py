@@ -1,5 +1,6 @@
 """States from published products: every layout gives the same state, and errors name every defect."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,21 @@ class TestWeatherBench2:
         assert set(surface) == {"tp6h"}
         assert_allclose(surface["tp6h"], 2.0, rtol=1e-6)
         assert surface["tp6h"].attrs["units"] == "kg m-2"
+
+    def test_chunks_of_no_size_are_refused(self, tmp_path: Path) -> None:
+        made_dataset(0).to_zarr(tmp_path / "s.zarr", zarr_format=3, consolidated=False)
+        about = tmp_path / "s.zarr/temperature/zarr.json"
+        content = json.loads(about.read_text())
+        content["chunk_grid"]["configuration"]["chunk_shape"][-1] = 0
+        about.write_text(json.dumps(content))
+        with pytest.raises(StateError, match=r"s.zarr: .*temperature"):
+            open_states(tmp_path / "s.zarr").gaps(START)
+
+    def test_surface_fields_that_cannot_be_are_named(self, tmp_path: Path) -> None:
+        pressure = xr.full_like(made_dataset(0)["2m_temperature"], 1000.0).drop_attrs()  # hPa
+        made_dataset(0).assign(surface_pressure=pressure).to_zarr(tmp_path / "s.zarr")
+        with pytest.raises(StateError, match=r"s.zarr, .*: ps spans 1000 to 1000 Pa, outside the plausible"):
+            open_states(tmp_path / "s.zarr").surface(START)
 
 
 class TestArcoEra5:

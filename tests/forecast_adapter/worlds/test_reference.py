@@ -149,6 +149,25 @@ def test_another_layout_is_refused_by_file(
     assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("geopotential", 1e30, "z50 spans .* m2 s-2, outside the plausible"),
+        ("2m_temperature", np.nan, "t2m has values that are not finite"),
+        ("surface_pressure", 1e3, "ps spans 1000 to .* Pa, outside the plausible"),
+        ("total_precipitation_6hr", np.inf, "tp6h has values that are not finite"),
+    ],
+)
+def test_values_that_cannot_be_are_named(folder: Path, name: str, value: float, complaint: str) -> None:
+    path = folder / "2024/2024-01-02.nc"
+    with h5netcdf.File(path, "r+") as file:
+        file[name][(1, *(0,) * (file[name].ndim - 1))] = value
+    reference, time = Reference(folder), FIRST + 30
+    with pytest.raises(ReferenceDataError, match=rf"{path}, 2024-01-02T06: {complaint}"):
+        reference.array(time), reference.surface(time)
+    assert reference.array(time + 6).shape == (69, 32, 64)
+
+
 def test_packed_values_are_refused(folder: Path, days: xr.Dataset) -> None:
     """Integers with a scale and an offset would be read without applying them."""
     path = folder / "2024/2024-01-03.nc"
