@@ -128,7 +128,8 @@ def test_a_cycle_waits_for_servers_no_longer_than_its_limit(world, experiment, f
     assert 1.5 < waited < 15
     assert time.monotonic() - begun < 60
     assert cycle.record.status == "degraded"
-    assert re.search(r"source slow could not be read: .*reports\.csv.*(not whole after 2 s|timed out)", cycle.record.reason)
+    expected = r"source slow could not be read: .*reports\.csv.*(not whole after 2 s|timed out)"
+    assert re.search(expected, cycle.record.reason)
     assert cycle.record.sources["isd"].found > 0
 
 
