@@ -254,7 +254,7 @@ def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
 
 
 def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
-    """Return the fields that all times have, and notes: those of the times, and which fields some times lack."""
+    """Return the fields that all times have, and notes: those of the times, and which fields some or all lack."""
     names: list[set[str]] = []
     notes: dict[str, None] = {}
     for part in parts:
@@ -264,6 +264,10 @@ def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
     common = set.intersection(*names)
     for name in sorted(set.union(*names) - common):
         notes[f"{name} is left out where a time of its month or day lacks it"] = None
+    if absent := [name for name, _, _ in EXTRA_FIELDS.values() if name not in set.union(*names)]:
+        notes[
+            f"no {', '.join(absent)} read (the first two are never read from GRIB): their observations cannot be drawn"
+        ] = None
     return sorted(common), list(notes)
 
 

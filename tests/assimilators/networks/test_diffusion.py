@@ -1,5 +1,6 @@
 """The sampler of diffusion methods, with a denoiser that is exact for Gaussian errors, against the Kalman filter."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dacycle.assimilators.export.assimilator import write_graph
+from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.networks.blocks.diffusion import DiffusionNetwork, DiffusionSize, least_residual
+from dacycle.assimilators.trained.network import TrainedAssimilator, assimilator_metadata
+from dacycle.assimilators.training.assimilation import TorchAssimilator
 from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.models.onnxfile import write_metadata
 
 GRID = get_grid("5.625deg")
 SHAPE = (69, *GRID.shape)
@@ -117,6 +123,34 @@ def test_the_published_guidance_finds_the_posterior_mean_of_independent_errors()
     assert np.polyfit(mean[seen], found[seen], 1)[0] == pytest.approx(1, abs=0.12)
     assert abs(found[~seen].mean()) < 0.01
     assert {tensor.name for tensor in network.stepping.carried} == {"sample", "shocks"}
+
+
+def test_a_file_with_the_published_guidance_steps_as_torch_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
+    static, bias = np.zeros((4, *GRID.shape), np.float32), np.zeros((5, *SHAPE), np.float32)
+    season = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
+    size = DiffusionSize(context=8, width=16, coarse=16, depth=1, steps=5, pairs=1, guidance="published")
+    constants = Constants(0 * ones, ones, ones, 0 * planes, planes, static, season, bias)
+    network = METHODS["diffusion"].network(GRID, constants, size).requires_grad_(False).eval()
+    for weights in network.parameters():
+        if weights.ndim > 1 and not weights.any():
+            torch.nn.init.normal_(weights, std=0.01)
+    path = tmp_path / "published.onnx"
+    write_graph(network, path)
+    about = assimilator_metadata(
+        "published", "1", GRID.name, "tiny", tuple(network.planes), "diffusion", size.reach_km,
+        stepping=network.stepping.as_dict(),
+    )  # fmt: skip
+    write_metadata(path, about)
+    generator = np.random.default_rng(0)
+    background = generator.standard_normal((1, *SHAPE)).astype(np.float32)
+    errors = (generator.random((1, network.inputs, *GRID.shape)) < 0.1).astype(np.float32)
+    given = background, errors * generator.standard_normal(errors.shape).astype(np.float32), errors
+    found, expected = TrainedAssimilator(path).analyse(*given), TorchAssimilator(network, GRID, "tiny").analyse(*given)
+    np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
+    np.testing.assert_allclose(found.spread, expected.spread, atol=1e-4)
+    assert np.abs(found.state - background).max() > 1e-2
 
 
 def test_an_unknown_guidance_is_refused() -> None:

@@ -261,6 +261,17 @@ class TestIngest:
         for words in ("1507", "1471", "values of t2m", "synop_europe_2018112012.bufr", f"{len(table)} values"):
             assert words in text
 
+    def test_as_json(self, shared: Path, tmp_path: Path) -> None:
+        out = tmp_path / "synop.parquet"
+        file = shared / "obs/synop_europe_2018112012.bufr"
+        result = run("ingest", "synop_bufr", file, "--time", "2018-11-20T12", "--out", out, "--json")
+        assert result.exit_code == 0, result.output
+        content = json.loads(result.stdout)
+        assert (content["source"], content["time"], content["out"]) == ("synop_bufr", "2018-11-20T12:00:00Z", str(out))
+        assert content["values"] == pq.read_metadata(out).num_rows
+        assert content["inventory"]["values"]["t2m"] == 1471
+        assert "latency_minutes" in content["inventory"]
+
     def test_several_files_are_one_table(self, shared: Path, tmp_path: Path) -> None:
         files = [shared / "obs" / name for name in ("synop_europe_2018112012.bufr", "synop_dwd_20210516T1150.bufr")]
         command = ["ingest", "synop_bufr", *files, "--time", "2021-05-16T12", "--out", tmp_path / "t.parquet"]
@@ -318,6 +329,8 @@ class TestPeriod:
         again = run(*command)
         assert "0 windows made, 8 kept" in " ".join(again.output.split())
         assert json.loads((out / "inventory.json").read_text()) == inventory
+        content = json.loads(run(*command, "--json").stdout)
+        assert (content["windows"], content["made"], content["values"]) == (8, 0, rows)
 
     def test_refusals(self, shared: Path, tmp_path: Path) -> None:
         command = ["ingest", "isd", shared / "obs/isd_014160-99999-2016.gz", "--out", tmp_path / "out"]

@@ -2,6 +2,8 @@
 
 import os
 import re
+import socket
+import time
 
 import pandas as pd
 import pytest
@@ -106,6 +108,29 @@ def test_an_unreadable_file_costs_the_cycle_that_file(experiment, folder, tmp_pa
     assert record.uses["assimilated"] > 0
     (folder / "page.csv").unlink()
     assert arrivals(tmp_path / "archive", NOON) is None
+
+
+def test_a_cycle_waits_for_servers_no_longer_than_its_limit(world, experiment, folder, tmp_path, monkeypatch):
+    """A server that never answers has its source's share of the time, half of it; the other source goes on."""
+    monkeypatch.setenv("DACYCLE_CACHE", str(tmp_path / "cache"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/reports.csv"
+        sources = [
+            {"source": "isd", "name": "slow", "path": url, "cutoff": "3h"},
+            {"source": "isd", "path": str(folder), "cutoff": "3h", "received": "mtime"},
+        ]
+        path = write_experiment(tmp_path, world, "waiting", observations=sources)
+        waiting = load_experiment(path).model_copy(update={"fetch_limit": pd.Timedelta("4s")})
+        begun = time.monotonic()
+        archive = Archive(tmp_path / "archive", create=True)
+        (cycle,) = run_due_cycles(waiting, archive, now=pd.Timestamp("2024-01-02T15:01"))
+        waited = cycle.seconds["observations"]
+    assert 1.5 < waited < 15
+    assert time.monotonic() - begun < 60
+    assert cycle.record.status == "degraded"
+    expected = r"source slow could not be read: .*reports\.csv.*(not whole after 2 s|timed out)"
+    assert re.search(expected, cycle.record.reason)
+    assert cycle.record.sources["isd"].found > 0
 
 
 def test_a_cycle_that_is_left_with_too_little_is_degraded(experiment, folder, tmp_path):

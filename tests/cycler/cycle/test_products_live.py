@@ -1,9 +1,12 @@
 """Experiments whose reference or start is a product: ERA5 in Zarr, a folder of analyses in GRIB; and what it holds."""
 
+import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from typer.testing import CliRunner
@@ -14,13 +17,14 @@ from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
-from dacycle.cycler.experiment import ExperimentError
+from dacycle.cycler.experiment import ExperimentError, load_experiment
+from dacycle.cycler.operations.service import Service
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.worlds.reference import ProductReference
 from tests.conftest import TinyWorld
-from tests.cycler import replays
+from tests.cycler import replays, tiny
 from tests.forecast_adapter.made import START, made_state, write_grib
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
@@ -82,6 +86,36 @@ def test_an_incomplete_analysis_is_named(world: TinyWorld, tmp_path: Path) -> No
     assert ProductReference(folder, get_grid("5.625deg")).missing([START, START + 6]) == []
 
 
+def test_a_damaged_file_of_the_reference_holds_a_live_run_up_until_it_is_mended(
+    world: TinyWorld, era5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ProductReference, "AGAIN", 0.0)
+    store = tmp_path / "era5.zarr"
+    shutil.copytree(era5, store)
+    elsewhere = world_elsewhere(world, tmp_path / "world", str(store))
+    experiment = load_experiment(tiny.write_experiment(tmp_path, TinyWorld(world.name, elsewhere, world.model)))
+    archive = Archive(tmp_path / "archive", create=True)
+    service = Service(experiment, archive, forecasts=False, retry=pd.Timedelta(seconds=0.5))
+    service.run_due(now=tiny.START + pd.Timedelta("3h"))
+    chunks = [path for path in (store / "temperature").rglob("*") if path.is_file() and path.name != "zarr.json"]
+    whole = {path: path.read_bytes() for path in chunks}
+    for path, content in whole.items():
+        path.write_bytes(content[: len(content) // 2])
+    with caplog.at_level("INFO"):
+        thread = threading.Thread(target=service.serve)
+        thread.start()
+        while "trying again" not in caplog.text:
+            thread.join(0.1)
+            assert thread.is_alive(), caplog.text
+        assert "temperature" in caplog.text
+        assert "era5.zarr" in caplog.text
+        for path, content in whole.items():
+            path.write_bytes(content)
+        thread.join(60)
+    assert not thread.is_alive()
+    assert len(tiny.records(archive.folder)) == 2 + tiny.CYCLES
+
+
 class TestStates:
     """`dacycle states`."""
 
@@ -102,6 +136,21 @@ class TestStates:
         assert "missing z (geopotential) on levels 50, 100 hPa" in lines[0]
         assert "whole" in lines[1]
         assert "forecast of 12 h from 2024-03-01T00" in self.run(tmp_path)[1]
+
+    def test_as_json(self, tmp_path: Path) -> None:
+        write_grib(tmp_path / "00.grib2", made_state())
+        write_grib(tmp_path / "06.grib2", made_state(6), [name for name in NAMES if name != "t2m"])
+        (tmp_path / "b.grib2").write_bytes((tmp_path / "00.grib2").read_bytes()[:-100])
+        code, text = self.run(tmp_path, "--json")
+        assert code == 0
+        content = json.loads(text)
+        assert (content["times"], content["grid"]) == (2, {"rows": 13, "columns": 24})
+        assert content["newest_whole"] == "2024-03-01T00:00:00Z"
+        assert [(state["time"], state["whole"]) for state in content["states"]] == [
+            ("2024-03-01T06:00:00Z", False), ("2024-03-01T00:00:00Z", True)
+        ]  # fmt: skip
+        assert "t2m" in content["states"][0]["state"]
+        assert list(content["left_out"]) == ["b.grib2"]
 
     def test_none_is_whole(self, tmp_path: Path) -> None:
         write_grib(tmp_path / "a.grib2", made_state(), ["t2m"])

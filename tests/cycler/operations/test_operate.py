@@ -21,6 +21,8 @@ from dacycle.cycler.operations.doctor import Finding, check_experiment, check_in
 from dacycle.cycler.operations.service import Service
 from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter.models.onnxfile import read_metadata, write_metadata
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
 from tests.worlds import make_model, register_doubles
 
@@ -194,6 +196,26 @@ def test_serve_waits_for_another_writer_and_tries_again(
         thread.join(60)
     assert not thread.is_alive()
     assert len(records(tmp_path / "archive")) == 2 + CYCLES
+
+
+@pytest.mark.parametrize("error", [StateError, ReferenceDataError, OSError])
+def test_serve_tries_again_after_what_may_pass(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    experiment = load_experiment(write_experiment(tmp_path, world))
+    archive, run, calls = Archive(tmp_path / "archive", create=True), replay.run_due_cycles, []
+
+    def failing_once(*arguments: Any, **options: Any) -> list[replay.Cycle]:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise error("06.grib2, 2024-01-02T06: truncated")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(replay, "run_due_cycles", failing_once)
+    with caplog.at_level("INFO"):
+        Service(experiment, archive, forecasts=False, retry=pd.Timedelta(seconds=0.1)).serve()
+    assert "06.grib2, 2024-01-02T06: truncated; trying again" in caplog.text
+    assert len(records(archive.folder)) == 2 + CYCLES
 
 
 def test_a_service_keeps_the_free_run_up_and_goes_on_without_it(

@@ -151,6 +151,18 @@ class TestCommand:
         with xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as dataset:
             assert pd.DatetimeIndex(dataset["time"].values).tolist() == [TIMES[1]]
 
+    def test_the_originating_centre(self, run: Branch, tmp_path: Path) -> None:
+        out = tmp_path / "a.grib2"
+        code, said = self.call(run, "run@20240102T06", "--out", str(out), "--centre", "98")
+        assert code == 0, said
+        with out.open("rb") as file:
+            message = eccodes.codes_grib_new_from_file(file)
+            assert eccodes.codes_get(message, "centre") == "ecmf"
+            eccodes.codes_release(message)
+        code, said = self.call(run, "run@20240102T06", "--out", str(out), "--centre", "70000")
+        assert code == 2
+        assert "65535" in said
+
     def test_a_stretch_replaces_what_was_there(self, run: Branch, tmp_path: Path) -> None:
         out = str(tmp_path / "a.zarr")
         for since, count in (("20240102T00", 3), ("20240102T06", 2)):

@@ -21,7 +21,7 @@ from dacycle.forecast_adapter.worlds.manifest import DatasetError, Manifest, ver
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import WorldError, build_world, load_world
 from tests.conftest import TinyWorld
-from tests.forecast_adapter.made import chunks
+from tests.forecast_adapter.made import START, chunks, made_state, write_grib
 from tests.worlds import profile
 
 FIRST = np.datetime64("2024-01-30T00", "h")
@@ -74,6 +74,14 @@ def made(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.nc"))}
+
+
+def test_what_a_product_in_grib_lacks_is_said(tmp_path: Path) -> None:
+    write_grib(tmp_path / "00.grib2", made_state())
+    manifest = build_dataset(str(tmp_path / "00.grib2"), tmp_path / "made", GRID, np.array([START]))
+    (note,) = [note for note in manifest.notes if "cannot be drawn" in note]
+    for name in ("total_precipitation_6hr", "outgoing_longwave_radiation", "2m_dewpoint_temperature", "GRIB"):
+        assert name in note
 
 
 class TestDataset:
