@@ -96,7 +96,7 @@ class AnalysisNetwork(nn.Module):
         for name, value in vars(constants).items():
             shaped = value[:, None, None] if value.ndim == 1 else value
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(shaped, np.float32)))
-        is_rain = torch.tensor([plane == "tp6h" for plane in planes])[:, None, None]
+        is_rain = torch.tensor([plane == "tp6h" for plane in planes], dtype=torch.bool)[:, None, None]
         self.register_buffer("is_rain", is_rain, persistent=False)
         # An export calibrates the spread of each channel with this factor (`export.assimilator`).
         self.register_buffer("calibration", torch.ones(CHANNEL_COUNT, 1, 1), persistent=False)

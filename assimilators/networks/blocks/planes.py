@@ -21,15 +21,17 @@ WIDTH = 64
 
 
 class PlaneOperator(nn.Module):
-    """Apply a perceptron to each column: (B, inputs, H, W) -> (B, planes, H, W), all normalised."""
+    """Apply a perceptron to each column: (B, inputs, H, W) -> (B, planes, H, W), all normalised; `planes` may be 0."""
 
     def __init__(self, inputs: int, planes: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(inputs, WIDTH, 1), nn.SiLU(), nn.Conv2d(WIDTH, planes, 1))
+        self.planes = planes
+        # one output at least: a convolution without any cannot run
+        self.layers = nn.Sequential(nn.Conv2d(inputs, WIDTH, 1), nn.SiLU(), nn.Conv2d(WIDTH, max(planes, 1), 1))
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.layers(x) if self.planes else x[:, :0]
 
     def slope(self, x: Tensor) -> Tensor:
         """Return the derivative of the hidden layer's activation at columns (B, inputs, H, W); for `tangent`."""
@@ -40,7 +42,8 @@ class PlaneOperator(nn.Module):
     def tangent(self, slope: Tensor, change: Tensor) -> Tensor:
         """Return the change of the planes, to first order, for a change (B, n, H, W) of the first n inputs."""
         first, _, second = (cast(Any, layer) for layer in self.layers)
-        return functional.conv2d(slope * functional.conv2d(change, first.weight[:, : change.shape[1]]), second.weight)
+        changed = slope * functional.conv2d(change, first.weight[:, : change.shape[1]])
+        return functional.conv2d(changed, second.weight) if self.planes else change[:, :0]
 
     def fit(self, inputs: Tensor, targets: Tensor, seed: int, updates: int = UPDATES) -> Tensor:
         """Fit to (n, inputs, H, W) and (n, planes, H, W); every fifth of the n is held out.
@@ -48,6 +51,8 @@ class PlaneOperator(nn.Module):
         Returns:
             (planes,) root mean square error on the held-out targets.
         """
+        if not self.planes:
+            return torch.zeros(0)
         held_out = torch.arange(len(inputs)) % 5 == 0
         columns, truth = (x[~held_out].transpose(0, 1).flatten(1) for x in (inputs, targets))
         generator = torch.Generator().manual_seed(seed)
