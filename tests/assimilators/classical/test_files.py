@@ -22,8 +22,11 @@ from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.worlds.reference import Reference, write_times
+from tests.worlds import profile
 
 GRID = get_grid("5.625deg")
+MEAN, UNIT = (values[:, None, None] * np.float32(factor) for values, factor in zip(profile(), (1, 0.05), strict=True))
+"""State of number 0, and what is added from one to the next, (69, 1, 1), SI."""
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -124,13 +127,18 @@ class Drifting:
     world: str = "somewhere"
     digest: str = "0" * 64
     grid: Grid = GRID
-    starts: list[float] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
 
     def forecast(self, previous: NDArray, current: NDArray, steps: int) -> Iterator[NDArray]:
-        np.testing.assert_allclose(current - previous, 1.0, atol=1e-3)
-        self.starts.append(float(current[0, 0, 0, 0]))
+        np.testing.assert_allclose((current - previous) / UNIT, 1.0, atol=0.02)
+        self.starts.append(number_of(current))
         for step in range(1, steps + 1):
-            yield current + step * (1 + self.bias)
+            yield current + step * (1 + self.bias) * UNIT
+
+
+def number_of(states: NDArray) -> int:
+    """Return which state of its year, from 0, the first of states (B, 69, H, W) is."""
+    return round(float((states[0, 0, 0, 0] - profile()[0][0]) / UNIT[0, 0, 0]))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +147,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     for first in ("2001-12-29T00", "2003-01-01T00"):
         times = np.datetime64(first, "h") + 6 * np.arange(20)
         states = [
-            to_dataset(make_state(np.full((len(NAMES), *GRID.shape), i, np.float32), GRID, time))
+            to_dataset(make_state(np.float32(i) * UNIT + np.broadcast_to(MEAN, (len(NAMES), *GRID.shape)), GRID, time))
             for i, time in enumerate(times)
         ]
         write_times(xr.concat(states, "time"), folder / f"{first[:7]}.nc")
@@ -150,7 +158,7 @@ def test_errors_are_forecast_minus_reference_at_every_lead(reference: Reference)
     errors, leads = draw_forecast_errors(Drifting(), reference, [6, 12, 24], members=9, seed=1, years=[2001, 2003])
     assert sorted(leads) == [6, 6, 6, 12, 12, 12, 24, 24, 24]
     for error, lead in zip(errors, leads, strict=True):
-        np.testing.assert_allclose(error, 0.1 * lead / 6, atol=1e-4)
+        np.testing.assert_allclose(error / UNIT, 0.1 * lead / 6, atol=0.02)
 
 
 def test_drawing_is_repeatable_spread_over_the_years_and_never_leaves_one(reference: Reference) -> None:
@@ -171,18 +179,19 @@ def test_estimated_ensemble_is_centred_and_long_leads_do_not_dominate(reference:
     @dataclass
     class Noisy(Drifting):
         def forecast(self, previous: NDArray, current: NDArray, steps: int) -> Iterator[NDArray]:
-            generator = np.random.default_rng(int(current[0, 0, 0, 0]) * 100 + steps)
+            generator = np.random.default_rng(number_of(current) * 100 + steps)
             for step in range(1, steps + 1):
-                yield current + step + generator.normal(0, step, current.shape).astype(np.float32)
+                yield current + (step + generator.normal(0, step, current.shape).astype(np.float32)) * UNIT
 
     error = estimate_background_error(
         Noisy(), reference, SomeWorld(), leads=[6, 24], members=10, seed=1, years=[2001], tuning=Tuning()
     )
-    np.testing.assert_allclose(error.members.mean(axis=0), 0, atol=1e-4)
-    sizes = error.members.std(axis=(1, 2, 3))
+    members = error.members / UNIT
+    np.testing.assert_allclose(members.mean(axis=0), 0, atol=1e-4)
+    sizes = members.std(axis=(1, 2, 3))
     assert sizes.max() < 1.2 * sizes.min()
     expected = np.sqrt((1 + 16) / 2)  # both leads' mean square
-    assert error.std[index("z500")] == pytest.approx(expected, rel=0.1)
+    assert error.std[index("z500")] / UNIT[index("z500"), 0, 0] == pytest.approx(expected, rel=0.1)
     assert error.provenance["leads"] == [6, 24]
 
 

@@ -43,8 +43,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     dataset = xr.concat([to_dataset(make_state(f, GRID, t)) for f, t in zip(fields, times, strict=True)], "time")
     layout = ("time", "latitude", "longitude")
     dataset["outgoing_longwave_radiation"] = (layout, (radiation(fields) + noise).astype(np.float32))
-    for name in ("total_precipitation_6hr", "2m_dewpoint_temperature", "surface_pressure"):
-        dataset[name] = (layout, np.ones((len(times), *GRID.shape), np.float32))
     write_times(dataset, folder / "2003-01.nc")
     return Reference(Path(folder))
 

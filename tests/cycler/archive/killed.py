@@ -34,10 +34,10 @@ def die(*_: object, **__: object) -> None:
 def _before_append(kind: str) -> None:
     original = Store.append
 
-    def append(self, branch, groups, message, metadata=None):
+    def append(self, branch, groups, message, *rest):
         if message.startswith(kind):
             die()
-        return original(self, branch, groups, message, metadata)
+        return original(self, branch, groups, message, *rest)
 
     Store.append = append
 
@@ -53,13 +53,13 @@ def _after_append() -> None:
 
 
 def _inside_commit() -> None:
-    original = icechunk.Session.commit
+    original = icechunk.Session.flush
 
-    def commit(*args, **kwargs):
+    def flush(*args, **kwargs):
         threading.Timer(0.003, die).start()
         return original(*args, **kwargs)
 
-    icechunk.Session.commit = commit
+    icechunk.Session.flush = flush
 
 
 AIMS: dict[str, Callable[[], None]] = {
@@ -82,13 +82,13 @@ def killed(aim: str, experiment: Experiment, archive: Path, rng: random.Random) 
         AIMS.get(aim, lambda: None)()
         run_due_cycles(experiment, Archive(archive, create=True), progress=lambda cycle: os.write(writing, b"."))
         os._exit(0)
+    os.close(writing)  # so that reading ends with the child
     if aim not in AIMS:
         os.read(reading, 1)
         time.sleep(rng.uniform(0, 0.3))
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     os.close(reading)
-    os.close(writing)
     return os.waitstatus_to_exitcode(status)
 
 
