@@ -36,13 +36,15 @@ def load_stations(path: Path | str | None, packaged: str) -> pd.DataFrame:
 
     Raises:
         ObservationError: the file cannot be read, lacks a column or a field, has something else than a number in one,
-            or lists a station twice; names the line.
+            lists a station twice or none at all; names the line.
     """
     file = Path(path) if path is not None else Path(__file__).with_name(f"{packaged}.csv")
     stations = read_csv(file)
     missing = [name for name in _COLUMNS if name not in stations]
     if missing:
         raise ObservationError(f"{file}: a station list needs the column {', '.join(missing)}")
+    if stations.empty:
+        raise ObservationError(f"{file}: lists no station")
     _refuse((stations[list(_COLUMNS)] == "").any(axis=1), file, "an empty field")
     numbers = stations[list(_NUMBERS)].apply(pd.to_numeric, errors="coerce")
     _refuse(~np.isfinite(numbers).all(axis=1), file, f"something else than a number in {', '.join(_NUMBERS)}")

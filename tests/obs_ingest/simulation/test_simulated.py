@@ -163,6 +163,9 @@ def test_a_station_list_of_ones_own(tiny, tmp_path):
     path.write_text("station,latitude,longitude,elevation\nA,50,10,3\nA,51,10,3\n")
     with pytest.raises(ObservationError, match=r"mine\.csv: A is listed twice"):
         read(tiny, "stations", network=path)
+    path.write_text("station,latitude,longitude,elevation\n")
+    with pytest.raises(ObservationError, match=r"mine\.csv: lists no station"):
+        read(tiny, "stations", network=path)
 
 
 def test_the_packaged_networks_look_like_real_ones():
