@@ -191,12 +191,9 @@ class Reference:
         Raises:
             ReferenceDataError: one is there at a part of the times only; names fields, years and the remedy.
         """
-        lacking: dict[str, list[np.datetime64]] = {short: [] for short in EXTRA_FIELDS}
-        count = 0
-        for count, time in enumerate(times, 1):  # noqa: B007
-            for short in lacking.keys() - set(self.surface_names(time)):
-                lacking[short].append(time)
-        partly = {short: absent for short, absent in lacking.items() if 0 < len(absent) < count}
+        there = {time: self.surface_names(time) for time in times}
+        lacking = {short: [time for time, names in there.items() if short not in names] for short in EXTRA_FIELDS}
+        partly = {short: absent for short, absent in lacking.items() if 0 < len(absent) < len(there)}
         if partly:
             raise ReferenceDataError(f"{self.folder}: {_partly(partly)}")
         return tuple(short for short, absent in lacking.items() if not absent)
