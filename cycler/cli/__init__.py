@@ -129,6 +129,11 @@ class Commands(TyperGroup):
             rest = _with_present_names(name, rest)
         return name, command, rest
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the list of commands."""
+        _hide_types_of_flags(self, ctx)
+        super().format_help(ctx, formatter)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command, with its log records on standard error and the exit status that its error states."""
         # these import pydantic, which the help does not need
@@ -168,15 +173,28 @@ def _with_present_names(command: str, arguments: list[str]) -> list[str]:
 
 
 def _prepare_help(command: Any, context: Any) -> None:
-    """Let the help of a command show its brackets, which rich would take for markup, and no type of its flags."""
-    command.help = command.help and _as_written(command.help)
+    """Let the help of a command show its brackets, which rich would take for markup, and no type of its flags.
+
+    Paragraphs are filled to the width of the terminal, not broken where the source breaks them.
+    """
+    command.help = command.help and _as_written(_fill(command.help))
     for parameter in command.get_params(context):
         if getattr(parameter, "help", None):
             parameter.help = _as_written(parameter.help)
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
+    _hide_types_of_flags(command, context)
     for part in getattr(command, "commands", {}).values():
         _prepare_help(part, context)
+
+
+def _hide_types_of_flags(command: Any, context: Any) -> None:
+    for parameter in command.get_params(context):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+
+
+def _fill(text: str) -> str:
+    """Return paragraphs without line breaks of their own."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _as_written(text: str) -> str:

@@ -112,4 +112,14 @@ def test_former_names_of_options_are_understood(world, tmp_path):
     help_text = CliRunner().invoke(app, ["errors", "--help"]).stdout
     assert "--since" in help_text
     assert "--from" not in help_text
-    assert "<bool>" not in help_text.replace("--help            <bool>", "")
+    assert "<bool>" not in help_text
+
+
+def test_help_fills_its_lines():
+    """Paragraphs are not broken where the source breaks them, which is wider than a terminal."""
+    help_text = CliRunner().invoke(app, ["errors", "--help"]).stdout
+    text = "\n".join(line.strip() for line in help_text.partition("Arguments")[0].splitlines()[3:])
+    paragraphs = [paragraph.splitlines() for paragraph in text.split("\n\n")]
+    assert len(paragraphs) > 2
+    assert all(len(line) > 60 for lines in paragraphs for line in lines[:-1])
+    assert "<bool>" not in CliRunner().invoke(app, ["--help"]).stdout
