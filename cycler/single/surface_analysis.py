@@ -22,6 +22,8 @@ __all__ = ["BACKGROUND_ERROR", "Analyser", "Scores", "SingleAnalysis"]
 
 BACKGROUND_ERROR = {"t2m": 2.0, "msl": 150.0, "u10": 2.0, "v10": 2.0}
 """Errors (SI) of a forecast of one or two days, which the background check assumes before any are estimated."""
+USUAL_LENGTH_KM = 250.0
+"""Correlation length of such errors near the surface, as a proposal where none can be estimated."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class SingleAnalysis:
         statistics: by channel, the error statistics as used.
         lapse_rate: K per m, with which H moves 2-metre temperature to the stations' heights; 0 where none is needed.
         height: (rows,) m, of each station above the model's ground.
+        spacing_km: largest distance between neighbouring points of the background.
     """
 
     values: dict[str, NDArray]
@@ -56,6 +59,7 @@ class SingleAnalysis:
     statistics: dict[str, ErrorStatistics]
     lapse_rate: float
     height: NDArray
+    spacing_km: float
 
     def scores(self, channel: str, use: str) -> Scores:
         """Return the departures of a channel at the stations of one use (`assimilated` or `withheld`)."""
@@ -133,7 +137,9 @@ class Analyser:
         if not analysed:
             raise ObservationError(self._why_none(table))
         table = add_departures(table, equivalents, self._operator({**values, **analysed}, rate))
-        return SingleAnalysis(analysed, table, statistics, rate, self._operator.height)
+        return SingleAnalysis(
+            analysed, table, statistics, rate, self._operator.height, self._operator.stencil.spacing_km
+        )
 
     def _lapse_rate(self, usable: NDArray[np.bool_]) -> float:
         rows = self._operator.of("t2m") & usable
@@ -158,7 +164,11 @@ class Analyser:
         try:
             return estimate_statistics(self._stations[rows], departures, self._reach_km)
         except AssimilatorError as error:
-            raise AssimilatorError(f"{channel}: {error}") from None
+            assumed = float(_rms(self._table["error"].to_numpy()[rows]))
+            raise AssimilatorError(
+                f"{channel}: {error}; usual are --channel {channel} --background-error {BACKGROUND_ERROR[channel]:g} "
+                f"--observation-error {assumed:.2g} --length {USUAL_LENGTH_KM:g}"
+            ) from None
 
     def _errors(self, errors: NDArray, channel: str, rows: NDArray, statistics: ErrorStatistics) -> NDArray:
         """Return the errors (n,), a channel's scaled to the estimated error; their growth with time is kept."""

@@ -30,6 +30,7 @@ __all__ = [
     "PointFields",
     "Stencil",
     "check_writable",
+    "holds_orography",
     "positions",
     "read_orography",
     "read_points",
@@ -152,6 +153,23 @@ def read_orography(path: Path) -> PointFields:
     return ground
 
 
+def holds_orography(path: Path) -> bool:
+    """Return whether a file of fields also holds the height of the ground, which `read_orography` then reads.
+
+    Raises:
+        StateError: the file cannot be read.
+    """
+    if is_grib(path):
+        return any(_is_orography(message, path) for message in messages(path))
+    with reading(path, StateError), xr.open_dataset(path) as dataset:
+        return "geopotential_at_surface" in dataset
+
+
+def _is_orography(message: int, path: Path) -> bool:
+    with reading(path, StateError):
+        return key_of(message, "shortName") in _HEIGHTS and key_of(message, "typeOfLevel") == "surface"
+
+
 def _netcdf_orography(path: Path) -> PointFields:
     with reading(f"{path}: geopotential_at_surface(latitude, longitude)", StateError), xr.open_dataset(path) as dataset:
         ground = dataset["geopotential_at_surface"].transpose("latitude", "longitude").load()
@@ -162,11 +180,10 @@ def _netcdf_orography(path: Path) -> PointFields:
 def _grib_orography(path: Path) -> PointFields:
     unfit: list[str] = []
     for message in messages(path):
+        if not _is_orography(message, path):
+            continue
         with reading(path, StateError):
-            name, kind = key_of(message, "shortName"), key_of(message, "typeOfLevel")
-            if name not in _HEIGHTS or kind != "surface":
-                continue
-            reason, time = why_unfit(message), valid_time(message)
+            name, reason, time = key_of(message, "shortName"), why_unfit(message), valid_time(message)
         if reason:
             unfit.append(f"{name}, {reason}")
             continue

@@ -23,6 +23,7 @@ from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.points import (
     PointFields,
     check_writable,
+    holds_orography,
     read_orography,
     read_points,
     write_points,
@@ -36,6 +37,8 @@ from dacycle.obs_ingest.window import Window
 __all__ = ["app"]
 
 app = typer.Typer()
+HALF_AT = 1.7
+"""A correlation falls to a half at this multiple of its length (`ErrorStatistics.length_km`)."""
 
 
 @app.command()
@@ -55,7 +58,10 @@ def analyse(
     increments: Annotated[Path | None, typer.Option(help="File of analysis minus background.")] = None,
     time: Annotated[str | None, typer.Option(help="The time to analyse, if the background holds several.")] = None,
     channel: Annotated[list[str] | None, typer.Option(help="Only this channel; may be repeated.")] = None,
-    orography: Annotated[Path | None, typer.Option(help="The model's orography, GRIB or netCDF, any grid.")] = None,
+    orography: Annotated[
+        Path | None,
+        typer.Option(help="The model's orography, GRIB or netCDF, any grid; default: the background's file."),
+    ] = None,
     lapse_rate: Annotated[
         float | None,
         typer.Option(help="Lapse rate, K/km, from orography to station; default: fitted to the departures."),
@@ -92,6 +98,8 @@ def analyse(
         if path is not None:
             check_writable(path, fields)
     table = _read(observations, Window(fields.time))
+    if orography is None and holds_orography(background):
+        orography = background
     analyser = Analyser(
         fields,
         table,
@@ -212,6 +220,12 @@ def _notes(
         notes.append(f"H moves t2m to the stations' heights above {ground}, by {rate}")
         if orography is None:
             notes.append("the model's orography is not known; --orography gives it")
+    notes += [
+        f"{name}: errors are correlated over {statistics.length_km:.0f} km only, and the background's points are "
+        f"{analysis.spacing_km:.0f} km apart: most observations change nothing; --length gives another length"
+        for name, statistics in analysis.statistics.items()
+        if 2 * HALF_AT * statistics.length_km < analysis.spacing_km
+    ]
     unseen = [name for name in fields.values if name not in analysis.values]
     if unseen:
         notes.append(f"no usable observation of {', '.join(unseen)}: written as in the background")

@@ -149,6 +149,41 @@ class TestRealPair:
         failed(run(*grib, *bufr, "--out", out, "--time", "2018-11-21T00"), "nothing is valid at")
         assert not out.exists()
 
+    def test_orography_in_the_file_of_the_background(self, shared: Path, tmp_path: Path) -> None:
+        background = tmp_path / "with_ground.grib"
+        with open(shared / GRIB, "rb") as file:
+            ground = eccodes.codes_clone(message := eccodes.codes_grib_new_from_file(file))
+        eccodes.codes_set(ground, "paramId", 129)
+        eccodes.codes_set_values(ground, np.full(eccodes.codes_get_size(ground, "values"), 3000.0))
+        with open(background, "wb") as file:
+            for each in (message, ground):
+                eccodes.codes_write(each, file)
+        result = run(
+            *("--background", background, "--observations", shared / BUFR, "--out", tmp_path / "a.grib"),
+            *("--background-error", 2, "--observation-error", 1, "--length", 5, "--lapse-rate", 6),
+        )
+        assert result.exit_code == 0, result.output
+        text = " ".join(result.output.split())
+        assert "above the ground of with_ground.grib" in text
+        assert "t2m: errors are correlated over 5 km only" in text
+
+    def test_errors_that_cannot_be_estimated_are_proposed(self, shared: Path, tmp_path: Path) -> None:
+        table, _ = SynopBufr(shared / BUFR).read(Window(np.datetime64("2018-11-20T12")))
+        pq.write_table(to_arrow(table[table["variable"] == "t2m"].head(60)), tmp_path / "few.parquet")
+        files = (
+            "--background",
+            shared / GRIB,
+            "--observations",
+            tmp_path / "few.parquet",
+            "--out",
+            tmp_path / "a.grib",
+        )
+        result = run(*files, "--lapse-rate", 6)
+        failed(result, "are too few to estimate errors from", "usual are --channel t2m --background-error 2")
+        proposed = re.search(r"usual are (.*)", " ".join(result.output.split()))
+        assert proposed is not None
+        assert run(*files, "--lapse-rate", 6, *proposed[1].split()).exit_code == 0
+
     def test_stricter_checks(self, shared: Path, tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_text("station,variable\n40270,t2m\n10033,t2m\n")
         files = ("--background", shared / GRIB, "--observations", shared / BUFR, "--out", tmp_path / "a.grib")
