@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,6 +15,8 @@ from dacycle.cycler.cycle import replay
 from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations import flows
 from dacycle.cycler.verification.drift import read_scores
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
 from tests.worlds import register_doubles
 
@@ -71,6 +74,27 @@ def test_the_card_shows_the_newest_cycle_and_why_it_is_not_well(world, tmp_path:
     assert card is not None
     assert f"Sparse_1 {END:%Y%m%dT%H}: degraded" in card.data
     assert "fewer than 10000000" in card.data
+
+
+@pytest.mark.parametrize("error", [StateError, ReferenceDataError, OSError])
+def test_a_task_is_tried_again_after_what_may_pass(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """A file in transfer, a network, a disk: the cycles that are committed stay, and the rest follows."""
+    run, calls = replay.run_due_cycles, []
+
+    def failing_after_a_cycle(*arguments: Any, **options: Any) -> list[replay.Cycle]:
+        calls.append(arguments)
+        if len(calls) == 1:
+            run(*arguments, **options, limit=1)
+            raise error("06.grib2, 2024-01-02T06: truncated")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(replay, "run_due_cycles", failing_after_a_cycle)
+    monkeypatch.setattr(flows, "replay_stretch", flows.replay_stretch.with_options(retry_delay_seconds=0))
+    flows.hindcast(str(write_experiment(tmp_path, world)), str(tmp_path / "archive"))
+    assert len(calls) > 1
+    assert len(records(tmp_path / "archive")) == 2 + CYCLES
 
 
 def test_a_changed_experiment_fails_the_flow_with_the_reason(world, tmp_path: Path) -> None:
