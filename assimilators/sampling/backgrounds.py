@@ -27,7 +27,7 @@ from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
-from dacycle.forecast_adapter.worlds.world import World, annual_basis, load_world
+from dacycle.forecast_adapter.worlds.world import World, climatology_basis, load_world
 
 __all__ = [
     "CYCLED",
@@ -117,26 +117,40 @@ class Backgrounds:
         return digest.hexdigest()
 
 
-def systematic_error(backgrounds: Backgrounds) -> NDArray[np.float16]:
-    """Return the mean error that one step of the model adds, by place and season, in standard deviations.
+def systematic_error(backgrounds: Backgrounds, daily: bool = False) -> NDArray[np.float16]:
+    """Return the mean error that one step of the model adds, by place, season and hour, in standard deviations.
 
     It recurs in every cycle and accumulates where nothing is observed, so it is better removed than left to the
     observations (Dee 2005, doi:10.1256/qj.05.137).
 
+    Args:
+        backgrounds: of forecasts, or of forecasts and cycles.
+        daily: whether to tell hours apart: what an hour adds to the day's mean is taken from the shortest lead.
+
     Returns:
-        (5, 69, H, W) float16 coefficients of 1, cos, sin, cos 2, sin 2 of the day of the year: a ridge regression of
-        the errors of 24 h, or of the longest lead below that, divided by their number of steps.
+        (5 or 14, 69, H, W) float16 coefficients of `worlds.world.climatology_basis`: a ridge regression of the errors
+        of 24 h, or of the longest lead below that, divided by their number of steps.
     """
     leads = sorted(set(backgrounds.leads.tolist()) - {CYCLED})
     lead = max((lead for lead in leads if lead <= DAY), default=leads[0])
+    annual = _mean_error(backgrounds, lead, daily=False) * 6 / lead
+    if not daily:
+        return annual.astype(np.float16)
+    hourly = _mean_error(backgrounds, leads[0], daily=True)[len(annual) :] * 6 / leads[0]
+    return np.concatenate([annual, hourly]).astype(np.float16)
+
+
+def _mean_error(backgrounds: Backgrounds, lead: int, daily: bool) -> NDArray[np.float64]:
+    """Return the coefficients (5 or 14, 69, H, W) of a ridge regression of the errors of a lead."""
     samples = np.flatnonzero(backgrounds.leads == lead)
-    basis = annual_basis(backgrounds.times[samples]).astype(float)
-    regression = np.linalg.solve(basis.T @ basis + NOISE * np.eye(5), basis.T) * 6 / lead
-    coefficients = np.zeros((5, *backgrounds.errors.shape[1:]))
+    basis = climatology_basis(backgrounds.times[samples], daily).astype(float)
+    terms = basis.shape[1]
+    regression = np.linalg.solve(basis.T @ basis + NOISE * np.eye(terms), basis.T)
+    coefficients = np.zeros((terms, *backgrounds.errors.shape[1:]))
     for start in range(0, len(samples), BLOCK):
         block = slice(start, start + BLOCK)
         coefficients += np.tensordot(regression[:, block], backgrounds.errors[samples[block]].astype(float), 1)
-    return coefficients.astype(np.float16)
+    return coefficients
 
 
 def year_times(year: int) -> NDArray[np.datetime64]:

@@ -44,7 +44,7 @@ from dacycle.assimilators.training.assimilation import (
     typical_errors,
 )
 from dacycle.assimilators.training.closed_loop import ClosedLoop
-from dacycle.assimilators.training.data import check_complete, load_states, preload, season_weights
+from dacycle.assimilators.training.data import check_complete, hour_weights, load_states, preload, season_weights
 from dacycle.assimilators.training.folder import (
     begin_run,
     check_folder,
@@ -258,6 +258,9 @@ def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
 def _constants(observing: Observing, backgrounds: Backgrounds) -> Constants:
     """Return the statistics of the world, of the backgrounds' errors and of the planes."""
     world, times = observing.world, _some_times(backgrounds)
+    states = [load_states(world.reference, times, world.grid, world.statistics)]
+    season = season_weights(states)
+    hour = hour_weights(states, season, world.land_fraction)
     planes = true_planes(world, times, observing.planes)
     is_rain = [plane == "tp6h" for plane in observing.planes]
     planes[:, is_rain] = np.log1p(planes[:, is_rain])
@@ -268,15 +271,16 @@ def _constants(observing: Observing, backgrounds: Backgrounds) -> Constants:
         plane_mean=planes.mean((0, 2, 3)),
         plane_std=planes.std((0, 2, 3)),
         static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
-        season=season_weights([load_states(world.reference, times, world.grid, world.statistics)]),
-        bias=systematic_error(backgrounds).astype(np.float32),
+        season=season,
+        hour=hour,
+        bias=systematic_error(backgrounds, daily=hour is not None).astype(np.float32),
     )
 
 
 def _some_times(backgrounds: Backgrounds) -> NDArray[np.datetime64]:
-    """Return about `PLANE_STATES` times of the training years, in all seasons."""
+    """Return about `PLANE_STATES` times of the training years, in all seasons, and at all hours: every n-th, n odd."""
     times = np.unique(backgrounds.times)
-    return times[:: max(len(times) // PLANE_STATES, 1)]
+    return times[:: len(times) // PLANE_STATES | 1]
 
 
 def _begin_with(network: Adapted, base: str) -> None:

@@ -22,6 +22,7 @@ from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.backgrounds import year_times
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.models.time_of_state import annual_cycle, hour_predictors
 from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import annual_basis
@@ -31,6 +32,7 @@ __all__ = [
     "Year",
     "check_complete",
     "data_digest",
+    "hour_weights",
     "load_states",
     "preload",
     "read_years",
@@ -41,7 +43,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 RIDGE = 0.01
-"""Ridge of the season's regression, as a share of the number of states."""
+"""Ridge of the regressions for season and hour, as a share of the number of states."""
+UNTOLD = 0.5
+"""Share of the variance of the hour's cos and sin that may stay unexplained where states tell the hour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +143,35 @@ def season_weights(years: list[Year]) -> NDArray[np.float32]:
     weights = np.linalg.solve(centred.T @ centred + ridge, centred.T @ (annual - mean))
     constant = mean - zonal.mean(0) @ weights
     return np.concatenate([weights, constant[None]]).T.astype(np.float32)
+
+
+def hour_weights(
+    years: list[Year], season: NDArray[np.float32], land: NDArray[np.floating]
+) -> NDArray[np.float32] | None:
+    """Return the (2, 2 H + 5) weights that give cos and sin of the hour (UTC) from a state; None: it does not tell.
+
+    A ridge regression on `time_of_state.hour_predictors`. States of a model without a daily cycle do not tell the hour,
+    nor do those at one hour alone.
+
+    Args:
+        years: of the training.
+        season: of `season_weights`.
+        land: (H, W) land fraction.
+    """
+    weights, fraction = torch.from_numpy(season), torch.from_numpy(np.asarray(land, np.float32))
+    parts = [
+        hour_predictors(block, fraction, annual_cycle(block, weights))
+        for year in years
+        for block in year.states.split(256)
+    ]
+    predictors = torch.cat(parts).numpy().astype(float)
+    times = np.concatenate([year.times for year in years])
+    angle = 2 * np.pi * (times.astype("datetime64[h]") - times.astype("datetime64[D]")).astype(float) / 24
+    wanted = np.stack([np.cos(angle), np.sin(angle)], -1)
+    ridge = RIDGE * len(times) * np.eye(predictors.shape[1]) * predictors.var(0).mean()
+    fitted = np.linalg.solve(predictors.T @ predictors + ridge, predictors.T @ wanted)
+    unexplained = np.mean((predictors @ fitted - wanted) ** 2)
+    return fitted.T.astype(np.float32) if unexplained < UNTOLD * wanted.var(axis=0).min() else None
 
 
 def data_digest(years: list[Year]) -> str:

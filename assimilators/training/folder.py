@@ -98,7 +98,7 @@ def write_record(
             return
     write_whole(folder / "recipe.yaml", write_yaml(recipe.model_dump()).encode())
     with whole(folder / "constants.npz") as temporary:
-        np.savez(temporary, **vars(constants))
+        np.savez(temporary, **{name: value for name, value in vars(constants).items() if value is not None})
     write_whole(path, (json.dumps(record, indent=2) + "\n").encode())
 
 

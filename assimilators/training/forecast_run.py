@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators.training.data import (
     Year,
     data_digest,
+    hour_weights,
     load_states,
     read_years,
     season_weights,
@@ -75,8 +76,9 @@ def read_forecast_run(folder: Path) -> tuple[ForecastRecipe, dict[str, Any], Min
 
 def forecast_constants(recipe: ForecastRecipe, world: World, years: list[Year]) -> MiniConstants:
     """Return what the network takes from the world and from the training years."""
-    statistics = world.statistics
-    climate = world.climatology.coefficients[:5].copy()  # its contract has no hour of the day
+    statistics, season = world.statistics, season_weights(years)
+    hour = hour_weights(years, season, world.land_fraction)
+    climate = world.climatology.harmonics(daily=hour is not None).copy()
     climate[0] -= statistics.mean[:, None, None]
     humidity = np.array([channel.variable == "q" for channel in CHANNELS])
     return MiniConstants(
@@ -86,6 +88,7 @@ def forecast_constants(recipe: ForecastRecipe, world: World, years: list[Year]) 
         floor=np.where(humidity, 0.0, -np.inf).astype(np.float32),
         static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
         climate=climate / statistics.std[:, None, None],
-        season=season_weights(years),
+        season=season,
+        hour=hour,
         relaxation=6 / (24 * recipe.relaxation_days),
     )

@@ -7,9 +7,10 @@ that code which feeds them back fails at its first step.
 Normalisation and static fields are constants of the network. Longitude is periodic in every convolution; beyond
 a pole the grid continues along the opposite meridian (rows mirrored, shifted by 180 degrees).
 
-The contract holds neither the date nor the sea-surface temperature. The network estimates the season from the zonal
-mean temperatures and gets the usual 2-m temperature of that season as input. Every step is relaxed slightly towards
-the climate of the season (Newtonian relaxation); otherwise small errors of the largest scales grow over weeks.
+The contract holds neither the date nor the sea-surface temperature. The network estimates the season, and in a world
+with a daily cycle the hour, from the state (`time_of_state`), and gets the usual 2-m temperature of that time and the
+sun's place as input. Every step is relaxed slightly towards the climate of season and hour (Newtonian relaxation);
+otherwise small errors of the largest scales grow over weeks.
 
 The blocks are those of ConvNeXt (Liu et al. 2022, arXiv 2201.03545): a depthwise convolution, a layer norm over
 channels and a pointwise perceptron, added to their input through a learned scale.
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, index
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, index
+from dacycle.forecast_adapter.models.time_of_state import annual_cycle, cycles, hour_of_day, local_time
 
 T2M = index("t2m")
 
@@ -50,9 +52,8 @@ class MiniConstants:
         step_std: (69,) standard deviation of the change of each channel over 6 h, SI.
         floor: (69,) the lowest value that a channel may take (0 for humidity, else -inf).
         static: (4, H, W), see `static_planes`.
-        climate: (5, 69, H, W) normalised coefficients of 1, cos, sin, cos 2, sin 2 of the day of the year.
-        season: (2, 13 H + 1) regression of cos and sin of the day of the year on the normalised zonal mean
-            temperatures of the 13 levels and a constant.
+        climate: (5 or 14, 69, H, W) normalised coefficients of `time_of_state.cycles`.
+        season, hour: weights that give day and hour, see `time_of_state`; an hour of None has no daily cycle.
         relaxation: fraction of the departure from that climate that each step removes.
     """
 
@@ -64,6 +65,7 @@ class MiniConstants:
     climate: NDArray[np.float32]
     season: NDArray[np.float32]
     relaxation: float
+    hour: NDArray[np.float32] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -83,19 +85,6 @@ def static_planes(
     """
     phi = np.deg2rad(np.asarray(latitude, float))[:, None] + np.zeros_like(orography, dtype=float)
     return np.stack([orography / 1000.0, land_fraction, np.sin(phi), np.cos(phi)]).astype(np.float32)
-
-
-def annual_cycle(state: Tensor, season: Tensor) -> Tensor:
-    """Estimate the day of the year from a normalised state (B, 69, H, W); return its 1, cos, sin, cos 2, sin 2, (B, 5).
-
-    Args:
-        state: normalised.
-        season: (2, 13 H + 1), see `MiniConstants`.
-    """
-    zonal = state[:, GROUPS["t"]].mean(-1).flatten(1)
-    estimate = functional.linear(zonal, season[:, :-1], season[:, -1])
-    cos, sin = functional.normalize(estimate, dim=1).unbind(1)
-    return torch.stack([torch.ones_like(cos), cos, sin, cos**2 - sin**2, 2 * cos * sin], dim=1)
 
 
 def pad_sphere(x: Tensor, margin: int) -> Tensor:
@@ -144,6 +133,7 @@ class MiniNetwork(nn.Module):
     static: Tensor
     climate: Tensor
     season: Tensor
+    hour: Tensor | None
 
     def __init__(self, constants: MiniConstants, size: MiniSize) -> None:
         super().__init__()
@@ -160,9 +150,10 @@ class MiniNetwork(nn.Module):
         self._constant("static", constants.static)
         self._constant("climate", constants.climate)
         self._constant("season", constants.season)
+        self._constant("hour", constants.hour)
         self.relaxation = float(constants.relaxation)
 
-        inputs = 2 * CHANNEL_COUNT + len(constants.static) + 3
+        inputs = 2 * CHANNEL_COUNT + len(constants.static) + (3 if constants.hour is None else 5)
         self.stem = nn.Conv2d(inputs, size.fine, 1)
         self.fine_in = Block(size.fine, 3, size.expansion)
         # Space to depth keeps all of the fine grid's information on the coarse one.
@@ -173,18 +164,28 @@ class MiniNetwork(nn.Module):
         self.fine_out = Block(size.fine, 3, size.expansion)
         self.head = nn.Conv2d(size.fine, CHANNEL_COUNT, 1)
 
-    def _constant(self, name: str, value: NDArray[np.float32]) -> None:
-        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
+    def _constant(self, name: str, value: NDArray[np.float32] | None) -> None:
+        self.register_buffer(
+            name, None if value is None else torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+        )
+
+    def _date(self, current: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return day (B, 5) and hour (B, 2) of normalised states; None without a daily cycle."""
+        annual = annual_cycle(current, self.season)
+        return annual, None if self.hour is None else hour_of_day(current, self.hour, self.static[1], annual)
 
     def increment(self, previous: Tensor, current: Tensor) -> Tensor:
         """Return the 6-h change of normalised states (B, 69, H, W), in units of `step_std`."""
         # In units of its own standard deviation: the difference of normalised fields would be tiny.
         change = (current - previous) * (self.std / self.step_std)
-        annual = annual_cycle(current, self.season)
-        warmth = torch.einsum("bs,shw->bhw", annual, self.climate[:, T2M])[:, None]
+        annual, hour = self._date(current)
+        warmth = torch.einsum("bs,shw->bhw", cycles(annual, hour), self.climate[:, T2M])[:, None]
         season = annual[:, 1:3, None, None].expand(-1, -1, *self.static.shape[1:])
         static = self.static.expand(current.shape[0], -1, -1, -1)
-        skip = self.fine_in(self.stem(torch.cat([current, change, static, warmth, season], dim=1)))
+        inputs = [current, change, static, warmth, season]
+        if hour is not None:
+            inputs.append(local_time(hour, *self.static.shape[1:]))
+        skip = self.fine_in(self.stem(torch.cat(inputs, dim=1)))
         deep = self.up(self.coarse(self.down(functional.pixel_unshuffle(skip, 2))))
         y = self.fine_out(self.join(torch.cat([functional.pixel_shuffle(deep, 2), skip], dim=1)))
         return self.head(y)
@@ -193,7 +194,7 @@ class MiniNetwork(nn.Module):
         """Return x(t+6h) from the physical states x(t-6h) and x(t), each (B, 69, H, W), SI."""
         previous, current = (previous - self.mean) / self.std, (current - self.mean) / self.std
         following = current + self.increment(previous, current) * (self.step_std / self.std)
-        climate = torch.einsum("bs,schw->bchw", annual_cycle(current, self.season), self.climate)
+        climate = torch.einsum("bs,schw->bchw", cycles(*self._date(current)), self.climate)
         following = following + self.relaxation * (climate - following)
         return torch.maximum(following * self.std + self.mean, self.floor)
 

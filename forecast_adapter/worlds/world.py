@@ -33,8 +33,18 @@ from dacycle.forecast_adapter.statistics import Statistics
 from dacycle.forecast_adapter.worlds.manifest import DatasetError, is_dataset
 from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS, ProductReference, Reference, ReferenceDataError
 
-__all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", "load_world", "world_folders"]
+__all__ = [
+    "Climatology",
+    "World",
+    "WorldError",
+    "annual_basis",
+    "build_world",
+    "climatology_basis",
+    "load_world",
+    "world_folders",
+]
 
+ANNUAL_TERMS, DAILY_TERMS = 5, 9
 _YEAR = 365.2425
 _HARMONICS = 2
 _WHOLE_DAYS = 300
@@ -83,13 +93,25 @@ class Climatology:
 
     def at(self, time: np.datetime64) -> NDArray[np.float32]:
         """Return the climatology (69, H, W) in SI units at `time`."""
-        return np.tensordot(_basis(np.array([time]), len(self.coefficients))[0], self.coefficients, 1)
+        daily = len(self.coefficients) > ANNUAL_TERMS
+        return np.tensordot(climatology_basis(np.array([time]), daily)[0], self.coefficients, 1)
+
+    def harmonics(self, daily: bool) -> NDArray[np.float32]:
+        """Return the coefficients (5, 69, H, W) of the year, or (14, 69, H, W) of year and day; 0 where none is known.
+
+        Args:
+            daily: whether the day is wanted.
+        """
+        if not daily:
+            return self.coefficients[:ANNUAL_TERMS]
+        absent = ANNUAL_TERMS + DAILY_TERMS - len(self.coefficients)
+        return np.concatenate([self.coefficients, np.zeros((absent, *self.coefficients.shape[1:]), np.float32)])
 
 
-def _basis(times: NDArray, terms: int) -> NDArray[np.float32]:
-    """Return the basis functions (n, terms) of a climatology of 5 or 14 terms."""
+def climatology_basis(times: NDArray, daily: bool) -> NDArray[np.float32]:
+    """Return the basis functions at `times` (n,): (n, 5) of the year, or (n, 14) with those of the day."""
     annual = annual_basis(times)
-    return annual if terms == annual.shape[1] else np.concatenate([annual, daily_basis(times)], axis=1)
+    return np.concatenate([annual, daily_basis(times)], axis=1) if daily else annual
 
 
 def annual_basis(times: NDArray) -> NDArray[np.float32]:
@@ -279,7 +301,7 @@ def build_world(
 def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Return mean (69,), standard deviation (69,) and harmonics (5 or 14, 69, H, W), from one pass over the states."""
     _, counts = np.unique(times.astype("datetime64[D]"), return_counts=True)
-    basis = _basis(times, 14 if (counts == 4).sum() >= _WHOLE_DAYS else 5).astype(np.float64)
+    basis = climatology_basis(times, daily=(counts == 4).sum() >= _WHOLE_DAYS).astype(np.float64)
     weights = reference.grid.weights / reference.grid.weights.sum()
     first = reference.array(times[0]).astype(np.float64)
     projected, total, square = (

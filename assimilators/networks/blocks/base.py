@@ -25,7 +25,7 @@ from dacycle.assimilators.networks.blocks.planes import UPDATES, PlaneOperator
 from dacycle.assimilators.trained.stepping import Stepping
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, PLANES
 from dacycle.forecast_adapter.grid import Grid
-from dacycle.forecast_adapter.models.mini import annual_cycle
+from dacycle.forecast_adapter.models.time_of_state import annual_cycle, cycles, hour_of_day
 
 __all__ = ["AnalysisNetwork", "Constants", "weights_of"]
 
@@ -46,8 +46,9 @@ class Constants:
         error: (69,) the backgrounds' usual error in standard deviations.
         plane_mean, plane_std: (M,) of the observation planes, precipitation after log(1 + x).
         static: (4, H, W) see `forecast_adapter.models.mini.static_planes`.
-        season: (2, 13 H + 1) weights that give the day of the year, see `forecast_adapter.models.mini.annual_cycle`.
-        bias: (5, 69, H, W) the forecast model's mean error, see `sampling.backgrounds.systematic_error`.
+        season, hour: weights that give day and hour, see `forecast_adapter.models.time_of_state`; an hour of None has
+            no daily cycle.
+        bias: (5 or 14, 69, H, W) the forecast model's mean error, see `sampling.backgrounds.systematic_error`.
     """
 
     mean: NDArray[np.float32]
@@ -58,6 +59,7 @@ class Constants:
     static: NDArray[np.float32]
     season: NDArray[np.float32]
     bias: NDArray[np.float32]
+    hour: NDArray[np.float32] | None = None
 
 
 class AnalysisNetwork(nn.Module):
@@ -86,6 +88,7 @@ class AnalysisNetwork(nn.Module):
     static: Tensor
     season: Tensor
     bias: Tensor
+    hour: Tensor | None
     is_rain: Tensor
     calibration: Tensor
     members: Tensor
@@ -94,8 +97,7 @@ class AnalysisNetwork(nn.Module):
         super().__init__()
         self.planes = planes
         for name, value in vars(constants).items():
-            shaped = value[:, None, None] if value.ndim == 1 else value
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(shaped, np.float32)))
+            self.register_buffer(name, None if value is None else _buffer(value))
         is_rain = torch.tensor([plane == "tp6h" for plane in planes], dtype=torch.bool)[:, None, None]
         self.register_buffer("is_rain", is_rain, persistent=False)
         # An export calibrates the spread of each channel with this factor (`export.assimilator`).
@@ -122,7 +124,9 @@ class AnalysisNetwork(nn.Module):
 
     def unbiased(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the normalised background without the model's mean error, and that error in units of ``error``."""
-        bias = torch.einsum("bs,schw->bchw", annual_cycle(state, self.season), self.bias)
+        annual = annual_cycle(state, self.season)
+        hour = None if self.hour is None else hour_of_day(state, self.hour, self.static[1], annual)
+        bias = torch.einsum("bs,schw->bchw", cycles(annual, hour), self.bias)
         return state - bias, bias / self.error
 
     def departures(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,6 +178,11 @@ class AnalysisNetwork(nn.Module):
     def _normalised(self, planes: Tensor) -> Tensor:
         planes = torch.where(self.is_rain, torch.log1p(planes.clamp(min=0)), planes)
         return (planes - self.plane_mean) / self.plane_std
+
+
+def _buffer(value: NDArray[np.float32]) -> Tensor:
+    """Return a constant as a tensor; one value a channel gets the axes of a field."""
+    return torch.from_numpy(np.ascontiguousarray(value[:, None, None] if value.ndim == 1 else value, np.float32))
 
 
 def weights_of(error: Tensor) -> Tensor:
