@@ -174,7 +174,7 @@ def _metadata(
         licence=recipe.licence,
         training={
             "recipe": recipe.digest(),
-            "model": recipe.model,
+            "model": recipe.backgrounds_of or recipe.model,
             "observations": recipe.observations,
             "errors": record.get("errors", FORMER_KIND),
             "years": recipe.training_years,

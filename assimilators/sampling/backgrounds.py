@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators.exceptions import DataError
 from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.grid import conservative_average
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
@@ -175,7 +176,8 @@ def make_forecasts(
     """Write the forecast errors of whole years, a file a month; months that exist are kept.
 
     Args:
-        nature: folder of the reference.
+        nature: folder of the reference, on the model's grid. Where that is finer than the world's, errors are averaged
+            to the world's, on which an assimilator of increments is trained (`assimilators.incremental`).
         folder: of the store.
         years: no forecast leaves its year, because a nature run's years need not follow on each other.
         world, model: their names or files.
@@ -185,14 +187,23 @@ def make_forecasts(
     Raises:
         DataError: a year is incomplete, or on another grid; nothing has been written.
     """
-    check_years(nature, years, world)
+    check_years(nature, years, world, finer=True)
+    data, forecaster = Reference(nature).grid, load_model(model).grid
+    if not data.matches(forecaster):
+        raise DataError(f"{nature}: the data are on a {data.shape} grid, {model} runs on {forecaster.name}")
     make_months(_make_month, folder, years, workers, nature, world, model, tuple(leads))
 
 
-def check_years(nature: Path | str, years: Sequence[int], world: str) -> None:
-    """Raise DataError where a year of the reference is incomplete, or it is on another grid than the world."""
+def check_years(nature: Path | str, years: Sequence[int], world: str, finer: bool = False) -> None:
+    """Raise DataError where a year of the reference is incomplete, or it is on another grid than the world.
+
+    Args:
+        nature, years, world: as for `make_forecasts`.
+        finer: whether a finer grid than the world's will do.
+    """
     reference, home = Reference(nature), load_world(world)
-    if not reference.grid.matches(home.grid):
+    fine = finer and reference.grid.spacing < home.grid.spacing
+    if not (fine or reference.grid.matches(home.grid)):
         raise DataError(f"{nature}: the data are on a {reference.grid.shape} grid, the world's is {home.grid.name}")
     for year in years:
         missing = reference.missing(year_times(year))
@@ -240,14 +251,19 @@ def month_of_forecasts(
 def forecast_errors(
     model: ForecastModel, reference: Reference, world: World, start: np.datetime64, leads: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[np.float16]]]:
-    """Yield lead and error (69, H, W), in standard deviations, of one forecast, up to the end of its year."""
+    """Yield lead and error (69, H, W), in standard deviations, of one forecast, up to the end of its year.
+
+    Model and reference are on one grid; errors on a finer one than the world's are averaged to that.
+    """
     end = (start.astype("datetime64[Y]") + 1).astype("datetime64[h]")
     steps = min(max(leads) // 6, int((end - STEP - start) / STEP))
     previous, current = (reference.array(time)[None] for time in (start - STEP, start))
     for step, state in enumerate(model.forecast(previous, current, steps), 1):
         if 6 * step in leads:
-            truth = reference.array(start + step * STEP)
-            yield 6 * step, ((state[0] - truth) / world.statistics.std[:, None, None]).astype(np.float16)
+            error = state[0] - reference.array(start + step * STEP)
+            if not model.grid.matches(world.grid):
+                error = conservative_average(error, model.grid, world.grid)
+            yield 6 * step, (error / world.statistics.std[:, None, None]).astype(np.float16)
 
 
 def write_backgrounds(backgrounds: Backgrounds, path: Path, world: World) -> None:

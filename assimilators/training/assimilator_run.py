@@ -250,8 +250,9 @@ def _checked_store(recipe: AssimilatorRecipe, world: World) -> Backgrounds:
     folders = ", ".join(map(str, recipe.stores))
     if (backgrounds.leads == CYCLED).all():
         raise DataError(f"{folders}: backgrounds of cycles alone; those of forecasts are needed too")
-    if backgrounds.model != load_model(recipe.model).digest:
-        raise DataError(f"{folders}: backgrounds of another model than {recipe.model}; see `dacycle backgrounds`")
+    maker = recipe.backgrounds_of or recipe.model
+    if backgrounds.model != load_model(maker).digest:
+        raise DataError(f"{folders}: backgrounds of another model than {maker}; see `dacycle backgrounds`")
     return backgrounds
 
 

@@ -121,6 +121,8 @@ class Recipe(Strict):
         content = self.model_dump(exclude={"data", "backgrounds", "in_memory"})
         if content.get("mixed") == MIXED:
             del content["mixed"]  # the share of all recipes that are older than this entry
+        if not content.get("backgrounds_of"):
+            content.pop("backgrounds_of", None)  # so are the backgrounds of another model
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -161,8 +163,10 @@ class AssimilatorRecipe(Recipe):
 
     Attributes:
         method: the network, one of `assimilators.networks.METHODS`.
-        model: the forecast model whose backgrounds are corrected, by name or file.
+        model: the forecast model that cycles in validation and in closed-loop rounds, by name or file.
         backgrounds: folders of the stores that `dacycle backgrounds` makes; one may be written without a list.
+        backgrounds_of: the model that made them, where that is another: one on a finer grid, which the assimilator is
+            to give increments to.
         observations: sources as in an experiment, drawn from the reference.
         epochs, epoch_samples: passes, and samples in each; every sample has observations of its own.
         workers: processes that draw observations beside the training.
@@ -184,6 +188,7 @@ class AssimilatorRecipe(Recipe):
     method: str
     model: str
     backgrounds: Folders
+    backgrounds_of: str = ""
     observations: list[dict[str, Any]] = Field(min_length=1)
     epochs: int = Field(gt=0)
     epoch_samples: int

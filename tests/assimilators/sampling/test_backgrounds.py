@@ -1,5 +1,6 @@
 """Stores of backgrounds hold the errors of the model; a damaged or incomplete store raises an error."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5netcdf
@@ -23,6 +24,7 @@ from dacycle.assimilators.sampling.cycled_backgrounds import cycled_errors_betwe
 from dacycle.assimilators.sampling.cycles import run_chain
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.grid import conservative_average, get_grid
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, annual_basis
@@ -51,6 +53,18 @@ def test_errors_are_forecast_minus_truth_in_standard_deviations(world: TinyWorld
         assert read.times[row] == times[4 + step]
         expected = (states[step - 1][0] - reference.array(times[4 + step])) / tiny.statistics.std[:, None, None]
         np.testing.assert_allclose(read.errors[row], expected, atol=2e-3, rtol=1e-3)
+
+
+def test_errors_of_a_finer_model_are_averaged_to_the_grid_of_the_world(world: TinyWorld, tiny: World) -> None:
+    """An assimilator of increments on a coarse grid learns from the errors of the model that it corrects."""
+    model, coarse = load_model(world.model), replace(tiny, grid=get_grid("16x32"))
+    fine = forecast_errors(model, tiny.reference, tiny, tiny.reference.times[4], (6, 24))
+    for (lead, error), (same, averaged) in zip(
+        fine, forecast_errors(model, tiny.reference, coarse, tiny.reference.times[4], (6, 24)), strict=True
+    ):
+        assert (lead, averaged.shape) == (same, (69, 16, 32))
+        expected = conservative_average(error.astype(np.float32), tiny.grid, coarse.grid)
+        np.testing.assert_allclose(averaged, expected, atol=2e-3, rtol=2e-3)
 
 
 def test_a_value_that_is_not_finite_is_named(tiny: World, store: Path) -> None:
