@@ -110,8 +110,9 @@ def init(
 ) -> None:
     """Write a commented experiment for a situation, and say what it still needs.
 
-    The situations: the demonstration, ERA5 at 5.625 degrees on a laptop (era5), FengWu at 0.25 or 1.40625 degrees
-    on past years (fengwu, fengwu-1.40625deg), and FengWu live. What a situation needs beside the experiment is named with the command that gets it.
+    The situations: the demonstration, ERA5 at 5.625 degrees on a laptop (era5), FengWu at 0.25 or 1.40625 degrees on
+    past years (fengwu, fengwu-1.40625deg), and FengWu live. What a situation needs beside the experiment is named with
+    the command that gets it.
 
     Example: dacycle init live feed.yaml
     """

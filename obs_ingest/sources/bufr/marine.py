@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.sources.bufr.decoder import Report
-from dacycle.obs_ingest.sources.bufr.messages import ECMWF, NOT_STATED, BufrSource, Header
+from dacycle.obs_ingest.sources.bufr.headers import ECMWF, NOT_STATED, Header
+from dacycle.obs_ingest.sources.bufr.messages import BufrSource
 from dacycle.obs_ingest.sources.bufr.synop import MARINE, surface_records
 from dacycle.obs_ingest.sources.surface import at_sea, surface_table
 from dacycle.obs_ingest.window import Window

@@ -6,11 +6,10 @@ reports of each six hours of it, are pure functions of its content, and are `kep
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,79 +17,19 @@ from numpy.typing import NDArray
 
 from dacycle.common.foreign import reading
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
-from dacycle.obs_ingest.sources.bufr.decoder import Receipt, Report, Undecoded, decode
+from dacycle.obs_ingest.sources.bufr.decoder import Report, Undecoded, decode
+from dacycle.obs_ingest.sources.bufr.headers import ECMWF, MARGIN, Header, Scan, content, scan_file
+from dacycle.obs_ingest.sources.bufr.reports import is_placed, receipt_time
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
 from dacycle.obs_ingest.sources.kept import kept
-from dacycle.obs_ingest.sources.versions import SUPERSEDED, heading_version, superseded
-from dacycle.obs_ingest.table import ObservationError, is_position
+from dacycle.obs_ingest.sources.versions import SUPERSEDED, superseded
+from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
-__all__ = [
-    "ECMWF",
-    "NOT_STATED",
-    "BufrFiles",
-    "BufrSource",
-    "Header",
-    "data_category",
-    "exact_time",
-    "report_time",
-    "station_name",
-    "whole_messages",
-]
+__all__ = ["BufrFiles", "BufrSource"]
 
-ECMWF = 98
-NOT_STATED = 255
-"""The international sub-category of messages that do not state one, as all before edition 4."""
-
-_MARGIN = np.timedelta64(3, "h")  # a bulletin's header time may differ from its reports' times by this much
 _BATCH = 1000  # messages in memory at a time
-_BLOCK = 1 << 16
-_HEADING_LENGTH = 100  # bytes before a message in which the heading of its bulletin stands
-_VERSIONS = 1000  # more than `versions` has for bulletins
-_ANONYMOUS = ("SHIP", "BUOY", "PLAT", "RIGG")  # call signs of whoever does not want to be named
-_NEEDED = ("year", "month", "day", "hour", "latitude", "longitude")
 _PART = 6 * 3600  # s; reports are decoded and kept by parts, such as the messages of 06:00:01 to 12:00 UTC
-
-
-@dataclass(frozen=True)
-class Header:
-    """What sections 0 and 1 say of a message's content.
-
-    Attributes:
-        international: the international sub-category, or `NOT_STATED`.
-        subcategory: the local one.
-    """
-
-    centre: int
-    category: int
-    international: int
-    subcategory: int
-    local_section: bool
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """The n messages of a file.
-
-    Attributes:
-        start, end: (n,) where they are.
-        time: (n,) of their headers; NaT where a message is cut off or damaged.
-        version: (n,) which version of its reports each holds: its update sequence number, then the heading of its
-            bulletin.
-        headers: the different headers.
-        header: (n,) which of them each has; -1 where it is cut off or damaged.
-    """
-
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    time: NDArray[np.datetime64]
-    version: NDArray[np.int64]
-    headers: list[Header]
-    header: NDArray[np.int64]
-
-    def near(self, window: Window) -> NDArray[np.bool_]:
-        """Return which messages can hold a report of the window, by the time of their headers."""
-        return (self.time > window.start - _MARGIN) & (self.time <= window.end + _MARGIN)
 
 
 @dataclass(frozen=True)
@@ -144,7 +83,7 @@ class BufrFiles:
         self._files = Files(source, path, ("*.bufr", "*.bfr"), self._holds, latency, received)
         self._reader, self._unwanted = Path(__file__).with_name(reader), unwanted
         self._records, self._options = records, (reader, *options)
-        self._scan = Remembered(_kept_scan)
+        self._scan = Remembered(scan_file)
         self._span = Remembered(self._times)
 
     def inputs(self, window: Window) -> dict[str, str]:
@@ -174,7 +113,7 @@ class BufrFiles:
         They also do where no message is whole: the file's damage is then counted in every inventory.
         """
         first, last = self._span(path)
-        if np.isnat(first) or not (last < window.start - _MARGIN or first > window.end + _MARGIN):
+        if np.isnat(first) or not (last < window.start - MARGIN or first > window.end + MARGIN):
             return True
         self._scan.forget(path)
         return False
@@ -218,12 +157,12 @@ class BufrFiles:
         of_file["received"] = self._files.received(path, of_file["time"], of_file["received"])
         return of_file
 
-    def _part(self, path: Path, scan: _Scan, messages: NDArray[np.intp]) -> _Part:
+    def _part(self, path: Path, scan: Scan, messages: NDArray[np.intp]) -> _Part:
         """Return what becomes of some messages of a file."""
         options = (*self._options, messages.tolist())
         return kept(path, self._records, options, lambda: self._decoded(path, scan, messages), lambda part: part.final)
 
-    def _decoded(self, path: Path, scan: _Scan, messages: NDArray[np.intp]) -> _Part:
+    def _decoded(self, path: Path, scan: Scan, messages: NDArray[np.intp]) -> _Part:
         counts: list[tuple[int, int]] = []
         reasons: dict[int, str] = {}
         of: list[int] = []
@@ -233,7 +172,7 @@ class BufrFiles:
                 batch = messages[begin : begin + _BATCH].tolist()
                 headers = [scan.headers[scan.header[i]] for i in batch]
                 requests = [
-                    (_content(file, int(scan.start[i]), int(scan.end[i])), _keeps_receipt(header))
+                    (content(file, int(scan.start[i]), int(scan.end[i])), _keeps_receipt(header))
                     for i, header in zip(batch, headers, strict=True)
                 ]
                 placed: list[Report] = []
@@ -244,10 +183,10 @@ class BufrFiles:
                         counts.append((-1, 0))
                         continue
                     reports, receipt = answer
-                    good = [report for report in reports if _is_placed(report)]
+                    good = [report for report in reports if is_placed(report)]
                     counts.append((len(reports), len(good)))
                     placed += good
-                    received += [_received(receipt, scan.time[i])] * len(good)
+                    received += [receipt_time(receipt, scan.time[i])] * len(good)
                     of += [i] * len(good)
                 records = self._records(placed)
                 records["received"] = np.array(received, "M8[s]")
@@ -332,194 +271,5 @@ def _keep(records: NDArray, good: NDArray[np.bool_], reason: str, inventory: Inv
     return records[good] if lost else records
 
 
-def _content(file: BinaryIO, start: int, end: int) -> bytes:
-    file.seek(start)
-    return file.read(end - start)
-
-
 def _keeps_receipt(header: Header) -> bool:
     return header.centre == ECMWF and header.local_section
-
-
-def _kept_scan(path: Path) -> _Scan:
-    """Return the messages of a file, whose name may state the version of its bulletin."""
-    bulletin = heading_version(path.name) or 0
-    return kept(path, _scanned, (bulletin,), lambda: _scanned(path, bulletin))
-
-
-def _scanned(path: Path, bulletin: int) -> _Scan:
-    start, end, found = zip(*_messages(path, bulletin), strict=True)
-    headers = list(dict.fromkeys(header[0] for header in found if header is not None))
-    position = {header: i for i, header in enumerate(headers)}
-    times = [np.datetime64("NaT", "s") if header is None else header[1] for header in found]
-    return _Scan(
-        np.array(start, np.int64),
-        np.array(end, np.int64),
-        np.array(times, "M8[s]"),
-        np.array([0 if header is None else header[2] for header in found], np.int64),
-        headers,
-        np.array([-1 if header is None else position[header[0]] for header in found], np.int64),
-    )
-
-
-_Found = tuple[Header, np.datetime64, int]
-"""What a message's header says, its time and its version."""
-
-
-def _messages(path: Path, bulletin: int) -> Iterator[tuple[int, int, _Found | None]]:
-    """Yield start, end and header of a file's messages; one that is cut off or does not end in 7777 has no header."""
-    with reading(path, ObservationError), path.open("rb") as file:
-        before = 0
-        for start, end, head, whole in _extents(file, path):
-            bulletin = _bulletin(file, before, start, bulletin)
-            yield start, end, _header(head, bulletin) if whole else None
-            before = end
-
-
-def _extents(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, bytes, bool]]:
-    """Yield start and end of each message, its first 30 bytes, and whether its lengths agree with one another."""
-    start = _find(file, 0)
-    if start < 0:
-        raise ObservationError(f"{path}: no BUFR message in this file of {path.stat().st_size} bytes")
-    while start >= 0:
-        file.seek(start)
-        head = file.read(30)
-        end = start + int.from_bytes(head[4:7], "big")
-        file.seek(max(end - 4, 0))
-        ended = end - start >= 30 and file.read(4) == b"7777"
-        yield start, end, head, ended and _adds_up(file, start, end, head)
-        start = _find(file, end if ended else start + 4)
-
-
-def whole_messages(path: Path) -> Iterator[tuple[int, bytes | None, np.datetime64]]:
-    """Yield number, content and header time of a file's messages; one that is cut off or damaged has no content.
-
-    The time is NaT where the header states none, as those of NCEP's tables.
-
-    Raises:
-        ObservationError: it holds no BUFR message.
-    """
-    with path.open("rb") as file:
-        for number, (start, end, head, whole) in enumerate(_extents(file, path), 1):
-            found = _header(head, 0) if whole else None
-            time = np.datetime64("NaT") if found is None else found[1]
-            yield number, _content(file, start, end) if whole else None, time
-
-
-def data_category(message: bytes) -> int:
-    """Return the data category that section 1 states."""
-    return message[18 if message[7] == 4 else 16]
-
-
-def _bulletin(file: BinaryIO, end: int, start: int, before: int) -> int:
-    """Return the version that the heading between two messages states; without one that of the message before."""
-    begin = max(end, start - _HEADING_LENGTH)
-    if begin >= start:
-        return before
-    file.seek(begin)
-    stated = heading_version(file.read(start - begin).decode("latin-1"))
-    return before if stated is None else stated
-
-
-def _adds_up(file: BinaryIO, start: int, end: int, head: bytes) -> bool:
-    """Return whether the lengths of the sections add up to the message's; ecCodes reads beyond its end if not."""
-    has_second = head[17 if head[7] == 4 else 15] & 0x80
-    section = start + 8
-    for _ in range(4 if has_second else 3):
-        file.seek(section)
-        length = int.from_bytes(file.read(3), "big")
-        if length < 4:
-            return False
-        section += length
-    return section == end - 4
-
-
-def _find(file: BinaryIO, start: int) -> int:
-    """Return where the next message begins at or after `start`; -1 if there is none."""
-    file.seek(start)
-    block = file.read(4)  # it usually begins right there
-    while len(block) > 3:
-        offset = block.find(b"BUFR")
-        if offset >= 0:
-            return start + offset
-        start += len(block) - 3
-        block = block[-3:] + file.read(_BLOCK)
-    return -1
-
-
-def _header(message: bytes, bulletin: int) -> _Found | None:
-    """Parse sections 0 and 1 of editions 2 to 4; None where they make no sense."""
-    edition = message[7]
-    if edition == 4:
-        centre, sequence, flag = int.from_bytes(message[12:14], "big"), message[16], message[17]
-        category, international, subcategory = message[18:21]
-        year, clock = int.from_bytes(message[23:25], "big"), message[25:29]
-    elif edition in (2, 3):
-        centre, sequence, flag, category, subcategory = message[13:18]
-        international = NOT_STATED
-        year, clock = message[20] % 100 + (1900 if message[20] % 100 >= 70 else 2000), message[21:25]
-    else:
-        return None
-    time = _instant(year, *clock)
-    version = (sequence % 255) * _VERSIONS + bulletin  # 255 is "not stated"
-    if time is None:
-        return None
-    return Header(centre, category, international, subcategory, bool(flag & 0x80)), time, version
-
-
-def _instant(year: int, month: int, day: int, hour: int, minute: int) -> np.datetime64 | None:
-    """Return the time, or None where these numbers are not a time."""
-    try:
-        return np.datetime64(datetime(year, month, day, hour, minute), "s")
-    except ValueError:
-        return None
-
-
-def _received(receipt: Receipt | None, time: np.datetime64) -> np.datetime64:
-    """Return when a report was received, NaT where unknown; the message states only the day of the month."""
-    if receipt is not None:
-        day, hour, minute, second = receipt
-        for offset in (0, 1, -1, 2, 3, 4, 5):
-            date = time.astype("datetime64[D]") + offset
-            if date.astype(object).day == day:
-                return date.astype("datetime64[s]") + np.timedelta64(hour * 3600 + minute * 60 + second, "s")
-    return np.datetime64("NaT", "s")
-
-
-def _is_placed(report: Report) -> bool:
-    """Return whether a report has a time and a possible position."""
-    if not all(name in report for name in _NEEDED) or np.isnat(report_time(report)):
-        return False
-    return bool(is_position(float(report["latitude"]), float(report["longitude"])))
-
-
-def report_time(report: Report) -> np.datetime64:
-    """Return the time of a report; NaT where its numbers are not a time."""
-    year, month, day, hour, minute = (int(report.get(part, 0)) for part in ("year", "month", "day", "hour", "minute"))
-    time = _instant(year, month, day, hour, minute)
-    return np.datetime64("NaT", "s") if time is None else time
-
-
-def exact_time(report: Report) -> np.datetime64:
-    """Return the same with the seconds, if the report has them."""
-    seconds = float(report.get("second", 0))
-    return report_time(report) + np.timedelta64(int(seconds) if 0 <= seconds < 60 else 0, "s")
-
-
-def station_name(report: Report) -> str:
-    """Return WMO block and station number, else the WIGOS identifier, buoy's number or call sign, else the position."""
-    if "block" in report and "number" in report:
-        return f"{int(report['block']):02d}{int(report['number']):03d}"
-    if "wigos" in report:
-        series, issuer, issue = (int(report.get(f"wigos_{part}", 0)) for part in ("series", "issuer", "issue"))
-        return f"{series}-{issuer}-{issue}-{report['wigos']}"
-    if "platform" in report:
-        return f"{int(report['platform']):07d}"
-    if "buoy" in report and "buoy_region" in report and "buoy_area" in report:
-        digits = 3 if report["buoy"] < 1000 else 5
-        return f"{int(report['buoy_region'])}{int(report['buoy_area'])}{int(report['buoy']):0{digits}d}"
-    if "fixed_buoy" in report:
-        return str(report["fixed_buoy"])
-    if report.get("ship", _ANONYMOUS[0]) not in _ANONYMOUS:
-        return str(report["ship"])
-    return f"{report['latitude']:+.2f}{report['longitude']:+.2f}"

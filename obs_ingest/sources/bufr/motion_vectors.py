@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 from dacycle.obs_ingest.sources.aloft import LEFT_OUT, aloft_table, new_aloft, put_aloft_wind
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.sources.bufr.decoder import Report
-from dacycle.obs_ingest.sources.bufr.messages import BufrSource, Header, exact_time
+from dacycle.obs_ingest.sources.bufr.headers import Header
+from dacycle.obs_ingest.sources.bufr.messages import BufrSource
+from dacycle.obs_ingest.sources.bufr.reports import exact_time
 from dacycle.obs_ingest.sources.files import Paths
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window

@@ -17,7 +17,7 @@ from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.physics import GRAVITY, ZERO_CELSIUS, dewpoint
 from dacycle.obs_ingest.sources.aloft import LEFT_OUT, aloft_table, new_aloft
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
-from dacycle.obs_ingest.sources.bufr.messages import data_category, whole_messages
+from dacycle.obs_ingest.sources.bufr.headers import data_category, whole_messages
 from dacycle.obs_ingest.sources.bufr.prepbufr_tables import TABLES, Report, Tables, reports, sequence_of
 from dacycle.obs_ingest.sources.files import Files, Paths, Remembered
 from dacycle.obs_ingest.sources.kept import kept

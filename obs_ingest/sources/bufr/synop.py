@@ -6,14 +6,9 @@ from numpy.typing import NDArray
 
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.sources.bufr.decoder import Report
-from dacycle.obs_ingest.sources.bufr.messages import (
-    ECMWF,
-    NOT_STATED,
-    BufrSource,
-    Header,
-    report_time,
-    station_name,
-)
+from dacycle.obs_ingest.sources.bufr.headers import ECMWF, NOT_STATED, Header
+from dacycle.obs_ingest.sources.bufr.messages import BufrSource
+from dacycle.obs_ingest.sources.bufr.reports import report_time, station_name
 from dacycle.obs_ingest.sources.surface import new_reports, put, put_wind, surface_table
 from dacycle.obs_ingest.window import Window
 

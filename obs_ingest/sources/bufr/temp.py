@@ -10,7 +10,9 @@ from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.sources.ascents import SOUNDING, ascent_table, put_levels
 from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.sources.bufr.decoder import Report
-from dacycle.obs_ingest.sources.bufr.messages import BufrSource, Header, report_time, station_name
+from dacycle.obs_ingest.sources.bufr.headers import Header
+from dacycle.obs_ingest.sources.bufr.messages import BufrSource
+from dacycle.obs_ingest.sources.bufr.reports import report_time, station_name
 from dacycle.obs_ingest.sources.files import Paths
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
