@@ -48,6 +48,18 @@ class StoredFrames:
             return older, newer
         return older_frame(older, self._branch.state("background", time).values, newer, share), newer
 
+    def has_background(self, time: pd.Timestamp) -> bool:
+        """Return whether the analysis at `time` has a background, which those of a cold start have not."""
+        return time > self._branch.times[1]
+
+    def pair_without_increment(self, time: pd.Timestamp) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the two frames (69, H, W) that a forecast from the background at `time` starts from, the older first.
+
+        Raises:
+            ArchiveError: there is no such background, or it is damaged.
+        """
+        return self.frame(time - STEP), self._branch.state("background", time).values
+
     def before(self, time: pd.Timestamp, count: int) -> list[NDArray[np.float32]]:
         """Return the analyses (69, H, W) before `time`, every 6 h, oldest first.
 

@@ -226,13 +226,71 @@ def _stop_after_fallbacks(experiment: Experiment, records: list[CycleRecord]) ->
 def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
     """Run one cycle, from two stored analyses to one commit.
 
+    Where the forecast from the last analysis is not finite or not plausible, the cycle begins from the last background
+    instead; where its analysis is not, it keeps its own background. Its status is then `fallback`, with the reason.
+
     Raises:
         ArchiveError: the stored frames are damaged, or `time` is not the branch's next.
+        RunStoppedError: the model leaves its range from the last background, too.
+    """
+    failures: list[str] = []
+    from_background, analysed = False, True
+    while True:
+        try:
+            return _attempt(run, time, from_background, analysed, failures)
+        except _OutOfRangeError as error:
+            failures.append(f"from the last {'background' if from_background else 'analysis'}: {error}")
+            logger.warning("%s", failures[-1])
+            if error.may_be_the_analysis and analysed:
+                analysed = False
+            elif not from_background and run.frames.has_background(time - STEP):
+                from_background, analysed = True, True
+            else:
+                name = run.writer.name
+                raise RunStoppedError(
+                    f"experiment {name}, cycle {cycle_id(time)}: {'; '.join(failures)}. The model has left its range: "
+                    f"look at `dacycle log {name}`, and rewind to a cycle before the trouble began"
+                ) from error
+
+
+class _OutOfRangeError(Exception):
+    """A state of a cycle is not finite or not plausible; the message says which.
+
+    Attributes:
+        may_be_the_analysis: whether the forecast has passed, so that it may be the analysis.
+    """
+
+    def __init__(self, message: str, may_be_the_analysis: bool) -> None:
+        super().__init__(message)
+        self.may_be_the_analysis = may_be_the_analysis
+
+
+@contextmanager
+def _in_range(may_be_the_analysis: bool) -> Iterator[None]:
+    """Tell states of the cycle itself, which are out of range, from those that its sources read."""
+    try:
+        yield
+    except (ForecastError, StateError) as error:
+        raise _OutOfRangeError(str(error), may_be_the_analysis) from error
+
+
+def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool, failures: list[str]) -> Cycle:
+    """Run a cycle in one way, and commit it.
+
+    Args:
+        run, time: as for `run_cycle`.
+        from_background: begin from the last background in place of the last analysis.
+        analysed: let the observations change the background; else they are compared with it only.
+        failures: why other ways were left.
+
+    Raises:
+        _OutOfRangeError: a state is not finite or not plausible; nothing has been committed.
     """
     inputs, watch = run.inputs, Stopwatch()
     with watch("read"):
-        before, previous = run.frames.pair(time - STEP)
-    with watch("background"), _stopping(run, time):
+        frames = run.frames.pair_without_increment if from_background else run.frames.pair
+        before, previous = frames(time - STEP)
+    with watch("background"), _in_range(may_be_the_analysis=False):
         background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
     past = run.writer.recent_records(PAST)
     known = past[-1].background_error
@@ -242,6 +300,8 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
             run.bias.catch_up(time, run.writer.departures_between)
     observed = collect(inputs, time, run.frames, background, background_error, watch, run.seen, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
+    if not analysed:
+        values, errors = np.zeros_like(values), np.zeros_like(errors)
     with watch("analysis"):
         step = assimilate(
             inputs.assimilator, background[None], values, errors, inputs.experiment.guards.of_step(),
@@ -250,25 +310,12 @@ def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
         )  # fmt: skip
     with watch("departures"):
         table = with_departures(observed, inputs, previous, step.state[0])
-    record = _record(inputs, time, observed, step)
+    record = _record(inputs, time, observed, step, failures)
     notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
-    with watch("commit"), _stopping(run, time):
+    with watch("commit"), _in_range(may_be_the_analysis=True):
         record = run.writer.commit_cycle(background, step.state[0], table, record, notes)
     run.seen += observed.new_sites
     return Cycle(time, record, watch.seconds)
-
-
-@contextmanager
-def _stopping(run: Run, time: pd.Timestamp) -> Iterator[None]:
-    """Raise RunStoppedError where a state is not finite or not plausible, since no cycle can follow from it."""
-    try:
-        yield
-    except (ForecastError, StateError) as error:
-        name = run.writer.name
-        raise RunStoppedError(
-            f"experiment {name}, cycle {cycle_id(time)}: {error}. The model has left its range: "
-            f"look at `dacycle log {name}`, and rewind to a cycle before the trouble began"
-        ) from error
 
 
 def _usual_increment(past: list[CycleRecord]) -> NDArray[np.float64]:
@@ -281,9 +328,17 @@ def _is_cold(experiment: Experiment, time: pd.Timestamp) -> bool:
     return experiment.cold_start.from_ is None and time < experiment.start + experiment.guards.cold_cycles * STEP
 
 
-def _record(inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepResult) -> CycleRecord:
-    """Return the record of a cycle; the digest of its departures is added when it is committed."""
-    status, reasons = step.status[0], [step.reason[0], *observed.failures, *observed.remarks]
+def _record(
+    inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepResult, failures: list[str]
+) -> CycleRecord:
+    """Return the record of a cycle; the digest of its departures is added when it is committed.
+
+    Args:
+        inputs, time, observed, step: of the cycle.
+        failures: why it does not begin from the last analysis, as it should.
+    """
+    status = "fallback" if failures else step.status[0]
+    reasons = [*failures, step.reason[0], *observed.failures, *observed.remarks]
     counts = observed.counts()
     return CycleRecord(
         time=time,

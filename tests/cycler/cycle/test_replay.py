@@ -13,12 +13,12 @@ from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cycle.replay import RunStoppedError, due, open_run, run_cycle, run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
 from dacycle.forecast_adapter.channels import GROUPS, index
-from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.models.model import ForecastError, load_model
 from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.quality.background_error import BackgroundError
 from dacycle.obs_ingest.table import ObservationError
 from tests.cycler import replays
-from tests.worlds import forecast_by_hand
+from tests.worlds import Nudge, forecast_by_hand
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,65 @@ def test_fallbacks_in_a_row_stop_the_run_and_say_what_to_do(content, tmp_path):
     branch = archive.branch("demo")
     assert list(branch.cycles.status) == ["cold_start"] * 2 + ["fallback"] * 3
     np.testing.assert_array_equal(branch.state("analysis", replays.START), branch.state("background", replays.START))
+
+
+class _Touchy:
+    """A double: the packaged model, which fails from a state that differs from `allowed`."""
+
+    def __init__(self, model, allowed):
+        self._model, self._allowed = model, allowed
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def forecast(self, previous, current, steps):
+        if self._allowed is None or not np.array_equal(current[0], self._allowed):
+            raise ForecastError("t850 at step 1 is not finite")
+        return self._model.forecast(previous, current, steps)
+
+
+def test_a_forecast_that_leaves_the_range_begins_again_from_the_background(content, tmp_path, world):
+    archive = Archive(tmp_path / "a", create=True)
+    with open_run(replays.experiment(content), archive) as run:
+        run_cycle(run, replays.START)
+        branch, whole = archive.branch("demo"), run.inputs
+        background = branch.state("background", replays.START).values
+        run.inputs = replace(whole, model=_Touchy(whole.model, background))
+        second = run_cycle(run, replays.START + STEP).record
+        run.inputs = whole
+        third = run_cycle(run, replays.START + 2 * STEP).record
+    assert second.status == "fallback"
+    assert second.reason.startswith("from the last analysis: t850 at step 1 is not finite")
+    assert second.uses["assimilated"] > 100
+    assert third.status == "ok"
+    frames = (branch.state("analysis", replays.START - STEP).values[None], background[None])
+    expected = next(iter(load_model(world.model).forecast(*frames, 1)))[0]
+    np.testing.assert_array_equal(archive.branch("demo").state("background", replays.START + STEP), expected)
+
+
+def test_an_analysis_that_is_not_plausible_is_replaced_by_its_background(content, tmp_path, world):
+    """Guards that let it pass, an observation that pulls it out of the range: the cycle keeps its background."""
+    archive, guards = (
+        Archive(tmp_path / "a", create=True),
+        {"increment_limit": 1e6, "rms_limit": 1e6, "water_limit": 1e6},
+    )
+    with open_run(replays.experiment(content | {"guards": guards}), archive) as run:
+        run.inputs = replace(run.inputs, assimilator=Nudge("tiny", weight=300.0))
+        record = run_cycle(run, replays.START).record
+    branch = archive.branch("demo")
+    assert (record.status, record.increment_max["t2m"]) == ("fallback", 0)
+    assert "plausible" in record.reason
+    np.testing.assert_array_equal(branch.state("analysis", replays.START), branch.state("background", replays.START))
+
+
+def test_a_model_that_leaves_its_range_from_the_background_too_stops_the_run(content, tmp_path):
+    archive = Archive(tmp_path / "a", create=True)
+    with open_run(replays.experiment(content), archive) as run:
+        run_cycle(run, replays.START)
+        run.inputs = replace(run.inputs, model=_Touchy(run.inputs.model, None))
+        with pytest.raises(RunStoppedError, match=r"from the last background: t850 .*left its range.*rewind"):
+            run_cycle(run, replays.START + STEP)
+    assert len(archive.branch("demo").times) == 3
 
 
 def test_a_live_cycle_waits_for_its_cutoff(content, tmp_path):
