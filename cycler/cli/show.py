@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -62,7 +62,7 @@ _progress = Console(stderr=True)
 
 
 def print_json(content: object) -> None:
-    """Print content as JSON on standard output: times in ISO 8601, UTC; null for numbers that are not finite."""
+    """Print content as JSON on standard output: times in ISO 8601, UTC; durations in s; null where not finite."""
     print(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False), file=sys.stdout)
 
 
@@ -87,6 +87,8 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     return [_plain(item) for item in value]
 
 

@@ -1,4 +1,4 @@
-"""Commands that operate an installation: `serve` and `doctor`."""
+"""Commands that operate an installation: `serve`, `audit` and `doctor`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,10 +8,11 @@ from rich.markup import escape
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentFile, Threads
-from dacycle.cycler.cli.show import AsJson, console, print_json
-from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.cli.show import AsJson, console, new_table, print_json
+from dacycle.cycler.experiment import cycle_id, load_experiment, parse_donor
 
 if TYPE_CHECKING:
+    from dacycle.cycler.operations.audit import Audit
     from dacycle.cycler.operations.doctor import Finding
 
 app = typer.Typer()
@@ -34,6 +35,52 @@ def serve(
     from dacycle.cycler.operations.service import Service
 
     Service(load_experiment(experiment), Archive(archive, create=True), forecasts, threads).serve()
+
+
+@app.command()
+def audit(
+    cycle: Annotated[str, typer.Argument(metavar="EXPERIMENT@TIME", help="The cycle, e.g. demo@20240108T06.")],
+    archive: ArchiveFolder,
+    as_json: AsJson = False,
+) -> None:
+    """Show which files made a cycle, and check that no value was used that came after the cutoff.
+
+    Of each source: the number of values that were assimilated, when they were received, the cutoff, and its files with
+    the first digits of their SHA-256, and whether they are still the same. Exit status 1 if a value that was used came
+    too late.
+
+    Example: dacycle audit demo@20240108T06
+    """
+    from dacycle.cycler.operations.audit import audit as examine
+
+    try:
+        name, time = parse_donor(cycle)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    found = examine(Archive(archive), name, time)
+    if as_json:
+        print_json(found)
+    else:
+        _print_audit(found)
+    if found.too_late:
+        raise typer.Exit(1)
+
+
+def _print_audit(found: "Audit") -> None:
+    reason = f" ({found.reason})" if found.reason else ""
+    console.print(f"{found.experiment}, {cycle_id(found.cycle)}: {found.status}{reason}", soft_wrap=True, markup=False)
+    values = new_table("source", numbers=("assimilated", "received from", "to", "cutoff", "too late"))
+    files = new_table("source", "file", "SHA-256", "now")
+    for source in found.sources:
+        received = ("" if time is None else f"{time:%d %H:%M:%S}" for time in (source.first, source.last))
+        cutoff = "none" if source.cutoff is None else f"{found.cycle + source.cutoff:%d %H:%M:%S}"
+        values.add_row(source.source, str(source.assimilated), *received, cutoff, str(source.too_late))
+        for file in source.files:
+            files.add_row(source.source, file.path, file.digest, file.now)
+    console.print(values)
+    console.print(files)
+    for key, digest in found.digests.items():
+        console.print(f"{key}: {digest}", soft_wrap=True, markup=False)
 
 
 @app.command()

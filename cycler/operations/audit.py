@@ -1,0 +1,129 @@
+"""What made a cycle: its files, when their values were received, and whether all of it is as it was."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.record import SourceRecord
+from dacycle.cycler.experiment import Experiment
+from dacycle.obs_ingest.sources.files import digest
+from dacycle.obs_ingest.table import ObservationError
+from dacycle.obs_ingest.window import Window
+
+__all__ = ["Audit", "FileAudit", "SourceAudit", "audit"]
+
+
+@dataclass(frozen=True)
+class FileAudit:
+    """Hold a file that a cycle read.
+
+    Attributes:
+        path: as the source names it.
+        digest: the first digits of the SHA-256 of what was read; empty where an older record has none.
+        now: `same`, `changed`, `absent` or `unknown`.
+    """
+
+    path: str
+    digest: str
+    now: str
+
+
+@dataclass(frozen=True)
+class SourceAudit:
+    """Hold what a source gave to a cycle.
+
+    Attributes:
+        source: its name.
+        cutoff: how long after the analysis time values may be received; None: whenever.
+        assimilated: number of its values.
+        first, last: when the first and the last of them were received, UTC; None where that is not known.
+        unknown: number of assimilated values of which it is not known.
+        too_late: number of assimilated values that were received after the cutoff, which must be 0.
+        files: that were read.
+    """
+
+    source: str
+    cutoff: pd.Timedelta | None
+    assimilated: int
+    first: pd.Timestamp | None
+    last: pd.Timestamp | None
+    unknown: int
+    too_late: int
+    files: Sequence[FileAudit]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Hold what made a cycle.
+
+    Attributes:
+        experiment: that ran it; a fork's past has its donor's.
+        cycle: the analysis time.
+        status, reason, digests: of its record.
+        sources: what each gave.
+    """
+
+    experiment: str
+    cycle: pd.Timestamp
+    status: str
+    reason: str
+    digests: dict[str, str]
+    sources: Sequence[SourceAudit]
+
+    @property
+    def too_late(self) -> int:
+        """Return the number of values that were used although they came too late."""
+        return sum(source.too_late for source in self.sources)
+
+
+def audit(archive: Archive, name: str, time: pd.Timestamp) -> Audit:
+    """Return what made a cycle, from its record, its departures, and the files that are there now.
+
+    Raises:
+        ArchiveError: there is no such cycle, or it is damaged: departures that are not those of the record among it.
+    """
+    branch = archive.branch(name)
+    record = next((record for record in branch.records if record.time == time), None)
+    if record is None:
+        first, last = branch.times[0], branch.times[-1]
+        raise ArchiveError(f"experiment {name} has no cycle at {time:%Y%m%dT%H}; it has {first} to {last}")
+    runner = record.experiment or name
+    experiment = archive.branch(runner).experiment if runner in archive.branches() else branch.experiment
+    table = branch.departures([time]) if record.sources else None
+    sources = [
+        _source(table[table["source"] == each.source], each, experiment, time)
+        for each in record.sources.values()
+        if table is not None
+    ]
+    return Audit(runner, record.time, record.status, record.reason, dict(record.digests), sources)
+
+
+def _source(table: pd.DataFrame, source: SourceRecord, experiment: Experiment, time: pd.Timestamp) -> SourceAudit:
+    cutoff = next((spec.cutoff for spec in experiment.observations if spec.name == source.source), None)
+    used = table[table["use"] == "assimilated"]["received"]
+    known = used.dropna()
+    return SourceAudit(
+        source=source.source,
+        cutoff=cutoff,
+        assimilated=len(used),
+        first=None if known.empty else known.min(),
+        last=None if known.empty else known.max(),
+        unknown=len(used) - len(known),
+        too_late=int(Window(np.datetime64(time, "h"), cutoff).late(known.to_numpy()).sum()),
+        files=[_file(path, (source.digests or {}).get(path, "")) for path in source.files],
+    )
+
+
+def _file(path: str, was: str) -> FileAudit:
+    try:
+        now = digest(Path(path)) if Path(path).is_file() else "absent"
+    except (OSError, ObservationError):
+        return FileAudit(path, was, "unknown")
+    if now == "absent" or not was:
+        return FileAudit(path, was, now if now == "absent" else "unknown")
+    return FileAudit(path, was, "same" if now == was else "changed")
