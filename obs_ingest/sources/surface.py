@@ -219,6 +219,8 @@ class ReportFiles(ABC):
 
     patterns: ClassVar[tuple[str, ...]]
     """Files of a folder that are read."""
+    by_station: ClassVar[bool] = False
+    """Whether a file holds one station, and has its name (with or without the year)."""
 
     def __init__(
         self,
@@ -246,6 +248,10 @@ class ReportFiles(ABC):
     def options(self) -> tuple[object, ...]:
         """Return what `parse` depends on beside the file and the class, as values with a `repr` that says all."""
         return ()
+
+    def paths(self) -> list[Path]:
+        """Return all files; ObservationError where there is none."""
+        return self._files.paths()
 
     def inputs(self, window: Window) -> dict[str, str]:
         """Return the digests of the files with reports of the window, or without a report that has a time, by path."""

@@ -17,7 +17,8 @@ from dacycle.cycler.benchmark.run import load_benchmark
 from dacycle.cycler.experiment import load_experiment
 from dacycle.obs_ingest.errors.table import read_errors
 from dacycle.obs_ingest.quality.station_lists import read_station_list
-from dacycle.obs_ingest.sources.ingested import ingest, window_file
+from dacycle.obs_ingest.sources.ingested import window_file
+from dacycle.obs_ingest.sources.ingesting import ingest
 from dacycle.obs_ingest.station_network.stations import load_stations
 from tests.assimilators.trained.test_trained import make_file
 from tests.fuzz import mutations, readers

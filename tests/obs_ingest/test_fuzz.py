@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops
 from dacycle.obs_ingest.sources.base import build_source
-from dacycle.obs_ingest.sources.ingested import ingest
+from dacycle.obs_ingest.sources.ingesting import ingest
 from dacycle.obs_ingest.sources.surface import LOST, VALUES
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window

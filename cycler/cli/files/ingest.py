@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,9 @@ from dacycle.cycler.cli.texts import parse_hour, parse_setting
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import STEP
 from dacycle.obs_ingest.sources.base import Inventory, build_source
-from dacycle.obs_ingest.sources.ingested import IngestedWindow, total, window_file, write_table
-from dacycle.obs_ingest.sources.ingested import ingest as make_tables
+from dacycle.obs_ingest.sources.ingested import window_file, write_table
+from dacycle.obs_ingest.sources.ingesting import IngestedWindow, total
+from dacycle.obs_ingest.sources.ingesting import ingest as make_tables
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
 
@@ -147,20 +149,22 @@ def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, fold
         raise ObservationError(f"{folder} is a file; the tables of a period go into a folder")
     times = np.arange(start, end + STEP, STEP)
     done: list[IngestedWindow] = []
+    digests: dict[str, str] = {}  # of all windows, whose own lists would fill the memory
     with progress_bar() as bar:
         task = bar.add_task(f"{spec['source']}", total=len(times))
         try:
-            for window in make_tables(spec, times, folder):
-                done.append(window)
+            for window in make_tables(spec, times, folder, lambda sentence: bar.update(task, description=sentence)):
+                digests |= window.inventory.digests
+                done.append(replace(window, inventory=replace(window.inventory, files=[], digests={})))
                 bar.update(task, advance=1, description=f"{spec['source']} {window_file(folder, window.time).stem}")
         except KeyboardInterrupt:
             console.print(f"interrupted after {len(done)} of {len(times)} windows; the same command goes on")
             raise typer.Exit(130) from None
-    summed = total([window.inventory for window in done])
+    summed = replace(total([window.inventory for window in done]), files=list(digests), digests=digests)
     content = {
         "source": spec,
         "total": summed.as_dict(),
-        "windows": {window_file(folder, w.time).stem: w.inventory.as_dict() for w in done},
+        "windows": {window_file(folder, window.time).stem: _without_files(window.inventory) for window in done},
     }
     write_whole(folder / "inventory.json", json.dumps(content, indent=1, default=str).encode())
     return {
@@ -176,6 +180,10 @@ def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, fold
         "values": sum(summed.values.values()),
         "inventory": summed,
     }
+
+
+def _without_files(inventory: Inventory) -> dict[str, Any]:
+    return {name: value for name, value in inventory.as_dict().items() if name not in ("files", "digests")}
 
 
 def _options(texts: list[str]) -> dict[str, Any]:
