@@ -5,6 +5,7 @@ are read a group at a time: the tables of each group wait in `.parts` until they
 one group, whatever the number of stations.
 """
 
+import gc
 import hashlib
 import json
 import re
@@ -111,14 +112,12 @@ def _in_groups(
         say(f"group {number} of {len(groups)}")
         part, of_group = folder / _PARTS / _fingerprint(spec, content)[:16], {**spec, "path": list(content)}
         try:
-            source = build_source({**of_group, "cutoff": "none"}, None, 0)
-            assert isinstance(source, FileSource)
-            for _ in _at_once(of_group, source, due, part):
-                pass
+            _make(of_group, due, part)
             parts.append(part)
         except ObservationError as error:
             broken.unreadable += len(content)
             broken.problem(str(error))
+        gc.collect()  # a source refers to itself, and would else stay with all that it has read
     if due and not parts:
         raise ObservationError(broken.problems[0])
     for time in times:
@@ -130,6 +129,14 @@ def _in_groups(
         write_table(window_file(folder, time), table, {"made_of": made_of, "inventory": inventory.as_dict()})
         yield IngestedWindow(Window(time).time, inventory, made=True)
     shutil.rmtree(folder / _PARTS, ignore_errors=True)
+
+
+def _make(spec: Mapping[str, Any], times: Iterable[np.datetime64], folder: Path) -> None:
+    """Make the tables of one group."""
+    source = build_source({**spec, "cutoff": "none"}, None, 0)
+    assert isinstance(source, FileSource)
+    for _ in _at_once(spec, source, times, folder):
+        pass
 
 
 def _groups(paths: list[Path]) -> list[list[Path]]:
