@@ -38,6 +38,8 @@ class Choice:
                 "this archive has a file for each station: name stations (--station ID), take the nearest to the "
                 "centre of each cell of a grid (--nearest-to 5.625deg), or all of them (--all)"
             )
+        if self.grid is not None:
+            get_grid(self.grid)  # an unknown name is an error before anything is fetched
 
 
 def choose(

@@ -67,7 +67,7 @@ def fetch(
     choice = Choice(tuple(station or ()), nearest_to, everything) if chosen else None
     with closing(Connection(mirror or read_settings().mirror, rate)) as connection, locked(out / ".lock", str(out)):
         with waiting(f"reading the index of {source}"):
-            plan = make_plan(source, parse_years(years), choice, out, connection)
+            plan = make_plan(source, sorted(set(parse_years(years))), choice, out, connection)
         if only_plan:
             _show_plan(plan, rate, as_json)
             return
