@@ -201,7 +201,7 @@ class Igra:
         period = ", ".join(map(str, years))
         stations, lacking = choose(choice, listed, dict.fromkeys(entries, 1), period, min(years), max(years))
         wanted = [
-            Wanted(folder + name, name, entry.size, entry.version)
+            Wanted(folder + name, name, entry.size, _grown(entry, max(years)))
             for name, _, entry in (entries[station] for station in stations)
         ]
         return Found(wanted, lacking)
@@ -245,6 +245,11 @@ class Olr:
 
 ARCHIVES: dict[str, Archive] = {"isd": Isd(), "ghcnh": Ghcnh(), "igra": Igra(), "olr_netcdf": Olr()}
 """The archive of each source."""
+
+
+def _grown(entry: Entry, year: int) -> str:
+    """Return the version of a file that grows every day: one that changed after the year holds all of it."""
+    return f"holds {year}" if int(entry.changed[:4]) > year else entry.version
 
 
 def _spans(stations_of: Mapping[int, Mapping[str, int]]) -> dict[str, tuple[int, int]]:

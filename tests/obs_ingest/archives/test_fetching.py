@@ -204,6 +204,17 @@ def test_only_what_changed_is_fetched_again(server, tmp_path, monkeypatch):
     assert codes == [304] * 3, "without a listing the server is asked, and sends nothing"
 
 
+def test_soundings_of_past_years_are_complete_though_their_files_grow(server, tmp_path):
+    path = server.root / f"{IGRA}/access/data-por/USM00072530-data.txt.zip"
+    os.utime(path, (1_672_000_000, 1_672_000_000))  # 2022-12-25
+    first = fetch(server, tmp_path, "igra")[1]
+    for year, fetched in ((1_674_000_000, 1), (1_768_000_000, 0)):  # January 2023, and three years later
+        os.utime(path, (year, year))
+        shutil.rmtree(tmp_path / ".index")
+        assert fetch(server, tmp_path, "igra")[1].fetched == fetched
+    assert first.fetched == 2
+
+
 def test_failures_that_pass_are_tried_again(server, tmp_path):
     server.faults.codes[FIRST] = [503, 429, 500]
     server.faults.late[LONG] = 0.2
