@@ -1,8 +1,9 @@
 """The archives that can be fetched: where their lists and files are, which files hold a year, and what they begin with.
 
-Addresses are those of NOAA's National Centers for Environmental Information.
+Addresses are those of NOAA's National Centers for Environmental Information, and of its National Data Buoy Center.
 """
 
+import gzip
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from dacycle.obs_ingest.archives.station_lists import (
     read_ghcnh_stations,
     read_igra_stations,
     read_isd_history,
+    read_ndbc_stations,
 )
 from dacycle.obs_ingest.archives.transfer import AbsentError, Connection
 from dacycle.obs_ingest.sources.netcdf import describe
@@ -27,7 +29,7 @@ from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["ARCHIVES", "Archive", "Found", "Index", "Wanted"]
 
-_NCEI = "https://www.ncei.noaa.gov"
+_NCEI, _NDBC = "https://www.ncei.noaa.gov", "https://www.ndbc.noaa.gov"
 
 T = TypeVar("T")
 
@@ -243,7 +245,38 @@ class Olr:
         describe(path, OLR)
 
 
-ARCHIVES: dict[str, Archive] = {"isd": Isd(), "ghcnh": Ghcnh(), "igra": Igra(), "olr_netcdf": Olr()}
+class Ndbc:
+    """Standard meteorological data of the National Data Buoy Center: a packed text for each station and year."""
+
+    files: ClassVar[str] = "*/*.txt.gz"
+    by_station: ClassVar[bool] = True
+    _list = f"{_NDBC}/data/stations/station_table.txt"
+    _folder = f"{_NDBC}/data/historical/stdmet/"
+    _name = re.compile(r"(\w+)h(\d{4})\.txt\.gz")
+
+    def find(self, index: Index, years: Sequence[int], choice: Choice) -> Found:
+        """Return the files of years; how much a station reports is judged by the sizes of its cell's files."""
+        listed, entries = index.read(self._list, read_ndbc_stations), index.folder(self._folder)
+        found = Found([], [])
+        for year in years:
+            names = {m[1]: m[0] for name in entries if (m := self._name.fullmatch(name)) and int(m[2]) == year}
+            sizes = {station: entries[name].size or 0 for station, name in names.items()}
+            stations, lacking = choose(choice, listed, sizes, str(year), year, year)
+            found.lacking.extend(lacking if names else [f"{year}: the archive has no file of this year"])
+            for station in stations:
+                name, entry = names[station], entries[names[station]]
+                found.wanted.append(Wanted(self._folder + name, f"{year}/{name}", entry.size, entry.version))
+        return found
+
+    def check(self, path: Path) -> None:
+        """Check that it can be unpacked, and has the columns of stdmet."""
+        with reading(path, ObservationError), gzip.open(path) as file:
+            while file.read(CHUNK):
+                pass
+        _check_start(path, r"#?(YY|YYYY)\s+MM\s+DD\s+hh\s", "a header with YY MM DD hh ...")
+
+
+ARCHIVES: dict[str, Archive] = {"isd": Isd(), "ghcnh": Ghcnh(), "igra": Igra(), "ndbc": Ndbc(), "olr_netcdf": Olr()}
 """The archive of each source."""
 
 

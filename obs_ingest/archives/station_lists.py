@@ -12,9 +12,16 @@ import numpy as np
 import pandas as pd
 
 from dacycle.common.foreign import read_text
+from dacycle.obs_ingest.sources.text.ndbc import station_positions
 from dacycle.obs_ingest.table import ObservationError
 
-__all__ = ["read_ghcnh_inventory", "read_ghcnh_stations", "read_igra_stations", "read_isd_history"]
+__all__ = [
+    "read_ghcnh_inventory",
+    "read_ghcnh_stations",
+    "read_igra_stations",
+    "read_isd_history",
+    "read_ndbc_stations",
+]
 
 COLUMNS = ("station", "latitude", "longitude", "first", "last")
 """Identifier, degrees (NaN where unknown), and when it reported first and last: days or years, as in the list."""
@@ -88,6 +95,14 @@ def read_ghcnh_inventory(path: Path) -> dict[int, dict[str, int]]:
     if not counts:
         raise _changed(path, 1, "", "identifier, year and twelve numbers of reports")
     return counts
+
+
+def read_ndbc_stations(path: Path) -> pd.DataFrame:
+    """Read NDBC's station_table.txt, which has no years (both are 0). Otherwise as `read_isd_history`."""
+    positions = station_positions(path)
+    return _frame(
+        path, [(name, str(latitude), str(longitude), 0, 0) for name, (latitude, longitude) in positions.items()]
+    )
 
 
 def _changed(path: Path, line: int, found: str, expected: str) -> ObservationError:

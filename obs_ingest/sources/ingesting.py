@@ -36,7 +36,7 @@ GROUP = 256 << 20
 """Bytes of the files that are read as one group; what is made of them takes about half as much memory."""
 
 _PARTS = ".parts"
-_YEAR = re.compile(r"[-_]\d{4}$")
+_YEAR = re.compile(r"[-_h]\d{4}$")
 _PACKED = 8  # bytes of text in a byte of a packed file, about
 
 

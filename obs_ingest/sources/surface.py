@@ -221,6 +221,8 @@ class ReportFiles(ABC):
     """Files of a folder that are read."""
     by_station: ClassVar[bool] = False
     """Whether a file holds one station, and has its name (with or without the year)."""
+    error_kind: ClassVar[str] = ""
+    """Whose errors the values have; see `errors.model.errors_of`."""
 
     def __init__(
         self,
@@ -281,7 +283,7 @@ class ReportFiles(ABC):
         blocks = self._files.read(window, inventory, read).values()
         reports = self._usable(np.concatenate([new_reports(0), *blocks]), window, inventory)
         inventory.decoded = len(reports)
-        table = surface_table(reports, self.name, inventory)
+        table = surface_table(reports, self.name, inventory, self.error_kind)
         return table, take_inventory(inventory, table, window)
 
     def _holds(self, path: Path, window: Window) -> bool:

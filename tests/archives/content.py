@@ -3,6 +3,7 @@
 The functions that write one file take what it shall hold, so that they serve for draws from a world too.
 """
 
+import gzip
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import xarray as xr
 ISD = "data/global-hourly/access"
 IGRA = "data/integrated-global-radiosonde-archive"
 OLR = "data/outgoing-longwave-radiation-daily/access"
+NDBC = "data/historical/stdmet"
 GHCNH = "oa/global-historical-climatology-network/hourly"
 
 _ISD_COLUMNS = (
@@ -80,6 +82,26 @@ def ghcnh_file(place: Mapping[str, object], reports: pd.DataFrame) -> str:
             table[f"{name}_{code}_Code".replace("Type_Code", "Type")] = text
         table[f"{name}_Source_Station_ID"] = "0"
     return table.to_csv(sep="|", index=False)
+
+
+def ndbc_table(places: Mapping[str, str]) -> str:
+    """Return NDBC's station_table.txt; places by identifier, such as `31.759 N 74.936 W`."""
+    head = "# STATION_ID | OWNER | TTYPE | HULL | NAME | PAYLOAD | LOCATION | TIMEZONE | FORECAST | NOTE\n#\n"
+    return head + "".join(f"{name}|N|3-meter foam buoy|3D1|A|SCOOP|{place}|E| |\n" for name, place in places.items())
+
+
+def ndbc_file(reports: pd.DataFrame) -> str:
+    """Return a year of standard meteorological data; reports as of `isd_file`."""
+    rows = [
+        "#YY  MM DD hh mm WDIR WSPD GST  WVHT   DPD   APD MWD   PRES  ATMP  WTMP  DEWP  VIS  TIDE",
+        "#yr  mo dy hr mn degT m/s  m/s     m   sec   sec degT   hPa  degC  degC  degC   mi    ft",
+        *(
+            f"{r.time:%Y %m %d %H %M} {r.direction:3.0f} {r.speed:4.1f} 99.0 99.00 99.00 99.00 999 {r.msl / 100:6.1f} "
+            f"{r.t2m - 273.15:5.1f} 999.0 {r.td2m - 273.15:5.1f} 99.0 99.00"
+            for r in reports.itertuples()
+        ),
+    ]
+    return "\n".join(rows) + "\n"
 
 
 def igra_list(stations: pd.DataFrame) -> str:
@@ -207,6 +229,11 @@ def make(root: Path, years: Sequence[int] = (2022,), days: int = 10) -> None:
         f"{s.station} {s.latitude:8.4f} {s.longitude:9.4f} {s.elevation:6.1f}    {'A STATION':39}\n"
         for s in SONDES.itertuples()
     ))  # fmt: skip
+    write(root / "data/stations/station_table.txt", ndbc_table({"41002": "31.759 N 74.936 W", "pilm4": "48.224 N"}))
+    for year in years:
+        path = root / NDBC / f"41002h{year}.txt.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(ndbc_file(reports(days, year)).encode(), mtime=0))
     months = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC"
     counts = [f"{s.station} {year}{' 700' * 12}\n" for s in SONDES.itertuples() for year in years]
     write(root / GHCNH / "doc/ghcnh-inventory.txt", f"GHCNh_ID    YEAR {months}\n{''.join(counts)}")

@@ -32,7 +32,7 @@ def ingest(
         typer.Argument(
             metavar="SOURCE",
             help="A source that reads files: synop_bufr, marine_bufr, temp_bufr, igra, aircraft_bufr, amv_bufr, "
-            "prepbufr, isd, ghcnh, nnja, nnja_sondes, metar, olr_netcdf, precipitation_netcdf.",
+            "prepbufr, isd, ghcnh, ndbc, nnja, nnja_sondes, metar, olr_netcdf, precipitation_netcdf.",
         ),
     ],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Its files, folders, patterns or URLs.")],

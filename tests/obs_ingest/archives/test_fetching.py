@@ -14,7 +14,7 @@ from dacycle.obs_ingest.archives.choice import Choice
 from dacycle.obs_ingest.archives.transfer import Connection, Stopped
 from dacycle.obs_ingest.table import ObservationError
 from tests.archives import server as module
-from tests.archives.content import GHCNH, IGRA, ISD, OLR, make, write
+from tests.archives.content import GHCNH, IGRA, ISD, NDBC, OLR, make, write
 from tests.archives.server import listing, serving
 
 ALL = Choice(everything=True)
@@ -68,6 +68,7 @@ def left(folder):
         ("isd", ALL, f"{ISD}/2022", "2022/*.csv", 4),
         ("ghcnh", ALL, f"{GHCNH}/access/by-year/2022/psv", "2022/*.psv", 3),
         ("igra", ALL, f"{IGRA}/access/data-por", "*-data.txt.zip", 2),
+        ("ndbc", ALL, NDBC, "2022/*.txt.gz", 1),
         ("olr_netcdf", None, OLR, "2022/*.nc", 1),
     ],
 )
@@ -240,6 +241,7 @@ def test_a_server_that_is_not_there(tmp_path):
         ("isd", FIRST, "short", "ends in the middle of a line: it is cut off"),
         ("igra", f"/{IGRA}/access/data-por/USM00072530-data.txt.zip", "damaged", "damaged|cannot be read"),
         ("igra", f"/{IGRA}/access/data-por/USM00072530-data.txt.zip", "short", "cannot be read: BadZipFile"),
+        ("ndbc", f"/{NDBC}/41002h2022.txt.gz", "damaged", "cannot be read"),
         ("olr_netcdf", f"/{OLR}/olr-daily_v01r02_20220101_20221231.nc", "short", "HDF5|cannot be read"),
     ],
 )
@@ -282,6 +284,8 @@ def test_content_of_another_kind_is_refused(server, tmp_path):
         ("igra", f"{IGRA}/doc/igra2-station-list.txt", (" 1973 2001", " 1973-2001"), 2, "two years"),
         ("igra", f"{IGRA}/doc/igra2-station-list.txt", ("NOM00001415 ", "NOM00001415,"), 2, "identifier, latitude"),
         ("ghcnh", f"{GHCNH}/doc/ghcnh-inventory.txt", (" 700\nNOM", "\nNOM"), 2, "twelve numbers of reports"),
+        ("ndbc", "data/stations/station_table.txt", ("pilm4|N|", "pilm4,N,"), 4, "a location between |"),
+        ("ndbc", "data/stations/station_table.txt", ("41002|N|3-meter foam buoy|3D1|A|", "41002|"), 3, "five fields"),
         ("ghcnh", f"{GHCNH}/doc/ghcnh-station-list.txt", ("-33.9500", "33.95 S "), 1, "identifier, latitude"),
     ],
 )
