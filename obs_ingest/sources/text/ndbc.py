@@ -28,7 +28,8 @@ __all__ = ["Ndbc", "station_positions"]
 _FORMER = {"#YY": "YYYY", "YY": "YYYY", "WD": "WDIR", "BAR": "PRES"}
 _NEEDED = ("YYYY", "MM", "DD", "hh", "WDIR", "WSPD", "PRES", "ATMP", "DEWP")
 _MISSING = {"WDIR": 999.0, "WSPD": 99.0, "PRES": 9999.0, "ATMP": 999.0, "DEWP": 999.0}
-_NAME = re.compile(r"([a-z0-9]+?)(h\d{4})?\.", re.IGNORECASE)
+_LARGEST = 1e5  # no value of these columns is as large
+_YEAR = re.compile(r"h\d{4}$")
 _LOCATION = re.compile(r"\s*(\d+\.\d+)\s+([NS])\s+(\d+\.\d+)\s+([EW])")
 _FIELDS = 7  # of the station table, up to the location
 
@@ -101,11 +102,8 @@ class Ndbc(ReportFiles):
 
     def parse(self, path: Path) -> Parsed:
         """Parse all reports of a file."""
-        name = _NAME.match(path.name)
-        if name is None:
-            raise ObservationError(f"{path}: its name does not begin with a station, as in 41002h2022.txt.gz")
         problems: list[str] = []
-        station = name[1].lower()
+        station = _YEAR.sub("", path.name.partition(".")[0].lower())
         latitude, longitude = self._positions.get(station, (np.nan, np.nan))
         reports = stacked(_reports(path, problems))
         reports["station"], reports["latitude"], reports["longitude"] = station, latitude, longitude
@@ -156,6 +154,7 @@ def _decoded(table: pd.DataFrame) -> NDArray:
     values, readable = {}, {}
     for name, missing in _MISSING.items():
         number = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
+        number[~(abs(number) < _LARGEST)] = np.nan
         readable[name] = np.isfinite(number) | (table[name] == "MM").to_numpy()
         values[name] = np.where(number == missing, np.nan, number)
     put(reports, "t2m", values["ATMP"] + ZERO_CELSIUS, readable=readable["ATMP"])
