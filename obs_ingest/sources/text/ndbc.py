@@ -154,7 +154,7 @@ def _decoded(table: pd.DataFrame) -> NDArray:
     values, readable = {}, {}
     for name, missing in _MISSING.items():
         number = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
-        number[~(abs(number) < _LARGEST)] = np.nan
+        number = np.where(abs(number) < _LARGEST, number, np.nan)
         readable[name] = np.isfinite(number) | (table[name] == "MM").to_numpy()
         values[name] = np.where(number == missing, np.nan, number)
     put(reports, "t2m", values["ATMP"] + ZERO_CELSIUS, readable=readable["ATMP"])
