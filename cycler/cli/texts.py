@@ -48,9 +48,12 @@ def parse_years(text: str) -> list[int]:
     for stretch in text.split(","):
         first, _, last = stretch.partition("-")
         try:
-            years += range(int(first), int(last or first) + 1)
+            of_stretch = range(int(first), int(last or first) + 1)
         except ValueError:
-            raise typer.BadParameter(f"{text!r} is not a list of years such as 2014-2022 or 2021,2023") from None
+            of_stretch = range(0)
+        if not of_stretch:
+            raise typer.BadParameter(f"{text!r} is not a list of years such as 2014-2022 or 2021,2023")
+        years += of_stretch
     return years
 
 

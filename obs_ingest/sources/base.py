@@ -43,6 +43,7 @@ SOURCES: dict[str, str] = {
     "amv_bufr": "sources.bufr.motion_vectors:MotionVectorsBufr",
     "isd": "sources.text.isd:Isd",
     "ghcnh": "sources.text.ghcnh:Ghcnh",
+    "ndbc": "sources.text.ndbc:Ndbc",
     "prepbufr": "sources.bufr.prepbufr:Prepbufr",
     "nnja": "sources.text.nnja:Nnja",
     "nnja_sondes": "sources.text.nnja:NnjaSondes",
@@ -60,6 +61,7 @@ DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
 
 ERROR_KINDS: dict[str, str] = {
     "marine_bufr": "marine",
+    "ndbc": "marine",
     "aircraft_bufr": "aircraft",
     "amv_bufr": "motion vectors",
 }

@@ -219,6 +219,10 @@ class ReportFiles(ABC):
 
     patterns: ClassVar[tuple[str, ...]]
     """Files of a folder that are read."""
+    by_station: ClassVar[bool] = False
+    """Whether a file holds one station, and has its name (with or without the year)."""
+    error_kind: ClassVar[str] = ""
+    """Whose errors the values have; see `errors.model.errors_of`."""
 
     def __init__(
         self,
@@ -246,6 +250,10 @@ class ReportFiles(ABC):
     def options(self) -> tuple[object, ...]:
         """Return what `parse` depends on beside the file and the class, as values with a `repr` that says all."""
         return ()
+
+    def paths(self) -> list[Path]:
+        """Return all files; ObservationError where there is none."""
+        return self._files.paths()
 
     def inputs(self, window: Window) -> dict[str, str]:
         """Return the digests of the files with reports of the window, or without a report that has a time, by path."""
@@ -275,7 +283,7 @@ class ReportFiles(ABC):
         blocks = self._files.read(window, inventory, read).values()
         reports = self._usable(np.concatenate([new_reports(0), *blocks]), window, inventory)
         inventory.decoded = len(reports)
-        table = surface_table(reports, self.name, inventory)
+        table = surface_table(reports, self.name, inventory, self.error_kind)
         return table, take_inventory(inventory, table, window)
 
     def _holds(self, path: Path, window: Window) -> bool:

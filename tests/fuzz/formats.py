@@ -17,8 +17,10 @@ from dacycle.cycler.benchmark.run import load_benchmark
 from dacycle.cycler.experiment import load_experiment
 from dacycle.obs_ingest.errors.table import read_errors
 from dacycle.obs_ingest.quality.station_lists import read_station_list
-from dacycle.obs_ingest.sources.ingested import ingest, window_file
+from dacycle.obs_ingest.sources.ingested import window_file
+from dacycle.obs_ingest.sources.ingesting import ingest
 from dacycle.obs_ingest.station_network.stations import load_stations
+from tests.archives.content import ndbc_file, reports
 from tests.assimilators.trained.test_trained import make_file
 from tests.fuzz import mutations, readers
 from tests.obs_ingest.sources.bufr import prepbufr_encoder, test_aloft, test_marine, test_prepbufr
@@ -80,6 +82,11 @@ def _observation_formats() -> Iterator[Format]:
     yield Format("GHCNh", ".psv", [_ghcnh()], text, _source("ghcnh", "2024-01-02T12"), batch=10, share=3)
     igra = b"".join(gzip.decompress((samples / "AUM00011035-data.txt.gz").read_bytes()).splitlines(keepends=True)[:250])
     yield Format("IGRA", "-data.txt", [igra], text, _source("igra", "2015-06-19T12"))
+    buoy = ndbc_file(reports(3, 2024)).encode()
+    network = str(ROOT / "obs_ingest/station_network/stations.csv")
+    yield Format(
+        "NDBC", "h2024.txt", [buoy], text, _source("ndbc", "2024-01-02T12", network=network), batch=10, share=2
+    )
     for name, kind, seed in (
         ("aircraft in BUFR", "aircraft_bufr", test_aloft.encode(311001, 4, **test_aloft.AIRCRAFT)),
         ("motion vectors in BUFR", "amv_bufr", test_aloft.encode(310077, 5, **test_aloft.VECTOR)),

@@ -16,17 +16,20 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import dacycle
 from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops
 from dacycle.obs_ingest.sources.base import build_source
-from dacycle.obs_ingest.sources.ingested import ingest
+from dacycle.obs_ingest.sources.ingesting import ingest
 from dacycle.obs_ingest.sources.surface import LOST, VALUES
 from dacycle.obs_ingest.table import ObservationError, check_table
 from dacycle.obs_ingest.window import Window
+from tests.archives.content import ndbc_file, reports
 from tests.obs_ingest.helpers import observations
 from tests.obs_ingest.sources import test_ghcnh, test_isd
 from tests.obs_ingest.sources.text import test_igra
 
 PAGE = b"<!DOCTYPE html><html><body><h1>503 Service Unavailable</h1></body></html>\n"
+STATIONS = Path(dacycle.__file__).parent / "obs_ingest/station_network/stations.csv"
 PATIENCE = 60  # seconds, much more than any of these takes
 
 
@@ -73,6 +76,10 @@ def igra(path: Path) -> None:
     path.write_text(test_igra.sounding() + test_igra.sounding(release="9999", name="AUM00011036"))
 
 
+def ndbc(path: Path) -> None:
+    path.write_text(ndbc_file(reports(3, 2024)))
+
+
 def olr(path: Path) -> None:
     time = xr.DataArray(pd.to_datetime(["2024-01-01", "2024-01-02"]), dims="time", attrs={"bounds": "time_bnds"})
     time.encoding["units"] = "hours since 2024-01-01"
@@ -102,6 +109,7 @@ class Format:
     make: Callable[[Path], None]
     time: str = "2024-01-02T12"
     examples: int = 60
+    network: str | None = None
 
 
 FORMATS = {
@@ -114,6 +122,7 @@ FORMATS = {
     "metar parquet": Format("metar", "a.parquet", madis),
     "bufr": Format("synop_bufr", "a.bufr", synop, "2024-01-02T12", 15),
     "igra": Format("igra", "a-data.txt", igra),
+    "ndbc": Format("ndbc", "ntaah2024.txt", ndbc, network=str(STATIONS)),
     "netcdf 4": Format("olr_netcdf", "a.nc", olr),
     "netcdf 3": Format("olr_netcdf", "a.nc3", olr),
     "table": Format("table", "20240102T12.parquet", table),
@@ -149,7 +158,8 @@ def read_or_refuse(form: Format, folder: Path, content: bytes) -> int | None:
     path = folder / form.file
     path.write_bytes(content)
     place = folder if form.source == "table" else path
-    source = build_source({"source": form.source, "path": str(place), "cutoff": "none"}, None, 0)
+    options = {} if form.network is None else {"network": form.network}
+    source = build_source({"source": form.source, "path": str(place), "cutoff": "none", **options}, None, 0)
     with within(PATIENCE):
         try:
             found, inventory = source.read(Window(np.datetime64(form.time)))
@@ -163,7 +173,7 @@ def read_or_refuse(form: Format, folder: Path, content: bytes) -> int | None:
     check_table(found, form.source)
     assert len(found) == sum(inventory.values.values())
     assert min([inventory.missing, inventory.decoded, *inventory.skipped.values()]) >= 0
-    if form.source in ("isd", "ghcnh", "metar"):
+    if form.source in ("isd", "ghcnh", "metar", "ndbc"):
         lost = {reason: inventory.skipped.get(reason, 0) for reason in LOST.values()}
         assert inventory.found == inventory.decoded + sum(inventory.skipped.values()) - sum(lost.values())
         assert inventory.decoded * len(VALUES) == len(found) + inventory.missing + sum(lost.values())

@@ -1,7 +1,8 @@
-"""Commands on observations: tables made of files, and files fetched from a public archive."""
+"""The command `dacycle ingest`: tables made of files of observations."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,13 @@ import typer
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
-from dacycle.cycler.cli.texts import parse_hour, parse_setting, parse_years
+from dacycle.cycler.cli.texts import parse_hour, parse_setting
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import STEP
-from dacycle.obs_ingest.sources import fetch as fetching
 from dacycle.obs_ingest.sources.base import Inventory, build_source
-from dacycle.obs_ingest.sources.ingested import IngestedWindow, total, window_file, write_table
-from dacycle.obs_ingest.sources.ingested import ingest as make_tables
+from dacycle.obs_ingest.sources.ingested import window_file, write_table
+from dacycle.obs_ingest.sources.ingesting import IngestedWindow, total
+from dacycle.obs_ingest.sources.ingesting import ingest as make_tables
 from dacycle.obs_ingest.table import ObservationError, concatenate
 from dacycle.obs_ingest.window import Window
 
@@ -31,7 +32,7 @@ def ingest(
         typer.Argument(
             metavar="SOURCE",
             help="A source that reads files: synop_bufr, marine_bufr, temp_bufr, igra, aircraft_bufr, amv_bufr, "
-            "prepbufr, isd, ghcnh, nnja, nnja_sondes, metar, olr_netcdf, precipitation_netcdf.",
+            "prepbufr, isd, ghcnh, ndbc, nnja, nnja_sondes, metar, olr_netcdf, precipitation_netcdf.",
         ),
     ],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Its files, folders, patterns or URLs.")],
@@ -148,20 +149,22 @@ def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, fold
         raise ObservationError(f"{folder} is a file; the tables of a period go into a folder")
     times = np.arange(start, end + STEP, STEP)
     done: list[IngestedWindow] = []
+    digests: dict[str, str] = {}  # of all windows, whose own lists would fill the memory
     with progress_bar() as bar:
         task = bar.add_task(f"{spec['source']}", total=len(times))
         try:
-            for window in make_tables(spec, times, folder):
-                done.append(window)
+            for window in make_tables(spec, times, folder, lambda sentence: bar.update(task, description=sentence)):
+                digests |= window.inventory.digests
+                done.append(replace(window, inventory=replace(window.inventory, files=[], digests={})))
                 bar.update(task, advance=1, description=f"{spec['source']} {window_file(folder, window.time).stem}")
         except KeyboardInterrupt:
             console.print(f"interrupted after {len(done)} of {len(times)} windows; the same command goes on")
             raise typer.Exit(130) from None
-    summed = total([window.inventory for window in done])
+    summed = replace(total([window.inventory for window in done]), files=list(digests), digests=digests)
     content = {
         "source": spec,
         "total": summed.as_dict(),
-        "windows": {window_file(folder, w.time).stem: w.inventory.as_dict() for w in done},
+        "windows": {window_file(folder, window.time).stem: _without_files(window.inventory) for window in done},
     }
     write_whole(folder / "inventory.json", json.dumps(content, indent=1, default=str).encode())
     return {
@@ -177,6 +180,10 @@ def _period(spec: dict[str, Any], start: np.datetime64, end: np.datetime64, fold
         "values": sum(summed.values.values()),
         "inventory": summed,
     }
+
+
+def _without_files(inventory: Inventory) -> dict[str, Any]:
+    return {name: value for name, value in inventory.as_dict().items() if name not in ("files", "digests")}
 
 
 def _options(texts: list[str]) -> dict[str, Any]:
@@ -210,31 +217,3 @@ def _print_inventory(title: str, inventory: Inventory) -> None:
     console.print(table, markup=False)
     for problem in inventory.problems:
         console.print(f"damaged: {problem}", soft_wrap=True, markup=False)
-
-
-@app.command()
-def fetch(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help=f"One of {', '.join(fetching.ARCHIVES)}.")],
-    out: Annotated[Path, typer.Option(help="The folder to write, with a subfolder for each year.")],
-    years: Annotated[str, typer.Option(help="Years, e.g. 2020,2021.")],
-    station: Annotated[
-        list[str] | None, typer.Option(help="A station's identifier in the archive; may be repeated.")
-    ] = None,
-) -> None:
-    """Fetch a source's files from the public archive of NOAA; unchanged files are not fetched again.
-
-    Example: dacycle fetch isd --years 2016 --station 01416099999 --out isd
-    """
-    urls = fetching.urls(source, parse_years(years), station or [])
-    failures = []
-    with progress_bar() as bar:
-        task = bar.add_task(source, total=len(urls))
-        for year, url in urls:
-            try:
-                fetching.mirror(url, out / str(year))
-            except ObservationError as error:
-                failures.append(str(error))
-            bar.advance(task)
-    console.print(f"{out}: {len(urls) - len(failures)} of {len(urls)} files; a source's `path` is {out}/*/*")
-    if failures:
-        raise ObservationError("\n".join(failures))

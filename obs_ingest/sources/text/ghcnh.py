@@ -49,6 +49,7 @@ class Ghcnh(ReportFiles):
     """Station reports from GHCNh files: t2m, td2m, msl, ps, u10, v10 and 6-h precipitation (traces are 0)."""
 
     patterns = ("*.psv", "*.psv.gz", "*.parquet")
+    by_station = True
 
     def parse(self, path: Path) -> Parsed:
         """Parse all reports of a file of either layout and either kind."""

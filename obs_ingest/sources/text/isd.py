@@ -49,6 +49,7 @@ class Isd(ReportFiles):
     """
 
     patterns = ("*.csv", "*.gz", "*-*-[12][0-9][0-9][0-9]")
+    by_station = True
 
     def parse(self, path: Path) -> Parsed:
         """Parse all reports of a file of either layout."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,11 @@ from dacycle.forecast_adapter.states.files import read_state, write_states
 from dacycle.forecast_adapter.states.netcdf_zarr import from_dataset
 from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.table import from_arrow
+from dacycle.obs_ingest.window import Window
+from tests.archives.content import ISD, make
+from tests.archives.server import Archives, serving
 from tests.conftest import TinyWorld
 from tests.worlds import forecast_by_hand, make_model
 
@@ -341,9 +346,67 @@ class TestPeriod:
         failed(run(*command, "--since", "2016-02-01T00", "--until", "2016-02-01T00"), "is a file", "folder")
 
 
-def test_fetch_says_what_is_missing(tmp_path: Path) -> None:
-    failed(run("fetch", "isd", "--years", "2016", "--out", tmp_path), "name stations")
-    failed(run("fetch", "radar", "--years", "2016", "--out", tmp_path), "no archive", "isd")
+class TestFetch:
+    @pytest.fixture
+    def archives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archives]:
+        make(tmp_path / "archives")
+        with serving(tmp_path / "archives") as archives:
+            monkeypatch.setenv("DACYCLE_MIRROR", archives.url)
+            yield archives
+
+    def test_what_is_fetched_is_ingested_and_read(self, archives: Archives, tmp_path: Path) -> None:
+        """From nothing to the table of a window, without an address or a station that is typed."""
+        for source, how, pattern in (
+            ("isd", ["--nearest-to", "5.625deg"], "*/*.csv"),
+            ("ghcnh", ["--station", "ASM00094767"], "*/*.psv"),
+            ("igra", ["--all"], "*-data*.zip"),
+            ("olr_netcdf", [], "*/*.nc"),
+        ):
+            out, tables = tmp_path / source, tmp_path / f"{source}-tables"
+            result = run("fetch", source, "--years", "2022", *how, "--out", out, "--rate", 1000)
+            assert result.exit_code == 0, result.output
+            assert f"`path` is {out}/{pattern}" in result.output
+            files, period = f"{out}/{pattern}", ["--since", "2022-01-03T00", "--until", "2022-01-03T06"]
+            result = run("ingest", source, files, *period, "--out", tables)
+            assert result.exit_code == 0, result.output
+            window = Window(np.datetime64("2022-01-03T00"))
+            ingested, read = (
+                build_source({"name": source, "cutoff": "none", **spec}, None, 0).read(window)[0]
+                for spec in ({"source": "table", "path": str(tables)}, {"source": source, "path": files})
+            )
+            assert len(ingested) == len(read) > 0
+            assert_allclose(ingested["value"], read["value"], rtol=1e-6)
+
+    def test_a_plan_fetches_nothing(self, archives: Archives, tmp_path: Path) -> None:
+        command = ["fetch", "isd", "--years", "2022-2023", "--all", "--out", tmp_path / "isd", "--rate", 100, "--plan"]
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        words = " ".join(result.output.split())
+        for expected in ("files 4", "of them here 0", "time at 5 MB/s and 100 requests/s 1 min", "about 0.2 MB"):
+            assert expected in words
+        assert "not in the archive: 2023: the archive has no folder of this year" in words
+        assert not list((tmp_path / "isd").rglob("*99999.csv"))
+        content = json.loads(run(*command, "--json").stdout)
+        assert (content["files"], content["due"], len(content["lacking"])) == (4, 4, 2)
+
+    def test_failures_end_with_status_2_and_the_rest_is_there(self, archives: Archives, tmp_path: Path) -> None:
+        archives.faults.short[f"/{ISD}/2022/01001099999.csv"] = 9
+        command = ["fetch", "isd", "--years", "2022,2022", "--all", "--out", tmp_path / "isd", "--rate", 1000]
+        result = run(*command)
+        failed(result, "01001099999.csv: ends in the middle of a line", "the same command tries them again")
+        assert len(list((tmp_path / "isd/2022").glob("*.csv"))) == 3
+        archives.faults.short.clear()
+        content = json.loads(run(*command, "--json").stdout)
+        assert (content["fetched"], content["unchanged"], content["failures"]) == (1, 3, [])
+
+    def test_refusals(self, archives: Archives, tmp_path: Path) -> None:
+        failed(run("fetch", "isd", "--years", "2016", "--out", tmp_path), "name stations", "--nearest-to")
+        failed(run("fetch", "isd", "--years", "2016", "--all", "--station", "a", "--out", tmp_path), "name stations")
+        failed(run("fetch", "isd", "--years", "2031", "--all", "--out", tmp_path), "has none of these files")
+        failed(run("fetch", "isd", "--years", "2022-2020", "--all", "--out", tmp_path), "list of years")
+        failed(run("fetch", "isd", "--years", "2022", "--nearest-to", "5deg", "--out", tmp_path), "5deg", "5.625deg")
+        failed(run("fetch", "olr_netcdf", "--years", "2022", "--all", "--out", tmp_path), "no stations to choose")
+        failed(run("fetch", "radar", "--years", "2016", "--out", tmp_path), "no archive", "isd")
 
 
 @pytest.mark.parametrize("command", ["forecast", "ingest", "fetch"])

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from dacycle.obs_ingest.sources import ingested as module
+from dacycle.obs_ingest.sources import ingested, ingesting
 from dacycle.obs_ingest.sources.base import build_source
-from dacycle.obs_ingest.sources.ingested import ingest, total
+from dacycle.obs_ingest.sources.ingesting import ingest, total
 from dacycle.obs_ingest.sources.surface import LOST, VALUES
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
@@ -82,13 +82,13 @@ def test_another_version_makes_them_again(tmp_path, monkeypatch):
     day(tmp_path / "in")
     spec = {"source": "isd", "path": str(tmp_path / "in")}
     made(spec, tmp_path / "out")
-    monkeypatch.setattr(module.dacycle, "__version__", "99")
+    monkeypatch.setattr(ingesting.dacycle, "__version__", "99")
     assert len(made(spec, tmp_path / "out")) == len(TIMES)
 
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     day(tmp_path / "in")
-    spec, out, write = {"source": "isd", "path": str(tmp_path / "in")}, tmp_path / "out", module.pq.write_table
+    spec, out, write = {"source": "isd", "path": str(tmp_path / "in")}, tmp_path / "out", ingested.pq.write_table
     written = []
 
     def stop(content, part):
@@ -97,7 +97,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
         if len(written) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.pq, "write_table", stop)
+    monkeypatch.setattr(ingested.pq, "write_table", stop)
     with pytest.raises(KeyboardInterrupt):
         made(spec, out)
     assert sorted(path.name for path in out.iterdir()) == ["20240102T00.parquet", "20240102T06.parquet"]
@@ -151,3 +151,66 @@ def test_the_station_list_is_part_of_what_a_table_is_made_of(tmp_path):
 def test_sources_without_files_have_nothing_to_ingest(tmp_path):
     with pytest.raises(ObservationError, match="source stations: unknown option 'path'"):
         list(ingest({"source": "stations", "path": str(tmp_path)}, TIMES, tmp_path))
+
+
+class TestGroups:
+    """Files of single stations, read a group at a time."""
+
+    @pytest.fixture
+    def spec(self, tmp_path, monkeypatch):
+        """Six stations in groups of two; one reports twice at some times."""
+        monkeypatch.setattr(ingesting, "GROUP", 2 * day(tmp_path / "sample").stat().st_size)
+        for number in range(6):
+            place = {"STATION": f"0141{number}099999", "LATITUDE": f"{50 + number}.1", "TMP": f"+0{number}25,1"}
+            day(tmp_path / "in", name=f"0141{number}099999.csv", **place)
+        return {"source": "isd", "path": str(tmp_path / "in"), "latency": "1h"}
+
+    def test_tables_are_those_of_all_files_together(self, spec, tmp_path, monkeypatch):
+        said = []
+        joined = list(ingest(spec, TIMES, tmp_path / "groups", said.append))
+        assert said == ["group 1 of 3", "group 2 of 3", "group 3 of 3"]
+        assert not (tmp_path / "groups/.parts").exists()
+        monkeypatch.undo()
+        together = list(ingest(spec, TIMES, tmp_path / "once"))
+        for one, other in zip(joined, together, strict=True):
+            assert (one.time, one.made) == (other.time, True)
+            assert one.inventory.as_dict() == other.inventory.as_dict()
+        for time in TIMES:
+            one, other = (
+                build_source({"source": "table", "path": str(tmp_path / name)}, None, 0).read(Window(time))[0]
+                for name in ("groups", "once")
+            )
+            assert_frame_equal(one, other, check_categorical=False)
+
+    def test_an_interrupted_run_goes_on_with_the_group(self, spec, tmp_path):
+        def stop(sentence):
+            if sentence.startswith("group 3"):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(ingest(spec, TIMES, tmp_path / "out", stop))
+        parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/.parts").rglob("*.parquet")}
+        assert len(parts) == 2 * len(TIMES)
+        iterator = ingest(spec, TIMES, tmp_path / "out")
+        next(iterator)
+        assert {path: path.stat().st_mtime_ns for path in parts} == parts, "they are not made again"
+        iterator.close()
+        assert made(spec, tmp_path / "out") == [str(time) for time in TIMES[1:]]
+        assert made(spec, tmp_path / "out") == []
+
+    def test_a_changed_file_makes_the_tables_again(self, spec, tmp_path):
+        assert len(made(spec, tmp_path / "out")) == len(TIMES)
+        day(tmp_path / "in", name="01413099999.csv", TMP="+0300,1")
+        assert len(made(spec, tmp_path / "out")) == len(TIMES)
+
+    def test_a_group_that_cannot_be_read_is_counted(self, spec, tmp_path):
+        for number in (0, 1, 4):
+            (tmp_path / f"in/0141{number}099999.csv").write_text("no reports\n" * 60)
+        windows = list(ingest(spec, TIMES, tmp_path / "out"))
+        assert {window.inventory.unreadable for window in windows} == {3}
+        assert {len(window.inventory.files) for window in windows} == {3}
+        assert any("01410099999.csv: no column" in problem for problem in windows[0].inventory.problems)
+        for path in (tmp_path / "in").iterdir():
+            path.write_text("no reports\n" * 60)
+        with pytest.raises(ObservationError, match="no column"):
+            list(ingest(spec, TIMES, tmp_path / "out"))
