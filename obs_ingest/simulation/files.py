@@ -33,18 +33,33 @@ import xarray as xr
 from dacycle.common.files import whole
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops, encode_temps
+from dacycle.obs_ingest.simulation.bufr_platforms import encode_aircraft, encode_marine, encode_motion_vectors
 from dacycle.obs_ingest.sources.base import Source, build_source
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["NOTE", "SIMULATED", "simulate"]
 
-SIMULATED: dict[str, str] = {"synop_bufr": "stations", "temp_bufr": "sondes", "olr_netcdf": "olr"}
+SIMULATED: dict[str, str] = {
+    "synop_bufr": "stations",
+    "temp_bufr": "sondes",
+    "olr_netcdf": "olr",
+    "marine_bufr": "marine",
+    "aircraft_bufr": "aircraft",
+    "amv_bufr": "motion_vectors",
+}
 """Sources of files that can be simulated, and the simulated source whose draws fill them."""
 
 NOTE = "simulated.json"
 """The file that describes a folder of simulated observations."""
 
+_ENCODERS = {
+    "synop_bufr": encode_synops,
+    "temp_bufr": encode_temps,
+    "marine_bufr": encode_marine,
+    "aircraft_bufr": encode_aircraft,
+    "amv_bufr": encode_motion_vectors,
+}
 _EPOCH = np.datetime64("1970-01-01T00", "h")
 
 
@@ -135,7 +150,7 @@ def _write(kind: str, source: Source, time: np.datetime64, folder: Path) -> bool
     if kind == "olr_netcdf":
         _olr(table).to_netcdf(path, engine="h5netcdf")
     else:
-        path.write_bytes(encode_synops(table) if kind == "synop_bufr" else encode_temps(table))
+        path.write_bytes(_ENCODERS[kind](table))
     return True
 
 
