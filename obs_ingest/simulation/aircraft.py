@@ -22,12 +22,12 @@ __all__ = ["Aircraft"]
 
 _SHORTEST = 300.0  # km of a flight
 _USUAL = 1500.0  # km; the number of flights falls with the distance by this scale
-_LONG = 0.1  # share of the flights whose number does not
+_LONG, _LONG_HAUL = 0.15, 6000.0  # share of the flights whose number falls by this scale, km
 _CLIMB = 200.0  # km on which a flight climbs, and descends
 _LEVELS = np.array([290, 310, 330, 350, 370, 390, 410]) * 30.48
 _LOW_LEVELS = np.array([240, 260, 280, 300, 320]) * 30.48
 """Cruising levels of long flights and of those below `_USUAL`, m."""
-_REPORTS = np.array([50, 150, 300, 500, 700, 1000, 1300, 1700, 2100, 2600, *range(3200, 13000, 700)])
+_REPORTS = np.array([100, 400, 800, 1200, 1700, 2300, *range(3000, 13000, 1000)])
 """Heights above the airport of the reports on climb and descent, m."""
 
 
@@ -36,7 +36,7 @@ class Aircraft(Simulated):
 
     Args:
         world, seed, name, cutoff, gross_rate, missing_rate, latency, latency_spread: as for `Stations`.
-        flights: in the air at once, of those that report.
+        flights: in the air at once, of those that report: about half of all.
     """
 
     VARIABLES = ("u", "v", "t")
@@ -47,7 +47,7 @@ class Aircraft(Simulated):
         seed: int,
         name: str = "aircraft",
         cutoff: pd.Timedelta | None = None,
-        flights: int = 2500,
+        flights: int = 5000,
         gross_rate: float = 0.003,
         missing_rate: float = 0.02,
         latency: str = "30min",
@@ -62,7 +62,9 @@ class Aircraft(Simulated):
         self._elevation = airports["elevation"].to_numpy()
         self._distance = distances(self._airports[:, None], self._airports)
         weight = airports["flights"].to_numpy()
-        number = weight[:, None] * weight * (np.exp(-self._distance / _USUAL) + _LONG * np.exp(-self._distance / 6000))
+        number = (
+            weight[:, None] * weight * (np.exp(-self._distance / _USUAL) + _LONG * np.exp(-self._distance / _LONG_HAUL))
+        )
         in_air = np.where(self._distance >= _SHORTEST, number * self._distance, 0)
         self._routes = np.cumsum(in_air) / in_air.sum()
 

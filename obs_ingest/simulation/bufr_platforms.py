@@ -57,7 +57,7 @@ def encode_aircraft(table: pd.DataFrame) -> bytes:
 
 
 def encode_motion_vectors(table: pd.DataFrame) -> bytes:
-    """Encode motion vectors of one time, each of the nearest satellite.
+    """Encode motion vectors of one time, each of the satellite that sees its place.
 
     Args:
         table: u, v with the times of receipt.
@@ -139,9 +139,8 @@ def _flight(reports: pd.DataFrame, values: NDArray) -> dict[str, Any]:
 def _vector(reports: pd.DataFrame, values: NDArray) -> dict[str, Any]:
     u, v = values
     direction, speed = wind(u, v)
-    satellite, _ = seen_by(reports["latitude"].to_numpy(), reports["longitude"].to_numpy())
     return {
-        "#1#satelliteIdentifier": satellite,
+        "#1#satelliteIdentifier": seen_by(reports["latitude"].to_numpy(), reports["longitude"].to_numpy()),
         "#1#satelliteDerivedWindComputationMethod": _INFRARED,
         "#1#second": 0,
         "#1#pressure": reports["pressure"].to_numpy(float),

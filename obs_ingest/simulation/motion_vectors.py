@@ -1,8 +1,9 @@
-"""Simulated atmospheric motion vectors: winds that geostationary satellites see by clouds, drawn from a reference.
+"""Simulated atmospheric motion vectors: winds that satellites see by clouds, drawn from a world's reference.
 
-Targets of 200 km stand within `_REACH` degrees of the five satellites, each a little elsewhere in every draw. Where the
-reference is moist enough for clouds, the highest layer of cloud is tracked, or is not; below it nothing is seen. Over
-land low clouds are not tracked, as centres leave them out. Clear sky gives no vector.
+Targets of 200 km stand within `_REACH` degrees of the five geostationary satellites, and poleward of `_POLAR` degrees,
+where the orbits of polar satellites overlap; each is a little elsewhere in every draw. Where the reference is moist
+enough for clouds, the highest layer of cloud is tracked, or is not; below it nothing is seen. Over land low clouds are
+not tracked, as centres leave them out. Clear sky gives no vector.
 """
 
 import numpy as np
@@ -22,8 +23,10 @@ from dacycle.obs_ingest.table import ObservationError, site_names
 __all__ = ["SATELLITES", "MotionVectors", "seen_by"]
 
 SATELLITES: dict[int, float] = {272: -137.2, 270: -75.2, 57: 0.0, 56: 45.5, 174: 140.7}
-"""Degrees east below the geostationary satellites, by their codes in WMO common table C-5."""
+"""Longitudes of the geostationary satellites, degrees, by their codes in WMO common table C-5."""
 
+_VIIRS, _POLAR = 224, 60.0  # the code of a polar satellite, and degrees of latitude
+_PASSED = 0.4  # share of the polar targets that are seen three times by overlapping orbits near the time
 _REACH = 60.0  # degrees of great circle from the place below a satellite
 _SPACING = 1.8  # degrees, 200 km
 _LAYERS = np.array([200, 250, 300, 400, 500, 700, 850, 925])  # hPa, of cloud that may be tracked
@@ -64,6 +67,10 @@ class MotionVectors(Simulated):
     def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
         aside = _SPACING / 3 * generator.uniform(-1, 1, self._targets.shape)
         latitude, longitude = degrees(unit_vectors(*(self._targets + aside)))
+        satellite = seen_by(latitude, longitude)
+        chance = np.where(satellite == _VIIRS, _PASSED, satellite >= 0)
+        near = np.nonzero(generator.random(len(latitude)) < chance)[0]
+        latitude, longitude = latitude[near], longitude[near]
         layer = self._layer(time, latitude, longitude, generator)
         seen = np.nonzero((layer >= 0) & (generator.random(len(layer)) < self._tracked))[0]
         latitude, longitude, layer = latitude[seen], longitude[seen], layer[seen]
@@ -89,19 +96,21 @@ class MotionVectors(Simulated):
         return np.where((_LAYERS[layer] > _LOW) & is_land(latitude, longitude), -1, layer)
 
 
-def seen_by(latitude: NDArray, longitude: NDArray) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the code of the nearest satellite of places (n,), and its distance in degrees of great circle."""
+def seen_by(latitude: NDArray, longitude: NDArray) -> NDArray[np.int64]:
+    """Return the code of the satellite that sees each place (n,); -1: none does.
+
+    It is the nearest geostationary one within `_REACH`, else a polar one.
+    """
     east = np.deg2rad(np.asarray(longitude)[:, None] - np.array([*SATELLITES.values()]))
     distance = np.rad2deg(np.arccos(np.cos(np.deg2rad(latitude))[:, None] * np.cos(east)))
-    nearest = distance.argmin(axis=1)
-    return np.array([*SATELLITES])[nearest], distance[np.arange(len(nearest)), nearest]
+    others = np.where(np.abs(latitude) > _POLAR, _VIIRS, -1)
+    return np.where(distance.min(axis=1) < _REACH, np.array([*SATELLITES])[distance.argmin(axis=1)], others)
 
 
 def _targets() -> NDArray[np.float64]:
-    """Return latitude and longitude (2, n) of the middles of the targets."""
-    rows = np.arange(-_REACH + _SPACING / 2, _REACH, _SPACING)
+    """Return latitude and longitude (2, n) of the middles of targets all over the Earth."""
+    rows = np.arange(-90 + _SPACING / 2, 90, _SPACING)
     columns = [np.arange(0.5, round(360 * np.cos(np.deg2rad(row)) / _SPACING)) for row in rows]
     latitude = np.repeat(rows, [len(column) for column in columns])
     longitude = np.concatenate([360 * column / len(column) for column in columns])
-    near = seen_by(latitude, longitude)[1] < _REACH - _SPACING
-    return np.stack([latitude[near], longitude[near]])
+    return np.stack([latitude, longitude])
