@@ -77,8 +77,7 @@ class Marine(Simulated):
         shared, own = (np.stack(part) for part in zip(*parts, strict=True))
         drawn = ErrorDraw(self.world.grid, places.latitude, places.longitude)
         value, error = truth + drawn.surface(shared, own, generator), np.sqrt(shared + own)
-        dry = value[1] <= value[0]
-        value[1] = np.where(dry | np.isnan(value[0]), value[1], value[0])
+        value[1] = np.where(value[1] > value[0], value[0], value[1])  # the air is saturated at most
         columns = {
             "value": self._gross(value, error, generator),
             "error": error,
