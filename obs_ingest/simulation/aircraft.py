@@ -36,7 +36,7 @@ class Aircraft(Simulated):
 
     Args:
         world, seed, name, cutoff, gross_rate, missing_rate, latency, latency_spread: as for `Stations`.
-        flights: in the air at once, of those that report: about half of all.
+        flights: in the air at once, of those that report: more than half of all.
     """
 
     VARIABLES = ("u", "v", "t")
@@ -47,7 +47,7 @@ class Aircraft(Simulated):
         seed: int,
         name: str = "aircraft",
         cutoff: pd.Timedelta | None = None,
-        flights: int = 5000,
+        flights: int = 6000,
         gross_rate: float = 0.003,
         missing_rate: float = 0.02,
         latency: str = "30min",
@@ -91,7 +91,8 @@ class Aircraft(Simulated):
         descends = flown > distance - _CLIMB
         cruises = np.nonzero((flown >= _CLIMB) & ~descends)[0]
         airport, other = np.where(descends, end, start), np.where(descends, start, end)
-        above = _REPORTS * ((flown < _CLIMB) | descends)[:, None]
+        rate = generator.uniform(0.85, 1.15, (self._flights, 1))  # no two flights report at the same heights
+        above = _REPORTS * rate * ((flown < _CLIMB) | descends)[:, None]
         height = self._elevation[airport][:, None] + above
         who, which = np.nonzero((above > 0) & (height < level[:, None]))
         share = above[who, which] / (level - self._elevation[airport])[who]

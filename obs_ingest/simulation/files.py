@@ -1,4 +1,4 @@
-"""Simulated observations as files: the draws of `stations` and `fields` in the formats that sources read.
+"""Simulated observations as files: the draws of simulated sources in the formats that sources of files read.
 
 A folder is written whole or not at all, and describes its content in `simulated.json`. Any process draws the same
 values, so that a folder that is there either holds the requested observations already, or is an error.
@@ -6,7 +6,7 @@ values, so that a folder that is there either holds the requested observations a
 The files differ from a draw in the process, beyond rounding, by:
 
 * Receipt. BUFR has no element for it. It is written as in ECMWF's archive, in a local section of that centre's form: to
-  the second for soundings; for SYNOPs that of their bulletin, at the next multiple of 5 minutes, which divides the
+  the second for soundings; for other reports that of their bulletin, at the next multiple of 5 minutes, which divides the
   cutoff, so that the same reports are late. OLR has the experiment's `latency`. Missing reports are in no file.
 * Names. Stations without a WMO number have a WIGOS identifier without an issuer, such as `0-0-0-ENGM`.
 * Height of sondes. A simulated sounding begins above the model's ground, which is not at the height of its station. The
@@ -16,6 +16,7 @@ The files differ from a draw in the process, beyond rounding, by:
   gross errors in z and t and the values that depend on them.
 * Humidity is written as a dewpoint, and so never 0 or less: 1e-12 instead. A gross error below 0, which the gross
   limits reject in a draw, becomes dry air, which the background check judges.
+* Motion vectors state a confidence of 90 %. An aircraft's pressure is that of its flight level in whole metres.
 * Errors are stated by the readers. That of precipitation grows with the value read, also with a gross error; in a draw
   it grows with the value without the gross error.
 """

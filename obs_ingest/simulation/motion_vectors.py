@@ -1,6 +1,6 @@
 """Simulated atmospheric motion vectors: winds that satellites see by clouds, drawn from a world's reference.
 
-Targets of 200 km stand within `_REACH` degrees of the five geostationary satellites, and poleward of `_POLAR` degrees,
+Targets of 140 km stand within `_REACH` degrees of the five geostationary satellites, and poleward of `_POLAR` degrees,
 where the orbits of polar satellites overlap; each is a little elsewhere in every draw. Where the reference is moist
 enough for clouds, the highest layer of cloud is tracked, or is not; below it nothing is seen. Over land low clouds are
 not tracked, as centres leave them out. Clear sky gives no vector.
@@ -28,7 +28,7 @@ SATELLITES: dict[int, float] = {272: -137.2, 270: -75.2, 57: 0.0, 56: 45.5, 174:
 _VIIRS, _POLAR = 224, 60.0  # the code of a polar satellite, and degrees of latitude
 _PASSED = 0.4  # share of the polar targets that are seen three times by overlapping orbits near the time
 _REACH = 60.0  # degrees of great circle from the place below a satellite
-_SPACING = 1.8  # degrees, 200 km
+_SPACING = 1.25  # degrees, 140 km
 _LAYERS = np.array([200, 250, 300, 400, 500, 700, 850, 925])  # hPa, of cloud that may be tracked
 _CLOUDY = np.array([0.4, 0.4, 0.4, 0.5, 0.7, 0.7, 0.7, 0.7])
 """Relative humidity of each layer from which there is cloud; cover is ((RH - this) / (1 - this))^2 (Slingo 1987)."""

@@ -52,4 +52,4 @@ def _unit(places: NDArray) -> NDArray:
 if __name__ == "__main__":
     with np.load(Path(sys.argv[1])) as file:
         made = rasters(file["longitude"], file["latitude"])
-    np.savez_compressed(Path(sys.argv[2]), **{name: np.packbits(raster) for name, raster in made.items()})
+    np.savez_compressed(Path(sys.argv[2]), land=np.packbits(made["land"]), inland=np.packbits(made["inland"]))
