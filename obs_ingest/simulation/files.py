@@ -6,8 +6,8 @@ values, so that a folder that is there either holds the requested observations a
 The files differ from a draw in the process, beyond rounding, by:
 
 * Receipt. BUFR has no element for it. It is written as in ECMWF's archive, in a local section of that centre's form: to
-  the second for soundings; for other reports that of their bulletin, at the next multiple of 5 minutes, which divides the
-  cutoff, so that the same reports are late. OLR has the experiment's `latency`. Missing reports are in no file.
+  the second for soundings; for other reports that of their bulletin, at the next multiple of 5 minutes, which divides
+  the cutoff, so that the same reports are late. OLR has the experiment's `latency`. Missing reports are in no file.
 * Names. Stations without a WMO number have a WIGOS identifier without an issuer, such as `0-0-0-ENGM`.
 * Height of sondes. A simulated sounding begins above the model's ground, which is not at the height of its station. The
   height is left out, because the check of the lowest thickness would reject it.

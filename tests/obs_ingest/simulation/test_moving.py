@@ -136,7 +136,7 @@ def test_motion_vectors_are_where_satellites_see_clouds(world, tables):
     geostationary = np.min(from_below, axis=0) < 6371 * np.deg2rad(60) + 1
     assert (geostationary | (abs(latitude) > 60)).all()
     assert 0.02 < (~geostationary).mean() < 0.25
-    assert 3000 < len(table) < 9000
+    assert 7000 < len(table) < 14000
     pressure = table["pressure"].to_numpy()
     assert pressure.min() > 18000
     assert pressure.max() < 101000
