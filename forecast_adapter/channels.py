@@ -7,7 +7,7 @@ and released inference code). Other modules look channels up here by name.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dacycle.forecast_adapter.physics import GRAVITY
 
@@ -24,6 +24,7 @@ __all__ = [
     "WB2_NAMES",
     "Channel",
     "index",
+    "nearest_level",
     "readable",
     "readable_variable",
 ]
@@ -118,6 +119,11 @@ GROUPS: dict[str, list[int]] = {
 }
 
 _INDEX = {name: i for i, name in enumerate(NAMES)}
+
+
+def nearest_level(pressure: ArrayLike) -> NDArray[np.intp]:
+    """Return the position in `LEVELS` of the level nearest in log p to each pressure, Pa; of NaN any."""
+    return np.searchsorted((LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2, np.log(pressure))
 
 
 def index(name: str) -> int:

@@ -28,6 +28,7 @@ __all__ = [
     "humidity_from_dewpoint",
     "humidity_from_relative_humidity",
     "saturation_vapour_pressure",
+    "standard_altitude",
     "standard_pressure",
     "station_pressure_ratio",
     "virtual_temperature",
@@ -181,6 +182,15 @@ def standard_pressure(altitude: ArrayLike) -> NDArray:
         )
         depth = GRAVITY * (height - TROPOPAUSE_HEIGHT) / (DRY_AIR_GAS_CONSTANT * TROPOPAUSE_TEMPERATURE)
         return np.where(height > TROPOPAUSE_HEIGHT, TROPOPAUSE_PRESSURE * np.exp(-depth), below)
+
+
+def standard_altitude(pressure: ArrayLike) -> NDArray:
+    """Return the altitude (m) of a pressure (Pa) in the standard atmosphere: the inverse of `standard_pressure`."""
+    ratio = np.asarray(pressure, float) / STANDARD_PRESSURE
+    below = STANDARD_TEMPERATURE / LAPSE_RATE * (1 - ratio ** (DRY_AIR_GAS_CONSTANT * LAPSE_RATE / GRAVITY))
+    depth = -np.log(np.asarray(pressure, float) / TROPOPAUSE_PRESSURE)
+    above = TROPOPAUSE_HEIGHT + depth * DRY_AIR_GAS_CONSTANT * TROPOPAUSE_TEMPERATURE / GRAVITY
+    return np.where(np.asarray(pressure) < TROPOPAUSE_PRESSURE, above, below)
 
 
 def station_pressure_ratio(elevation: ArrayLike, temperature: ArrayLike) -> NDArray:

@@ -28,6 +28,7 @@ __all__ = [
     "error_scores",
     "gaussian_crps",
     "high_wavenumber_divergence",
+    "in_regions",
     "lead_time_lost",
     "mae",
     "mse",
@@ -53,6 +54,11 @@ A row at exactly 20 degrees belongs to the extratropics, so that the last three 
 """
 
 
+def in_regions(latitude: NDArray) -> NDArray[np.bool_]:
+    """Return whether each latitude (n,), degrees, is in each region: (region, n)."""
+    return np.stack([latitude < np.inf, latitude >= 20.0, np.abs(latitude) < 20.0, latitude <= -20.0])
+
+
 def region_weights(grid: Grid) -> Array:
     """Return the area weights (region, latitude) of whole grid rows; those of a region sum to one.
 
@@ -61,8 +67,7 @@ def region_weights(grid: Grid) -> Array:
     """
     row = np.asarray(grid.weights, dtype=np.float64).mean(axis=1)
     latitude = np.asarray(grid.latitude, dtype=np.float64)
-    inside = np.stack([latitude < np.inf, latitude >= 20.0, np.abs(latitude) < 20.0, latitude <= -20.0])
-    weights = np.where(inside, row, 0.0)
+    weights = np.where(in_regions(latitude), row, 0.0)
     totals = weights.sum(axis=1, keepdims=True)
     if not (totals > 0).all():
         empty = [name for name, total in zip(REGIONS, totals[:, 0], strict=True) if not total > 0]

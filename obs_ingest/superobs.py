@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, NAMES, PLANES, index
+from dacycle.forecast_adapter.channels import LEVELS, NAMES, PLANES, index, nearest_level
 from dacycle.forecast_adapter.grid import Grid, cells, interpolate_to_points
 from dacycle.forecast_adapter.physics import humidity_from_dewpoint, station_pressure_ratio
 from dacycle.obs_ingest.errors.model import period_variance
@@ -29,8 +29,6 @@ __all__ = ["ERROR_FLOOR", "GriddedObservations", "grid_observations", "superob_d
 
 ERROR_FLOOR = 0.01
 """Least error of a superob on a channel, as a fraction of the channel's standard deviation."""
-
-_MIDDLES = (LOG_LEVELS[1:] + LOG_LEVELS[:-1]) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +179,7 @@ def _channels(rows: _Rows, comparable: NDArray[np.bool_]) -> NDArray[np.int64]:
     channel = np.full(len(rows.value), -1)
     for name in ("t2m", "msl", "u10", "v10"):
         channel[rows.are(name)] = index(name)
-    level = np.searchsorted(_MIDDLES, np.log(rows.pressure))
+    level = nearest_level(rows.pressure)
     for name in LEVEL_VARIABLES:
         of_name = rows.are(name)
         channel[of_name] = index(f"{name}{LEVELS[0]}") + level[of_name]

@@ -22,7 +22,7 @@ from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.background_error import BackgroundError, first_guess
-from dacycle.obs_ingest.simulation.stations import Simulated
+from dacycle.obs_ingest.simulation.drawing import Simulated
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
 from dacycle.obs_ingest.table import ObservationError, concatenate

@@ -186,7 +186,8 @@ def collect(
             inputs.assimilator.planes, world.statistics.std, assumed,
         )  # fmt: skip
     known = {*inputs.positions, *seen}
-    chosen = [(latitude, longitude) for latitude, longitude in chosen_sites(table, experiment.withhold).tolist()]
+    standing = table[~table["source"].isin(inputs.moving)]
+    chosen = [(latitude, longitude) for latitude, longitude in chosen_sites(standing, experiment.withhold).tolist()]
     return Observed(
         table,
         background_equivalents,

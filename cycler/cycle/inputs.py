@@ -20,7 +20,7 @@ from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import World, WorldError, load_world
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator
 from dacycle.obs_ingest.quality.control import Checks
-from dacycle.obs_ingest.sources.base import Source, build_source
+from dacycle.obs_ingest.sources.base import Source, build_source, error_kind
 from dacycle.obs_ingest.table import VARIABLES, ObservationError
 
 __all__ = ["Inputs", "absent_files", "cold_start", "cold_start_times", "load_inputs"]
@@ -53,6 +53,15 @@ class Inputs:
         """Return latitude and longitude of all sites on the lists of those sources that have one."""
         lists = [getattr(source, "positions", ()) for source in self.sources]
         return [(round(float(a), 4), round(float(b) % 360, 4)) for sites in lists for a, b in sites]
+
+    @property
+    def moving(self) -> list[str]:
+        """Return the names of the sources whose places change from cycle to cycle: of ships, aircraft, motion vectors.
+
+        Their withheld places are not remembered: they would soon fill the lanes and the surroundings of airports.
+        """
+        specs = zip(self.sources, self.experiment.observations, strict=True)
+        return [source.name for source, spec in specs if error_kind(spec.model_dump())]
 
     @property
     def mismatch(self) -> str:

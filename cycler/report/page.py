@@ -19,6 +19,7 @@ from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import write_experiment
 from dacycle.cycler.report import figures, health, maps, observation_figures, observations, style, tables
+from dacycle.cycler.report.at_observations import observation_rows, observation_table
 from dacycle.cycler.verification.cycles import (
     QUANTITIES,
     Verification,
@@ -79,6 +80,8 @@ def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
     context |= _observations(branch, records, verification.fits)
     context |= _errors(verification, free, world)
     context |= _drift(drift, free)
+    leads, observed = observation_table([] if drift.empty else observation_rows(branch, world))
+    context |= {"observed_leads": leads, "observed": observed}
     context |= _fields(branch, world, records)
     context["headline"] = _headline(verification, free, context["curves"])
     context["trends"] = _mean_trends(verification)

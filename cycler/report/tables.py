@@ -162,14 +162,20 @@ def withheld_rows(fits: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _fit(rows: pd.DataFrame, variable: str) -> dict[str, object]:
-    """Return means and root mean squares of O-B and O-A in readable units, and in units of the stated error."""
+    """Return means and root mean squares of O-B and O-A in readable units, and in units of the stated error.
+
+    `error_b` and `error_a` are the errors of background and analysis at the values: the root of the mean square without
+    that of the stated error; NaN where that is larger.
+    """
     factor, unit = style.readable_variable(variable)
     sums = rows.select_dtypes("number").sum()
     compared = int(sums["compared"])
     if not compared:
-        names = ("mean_b", "rms_b", "mean_a", "rms_a", "change", "ratio_b", "ratio_a", "error")
+        names = ("mean_b", "rms_b", "mean_a", "rms_a", "change", "ratio_b", "ratio_a", "error", "error_b", "error_a")
         return {"unit": unit, "compared": 0, **dict.fromkeys(names, np.nan)}
     rms_b, rms_a = (float(np.sqrt(sums[f"{name}_squared"] / compared)) for name in ("o_b", "o_a"))
+    stated = sums["error_squared"] / compared
+    own_b, own_a = (float(np.sqrt(rms**2 - stated)) if rms**2 >= stated else np.nan for rms in (rms_b, rms_a))
     return {
         "unit": unit,
         "compared": compared,
@@ -178,7 +184,9 @@ def _fit(rows: pd.DataFrame, variable: str) -> dict[str, object]:
         "mean_a": factor * sums["o_a"] / compared,
         "rms_a": factor * rms_a,
         "change": rms_a / rms_b - 1 if rms_b else np.nan,
-        "error": factor * float(np.sqrt(sums["error_squared"] / compared)),
+        "error": factor * float(np.sqrt(stated)),
+        "error_b": factor * own_b,
+        "error_a": factor * own_a,
         "ratio_b": float(np.sqrt(sums["o_b_in_errors_squared"] / compared)),
         "ratio_a": float(np.sqrt(sums["o_a_in_errors_squared"] / compared)),
     }

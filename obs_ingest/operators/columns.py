@@ -28,6 +28,7 @@ from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 __all__ = [
     "MSL_HEIGHT_LIMIT",
     "REDUCTION_TEMPERATURE_ERROR",
+    "between_levels",
     "equivalents",
     "reduction_error",
 ]
@@ -126,11 +127,19 @@ def _upper_air(model: NDArray, table: pd.DataFrame, state: NDArray, grid: Grid) 
     points, back = _points(table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows])
     columns = interpolate_to_points(state[4:], grid, points.real, points.imag)
     columns = columns.reshape(len(LEVEL_VARIABLES), len(LEVELS), -1)
-    log_pressure = np.log(pressure[rows])
-    upper = np.clip(np.searchsorted(LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)
-    weight = (log_pressure - LOG_LEVELS[upper]) / (LOG_LEVELS[upper + 1] - LOG_LEVELS[upper])
+    upper, weight = between_levels(pressure[rows])
     variable = codes[rows] - first
     model[rows] = columns[variable, upper, back] * (1 - weight) + columns[variable, upper + 1, back] * weight
+
+
+def between_levels(pressure: NDArray) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the position in `LEVELS` of the level above each pressure (n,), Pa, and the weight of the one below.
+
+    Interpolation is linear in log p.
+    """
+    log_pressure = np.log(pressure)
+    upper = np.clip(np.searchsorted(LOG_LEVELS, log_pressure, side="right") - 1, 0, len(LEVELS) - 2)
+    return upper, (log_pressure - LOG_LEVELS[upper]) / (LOG_LEVELS[upper + 1] - LOG_LEVELS[upper])
 
 
 def _points(latitude: NDArray, longitude: NDArray) -> tuple[NDArray[np.complex128], NDArray[np.intp]]:

@@ -1,37 +1,20 @@
 """Observation tables as messages of WMO BUFR, edition 4: the inverse of the sources `synop_bufr` and `temp_bufr`.
 
-Stations become SYNOPs (template 307080), sondes TEMPs (309052), each with its WIGOS identifier (301150). BUFR has no
-element for the time of receipt; it is written as in ECMWF's archive, in a local section of that centre's form. Values
-have the resolution of the templates: 0.01 K, 10 Pa, 0.1 m/s and whole degrees, 0.1 kg/m2, 1 gpm.
+Stations become SYNOPs (template 307080), sondes TEMPs (309052), each with its WIGOS identifier (301150). Values have
+the resolution of the templates: 0.01 K, 10 Pa, 0.1 m/s and whole degrees, 0.1 kg/m2, 1 gpm.
 """
 
-from datetime import UTC, datetime
-from typing import Any
-
-import eccodes
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.forecast_adapter.physics import GRAVITY, dewpoint, wind_direction
-from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES, ObservationError
+from dacycle.forecast_adapter.physics import GRAVITY, dewpoint
+from dacycle.obs_ingest.simulation.bufr_message import Identity, bulletins, instants, message, reports_of, wind
+from dacycle.obs_ingest.table import LEVEL_VARIABLES
 
-__all__ = ["BULLETIN", "encode_synops", "encode_temps"]
-
-BULLETIN = np.timedelta64(300, "s")
-"""SYNOPs are collected in bulletins, received at the next multiple of this. It divides every usual cutoff, so that the
-same values are late as before."""
+__all__ = ["encode_synops", "encode_temps"]
 
 _SURFACE = ("t2m", "td2m", "msl", "u10", "v10", "tp")
-_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("t2m", "td2m", "t"), (0.0, 655.0)),
-    **dict.fromkeys(("u10", "v10", "u", "v"), (-289.0, 289.0)),
-    "msl": (0.0, 163000.0),
-    "tp": (0.0, 1638.0),
-    "z": (-9800.0, 1275000.0),
-    "q": (-np.inf, 0.2),
-}
-"""Range of the elements of the templates, in SI units."""
 _DRIEST = 1e-12  # kg/kg; the least humidity that is written as a dewpoint
 _STANDARD_LEVEL = 1 << 16  # in the extended vertical sounding significance
 _SYNOP = {"dataCategory": 0, "dataSubCategory": 170, "rdbType": 1}
@@ -47,15 +30,12 @@ def encode_synops(table: pd.DataFrame) -> bytes:
     Raises:
         ObservationError: another variable is in it, a wind lacks a component, or a value is beyond what BUFR can hold.
     """
-    first, values = _reports(table, _SURFACE, table["station"].array.codes)
+    first, values = reports_of(table, _SURFACE, table["station"].array.codes)
     stations = table.iloc[first]
     identity = _identification(stations)
     identity["#1#heightOfStationGroundAboveMeanSeaLevel"] = stations["elevation"].to_numpy()
-    received = stations["received"].to_numpy().astype("datetime64[s]").astype(np.int64)
-    step = BULLETIN.astype(np.int64)
-    bulletins, which = np.unique(-(-received // step) * step, return_inverse=True)
     return b"".join(
-        _synops(_rows(identity, which == k), values[:, which == k], int(seconds)) for k, seconds in enumerate(bulletins)
+        _synops(_rows(identity, which), values[:, which], arrival) for which, arrival in bulletins(stations["received"])
     )
 
 
@@ -73,7 +53,7 @@ def encode_temps(table: pd.DataFrame) -> bytes:
     """
     pressure = table["pressure"].to_numpy()
     levels, level = np.unique(-pressure, return_inverse=True)  # from the ground up
-    first, values = _reports(
+    first, values = reports_of(
         table, LEVEL_VARIABLES, table["station"].array.codes.astype(np.int64) * len(levels) + level
     )
     lowest = np.nonzero(np.diff(table["station"].array.codes[first], prepend=-1))[0]
@@ -87,60 +67,30 @@ def encode_temps(table: pd.DataFrame) -> bytes:
     )
 
 
-def _reports(table: pd.DataFrame, names: tuple[str, ...], key: NDArray) -> tuple[NDArray[np.intp], NDArray]:
-    """Return the first row of each of the n reports (or levels), and its values (len(names), n), NaN where absent."""
-    _check(table, names)
-    position = np.array([names.index(name) if name in names else -1 for name in VARIABLES])
-    _, first, report = np.unique(key, return_index=True, return_inverse=True)
-    values = np.full((len(names), len(first)), np.nan)
-    values[position[table["variable"].array.codes], report] = table["value"].to_numpy()
-    halved = np.isnan(values[[names.index(name) for name in names if name[0] in "uv"]]).sum(axis=0) == 1
-    if halved.any():
-        station = table["station"].iloc[first[int(halved.argmax())]]
-        raise ObservationError(f"station {station}: BUFR has no place for one component of a wind without the other")
-    return first, values
-
-
-def _check(table: pd.DataFrame, names: tuple[str, ...]) -> None:
-    """Raise an error for values of other variables, and for those beyond `_RANGES`."""
-    low, high = np.array([_RANGES[name] if name in names else (np.inf, -np.inf) for name in VARIABLES]).T
-    codes, value = table["variable"].array.codes, table["value"].to_numpy()
-    bad = (value < low[codes]) | (value > high[codes])
-    if bad.any():
-        row = table.iloc[int(bad.argmax())]
-        raise ObservationError(
-            f"station {row['station']}, {row['time']}: {row['variable']} of {row['value']:g} does not fit into this "
-            "BUFR template"
-        )
-
-
-def _identification(stations: pd.DataFrame) -> dict[str, NDArray]:
+def _identification(stations: pd.DataFrame) -> Identity:
     """Return identifier, time and position of n reports, by BUFR key (n,).
 
     A name of five digits is a WMO block and station number, any other a local WIGOS identifier without an issuer.
     """
-    names, time = stations["station"].astype(str), stations["time"].dt
+    names = stations["station"].astype(str)
     number = names.where(names.str.fullmatch(r"\d{5}")).astype(float).to_numpy()
     identity = {
         "blockNumber": number // 1000,
         "stationNumber": number % 1000,
         **{f"wigos{part}": np.zeros(len(names)) for part in ("IdentifierSeries", "IssuerOfIdentifier", "IssueNumber")},
         "wigosLocalIdentifierCharacter": names.where(np.isnan(number), "").to_numpy(str),
-        **{part: getattr(time, part).to_numpy() for part in ("year", "month", "day", "hour", "minute")},
-        "latitude": stations["latitude"].to_numpy(),
-        "longitude": stations["longitude"].to_numpy(),
     }
-    return {f"#1#{key}": values for key, values in identity.items()}
+    return {f"#1#{key}": values for key, values in identity.items()} | instants(stations)
 
 
-def _rows(identity: dict[str, NDArray], which: NDArray[np.bool_] | slice) -> dict[str, NDArray]:
+def _rows(identity: Identity, which: NDArray[np.bool_] | slice) -> Identity:
     return {key: values[which] for key, values in identity.items()}
 
 
-def _synops(identity: dict[str, NDArray], values: NDArray, received: int) -> bytes:
+def _synops(identity: Identity, values: NDArray, received: int) -> bytes:
     """Return the compressed message of a bulletin: n reports, values (6, n)."""
     t2m, td2m, msl, u10, v10, tp = values
-    direction, speed = _wind(u10, v10)
+    direction, speed = wind(u10, v10)
     elements = {
         "#1#pressureReducedToMeanSeaLevel": msl,
         "#1#heightOfSensorAboveLocalGroundOrDeckOfMarinePlatform": 2.0,
@@ -154,13 +104,13 @@ def _synops(identity: dict[str, NDArray], values: NDArray, received: int) -> byt
         "#1#windSpeed": speed,
     }
     shape = {"compressedData": 1, "inputDelayedDescriptorReplicationFactor": [0, 0]}  # no layers of cloud
-    return _message(_SYNOP | shape, 307080, identity, received, elements)
+    return message(_SYNOP | shape, [301150, 307080], identity, received, elements)
 
 
-def _temp(identity: dict[str, NDArray], pressure: NDArray, values: NDArray, received: int) -> bytes:
+def _temp(identity: Identity, pressure: NDArray, values: NDArray, received: int) -> bytes:
     """Return the message of a sounding: n levels, values (5, n)."""
     z, q, u, v, t = values
-    direction, speed = _wind(u, v)
+    direction, speed = wind(u, v)
     elements = {
         "#1#timeSignificance": 18,  # the time is that of the launch
         "extendedVerticalSoundingSignificance": np.full(len(pressure), _STANDARD_LEVEL),
@@ -175,45 +125,4 @@ def _temp(identity: dict[str, NDArray], pressure: NDArray, values: NDArray, rece
         "inputExtendedDelayedDescriptorReplicationFactor": [len(pressure)],
         "inputDelayedDescriptorReplicationFactor": [0],  # no wind shear
     }
-    return _message(_TEMP | shape, 309052, identity, received, elements)
-
-
-def _wind(u: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
-    """Return direction in whole degrees and speed in tenths of m/s, by the codes: 360 is north, 0 calm."""
-    speed = np.rint(np.hypot(u, v) * 10) / 10
-    direction = np.rint(wind_direction(u, v)) % 360
-    return np.where(speed == 0, 0, np.where(direction == 0, 360, direction)), speed
-
-
-def _message(
-    head: dict[str, Any], template: int, identity: dict[str, NDArray], received: int, elements: dict[str, Any]
-) -> bytes:
-    """Encode a message with one subset for each place, received at a time (s since 1970)."""
-    arrival = datetime.fromtimestamp(received, UTC)
-    head = {
-        "masterTablesVersionNumber": 33,
-        "numberOfSubsets": len(identity["#1#latitude"]),
-        **{f"typical{p.capitalize()}": int(identity[f"#1#{p}"][0]) for p in ("year", "month", "day", "hour", "minute")},
-        "typicalSecond": 0,
-        **{f"rdbtime{part.capitalize()}": getattr(arrival, part) for part in ("day", "hour", "minute", "second")},
-        **head,
-        "unexpandedDescriptors": [301150, template],
-    }
-    handle = eccodes.codes_bufr_new_from_samples("BUFR4_local")
-    try:
-        for key, value in (head | identity | elements).items():
-            _set(handle, key, value)
-        eccodes.codes_set(handle, "pack", 1)
-        return bytes(eccodes.codes_get_message(handle))
-    finally:
-        eccodes.codes_release(handle)
-
-
-def _set(handle: int, key: str, value: Any) -> None:
-    """Set a key to a number, or to an array of names or numbers, of which NaN is missing."""
-    if np.ndim(value) == 0:
-        eccodes.codes_set(handle, key, value)
-        return
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        value = np.where(np.isnan(value), eccodes.CODES_MISSING_DOUBLE, value)
-    eccodes.codes_set_array(handle, key, value)
+    return message(_TEMP | shape, [301150, 309052], identity, received, elements)

@@ -54,6 +54,20 @@ class ErrorDraw:
         common, single = self._normals(shared.shape, generator)
         return np.sqrt(shared) * common + np.sqrt(own) * single
 
+    def aloft(
+        self, shared: NDArray, own: NDArray, level: NDArray, generator: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Draw errors (v, n) of v variables that have these shared and own variances (v, n).
+
+        Args:
+            shared, own: variances.
+            level: (n,) positions in `LEVELS` of the standard levels to which superobs count the places' values.
+            generator: of the numbers.
+        """
+        profiles = generator.standard_normal((len(shared), len(LEVELS), self._cells))
+        common = np.einsum("kl,vlc->vkc", _ROUGH, profiles)[:, level, self._cell]
+        return np.sqrt(shared) * common + np.sqrt(own) * generator.standard_normal(shared.shape)
+
     def soundings(self, shared: NDArray, own: NDArray, generator: np.random.Generator) -> NDArray[np.float64]:
         """Draw errors of z, q, u, v, t on the standard levels, (5, 13, n), that have these shared and own variances."""
         common, single = self._normals(shared.shape, generator)

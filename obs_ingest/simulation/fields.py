@@ -8,8 +8,8 @@ from dacycle.forecast_adapter.grid import Grid, conservative_average
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import ERRORS
+from dacycle.obs_ingest.simulation.drawing import Simulated, hour_of
 from dacycle.obs_ingest.simulation.drawn_errors import ErrorDraw
-from dacycle.obs_ingest.simulation.stations import Simulated, hour_of
 from dacycle.obs_ingest.sources.base import Inventory, duration
 from dacycle.obs_ingest.table import VARIABLES, ObservationError, make_table, site_names
 

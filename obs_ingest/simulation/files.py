@@ -1,4 +1,4 @@
-"""Simulated observations as files: the draws of `stations` and `fields` in the formats that sources read.
+"""Simulated observations as files: the draws of simulated sources in the formats that sources of files read.
 
 A folder is written whole or not at all, and describes its content in `simulated.json`. Any process draws the same
 values, so that a folder that is there either holds the requested observations already, or is an error.
@@ -6,8 +6,8 @@ values, so that a folder that is there either holds the requested observations a
 The files differ from a draw in the process, beyond rounding, by:
 
 * Receipt. BUFR has no element for it. It is written as in ECMWF's archive, in a local section of that centre's form: to
-  the second for soundings; for SYNOPs that of their bulletin, at the next multiple of 5 minutes, which divides the
-  cutoff, so that the same reports are late. OLR has the experiment's `latency`. Missing reports are in no file.
+  the second for soundings; for other reports that of their bulletin, at the next multiple of 5 minutes, which divides
+  the cutoff, so that the same reports are late. OLR has the experiment's `latency`. Missing reports are in no file.
 * Names. Stations without a WMO number have a WIGOS identifier without an issuer, such as `0-0-0-ENGM`.
 * Height of sondes. A simulated sounding begins above the model's ground, which is not at the height of its station. The
   height is left out, because the check of the lowest thickness would reject it.
@@ -16,6 +16,7 @@ The files differ from a draw in the process, beyond rounding, by:
   gross errors in z and t and the values that depend on them.
 * Humidity is written as a dewpoint, and so never 0 or less: 1e-12 instead. A gross error below 0, which the gross
   limits reject in a draw, becomes dry air, which the background check judges.
+* Motion vectors state a confidence of 90 %. An aircraft's pressure is that of its flight level in whole metres.
 * Errors are stated by the readers. That of precipitation grows with the value read, also with a gross error; in a draw
   it grows with the value without the gross error.
 """
@@ -33,18 +34,33 @@ import xarray as xr
 from dacycle.common.files import whole
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops, encode_temps
+from dacycle.obs_ingest.simulation.bufr_platforms import encode_aircraft, encode_marine, encode_motion_vectors
 from dacycle.obs_ingest.sources.base import Source, build_source
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["NOTE", "SIMULATED", "simulate"]
 
-SIMULATED: dict[str, str] = {"synop_bufr": "stations", "temp_bufr": "sondes", "olr_netcdf": "olr"}
+SIMULATED: dict[str, str] = {
+    "synop_bufr": "stations",
+    "temp_bufr": "sondes",
+    "olr_netcdf": "olr",
+    "marine_bufr": "marine",
+    "aircraft_bufr": "aircraft",
+    "amv_bufr": "motion_vectors",
+}
 """Sources of files that can be simulated, and the simulated source whose draws fill them."""
 
 NOTE = "simulated.json"
 """The file that describes a folder of simulated observations."""
 
+_ENCODERS = {
+    "synop_bufr": encode_synops,
+    "temp_bufr": encode_temps,
+    "marine_bufr": encode_marine,
+    "aircraft_bufr": encode_aircraft,
+    "amv_bufr": encode_motion_vectors,
+}
 _EPOCH = np.datetime64("1970-01-01T00", "h")
 
 
@@ -135,7 +151,7 @@ def _write(kind: str, source: Source, time: np.datetime64, folder: Path) -> bool
     if kind == "olr_netcdf":
         _olr(table).to_netcdf(path, engine="h5netcdf")
     else:
-        path.write_bytes(encode_synops(table) if kind == "synop_bufr" else encode_temps(table))
+        path.write_bytes(_ENCODERS[kind](table))
     return True
 
 

@@ -1,15 +1,5 @@
-"""Simulated stations and sondes: observations drawn from a world's reference at real positions and heights.
+"""Simulated stations and sondes: observations drawn from a world's reference at real positions and heights."""
 
-A value is the reference at the station, plus an error that `drawn_errors` draws; the stations in a cell of the world's
-grid share a part of it. Gross errors, missing reports and late reports occur as in practice. A draw is a pure function
-of (seed, name, time), in any process and after any other draw. An error that grows with the value is computed from the
-observed value or from climatology: computed from the true value, it would tell the assimilator the truth.
-"""
-
-import hashlib
-import logging
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,96 +10,21 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.channels import LEVELS, index
 from dacycle.forecast_adapter.grid import interpolate_to_points
 from dacycle.forecast_adapter.physics import DEWPOINT_LAPSE_RATE, LAPSE_RATE
-from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.errors.model import ERRORS, HUMIDITY_TOP, level_parts, standard_error
 from dacycle.obs_ingest.operators.columns import MSL_HEIGHT_LIMIT
+from dacycle.obs_ingest.simulation.drawing import Places, Simulated, hour_of
 from dacycle.obs_ingest.simulation.drawn_errors import ErrorDraw
-from dacycle.obs_ingest.sources.base import Inventory, duration, take_inventory
+from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.station_network.stations import load_stations
-from dacycle.obs_ingest.table import VARIABLES, ObservationError, empty_table, make_table, site_names
-from dacycle.obs_ingest.window import Window
+from dacycle.obs_ingest.table import VARIABLES, ObservationError, site_names
 
-__all__ = ["Simulated", "Sondes", "Stations", "hour_of"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Sondes", "Stations"]
 
 _PRESSURES = np.array(LEVELS, float) * 100
 _DRAWN_FROM = {"td2m": "td2m", "tp": "tp6h"}
 """Variables of stations that are drawn from an extra field of the reference, and that field."""
 _PRECIPITATION_THRESHOLD = 0.1  # kg m-2, the least a rain gauge reports
-
-
-class Simulated(ABC):
-    """A simulated source: the seeded draw, late and missing reports, gross errors, the table."""
-
-    def __init__(
-        self,
-        world: World,
-        seed: int,
-        name: str,
-        cutoff: pd.Timedelta | None,
-        gross_rate: float,
-        missing_rate: float,
-        latency: str,
-        latency_spread: float,
-    ) -> None:
-        for option, value in (("gross_rate", gross_rate), ("missing_rate", missing_rate)):
-            if not 0 <= value < 1:
-                raise ObservationError(f"source {name}: {option} is {value!r}, not a share in [0, 1)")
-        if latency_spread < 0:
-            raise ObservationError(f"source {name}: latency_spread is {latency_spread!r}, below 0")
-        self.world, self.seed, self.name, self.cutoff = world, seed, name, cutoff
-        self._gross_rate, self._missing_rate = gross_rate, missing_rate
-        self._latency = duration(latency, f"source {name}: latency").total_seconds()
-        self._spread = latency_spread
-
-    def lacking(self, fields: Mapping[str, str]) -> list[str]:
-        """Return the variables, given with the extra fields they are drawn from, that the reference lacks; log them."""
-        reference = self.world.reference
-        if not fields or not len(reference.times):
-            return []
-        there = reference.surface_names(reference.times[0])
-        absent = [variable for variable, field in fields.items() if field not in there]
-        if absent:
-            logger.warning(
-                "source %s: %s has no %s, so %s is not observed; `dacycle dataset --beside` adds fields",
-                self.name,
-                reference.folder,
-                ", ".join(EXTRA_FIELDS[fields[variable]][0] for variable in absent),
-                ", ".join(absent),
-            )
-        return absent
-
-    def read(self, window: Window) -> tuple[pd.DataFrame, Inventory]:
-        """Draw the observations at the window's analysis time, if there are any then."""
-        inventory = Inventory(self.name)
-        if not self._observes(window.time):
-            return empty_table(), inventory
-        table = self._draw(window.time, self._generator(window.time), inventory)
-        return table, take_inventory(inventory, table, window)
-
-    def _observes(self, time: np.datetime64) -> bool:
-        return bool(hour_of(time) % 6 == 0)
-
-    @abstractmethod
-    def _draw(self, time: np.datetime64, generator: np.random.Generator, inventory: Inventory) -> pd.DataFrame:
-        """Draw the observations at `time`; missing reports are counted in the inventory."""
-
-    def _generator(self, time: np.datetime64) -> np.random.Generator:
-        key = f"{self.seed}|{self.name}|{np.datetime_as_string(time, 'h')}"
-        return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big"))
-
-    def _received(self, time: np.datetime64, generator: np.random.Generator, n: int) -> NDArray[np.datetime64]:
-        """Draw times of receipt (n,): the latency is log-normal about its median, so that a few are very late."""
-        seconds = self._latency * np.exp(self._spread * generator.standard_normal(n))
-        return time.astype("datetime64[s]") + seconds.astype("timedelta64[s]")
-
-    def _gross(self, values: NDArray, errors: NDArray, generator: np.random.Generator) -> NDArray:
-        """Return the values, a share of them with a gross error of 8 to 25 standard errors of either sign."""
-        wrong = generator.random(values.shape) < self._gross_rate
-        size = generator.uniform(8, 25, values.shape) * np.where(generator.random(values.shape) < 0.5, -1, 1)
-        return np.where(wrong, values + size * errors, values)
 
 
 class _AtStations(Simulated):
@@ -123,8 +38,13 @@ class _AtStations(Simulated):
         self._latitude = stations["latitude"].to_numpy(float)
         self._longitude = stations["longitude"].to_numpy(float)
         self._elevation = stations["elevation"].to_numpy(float)
-        self._site = site_names(self._latitude, self._longitude)
-        self._station = pd.Categorical(stations["station"].astype(str))
+        self._places = Places(
+            pd.Categorical(stations["station"].astype(str)),
+            site_names(self._latitude, self._longitude),
+            self._latitude,
+            self._longitude,
+            self._elevation,
+        )
         self._orography = self._at_stations(world.orography)
         self._errors = ErrorDraw(world.grid, self._latitude, self._longitude)
 
@@ -135,43 +55,6 @@ class _AtStations(Simulated):
 
     def _at_stations(self, fields: NDArray) -> NDArray:
         return interpolate_to_points(fields, self.world.grid, self._latitude, self._longitude)
-
-    def _table(
-        self,
-        time: np.datetime64,
-        generator: np.random.Generator,
-        inventory: Inventory,
-        columns: Mapping[str, NDArray],
-        shape: tuple[int, ...],
-    ) -> pd.DataFrame:
-        """Return the rows of the finite values; the reports of some stations are missing.
-
-        Args:
-            time, generator, inventory: as for `_draw`.
-            columns: value, error, variable, pressure and period, each broadcast to `shape`.
-            shape: (..., stations). Each station's values are received together.
-        """
-        n = len(self._latitude)
-        sent = generator.random(n) >= self._missing_rate
-        received = self._received(time, generator, n)
-        full = {name: np.broadcast_to(field, shape) for name, field in columns.items()}
-        present = np.isfinite(full["value"])
-        inventory.found, inventory.decoded = n, int(sent.sum())
-        inventory.missing = n - inventory.decoded
-        rows = np.nonzero(present & sent)
-        station = rows[-1]
-        values = {name: field[rows] for name, field in full.items()}
-        return make_table(
-            time=np.broadcast_to(time.astype("datetime64[s]"), len(station)).copy(),
-            received=received[station],
-            site=self._site[station],
-            station=self._station[station],
-            latitude=self._latitude[station],
-            longitude=self._longitude[station],
-            elevation=self._elevation[station],
-            source=self.name,
-            **values,
-        )
 
 
 class Stations(_AtStations):
@@ -234,7 +117,7 @@ class Stations(_AtStations):
             "pressure": np.array(np.nan),
             "period": np.array([[6.0 if v == "tp" else 0.0] for v in self.VARIABLES]),
         }
-        return self._table(time, generator, inventory, columns, value.shape)
+        return self._table(time, generator, inventory, self._places, columns, value.shape)
 
     def _truth(self, time: np.datetime64) -> NDArray:
         """Return the reference (6, stations) at the stations and their heights, NaN where it is not observed."""
@@ -302,9 +185,4 @@ class Sondes(_AtStations):
             "pressure": pressure,
             "period": np.array(0.0),
         }
-        return self._table(time, generator, inventory, columns, value.shape)
-
-
-def hour_of(time: np.datetime64) -> int:
-    """Return the hours since 1970-01-01T00."""
-    return int(time.astype("datetime64[h]").astype(int))
+        return self._table(time, generator, inventory, self._places, columns, value.shape)

@@ -37,6 +37,9 @@ SOURCES: dict[str, str] = {
     "sondes": "simulation.stations:Sondes",
     "olr": "simulation.fields:Olr",
     "mask": "simulation.fields:Mask",
+    "marine": "simulation.marine:Marine",
+    "aircraft": "simulation.aircraft:Aircraft",
+    "motion_vectors": "simulation.motion_vectors:MotionVectors",
     "synop_bufr": "sources.bufr.synop:SynopBufr",
     "marine_bufr": "sources.bufr.marine:MarineBufr",
     "aircraft_bufr": "sources.bufr.aircraft:AircraftBufr",
@@ -56,10 +59,13 @@ SOURCES: dict[str, str] = {
 }
 """Sources that an experiment can name: module and class, imported on demand (a replay may not need ecCodes)."""
 
-DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask"})
+DRAWN: frozenset[str] = frozenset({"stations", "sondes", "olr", "mask", "marine", "aircraft", "motion_vectors"})
 """Sources whose values are drawn from the world's reference, with known errors."""
 
 ERROR_KINDS: dict[str, str] = {
+    "marine": "marine",
+    "aircraft": "aircraft",
+    "motion_vectors": "motion vectors",
     "marine_bufr": "marine",
     "ndbc": "marine",
     "aircraft_bufr": "aircraft",

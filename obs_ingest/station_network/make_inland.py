@@ -1,4 +1,4 @@
-"""Make inland.npz, the places far from any coast, from coastlines: `python make_inland.py COASTLINES.npz inland.npz`.
+"""Make inland.npz, rasters of land and of places far from any coast: `python make_inland.py COASTLINES.npz inland.npz`.
 
 The coastlines are those of the reports' maps (Natural Earth 1:110m, public domain), lines of `longitude` and `latitude`
 separated by NaN. A point is on land if the meridian from it to the North Pole, which is sea, crosses coasts an odd
@@ -19,8 +19,8 @@ SPACING = 0.5  # degrees
 _DENSE = 0.1  # degrees between the points that stand for a coast
 
 
-def inland(longitude: NDArray, latitude: NDArray) -> NDArray[np.bool_]:
-    """Return whether each cell (360, 720) is inland, from 90 S and 180 W on."""
+def rasters(longitude: NDArray, latitude: NDArray) -> dict[str, NDArray[np.bool_]]:
+    """Return whether each cell (360, 720) is `land`, and whether it is `inland`, from 90 S and 180 W on."""
     y = np.arange(-90 + SPACING / 2, 90, SPACING)
     x = np.arange(-180 + SPACING / 2, 180, SPACING)
     edges = np.stack([longitude[:-1], latitude[:-1], longitude[1:], latitude[1:]], axis=1)
@@ -40,7 +40,8 @@ def inland(longitude: NDArray, latitude: NDArray) -> NDArray[np.bool_]:
     places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     chord = cKDTree(_unit(coast)).query(_unit(places))[0]
     distance = 2 * EARTH_RADIUS_KM * np.arcsin(chord / 2)
-    return (crossings % 2 == 1) & (distance.reshape(crossings.shape) > DISTANCE)
+    land = crossings % 2 == 1
+    return {"land": land, "inland": land & (distance.reshape(crossings.shape) > DISTANCE)}
 
 
 def _unit(places: NDArray) -> NDArray:
@@ -50,4 +51,5 @@ def _unit(places: NDArray) -> NDArray:
 
 if __name__ == "__main__":
     with np.load(Path(sys.argv[1])) as file:
-        np.savez_compressed(Path(sys.argv[2]), inland=np.packbits(inland(file["longitude"], file["latitude"])))
+        made = rasters(file["longitude"], file["latitude"])
+    np.savez_compressed(Path(sys.argv[2]), land=np.packbits(made["land"]), inland=np.packbits(made["inland"]))

@@ -9,7 +9,7 @@ import pandas as pd
 from dacycle.common.foreign import read_text, reading
 from dacycle.obs_ingest.table import ObservationError, is_position
 
-__all__ = ["load_stations", "read_csv"]
+__all__ = ["load_stations", "packaged_list", "read_csv"]
 
 _NUMBERS = ("latitude", "longitude", "elevation")
 _COLUMNS = ("station", *_NUMBERS)
@@ -54,6 +54,12 @@ def load_stations(path: Path | str | None, packaged: str) -> pd.DataFrame:
         twice = stations["station"][stations["station"].duplicated()].iloc[0]
         raise ObservationError(f"{file}: {twice} is listed twice")
     return stations.assign(**numbers)
+
+
+def packaged_list(name: str) -> pd.DataFrame:
+    """Read a packaged list, `lanes` or `airports`: names in the first column, numbers in the others."""
+    table = read_csv(Path(__file__).with_name(f"{name}.csv"))
+    return table.assign(**{column: table[column].astype(float) for column in table.columns[1:]})
 
 
 def _refuse(bad: pd.Series, file: Path, problem: str) -> None:

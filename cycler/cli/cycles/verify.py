@@ -16,6 +16,7 @@ from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, prog
 from dacycle.cycler.cli.texts import cycle_time
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import figures, style, tables
+from dacycle.cycler.report.at_observations import observation_rows, observation_table
 from dacycle.cycler.report.compare import compare as compare_runs
 from dacycle.cycler.report.compare import write_comparison
 from dacycle.cycler.report.page import write_report
@@ -36,7 +37,7 @@ def drift(
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Make the missing forecasts from committed analyses, and score them against the reference.
+    """Make the missing forecasts from committed analyses, and score them against the reference and at observations.
 
     Run it again to continue after an interruption. Where the reference comes later, `dacycle verify` scores the kept
     headline fields as far as it reaches. Once it holds all leads of a start, this command runs the forecast again to
@@ -56,11 +57,27 @@ def drift(
         except KeyboardInterrupt:
             print("interrupted; what was made is kept, the same command goes on", file=sys.stderr)
             raise typer.Exit(130) from None
-    content = {"experiment": experiment, **_drift(read_scores(branch))}
+    with waiting("scoring at observations"):
+        observed = observation_rows(branch, world)
+    content = {"experiment": experiment, **_drift(read_scores(branch)), "at_observations": observed}
     if as_json:
         print_json(content)
     else:
         _print_drift(content)
+        _print_at_observations(observed)
+
+
+def _print_at_observations(rows: list[dict[str, Any]]) -> None:
+    leads, table_rows = observation_table(rows)
+    if not table_rows:
+        console.print("no forecast can be compared with observations: the run has no cycle at their valid times")
+        return
+    title = "error at observations, theirs taken off (difference from the reference there)"
+    table = new_table("channel", "source", numbers=[f"day {lead // 24}" for lead in leads], title=title)
+    for row in table_rows:
+        cells = [f"{tables.number(error)} ({tables.number(against)})" for error, against, _ in row["cells"]]
+        table.add_row(f"{row['channel']} ({row['unit']})", row["source"], *cells)
+    console.print(table)
 
 
 @app.command("verify")
@@ -209,9 +226,12 @@ def _print_scores(content: dict[str, Any]) -> None:
         for row in rows:
             table.add_row(f"{row['channel']} ({row['unit']})", tables.with_interval(*row["trend_a_day"].values()))
         console.print(table)
-    table = new_table("source", "variable", numbers=("values", "O-B", "O-A"), title="fit to withheld sites (rms)")
+    columns = ("values", "O-B", "O-A", "analysis")
+    table = new_table(
+        "source", "variable", numbers=columns, title="fit to withheld sites (rms), and the error of the analysis there"
+    )
     for row in content["withheld"]:
-        numbers = (tables.number(row[name]) for name in ("rms_b", "rms_a"))
+        numbers = (tables.number(row[name]) for name in ("rms_b", "rms_a", "error_a"))
         table.add_row(row["source"], f"{row['variable']} ({row['unit']})", str(row["compared"]), *numbers)
     console.print(table)
 

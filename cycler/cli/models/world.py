@@ -102,8 +102,9 @@ def simulate(
 ) -> None:
     """Draw an experiment's observations from its world, and write the files that it reads.
 
-    For each source `synop_bufr`, `temp_bufr` and `olr_netcdf` it makes the folder that is the path of the source, with
-    the values that the source `stations`, `sondes` or `olr` of the same name would draw. Existing folders are kept.
+    For each source `synop_bufr`, `temp_bufr`, `olr_netcdf`, `marine_bufr`, `aircraft_bufr` and `amv_bufr` it makes the
+    folder that is the path of the source, with the values that the source `stations`, `sondes`, `olr`, `marine`,
+    `aircraft` or `motion_vectors` of the same name would draw. Existing folders are kept.
 
     Example: dacycle simulate deploy/experiments/demo.yaml
     """

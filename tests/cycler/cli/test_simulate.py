@@ -57,6 +57,8 @@ def test_a_replay_reads_what_simulate_wrote_and_says_how_to_get_it(place, world)
 
 def test_what_reads_no_such_files_is_refused(place, world):
     tiny.write_experiment(place, world, "drawn")
-    assert "none of its sources (synop_bufr, temp_bufr, olr_netcdf)" in dacycle("simulate", "drawn.yaml", status=2)
+    assert "none of its sources (synop_bufr, temp_bufr, olr_netcdf, marine_bufr, aircraft_bufr, amv_bufr)" in dacycle(
+        "simulate", "drawn.yaml", status=2
+    )
     tiny.write_experiment(place, world, "live", observations=SOURCES, end=None)
     assert "it has no end" in dacycle("simulate", "live.yaml", status=2)

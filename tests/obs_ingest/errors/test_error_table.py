@@ -11,7 +11,7 @@ from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.obs_ingest.errors.model import ERRORS, KINDS, LOCAL_SHARE, representativeness_factor, standard_error
 from dacycle.obs_ingest.errors.table import ErrorTable, read_errors
-from dacycle.obs_ingest.simulation.stations import Simulated
+from dacycle.obs_ingest.simulation.drawing import Simulated
 from dacycle.obs_ingest.sources.base import DRAWN, SOURCES
 from dacycle.obs_ingest.superobs import grid_observations
 from dacycle.obs_ingest.table import UNITS, ObservationError, concatenate

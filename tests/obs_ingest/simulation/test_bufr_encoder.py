@@ -8,7 +8,8 @@ import pytest
 
 from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.quality.control import withhold
-from dacycle.obs_ingest.simulation.bufr_encoder import BULLETIN, encode_synops, encode_temps
+from dacycle.obs_ingest.simulation.bufr_encoder import encode_synops, encode_temps
+from dacycle.obs_ingest.simulation.bufr_message import BULLETIN
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.sources.bufr import decoder
 from dacycle.obs_ingest.table import ObservationError, check_table

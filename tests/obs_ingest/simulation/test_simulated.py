@@ -17,7 +17,7 @@ from dacycle.obs_ingest.window import Window
 
 NOON = Window(np.datetime64("2024-01-02T12"), pd.Timedelta("3h"))
 MORNING = Window(np.datetime64("2024-01-02T06"), pd.Timedelta("3h"))
-KINDS = ("stations", "sondes", "olr", "mask")
+KINDS = ("stations", "sondes", "olr", "mask", "marine", "aircraft", "motion_vectors")
 
 
 def read(tiny, kind, window=NOON, seed=1, **options):

@@ -1,0 +1,184 @@
+"""Score kept forecasts at observations: stations, soundings, ships and others, by lead, region and source.
+
+The observations are those of the run's own departures at the valid times that quality control accepted. H of the
+forecast is that of the cycles, with their height correction. For each observation the squared difference d^2 holds the
+error of the forecast and that of the observation, so that
+
+    error of the forecast at the observations = sqrt(mean d^2 - mean stated error^2)
+
+is compared with the difference from the reference at the same places and times, H(forecast) - H(reference). At lead 0
+only withheld values count, because the analysis has drawn to the others.
+
+The scores are kept in branches/NAME/at_observations/, and made again for the starts whose analyses or valid cycles have
+changed. Only the headline channels are stored of a forecast: values of 2-m temperature, sea-level pressure, and values
+aloft on the level of a headline channel count.
+"""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.cycler.archive.branches import Branch
+from dacycle.cycler.archive.derived import read_tables, write_tables
+from dacycle.cycler.experiment import STEP, cycle_id
+from dacycle.cycler.verification.cycles import fingerprint
+from dacycle.cycler.verification.drift import forecasts
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, NAMES, index
+from dacycle.forecast_adapter.scores import REGIONS, in_regions
+from dacycle.forecast_adapter.worlds.world import World
+from dacycle.obs_ingest.operators.columns import equivalents
+from dacycle.obs_ingest.table import VARIABLES
+
+__all__ = ["at_observations", "by_lead"]
+
+_TABLE = "at_observations"
+_KEY = ["source", "channel", "region"]
+_ORDER = ["start", "lead", *_KEY]
+_SUMS = ["n", "d_squared", "error_squared", "verified", "from_reference_squared", "reference_d_squared"]
+_PLACES = {(CHANNELS[index(name)].variable, CHANNELS[index(name)].level): i for i, name in enumerate(HEADLINE)}
+"""Variable and level (hPa, None at the surface) of each headline channel."""
+
+
+def at_observations(branch: Branch, world: World) -> pd.DataFrame:
+    """Return sums of squared differences of each kept forecast from the observations of the run.
+
+    Returns:
+        start, lead (hours), source, channel, region -> `n` observations; `d_squared`, observation minus forecast;
+        `error_squared`, the stated error; and where the reference holds the valid time, `verified` of them with
+        `from_reference_squared`, H(forecast) - H(reference), and `reference_d_squared`, observation minus H(reference).
+        Sums in SI units squared.
+
+    Raises:
+        ArchiveError: no forecast has been made, or a departure table is damaged.
+    """
+    kept = forecasts(branch)
+    records = {record.time: record for record in branch.records if record.departures is not None}
+    leads = [int(lead) for lead in kept["lead"].values]
+    starts = [pd.Timestamp(time) for time in kept["time"].values]
+    keys = {}
+    for start in starts:
+        used = [start - STEP, *(start + pd.Timedelta(hours=lead) for lead in leads)]
+        held = sum(np.datetime64(time, "h") in world.reference for time in used[1:])
+        cycles = fingerprint([records[time] for time in used if time in records])
+        keys[cycle_id(start)] = hashlib.sha256(f"{cycles}|{world.name}|{held}".encode()).hexdigest()[:32]
+    folder = branch.folder / _TABLE
+    tables, stored = read_tables(folder, (_TABLE,))
+    same = [start for start in starts if stored.get(cycle_id(start)) == keys[cycle_id(start)]]
+    scored = tables[_TABLE]
+    parts = [scored[scored["start"].isin(same)]] if same else []
+    observed = _Observed(branch, world, set(records))
+    for start in (start for start in starts if start not in same):
+        fields = np.stack([kept[name].sel(time=start).values for name in HEADLINE], axis=1)
+        parts += [observed.score(start, lead, state) for lead, state in zip(leads, fields, strict=True)]
+    parts = [part for part in parts if len(part)]
+    result = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_ORDER, *_SUMS])
+    result = result.sort_values(_ORDER, ignore_index=True)[[*_ORDER, *_SUMS]]
+    if len(same) < len(starts) or stored.keys() - keys.keys():
+        write_tables(folder, {_TABLE: result}, keys)
+    return result
+
+
+def by_lead(scored: pd.DataFrame) -> pd.DataFrame:
+    """Return errors over all starts by lead, source, channel and region, in SI units.
+
+    Returns:
+        lead, source, channel, region -> `n`; `starts`; `rms`, of observation minus forecast; `observation_error`, the
+        stated one; `error`, of the forecast without that of the observation, NaN where the stated error is larger than
+        the whole; `against_reference`, the difference from the reference at the same places; `reference_error`, what
+        the reference itself has as `error`.
+    """
+    sums = scored.groupby(["lead", *_KEY], as_index=False).agg(
+        starts=("start", "nunique"), **{name: (name, "sum") for name in _SUMS}
+    )
+    n, verified = sums["n"].astype(float), sums["verified"].astype(float).replace(0, np.nan)
+    stated = sums["error_squared"] / n
+    return pd.DataFrame(
+        {
+            **{name: sums[name] for name in ("lead", *_KEY, "starts", "n")},
+            "rms": np.sqrt(sums["d_squared"] / n),
+            "observation_error": np.sqrt(stated),
+            "error": _root(sums["d_squared"] / n - stated),
+            "against_reference": np.sqrt(sums["from_reference_squared"] / verified),
+            "reference_error": _root(sums["reference_d_squared"] / verified - stated),
+        }
+    )
+
+
+def _root(squared: pd.Series) -> pd.Series:
+    return np.sqrt(squared.where(squared >= 0))
+
+
+class _Observed:
+    """The observations of a run that kept forecasts are compared with, one valid time in memory after the other."""
+
+    def __init__(self, branch: Branch, world: World, times: set[pd.Timestamp]) -> None:
+        self._branch, self._world, self._times = branch, world, times
+        self._kept: dict[pd.Timestamp, tuple[pd.DataFrame, NDArray]] = {}
+
+    def score(self, start: pd.Timestamp, lead: int, headline: NDArray) -> pd.DataFrame:
+        """Return the sums of a forecast state (6, H, W) valid `lead` hours after `start`."""
+        valid = start + pd.Timedelta(hours=lead)
+        self._kept = {time: kept for time, kept in self._kept.items() if time >= start}
+        if valid not in self._times:
+            return pd.DataFrame()
+        table, reference = self._at(valid)
+        if lead == 0:
+            unseen = (table["use"] == "withheld").to_numpy()
+            table, reference = table[unseen], reference[unseen]
+        forecast = self._equivalents(table, headline)
+        return _sums(table, forecast, reference).assign(start=start, lead=lead) if len(table) else pd.DataFrame()
+
+    def _at(self, valid: pd.Timestamp) -> tuple[pd.DataFrame, NDArray]:
+        """Return the accepted values at a time that a headline channel can be compared with, and H(reference)."""
+        if valid not in self._kept:
+            table = next(table for _, table in self._branch.each_departures([valid]))
+            table = table[table["use"].isin(["assimilated", "withheld"]).to_numpy()]
+            channel = _channels(table)
+            table = table[channel >= 0].assign(channel=channel[channel >= 0])
+            when, reference = np.datetime64(valid, "h"), np.full(len(table), np.nan)
+            if when in self._world.reference:
+                fields = self._world.reference.array(when)[[index(name) for name in HEADLINE]]
+                reference = self._equivalents(table, fields)
+            self._kept[valid] = table, reference
+        return self._kept[valid]
+
+    def _equivalents(self, table: pd.DataFrame, headline: NDArray) -> NDArray[np.float64]:
+        """Return H of fields (6, H, W) at the rows, each of which needs one of them alone."""
+        state = np.zeros((len(NAMES), *headline.shape[1:]), np.float32)
+        state[[index(name) for name in HEADLINE]] = headline
+        return equivalents(table, state, self._world.grid, self._world.orography)
+
+
+def _channels(table: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the position in `HEADLINE` of the channel that each row (n,) observes; -1: none."""
+    channel, codes = np.full(len(table), -1), table["variable"].array.codes
+    pressure = table["pressure"].to_numpy(float)
+    for (variable, level), position in _PLACES.items():
+        there = np.isnan(pressure) if level is None else np.isclose(pressure, 100.0 * (level or 0), rtol=1e-5)
+        channel[(codes == VARIABLES.index(variable)) & there] = position
+    return channel
+
+
+def _sums(table: pd.DataFrame, forecast: NDArray, reference: NDArray) -> pd.DataFrame:
+    """Return the sums of a forecast by source, channel and region."""
+    value, latitude = table["value"].to_numpy(float), table["latitude"].to_numpy()
+    compared = np.isfinite(value - forecast)
+    verified = compared & np.isfinite(reference)
+    columns = {
+        "n": compared,
+        "d_squared": np.square(value - forecast),
+        "error_squared": np.square(table["error"].to_numpy(float)),
+        "verified": verified,
+        "from_reference_squared": np.where(verified, np.square(forecast - reference), 0.0),
+        "reference_d_squared": np.where(verified, np.square(value - reference), 0.0),
+    }
+    rows = pd.DataFrame(columns).astype(float)[compared]
+    rows["source"] = table["source"].to_numpy(str)[compared]
+    rows["channel"] = np.array(HEADLINE)[table["channel"].to_numpy()[compared]]
+    parts = [
+        rows[inside].groupby(["source", "channel"], as_index=False).sum().assign(region=region)
+        for region, inside in zip(REGIONS, in_regions(latitude[compared]), strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
