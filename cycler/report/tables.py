@@ -64,7 +64,13 @@ def percent(fraction: float) -> str:
 
 def with_interval(value: float, low: float, high: float, effective: float, unit: str = "") -> str:
     """Return a signed value to two digits, with its interval and effective sample size in brackets if it has one."""
-    return f"{value:+.2g}{unit}" + (f" ({low:+.2g} to {high:+.2g}; n = {effective:.0f})" if np.isfinite(low) else "")
+    interval = f" ({_signed(low)} to {_signed(high)}; n = {effective:.0f})" if np.isfinite(low) else ""
+    return f"{_signed(value)}{unit}{interval}"
+
+
+def _signed(value: float) -> str:
+    """Return a signed number to two digits, and from 100 on as a whole one."""
+    return f"{value:+.0f}" if abs(value) >= 100 else f"{value:+.2g}"
 
 
 def rmse_of(errors: pd.DataFrame, kind: str, channel: str, region: str = "globe") -> float:
