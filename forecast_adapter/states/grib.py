@@ -7,7 +7,7 @@ an error.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -158,13 +158,13 @@ class GribStates(StateSource):
         phrases += ["preliminary (ERA5T, expver 5)"] if run.version == PRELIMINARY else []
         return ", ".join(phrases)
 
-    def surface(self, time: np.datetime64 | str) -> xr.Dataset:
+    def surface(self, time: np.datetime64 | str, wanted: Collection[str] = tuple(EXTRA_CHANNELS)) -> xr.Dataset:
         """Return surface pressure `ps` and dewpoint `td2m`, where they are there; never precipitation and OLR."""
         hour = self._moment(time)
         _, locations = self._best(hour)
         fields = {}
         for short, (name,) in _EXTRA_FIELD_NAMES.items():
-            if (name, None) in locations:
+            if short in wanted and (name, None) in locations:
                 values, label = self._values(hour, (name, None), locations[name, None])
                 check_values(EXTRA_CHANNELS[short], values, label)
                 fields[short] = (("latitude", "longitude"), values, {"units": _UNITS[name]})

@@ -137,7 +137,7 @@ class TestInterruption:
     def test_an_interrupted_dataset_is_refused_and_goes_on(
         self, store: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        fetch, asked = making._fetch, []
+        fetch, asked = making.make_part, []
 
         def pulled_out(*arguments: object) -> str | None:
             if len(asked) == 10:
@@ -146,7 +146,7 @@ class TestInterruption:
             return fetch(*arguments)
 
         folder = tmp_path / "era5"
-        monkeypatch.setattr(making, "_fetch", pulled_out)
+        monkeypatch.setattr(making, "make_part", pulled_out)
         with pytest.raises(KeyboardInterrupt):
             build_dataset(store, folder, GRID, TIMES)
         with pytest.raises(DatasetError, match=r"unfinished; run its `dacycle dataset` command again"):
@@ -155,7 +155,7 @@ class TestInterruption:
             Reference(folder / "2024")
         assert verify_dataset(folder) == [f"{folder}: unfinished"]
         again: list[object] = []
-        monkeypatch.setattr(making, "_fetch", lambda *a: again.append(a[2]) or fetch(*a))
+        monkeypatch.setattr(making, "make_part", lambda *a: again.append(a[2]) or fetch(*a))
         build_dataset(store, folder, GRID, TIMES)
         assert again == list(TIMES[10:]), "what was fetched is not fetched again"
         assert contents(folder) == contents(made)
