@@ -28,8 +28,8 @@ ROOMS = {
         "incremental", "balance", "base", "exceptions",
     ),
     "obs_ingest": (
-        "", "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators", "errors",
-        "station_network", "window", "table",
+        "", "archives", "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators",
+        "errors", "station_network", "window", "table",
     ),
     "forecast_adapter": (
         "", "worlds", "models", "models.graphs", "states", "zarr_store", "scores", "intervals", "state", "statistics",

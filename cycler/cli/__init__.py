@@ -80,7 +80,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     "files.ingest": {
         "ingest": "Read observations of one window, (time - 3 h, time + 3 h], or of a period, into tables; "
         "print what was found.",
-        "fetch": "Fetch a source's files from the public archive of NOAA; unchanged files are not fetched again.",
+    },
+    "files.fetch": {
+        "fetch": "Fetch whole years of a source's files from its public archive; run it again to continue.",
     },
     "files.analyse": {
         "analyse": "Make one analysis of surface fields by optimal interpolation with an isotropic background error.",

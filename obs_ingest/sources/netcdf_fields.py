@@ -19,7 +19,10 @@ from dacycle.obs_ingest.sources.netcdf import STAMPS, Fields, Wanted, describe
 from dacycle.obs_ingest.table import VARIABLES, ObservationError, concatenate, make_table
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["OlrNetcdf", "PrecipitationNetcdf"]
+__all__ = ["OLR", "OlrNetcdf", "PrecipitationNetcdf"]
+
+OLR = Wanted(("olr",), ("toa_outgoing_longwave_flux",), ("mean",))
+"""What a file of OLR holds."""
 
 _FLUX = ("wm-2", "w/m2", "wattm-2", "watt/m2", "wattsm-2", "watts/m2")
 _AMOUNTS = ("mm", "kgm-2", "kg/m2")
@@ -141,7 +144,7 @@ class OlrNetcdf(_NetcdfFields):
     """
 
     _variable = "olr"
-    _wanted = Wanted(("olr",), ("toa_outgoing_longwave_flux",), ("mean",))
+    _wanted = OLR
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Commands on observations: tables made of files, and files fetched from a public archive."""
+"""The command `dacycle ingest`: tables made of files of observations."""
 
 import json
 from collections.abc import Sequence
@@ -11,10 +11,9 @@ import typer
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
-from dacycle.cycler.cli.texts import parse_hour, parse_setting, parse_years
+from dacycle.cycler.cli.texts import parse_hour, parse_setting
 from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import STEP
-from dacycle.obs_ingest.sources import fetch as fetching
 from dacycle.obs_ingest.sources.base import Inventory, build_source
 from dacycle.obs_ingest.sources.ingested import IngestedWindow, total, window_file, write_table
 from dacycle.obs_ingest.sources.ingested import ingest as make_tables
@@ -210,31 +209,3 @@ def _print_inventory(title: str, inventory: Inventory) -> None:
     console.print(table, markup=False)
     for problem in inventory.problems:
         console.print(f"damaged: {problem}", soft_wrap=True, markup=False)
-
-
-@app.command()
-def fetch(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help=f"One of {', '.join(fetching.ARCHIVES)}.")],
-    out: Annotated[Path, typer.Option(help="The folder to write, with a subfolder for each year.")],
-    years: Annotated[str, typer.Option(help="Years, e.g. 2020,2021.")],
-    station: Annotated[
-        list[str] | None, typer.Option(help="A station's identifier in the archive; may be repeated.")
-    ] = None,
-) -> None:
-    """Fetch a source's files from the public archive of NOAA; unchanged files are not fetched again.
-
-    Example: dacycle fetch isd --years 2016 --station 01416099999 --out isd
-    """
-    urls = fetching.urls(source, parse_years(years), station or [])
-    failures = []
-    with progress_bar() as bar:
-        task = bar.add_task(source, total=len(urls))
-        for year, url in urls:
-            try:
-                fetching.mirror(url, out / str(year))
-            except ObservationError as error:
-                failures.append(str(error))
-            bar.advance(task)
-    console.print(f"{out}: {len(urls) - len(failures)} of {len(urls)} files; a source's `path` is {out}/*/*")
-    if failures:
-        raise ObservationError("\n".join(failures))

@@ -38,6 +38,7 @@ class Settings(BaseModel):
         log: how log records are written: `human` or `json`.
         archive: folder of the archive, for commands without `--archive` and for Prefect deployments.
         experiment: file of the experiment, for Prefect deployments.
+        mirror: address of a copy of the public archives of observations, for `dacycle fetch`.
         samples: folder of genuine sample files, for `dacycle bench ingest` and the tests.
     """
 
@@ -52,6 +53,7 @@ class Settings(BaseModel):
     log: Literal["human", "json"] = "human"
     archive: Path | None = None
     experiment: Path | None = None
+    mirror: str | None = Field(default=None, pattern="https?://.+")
     samples: Path | None = None
 
 
