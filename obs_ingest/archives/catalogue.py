@@ -99,11 +99,13 @@ class Archive(Protocol):
 
     Attributes:
         files: where its files are below their folder, as the `path` of a source.
+        by_station: whether it has a file for each station, so that stations are chosen.
     """
 
     files: ClassVar[str]
+    by_station: ClassVar[bool]
 
-    def find(self, index: Index, years: Sequence[int], choice: Choice | None) -> Found:
+    def find(self, index: Index, years: Sequence[int], choice: Choice) -> Found:
         """Return the files of years.
 
         Raises:
@@ -120,10 +122,11 @@ class Isd:
     """The Integrated Surface Database, Global-Hourly: a CSV file for each station and year, until August 2025."""
 
     files: ClassVar[str] = "*/*.csv"
+    by_station: ClassVar[bool] = True
     _list = f"{_NCEI}/pub/data/noaa/isd-history.csv"
     _folder = f"{_NCEI}/data/global-hourly/access/{{year}}/"
 
-    def find(self, index: Index, years: Sequence[int], choice: Choice | None) -> Found:
+    def find(self, index: Index, years: Sequence[int], choice: Choice) -> Found:
         """Return the files of years; how much a station reports is judged by the sizes of its cell's files."""
         listed, found = index.read(self._list, read_isd_history), Found([], [])
         for year in years:
@@ -133,9 +136,7 @@ class Isd:
                 found.lacking.append(f"{year}: the archive has no folder of this year")
                 continue
             sizes = {station: entry.size or 0 for station, entry in entries.items()}
-            stations, lacking = choose(
-                _needed(choice), listed, sizes, str(year), year * 10000 + 101, year * 10000 + 1231
-            )
+            stations, lacking = choose(choice, listed, sizes, str(year), year * 10000 + 101, year * 10000 + 1231)
             found.lacking.extend(lacking)
             for station in stations:
                 entry, name = entries[station], f"{station}.csv"
@@ -151,9 +152,10 @@ class Ghcnh:
     """The Global Historical Climatology Network, hourly: a PSV file for each station and year."""
 
     files: ClassVar[str] = "*/*.psv"
+    by_station: ClassVar[bool] = True
     _base = f"{_NCEI}/oa/global-historical-climatology-network/hourly"
 
-    def find(self, index: Index, years: Sequence[int], choice: Choice | None) -> Found:
+    def find(self, index: Index, years: Sequence[int], choice: Choice) -> Found:
         """Return the files of years, by the archive's inventory, which has no sizes."""
         stations_of, found = index.read(f"{self._base}/doc/ghcnh-inventory.txt", read_ghcnh_inventory), Found([], [])
         listed = index.read(f"{self._base}/doc/ghcnh-station-list.txt", read_ghcnh_stations)
@@ -161,7 +163,7 @@ class Ghcnh:
         for column, name in enumerate(("first", "last")):
             listed[name] = [spans.get(station, (0, 0))[column] for station in listed["station"]]
         for year in years:
-            stations, lacking = choose(_needed(choice), listed, stations_of.get(year, {}), str(year), year, year)
+            stations, lacking = choose(choice, listed, stations_of.get(year, {}), str(year), year, year)
             found.lacking.extend(lacking or ([] if stations else [f"{year}: the archive's inventory has no station"]))
             for station in stations:
                 name = f"GHCNh_{station}_{year}.psv"
@@ -180,10 +182,11 @@ class Igra:
     """
 
     files: ClassVar[str] = "*-data*.zip"
+    by_station: ClassVar[bool] = True
     _base = f"{_NCEI}/data/integrated-global-radiosonde-archive"
     _name = re.compile(r"(\S{11})-data(?:-beg(\d{4}))?\.txt\.zip")
 
-    def find(self, index: Index, years: Sequence[int], choice: Choice | None) -> Found:
+    def find(self, index: Index, years: Sequence[int], choice: Choice) -> Found:
         """Return the files of stations that report in the years, by the archive's list."""
         listed = index.read(f"{self._base}/doc/igra2-station-list.txt", read_igra_stations)
         due = listed[(listed["first"] <= max(years)) & (listed["last"] >= min(years))]
@@ -196,7 +199,7 @@ class Igra:
             return Found([], [f"the archive has no soundings in {folder}"])
         entries = {station: files[station] for station in due["station"] if station in files}
         period = ", ".join(map(str, years))
-        stations, lacking = choose(_needed(choice), listed, dict.fromkeys(entries, 1), period, min(years), max(years))
+        stations, lacking = choose(choice, listed, dict.fromkeys(entries, 1), period, min(years), max(years))
         wanted = [
             Wanted(folder + name, name, entry.size, entry.version)
             for name, _, entry in (entries[station] for station in stations)
@@ -216,13 +219,12 @@ class Olr:
     """NOAA's climate data record of daily OLR: a netCDF file for each year; the last one is preliminary."""
 
     files: ClassVar[str] = "*/*.nc"
+    by_station: ClassVar[bool] = False
     _folder = f"{_NCEI}/data/outgoing-longwave-radiation-daily/access/"
     _name = re.compile(r"olr-daily_(v\d+r\d+)(-preliminary)?_(\d{4})0101_(\d{8}|latest)\.nc")
 
-    def find(self, index: Index, years: Sequence[int], choice: Choice | None) -> Found:
+    def find(self, index: Index, years: Sequence[int], choice: Choice) -> Found:
         """Return the files of years: of several versions the last."""
-        if choice is not None:
-            raise ObservationError("files of OLR hold the whole globe: they have no stations to choose")
         files = index.folder(self._folder)
         matches = [match for name in files if (match := self._name.fullmatch(name))]
         found = Found([], [])
@@ -251,10 +253,6 @@ def _spans(stations_of: Mapping[int, Mapping[str, int]]) -> dict[str, tuple[int,
     for year in sorted(stations_of):
         spans.update((station, (spans.get(station, (year, year))[0], year)) for station in stations_of[year])
     return spans
-
-
-def _needed(choice: Choice | None) -> Choice:
-    return Choice() if choice is None else choice
 
 
 def _check_text(path: Path, begins: str, expected: str) -> None:

@@ -64,7 +64,7 @@ def choose(
         return [station for station in dict.fromkeys(choice.stations) if station in reports], lacking
     due = listed[(listed["first"] <= last) & (listed["last"] >= first)]
     silent = [station for station in due["station"] if station not in reports]
-    lacking = [f"{period}: no file of {len(silent)} stations on the list: {_names(silent)}"] if silent else []
+    lacking = [f"{period}: files of stations that are on the list ({len(silent)}): {_names(silent)}"] if silent else []
     if choice.grid is None:
         return sorted(reports), lacking
     present = listed[listed["station"].isin(list(reports)) & listed["latitude"].notna()]

@@ -76,6 +76,10 @@ def make_plan(source: str, years: Sequence[int], choice: Choice | None, folder: 
     if source not in ARCHIVES:
         raise ObservationError(f"no archive is known for source {source}; there is one for {', '.join(ARCHIVES)}")
     archive = ARCHIVES[source]
+    if choice is None:
+        choice = Choice() if archive.by_station else Choice(everything=True)
+    elif not archive.by_station:
+        raise ObservationError(f"files of {source} hold the whole globe: there are no stations to choose")
     found = archive.find(Index(connection, folder), years, choice)
     due = [file for file in found.wanted if not connection.is_current(file.url, folder / file.name, file.listed)]
     return Plan(

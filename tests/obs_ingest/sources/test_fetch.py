@@ -184,16 +184,3 @@ def test_a_bucket_whose_package_is_not_there():
     source = build_source({"source": "isd", "path": "abfs://observations/a.csv"}, None, 0)
     with pytest.raises(ObservationError, match=r"abfs://observations/a\.csv: cannot be read: .*adlfs"):
         source.read(Window(np.datetime64("2024-01-02T12")))
-
-
-def test_urls_of_public_archives():
-    assert fetch.urls("isd", [2016], ["01416099999"]) == [
-        (2016, "https://www.ncei.noaa.gov/data/global-hourly/access/2016/01416099999.csv")
-    ]
-    assert len(fetch.urls("ghcnh", [2016, 2017], ["A", "B"])) == 4
-    ((_, olr),) = fetch.urls("olr_netcdf", [2016])
-    assert olr.endswith("olr-daily_v01r02_20160101_20161231.nc")
-    with pytest.raises(ObservationError, match="name stations"):
-        fetch.urls("isd", [2016])
-    with pytest.raises(ObservationError, match="no archive is known for source radar"):
-        fetch.urls("radar", [2016])
