@@ -115,6 +115,10 @@ class StateSource(ABC):
         self._moment(time)
         return xr.Dataset()
 
+    def periods(self) -> dict[str, list[int]]:
+        """Return the lengths (h) of the sums of precipitation and radiation that are there, by their names."""
+        return {}
+
     def objects(self, time: np.datetime64, channels: Collection[Channel], extra: Collection[str]) -> set[str]:
         """Return the keys of the objects of `store` that hold channels and extra fields at a time."""
         return set()

@@ -168,11 +168,13 @@ def _check_beside(source: StateSource, times: Sequence[np.datetime64]) -> None:
         raise DatasetError(f"{source.name}: holds none of the times from {times[0]} to {times[-1]}; it has {span}")
     if not set(source.surface(held[-1])) & set(EXTRA_FIELDS):
         step = np.diff(source.times).min() if len(source.times) > 1 else None
-        apart = f"; its times are {step.astype(int)} h apart" if step is not None else ""
+        periods = "; ".join(f"{name} is there over {', '.join(map(str, h))} h" for name, h in source.periods().items())
+        apart = f"; {periods}" if periods else f"; its times are {step.astype(int)} h apart" if step is not None else ""
         needed = ", ".join(name for name, *_ in EXTRA_FIELDS.values())
         raise DatasetError(
             f"{source.name}: gives none of {needed} at {held[-1]}{apart}; precipitation and radiation are summed from "
-            "accumulations of one hour, which are needed at each of the six hours up to a time"
+            "accumulations of one hour (in GRIB also of two, three or six), which are needed for each of the six hours "
+            "up to a time"
         )
 
 
@@ -294,9 +296,7 @@ def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
     for name in sorted(set.union(*names) - common):
         notes[f"{name} is left out where a time of its month or day lacks it"] = None
     if absent := [name for name, _, _ in EXTRA_FIELDS.values() if name not in set.union(*names)]:
-        notes[
-            f"no {', '.join(absent)} read (the first two are never read from GRIB): their observations cannot be drawn"
-        ] = None
+        notes[f"no {', '.join(absent)} read: their observations cannot be drawn"] = None
     return sorted(common), list(notes)
 
 

@@ -21,7 +21,11 @@ from dacycle.forecast_adapter.worlds.world import World, load_world
 ARCO_GRID = Grid("5deg", 90 - 5.0 * np.arange(37), 5.0 * np.arange(72))
 
 # Where each year's blocks of days begin, and how many days of the nature run they have.
-BLOCKS = {"2020": (("01-01", "03-01", "05-01", "07-01", "09-01", "11-01"), 8), "2021": (("01-01",), 8), "2022": (("01-01",), 8)}
+BLOCKS = {
+    "2020": (("01-01", "03-01", "05-01", "07-01", "09-01", "11-01"), 8),
+    "2021": (("01-01",), 8),
+    "2022": (("01-01",), 8),
+}
 FIRST = np.datetime64("2024-01-01T00", "h")  # of the packaged weeks
 
 _ATTRIBUTES = {  # long name, short name, unit
@@ -100,7 +104,9 @@ def _as_published(states: xr.Dataset, world: World) -> xr.Dataset:
 
 def arco(path: Path) -> None:
     """Write the store of hourly fields: sums of radiation and rain, and dewpoint; all hours that six-hour sums need."""
-    world, hours, fields = nature(), [], {"top_net_thermal_radiation": [], "total_precipitation": [], "2m_dewpoint_temperature": []}
+    units = {"top_net_thermal_radiation": "J m**-2", "total_precipitation": "m", "2m_dewpoint_temperature": "K"}
+    world, hours = nature(), []
+    fields: dict[str, list[np.ndarray]] = {name: [] for name in units}
     for time, origin in dates().items():
         surface = world.reference.surface(origin, ("tp6h", "olr", "td2m"))
         olr, rain, dewpoint = (regrid(surface[n].values, world.grid, ARCO_GRID) for n in ("olr", "tp6h", "td2m"))
@@ -109,7 +115,6 @@ def arco(path: Path) -> None:
             fields["top_net_thermal_radiation"].append(-3600 * olr)
             fields["total_precipitation"].append(rain / 6000)
             fields["2m_dewpoint_temperature"].append(dewpoint)
-    units = {"top_net_thermal_radiation": "J m**-2", "total_precipitation": "m", "2m_dewpoint_temperature": "K"}
     store = xr.Dataset(
         {name: (("time", "latitude", "longitude"), np.stack(values).astype(np.float32), {"units": units[name]})
          for name, values in fields.items()},
