@@ -75,6 +75,7 @@ fnp: $(VENV)/train.stamp  ## train the packaged assimilator again from nothing; 
 # interrupted. Recipes and experiment are written once and may then be changed.
 in_era5 := cd $(ERA5) && $(abspath $(BIN))/dacycle
 stage    = touch $(ERA5)/.done/$(@F)
+era5_data = $(ERA5_STORE) era5 --since $(ERA5_SINCE) --until $(ERA5_UNTIL) $(addprefix --beside ,$(ERA5_BESIDE))
 worlds   = $${DACYCLE_HOME:-$$HOME/.local/share/dacycle}/worlds
 era5: export FSSPEC_GS ?= {"token": "anon"}
 era5: export MALLOC_MMAP_THRESHOLD_ := 4000000000
@@ -83,10 +84,12 @@ era5: $(ERA5)/.done/report  ## from nothing to a report of 2022 on ERA5 at 5.625
 $(ERA5)/.done/init: | $(VENV)/train.stamp
 	mkdir -p $(@D)
 	rm -f $(ERA5)/era5*.yaml
+	$(if $(filter gs://%,$(ERA5_STORE) $(ERA5_BESIDE)),$(PIP) install gcsfs)
 	$(in_era5) init era5 era5.yaml
 	$(stage)
 $(ERA5)/.done/dataset: $(ERA5)/.done/init
-	$(in_era5) dataset $(ERA5_STORE) era5 --since $(ERA5_SINCE) --until $(ERA5_UNTIL) $(addprefix --beside ,$(ERA5_BESIDE))
+	$(in_era5) dataset $(era5_data) --plan
+	$(in_era5) dataset $(era5_data)
 	$(stage)
 $(ERA5)/.done/world: $(ERA5)/.done/dataset
 	$(in_era5) world era5 $(worlds)/era5 --training $(ERA5_TRAINING) --reference era5

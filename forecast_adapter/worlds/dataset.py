@@ -15,7 +15,7 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -32,7 +32,7 @@ from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
 from dacycle.forecast_adapter.states.source import StateSource
 from dacycle.forecast_adapter.worlds.manifest import DatasetError, Entry, Manifest
-from dacycle.forecast_adapter.worlds.parts import make_part, opened
+from dacycle.forecast_adapter.worlds.parts import about_part, make_part, opened, read_part
 from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS
 from dacycle.forecast_adapter.worlds.static import write_static
 from dacycle.forecast_adapter.worlds.transfers import Place, Transfer, Transfers
@@ -105,7 +105,7 @@ def build_dataset(
     if "static.nc" not in manifest.files:
         _add_static(static or product, folder, grid, wanted[0], manifest)
     failures: dict[np.datetime64, str] = {}
-    parts = {time: folder / ".parts" / f"{time}.nc" for time in todo}
+    parts = {time: _part(folder, time) for time in todo}
     groups = [list(group) for _, group in groupby(todo, key=lambda time: _period(time, grid))]
     done = 0
     with _workers(workers) as pool:
@@ -117,7 +117,7 @@ def build_dataset(
                 fetched(done := done + 1, len(todo))
             fetched(done := done + len(group) - len(missing), len(todo))
             if not failures.keys() & set(group):
-                _join([parts[time] for time in group], folder, manifest)
+                _join([parts[time] for time in group], folder, grid, manifest)
                 transfers.forget(group, coming)
     if failures:
         raise DatasetError(_spell(folder, failures, len(todo)))
@@ -144,7 +144,7 @@ def plan_dataset(
         wanted = _available(transfers.sources[0], times)
         present = set() if manifest is None else _present(folder, manifest)
         todo = [time for time in wanted if time not in present]
-        missing = [time for time in todo if not (folder / ".parts" / f"{time}.nc").exists()]
+        missing = [time for time in todo if not _part(folder, time).exists()]
         groups = [list(group) for _, group in groupby(missing, key=lambda time: _period(time, grid))]
         largest = max(groups, key=len, default=[])
         a_state = 4 * (CHANNEL_COUNT + len(EXTRA_FIELDS)) * grid.shape[0] * grid.shape[1]
@@ -153,6 +153,10 @@ def plan_dataset(
             np.array(todo, "datetime64[h]"), transfers.estimate(missing, kept), a_state * len(todo),
             between + a_state * len(largest),
         )  # fmt: skip
+
+
+def _part(folder: Path, time: np.datetime64) -> Path:
+    return folder / ".parts" / f"{time}.npz"
 
 
 def _places(products: Sequence[str], folder: Path) -> tuple[Place, ...]:
@@ -207,14 +211,10 @@ def _present(folder: Path, manifest: Manifest) -> set[np.datetime64]:
     for name, entry in manifest.files.items():
         if entry.times is not None:
             path = folder / name
-            with _own(path), xr.open_dataset(path, engine="h5netcdf") as file:
+            damaged = f"{path} is damaged; delete it and run the command again"
+            with reading(damaged, DatasetError), xr.open_dataset(path, engine="h5netcdf") as file:
                 present.update(file["time"].values.astype("datetime64[h]"))
     return present
-
-
-def _own(path: Path) -> AbstractContextManager[None]:
-    """Return the guard for reading a file of the dataset itself, or of its parts."""
-    return reading(f"{path} is damaged; delete it and run the command again", DatasetError)
 
 
 def _available(source: StateSource, times: NDArray[np.datetime64]) -> list[np.datetime64]:
@@ -269,7 +269,7 @@ def _make_all(
         yield waiting[done], done.result()
 
 
-def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
+def _join(parts: list[Path], folder: Path, grid: Grid, manifest: Manifest) -> None:
     """Join the files of single times to one, enter it in the manifest, and only then remove them."""
     kept, notes = _common(parts)
     for text in notes:
@@ -277,7 +277,7 @@ def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
     first, last = parts[0].stem, parts[-1].stem
     name = f"{first[:4]}/{first}.nc"
     attrs = {"source": manifest.source, "notes": "; ".join(notes)}
-    write_netcdf(folder / name, (_read(part, kept) for part in parts), attrs)
+    write_netcdf(folder / name, (read_part(part, grid, kept) for part in parts), attrs)
     manifest.files[name] = Entry.of(folder / name, (first, last, len(parts)))
     manifest.write(folder)
     for part in parts:
@@ -285,24 +285,19 @@ def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
 
 
 def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
-    """Return the fields that all times have, and notes: those of the times, and which fields some or all lack."""
+    """Return the extra fields that all times have, and notes: those of the times, and which fields some or all lack."""
     names: list[set[str]] = []
     notes: dict[str, None] = {}
     for part in parts:
-        with _own(part), xr.open_dataset(part, engine="h5netcdf") as file:
-            names.append({str(name) for name in file.data_vars})
-            notes |= {note: None for note in file.attrs["notes"].split("; ") if note}
+        extra, of_time = about_part(part)
+        names.append(set(extra))
+        notes |= dict.fromkeys(of_time)
     common = set.intersection(*names)
     for name in sorted(set.union(*names) - common):
         notes[f"{name} is left out where a time of its month or day lacks it"] = None
     if absent := [name for name, _, _ in EXTRA_FIELDS.values() if name not in set.union(*names)]:
         notes[f"no {', '.join(absent)} read: their observations cannot be drawn"] = None
     return sorted(common), list(notes)
-
-
-def _read(part: Path, names: list[str]) -> xr.Dataset:
-    with _own(part), xr.open_dataset(part, engine="h5netcdf") as file:
-        return file[names].load()
 
 
 def _add_static(product: str, folder: Path, grid: Grid, time: np.datetime64, manifest: Manifest) -> None:

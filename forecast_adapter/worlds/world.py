@@ -7,6 +7,7 @@
 * static.nc: geopotential_at_surface, land_sea_mask
 """
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -34,6 +35,8 @@ from dacycle.forecast_adapter.worlds.manifest import DatasetError, is_dataset
 from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS, ProductReference, Reference, ReferenceDataError
 
 __all__ = ["Climatology", "World", "WorldError", "annual_basis", "build_world", "load_world", "world_folders"]
+
+logger = logging.getLogger(__name__)
 
 _YEAR = 365.2425
 _HARMONICS = 2
@@ -279,7 +282,14 @@ def build_world(
 def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Return mean (69,), standard deviation (69,) and harmonics (5 or 14, 69, H, W), from one pass over the states."""
     _, counts = np.unique(times.astype("datetime64[D]"), return_counts=True)
-    basis = _basis(times, 14 if (counts == 4).sum() >= _WHOLE_DAYS else 5).astype(np.float64)
+    whole_days = int((counts == 4).sum())
+    if whole_days < _WHOLE_DAYS:
+        logger.warning(
+            "%s: the climatology has no hour of the day: %d days of the training years have states at 00, 06, 12 and "
+            "18 UTC, %d are needed; the diurnal cycle then counts as skill (`dacycle dataset --every 6h`)",
+            reference.folder, whole_days, _WHOLE_DAYS,
+        )  # fmt: skip
+    basis = _basis(times, 14 if whole_days >= _WHOLE_DAYS else 5).astype(np.float64)
     weights = reference.grid.weights / reference.grid.weights.sum()
     first = reference.array(times[0]).astype(np.float64)
     projected, total, square = (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import WB2_NAMES
@@ -20,13 +21,11 @@ from dacycle.forecast_adapter.worlds.world import World, load_world
 
 ARCO_GRID = Grid("5deg", 90 - 5.0 * np.arange(37), 5.0 * np.arange(72))
 
-# Where each year's blocks of days begin, and how many days of the nature run they have.
-BLOCKS = {
-    "2020": (("01-01", "03-01", "05-01", "07-01", "09-01", "11-01"), 8),
-    "2021": (("01-01",), 8),
-    "2022": (("01-01",), 8),
-}
-FIRST = np.datetime64("2024-01-01T00", "h")  # of the packaged weeks
+FIRST, LENGTH = np.datetime64("2024-01-01T00", "h"), 112  # of the packaged weeks: the time of the first, their number
+
+# First days of months, and numbers of days: a training year with all seasons, a validation year, and the test year. The
+# packaged weeks are used in a circle.
+BLOCKS = {"2020-01": 20, **{f"2020-{month:02}": 2 for month in range(2, 13)}, "2021-01": 20, "2022-01": 6}
 
 _ATTRIBUTES = {  # long name, short name, unit
     "10m_u_component_of_wind": ("10 metre U wind component", "u10", "m s**-1"),
@@ -50,13 +49,8 @@ _ATTRIBUTES = {  # long name, short name, unit
 
 def dates() -> dict[np.datetime64, np.datetime64]:
     """Return the times of the stores, ascending, each with the time of the nature run that it is made from."""
-    moved: dict[np.datetime64, np.datetime64] = {}
-    for year, (starts, days) in BLOCKS.items():
-        for number, start in enumerate(starts):
-            first = np.datetime64(f"{year}-{start}T00", "h")
-            origin = FIRST + np.timedelta64(24 * {"2020": 2 * number, "2021": 10, "2022": 19}[year], "h")
-            moved |= {first + k * STEP: origin + k * STEP for k in range(4 * days)}
-    return moved
+    times = [np.datetime64(f"{month}-01T00", "h") + k * STEP for month, days in BLOCKS.items() for k in range(4 * days)]
+    return {time: FIRST + number % LENGTH * STEP for number, time in enumerate(times)}
 
 
 def nature() -> World:
@@ -65,65 +59,80 @@ def nature() -> World:
 
 
 def weatherbench2(path: Path) -> None:
-    """Write the store of states."""
-    world = nature()
-    xr.concat(list(_states(world)), "time", data_vars="minimal").pipe(_as_published, world).to_zarr(
-        path,
-        zarr_format=2,
-        consolidated=True,
-        encoding={"time": {"units": "hours since 1959-01-01", "dtype": "int64"}},
-    )
-
-
-def _states(world: World) -> Iterator[xr.Dataset]:
-    for time, origin in dates().items():
-        dataset = to_dataset(make_state(world.reference.array(origin), world.grid, time))
-        surface = world.reference.surface(origin, ("tp6h", "olr", "ps"))
-        fields = {
-            "total_precipitation_6hr": surface["tp6h"] / 1000,
-            "mean_top_net_long_wave_radiation_flux": -surface["olr"],
-            "surface_pressure": surface["ps"],
-            "2m_dewpoint_temperature": surface["ps"] * np.nan,
-        }
-        yield dataset.assign({name: (("time", *field.dims), field.values[None]) for name, field in fields.items()})
-
-
-def _as_published(states: xr.Dataset, world: World) -> xr.Dataset:
-    """Return states as in the store: longitude before latitude, latitude ascending, a hundred times a chunk."""
-    dims = ("latitude", "longitude")
-    states["geopotential_at_surface"] = (dims, world.orography * np.float32(GRAVITY))
-    states["land_sea_mask"] = (dims, world.land_fraction)
-    states["vertical_velocity"] = states[WB2_NAMES["t"]] * 0
+    """Write the store of states: longitude before latitude, latitude ascending, a hundred times a chunk."""
+    world, times = nature(), dates()
+    packaged = {time: number for number, time in enumerate(dict.fromkeys(times.values()))}
+    states = xr.concat([_published(world, time) for time in packaged], "time", data_vars="minimal")
     states = states.sortby("latitude").transpose("time", "level", "longitude", "latitude")
+    order = [packaged[origin] for origin in times.values()]
     for name, variable in states.data_vars.items():
         long_name, short_name, units = _ATTRIBUTES[str(name)]
-        variable.attrs = {"long_name": long_name, "short_name": short_name, "units": units}
-        variable.encoding = {"chunks": tuple(100 if dim == "time" else n for dim, n in variable.sizes.items())}
-    return states.drop_attrs(deep=False)
+        written = variable.isel(time=order).assign_coords(time=list(times)) if "time" in variable.dims else variable
+        written = written.assign_attrs(long_name=long_name, short_name=short_name, units=units).to_dataset()
+        sizes = tuple(100 if dim == "time" else n for dim, n in variable.sizes.items())
+        encoding: dict[str, dict[str, object]] = {str(name): {"chunks": sizes}}
+        if "time" in variable.dims and not (path / "time").exists():
+            encoding["time"] = {"units": "hours since 1959-01-01", "dtype": "int64"}
+        written.to_zarr(path, mode="a", zarr_format=2, encoding=encoding)
+    zarr.consolidate_metadata(path, zarr_format=2)
+
+
+def _published(world: World, time: np.datetime64) -> xr.Dataset:
+    """Return a state with the fields that the store has beside; its dewpoint has no value."""
+    dataset = to_dataset(make_state(world.reference.array(time), world.grid, time))
+    surface = world.reference.surface(time, ("tp6h", "olr", "ps"))
+    fields = {
+        "total_precipitation_6hr": surface["tp6h"] / 1000,
+        "mean_top_net_long_wave_radiation_flux": -surface["olr"],
+        "surface_pressure": surface["ps"],
+        "2m_dewpoint_temperature": surface["ps"] * np.nan,
+    }
+    dims = ("latitude", "longitude")
+    dataset = dataset.assign({name: (("time", *dims), field.values[None]) for name, field in fields.items()})
+    dataset["geopotential_at_surface"] = (dims, world.orography * np.float32(GRAVITY))
+    dataset["land_sea_mask"] = (dims, world.land_fraction)
+    dataset["vertical_velocity"] = dataset[WB2_NAMES["t"]] * 0
+    return dataset
 
 
 def arco(path: Path) -> None:
-    """Write the store of hourly fields: sums of radiation and rain, and dewpoint; all hours that six-hour sums need."""
+    """Write the store of hourly fields: sums of radiation and rain, and dewpoint; all hours that six-hour sums need.
+
+    The true store has an hour a chunk, and a grid of 0.25 degrees; a day a chunk makes fewer files.
+    """
     units = {"top_net_thermal_radiation": "J m**-2", "total_precipitation": "m", "2m_dewpoint_temperature": "K"}
-    world, hours = nature(), []
-    fields: dict[str, list[np.ndarray]] = {name: [] for name in units}
-    for time, origin in dates().items():
-        surface = world.reference.surface(origin, ("tp6h", "olr", "td2m"))
-        olr, rain, dewpoint = (regrid(surface[n].values, world.grid, ARCO_GRID) for n in ("olr", "tp6h", "td2m"))
-        for hour in time - np.arange(5, -1, -1):
-            hours.append(hour)
-            fields["top_net_thermal_radiation"].append(-3600 * olr)
-            fields["total_precipitation"].append(rain / 6000)
-            fields["2m_dewpoint_temperature"].append(dewpoint)
+    world, times = nature(), dates()
+    packaged = {time: _hourly(world, time) for time in dict.fromkeys(times.values())}
+    hours = np.concatenate([time - np.arange(5, -1, -1) for time in times])
     store = xr.Dataset(
-        {name: (("time", "latitude", "longitude"), np.stack(values).astype(np.float32), {"units": units[name]})
-         for name, values in fields.items()},
-        {"time": np.array(hours, "datetime64[ns]"), "latitude": ARCO_GRID.latitude, "longitude": ARCO_GRID.longitude},
+        {
+            name: (
+                ("time", "latitude", "longitude"),
+                np.repeat(np.stack([packaged[time][name] for time in times.values()]), 6, axis=0),
+                {"units": unit},
+            )
+            for name, unit in units.items()
+        },
+        {"time": hours.astype("datetime64[ns]"), "latitude": ARCO_GRID.latitude, "longitude": ARCO_GRID.longitude},
         {"valid_time_start": "1940-01-01", "valid_time_stop": "2022-12-31", "valid_time_stop_era5t": "2023-01-31"},
-    )  # fmt: skip
-    encoding = {name: {"chunks": (1, *ARCO_GRID.shape)} for name in fields}
-    encoding["time"] = {"units": "hours since 1900-01-01", "dtype": "int64"}
-    store.to_zarr(path, zarr_format=2, consolidated=True, encoding=encoding)
+    )
+    encoding = {name: {"chunks": (24, *ARCO_GRID.shape)} for name in units}
+    store.to_zarr(
+        path,
+        zarr_format=2,
+        consolidated=True,
+        encoding={**encoding, "time": {"units": "hours since 1900-01-01", "dtype": "int64"}},
+    )
+
+
+def _hourly(world: World, time: np.datetime64) -> dict[str, NDArray[np.float32]]:
+    surface = world.reference.surface(time, ("tp6h", "olr", "td2m"))
+    olr, rain, dewpoint = (regrid(surface[name].values, world.grid, ARCO_GRID) for name in ("olr", "tp6h", "td2m"))
+    return {
+        "top_net_thermal_radiation": (-3600 * olr).astype(np.float32),
+        "total_precipitation": (rain / 6000).astype(np.float32),
+        "2m_dewpoint_temperature": dewpoint.astype(np.float32),
+    }
 
 
 def truth_of_2022(world: World) -> Iterator[tuple[np.datetime64, NDArray[np.float32], xr.Dataset]]:

@@ -267,6 +267,14 @@ class TestWorld:
         build_dataset(store, tmp_path / "era5", GRID, TIMES)
         assert_array_equal(load_world(tmp_path / "worlds/era5").reference.times, TIMES)
 
+    def test_a_climatology_without_hours_is_named(
+        self, made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        build_world(made, tmp_path / "w", "w", [2024], None, "for a test")
+        (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert f"{made}: the climatology has no hour of the day: 3 days of the training years" in said
+        assert "300 are needed" in said
+
     def test_statistics_may_be_chosen(self, made: Path, world: TinyWorld, tmp_path: Path) -> None:
         for name, given in (("own", Statistics.load(world.folder / "statistics.nc")), ("fw", published_statistics())):
             build_world(made, tmp_path / name, name, [2024], None, "for a test", given, ERA5)
