@@ -23,9 +23,10 @@ ARCO_GRID = Grid("5deg", 90 - 5.0 * np.arange(37), 5.0 * np.arange(72))
 
 FIRST, LENGTH = np.datetime64("2024-01-01T00", "h"), 112  # of the packaged weeks: the time of the first, their number
 
-# First days of months, and numbers of days: a training year with all seasons, a validation year, and the test year. The
-# packaged weeks are used in a circle.
-BLOCKS = {"2020-01": 20, **{f"2020-{month:02}": 2 for month in range(2, 13)}, "2021-01": 20, "2022-01": 6}
+# First days of months, and numbers of days: a training year with all seasons, a validation year long enough to judge a
+# model, and the test year. The packaged weeks are used in a circle.
+TRAINING = {"2020-01": 20, **{f"2020-{month:02}": 2 for month in range(2, 13)}}
+BLOCKS = {**TRAINING, "2021-01": 31, "2021-02": 28, "2021-03": 3, "2022-01": 6}
 
 _ATTRIBUTES = {  # long name, short name, unit
     "10m_u_component_of_wind": ("10 metre U wind component", "u10", "m s**-1"),
