@@ -29,7 +29,7 @@ from tests.rehearsal.archive import Archive, serving
 pytestmark = pytest.mark.rehearsal
 
 ROOT = Path(__file__).resolve().parents[2]
-START, END = np.datetime64("2022-01-03T06", "h"), np.datetime64("2022-01-04T18", "h")
+START, END = np.datetime64("2022-01-03T12", "h"), np.datetime64("2022-01-04T18", "h")
 KILLS = 10
 CHANGES = {
     "era5-mini.yaml": {

@@ -120,7 +120,7 @@ def init(
         raise StartError(f"no situation {situation!r}; there are {', '.join(SITUATIONS)}")
     templates = {file.parent / name: f"recipes/{recipe}" for name, recipe in RECIPES.get(situation, {}).items()}
     templates[file] = f"experiments/{SITUATIONS[situation]}"
-    for place in templates:
+    for place in (file, *templates):
         if place.exists():
             raise StartError(f"{place} exists; give another name or folder, or move it away")
     for place, template in templates.items():
