@@ -96,9 +96,9 @@ def check(folder: Path) -> None:
     assert set(surface) == {"tp6h", "olr", "td2m", "ps"}, "the dewpoint is from the store beside"
     assert "period" not in surface["olr"].attrs
     branch = open_experiment(folder / "archive", "era5-laptop")
-    assert list(branch.times) == list(np.arange(START, END + STEP, STEP))
-    assert {record.status for record in branch.records} <= {"cold_start", "ok"}
-    assert list(folder.rglob("report/index.html")) or list(folder.rglob("report.html"))
+    cycles = [np.datetime64(record.time, "h") for record in branch.records if record.status == "ok"]
+    assert cycles == list(np.arange(START, END + STEP, STEP)), "beside the two frames of the cold start"
+    assert list(folder.rglob("report/index.html"))
 
 
 def test_from_nothing_to_a_report(public: Public, tmp_path: Path) -> None:
