@@ -6,6 +6,14 @@ BIN    := $(VENV)/bin
 DEMO   ?= demo
 # what `make fnp` trains
 RECIPE ?= deploy/recipes/fnp-cpu.yaml
+# where `make era5` works, what it fetches the reanalysis from, and which years; docs/era5.md
+ERA5          ?= era5
+ERA5_STORE    ?= gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr
+ERA5_BESIDE   ?=
+ERA5_SINCE    ?= 2015-01-01
+ERA5_UNTIL    ?= 2022-12-31
+ERA5_TRAINING ?= 2015-2020
+ERA5_TEST     ?= 2022
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
             $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
@@ -13,7 +21,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 SHELL         := bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup dev train fnp demo test lint wheel docs bench clean
+.PHONY: help setup dev train fnp era5 demo test lint wheel docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -62,6 +70,50 @@ fnp: $(VENV)/train.stamp  ## train the packaged assimilator again from nothing; 
 	$(BIN)/dacycle train $(RECIPE)
 	$(BIN)/dacycle export runs/$(basename $(notdir $(RECIPE)))
 	$(BIN)/dacycle gate runs/$(basename $(notdir $(RECIPE)))/fnp.onnx --data nature --register
+
+# Each stage leaves a file in .done, so that what is done is not done again; each command continues by itself where it was
+# interrupted. Recipes and experiment are written once and may then be changed.
+in_era5 := cd $(ERA5) && $(abspath $(BIN))/dacycle
+stage    = touch $(ERA5)/.done/$(@F)
+era5_data = $(ERA5_STORE) era5 --since $(ERA5_SINCE) --until $(ERA5_UNTIL) $(addprefix --beside ,$(ERA5_BESIDE))
+worlds   = $${DACYCLE_HOME:-$$HOME/.local/share/dacycle}/worlds
+era5: export FSSPEC_GS ?= {"token": "anon"}
+era5: export MALLOC_MMAP_THRESHOLD_ := 4000000000
+era5: export MALLOC_TRIM_THRESHOLD_ := 8000000000
+era5: $(ERA5)/.done/report  ## from nothing to a report of 2022 on ERA5 at 5.625 degrees; goes on where it was interrupted
+$(ERA5)/.done/init: | $(VENV)/train.stamp
+	mkdir -p $(@D)
+	rm -f $(ERA5)/era5*.yaml
+	$(if $(filter gs://%,$(ERA5_STORE) $(ERA5_BESIDE)),$(PIP) install gcsfs)
+	$(in_era5) init era5 era5.yaml
+	$(stage)
+$(ERA5)/.done/dataset: $(ERA5)/.done/init
+	$(in_era5) dataset $(era5_data) --plan
+	$(in_era5) dataset $(era5_data)
+	$(stage)
+$(ERA5)/.done/world: $(ERA5)/.done/dataset
+	$(in_era5) world era5 $(worlds)/era5 --training $(ERA5_TRAINING) --reference era5
+	$(stage)
+$(ERA5)/.done/mini: $(ERA5)/.done/world
+	$(in_era5) train era5-mini.yaml
+	$(stage)
+$(ERA5)/.done/export: $(ERA5)/.done/mini
+	$(in_era5) export runs/era5-mini
+	$(stage)
+$(ERA5)/.done/oi: $(ERA5)/.done/export
+	$(in_era5) train era5-oi.yaml
+	$(stage)
+$(ERA5)/.done/fetch: $(ERA5)/.done/oi
+	$(in_era5) fetch isd --years $(ERA5_TEST) --nearest-to 5.625deg --out observations/isd
+	$(in_era5) fetch igra --years $(ERA5_TEST) --all --out observations/igra
+	$(in_era5) fetch olr_netcdf --years $(ERA5_TEST) --out observations/olr
+	$(stage)
+$(ERA5)/.done/hindcast: $(ERA5)/.done/fetch
+	$(in_era5) hindcast era5.yaml
+	$(stage)
+$(ERA5)/.done/report: $(ERA5)/.done/hindcast
+	$(in_era5) report era5-laptop
+	$(stage)
 
 test: $(VENV)/dev.stamp  ## run the tests, a file at a time on each core
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)

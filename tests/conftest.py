@@ -31,7 +31,7 @@ class TinyWorld:
     model: Path
 
 
-OPTIONAL = {"large": "needs 8 GB of memory", "trial": "a long trial"}
+OPTIONAL = {"large": "needs 8 GB of memory", "trial": "a long trial", "rehearsal": "a walk of ten minutes"}
 """Markers of tests that run only where they are asked for, and why."""
 
 

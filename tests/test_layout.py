@@ -32,8 +32,8 @@ ROOMS = {
         "errors", "station_network", "window", "table",
     ),
     "forecast_adapter": (
-        "", "worlds", "models", "models.graphs", "states", "scores", "intervals", "state", "statistics", "grid",
-        "channels", "remote", "physics",
+        "", "worlds", "models", "models.graphs", "states", "zarr_store", "scores", "intervals", "state", "statistics",
+        "grid", "channels", "remote", "physics", "blosc",
     ),
 }  # fmt: skip
 """The rooms of each component, and the modules at its top; each may import those after it."""

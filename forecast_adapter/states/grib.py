@@ -7,7 +7,7 @@ an error.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ from dacycle.forecast_adapter.states.grib_messages import (
     start_time,
     valid_time,
 )
-from dacycle.forecast_adapter.states.grib_products import is_analysis, why_unfit
+from dacycle.forecast_adapter.states.grib_products import SUMS, hours_summed, is_analysis, sums_of_six_hours, why_unfit
 from dacycle.forecast_adapter.states.source import StateSource, read_files, spell_fields
 
 __all__ = ["SURFACE_CHANNELS", "GribStates", "HumidityWarning"]
@@ -62,8 +62,8 @@ _UPPER = {
 }
 _EXTRA_FIELD_NAMES = {"ps": {"sp": "Pa"}, "td2m": {"2d": "K"}}
 _UPPER_NAMES = {name for choices in _UPPER.values() for name in choices}
-_SURFACE_NAMES = {name for choices in (SURFACE_CHANNELS | _EXTRA_FIELD_NAMES).values() for name in choices}
-_UNITS = {
+_SURFACE_NAMES = {name for choices in (SURFACE_CHANNELS | _EXTRA_FIELD_NAMES).values() for name in choices} | set(SUMS)
+_UNITS = {name: unit for name, (_, _, unit) in SUMS.items()} | {
     name: unit
     for choices in (SURFACE_CHANNELS | _UPPER | _EXTRA_FIELD_NAMES).values()
     for name, unit in choices.items()
@@ -99,10 +99,22 @@ class _Entry(NamedTuple):
     location: Location
 
 
+class _Sum(NamedTuple):
+    """A field of a file that is a sum over the hours before a time; of several that of the least lead is taken."""
+
+    name: str
+    time: np.datetime64
+    hours: int
+    lead: int
+    version: str
+    location: Location
+
+
 class _Index(NamedTuple):
-    """The fields of a file, and names of those that are left out, by the reason."""
+    """The fields of a file, its sums over hours, and names of those that are left out, by the reason."""
 
     entries: list[_Entry]
+    sums: list[_Sum]
     unfit: dict[str, list[str]]
 
 
@@ -127,6 +139,7 @@ class GribStates(StateSource):
         self, name: str, paths: Mapping[str, Path], left_out: Mapping[str, str], analyses: bool = False
     ) -> None:
         self._fields: dict[np.datetime64, dict[_Run, dict[Key, list[Location]]]] = {}
+        self._sums: dict[tuple[str, np.datetime64], dict[int, list[_Sum]]] = {}
         indexes, out = read_files(paths, left_out, lambda path: _index(path, *_stamp(path)))
         unfit: dict[str, list[str]] = {}
         for fields in indexes:
@@ -134,15 +147,21 @@ class GribStates(StateSource):
                 if not (analyses and entry.run.lead):
                     runs = self._fields.setdefault(entry.time, {})
                     runs.setdefault(entry.run, {}).setdefault(entry.key, []).append(entry.location)
+            for total in fields.sums:
+                self._sums.setdefault((total.name, total.time), {}).setdefault(total.hours, []).append(total)
             for reason, names in fields.unfit.items():
                 unfit.setdefault(reason, []).extend(names)
         out |= {reason: spell_fields(names) for reason, names in unfit.items()}
+        if not self._fields:  # sums alone are of use beside another product
+            self._fields = {time: {_Run(0, True, "", ""): {}} for _, time in self._sums}
         if not self._fields:
             left = "; ".join(f"{what}: {why}" for what, why in out.items())
             kind = "no analysis" if analyses and any(fields.entries for fields in indexes) else "no field of a state"
             raise StateError(f"{name}: it holds {kind}" + (f"; left out: {left}" if left else ""))
         time = max(self._fields)
-        key, (location, *_) = next(iter(self._best(time)[1].items()))
+        some = [(key, locations[0]) for key, locations in self._best(time)[1].items()]
+        some += [((n, None), sums[0].location) for (n, _), by_hours in self._sums.items() for sums in by_hours.values()]
+        key, location = some[0]
         with field_at(location) as message:
             grid, _ = rows_and_columns(message, f"{name}, {time}: {_spell(key)}")
         super().__init__(name, grid, self._fields, out)
@@ -158,17 +177,43 @@ class GribStates(StateSource):
         phrases += ["preliminary (ERA5T, expver 5)"] if run.version == PRELIMINARY else []
         return ", ".join(phrases)
 
-    def surface(self, time: np.datetime64 | str) -> xr.Dataset:
-        """Return surface pressure `ps` and dewpoint `td2m`, where they are there; never precipitation and OLR."""
+    def surface(self, time: np.datetime64 | str, wanted: Collection[str] = tuple(EXTRA_CHANNELS)) -> xr.Dataset:
+        """Return those that are there; precipitation and OLR from sums that together are the six hours before."""
         hour = self._moment(time)
         _, locations = self._best(hour)
         fields = {}
         for short, (name,) in _EXTRA_FIELD_NAMES.items():
-            if (name, None) in locations:
+            if short in wanted and (name, None) in locations:
                 values, label = self._values(hour, (name, None), locations[name, None])
                 check_values(EXTRA_CHANNELS[short], values, label)
                 fields[short] = (("latitude", "longitude"), values, {"units": _UNITS[name]})
+        for name, (short, factor, _) in SUMS.items():
+            total = self._six_hours(name, hour) if short in wanted else None
+            if total is not None:
+                check_values(EXTRA_CHANNELS[short], factor * total, f"{self.name}, {hour}")
+                fields[short] = (("latitude", "longitude"), (factor * total).astype(np.float32), {})
         return xr.Dataset(fields, {"latitude": self.grid.latitude, "longitude": self.grid.longitude})
+
+    def periods(self) -> dict[str, list[int]]:
+        """Return the lengths (h) of the sums of precipitation and radiation that are there, by their names."""
+        lengths: dict[str, set[int]] = {}
+        for (name, _), by_hours in self._sums.items():
+            lengths.setdefault(name, set()).update(by_hours)
+        return {name: sorted(hours) for name, hours in lengths.items()}
+
+    def _six_hours(self, name: str, time: np.datetime64) -> NDArray[np.float64] | None:
+        """Return the sum of a field over the six hours up to a time; None where the sums for it are not there."""
+        ends = {end: list(by_hours) for (field, end), by_hours in self._sums.items() if field == name}
+        parts = sums_of_six_hours(time, ends)
+        if parts is None:
+            return None
+        total = np.zeros(self.grid.shape)
+        for end, hours in parts:
+            sums = self._sums[name, end][hours]
+            least = min((one.lead, one.version) for one in sums)
+            locations = [one.location for one in sums if (one.lead, one.version) == least]
+            total += self._values(end, (name, None), locations)[0]
+        return total
 
     def _best(self, time: np.datetime64) -> tuple[_Run, dict[Key, list[Location]]]:
         """Return the run that a time's state is made of: the least whole one, else the one with fewest gaps."""
@@ -272,6 +317,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _index(path: Path, size: int, changed: int) -> _Index:
     """Return the fields of a state in a file; size and time of change make the cache notice another file."""
     entries: list[_Entry] = []
+    sums: list[_Sum] = []
     unfit: dict[str, list[str]] = {}
     grids: dict[str, str] = {}
     for count, (location, message) in enumerate(locations(path), 1):
@@ -279,7 +325,8 @@ def _index(path: Path, size: int, changed: int) -> _Index:
             key = _key(message)
             if key is None:
                 continue
-            reason = why_unfit(message)
+            hours = hours_summed(message) if key[0] in SUMS else None
+            reason = why_unfit(message) if hours is None else ""
             if not reason:
                 section = key_of(message, "md5GridSection")
                 if section not in grids:
@@ -288,8 +335,12 @@ def _index(path: Path, size: int, changed: int) -> _Index:
             if reason:
                 unfit.setdefault(reason, []).append(key[0])
                 continue
-            entries.append(_entry(message, key, location))
-    return _Index(entries, unfit)
+            entry = _entry(message, key, location)
+            if hours is None:
+                entries.append(entry)
+            else:
+                sums.append(_Sum(key[0], entry.time, hours, entry.run.lead, entry.run.version, location))
+    return _Index(entries, sums, unfit)
 
 
 def _why_not_global(message: int, key: Key) -> str:

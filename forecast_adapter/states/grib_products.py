@@ -4,9 +4,18 @@ Ensemble statistics, probabilities, percentiles, errors, increments and monthly 
 unit of the quantity that they are made from. Only what is known to be the quantity itself is taken.
 """
 
-from dacycle.forecast_adapter.states.grib_messages import key_of
+from collections.abc import Collection, Mapping
 
-__all__ = ["is_analysis", "why_unfit"]
+import numpy as np
+
+from dacycle.forecast_adapter.states.grib_messages import key_of, start_time, valid_time
+
+__all__ = ["SUMS", "hours_summed", "is_analysis", "sums_of_six_hours", "why_unfit"]
+
+SUMS = {"tp": ("tp6h", 1000.0, "m"), "ttr": ("olr", -1 / 21600, "J m**-2")}
+"""Fields that are sums over a period: the extra field of each, the factor from its sum over six hours, and its unit."""
+
+_PERIOD = 6  # hours of `tp6h` and `olr`
 
 # Code table 4.0: an analysis or forecast at a point in time, deterministic, of a member, of a member of a reforecast.
 _TEMPLATES = {0, 1, 60}
@@ -96,3 +105,31 @@ def is_analysis(message: int) -> bool:
         return kind == "an"
     process = key_of(message, "typeOfGeneratingProcess")
     return key_of(message, "timeRangeIndicator") == 1 if process is None else process == 0
+
+
+def hours_summed(message: int) -> int | None:
+    """Return the length (h) of the period that ends at the valid time; None where it is no sum over whole hours."""
+    if key_of(message, "stepType") != "accum":
+        return None
+    first, last = (key_of(message, name) for name in ("startStep", "endStep"))
+    end = (valid_time(message) - start_time(message)) // np.timedelta64(1, "h")
+    return int(last) - int(first) if int(last) == int(end) and int(last) > int(first) else None
+
+
+def sums_of_six_hours(
+    time: np.datetime64, periods: Mapping[np.datetime64, Collection[int]]
+) -> list[tuple[np.datetime64, int]] | None:
+    """Return the sums, by end and length (h), that together are the six hours up to `time`; None where they are not.
+
+    Args:
+        time: the end of the six hours.
+        periods: the lengths of the sums that there are, by their end.
+    """
+    left, end, chosen = _PERIOD, time, []
+    while left:
+        length = max((period for period in periods.get(end, ()) if period <= left), default=None)
+        if length is None:
+            return None
+        chosen.append((end, length))
+        left, end = left - length, end - np.timedelta64(length, "h")
+    return chosen

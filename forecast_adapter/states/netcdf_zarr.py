@@ -1,14 +1,11 @@
 """Read states from netCDF and Zarr: WeatherBench2 in all its layouts, ARCO-ERA5, both Climate Data Store spellings.
 
-Variables are found by name, transposed by the names of their dimensions, and ordered by coordinate, never by position.
-Zarr fills chunks that were never written with a value that may look like weather, so absent chunks are searched for
-before reading.
+`open_dataset` describes how their variables are found and read.
 """
 
-import asyncio
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +13,27 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from zarr.core.sync import sync
 
 from dacycle.common.damage import check_hdf5
 from dacycle.common.foreign import reading
+from dacycle.forecast_adapter.blosc import use_checked_blosc
 from dacycle.forecast_adapter.channels import CHANNELS, EXTRA_CHANNELS, NAMES, Channel, index
+from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values
-from dacycle.forecast_adapter.states.blosc import use_checked_blosc
 from dacycle.forecast_adapter.states.formats import file_kind, refuse_netcdf
+from dacycle.forecast_adapter.states.open_dataset import OpenDataset
 from dacycle.forecast_adapter.states.schema import (
-    DIMENSIONS,
     EXTRA_FIELD_NAMES,
     HOURLY,
     MEANS_OF_AN_HOUR,
     VARIABLES,
     check_extra_unit,
     check_unit,
-    hours_of,
     levels_in_words,
-    levels_of,
-    standardised,
-    validity_of,
     with_dates,
 )
-from dacycle.forecast_adapter.states.source import StateSource, global_grid, read_files
+from dacycle.forecast_adapter.states.source import StateSource, read_files
+from dacycle.forecast_adapter.zarr_store import KeptStore
 
 __all__ = ["NetcdfStates", "ZarrStates", "from_dataset"]
 
@@ -56,142 +50,8 @@ def from_dataset(dataset: xr.Dataset, time: np.datetime64 | str, source: str = "
     Raises:
         StateError: a variable, level or time is missing, or a field is invalid; names it.
     """
-    state = DatasetStates(source, [_OpenDataset(source, dataset)]).state(time)
+    state = DatasetStates(source, [OpenDataset(source, dataset)]).state(time)
     return state.drop_attrs()
-
-
-class _OpenDataset:
-    """An open dataset of a product, with its coordinates decoded.
-
-    Attributes:
-        source: the file, for messages.
-        data: the dataset, read lazily, with the names of `schema.standardised`.
-        grid: the grid of its fields.
-        times: position by time, None where the dataset has no dimension `time`.
-        levels: position by level in hPa, None where the dataset has no dimension `level`.
-        preliminary: times of ERA5T.
-        arrays: the Zarr arrays of the variables.
-    """
-
-    def __init__(self, source: str, dataset: xr.Dataset, arrays: Mapping[str, Any] | None = None) -> None:
-        self.source = source
-        self.data = standardised(dataset, source)
-        missing = [name for name in ("latitude", "longitude") if name not in self.data.coords]
-        if missing:
-            raise StateError(f"{source}: missing {', '.join(missing)}")
-        latitude, longitude = (np.asarray(self.data[name], float) for name in ("latitude", "longitude"))
-        self.grid = global_grid(latitude, longitude, source)
-        self.rows, self.columns = np.argsort(-latitude), np.argsort(np.round(longitude % 360, 6) % 360)
-        self.times: dict[np.datetime64, int | None] = hours_of(self.data, source)
-        self.levels: dict[int, int | None] = levels_of(self.data)
-        self.first, self.final, self.last = validity_of(dataset.attrs, source)
-        self.times = {t: i for t, i in self.times.items() if self.first <= t <= self.last}
-        self.preliminary = self._preliminary()
-        self.arrays = arrays or {}
-        self._dims = {str(name): [str(d) for d in variable.dims] for name, variable in dataset.variables.items()}
-        self._written: set[tuple[str, str]] = set()
-
-    def holds(self, channel: Channel) -> bool:
-        """Return whether the dataset has the variable, and the level, of a channel."""
-        name = self.variable(channel.variable)
-        if name is None or channel.level is None:
-            return name is not None
-        position = self.levels.get(channel.level, -1)
-        return position is None or (position >= 0 and "level" in self.data[name].dims)
-
-    def variable(self, short: str) -> str | None:
-        """Return the name of a variable in this dataset; None where it has none."""
-        return next((name for name in VARIABLES[short] if name in self.data), None)
-
-    def label(self, time: np.datetime64) -> str:
-        """Return source and time, for messages."""
-        return f"{self.source}, {time}"
-
-    def planes(self, name: str, time: np.datetime64, levels: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Return fields of a variable at a time, (H, W), or (n, H, W) on n levels (hPa), in dacycle's order.
-
-        Raises:
-            StateError: the variable has further dimensions, is not floating point, or was never written at that time
-                in a Zarr store.
-        """
-        variable = self.data[name]
-        if "time" in variable.dims:
-            variable = variable.isel(time=self.times[time])
-        order = [d for d in ("expver",) if d in variable.dims]
-        if levels is not None and "level" in variable.dims:
-            variable = variable.isel(level=[self.levels[level] for level in levels])
-            order.append("level")
-        extra = [str(d) for d in variable.dims if d not in (*order, "latitude", "longitude")]
-        if extra:
-            problem = f"{name} has further dimensions ({', '.join(extra)}); select one entry of each first"
-            raise StateError(f"{self.label(time)}: {problem}")
-        with reading(f"{self.label(time)}: {name}", StateError):
-            values = variable.transpose(*order, "latitude", "longitude").values
-        if "expver" in variable.dims:
-            values = _one_version(values)
-        if not np.issubdtype(values.dtype, np.floating):
-            raise StateError(f"{self.label(time)}: {name} is {values.dtype}, not floating point")
-        self._refuse_filling(name, values, time)
-        if levels is not None and values.ndim == 2:
-            values = values[None]
-        return values[..., self.rows, :][..., self.columns].astype(np.float32)
-
-    def unwritten(self, channels: Iterable[Channel], time: np.datetime64) -> list[str]:
-        """Return those of the channels whose chunks are not in the Zarr store."""
-        absent = []
-        for channel in channels:
-            name = self.variable(channel.variable)
-            if name is not None and name in self.arrays and not self._is_written(name, time, channel.level):
-                absent.append(channel.name)
-        return absent
-
-    def _is_written(self, name: str, time: np.datetime64, level: int | None) -> bool:
-        """Return whether the chunks of a variable at a time and level are in the Zarr store."""
-        array = self.arrays[name]
-        position = {"time": self.times[time], "level": None if level is None else self.levels[level]}
-        ranges: list[Iterable[int]] = []
-        for dimension, length, size in zip(self._dims[name], array.shape, array.shards or array.chunks, strict=True):
-            at = position.get(DIMENSIONS.get(dimension, dimension))
-            ranges.append(range(-(-length // size)) if at is None else [at // size])
-        keys = {array.metadata.encode_chunk_key(chunk) for chunk in product(*ranges)}
-        unchecked = [key for key in keys if (name, key) not in self._written]
-        with reading(f"{self.label(time)}: {name}", StateError):
-            exist = sync(_exist(array, unchecked))
-        self._written.update((name, key) for key, exists in zip(unchecked, exist, strict=True) if exists)
-        return all(exist)
-
-    def _refuse_filling(self, name: str, values: NDArray, time: np.datetime64) -> None:
-        """Raise StateError for a field that holds only the fill value: a chunk inside a shard may be absent too."""
-        if name not in self.arrays or self.arrays[name].fill_value is None:
-            return
-        planes = values.reshape(-1, values.shape[-2] * values.shape[-1])
-        if (planes == np.asarray(self.arrays[name].fill_value, values.dtype)).all(axis=1).any():
-            problem = f"{name} holds nothing but the store's fill value, so it was never written"
-            raise StateError(f"{self.label(time)}: {problem}; complete the store")
-
-    def _preliminary(self) -> frozenset[np.datetime64]:
-        """Return the times of ERA5T: those after the store's last final time, and those with experiment version 5."""
-        late = {time for time in self.times if time > self.final}
-        if "expver" in self.data.coords:
-            versions = self.data["expver"]
-            if versions.dims == ("expver",):  # at each time one of the two is missing everywhere
-                mixed = next(v for v in self.data.data_vars.values() if "expver" in v.dims)
-                point = mixed.isel({d: 0 for d in mixed.dims if d != "time"}).values
-                expver = np.where(np.isnan(np.atleast_1d(point)), "5", "1")
-            else:
-                expver = versions.values if versions.ndim else np.full(self.data.sizes.get("time", 1), versions.values)
-            late |= {time for time, i in self.times.items() if str(expver[i or 0]).lstrip("0") == "5"}
-        return frozenset(late)
-
-
-async def _exist(array: Any, keys: list[str]) -> list[bool]:
-    """Return which chunks of a Zarr array exist."""
-    return list(await asyncio.gather(*((array.store_path / key).exists() for key in keys)))
-
-
-def _one_version(values: NDArray) -> NDArray:
-    """Return the final version of ERA5 (the first entry), or ERA5T where there is no final version yet."""
-    return next((version for version in values if not np.isnan(version).all()), values[0])
 
 
 class DatasetStates(StateSource):
@@ -203,7 +63,7 @@ class DatasetStates(StateSource):
         StateError: no dataset holds a field of a state, two hold the same one, or their grids differ.
     """
 
-    def __init__(self, name: str, datasets: Sequence[_OpenDataset], left_out: dict[str, str] | None = None) -> None:
+    def __init__(self, name: str, datasets: Sequence[OpenDataset], left_out: dict[str, str] | None = None) -> None:
         dated = [dataset for dataset in datasets if dataset.times]
         self._beside = [d for d in dated if any(n in d.data for _, names in EXTRA_FIELD_NAMES.values() for n in names)]
         self._datasets = [d for d in dated if any(d.holds(channel) for channel in CHANNELS)] or self._beside
@@ -213,7 +73,7 @@ class DatasetStates(StateSource):
             if not dataset.grid.matches(self._datasets[0].grid):
                 other = self._datasets[0].source
                 raise StateError(f"{dataset.source} is on another grid than {other}; split them by grid")
-        self._by_time: dict[np.datetime64, list[_OpenDataset]] = {}
+        self._by_time: dict[np.datetime64, list[OpenDataset]] = {}
         for dataset in self._datasets:
             for time in dataset.times:
                 self._by_time.setdefault(time, []).append(dataset)
@@ -235,14 +95,14 @@ class DatasetStates(StateSource):
         late = any(hour in dataset.preliminary for dataset in self._by_time[hour])
         return "preliminary (ERA5T, expver 5)" if late else ""
 
-    def surface(self, time: np.datetime64 | str) -> xr.Dataset:
+    def surface(self, time: np.datetime64 | str, wanted: Collection[str] = tuple(EXTRA_CHANNELS)) -> xr.Dataset:
         """Return those of `tp6h`, `olr`, `td2m`, `ps` that are there; the first two also from six hourly sums."""
         hour = self._moment(time)
         fields: dict[str, Any] = {}
         for short, (unit, names) in EXTRA_FIELD_NAMES.items():
-            for name, factor in names.items():
-                values = _extra_field(self._beside, name, factor, hour)
-                if short not in fields and values is not None:
+            for name, factor in names.items() if short in wanted else ():
+                values = None if short in fields else _extra_field(self._beside, name, factor, hour)
+                if values is not None:
                     check_values(EXTRA_CHANNELS[short], values, f"{self.name}, {hour}")
                     about = {"units": unit} | ({"period": "1 h"} if name in MEANS_OF_AN_HOUR else {})
                     fields[short] = (("latitude", "longitude"), values.astype(np.float32), about)
@@ -277,7 +137,7 @@ class DatasetStates(StateSource):
             raise error
 
     def _remedy(self, time: np.datetime64, missing: list[str]) -> str:
-        written = any(dataset.arrays for dataset in self._datasets) and any(
+        written = any(len(dataset.arrays) for dataset in self._datasets) and any(
             all(dataset.holds(c) for c in CHANNELS if c.name in missing) for dataset in self._by_time[time]
         )
         hint = "; these were never written: complete the store" if written else ""
@@ -287,7 +147,7 @@ class DatasetStates(StateSource):
 
     def _refuse_doubles(self) -> None:
         """Raise StateError where two datasets hold the same field: there is no rule which to take."""
-        seen: dict[tuple[str, np.datetime64], _OpenDataset] = {}
+        seen: dict[tuple[str, np.datetime64], OpenDataset] = {}
         for dataset in self._datasets:
             for channel in CHANNELS:
                 if not dataset.holds(channel):
@@ -300,10 +160,10 @@ class DatasetStates(StateSource):
 
 
 def _extra_field(
-    datasets: Sequence[_OpenDataset], name: str, factor: float, time: np.datetime64
+    datasets: Sequence[OpenDataset], name: str, factor: float, time: np.datetime64
 ) -> NDArray[np.float64] | None:
     """Return an extra field; None where it, or one of the six hours that it is the sum of, is missing or not finite."""
-    hours = [time - k * _HOUR for k in range(6)] if name in HOURLY else [time]
+    hours = _hours(name, time)
     found = [next((d for d in datasets if name in d.data and hour in d.times), None) for hour in hours]
     holders = [dataset for dataset in found if dataset is not None]
     if len(holders) < len(hours):
@@ -313,6 +173,11 @@ def _extra_field(
     fields = [dataset.planes(name, hour).astype(float) for dataset, hour in zip(holders, hours, strict=True)]
     values = factor * np.sum(fields, axis=0)
     return values if np.isfinite(values).all() else None
+
+
+def _hours(name: str, time: np.datetime64) -> list[np.datetime64]:
+    """Return the hours whose values of an extra field are needed for its value at a time."""
+    return [time - k * _HOUR for k in range(6)] if name in HOURLY else [time]
 
 
 class NetcdfStates(DatasetStates):
@@ -330,12 +195,20 @@ class NetcdfStates(DatasetStates):
 
 
 class ZarrStates(DatasetStates):
-    """States of a Zarr store (format 2 or 3, with or without consolidated metadata), local or at a URL."""
+    """States of a Zarr store (format 2 or 3, with or without consolidated metadata), local or at a URL.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: the store.
+        kept: a folder that keeps what is fetched of a store at a URL, see `zarr_store.KeptStore`; times are then read
+            in order. None: nothing is kept.
+        fresh: whether kept metadata are asked for again.
+    """
+
+    def __init__(self, name: str, kept: Path | None = None, fresh: bool = True) -> None:
         with reading(f"{name}: as Zarr", StateError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other files beside the arrays; metadata that are not consolidated
-            group = zarr.open_group(name, mode="r")
+            self.store = KeptStore(name, kept, fresh) if kept is not None and is_url(name) else None
+            group = zarr.open_group(self.store or name, mode="r")
             arrays = dict(group.arrays())
             empty = [array for array, about in arrays.items() if 0 in (about.shards or about.chunks)]
             if empty:
@@ -344,11 +217,48 @@ class ZarrStates(DatasetStates):
             if groups:
                 raise StateError(f"{name}: is a group of stores ({', '.join(groups)}); name one, as {name}/{groups[0]}")
             dataset = xr.open_zarr(group.store, group=group.path or None, chunks=None, decode_times=False)
-            opened = _OpenDataset(name, with_dates(dataset, name), arrays)
+            opened = OpenDataset(name, with_dates(dataset, name), arrays, blocks=kept is not None)
+        if self.store is not None:
+            self.store.fresh = False
+        self._opened = opened
         super().__init__(name, [opened])
 
+    def objects(self, time: np.datetime64, channels: Collection[Channel], extra: Collection[str]) -> set[str]:
+        """Return the keys of the objects that hold channels and extra fields at a time."""
+        keys: set[str] = set()
+        for short in dict.fromkeys(channel.variable for channel in channels):
+            here = [c for c in channels if c.variable == short and self._opened.holds(c)]
+            name = self._opened.variable(short)
+            if here and name is not None:
+                keys |= self._opened.keys(name, time, [channel.level for channel in here])
+        for short in extra:
+            for name in EXTRA_FIELD_NAMES[short][1]:
+                hours = _hours(name, time)
+                if name in self._opened.arrays and all(hour in self._opened.times for hour in hours):
+                    keys.update(*(self._opened.keys(name, hour) for hour in hours))
+                    break
+        return keys
 
-def _opened(path: Path) -> _OpenDataset:
+    def size(self, keys: Sequence[str]) -> float:
+        """Return the bytes of objects of the store, estimated from three of each array, spread over the times."""
+        total = 0.0
+        for name, several in groupby(sorted(keys), self._opened.arrays.name_of):
+            its_keys = list(several)
+            some = [its_keys[i] for i in sorted({0, len(its_keys) // 2, len(its_keys) - 1})]
+            if self.store is not None and name:
+                total += len(its_keys) * float(np.mean(self.store.sizes(some)))
+        return total
+
+    def declared(self) -> list[str]:
+        """Return which extra fields the metadata list, those of another period than six hours left out."""
+        return [
+            short
+            for short, (_, names) in EXTRA_FIELD_NAMES.items()
+            if any(name in self._opened.arrays and name not in MEANS_OF_AN_HOUR for name in names)
+        ]
+
+
+def _opened(path: Path) -> OpenDataset:
     """Open a netCDF file lazily."""
     engine = file_kind(path)
     with reading(f"{path}: as netCDF", StateError):
@@ -356,4 +266,4 @@ def _opened(path: Path) -> _OpenDataset:
             check_hdf5(path, StateError)
             refuse_netcdf(path)
         dataset = xr.open_dataset(path, engine=engine, decode_times=False)
-        return _OpenDataset(str(path), with_dates(dataset, str(path)))
+        return OpenDataset(str(path), with_dates(dataset, str(path)))

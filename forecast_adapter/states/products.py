@@ -28,7 +28,9 @@ __all__ = ["is_grib", "is_zarr", "open_states"]
 _PATTERNS = tuple(f"{folder}*.{kind}*" for folder in ("", "**/") for kind in ("nc", "grib", "grb", "pgrb"))
 
 
-def open_states(product: Path | str, analyses: bool = False) -> StateSource:
+def open_states(
+    product: Path | str, analyses: bool = False, kept: Path | None = None, fresh: bool = True
+) -> StateSource:
     """Open the states of one product.
 
     Args:
@@ -37,13 +39,14 @@ def open_states(product: Path | str, analyses: bool = False) -> StateSource:
             `https://`; credentials are fsspec's own settings). Remote files are copied to a cache; remote stores are
             read in place.
         analyses: whether to ignore forecasts among GRIB fields.
+        kept, fresh: for a remote store, see `netcdf_zarr.ZarrStates`.
 
     Raises:
         StateError: there is nothing there, it cannot be read, or holds no field of a state; names it and the remedy.
     """
     name = str(product)
     if is_zarr(name):
-        return ZarrStates(name)
+        return ZarrStates(name, kept, fresh)
     paths, left_out = _files(name)
     kinds, left_out = _kinds(paths, left_out)
     files = {label: path for label, path in paths.items() if kinds.get(label)}

@@ -5,7 +5,7 @@ All kinds share this: which times there are, which channels a time lacks, and er
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +13,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dacycle.forecast_adapter.channels import CHANNELS, LEVELS, WB2_NAMES, Channel, index
+from dacycle.forecast_adapter.channels import CHANNELS, EXTRA_CHANNELS, LEVELS, WB2_NAMES, Channel, index
 from dacycle.forecast_adapter.grid import Grid, regrid, regridding
 from dacycle.forecast_adapter.state import StateError, as_hour, check_values, make_state, validate
+from dacycle.forecast_adapter.zarr_store import KeptStore
 
 __all__ = ["StateSource", "global_grid", "read_files", "spell_channels", "spell_fields", "spell_times"]
 
@@ -33,7 +34,10 @@ class StateSource(ABC):
         grid: the product's grid, latitude descending, longitude from 0.
         times: (n,) datetime64[h], ascending: all times with at least one field of a state.
         left_out: files and kinds of fields that were left out: for a file why, for a kind how many fields, and which.
+        store: the remote store that keeps what is fetched of it; None where there is none.
     """
+
+    store: KeptStore | None = None
 
     def __init__(self, name: str, grid: Grid, times: Iterable[np.datetime64], left_out: dict[str, str]) -> None:
         self.name = name
@@ -106,10 +110,26 @@ class StateSource(ABC):
         fields = xr.DataArray(array, coordinates, ("channel", "latitude", "longitude"), name="state")
         return self._labelled(fields.assign_coords(time=hour.astype("datetime64[ns]")), notes)
 
-    def surface(self, time: np.datetime64 | str) -> xr.Dataset:
-        """Return those extra fields (`worlds.reference.EXTRA_FIELDS`) that are there at `time`, in SI units."""
+    def surface(self, time: np.datetime64 | str, wanted: Collection[str] = tuple(EXTRA_CHANNELS)) -> xr.Dataset:
+        """Return those of the wanted extra fields that are there at `time`, in SI units."""
         self._moment(time)
         return xr.Dataset()
+
+    def periods(self) -> dict[str, list[int]]:
+        """Return the lengths (h) of the sums of precipitation and radiation that are there, by their names."""
+        return {}
+
+    def objects(self, time: np.datetime64, channels: Collection[Channel], extra: Collection[str]) -> set[str]:
+        """Return the keys of the objects of `store` that hold channels and extra fields at a time."""
+        return set()
+
+    def size(self, keys: Sequence[str]) -> float:
+        """Return the bytes of objects of `store`, estimated from a few of each array."""
+        return 0.0
+
+    def declared(self) -> list[str]:
+        """Return which extra fields the metadata of `store` list, those of another period than six hours left out."""
+        return []
 
     def trouble(self, time: np.datetime64) -> str:
         """Read the state at `time`, and return why it cannot be used; empty where it can."""

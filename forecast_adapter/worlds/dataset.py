@@ -3,10 +3,10 @@
     FOLDER/manifest.json            its product, its files and their SHA-256 (see `manifest`)
     FOLDER/YYYY/FIRST_TIME.nc       states, and the extra fields that the product has, in WeatherBench2's schema
     FOLDER/static.nc                orography (geopotential_at_surface) and land_sea_mask, where the product has them
-    FOLDER/.parts/                  times that were fetched and are not yet in a file
+    FOLDER/.parts/                  times that are not yet in a file, and objects of remote stores (see `transfers`)
 
-Times are fetched side by side, each into a file of its own, so that an interruption loses only the times in transfer.
-The times of a month (on fine grids: of a day) are then joined to one file. A file is never written again; an extension
+The times of a month (on fine grids: of a day) are fetched together, made side by side, each into a file of its own, and
+then joined to one file. An interruption loses only what is in transfer. A file is never written again; an extension
 adds files.
 """
 
@@ -15,31 +15,51 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager
-from functools import lru_cache
-from itertools import groupby
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.common.foreign import reading
-from dacycle.forecast_adapter.grid import Grid, get_grid, regrid
-from dacycle.forecast_adapter.state import StateError, to_dataset
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT
+from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.dataset_writer import write_netcdf
-from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.states.source import StateSource
 from dacycle.forecast_adapter.worlds.manifest import DatasetError, Entry, Manifest
+from dacycle.forecast_adapter.worlds.parts import about_part, make_part, opened, read_part
 from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS
 from dacycle.forecast_adapter.worlds.static import write_static
+from dacycle.forecast_adapter.worlds.transfers import Place, Transfer, Transfers
 
-__all__ = ["build_dataset"]
+__all__ = ["Plan", "build_dataset", "plan_dataset"]
 
 logger = logging.getLogger(__name__)
 
 _MONTH_CELLS = 121 * 240
 """Grids with no more cells than these have a file a month, up to 1 GB each; finer grids have a file a day."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a dataset still needs.
+
+    Attributes:
+        times: (n,) the times that are to be made.
+        transfers: what is to be fetched of each remote store.
+        size: bytes of the new states on disk, at most.
+        between: bytes on disk until they are made, at most.
+    """
+
+    times: NDArray[np.datetime64]
+    transfers: list[Transfer]
+    size: float
+    between: float
 
 
 def build_dataset(
@@ -60,7 +80,7 @@ def build_dataset(
         grid: a named grid; states are averaged conservatively to a coarser grid, else interpolated bilinearly.
         times: (n,) datetime64[h], ascending. Times that the product does not hold are logged and left out.
         static: the file or store of the static fields, if they are not in the product.
-        workers: number of processes that fetch.
+        workers: number of processes that make states; twice as many objects are fetched at once.
         beside: further products, whose extra fields are taken where the product (and those before) lacks them.
         fetched: called with the number of times fetched so far and the number to fetch, for a progress bar.
 
@@ -71,9 +91,12 @@ def build_dataset(
         DatasetError: the folder holds another dataset, or times could not be read; names them and keeps all others.
         StateError: the product, or one beside it, cannot be opened, or is in other units.
     """
-    source = open_states(product)
+    opened.cache_clear()
+    places = _places((product, *beside), folder)
+    transfers = Transfers(places)
+    source, *others = transfers.sources
     wanted = _available(source, times)
-    for other in beside:
+    for other in others:
         _check_beside(other, wanted)
     manifest = _manifest(folder, product, grid, list(beside))
     present = _present(folder, manifest)
@@ -82,15 +105,20 @@ def build_dataset(
     if "static.nc" not in manifest.files:
         _add_static(static or product, folder, grid, wanted[0], manifest)
     failures: dict[np.datetime64, str] = {}
-    parts = {time: folder / ".parts" / f"{time}.nc" for time in todo}
+    parts = {time: _part(folder, time) for time in todo}
     groups = [list(group) for _, group in groupby(todo, key=lambda time: _period(time, grid))]
-    for done, (time, error) in enumerate(_fetch_all((product, *beside), grid, parts, workers), 1):
-        fetched(done, len(todo))
-        if error is not None:
-            failures[time] = error
-        for group in [group for group in groups if time in group]:
-            if all(parts[t].exists() for t in group):
-                _join([parts[t] for t in group], folder, manifest)
+    done = 0
+    with _workers(workers) as pool:
+        for group, coming in pairwise([*groups, []]):
+            missing = [time for time in group if not parts[time].exists()]
+            transfers.fetch(missing, 2 * workers)
+            for time, error in _make_all(places, grid, {time: parts[time] for time in missing}, pool):
+                failures |= {} if error is None else {time: error}
+                fetched(done := done + 1, len(todo))
+            fetched(done := done + len(group) - len(missing), len(todo))
+            if not failures.keys() & set(group):
+                _join([parts[time] for time in group], folder, grid, manifest)
+                transfers.forget(group, coming)
     if failures:
         raise DatasetError(_spell(folder, failures, len(todo)))
     manifest.finished = True
@@ -99,20 +127,58 @@ def build_dataset(
     return manifest
 
 
-def _check_beside(product: str, times: Sequence[np.datetime64]) -> None:
+def plan_dataset(
+    product: str, folder: Path, grid: Grid, times: NDArray[np.datetime64], beside: Sequence[str] = ()
+) -> Plan:
+    """Return what `build_dataset` would still fetch and need, for the same arguments; nothing is fetched but metadata.
+
+    Raises:
+        DatasetError: the folder holds another dataset, or the product holds none of the times.
+        StateError: the product, or one beside it, cannot be opened.
+    """
+    manifest = _manifest(folder, product, grid, list(beside)) if folder.exists() else None
+    products = (product, *beside)
+    kept = [place for _, place in _places(products, folder)]
+    with TemporaryDirectory() as temporary:
+        transfers = Transfers(_places(products, Path(temporary)))
+        wanted = _available(transfers.sources[0], times)
+        present = set() if manifest is None else _present(folder, manifest)
+        todo = [time for time in wanted if time not in present]
+        missing = [time for time in todo if not _part(folder, time).exists()]
+        groups = [list(group) for _, group in groupby(missing, key=lambda time: _period(time, grid))]
+        largest = max(groups, key=len, default=[])
+        a_state = 4 * (CHANNEL_COUNT + len(EXTRA_FIELDS)) * grid.shape[0] * grid.shape[1]
+        between = sum(transfer.size for transfer in transfers.estimate(largest, kept))
+        return Plan(
+            np.array(todo, "datetime64[h]"), transfers.estimate(missing, kept), a_state * len(todo),
+            between + a_state * len(largest),
+        )  # fmt: skip
+
+
+def _part(folder: Path, time: np.datetime64) -> Path:
+    return folder / ".parts" / f"{time}.npz"
+
+
+def _places(products: Sequence[str], folder: Path) -> tuple[Place, ...]:
+    """Return the products of a dataset, each with its folder of kept objects."""
+    return tuple((product, folder / ".parts" / f"store-{number}") for number, product in enumerate(products))
+
+
+def _check_beside(source: StateSource, times: Sequence[np.datetime64]) -> None:
     """Raise DatasetError where a product beside has no extra field at the last of the times that it holds."""
-    source = open_states(product)
     held = [time for time in times if time in source.times]
     if not held:
         span = f"{source.times[0]} to {source.times[-1]}" if len(source.times) else "nothing"
-        raise DatasetError(f"{product}: holds none of the times from {times[0]} to {times[-1]}; it has {span}")
+        raise DatasetError(f"{source.name}: holds none of the times from {times[0]} to {times[-1]}; it has {span}")
     if not set(source.surface(held[-1])) & set(EXTRA_FIELDS):
         step = np.diff(source.times).min() if len(source.times) > 1 else None
-        apart = f"; its times are {step.astype(int)} h apart" if step is not None else ""
+        periods = "; ".join(f"{name} is there over {', '.join(map(str, h))} h" for name, h in source.periods().items())
+        apart = f"; {periods}" if periods else f"; its times are {step.astype(int)} h apart" if step is not None else ""
         needed = ", ".join(name for name, *_ in EXTRA_FIELDS.values())
         raise DatasetError(
-            f"{product}: gives none of {needed} at {held[-1]}{apart}; precipitation and radiation are summed from "
-            "accumulations of one hour, which are needed at each of the six hours up to a time"
+            f"{source.name}: gives none of {needed} at {held[-1]}{apart}; precipitation and radiation are summed from "
+            "accumulations of one hour (in GRIB also of two, three or six), which are needed for each of the six hours "
+            "up to a time"
         )
 
 
@@ -145,14 +211,10 @@ def _present(folder: Path, manifest: Manifest) -> set[np.datetime64]:
     for name, entry in manifest.files.items():
         if entry.times is not None:
             path = folder / name
-            with _own(path), xr.open_dataset(path, engine="h5netcdf") as file:
+            damaged = f"{path} is damaged; delete it and run the command again"
+            with reading(damaged, DatasetError), xr.open_dataset(path, engine="h5netcdf") as file:
                 present.update(file["time"].values.astype("datetime64[h]"))
     return present
-
-
-def _own(path: Path) -> AbstractContextManager[None]:
-    """Return the guard for reading a file of the dataset itself, or of its parts."""
-    return reading(f"{path} is damaged; delete it and run the command again", DatasetError)
 
 
 def _available(source: StateSource, times: NDArray[np.datetime64]) -> list[np.datetime64]:
@@ -179,66 +241,35 @@ def _period(time: np.datetime64, grid: Grid) -> np.datetime64:
     return time.astype("datetime64[M]" if grid.shape[0] * grid.shape[1] <= _MONTH_CELLS else "datetime64[D]")
 
 
-def _fetch_all(
-    products: tuple[str, ...], grid: Grid, parts: dict[np.datetime64, Path], workers: int
-) -> Iterator[tuple[np.datetime64, str | None]]:
-    """Yield each time once its file is on disk, with None, or with the reason where it could not be fetched."""
-    missing = [time for time in parts if not parts[time].exists()]
-    yield from ((time, None) for time in parts if time not in missing)
-    if workers == 1 or len(missing) < 2:
-        yield from ((time, _fetch(products, grid.name, time, parts[time])) for time in missing)
+@contextmanager
+def _workers(count: int) -> Iterator[Executor | None]:
+    """Yield processes that make states; None where this process makes them itself."""
+    if count == 1:
+        yield None
         return
     # Spawned: the threads of a network file system do not survive a fork.
-    pool: Executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
     try:
-        waiting: dict[Future[str | None], np.datetime64] = {
-            pool.submit(_fetch, products, grid.name, time, parts[time]): time for time in missing
-        }
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _fetch(products: tuple[str, ...], grid_name: str, time: np.datetime64, part: Path) -> str | None:
-    """Write one time on a grid to a file; return the reason where that fails."""
-    try:
-        grid, sources = get_grid(grid_name), [_source(product) for product in products]
-        state = sources[0].state(time, grid)
-        dataset, notes = to_dataset(state), [state.attrs["notes"]]
-        for source in sources:
-            notes += _add_extra_fields(dataset, source, time, grid)
-        write_netcdf(part, [dataset], {"notes": "; ".join(note for note in notes if note)})
-    except (StateError, OSError) as error:
-        return str(error)
-    return None
+def _make_all(
+    places: tuple[Place, ...], grid: Grid, parts: dict[np.datetime64, Path], pool: Executor | None
+) -> Iterator[tuple[np.datetime64, str | None]]:
+    """Yield each time once its file is on disk, with None, or with the reason where it could not be made."""
+    if pool is None or len(parts) < 2:
+        yield from ((time, make_part(places, grid.name, time, part)) for time, part in parts.items())
+        return
+    waiting: dict[Future[str | None], np.datetime64] = {
+        pool.submit(make_part, places, grid.name, time, part): time for time, part in parts.items()
+    }
+    for done in as_completed(waiting):
+        yield waiting[done], done.result()
 
 
-def _add_extra_fields(dataset: xr.Dataset, source: StateSource, time: np.datetime64, grid: Grid) -> list[str]:
-    """Add the extra fields that a source has and the dataset lacks; return notes on fields of another period."""
-    if time not in source.times:
-        return []
-    surface = source.surface(time)
-    notes: list[str] = []
-    for short, (name, _, factor) in EXTRA_FIELDS.items():
-        if name in dataset or short not in surface or not np.isfinite(surface[short].values).all():
-            continue
-        values = regrid(surface[short].values, source.grid, grid) / np.float32(factor)
-        about: dict[str, str] = {}
-        if "period" in surface[short].attrs:
-            period = surface[short].attrs["period"]
-            about = {"period": period, "long_name": f"mean of the {period} before"}
-            notes.append(f"{name} is a mean over the {period} before each time, in place of 6 h")
-        dataset[name] = (("time", "latitude", "longitude"), values[None].astype(np.float32), about)
-    return notes
-
-
-@lru_cache(maxsize=8)
-def _source(product: str) -> StateSource:
-    return open_states(product)
-
-
-def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
+def _join(parts: list[Path], folder: Path, grid: Grid, manifest: Manifest) -> None:
     """Join the files of single times to one, enter it in the manifest, and only then remove them."""
     kept, notes = _common(parts)
     for text in notes:
@@ -246,7 +277,7 @@ def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
     first, last = parts[0].stem, parts[-1].stem
     name = f"{first[:4]}/{first}.nc"
     attrs = {"source": manifest.source, "notes": "; ".join(notes)}
-    write_netcdf(folder / name, (_read(part, kept) for part in parts), attrs)
+    write_netcdf(folder / name, (read_part(part, grid, kept) for part in parts), attrs)
     manifest.files[name] = Entry.of(folder / name, (first, last, len(parts)))
     manifest.write(folder)
     for part in parts:
@@ -254,26 +285,19 @@ def _join(parts: list[Path], folder: Path, manifest: Manifest) -> None:
 
 
 def _common(parts: Iterable[Path]) -> tuple[list[str], list[str]]:
-    """Return the fields that all times have, and notes: those of the times, and which fields some or all lack."""
+    """Return the extra fields that all times have, and notes: those of the times, and which fields some or all lack."""
     names: list[set[str]] = []
     notes: dict[str, None] = {}
     for part in parts:
-        with _own(part), xr.open_dataset(part, engine="h5netcdf") as file:
-            names.append({str(name) for name in file.data_vars})
-            notes |= {note: None for note in file.attrs["notes"].split("; ") if note}
+        extra, of_time = about_part(part)
+        names.append(set(extra))
+        notes |= dict.fromkeys(of_time)
     common = set.intersection(*names)
     for name in sorted(set.union(*names) - common):
         notes[f"{name} is left out where a time of its month or day lacks it"] = None
     if absent := [name for name, _, _ in EXTRA_FIELDS.values() if name not in set.union(*names)]:
-        notes[
-            f"no {', '.join(absent)} read (the first two are never read from GRIB): their observations cannot be drawn"
-        ] = None
+        notes[f"no {', '.join(absent)} read: their observations cannot be drawn"] = None
     return sorted(common), list(notes)
-
-
-def _read(part: Path, names: list[str]) -> xr.Dataset:
-    with _own(part), xr.open_dataset(part, engine="h5netcdf") as file:
-        return file[names].load()
 
 
 def _add_static(product: str, folder: Path, grid: Grid, time: np.datetime64, manifest: Manifest) -> None:

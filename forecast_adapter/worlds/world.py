@@ -7,6 +7,7 @@
 * static.nc: geopotential_at_surface, land_sea_mask
 """
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -43,6 +44,8 @@ __all__ = [
     "load_world",
     "world_folders",
 ]
+
+logger = logging.getLogger(__name__)
 
 ANNUAL_TERMS, DAILY_TERMS = 5, 9
 _YEAR = 365.2425
@@ -301,7 +304,14 @@ def build_world(
 def _describe(reference: Reference, times: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Return mean (69,), standard deviation (69,) and harmonics (5 or 14, 69, H, W), from one pass over the states."""
     _, counts = np.unique(times.astype("datetime64[D]"), return_counts=True)
-    basis = climatology_basis(times, daily=(counts == 4).sum() >= _WHOLE_DAYS).astype(np.float64)
+    whole_days = int((counts == 4).sum())
+    if whole_days < _WHOLE_DAYS:
+        logger.warning(
+            "%s: the climatology has no hour of the day: %d days of the training years have states at 00, 06, 12 and "
+            "18 UTC, %d are needed; the diurnal cycle then counts as skill (`dacycle dataset --every 6h`)",
+            reference.folder, whole_days, _WHOLE_DAYS,
+        )  # fmt: skip
+    basis = climatology_basis(times, daily=whole_days >= _WHOLE_DAYS).astype(np.float64)
     weights = reference.grid.weights / reference.grid.weights.sum()
     first = reference.array(times[0]).astype(np.float64)
     projected, total, square = (

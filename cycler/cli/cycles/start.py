@@ -120,9 +120,9 @@ def init(
 
     if situation not in SITUATIONS:
         raise StartError(f"no situation {situation!r}; there are {', '.join(SITUATIONS)}")
-    templates = {file: f"experiments/{SITUATIONS[situation]}"}
-    templates |= {file.parent / name: f"recipes/{recipe}" for name, recipe in RECIPES.get(situation, {}).items()}
-    for place in templates:
+    templates = {file.parent / name: f"recipes/{recipe}" for name, recipe in RECIPES.get(situation, {}).items()}
+    templates[file] = f"experiments/{SITUATIONS[situation]}"
+    for place in (file, *templates):
         if place.exists():
             raise StartError(f"{place} exists; give another name or folder, or move it away")
     for place, template in templates.items():

@@ -15,7 +15,7 @@ from dacycle.cycler.experiment import parse_duration
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import as_hour
 from dacycle.forecast_adapter.states.products import open_states
-from dacycle.forecast_adapter.worlds.dataset import build_dataset
+from dacycle.forecast_adapter.worlds.dataset import Plan, build_dataset, plan_dataset
 from dacycle.forecast_adapter.worlds.manifest import DatasetError, verify_dataset
 from dacycle.forecast_adapter.worlds.reference import EXTRA_FIELDS, Reference
 
@@ -41,7 +41,8 @@ def dataset(
     ] = None,
     static: Annotated[str | None, typer.Option(help="File of orography and land_sea_mask, if SOURCE has none.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A time to leave out permanently; may be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of times fetched at once, each by one process.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; each fetches two chunks at once.")] = 4,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be fetched, and end.")] = False,
     verify: Annotated[Path | None, typer.Option(help="Check the files of this dataset against their SHA-256.")] = None,
 ) -> None:
     """Make a dataset: states of a product on a chosen grid, for training and verification.
@@ -53,6 +54,8 @@ def dataset(
     Example: dacycle dataset gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr
     era5 --grid 5.625deg --since 2015-01-01 --until 2022-12-31
 
+    Example: dacycle dataset era5.zarr era5 --since 2015-01-01 --plan
+
     Example: dacycle dataset era5.zarr era5 --beside cds-single-levels --since 2015-01-01
 
     Example: dacycle dataset --verify era5
@@ -63,6 +66,9 @@ def dataset(
     if source is None or folder is None:
         raise typer.BadParameter("a product and a folder are needed, or --verify FOLDER")
     times = _times(source, since, until, every, without or [])
+    if plan:
+        _show(plan_dataset(source, folder, get_grid(grid), times, beside or ()), folder)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"dataset {folder}"), progress_bar() as bar:
         task = bar.add_task(str(folder), total=None)
@@ -87,6 +93,25 @@ def dataset(
     size = sum(entry.size for entry in manifest.files.values()) / 1e6
     count, first, last = sum(int(t[2]) for t in states), min(t[0] for t in states), max(t[1] for t in states)
     console.print(f"{folder}: {count} states on {grid}, {first} to {last}, {size:.1f} MB", soft_wrap=True)
+
+
+def _show(plan: Plan, folder: Path) -> None:
+    """Print what a dataset still needs."""
+    if not len(plan.times):
+        console.print(f"{folder}: has all these times; nothing is to be fetched")
+        return
+    rows = [f"{folder}: {len(plan.times)} times to make, {plan.times[0]} to {plan.times[-1]}"]
+    for transfer in plan.transfers:
+        hours = " or ".join(f"{transfer.size / rate / 3.6e9:.2g} h at {rate} MB/s" for rate in (5, 50))
+        rows.append(f"  {transfer.product}: {transfer.requests} requests, {_bytes(transfer.size)}, {hours}")
+    if not plan.transfers:
+        rows.append("  no product is a remote store: nothing is to be fetched, except remote files, which are copied")
+    rows.append(f"  disk: at most {_bytes(plan.size)}, and {_bytes(plan.between)} while it is made")
+    console.print("\n".join(rows), soft_wrap=True, highlight=False)
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _verify(folder: Path) -> None:

@@ -25,7 +25,7 @@ from dacycle.assimilators.training.forecast_run import (
     train_forecast,
 )
 from dacycle.assimilators.training.module import channel_weights
-from dacycle.assimilators.training.recipe import ForecastRecipe, load_recipe, recipe_kind
+from dacycle.assimilators.training.recipe import AssimilatorRecipe, ForecastRecipe, load_recipe, recipe_kind
 from dacycle.forecast_adapter.channels import GROUPS, index
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import to_dataset
@@ -149,6 +149,22 @@ def test_the_recipes_in_the_repository_are_sound() -> None:
     read = [load_recipe(path) for path in sorted(folder.glob("mini*.yaml"))]
     assert {r.name for r in read} == {"mini"}
     assert all(r.world == "demonstration" for r in read)
+
+
+def test_the_recipes_for_era5_at_5_degrees_share_their_data() -> None:
+    folder = Path(__file__).resolve().parents[3] / "deploy/recipes"
+    read = {path.stem.removesuffix("-5.625deg"): path for path in (folder / "era5").glob("*-5.625deg.yaml")}
+    assert {name for name in read if (folder / f"{name}-cpu.yaml").exists()} == set(read) - {"oi"}
+    recipes = {name: load_recipe(path) for name, path in read.items() if name != "oi"}
+    assert len({str((r.world, r.data, r.training_years, r.validation_years)) for r in recipes.values()}) == 1
+    for name, made in recipes.items():
+        assert made.name == f"era5-{name}"
+        packaged = load_recipe(folder / f"{name}-cpu.yaml")
+        assert made.network == packaged.network
+        if isinstance(made, AssimilatorRecipe):
+            assert made.model == f"runs/era5-mini/{recipes['mini'].name}.onnx"
+            assert not made.in_memory
+            assert made.base in ("", f"runs/{made.method.removesuffix('-adapter')}-5.625deg")
 
 
 def test_stages_follow_one_another() -> None:

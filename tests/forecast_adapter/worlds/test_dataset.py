@@ -80,7 +80,7 @@ def test_what_a_product_in_grib_lacks_is_said(tmp_path: Path) -> None:
     write_grib(tmp_path / "00.grib2", made_state())
     manifest = build_dataset(str(tmp_path / "00.grib2"), tmp_path / "made", GRID, np.array([START]))
     (note,) = [note for note in manifest.notes if "cannot be drawn" in note]
-    for name in ("total_precipitation_6hr", "outgoing_longwave_radiation", "2m_dewpoint_temperature", "GRIB"):
+    for name in ("total_precipitation_6hr", "outgoing_longwave_radiation", "2m_dewpoint_temperature"):
         assert name in note
 
 
@@ -137,7 +137,7 @@ class TestInterruption:
     def test_an_interrupted_dataset_is_refused_and_goes_on(
         self, store: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        fetch, asked = making._fetch, []
+        fetch, asked = making.make_part, []
 
         def pulled_out(*arguments: object) -> str | None:
             if len(asked) == 10:
@@ -146,7 +146,7 @@ class TestInterruption:
             return fetch(*arguments)
 
         folder = tmp_path / "era5"
-        monkeypatch.setattr(making, "_fetch", pulled_out)
+        monkeypatch.setattr(making, "make_part", pulled_out)
         with pytest.raises(KeyboardInterrupt):
             build_dataset(store, folder, GRID, TIMES)
         with pytest.raises(DatasetError, match=r"unfinished; run its `dacycle dataset` command again"):
@@ -155,7 +155,7 @@ class TestInterruption:
             Reference(folder / "2024")
         assert verify_dataset(folder) == [f"{folder}: unfinished"]
         again: list[object] = []
-        monkeypatch.setattr(making, "_fetch", lambda *a: again.append(a[2]) or fetch(*a))
+        monkeypatch.setattr(making, "make_part", lambda *a: again.append(a[2]) or fetch(*a))
         build_dataset(store, folder, GRID, TIMES)
         assert again == list(TIMES[10:]), "what was fetched is not fetched again"
         assert contents(folder) == contents(made)
@@ -266,6 +266,14 @@ class TestWorld:
         assert world.statistics.mean[index("msl")] == pytest.approx(101325, rel=0.01)
         build_dataset(store, tmp_path / "era5", GRID, TIMES)
         assert_array_equal(load_world(tmp_path / "worlds/era5").reference.times, TIMES)
+
+    def test_a_climatology_without_hours_is_named(
+        self, made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        build_world(made, tmp_path / "w", "w", [2024], None, "for a test")
+        (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert f"{made}: the climatology has no hour of the day: 3 days of the training years" in said
+        assert "300 are needed" in said
 
     def test_statistics_may_be_chosen(self, made: Path, world: TinyWorld, tmp_path: Path) -> None:
         for name, given in (("own", Statistics.load(world.folder / "statistics.nc")), ("fw", published_statistics())):

@@ -1,0 +1,125 @@
+"""`make era5` from an empty folder to a report, against archives on loopback in the form of the public ones.
+
+    make test ARGS="-m rehearsal tests/rehearsal -n0"
+
+Only addresses, years and the sizes of the trainings differ from a walk on ERA5 itself; a year of a training has 20 days
+(see `short_years`).
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from dacycle.cycler.archive.branches import open_experiment
+from dacycle.forecast_adapter.state import STEP
+from dacycle.forecast_adapter.worlds.reference import Reference
+from tests.archives.server import serving as serving_observations
+from tests.rehearsal import observations, stores
+from tests.rehearsal.archive import Archive, serving
+
+pytestmark = pytest.mark.rehearsal
+
+ROOT = Path(__file__).resolve().parents[2]
+START, END = np.datetime64("2022-01-03T12", "h"), np.datetime64("2022-01-04T18", "h")
+KILLS = 10
+CHANGES = {
+    "era5-mini.yaml": {
+        "training_years": [2020], "validation_years": [2021], "network": {"fine": 8, "coarse": 16, "depth": 1},
+        "stages": [{"steps": 1, "epochs": 1}], "batch": 8, "warm_up": 10, "precision": "float32", "compile": False,
+        "threads": 1,
+    },
+    "era5-oi.yaml": {"years": [2020], "leads": [24, 48], "members": 16},
+    "era5.yaml": {
+        "start": str(START), "end": str(END), "drift": {"starts": [0, 12], "lead": "48h", "free_run": True},
+    },
+}  # fmt: skip
+"""Years and sizes."""
+
+
+@dataclass(frozen=True)
+class Public:
+    """The archives: their server of stores, and the address of those of observations."""
+
+    archive: Archive
+    observations: str
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Public]:
+    """Fill and serve the archives; every fiftieth answer of the stores breaks."""
+    folder = tmp_path_factory.mktemp("public")
+    stores.weatherbench2(folder / "stores/era5.zarr")
+    stores.arco(folder / "stores/arco.zarr")
+    observations.fill(folder / "archives")
+    with serving(folder / "stores", breaking=50) as archive, serving_observations(folder / "archives") as others:
+        yield Public(archive, others.url)
+
+
+def begin(public: Public, folder: Path, target: str = "era5") -> subprocess.Popen[bytes]:
+    """Start `make era5`, with these addresses and years, in a group of processes of its own."""
+    url, binaries = public.archive.url, Path(sys.executable).parent
+    settings = {
+        "ERA5": folder, "VENV": folder / "venv", "BIN": binaries, "ERA5_STORE": f"{url}/era5.zarr",
+        "ERA5_BESIDE": f"{url}/arco.zarr", "ERA5_SINCE": "2020-01-01", "ERA5_UNTIL": "2022-12-31",
+        "ERA5_TRAINING": "2020", "ERA5_TEST": "2022",
+    }  # fmt: skip
+    command = ["make", target, *(f"{k}={v}" for k, v in settings.items())]
+    path = os.pathsep.join([str(Path(__file__).parent / "short_years"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "DACYCLE_HOME": str(folder / "home"), "DACYCLE_MIRROR": public.observations}
+    environment["PYTHONPATH"] = path
+    with (folder.parent / "make.log").open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def prepare(public: Public, folder: Path) -> None:
+    """Write recipes and experiment as `make era5` does, and change years and sizes."""
+    (folder / "venv").mkdir(parents=True)
+    (folder / "venv/train.stamp").touch()  # the environment of this test is what it stands for
+    assert begin(public, folder, f"{folder}/.done/init").wait() == 0, (folder.parent / "make.log").read_text()
+    for name, changes in CHANGES.items():
+        content = yaml.safe_load((folder / name).read_text())
+        (folder / name).write_text(yaml.safe_dump(content | changes, sort_keys=False))
+
+
+def check(folder: Path) -> None:
+    """Check that there is everything that the walk should have made."""
+    surface = Reference(folder / "era5").surface(START)
+    assert set(surface) == {"tp6h", "olr", "td2m", "ps"}, "the dewpoint is from the store beside"
+    assert "period" not in surface["olr"].attrs
+    branch = open_experiment(folder / "archive", "era5-laptop")
+    cycles = [np.datetime64(record.time, "h") for record in branch.records if record.status == "ok"]
+    assert cycles == list(np.arange(START, END + STEP, STEP)), "beside the two frames of the cold start"
+    assert list(folder.rglob("report/index.html"))
+
+
+def test_from_nothing_to_a_report(public: Public, tmp_path: Path) -> None:
+    folder = tmp_path / "walk/era5"
+    prepare(public, folder)
+    assert begin(public, folder).wait() == 0, (folder.parent / "make.log").read_text()[-5000:]
+    check(folder)
+    of_fields = {name: count for name, count in public.archive.sent.items() if name.split("/")[-1][0].isdigit()}
+    axes = ("/time/", "/level/", "/latitude/", "/longitude/", "/geopotential_at_surface/", "/land_sea_mask/")
+    assert {count for name, count in of_fields.items() if not any(axis in name for axis in axes)} == {1}
+
+
+def test_again_after_being_killed_at_random_moments(public: Public, tmp_path: Path) -> None:
+    folder, draw = tmp_path / "walk/era5", random.Random(23)
+    prepare(public, folder)
+    for _ in range(KILLS):
+        walk = begin(public, folder)
+        try:
+            walk.wait(timeout=draw.uniform(5, 60))
+        except subprocess.TimeoutExpired:
+            os.killpg(walk.pid, signal.SIGKILL)
+            walk.wait()
+    assert begin(public, folder).wait() == 0, (folder.parent / "make.log").read_text()[-5000:]
+    check(folder)
