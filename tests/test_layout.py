@@ -29,7 +29,7 @@ ROOMS = {
     ),
     "obs_ingest": (
         "", "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators", "errors",
-        "station_network", "window", "table",
+        "station_network", "window", "table", "distinct",
     ),
     "forecast_adapter": (
         "", "worlds", "models", "models.graphs", "states", "scores", "intervals", "state", "statistics", "grid",
