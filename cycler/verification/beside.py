@@ -11,8 +11,9 @@ one that started it.
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -88,7 +89,7 @@ class Forecasting:
         """
         if self._process is None:
             for name in self._begun():
-                yield from _forecasts(self._archive, name, self._threads)
+                yield from _forecasts(self._archive, name, partial(load_model, threads=self._threads))
             return
         self._cycled.set()
         for name in self._begun():
@@ -108,10 +109,13 @@ class Forecasting:
 
     def _share(self, name: str) -> Iterator[Made]:
         """Make the shared scores of the starts that are left, ahead of the other process, which reads them."""
-        branch, world = _opened(self._archive, name)
-        model = _model(branch, self._threads)
         assert self._process is not None
-        for start in due(branch, world):
+        branch, world = _opened(self._archive, name)
+        starts = due(branch, world)
+        if not starts:
+            return
+        model = load_model(branch.experiment.model, self._threads)
+        for start in starts:
             if not self._process.is_alive():
                 return
             try_shared_scores(self._archive, world, model, start, verifiable_leads(branch, world, start))
@@ -162,36 +166,35 @@ def _opened(archive: Archive, name: str) -> tuple[Branch, World]:
     return branch, load_world(branch.experiment.world)
 
 
-def _model(branch: Branch, threads: int) -> ForecastModel:
-    return load_model(branch.experiment.model, threads)
-
-
-def _forecasts(archive: Archive, name: str, threads: int) -> Iterator[Made]:
+def _forecasts(archive: Archive, name: str, load: Callable[[str], ForecastModel]) -> Iterator[Made]:
+    """Make the forecasts of an experiment that are due; its model is loaded only where there are any."""
     branch, world = _opened(archive, name)
-    for start in make_forecasts(branch, world, _model(branch, threads)):
-        yield name, start
+    if due(branch, world):
+        for start in make_forecasts(branch, world, load(branch.experiment.model)):
+            yield name, start
 
 
 def _beside(folder: str, names: Sequence[str], threads: int, cycled: Event, made: "Queue[Made | DacycleError]") -> None:
-    """Make what is due, again and again, until nothing is after the last cycle."""
+    """Make what is due whenever cycles were committed, until nothing is after the last one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends this process
     starter = parent_process()
     assert starter is not None
-    archive = Archive(folder)
+    archive, load = Archive(folder), lru_cache(maxsize=1)(partial(load_model, threads=threads))
+    seen: dict[str, pd.Timestamp | None] = {}
     try:
         while starter.is_alive():
             last = cycled.is_set()  # before looking, so that no cycle is missed
-            number = 0
             begun = archive.branches()
-            for name in (name for name in names if name in begun):
-                for forecast in _forecasts(archive, name, threads):
+            stand = {name: archive.branch(name).next_time for name in names if name in begun}
+            for name in [name for name in stand if stand[name] != seen.get(name)]:
+                for forecast in _forecasts(archive, name, load):
                     made.put(forecast)
-                    number += 1
                     if not starter.is_alive():
                         return
             if last:
                 return
-            if not number:
+            if stand == seen:
                 time.sleep(_PAUSE)
+            seen = stand
     except DacycleError as error:
         made.put(error)
