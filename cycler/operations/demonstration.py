@@ -179,13 +179,14 @@ def _running(experiment: Experiment) -> list[_Task]:
 
 
 def _cycle(experiment: Experiment, name: str, progress: Progress) -> None:
-    """Run the cycles of an experiment."""
-    times = experiment.times()
+    """Run the cycles of an experiment, and verify them, so that summary and report find the errors."""
+    times, archive = experiment.times(), Archive(Path("archive"))
     run_due_cycles(
         experiment,
-        Archive(Path("archive")),
+        archive,
         progress=lambda cycle: progress(name, int((cycle.time - times[0]) / STEP) + 1, len(times)),
     )
+    verify(archive.branch(experiment.name), load_world(experiment.world))
 
 
 def _cycle_and_forecast(experiment: Experiment, name: str, progress: Progress) -> None:
