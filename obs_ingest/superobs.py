@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dacycle.forecast_adapter.channels import LEVELS, NAMES, PLANES, index, nearest_level
 from dacycle.forecast_adapter.grid import Grid, cells, interpolate_to_points
 from dacycle.forecast_adapter.physics import humidity_from_dewpoint, station_pressure_ratio
+from dacycle.obs_ingest.distinct import distinct_numbers
 from dacycle.obs_ingest.errors.model import period_variance
 from dacycle.obs_ingest.errors.table import ErrorTable
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, USES, VARIABLES, ObservationError
@@ -229,7 +230,7 @@ class _Mean:
     """
 
     def __init__(self, cell: NDArray[np.intp], weight: NDArray) -> None:
-        self.cells, self.of, self.count = np.unique(cell, return_inverse=True, return_counts=True)
+        self.cells, self.of, self.count = distinct_numbers(cell)
         self._weight = weight / np.bincount(self.of, weight, len(self.cells))[self.of]
 
     def __call__(self, value: NDArray) -> NDArray:

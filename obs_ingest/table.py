@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
-from pandas.api.types import union_categoricals
 
 from dacycle.common.errors import DacycleError
 
@@ -245,27 +244,16 @@ def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(columns, copy=False)
 
 
-_UNIONS: dict[tuple[int, ...], tuple[list[pd.Index], pd.CategoricalDtype, list[NDArray]]] = {}
-
-
 def _union(columns: Sequence[pd.Categorical]) -> pd.Categorical:
-    """Stack columns of names, with the categories of all.
-
-    A source has the same names in every cycle, and comparing thousands of them takes longer than everything else.
-    The union is therefore kept, by the identity of the lists of names.
-    """
+    """Stack columns of names, with the categories of all in the order in which they are met."""
     lists = [column.categories for column in columns]
-    key = tuple(map(id, lists))
-    if key not in _UNIONS:
-        if len(_UNIONS) >= 64:
-            _UNIONS.clear()
-        union = union_categoricals([pd.Categorical.from_codes(np.arange(len(names)), names) for names in lists])
-        new_codes = np.split(union.codes, np.cumsum([len(names) for names in lists[:-1]]))
-        # The lists are kept as well, so that no other list can get the identity of one of them.
-        _UNIONS[key] = (lists, union.dtype, new_codes)
-    _, dtype, new_codes = _UNIONS[key]
-    codes = np.concatenate([new[column.codes] for new, column in zip(new_codes, columns, strict=True)])
-    return pd.Categorical.from_codes(codes, dtype=dtype)
+    if all(names is lists[0] for names in lists):
+        return pd.Categorical.from_codes(np.concatenate([column.codes for column in columns]), dtype=columns[0].dtype)
+    joined = pa.chunked_array([_texts(names) for names in lists]).dictionary_encode().combine_chunks()
+    new_codes = np.split(joined.indices.to_numpy(), np.cumsum([len(names) for names in lists[:-1]]))
+    codes = [new[column.codes] for new, column in zip(new_codes, columns, strict=True)]
+    dtype = pd.CategoricalDtype(pd.Index(joined.dictionary.to_pandas()))
+    return pd.Categorical.from_codes(np.concatenate(codes), dtype=dtype)
 
 
 def add_departures(table: pd.DataFrame, background: NDArray, analysis: NDArray) -> pd.DataFrame:
@@ -290,16 +278,11 @@ def _arrow_array(column: pd.Series, kind: pa.DataType) -> pa.Array:
     )
 
 
-_TEXTS: dict[int, tuple[pd.Index, pa.Array]] = {}
-
-
 def _texts(names: pd.Index) -> pa.Array:
-    """Return the names of a categorical; they are kept by the list's identity, as most cycles have the same list."""
-    if id(names) not in _TEXTS:
-        if len(_TEXTS) >= 64:
-            _TEXTS.clear()
-        _TEXTS[id(names)] = names, pa.array(names.astype(str).to_numpy(object), pa.string())
-    return _TEXTS[id(names)][1]
+    """Return the names of a categorical."""
+    texts = pa.array(names.astype(str).array)
+    texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    return texts.cast(pa.string())
 
 
 def from_arrow(arrow: pa.Table, source: str) -> pd.DataFrame:

@@ -29,7 +29,7 @@ ROOMS = {
     ),
     "obs_ingest": (
         "", "archives", "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators",
-        "errors", "station_network", "window", "table",
+        "errors", "station_network", "window", "table", "distinct",
     ),
     "forecast_adapter": (
         "", "worlds", "models", "models.graphs", "states", "zarr_store", "scores", "intervals", "state", "statistics",

@@ -80,7 +80,7 @@ def seal_commit(folder: Path, commit: str, manifests: Iterable[str], known: dict
     a temporary name could not be told from what another is writing.
     """
     files = ["config.yaml", f"snapshots/{commit}", f"transactions/{commit}", *(f"manifests/{m}" for m in manifests)]
-    names = [name for name in files if (folder / name).is_file()]
+    names = [name for name in files if name in known or (folder / name).is_file()]
     for name in names:
         if name not in known:
             known[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()

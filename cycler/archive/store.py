@@ -21,13 +21,14 @@ import icechunk
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.buffer.cpu import Buffer
 from zarr.storage import StorePath
 
 from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.commits import COPY, READ, check_commit, seal_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.growth import Growth, Rows, create, rows_of
 
 if TYPE_CHECKING:  # what only looks at records, such as `dacycle status`, imports neither
     import pandas as pd
@@ -35,19 +36,11 @@ if TYPE_CHECKING:  # what only looks at records, such as `dacycle status`, impor
 
 __all__ = ["ArchiveError", "Rows", "Store"]
 
-Rows = dict[str, NDArray]
-"""What a group that is there grows by: its arrays by name, time first, with `time` itself as datetime64."""
-
 # Icechunk warns of concurrent commits to one branch in local folders; the lock of the branch excludes them.
 icechunk.set_logs_filter("error")
 
-TIME_UNITS = "hours since 1970-01-01"
-# Fields have one time per chunk. Series and records share chunks; otherwise a year's list would read a file per cycle.
-_NUMBERS_PER_CHUNK = 512
-_TEXTS_PER_CHUNK = 64
 # Without splitting, every commit writes the whole manifest of a year again.
 _TIMES_PER_MANIFEST = 120
-_COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 
 
 def _configuration() -> icechunk.RepositoryConfig:
@@ -58,24 +51,12 @@ def _configuration() -> icechunk.RepositoryConfig:
     return config
 
 
-def hours(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    """Return times (n,) as int64 hours since 1970-01-01."""
-    return np.asarray(times).astype("datetime64[h]").astype(np.int64)
-
-
-@dataclass
-class _Growth:
-    """What a branch holds at a commit that this process wrote: nothing of it need be read for the next one.
-
-    Attributes:
-        tip: the commit.
-        last: the last time of each group, hours; None where it has none.
-        arrays: the metadata of each array, by path.
-    """
-
-    tip: str
-    last: dict[str, int | None] = field(default_factory=dict)
-    arrays: dict[str, Any] = field(default_factory=dict)
+def _in_use() -> icechunk.RepositoryConfig:
+    """Return what differs for this process: manifests are read when they are used, not when a session begins."""
+    config = icechunk.RepositoryConfig.default()
+    never = icechunk.ManifestPreloadCondition.false()
+    config.manifest = icechunk.ManifestConfig(preload=icechunk.ManifestPreloadConfig(preload_if=never))
+    return config
 
 
 @dataclass
@@ -104,7 +85,7 @@ class Store:
         self.folder = folder
         self._digests: dict[str, str] = {}  # of files that were checked or sealed; they never change
         self._opened: dict[str, _Snapshot] = {}  # by commit, the last two
-        self._growth: dict[str, _Growth] = {}  # by branch
+        self._growth: dict[str, Growth] = {}  # by branch
 
     @property
     def exists(self) -> bool:
@@ -141,7 +122,7 @@ class Store:
     @cached_property
     def _repository(self) -> icechunk.Repository:
         with self._reading("config.yaml"):
-            return icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.folder)))
+            return icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.folder)), config=_in_use())
 
     def _reading(self, name: str = "") -> AbstractContextManager[None]:
         """Turn Icechunk's and zarr's errors into ArchiveErrors that name the store, or a file of it."""
@@ -282,7 +263,7 @@ class Store:
         growth = self._growth.pop(branch, None)  # kept again once the branch points to the commit
         if growth is None or growth.tip != tip:
             self._check(tip, READ)
-            growth = _Growth(tip)
+            growth = Growth(tip)
         session = self._repository.writable_session(branch)
         unknown = [name for name in groups if name not in growth.last]
         if unknown:
@@ -292,11 +273,14 @@ class Store:
                 if name not in root:
                     if isinstance(new, dict):
                         raise ArchiveError(f"{self.folder}, branch {branch}: there is no group {name}")
-                    _create(root, name, new)
-        rows = {name: new if isinstance(new, dict) else _rows(new) for name, new in groups.items()}
-        for failure in _together(_extend(session.store, name, new, growth) for name, new in rows.items()):
-            if failure is not None:
-                raise ArchiveError(f"{self.folder}, branch {branch}: {failure}") from failure
+                    create(root, name, new)
+        rows = {name: new if isinstance(new, dict) else rows_of(new) for name, new in groups.items()}
+        try:
+            _succeed(_together(growth.read(session.store, name, new) for name, new in rows.items()))
+            arrays = [contents for name, new in rows.items() for contents in growth.grow(name, new)]
+            _succeed(_together(_write(session.store, contents) for contents in arrays))
+        except ArchiveError as error:
+            raise ArchiveError(f"{self.folder}, branch {branch}: {error}") from error
         snapshot = session.flush(message, dict(metadata or {}))
         _seal(self.folder, self._repository.lookup_snapshot(snapshot), self._digests, note)
         self._repository.reset_branch(branch, snapshot, from_snapshot_id=tip)
@@ -319,37 +303,16 @@ async def _fetch(snapshot: _Snapshot, path: str, at: int | slice) -> Any:
     return await snapshot.arrays[path].getitem(at)
 
 
-def _rows(dataset: "xr.Dataset") -> dict[str, NDArray]:
-    """Return the variables of a dataset that grow along time, time first."""
-    return {str(key): v.transpose("time", ...).values for key, v in dataset.variables.items() if "time" in v.dims}
+async def _write(store: icechunk.IcechunkStore, contents: Mapping[str, bytes]) -> None:
+    for key, content in contents.items():
+        await store.set(key, Buffer.from_bytes(content))
 
 
-async def _extend(store: icechunk.IcechunkStore, group: str, rows: Rows, growth: _Growth) -> None:
-    """Append rows to a group, all arrays concurrently; their times must come after those of the group."""
-    new = hours(rows["time"])
-    if group not in growth.last:
-        old = np.asarray(await (await _open(store, f"{group}/time")).getitem(slice(None)))
-        growth.last[group] = int(old[-1]) if len(old) else None
-    last = growth.last[group]
-    joined = new if last is None else np.concatenate([[last], new])
-    if np.any(np.diff(joined) <= 0):
-        before, first = (np.int64(hour).astype("datetime64[h]") for hour in (joined[0], new[0]))
-        raise ArchiveError(f"{group} already goes to {before}; cannot append {first}")
-    paths = {f"{group}/{name}": values for name, values in {**rows, "time": new}.items()}
-    for path in paths.keys() - growth.arrays.keys():
-        growth.arrays[path] = (await _open(store, path)).metadata
-    length = growth.arrays[f"{group}/time"].shape[0]
-    await asyncio.gather(*(_grow(store, path, length, values, growth) for path, values in paths.items()))
-    growth.last[group] = int(new[-1])
-
-
-async def _grow(store: icechunk.IcechunkStore, path: str, length: int, values: NDArray, growth: _Growth) -> None:
-    array = zarr.AsyncArray(growth.arrays[path], StorePath(store, path))
-    if array.shape != (length, *values.shape[1:]):
-        raise ArchiveError(f"{path} is {array.shape} and cannot be followed by {values.shape}")
-    await array.resize((length + len(values), *values.shape[1:]))
-    await array.setitem(slice(length, None), values)
-    growth.arrays[path] = array.metadata
+def _succeed(results: Iterable[Any]) -> None:
+    """Raise ArchiveError where a call of `_together` has failed."""
+    for result in results:
+        if isinstance(result, BaseException):
+            raise ArchiveError(str(result)) from result
 
 
 def _together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -377,36 +340,3 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name=f"zarr-{process}", daemon=True).start()
     return loop
-
-
-def _create(root: zarr.Group, name: str, dataset: "xr.Dataset") -> zarr.Group:
-    """Create and return a group shaped like the dataset, without times."""
-    group = root.create_group(name, attributes={str(key): value for key, value in dataset.attrs.items()})
-    for key, variable in dataset.variables.items():
-        growing, text = "time" in variable.dims, variable.dtype.kind in "OTU"
-        if growing:
-            variable = variable.transpose("time", ...)
-        shape = (0, *variable.shape[1:]) if growing else variable.shape
-        attributes = {str(k): v for k, v in variable.attrs.items()}
-        if key == "time":
-            attributes |= {"units": TIME_UNITS, "calendar": "proleptic_gregorian"}
-        array = group.create_array(
-            str(key),
-            shape=shape,
-            chunks=_chunks(shape, text) if growing else "auto",
-            dtype=np.int64 if key == "time" else (str if text else variable.dtype),
-            compressors=_COMPRESSORS,
-            fill_value="" if text else (np.nan if variable.dtype.kind == "f" else 0),
-            attributes=attributes,
-            dimension_names=[str(dim) for dim in variable.dims],
-        )
-        if not growing:
-            array[...] = variable.values
-    return group
-
-
-def _chunks(shape: tuple[int, ...], text: bool) -> tuple[int, ...]:
-    """Return the chunks of an array that grows along its first axis."""
-    if len(shape) > 1:
-        return (1, *shape[1:])
-    return (_TEXTS_PER_CHUNK if text else _NUMBERS_PER_CHUNK,)

@@ -150,11 +150,16 @@ def _reading(experiment: Experiment) -> list[_Task]:
 
 
 def _read(experiment: Experiment, name: str, progress: Progress) -> None:
-    """Read the files of every second cycle, so that the runs find them decoded."""
+    """Read the files of one half of the period, so that the runs find them decoded.
+
+    Neighbouring cycles share messages: two processes that took turns would decode them twice.
+    """
     world, part = load_world(experiment.world), int(name[-1])
     specs = [source.model_dump(mode="json") for source in experiment.observations]
     sources = [build_source(spec, world, experiment.seed) for spec in specs]
-    times = experiment.times()[part - 1 :: 2]
+    times = experiment.times()
+    middle = len(times) // 2
+    times = times[:middle] if part == 1 else times[middle:]
     for i, time in enumerate(times, 1):
         for source in sources:
             source.read(Window(np.datetime64(time, "h"), source.cutoff))
@@ -174,13 +179,14 @@ def _running(experiment: Experiment) -> list[_Task]:
 
 
 def _cycle(experiment: Experiment, name: str, progress: Progress) -> None:
-    """Run the cycles of an experiment."""
-    times = experiment.times()
+    """Run the cycles of an experiment, and verify them, so that summary and report find the errors."""
+    times, archive = experiment.times(), Archive(Path("archive"))
     run_due_cycles(
         experiment,
-        Archive(Path("archive")),
+        archive,
         progress=lambda cycle: progress(name, int((cycle.time - times[0]) / STEP) + 1, len(times)),
     )
+    verify(archive.branch(experiment.name), load_world(experiment.world))
 
 
 def _cycle_and_forecast(experiment: Experiment, name: str, progress: Progress) -> None:

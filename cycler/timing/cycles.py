@@ -11,11 +11,9 @@ import pandas as pd
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle import replay
-from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, write_experiment
 from dacycle.cycler.timing.measure import machine, timed
-from dacycle.cycler.verification import drift
-from dacycle.cycler.verification.ahead import sharing_ahead
+from dacycle.cycler.verification.beside import forecasting, starts_until
 
 __all__ = ["Bench", "bench"]
 
@@ -32,7 +30,8 @@ class Bench:
         seconds: time of all cycles, loading included, forecasts not.
         loading: time to load networks and world, and for the cold start.
         forecasts, forecast_steps: number of forecasts, and of their 6-h steps.
-        forecast_seconds: time of all forecasts, scoring included.
+        with_forecasts: time of the same cycles together with their forecasts and scores, in another archive, as
+            `dacycle hindcast --forecasts` makes them, from the first cycle on.
         prefect_start, prefect: time that an embedded Prefect server took to start and run a flow of one cycle, and the
             additional time of the same cycles as one flow run on it; None where not asked for.
         megabytes: size of the archive of the cycles.
@@ -48,7 +47,7 @@ class Bench:
     loading: float
     forecasts: int
     forecast_steps: int
-    forecast_seconds: float
+    with_forecasts: float
     prefect_start: float | None
     prefect: float | None
     megabytes: float
@@ -61,15 +60,13 @@ class Bench:
 
     @property
     def year(self) -> float:
-        """Return the minutes of a year, 1464 cycles and then their forecasts, at the measured rates."""
+        """Return the minutes of a year, 1464 cycles with their forecasts, at the measured rate."""
         return 1464 / self.rate_with_forecasts / 60
 
     @property
     def rate_with_forecasts(self) -> float:
-        """Return cycles per second, with the forecasts that the experiment starts, one after the other."""
-        if not self.forecasts:
-            return self.rate
-        return self.cycles / (self.seconds - self.loading + self.forecast_seconds)
+        """Return cycles per second, with the forecasts that the experiment starts."""
+        return self.cycles / self.with_forecasts if self.forecasts else self.rate
 
 
 def bench(
@@ -86,7 +83,7 @@ def bench(
             short, archive, threads=threads, progress=lambda _: walls.append(clock.perf_counter() - begin)
         )
         seconds = clock.perf_counter() - begin
-        count, steps, forecast_seconds = _forecasts(short, archive, threads) if forecasts else (0, 0, 0.0)
+        count, seconds_with = _forecasts(short, Path(folder) / "whole", threads) if forecasts else (0, 0.0)
         start, extra = _prefect(short, Path(folder), seconds) if prefect else (None, None)
         megabytes = _size(archive.folder / "states.icechunk") + _size(archive.folder / "branches")
     return Bench(
@@ -98,8 +95,8 @@ def bench(
         seconds=seconds,
         loading=walls[0] - sum(done[0].seconds.values()),
         forecasts=count,
-        forecast_steps=steps,
-        forecast_seconds=forecast_seconds,
+        forecast_steps=count * (short.drift.lead // STEP),
+        with_forecasts=seconds_with,
         prefect_start=start,
         prefect=extra,
         megabytes=megabytes / 1e6,
@@ -113,16 +110,20 @@ def _stages(done: list[replay.Cycle], walls: list[float]) -> dict[str, float]:
     return {str(stage): float(value) for stage, value in table.iloc[min(1, len(done) - 1) :].median().items()}
 
 
-def _forecasts(experiment: Experiment, archive: Archive, threads: int) -> tuple[int, int, float]:
-    inputs = load_inputs(experiment, threads)
-    branch = archive.branch(experiment.name)
+def _forecasts(experiment: Experiment, folder: Path, threads: int) -> tuple[int, float]:
+    """Return the number of forecasts, and the time that they and their cycles took from the first cycle on."""
+    archive = Archive(folder, create=True)
+    begun: list[float] = []
 
-    def run() -> list[pd.Timestamp]:
-        with sharing_ahead(branch, drift.due(branch, inputs.world), threads):
-            return list(drift.make_forecasts(branch, inputs.world, inputs.model))
+    def show(cycle: replay.Cycle) -> None:
+        begun.append(clock.perf_counter() - sum(cycle.seconds.values()))
 
-    starts, seconds = timed(run)
-    return len(starts), len(starts) * (experiment.drift.lead // STEP), seconds
+    expected = starts_until(experiment, None)
+    with forecasting(archive, [experiment.name], expected, threads) as making:
+        replay.run_due_cycles(experiment, archive, threads=threads, progress=show)
+        list(making.rest())
+        seconds = clock.perf_counter() - begun[0]
+    return expected, seconds
 
 
 def _prefect(experiment: Experiment, folder: Path, plain: float) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dacycle.common.configuration import parse_yaml
 from dacycle.forecast_adapter.channels import LEVELS
+from dacycle.obs_ingest.distinct import distinct_numbers
 from dacycle.obs_ingest.errors.model import (
     REFERENCE_SPACING,
     ErrorModel,
@@ -129,8 +130,8 @@ def _groups(table: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
     """Yield each pair of source and variable in a table, with the positions of its rows."""
     sources, variables = table["source"].array, table["variable"].array.codes
     pair = sources.codes.astype(np.int64) * len(VARIABLES) + variables
-    for code in np.unique(pair):
-        source, variable = divmod(int(code), len(VARIABLES))
+    for code in distinct_numbers(pair)[0].tolist():
+        source, variable = divmod(code, len(VARIABLES))
         yield str(sources.categories[source]), VARIABLES[variable], np.nonzero(pair == code)[0]
 
 

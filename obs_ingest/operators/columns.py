@@ -22,6 +22,7 @@ from dacycle.forecast_adapter.physics import (
     ZERO_CELSIUS,
     station_pressure_ratio,
 )
+from dacycle.obs_ingest.distinct import distinct_positions
 from dacycle.obs_ingest.operators.learned import LearnedFields, over_periods
 from dacycle.obs_ingest.table import LEVEL_VARIABLES, VARIABLES
 
@@ -144,4 +145,4 @@ def between_levels(pressure: NDArray) -> tuple[NDArray[np.intp], NDArray[np.floa
 
 def _points(latitude: NDArray, longitude: NDArray) -> tuple[NDArray[np.complex128], NDArray[np.intp]]:
     """Return the distinct positions as latitude + i longitude, and the index of each row's position among them."""
-    return np.unique(latitude + 1j * longitude, return_inverse=True)
+    return distinct_positions(latitude + 1j * longitude)

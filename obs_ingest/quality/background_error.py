@@ -130,7 +130,8 @@ class BackgroundError:
         ratio = np.square(departures[rows] / NORMAL) / variance
         by_group = pd.DataFrame({"ratio": ratio, "variance": variance, "error": error[rows]}).groupby(group[rows])
         excess = np.minimum(by_group["ratio"].quantile(QUANTILE), most) - 1
-        weight, mean = by_group.size() / (by_group.size() + FEW), by_group.mean()
+        size, mean = by_group.size(), by_group[["variance", "error"]].mean()
+        weight = size / (size + FEW)
         std, groups = self.std.ravel().copy(), mean.index.to_numpy()
         squared = std[groups] ** 2 + gain * weight * excess * mean["variance"]
         std[groups] = np.sqrt(np.maximum(squared, np.square(LEAST * mean["error"])))

@@ -4,8 +4,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.obs_ingest.table import VARIABLES
-
 __all__ = ["duplicates"]
 
 SAME_STATION = 1.5
@@ -21,39 +19,43 @@ def duplicates(table: pd.DataFrame, distance: NDArray, candidates: NDArray[np.bo
     of one name within `SAME_STATION` of the nearest one.
     """
     rows = np.nonzero(candidates)[0]
-    received, source = table["received"].to_numpy()[rows], table["source"].array.codes[rows]
+    pressure, source = table["pressure"].to_numpy()[rows], table["source"].array.codes[rows]
+    latitude, longitude = table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows]
+    received = table["received"].to_numpy()[rows]
     earliness = np.where(np.isnat(received), 0, -received.astype("datetime64[s]").astype(np.int64))
+    quantity = _quantities(table, rows, pressure)
     superfluous = np.zeros(len(table), bool)
     for place in ("site", "station"):
-        order, first = _reports_of_a(place, table, rows, (earliness, source, distance[rows]))
+        of_a = table[place].array.codes[rows].astype(np.int64) * (quantity.max(initial=0) + 1) + quantity
+        order, first = _reports_of_a(of_a, (earliness, source, distance[rows]))
         others = order != first
         if place == "station":
-            latitude, longitude = table["latitude"].to_numpy()[rows], table["longitude"].to_numpy()[rows]
             north = abs(latitude[order] - latitude[first])
             east = abs((longitude[order] - longitude[first] + 180) % 360 - 180) * np.cos(np.deg2rad(latitude[order]))
-            others &= (
-                (north < SAME_STATION) & (east < SAME_STATION) & np.isnan(table["pressure"].to_numpy()[rows][order])
-            )
+            others &= (north < SAME_STATION) & (east < SAME_STATION) & np.isnan(pressure[order])
         superfluous[rows[order[others]]] = True
     return superfluous
 
 
-def _reports_of_a(
-    place: str, table: pd.DataFrame, rows: NDArray[np.intp], preference: tuple[NDArray, ...]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return an order (m,) of the rows, and for each in that order the one that counts of its place and quantity.
+def _quantities(table: pd.DataFrame, rows: NDArray[np.intp], pressure: NDArray) -> NDArray[np.int64]:
+    """Return a number (m,) for each variable, pressure and period of some rows."""
+    quantity = table["variable"].array.codes[rows].astype(np.int64)
+    for numbers in (np.nan_to_num(pressure), table["period"].to_numpy()[rows]):
+        codes, found = pd.factorize(numbers)
+        quantity = quantity * len(found) + codes
+    return quantity
+
+
+def _reports_of_a(key: NDArray[np.int64], preference: tuple[NDArray, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows whose place and quantity another row has too, in order, and for each the one that counts.
 
     Args:
-        place: `site` or `station`.
-        table: n rows.
-        rows: (m,) the candidates.
+        key: (m,) the same number for the same place and quantity.
         preference: arrays (m,) to sort by, the most important last.
     """
-    pressure = np.nan_to_num(table["pressure"].to_numpy()[rows])
-    named, variable = table[place].array.codes[rows], table["variable"].array.codes[rows]
-    period = table["period"].to_numpy()[rows]
-    quantity = named.astype(np.int64) * len(VARIABLES) + variable
-    order = np.lexsort((*preference, period, pressure, quantity))
-    new = np.ones(len(rows), bool)
-    new[1:] = (np.diff(quantity[order]) != 0) | (np.diff(pressure[order]) != 0) | (np.diff(period[order]) != 0)
+    codes, _ = pd.factorize(key)
+    several = np.nonzero(np.bincount(codes)[codes] > 1)[0]
+    order = several[np.lexsort((*(values[several] for values in preference), codes[several]))]
+    new = np.ones(len(order), bool)
+    new[1:] = np.diff(codes[order]) != 0
     return order, order[np.nonzero(new)[0][np.cumsum(new) - 1]]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
+from dacycle.obs_ingest.distinct import distinct_positions
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["REGION_KM", "SALT", "WITHHELD", "WITHHELD_KM", "chosen_sites", "withhold", "withhold_regions"]
@@ -46,7 +47,7 @@ def withhold(
     """
     if not _is_share(share) or not len(table):
         return np.zeros(len(table), bool)
-    here, back = np.unique(_positions(table), return_inverse=True)
+    here, back = distinct_positions(_positions(table))
     known = here if network is None else np.union1d(here, _complex(*np.asarray(network, float).reshape(-1, 2).T))
     chosen = known[_are_chosen(known, share, salt)]
     if not len(chosen):
@@ -60,7 +61,7 @@ def chosen_sites(table: pd.DataFrame, share: float = WITHHELD, salt: str = SALT)
     """Return the latitude and longitude (k, 2), 0 to 360, of the positions in a table that are chosen themselves."""
     if not _is_share(share) or not len(table):
         return np.empty((0, 2))
-    here = np.unique(_positions(table))
+    here, _ = distinct_positions(_positions(table))
     chosen = here[_are_chosen(here, share, salt)]
     return np.stack([chosen.real, chosen.imag], axis=1)
 
@@ -79,7 +80,7 @@ def withhold_regions(table: pd.DataFrame, share: float, salt: str = SALT) -> NDA
     columns = np.rint(2 * rows * np.cos(middle)).astype(int)
     column = (longitude / 360 * columns).astype(int)
     cells, back = np.unique(row + 1j * column, return_inverse=True)
-    uniform = [_uniform(f"{salt}|region", int(cell.real), int(cell.imag)) for cell in cells]
+    uniform = [_uniform(f"{salt}|region|{int(cell.real)}|{int(cell.imag)}") for cell in cells]
     return (np.array(uniform) < share)[back]
 
 
@@ -99,16 +100,25 @@ def _complex(latitude: NDArray, longitude: NDArray) -> NDArray[np.complex128]:
 
 
 def _are_chosen(positions: NDArray[np.complex128], share: float, salt: str) -> NDArray[np.bool_]:
-    rows = np.rint(positions.real * 10).astype(int).tolist()
-    columns = (np.rint(positions.imag * 10).astype(int) % 3600).tolist()
-    return np.array([_uniform(salt, i, j) < share for i, j in zip(rows, columns, strict=True)], bool)
+    known = _verdicts(share, salt)
+    row = np.rint(positions.real * 10).astype(int)
+    column = np.rint(positions.imag * 10).astype(int) % 3600
+    place = row % len(known), column  # southern rows count from the end
+    for i in np.flatnonzero(known[place] == 0).tolist():
+        chosen = _uniform(f"{salt}|{row[i]}|{column[i]}") < share
+        known[place[0][i], column[i]] = 1 if chosen else -1
+    return known[place] > 0
 
 
-@lru_cache(maxsize=1 << 18)
-def _uniform(salt: str, row: int, column: int) -> float:
-    """Return a number in [0, 1) that depends only on the salt and the position in tenths of a degree."""
-    digest = hashlib.sha256(f"{salt}|{row}|{column}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+@lru_cache(maxsize=4)
+def _verdicts(share: float, salt: str) -> NDArray[np.int8]:
+    """Return what was decided of positions, by tenths of a degree: 1 if chosen, -1 if not, 0 if not looked at yet."""
+    return np.zeros((1801, 3600), np.int8)
+
+
+def _uniform(text: str) -> float:
+    """Return a number in [0, 1) that depends only on a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def _unit_vectors(positions: NDArray[np.complex128]) -> NDArray:

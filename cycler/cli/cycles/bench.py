@@ -32,7 +32,7 @@ PUBLISHED_FNP = Path("deploy/recipes/era5/fnp-r64.yaml")
 def cycles(
     experiment: Demonstration = DEMONSTRATION,
     number: Annotated[int, typer.Option("--cycles", min=2, help="Number of cycles to run.")] = 12,
-    forecasts: Annotated[bool, typer.Option(help="Also run the forecasts from them.")] = True,
+    forecasts: Annotated[bool, typer.Option(help="Also run them once more with their forecasts.")] = True,
     prefect: Annotated[bool, typer.Option(help="Also run the cycles through Prefect.")] = False,
     threads: Threads = 1,
     as_json: AsJson = False,
@@ -59,10 +59,10 @@ def cycles(
         f"loading and cold start {result.loading:.1f} s, archive {result.megabytes / result.cycles:.2f} MB a cycle"
     )
     if result.forecasts:
-        each, step = result.forecast_seconds / result.forecasts, result.forecast_seconds / result.forecast_steps
-        console.print(f"{result.forecasts} forecasts: {each:.2f} s each, {1000 * step:.0f} ms a step, scoring included")
         console.print(
-            f"{result.rate_with_forecasts:.2f} cycles a second with them; "
+            f"with {result.forecasts} forecasts and their scores, as `dacycle hindcast --forecasts` makes them: "
+            f"{result.with_forecasts:.1f} s\n"
+            f"{result.rate_with_forecasts:.2f} cycles a second; "
             f"scaled by their number, a year of 1464 cycles takes {result.year:.1f} minutes"
         )
     if result.prefect is not None:

@@ -26,6 +26,7 @@ from dacycle.cycler.experiment import (
 )
 from dacycle.cycler.operations.plan import Plan
 from dacycle.cycler.operations.plan import plan as plan_run
+from dacycle.cycler.verification.beside import Forecasting, forecasting, starts_until
 
 app = typer.Typer()
 
@@ -79,6 +80,10 @@ def hindcast(
         str | None, typer.Option(help="Last cycle, e.g. 20240110T00; default: the experiment's end.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Run at most this many cycles.")] = None,
+    forecasts: Annotated[
+        bool,
+        typer.Option("--forecasts", help="Also make and score the forecasts; on a second core, while the cycles run."),
+    ] = False,
     threads: Threads = 1,
     prefect: Annotated[
         bool, typer.Option("--prefect", help="As a Prefect flow, with forecasts and report, on a server of its own.")
@@ -89,18 +94,36 @@ def hindcast(
     With `drift.free_run` the free run NAME-free, the same run without assimilation, follows.
 
     Example: dacycle hindcast deploy/experiments/demo.yaml --archive archive
+
+    Example: dacycle hindcast year.yaml --forecasts
     """
     if prefect:
-        if until is not None or limit is not None or threads != 1:
+        if until is not None or limit is not None or forecasts or threads != 1:
             raise typer.BadParameter("--prefect runs the whole experiment on one thread; leave the other options out")
         from dacycle.cycler.operations import flows  # a second to import
 
         with flows.embedded_server(archive / "prefect"):
             flows.hindcast(str(experiment), str(archive))
         return
-    last = cycle_time(until)
-    for run in load_experiment(experiment).runs():
-        _run(run, Archive(archive, create=True), last, limit, threads)
+    last, runs, opened = cycle_time(until), load_experiment(experiment).runs(), Archive(archive, create=True)
+    expected = sum(min(starts_until(run, last), limit or 1464) for run in runs) if forecasts else 0
+    with forecasting(opened, [run.name for run in runs], expected, threads) as making:
+        for run in runs:
+            _run(run, opened, last, limit, threads)
+        if forecasts:
+            _forecast(making)
+
+
+def _forecast(making: Forecasting) -> None:
+    """Make the forecasts that are left, with a progress bar."""
+    with progress_bar() as bar:
+        task = bar.add_task("forecasts", total=making.due())
+        try:
+            for name, start in making.rest():
+                bar.update(task, advance=1, description=f"{name} {cycle_id(start)}")
+        except KeyboardInterrupt:
+            console.print("interrupted; what was made is kept, the same command goes on")
+            raise typer.Exit(130) from None
 
 
 def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, limit: int | None, threads: int) -> None:

@@ -20,11 +20,10 @@ from dacycle.cycler.report.at_observations import observation_rows, observation_
 from dacycle.cycler.report.compare import compare as compare_runs
 from dacycle.cycler.report.compare import write_comparison
 from dacycle.cycler.report.page import write_report
-from dacycle.cycler.verification.ahead import sharing_ahead
+from dacycle.cycler.verification.beside import forecasting
 from dacycle.cycler.verification.cycles import Verification, trends, verify, verify_free_run
-from dacycle.cycler.verification.drift import due, fill_in, make_forecasts, read_scores, unverified
+from dacycle.cycler.verification.drift import due, fill_in, read_scores, unverified
 from dacycle.forecast_adapter.channels import HEADLINE
-from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import load_world
 
 app = typer.Typer()
@@ -41,18 +40,16 @@ def drift(
 
     Run it again to continue after an interruption. Where the reference comes later, `dacycle verify` scores the kept
     headline fields as far as it reaches. Once it holds all leads of a start, this command runs the forecast again to
-    score every channel.
+    score every channel. Where there is a second core, two processes share the work.
 
     Example: dacycle drift demo
     """
     branch = Archive(archive).branch(experiment)
-    world = load_world(branch.experiment.world)
-    model = load_model(branch.experiment.model, threads)
-    starts = due(branch, world)
-    with sharing_ahead(branch, starts, threads), progress_bar() as bar:
-        task = bar.add_task(experiment, total=len(starts))
+    number = len(due(branch, load_world(branch.experiment.world)))
+    with forecasting(branch.archive, [experiment], number, threads) as forecasts, progress_bar() as bar:
+        task = bar.add_task(experiment, total=number)
         try:
-            for start in make_forecasts(branch, world, model):
+            for _, start in forecasts.rest():
                 bar.update(task, advance=1, description=f"{experiment} {cycle_id(start)}")
         except KeyboardInterrupt:
             print("interrupted; what was made is kept, the same command goes on", file=sys.stderr)

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import load_experiment, write_experiment
+from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
 from tests.cycler.runs import make_run
@@ -70,6 +72,14 @@ def test_a_hindcast_keeps_its_free_run_beside_it(place):
     dacycle("hindcast", "demo.yaml", "--limit", "1")
     assert Archive("archive").branches() == ["demo", "demo-free"]
     assert open_experiment("archive", "demo-free").experiment.assimilator == "none"
+
+
+def test_a_hindcast_makes_its_forecasts_where_it_is_asked_to(place):
+    dacycle("hindcast", "demo.yaml", "--limit", "1")
+    assert open_experiment("archive", "demo").archive.forecasts.branches() == []
+    dacycle("hindcast", "demo.yaml", "--forecasts")
+    starts = read_scores(open_experiment("archive", "demo"))["start"].unique()
+    assert list(starts) == [pd.Timestamp("2024-01-03T12"), pd.Timestamp("2024-01-04T00")]
 
 
 def test_log_records_in_json_name_experiment_and_cycle(place, monkeypatch):
