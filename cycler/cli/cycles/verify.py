@@ -45,7 +45,8 @@ def drift(
     Example: dacycle drift demo
     """
     branch = Archive(archive).branch(experiment)
-    number = len(due(branch, load_world(branch.experiment.world)))
+    world = load_world(branch.experiment.world)
+    number = len(due(branch, world))
     with forecasting(branch.archive, [experiment], number, threads) as forecasts, progress_bar() as bar:
         task = bar.add_task(experiment, total=number)
         try:
