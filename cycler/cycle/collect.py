@@ -1,6 +1,6 @@
 """Observations of one cycle: read through windows and cutoffs, checked, counted, put on the grid, compared.
 
-`replay.run_cycle` calls `collect` before the analysis and `with_departures` after it.
+`run_cycle.run_cycle` calls `collect` before the analysis and `with_departures` after it.
 """
 
 import hashlib

@@ -1,90 +1,30 @@
-"""The cycle, and runs of cycles: those that the archive says are due, in order, one commit each.
+"""Runs of cycles: those that the archive says are due, in order, one commit each.
 
 A live run and a replay differ only in which cycles are due (`due`). Only what was committed outlives a cycle: the next
 one starts from the stored frames.
 """
 
 import logging
-import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from dacycle.assimilators.balance import LAYER_NAMES, supersaturated
-from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.common import logs
-from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Archive, Writer
 from dacycle.cycler.archive.frames import StoredFrames
-from dacycle.cycler.archive.record import CycleRecord, SourceRecord
-from dacycle.cycler.cycle.collect import Observed, collect, with_departures
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, load_inputs
+from dacycle.cycler.cycle.run_cycle import Cycle, Run, RunStoppedError, run_cycle
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
-from dacycle.forecast_adapter.channels import NAMES
-from dacycle.forecast_adapter.models.model import ForecastError
-from dacycle.forecast_adapter.state import StateError
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.learned import NO_OPERATOR
-from dacycle.obs_ingest.quality.background_error import BackgroundError
 
-__all__ = ["Cycle", "Run", "RunStoppedError", "due", "open_run", "run_cycle", "run_due_cycles"]
-
-PAST = 28
-"""Cycles before the analysis whose increments say how large an increment usually is: a week."""
+__all__ = ["due", "open_run", "run_due_cycles"]
 
 Progress = Callable[["Cycle"], None]
 
 logger = logging.getLogger(__name__)
-
-
-class RunStoppedError(DacycleError, RuntimeError):
-    """A run must not continue by itself; the message says why and what to do next."""
-
-    label = "stopped"
-    exit_status = 1
-
-
-@dataclass
-class Stopwatch:
-    """Measure the seconds spent in each named stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to `stage`."""
-        begun = clock.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + clock.perf_counter() - begun
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """Hold a committed cycle: its time, its record, and the seconds that each stage took."""
-
-    time: pd.Timestamp
-    record: CycleRecord
-    seconds: dict[str, float]
-
-
-@dataclass
-class Run:
-    """An experiment being run by this process, which holds its branch; made by `open_run`.
-
-    Attributes:
-        seen: latitude and longitude of the withheld sites of its committed cycles.
-    """
-
-    inputs: Inputs
-    writer: Writer
-    frames: StoredFrames
-    bias: StationBias | None = None
-    seen: list[tuple[float, float]] = field(default_factory=list)
 
 
 @contextmanager
@@ -221,146 +161,3 @@ def _stop_after_fallbacks(experiment: Experiment, records: list[CycleRecord]) ->
             f"`dacycle rewind {name} {cycle_id(first - STEP)}` and run again. "
             "To run on with other guards, fork it there."
         )
-
-
-def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
-    """Run one cycle, from two stored analyses to one commit.
-
-    Where the forecast from the last analysis is not finite or not plausible, the cycle begins from the last background
-    instead; where its analysis is not, it keeps its own background. Its status is then `fallback`, with the reason.
-
-    Raises:
-        ArchiveError: the stored frames are damaged, or `time` is not the branch's next.
-        RunStoppedError: the model leaves its range from the last background, too.
-    """
-    failures: list[str] = []
-    from_background, analysed = False, True
-    while True:
-        try:
-            return _attempt(run, time, from_background, analysed, failures)
-        except _OutOfRangeError as error:
-            failures.append(f"from the last {'background' if from_background else 'analysis'}: {error}")
-            logger.warning("%s", failures[-1])
-            if error.may_be_the_analysis and analysed:
-                analysed = False
-            elif not from_background and run.frames.has_background(time - STEP):
-                from_background, analysed = True, True
-            else:
-                name = run.writer.name
-                raise RunStoppedError(
-                    f"experiment {name}, cycle {cycle_id(time)}: {'; '.join(failures)}. The model has left its range: "
-                    f"look at `dacycle log {name}`, and rewind to a cycle before the trouble began"
-                ) from error
-
-
-class _OutOfRangeError(Exception):
-    """A state of a cycle is not finite or not plausible; the message says which.
-
-    Attributes:
-        may_be_the_analysis: whether the forecast has passed, so that it may be the analysis.
-    """
-
-    def __init__(self, message: str, may_be_the_analysis: bool) -> None:
-        super().__init__(message)
-        self.may_be_the_analysis = may_be_the_analysis
-
-
-@contextmanager
-def _in_range(may_be_the_analysis: bool) -> Iterator[None]:
-    """Tell states of the cycle itself, which are out of range, from those that its sources read."""
-    try:
-        yield
-    except (ForecastError, StateError) as error:
-        raise _OutOfRangeError(str(error), may_be_the_analysis) from error
-
-
-def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool, failures: list[str]) -> Cycle:
-    """Run a cycle in one way, and commit it.
-
-    Args:
-        run, time: as for `run_cycle`.
-        from_background: begin from the last background in place of the last analysis.
-        analysed: let the observations change the background; else they are compared with it only.
-        failures: why other ways were left.
-
-    Raises:
-        _OutOfRangeError: a state is not finite or not plausible; nothing has been committed.
-    """
-    inputs, watch = run.inputs, Stopwatch()
-    with watch("read"):
-        frames = run.frames.pair_without_increment if from_background else run.frames.pair
-        before, previous = frames(time - STEP)
-    with watch("background"), _in_range(may_be_the_analysis=False):
-        background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
-    past = run.writer.recent_records(PAST)
-    known = past[-1].background_error
-    background_error = None if known is None else BackgroundError.from_dict(known)
-    if run.bias is not None:
-        with watch("bias"):
-            run.bias.catch_up(time, run.writer.departures_between)
-    observed = collect(inputs, time, run.frames, background, background_error, watch, run.seen, run.bias)
-    values, errors = observed.gridded.values[None], observed.gridded.errors[None]
-    if not analysed:
-        values, errors = np.zeros_like(values), np.zeros_like(errors)
-    with watch("analysis"):
-        step = assimilate(
-            inputs.assimilator, background[None], values, errors, inputs.experiment.guards.of_step(),
-            observed.background_error.on(inputs.world.grid), _usual_increment(past),
-            cold=_is_cold(inputs.experiment, time),
-        )  # fmt: skip
-    with watch("departures"):
-        table = with_departures(observed, inputs, previous, step.state[0])
-    record = _record(inputs, time, observed, step, failures)
-    notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
-    with watch("commit"), _in_range(may_be_the_analysis=True):
-        record = run.writer.commit_cycle(background, step.state[0], table, record, notes)
-    run.seen += observed.new_sites
-    return Cycle(time, record, watch.seconds)
-
-
-def _usual_increment(past: list[CycleRecord]) -> NDArray[np.float64]:
-    """Return the largest root mean square increment (69,) of past cycles, SI; 0 where there are none."""
-    return np.max([[r.increment_rms.get(name, 0.0) for name in NAMES] for r in past], axis=0)
-
-
-def _is_cold(experiment: Experiment, time: pd.Timestamp) -> bool:
-    """Return whether a cycle has the guards of a cold start; a forked branch has no such cycles."""
-    return experiment.cold_start.from_ is None and time < experiment.start + experiment.guards.cold_cycles * STEP
-
-
-def _record(
-    inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepResult, failures: list[str]
-) -> CycleRecord:
-    """Return the record of a cycle; the digest of its departures is added when it is committed.
-
-    Args:
-        inputs, time, observed, step: of the cycle.
-        failures: why it does not begin from the last analysis, as it should.
-    """
-    status = "fallback" if failures else step.status[0]
-    reasons = [*failures, step.reason[0], *observed.failures, *observed.remarks]
-    counts = observed.counts()
-    return CycleRecord(
-        time=time,
-        status="degraded" if status == "ok" and observed.failures else status,
-        digests={**inputs.digests, **inputs.checks.digests, "observations": observed.digest},
-        experiment=inputs.experiment.name,
-        reason="; ".join(reason for reason in reasons if reason),
-        uses=counts["uses"],
-        reasons=counts["reasons"],
-        variables=counts["variables"],
-        sources={name: SourceRecord(**inventory) for name, inventory in observed.inventories.items()},
-        gridded=int(step.observations[0]),
-        clipped_water=_short(step.clipped_water[0]),
-        increment_rms={name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},
-        increment_max={name: _short(x) for name, x in zip(NAMES, step.increment_max[0], strict=True)},
-        thickness_imbalance={name: _short(x) for name, x in zip(LAYER_NAMES, step.thickness_imbalance[0], strict=True)},
-        supersaturated=supersaturated(step.state[0]),
-        withheld_sites=observed.new_sites or None,
-        background_error=observed.next_error.as_dict(),
-        unpaired_model=inputs.mismatch or None,
-    )
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")

@@ -34,6 +34,7 @@ from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.inputs import Inputs, load_inputs
+from dacycle.cycler.cycle.run_cycle import Cycle
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
@@ -164,7 +165,7 @@ def catch_up(experiment: str, archive: str, name: str) -> list[str]:
     """Run the cycles that the archive says are due now; show each once it is committed."""
     described, done = _find(experiment, name), []
 
-    def show(cycle: replay.Cycle) -> None:
+    def show(cycle: Cycle) -> None:
         done.append(cycle.record.id)
         _show(described, cycle.record)
 

@@ -16,6 +16,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from dacycle.common import logs
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
+from dacycle.cycler.cycle.run_cycle import RunStoppedError
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
@@ -121,7 +122,7 @@ class Service:
             with logs.context(experiment=run.name):
                 try:
                     self._run(run, now)
-                except replay.RunStoppedError as error:
+                except RunStoppedError as error:
                     if run.name == self.experiment.name:
                         raise
                     logger.error("%s", error)

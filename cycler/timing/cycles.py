@@ -11,6 +11,7 @@ import pandas as pd
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle import replay
+from dacycle.cycler.cycle.run_cycle import Cycle
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, write_experiment
 from dacycle.cycler.timing.measure import machine, timed
 from dacycle.cycler.verification.beside import forecasting, starts_until
@@ -104,7 +105,7 @@ def bench(
     )
 
 
-def _stages(done: list[replay.Cycle], walls: list[float]) -> dict[str, float]:
+def _stages(done: list[Cycle], walls: list[float]) -> dict[str, float]:
     table = pd.DataFrame([cycle.seconds for cycle in done])
     table["other"] = pd.Series(walls).diff() - table.sum(axis=1)
     return {str(stage): float(value) for stage, value in table.iloc[min(1, len(done) - 1) :].median().items()}
@@ -115,7 +116,7 @@ def _forecasts(experiment: Experiment, folder: Path, threads: int) -> tuple[int,
     archive = Archive(folder, create=True)
     begun: list[float] = []
 
-    def show(cycle: replay.Cycle) -> None:
+    def show(cycle: Cycle) -> None:
         begun.append(clock.perf_counter() - sum(cycle.seconds.values()))
 
     expected = starts_until(experiment, None)

@@ -13,7 +13,8 @@ from dacycle.cycler.cli.options import ArchiveFolder, ExperimentFile, Experiment
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar
 from dacycle.cycler.cli.texts import cycle_time, parse_setting
 from dacycle.cycler.cycle.inputs import load_inputs
-from dacycle.cycler.cycle.replay import Cycle, run_due_cycles
+from dacycle.cycler.cycle.replay import run_due_cycles
+from dacycle.cycler.cycle.run_cycle import Cycle
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from dacycle.cycler.archive.branches import Archive, open_experiment
-from dacycle.cycler.cycle.replay import RunStoppedError, due, open_run, run_cycle, run_due_cycles
+from dacycle.cycler.cycle.replay import due, open_run, run_due_cycles
+from dacycle.cycler.cycle.run_cycle import RunStoppedError, run_cycle
 from dacycle.cycler.experiment import STEP, ExperimentError
 from dacycle.forecast_adapter.channels import GROUPS, index
 from dacycle.forecast_adapter.models.model import ForecastError, load_model

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle import replay
+from dacycle.cycler.cycle.run_cycle import Cycle
 from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations import flows
 from dacycle.cycler.verification.drift import read_scores
@@ -83,7 +84,7 @@ def test_a_task_is_tried_again_after_what_may_pass(
     """A file in transfer, a network, a disk: the cycles that are committed stay, and the rest follows."""
     run, calls = replay.run_due_cycles, []
 
-    def failing_after_a_cycle(*arguments: Any, **options: Any) -> list[replay.Cycle]:
+    def failing_after_a_cycle(*arguments: Any, **options: Any) -> list[Cycle]:
         calls.append(arguments)
         if len(calls) == 1:
             run(*arguments, **options, limit=1)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle import replay
+from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import Experiment, load_experiment
 from dacycle.cycler.operations.doctor import Finding, check_experiment, check_installation
 from dacycle.cycler.operations.service import Service
@@ -206,7 +207,7 @@ def test_serve_tries_again_after_what_may_pass(
     experiment = load_experiment(write_experiment(tmp_path, world))
     archive, run, calls = Archive(tmp_path / "archive", create=True), replay.run_due_cycles, []
 
-    def failing_once(*arguments: Any, **options: Any) -> list[replay.Cycle]:
+    def failing_once(*arguments: Any, **options: Any) -> list[Cycle]:
         calls.append(arguments)
         if len(calls) == 1:
             raise error("06.grib2, 2024-01-02T06: truncated")
@@ -234,9 +235,9 @@ def test_a_service_keeps_the_free_run_up_and_goes_on_without_it(
 
     run = replay.run_due_cycles
 
-    def stopping(experiment: Experiment, *arguments: Any, **options: Any) -> list[replay.Cycle]:
+    def stopping(experiment: Experiment, *arguments: Any, **options: Any) -> list[Cycle]:
         if experiment.name == "tiny-free":
-            raise replay.RunStoppedError("the model has left its range")
+            raise RunStoppedError("the model has left its range")
         return run(experiment, *arguments, **options)
 
     monkeypatch.setattr(replay, "run_due_cycles", stopping)
