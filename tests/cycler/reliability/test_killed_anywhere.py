@@ -2,7 +2,9 @@
 
 A few operations of each command are tried here. All of them are tried, in an hour, by
 
-    SWEEP_EVERY=1 make test ARGS="-m trial tests/cycler/reliability -n0"
+    SWEEP_EVERY=1 make test ARGS="-m trial tests/cycler/reliability -n0 -rP"
+
+which prints how many they were.
 """
 
 import json
@@ -50,6 +52,7 @@ def test_a_command_that_is_killed_anywhere_ends_as_if_undisturbed(killer, world,
 
 
 def check(kills: list[dict]) -> None:
+    print(f"{len(kills)} kills")
     assert kills
     assert all(kill["killed"] for kill in kills)
     assert [kill for kill in kills if kill["again"] or kill["other"]] == []
