@@ -60,8 +60,7 @@ class Inputs:
 
         Their withheld places are not remembered: they would soon fill the lanes and the surroundings of airports.
         """
-        specs = zip(self.sources, self.experiment.observations, strict=True)
-        return [source.name for source, spec in specs if error_kind(spec.model_dump())]
+        return [spec.name for spec in self.experiment.observations if error_kind(spec.model_dump())]
 
     @property
     def mismatch(self) -> str:

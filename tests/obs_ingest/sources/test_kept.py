@@ -46,7 +46,8 @@ def entries():
 
 
 def read(form, path):
-    source = build_source({"source": form.source, "path": str(path), "cutoff": "none"}, None, 0)
+    network = {} if form.network is None else {"network": form.network}
+    source = build_source({"source": form.source, "path": str(path), "cutoff": "none", **network}, None, 0)
     table, inventory = source.read(Window(np.datetime64(form.time)))
     return table, inventory.as_dict()
 
