@@ -15,9 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from dacycle import __version__
+from dacycle.common.blas import limit_blas
 from dacycle.common.errors import DacycleError
 
 __all__ = ["COMMANDS", "app", "main"]
+
+limit_blas()
 
 INTERRUPTED = 130
 """The exit status of a command that was interrupted: 128 and the number of SIGINT."""
