@@ -171,10 +171,10 @@ def _running(experiment: Experiment) -> list[_Task]:
     rival = experiment.model_copy(
         update={"name": RIVAL, "assimilator": "oi", "drift": experiment.drift.model_copy(update={"free_run": False})}
     )
-    return [
+    return [  # two at a time: the free run, which takes as long as the rest of the first, begins after the second
         _Task(experiment.name, _cycle_and_forecast, experiment),
-        _Task(free.name, _cycle_and_forecast, free),
         _Task(rival.name, _cycle, rival),
+        _Task(free.name, _cycle_and_forecast, free),
     ]
 
 

@@ -13,11 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dacycle.common.blas import limit_blas
-
 # Prefect reads this when it is imported; it then sends no reports.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-limit_blas()
 
 import httpx
 import pandas as pd
