@@ -9,6 +9,7 @@ them. Here chunks hold whole rows, so that rows are added by encoding the chunks
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -37,6 +38,8 @@ TIME_UNITS = "hours since 1970-01-01"
 _NUMBERS_PER_CHUNK = 512
 _TEXTS_PER_CHUNK = 64
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
+_LENGTH = "number of rows"
+"""Stands for that number in the text of an array's metadata."""
 
 
 def _hours(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
@@ -160,6 +163,13 @@ class _Array:
         """Return the number of rows."""
         return int(self.metadata["shape"][0])
 
+    @cached_property
+    def _around_length(self) -> tuple[str, str]:
+        """Return the text of the metadata before and after the number of rows, the only one that changes."""
+        shape = [_LENGTH, *self.metadata["shape"][1:]]
+        before, _, after = json.dumps({**self.metadata, "shape": shape}, indent=2).partition(f'"{_LENGTH}"')
+        return before, after
+
     def grow(self, values: NDArray) -> dict[str, bytes]:
         """Add rows (n, ...), and return what the store must hold for them, by key, the metadata first.
 
@@ -172,7 +182,8 @@ class _Array:
         encode, first = _ENCODINGS[_codecs(self.metadata)], self.length // self.rows
         pending = np.concatenate([self.open, np.asarray(values, self.dtype)])
         shape[0] += len(values)
-        contents = {f"{self.path}/zarr.json": json.dumps(self.metadata, indent=2).encode()}
+        before, after = self._around_length
+        contents = {f"{self.path}/zarr.json": f"{before}{self.length}{after}".encode()}
         for number, begin in enumerate(range(0, len(pending), self.rows), first):
             chunk = pending[begin : begin + self.rows]
             if len(chunk) < self.rows:
