@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import xarray as xr
@@ -12,12 +13,14 @@ from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.grid import Grid, regrid
 from dacycle.forecast_adapter.physics import GRAVITY
+from dacycle.forecast_adapter.remote import is_url
 from dacycle.forecast_adapter.state import StateError, check_ground
 from dacycle.forecast_adapter.states.cf import described, global_attributes
 from dacycle.forecast_adapter.states.grib_messages import key_of, messages, on_grid
 from dacycle.forecast_adapter.states.grib_products import why_unfit
 from dacycle.forecast_adapter.states.products import is_grib, is_zarr
 from dacycle.forecast_adapter.states.source import global_grid
+from dacycle.forecast_adapter.zarr_store import KeptStore
 
 __all__ = ["write_static"]
 
@@ -76,8 +79,10 @@ def _from_store(product: str, time: np.datetime64) -> Fields:
     """Return the fields of a Zarr store; none where the product is no store."""
     if not is_zarr(product):
         return {}
-    with reading(product, StateError), xr.open_dataset(product, engine="zarr", chunks=None) as dataset:
-        return _fields(dataset, product, time)
+    with TemporaryDirectory() as kept:  # a remote store is asked again where a connection breaks
+        store = KeptStore(product, Path(kept), fresh=False) if is_url(product) else product
+        with reading(product, StateError), xr.open_zarr(store, chunks=None) as dataset:
+            return _fields(dataset, product, time)
 
 
 def _fields(dataset: xr.Dataset, source: str, time: np.datetime64 | None = None) -> Fields:

@@ -15,6 +15,7 @@ from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.worlds import dataset as making
 from dacycle.forecast_adapter.worlds.dataset import build_dataset, plan_dataset
 from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.static import write_static
 from tests.forecast_adapter.made import chunks
 from tests.forecast_adapter.worlds.test_dataset import FINE, FIRST, TIMES, in_the_wild
 from tests.rehearsal.archive import serving
@@ -125,6 +126,11 @@ def test_broken_connections_are_tried_again(stores: Path, tmp_path: Path, monkey
         build_dataset(f"{archive.url}/era5.zarr", tmp_path / "era5", GRID, TIMES[:2])
         assert archive.broken
         assert set(chunks_sent(archive.sent).values()) == {1}
+    with serving(stores, breaking=2) as archive:
+        write_static(f"{archive.url}/era5.zarr", tmp_path / "static.nc", GRID, TIMES[0])
+        assert archive.broken
+    assert (tmp_path / "static.nc").exists()
+    assert (tmp_path / "era5/static.nc").exists()
 
 
 def test_what_was_kept_of_a_store_that_changed_is_not_used(
