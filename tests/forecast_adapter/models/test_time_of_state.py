@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import get_grid
-from dacycle.forecast_adapter.worlds.world import climatology_basis
+from dacycle.forecast_adapter.worlds.world import World, climatology_basis
 
 torch = pytest.importorskip("torch")
 
 from dacycle.assimilators.networks.blocks.base import AnalysisNetwork, Constants  # noqa: E402
 from dacycle.assimilators.sampling.backgrounds import Backgrounds, systematic_error, year_times  # noqa: E402
-from dacycle.assimilators.training.data import Year, hour_weights, season_weights  # noqa: E402
+from dacycle.assimilators.training.data import Year, hour_weights, load_states, season_weights  # noqa: E402
 from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, static_planes  # noqa: E402
 
 GRID = get_grid("8x16")
@@ -71,6 +71,23 @@ def mini(daily: Any, relaxation: float) -> MiniNetwork:
 def test_states_of_a_model_without_a_daily_cycle_do_not_tell_the_hour() -> None:
     year, _ = world_of(year_times(2021), wave=False, seed=1)
     assert hour_weights([year], season_weights([year]), LAND) is None
+
+
+def test_a_week_of_states_does_not_tell_it(tiny: World) -> None:
+    """The double's week has fewer states than coefficients, which would fit any hour to them."""
+    year = load_states(tiny.reference, tiny.reference.times, tiny.grid, tiny.statistics)
+    assert hour_weights([year], season_weights([year]), tiny.land_fraction) is None
+
+
+@pytest.mark.parametrize("every", [3, 11, 51])
+def test_few_states_without_a_daily_cycle_do_not_tell_it_either(every: int) -> None:
+    year, _ = world_of(year_times(2021)[::every], wave=False, seed=1)
+    assert hour_weights([year], season_weights([year]), LAND) is None
+
+
+def test_a_few_hundred_states_with_a_daily_cycle_tell_the_hour() -> None:
+    year, _ = world_of(year_times(2021)[::3], wave=True, seed=1)
+    assert hour_weights([year], season_weights([year]), LAND) is not None
 
 
 def test_states_at_one_hour_of_the_day_do_not_tell_it() -> None:
