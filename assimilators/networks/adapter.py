@@ -201,7 +201,8 @@ class AdaptedNetwork(DepartureNetwork, Adapted):
         self.base.load_state_dict(trained.state_dict())
         with torch.no_grad():
             for field in fields(Constants):
-                getattr(self, field.name).copy_(getattr(trained, field.name))
+                if (constant := getattr(self, field.name)) is not None:  # the base, just loaded, has the same ones
+                    constant.copy_(getattr(trained, field.name))
 
     def freeze_base(self, frozen: bool) -> None:
         """Train the adapter alone, or also the base."""

@@ -272,7 +272,8 @@ def base_of(network: AdaptedNetwork | AdaptedVaeVar) -> AnalysisNetwork:
     """Return the base method with the same weights."""
     if isinstance(network, AdaptedNetwork):
         return network.base
-    constants = Constants(**{field: getattr(network, field).numpy() for field in Constants.__annotations__})
+    known = {field: getattr(network, field) for field in Constants.__annotations__}
+    constants = Constants(**{name: constant.numpy() for name, constant in known.items() if constant is not None})
     base = METHODS["vae-var"].network(GRID, constants, SIZES["vae-var"]).eval()
     base.load_state_dict({name: value for name, value in network.state_dict().items() if "adapter." not in name})
     return base
