@@ -12,7 +12,6 @@ from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.record import SourceRecord
 from dacycle.cycler.experiment import Experiment
 from dacycle.obs_ingest.sources.files import digest
-from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["Audit", "FileAudit", "SourceAudit", "audit"]
@@ -120,10 +119,10 @@ def _source(table: pd.DataFrame, source: SourceRecord, experiment: Experiment, t
 
 
 def _file(path: str, was: str) -> FileAudit:
+    if not Path(path).is_file():
+        return FileAudit(path, was, "absent")
     try:
-        now = digest(Path(path)) if Path(path).is_file() else "absent"
-    except (OSError, ObservationError):
+        same = digest(Path(path)) == was
+    except OSError:
         return FileAudit(path, was, "unknown")
-    if now == "absent" or not was:
-        return FileAudit(path, was, now if now == "absent" else "unknown")
-    return FileAudit(path, was, "same" if now == was else "changed")
+    return FileAudit(path, was, "same" if same else "changed" if was else "unknown")

@@ -85,7 +85,6 @@ def run_demonstration(folder: Path, days: int, progress: Progress) -> Summary:
 
 
 def _pool() -> ProcessPoolExecutor:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes share two cores
     return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
 
 

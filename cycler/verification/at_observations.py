@@ -36,7 +36,10 @@ __all__ = ["at_observations", "by_lead"]
 _TABLE = "at_observations"
 _KEY = ["source", "channel", "region"]
 _ORDER = ["start", "lead", *_KEY]
-_SUMS = ["n", "d_squared", "error_squared", "verified", "from_reference_squared", "reference_d_squared"]
+_SUMS = [
+    "n", "d_squared", "error_squared", "verified", "verified_error_squared", "from_reference_squared",
+    "reference_d_squared",
+]  # fmt: skip
 _PLACES = {(CHANNELS[index(name)].variable, CHANNELS[index(name)].level): i for i, name in enumerate(HEADLINE)}
 """Variable and level (hPa, None at the surface) of each headline channel."""
 
@@ -47,7 +50,8 @@ def at_observations(branch: Branch, world: World) -> pd.DataFrame:
     Returns:
         start, lead (hours), source, channel, region -> `n` observations; `d_squared`, observation minus forecast;
         `error_squared`, the stated error; and where the reference holds the valid time, `verified` of them with
-        `from_reference_squared`, H(forecast) - H(reference), and `reference_d_squared`, observation minus H(reference).
+        `verified_error_squared`, their stated error, `from_reference_squared`, H(forecast) - H(reference), and
+        `reference_d_squared`, observation minus H(reference).
         Sums in SI units squared.
 
     Raises:
@@ -101,7 +105,7 @@ def by_lead(scored: pd.DataFrame) -> pd.DataFrame:
             "observation_error": np.sqrt(stated),
             "error": _root(sums["d_squared"] / n - stated),
             "against_reference": np.sqrt(sums["from_reference_squared"] / verified),
-            "reference_error": _root(sums["reference_d_squared"] / verified - stated),
+            "reference_error": _root((sums["reference_d_squared"] - sums["verified_error_squared"]) / verified),
         }
     )
 
@@ -166,11 +170,13 @@ def _sums(table: pd.DataFrame, forecast: NDArray, reference: NDArray) -> pd.Data
     value, latitude = table["value"].to_numpy(float), table["latitude"].to_numpy()
     compared = np.isfinite(value - forecast)
     verified = compared & np.isfinite(reference)
+    stated = np.square(table["error"].to_numpy(float))
     columns = {
         "n": compared,
         "d_squared": np.square(value - forecast),
-        "error_squared": np.square(table["error"].to_numpy(float)),
+        "error_squared": stated,
         "verified": verified,
+        "verified_error_squared": np.where(verified, stated, 0.0),
         "from_reference_squared": np.where(verified, np.square(forecast - reference), 0.0),
         "reference_d_squared": np.where(verified, np.square(value - reference), 0.0),
     }

@@ -107,8 +107,9 @@ def hindcast(
             flows.hindcast(str(experiment), str(archive))
         return
     last, runs, opened = cycle_time(until), load_experiment(experiment).runs(), Archive(archive, create=True)
-    expected = sum(min(starts_until(run, last), limit or 1464) for run in runs) if forecasts else 0
-    with forecasting(opened, [run.name for run in runs], expected, threads) as making:
+    expected = [starts_until(run, last) for run in runs] if forecasts else []
+    number = sum(expected if limit is None else (min(starts, limit) for starts in expected))
+    with forecasting(opened, [run.name for run in runs], number, threads) as making:
         for run in runs:
             _run(run, opened, last, limit, threads)
         if forecasts:

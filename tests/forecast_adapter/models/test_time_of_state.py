@@ -17,6 +17,7 @@ from dacycle.assimilators.networks.blocks.base import AnalysisNetwork, Constants
 from dacycle.assimilators.sampling.backgrounds import Backgrounds, systematic_error, year_times  # noqa: E402
 from dacycle.assimilators.training.data import Year, hour_weights, load_states, season_weights  # noqa: E402
 from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, static_planes  # noqa: E402
+from dacycle.forecast_adapter.models.time_of_state import annual_cycle, hour_of_day, local_time  # noqa: E402
 
 GRID = get_grid("8x16")
 T2M = index("t2m")
@@ -107,12 +108,21 @@ def test_relaxation_does_not_damp_the_daily_cycle(daily: Any) -> None:
     assert np.abs(relaxed - expected)[:, LAND > 0].std() < 0.3 * AMPLITUDE
 
 
-def test_the_hour_decides_what_mini_forecasts(daily: Any) -> None:
-    """The network knows the sun's place: its increments at two hours differ although only the daily wave does."""
-    network, states = mini(daily, relaxation=0.0), daily.other.states[:1]
-    with torch.no_grad():
-        outputs = [network._date(state)[1] for state in (states, states.roll(8, -1))]
-    assert not torch.allclose(*outputs, atol=0.3)
+def test_the_hour_of_another_year_is_found(daily: Any) -> None:
+    states, times = daily.other.states, daily.other.times
+    annual = annual_cycle(states, torch.from_numpy(daily.season))
+    land = torch.from_numpy(LAND.astype(np.float32))
+    cos, sin = hour_of_day(states, torch.from_numpy(daily.hour), land, annual).unbind(1)
+    found = torch.atan2(sin, cos).numpy() * 12 / np.pi
+    hours = (times - times.astype("datetime64[D]")).astype(float)
+    assert np.sqrt(np.mean(((found - hours + 12) % 24 - 12) ** 2)) < 2.5
+
+
+def test_local_time_is_that_of_the_longitude() -> None:
+    """At 6 UTC it is 6 h at Greenwich and 12 h at 90 degrees east."""
+    six = torch.tensor([[0.0, 1.0]])
+    cos, sin = local_time(six, 8, 16)[0, :, 0].numpy()
+    np.testing.assert_allclose((np.arctan2(sin, cos) * 12 / np.pi)[[0, 4]] % 24, [6, 12], atol=1e-5)
 
 
 def test_the_mean_error_of_an_hour_is_removed(daily: Any) -> None:
