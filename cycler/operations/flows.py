@@ -36,6 +36,8 @@ from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.inputs import Inputs, load_inputs
 from dacycle.cycler.cycle.run_cycle import Cycle
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
+from dacycle.cycler.operations.alerts import Alert, watch
+from dacycle.cycler.operations.telling import ways_of_telling
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.models.model import load_model
@@ -143,7 +145,7 @@ def _logging() -> Iterator[None]:
 def cycle(experiment: str, archive: str) -> list[str]:
     """Run every cycle whose cutoff has passed, in order, and verify as far as the reference reaches by now.
 
-    The same follows for the free run, if the experiment asks for one.
+    The same follows for the free run, if the experiment asks for one. Then alerts are told.
 
     Args:
         experiment: path of the experiment's file.
@@ -157,6 +159,7 @@ def cycle(experiment: str, archive: str) -> list[str]:
         for run in load_experiment(experiment).runs():
             done[run.name] = catch_up(experiment, archive, run.name)
             fill_in(experiment, archive, run.name)
+        tell_alerts(experiment, archive)
     return next(iter(done.values()))
 
 
@@ -188,6 +191,28 @@ def fill_in(experiment: str, archive: str, name: str) -> list[str]:
         return []
     get_run_logger().info("%s: %d forecasts verified further", described.name, len(starts))
     return starts
+
+
+@task(task_run_name="alerts", **_TASK)
+def tell_alerts(experiment: str, archive: str) -> list[str]:
+    """Tell what needs somebody, also as events of Prefect; return the sentences of the alerts that are open."""
+    described = load_experiment(experiment)
+    ways = [_emit, *ways_of_telling(read_settings())]
+    branch, world = Archive(archive).branch(described.name), load_world(described.world)
+    return [alert.text for alert in watch(branch, world, _now(), ways)]
+
+
+def _emit(alert: Alert) -> None:
+    """Send the event `dacycle.alert.open` or `.over`, from a resource that stays the same for both."""
+    emit_event(
+        event=f"dacycle.alert.{alert.state}",
+        resource={
+            "prefect.resource.id": f"dacycle.alert.{_slug(alert.experiment)}.{_slug(alert.key)}",
+            "dacycle.experiment": alert.experiment,
+            "dacycle.severity": alert.severity,
+        },
+        payload={"text": alert.text, "cycle": alert.cycle, "began": alert.began, "ended": alert.ended},
+    )
 
 
 def _now() -> pd.Timestamp:

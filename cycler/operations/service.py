@@ -14,10 +14,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from dacycle.common import logs
+from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.run_cycle import RunStoppedError
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
+from dacycle.cycler.operations.alerts import watch
+from dacycle.cycler.operations.telling import ways_of_telling
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.models.model import load_model
@@ -114,7 +117,8 @@ class Service:
     def run_due(self, now: pd.Timestamp | None = None) -> None:
         """Run the cycles whose cutoffs have passed (by `now`, UTC), in order, and then the forecasts that are due.
 
-        Cycles and forecasts are verified as far as the reference reaches by then, whether or not forecasts are made.
+        Cycles and forecasts are verified as far as the reference reaches by then, whether or not forecasts are made;
+        alerts are told.
         A free run that leaves the model's range is logged and does not stop the experiment.
         """
         now = pd.Timestamp.now("UTC").tz_localize(None) if now is None else now
@@ -151,7 +155,10 @@ class Service:
             for start in drift.make_forecasts(branch, world, model):
                 logger.info("forecast from %s", cycle_id(start))
                 self._leave_if_told()
-        verify(branch, world)
+        if run.name == self.experiment.name:
+            watch(branch, world, now, ways_of_telling(read_settings()))
+        else:
+            verify(branch, world)
 
     def _leave_if_told(self) -> None:
         if self._told_to_stop.is_set():

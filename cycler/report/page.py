@@ -20,6 +20,7 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import write_experiment
 from dacycle.cycler.report import figures, health, maps, observation_figures, observations, style, tables
 from dacycle.cycler.report.at_observations import observation_rows, observation_table
+from dacycle.cycler.verification.attention import conditions, schedule
 from dacycle.cycler.verification.cycles import (
     QUANTITIES,
     Verification,
@@ -132,16 +133,16 @@ def _health(
 ) -> dict[str, Any]:
     """Return what the first screen shows: schedule, last cycle, sources, what needs attention, maps, stations."""
     last = records[-1]
-    plan = health.schedule(branch.experiment, last.time, now or pd.Timestamp.now("UTC").tz_localize(None))
-    sources = health.source_rows(records, fits)
+    now = now or pd.Timestamp.now("UTC").tz_localize(None)
+    plan, found = schedule(branch.experiment, last.time, now), conditions(branch.experiment, records, fits, now)
     states = [tables.headline_fields(branch, kind, last.time) for kind in ("background", "analysis")]
     departures = dict(branch.each_departures([last.time] if last.departures is not None else []))
     return {
         "plan": plan,
         "last": last,
         "last_counts": health.last_counts(last, fits),
-        "sources_now": sources,
-        "attention": health.attention(records, plan, sources),
+        "sources_now": health.source_rows(records, fits, found),
+        "attention": health.attention(records, plan, found),
         "weather": maps.weather_maps(states[1], states[1] - states[0], world.grid),
         "stations_now": health.station_rows(departures[last.time]) if departures else [],
     }

@@ -1,4 +1,4 @@
-"""Commands that operate an installation: `serve`, `audit` and `doctor`."""
+"""Commands that operate an installation: `serve`, `alerts`, `audit` and `doctor`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,7 @@ from dacycle.cycler.cli.show import AsJson, console, new_table, print_json
 from dacycle.cycler.experiment import cycle_id, load_experiment, parse_donor
 
 if TYPE_CHECKING:
+    from dacycle.cycler.operations.alerts import Alert
     from dacycle.cycler.operations.audit import Audit
     from dacycle.cycler.operations.doctor import Finding
 
@@ -35,6 +36,62 @@ def serve(
     from dacycle.cycler.operations.service import Service
 
     Service(load_experiment(experiment), Archive(archive, create=True), forecasts, threads).serve()
+
+
+@app.command()
+def alerts(
+    archive: ArchiveFolder,
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="EXPERIMENT", help="Only this one; else all but free runs.")
+    ] = None,
+    tell: Annotated[
+        bool, typer.Option("--tell", help="Tell those that were not told yet, as the service does (docs/alerts.md).")
+    ] = False,
+    past: Annotated[bool, typer.Option("--past", help="Also show those that are over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the experiments of an archive, and show the alerts that are open.
+
+    An alert says that a live run is late, a cycle fell back to its background, a source is silent or cannot be read, or
+    that its reports, its departures or the increments differ from the run's own past. Run by cron, the command also
+    notices that the service has stopped. Exit status 1 if a critical alert is open.
+
+    Example: dacycle alerts --archive archive
+    """
+    import pandas as pd
+
+    from dacycle.common.settings import read_settings
+    from dacycle.cycler.operations.alerts import alerts_of, watch
+    from dacycle.cycler.operations.telling import ways_of_telling
+    from dacycle.forecast_adapter.worlds.world import load_world
+
+    opened = Archive(archive)
+    branches = opened.branches()
+    free_runs = {f"{name}-free" for name in branches}
+    names = [experiment] if experiment else [name for name in branches if name not in free_runs]
+    now, ways = pd.Timestamp.now("UTC").tz_localize(None), ways_of_telling(read_settings()) if tell else []
+    found = []
+    for name in names:
+        branch = opened.branch(name)
+        current = watch(branch, load_world(branch.experiment.world), now, ways)
+        found += alerts_of(branch) if past else current
+    if as_json:
+        print_json({"archive": archive, "alerts": found})
+    else:
+        _print_alerts(found, names)
+    if any(alert.severity == "critical" and alert.ended is None for alert in found):
+        raise typer.Exit(1)
+
+
+def _print_alerts(found: list["Alert"], names: list[str]) -> None:
+    if not found:
+        console.print(f"{', '.join(names) or 'no experiment'}: no alert", soft_wrap=True, markup=False)
+        return
+    table = new_table("experiment", "severity", "since cycle", "what")
+    for alert in found:
+        over = f" (over {alert.ended})" if alert.ended else ""
+        table.add_row(alert.experiment, alert.severity, alert.cycle, escape(alert.text) + over)
+    console.print(table)
 
 
 @app.command()

@@ -39,6 +39,10 @@ class Settings(BaseModel):
         archive: folder of the archive, for commands without `--archive` and for Prefect deployments.
         experiment: file of the experiment, for Prefect deployments.
         mirror: address of a copy of the public archives of observations, for `dacycle fetch`.
+        alert_webhook: address to which alerts are posted as JSON.
+        alert_mail: addresses, with commas, to which alerts are mailed.
+        mail_from: sender of these mails.
+        mail_server: HOST or HOST:PORT that takes them.
         samples: folder of genuine sample files, for `dacycle bench ingest` and the tests.
     """
 
@@ -54,6 +58,10 @@ class Settings(BaseModel):
     archive: Path | None = None
     experiment: Path | None = None
     mirror: str | None = Field(default=None, pattern="https?://.+")
+    alert_webhook: str | None = Field(default=None, pattern="https?://.+")
+    alert_mail: str | None = Field(default=None, pattern=".+@.+")
+    mail_from: str = "dacycle@localhost"
+    mail_server: str = Field(default="localhost", pattern=r"^[^:\s]+(:\d+)?$")
     samples: Path | None = None
 
 

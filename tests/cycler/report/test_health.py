@@ -1,37 +1,15 @@
-"""The first screen: schedule, sources against their own past, what needs attention, stations with a large O-B."""
-
-from dataclasses import replace
+"""The first screen: sources beside their own past, what needs attention, stations with a large O-B."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dacycle.cycler.archive.record import CycleRecord, SourceRecord
 from dacycle.cycler.report import health, observations
+from dacycle.cycler.verification.attention import Condition, Schedule
 from dacycle.cycler.verification.cycles import fit_table
 from dacycle.obs_ingest.table import add_departures, check_table
-from tests.cycler.runs import START, experiment
-
-DAYS = 12
-
-
-def source(name="sondes", decoded=100, late=2, problems=()):
-    return SourceRecord(name, decoded + 5, decoded, 5, late, 40.0, {}, {}, [], list(problems))
-
-
-def record(day, hour=0, status="ok", sources=None, reason=""):
-    time = START + pd.Timedelta(days=day, hours=hour)
-    return CycleRecord(time, status, {}, reason=reason, sources={"sondes": source()} if sources is None else sources)
-
-
-def fits(records, count=100, ratio=1.1):
-    rows = [
-        {"time": r.time, "source": "sondes", "variable": "t", "layer": "surface", "use": "assimilated", "reason": "",
-         "count": count, "compared": count, "o_b_in_errors_squared": count * ratio**2,
-         "o_a_in_errors_squared": count * 1.0}
-        for r in records
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+from tests.cycler.histories import DAYS, fits, record
+from tests.cycler.runs import START
 
 
 @pytest.fixture
@@ -39,74 +17,31 @@ def past():
     return [record(day) for day in range(DAYS)]
 
 
-def test_a_replay_is_complete_at_its_end_and_says_what_is_left_before(tiny):
-    asked = experiment(tiny)
-    assert health.schedule(asked, asked.end, asked.end).short == "complete"
-    early = health.schedule(asked, asked.end - pd.Timedelta("12h"), asked.end)
-    assert (early.level, early.short) == ("warn", "2 cycles left")
-    assert "dacycle hindcast" in early.text
-
-
-def test_a_live_run_is_held_against_the_clock(tiny):
-    live = experiment(tiny, observations=[{"source": "stations", "cutoff": "3h"}]).model_copy(update={"end": None})
-    last = pd.Timestamp("2024-03-01T00")
-    waiting = health.schedule(live, last, pd.Timestamp("2024-03-01T08:00"))
-    assert (waiting.level, waiting.short) == ("good", "up to date")
-    assert "20240301T06, is due in 60 min" in waiting.text or "due in 1 h" in waiting.text
-    assert health.schedule(live, last, pd.Timestamp("2024-03-01T09:10")).level == "good", "it may be at work"
-    behind = health.schedule(live, last, pd.Timestamp("2024-03-01T16:00"))
-    assert (behind.level, behind.short) == ("bad", "2 cycles behind"), "06 and 12 UTC, whose cutoffs are 09 and 15 UTC"
-
-
-def test_a_source_like_its_past_has_no_remark(past):
-    row = health.source_rows(past, fits(past))[0]
-    assert row["findings"] == []
+def test_a_source_stands_beside_what_is_usual(past):
+    (row,) = health.source_rows(past, fits(past), [])
+    assert row["remarks"] == []
     assert (row["usual_decoded"], row["usual_assimilated"]) == (100, 100)
     assert row["o_b"] == pytest.approx(1.1)
-    assert health.attention(past, health.Schedule("good", "complete", ""), [row]) == []
+    assert health.attention(past, Schedule("good", "complete", ""), []) == []
 
 
-@pytest.mark.parametrize(
-    ("last", "expected"),
-    [
-        ({}, "silent"),
-        ({"sondes": source(decoded=0)}, "silent"),
-        ({"sondes": source(decoded=30)}, "few reports"),
-        ({"sondes": source(late=60)}, "late"),
-    ],
-)
-def test_a_source_that_fails_is_named(past, last, expected):
-    records = [*past, record(DAYS, sources=last)]
-    row = health.source_rows(records, fits(past))[0]
-    assert expected in row["findings"]
-    found = health.attention(records, health.Schedule("good", "complete", ""), [row])
-    assert "sondes" in found[0].text
+def test_a_source_that_needs_attention_has_a_remark(past):
+    found = [Condition("source sondes silent", "critical", "source sondes was silent")]
+    (row,) = health.source_rows(past, fits(past), found)
+    assert row["remarks"] == ["silent"]
+    assert [f.level for f in health.attention(past, Schedule("good", "complete", ""), found)] == ["bad"]
 
 
-def test_silence_at_an_hour_at_which_a_source_never_reports_is_as_usual(past):
-    empty = {"sondes": source(decoded=0, late=0)}
-    records = sorted([*past, *(record(day, 6, sources=empty) for day in range(DAYS))], key=lambda r: r.time)
-    assert records[-1].time.hour == 6
-    assert health.source_rows(records, fits(past))[0]["findings"] == []
+def test_too_few_cycles_say_nothing_of_what_is_usual(past):
+    (row,) = health.source_rows(past[:4], fits(past[:4]), [])
+    assert np.isnan([row["usual_decoded"], row["usual_o_b"], row["usual_assimilated"]]).all()
 
 
-def test_departures_above_all_earlier_ones_are_high(past):
-    records = [*past, record(DAYS)]
-    table = pd.concat([fits(past), fits(records[-1:], ratio=1.5)])
-    row = health.source_rows(records, table)[0]
-    assert row["findings"] == ["O-B high"]
-    assert row["highest_o_b"] == pytest.approx(1.1)
-
-
-def test_fallbacks_in_a_row_and_unreadable_files_need_attention(past):
-    bad = [record(DAYS, 6 * i, "fallback", reason="increment of t850") for i in range(2)]
-    broken = replace(bad[-1], sources={"sondes": source(problems=["temp.bufr: cut short", "b"])})
-    found = health.attention([*past, bad[0], broken], health.Schedule("bad", "", "is behind"), [])
-    texts = " | ".join(finding.text for finding in found)
-    assert "(2 cycles in a row): increment of t850" in texts
-    assert "temp.bufr: cut short, and 1 more" in texts
-    assert "is behind" in texts
-    assert [f.level for f in found] == sorted(f.level for f in found)
+def test_the_worst_comes_first(past):
+    records = [*past, record(DAYS, status="degraded", reason="few"), record(DAYS, 6)]
+    found = health.attention(records, Schedule("bad", "", "is behind"), [Condition("x", "warning", "thin")])
+    assert [f.text for f in found][0] == "is behind"
+    assert f"1 of the {len(records) - 1} cycles before" in found[-1].text
 
 
 def test_a_station_has_one_row_with_its_worst_value_and_its_plain_name():

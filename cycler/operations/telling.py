@@ -1,0 +1,61 @@
+"""Ways of telling an alert: the log, a webhook, e-mail. `DACYCLE_` settings choose them; see docs/alerts.md."""
+
+import logging
+import smtplib
+from dataclasses import asdict
+from email.message import EmailMessage
+from functools import partial
+
+import httpx
+
+from dacycle.common.settings import Settings
+from dacycle.cycler.operations.alerts import Alert, Tell
+
+__all__ = ["ways_of_telling"]
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 10.0
+"""Seconds in which a server has to answer."""
+
+
+def ways_of_telling(settings: Settings) -> list[Tell]:
+    """Return the ways that the settings name; the log always is one."""
+    ways: list[Tell] = []
+    if settings.alert_webhook:
+        ways.append(partial(_post, settings.alert_webhook))
+    if settings.alert_mail:
+        ways.append(partial(_send, settings))
+    return [*ways, _log]  # the log last: what could not be told otherwise is not logged as told
+
+
+def _log(alert: Alert) -> None:
+    level = logging.INFO if alert.ended else logging.ERROR if alert.severity == "critical" else logging.WARNING
+    logger.log(level, "%s", _line(alert))
+
+
+def _post(url: str, alert: Alert) -> None:
+    """Post an alert as JSON; `text` is the key that chat services show."""
+    content = {**asdict(alert), "state": alert.state, "sentence": alert.text, "text": _line(alert)}
+    content.pop("told")
+    try:
+        answer = httpx.post(url, json=content, timeout=_PATIENCE)
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        raise OSError(f"webhook {url}: {error or type(error).__name__}") from error
+
+
+def _send(settings: Settings, alert: Alert) -> None:
+    message = EmailMessage()
+    message["Subject"] = f"dacycle {alert.experiment}: {alert.key} {'is over' if alert.ended else alert.severity}"
+    message["From"] = settings.mail_from
+    message["To"] = settings.alert_mail
+    times = f"since {alert.began} UTC, cycle {alert.cycle}" + (f"; over at {alert.ended} UTC" if alert.ended else "")
+    message.set_content(f"{_line(alert)}\n\n{times}\n")
+    host, _, port = settings.mail_server.partition(":")
+    with smtplib.SMTP(host, int(port or 25), timeout=_PATIENCE) as server:
+        server.send_message(message)
+
+
+def _line(alert: Alert) -> str:
+    return f"{alert.experiment}: {'over: ' if alert.ended else ''}{alert.text}"
