@@ -40,7 +40,7 @@ def test_too_few_cycles_say_nothing_of_what_is_usual(past):
 def test_the_worst_comes_first(past):
     records = [*past, record(DAYS, status="degraded", reason="few"), record(DAYS, 6)]
     found = health.attention(records, Schedule("bad", "", "is behind"), [Condition("x", "warning", "thin")])
-    assert [f.text for f in found][0] == "is behind"
+    assert found[0].text == "is behind"
     assert f"1 of the {len(records) - 1} cycles before" in found[-1].text
 
 
