@@ -37,6 +37,7 @@ from dacycle.cycler.cycle.inputs import Inputs, load_inputs
 from dacycle.cycler.cycle.run_cycle import Cycle
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.cycler.operations.alerts import Alert, watch
+from dacycle.cycler.operations.metrics import write_metrics
 from dacycle.cycler.operations.telling import ways_of_telling
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
@@ -171,6 +172,7 @@ def catch_up(experiment: str, archive: str, name: str) -> list[str]:
     def show(cycle: Cycle) -> None:
         done.append(cycle.record.id)
         _show(described, cycle.record)
+        write_metrics(Path(archive), name)
 
     replay.run_due_cycles(described, Archive(archive, create=True), now=_now(), progress=show)
     if not done:
@@ -199,7 +201,9 @@ def tell_alerts(experiment: str, archive: str) -> list[str]:
     described = load_experiment(experiment)
     ways = [_emit, *ways_of_telling(read_settings())]
     branch, world = Archive(archive).branch(described.name), load_world(described.world)
-    return [alert.text for alert in watch(branch, world, _now(), ways)]
+    opened = watch(branch, world, _now(), ways)
+    write_metrics(Path(archive), described.name)
+    return [alert.text for alert in opened]
 
 
 def _emit(alert: Alert) -> None:

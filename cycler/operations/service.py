@@ -17,9 +17,10 @@ from dacycle.common import logs
 from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
-from dacycle.cycler.cycle.run_cycle import RunStoppedError
+from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.cycler.operations.alerts import watch
+from dacycle.cycler.operations.metrics import write_metrics
 from dacycle.cycler.operations.telling import ways_of_telling
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
@@ -142,9 +143,12 @@ class Service:
 
     def _run(self, run: Experiment, now: pd.Timestamp) -> None:
         """Run what is due of the experiment or of its free run: cycles, forecasts, verification."""
-        replay.run_due_cycles(
-            run, self.archive, now=now, progress=lambda _: self._leave_if_told(), threads=self.threads
-        )
+
+        def after_cycle(_: Cycle) -> None:
+            write_metrics(self.archive.folder, run.name)
+            self._leave_if_told()
+
+        replay.run_due_cycles(run, self.archive, now=now, progress=after_cycle, threads=self.threads)
         branch = self.archive.branch(run.name)
         world = load_world(run.world)
         for start in drift.fill_in(branch, world):
@@ -159,6 +163,7 @@ class Service:
             watch(branch, world, now, ways_of_telling(read_settings()))
         else:
             verify(branch, world)
+        write_metrics(self.archive.folder, run.name)
 
     def _leave_if_told(self) -> None:
         if self._told_to_stop.is_set():

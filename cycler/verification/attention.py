@@ -146,7 +146,7 @@ def _silent(records: Sequence[CycleRecord]) -> Iterator[Condition]:
 def _unusual(records: Sequence[CycleRecord], fits: pd.DataFrame, lasting: Collection[str]) -> Iterator[Condition]:
     """Yield one condition for each source, and one for the increments, with what departs most from its past."""
     values = usual.quantities(records, fits)
-    strength = usual.strengths(usual.deviations(values)).iloc[-1].abs().dropna().sort_values(ascending=False)
+    strength = usual.strengths(values).iloc[-1].dropna().sort_values(ascending=False)
     typical, newest = usual.typical(values), values.ffill(limit=3).iloc[-1]
     subjects = [f"source {key[1]}" if key[1] else "increments" for key in strength.index]
     for subject, own in strength.groupby(np.array(subjects), sort=False):

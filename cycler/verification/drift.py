@@ -125,17 +125,18 @@ def unverified(branch: Branch) -> dict[pd.Timestamp, int]:
     return {start: number for start, number in missing.items() if number}
 
 
-def read_scores(branch: Branch) -> pd.DataFrame:
-    """Read the scores of all forecasts: start, kind, lead (hours), channel, region -> mse, mae, bias, acc.
+def read_scores(branch: Branch, newest: int | None = None) -> pd.DataFrame:
+    """Read the scores of all forecasts, or of the `newest` starts.
 
+    Columns are start, kind, lead (hours), channel, region -> mse, mae, bias, acc.
     A lead that the reference does not hold has no row. A lead that was filled in has rows of the headline channels
     only, and none of the reference-started forecast. acc is NaN where an anomaly is zero everywhere.
 
     Raises:
         ArchiveError: the file of a committed start is missing, damaged, or belongs to other analyses.
     """
-    sources = _sources(branch)
-    tables = {start: read_scores_of(branch, start, sources[start]) for start in sorted(_committed(branch))}
+    sources, starts = _sources(branch), sorted(_committed(branch))[-newest if newest else None :]
+    tables = {start: read_scores_of(branch, start, sources[start]) for start in starts}
     for start, table in tables.items():
         table.insert(0, "start", start)
     filled = [table for table in tables.values() if len(table)]

@@ -15,7 +15,7 @@ from scipy.stats import norm, t
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.forecast_adapter.channels import HEADLINE
 
-__all__ = ["FEWEST", "LIMIT", "PAST", "deviations", "quantities", "strengths", "typical"]
+__all__ = ["FEWEST", "LIMIT", "PAST", "quantities", "strengths", "typical"]
 
 PAST = 30
 """Most earlier cycles at the same hour with which a cycle is compared: a run changes with the seasons."""
@@ -64,61 +64,72 @@ def quantities(records: Sequence[CycleRecord], fits: pd.DataFrame) -> pd.DataFra
     return values.reindex(pd.DatetimeIndex([record.time for record in records], name="time")).sort_index(axis=1)
 
 
-def deviations(values: pd.DataFrame) -> pd.DataFrame:
-    """Return by how many standard deviations each value departs from what is usual at its hour.
+def strengths(values: pd.DataFrame) -> pd.DataFrame:
+    """Return how strongly each series departs from its past, in standard deviations.
 
-    Usual is the median of up to `PAST` earlier cycles; the spread is the larger of their standard deviation and of that
-    which their median absolute deviation gives. What few cycles say is uncertain: the ratio is Student's t with their
-    number less one degrees of freedom, and is returned as the value of a normal distribution that is as rare.
+    Usual is the median of up to `PAST` earlier cycles at the same hour. The strength is the largest of three:
+
+    * the departure of the cycle from what is usual, over the spread of the cycles that say what is usual;
+    * the same of the last 24 hours together: the sum over the root of their number;
+    * the change of the departure since the cycle before, over that of earlier changes. A series whose departures
+      change slowly jumps where its source does, and an analysis that follows a wrong observation soon hides it.
+
+    What few cycles say is uncertain: a ratio is Student's t, and counts as the value of a normal distribution that is
+    as rare.
 
     Args:
         values: as from `quantities`, one row a cycle.
 
     Returns:
-        The same rows and columns; NaN where a value or five earlier ones are missing.
+        The same rows and columns, not negative; NaN where too few earlier cycles have a value.
     """
-    least = np.array([_LEAST[key[0]] for key in values.columns])
-    table = values.to_numpy(float)
-    rows = [_deviation(row, table[_past(values.index, i)], least) for i, row in enumerate(table)]
-    return pd.DataFrame(np.reshape(rows, table.shape), values.index, values.columns)
+    table, least = values.to_numpy(float), np.array([_LEAST[key[0]] for key in values.columns])
+    departing, alone = (np.full(table.shape, np.nan) for _ in range(2))
+    for row, past in enumerate(table[_alike(values.index, row)] for row in range(len(table))):
+        departing[row] = table[row] - _median(past)
+        alone[row] = _deviation(departing[row], past - _median(past), least)
+    day = pd.DataFrame(alone, values.index).rolling(DAY, min_periods=1)
+    together = day.sum().abs() / np.sqrt(day.count())
+    before = pd.DataFrame(departing).ffill(limit=4).shift(1).to_numpy()
+    changes = departing - before
+    jumps = [_deviation(change, changes[max(0, row - 4 * PAST) : row], least) for row, change in enumerate(changes)]
+    largest = np.fmax(np.fmax(np.abs(alone), np.abs(np.reshape(jumps, table.shape))), together.to_numpy())
+    return pd.DataFrame(largest, values.index, values.columns)
 
 
 def typical(values: pd.DataFrame) -> pd.Series:
     """Return what is usual of each series at the hour of the last cycle; NaN where fewer than five earlier ones say."""
-    past = values.iloc[_past(values.index, len(values) - 1)]
-    return past.median().where(past.notna().sum() >= FEWEST)
+    past = values.to_numpy(float)[_alike(values.index, len(values) - 1)]
+    return pd.Series(_median(past), values.columns)
 
 
-def _past(times: pd.DatetimeIndex, place: int) -> NDArray:
-    """Return the rows of the cycles with which one is compared."""
-    return np.flatnonzero(times.hour[:place] == times.hour[place])[-PAST:]
+def _alike(times: pd.DatetimeIndex, row: int) -> NDArray:
+    """Return the rows of the earlier cycles with which one is compared."""
+    return np.flatnonzero(times.hour[:row] == times.hour[row])[-PAST:]
 
 
-def strengths(departing: pd.DataFrame) -> pd.DataFrame:
-    """Return how strongly each series departs from its past: in the cycle alone, or steadily over a day.
+def _median(past: NDArray) -> NDArray:
+    """Return the medians (n,) of past values (m, n), NaN where there are fewer than `FEWEST`."""
+    enough = np.isfinite(past).sum(axis=0) >= FEWEST
+    result = np.full(past.shape[1], np.nan)
+    result[enough] = np.nanmedian(past[:, enough], axis=0)
+    return result
 
-    The larger of a cycle's deviation and of the sum of those of 24 hours over the root of their number, which keeps the
-    scale of a single one where cycles are independent. Signs are those of the departure.
+
+def _deviation(departure: NDArray, past: NDArray, least: NDArray) -> NDArray:
+    """Return departures (n,) in standard deviations of past ones (m, n), as those of a normal distribution.
+
+    The standard deviation is the larger of the usual estimate and of that which the median absolute value gives.
     """
-    day = departing.rolling(DAY, min_periods=1)
-    steady = day.sum() / np.sqrt(day.count().where(day.count() > 0))
-    single = departing.fillna(0.0)
-    return steady.where(steady.abs() > single.abs(), departing)
-
-
-def _deviation(value: NDArray, past: NDArray, least: NDArray) -> NDArray:
-    """Return the deviations (n,) of values (n,) from past ones (m, n)."""
     count = np.isfinite(past).sum(axis=0)
-    known = count >= FEWEST
-    result = np.full(value.shape, np.nan)
-    value, past, count, least = value[known], past[:, known], count[known], least[known]
-    median = np.nanmedian(past, axis=0)
-    robust = 1.4826 * np.nanmedian(np.abs(past - median), axis=0)
-    spread = np.maximum(np.maximum(robust, np.nanstd(past, axis=0, ddof=1)), least)
-    ratio = (value - median) / (spread * np.sqrt(1 + 1 / count))
-    # The logarithm holds where the probability itself is 0 in double precision.
-    rare = norm.isf(np.maximum(t.sf(np.abs(ratio), count - 1), 1e-300))
-    result[known] = np.sign(ratio) * rare
+    known = (count >= FEWEST) & np.isfinite(departure)
+    result = np.full(departure.shape, np.nan)
+    past, count = past[:, known], count[known]
+    robust = 1.4826 * np.nanmedian(np.abs(past), axis=0)
+    spread = np.maximum(np.maximum(robust, np.nanstd(past, axis=0, ddof=1)), least[known])
+    ratio = departure[known] / (spread * np.sqrt(1 + 1 / count))
+    tail = t.sf(np.abs(ratio), count - 1)
+    result[known] = np.sign(ratio) * norm.isf(np.maximum(tail, 1e-300))  # finite where the tail underflows
     return result
 
 

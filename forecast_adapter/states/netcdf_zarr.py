@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from dacycle.common.damage import check_hdf5
-from dacycle.common.foreign import reading
+from dacycle.common.foreign import plain_attributes, reading
 from dacycle.forecast_adapter.blosc import use_checked_blosc
 from dacycle.forecast_adapter.channels import CHANNELS, EXTRA_CHANNELS, NAMES, Channel, index
 from dacycle.forecast_adapter.remote import is_url
@@ -217,7 +217,7 @@ class ZarrStates(DatasetStates):
             if groups:
                 raise StateError(f"{name}: is a group of stores ({', '.join(groups)}); name one, as {name}/{groups[0]}")
             dataset = xr.open_zarr(group.store, group=group.path or None, chunks=None, decode_times=False)
-            opened = OpenDataset(name, with_dates(dataset, name), arrays, blocks=kept is not None)
+            opened = OpenDataset(name, with_dates(plain_attributes(dataset), name), arrays, blocks=kept is not None)
         if self.store is not None:
             self.store.fresh = False
         self._opened = opened
@@ -266,4 +266,4 @@ def _opened(path: Path) -> OpenDataset:
             check_hdf5(path, StateError)
             refuse_netcdf(path)
         dataset = xr.open_dataset(path, engine=engine, decode_times=False)
-        return OpenDataset(str(path), with_dates(dataset, str(path)))
+        return OpenDataset(str(path), with_dates(plain_attributes(dataset), str(path)))

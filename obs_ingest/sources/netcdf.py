@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from xarray.coders import CFDatetimeCoder
 
 from dacycle.common.damage import check_hdf5
-from dacycle.common.foreign import reading
+from dacycle.common.foreign import plain_attributes, reading
 from dacycle.obs_ingest.sources.kept import kept
 from dacycle.obs_ingest.table import ObservationError, is_position, site_names
 
@@ -164,7 +164,7 @@ def _opened(path: Path) -> Iterator[xr.Dataset]:
             check_hdf5(path, ObservationError)
         with xr.open_dataset(path, engine=engine, decode_cf=False) as coded:
             _check_times(coded, path)
-            yield _decoded(coded, path)
+            yield plain_attributes(_decoded(coded, path))
 
 
 def _decoded(coded: xr.Dataset, path: Path) -> xr.Dataset:

@@ -5,10 +5,12 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from dacycle.common.errors import DacycleError
-from dacycle.common.foreign import decode_text, read_text, reading
+from dacycle.common.foreign import decode_text, plain_attributes, read_text, reading
 
 
 class OwnError(DacycleError, ValueError):
@@ -59,3 +61,11 @@ def test_another_encoding_names_file_line_and_remedy(tmp_path: Path) -> None:
 def test_text_of_data_keeps_its_length() -> None:
     latin = "STATION Ä 12\n".encode("latin-1")
     assert decode_text(codecs.BOM_UTF8 + latin, "x.csv", OwnError, strict=False) == "STATION ? 12\n"
+
+
+def test_attributes_of_a_foreign_dataset_are_texts_and_numbers() -> None:
+    odd = {"units": np.array([]), "flags": [1, 2], "scale": np.float32(0.5), "one": np.array(["K"]), "raw": b"K"}
+    dataset = xr.Dataset({"t": ("x", [1.0], odd)}, {"x": ("x", [0.0], odd)}, odd)
+    plain = plain_attributes(dataset)
+    for attrs in (plain.attrs, plain["t"].attrs, plain["x"].attrs):
+        assert attrs == {"units": "[]", "flags": "[1, 2]", "scale": 0.5, "one": "K", "raw": "K"}

@@ -1,5 +1,6 @@
 """Commands that operate an installation: `serve`, `alerts`, `audit` and `doctor`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,10 @@ def serve(
     experiment: ExperimentFile,
     archive: ArchiveFolder,
     forecasts: Annotated[bool, typer.Option(help="Make the forecasts that are due after the cycles.")] = True,
+    metrics: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, metavar="PORT", help="Serve /metrics for Prometheus and /health on this port."),
+    ] = None,
     threads: Threads = 1,
 ) -> None:
     """Run an experiment live on this machine, without a Prefect server: wake after each cutoff, run what is due.
@@ -33,9 +38,12 @@ def serve(
 
     Example: dacycle serve live.yaml --archive /var/lib/dacycle
     """
+    from dacycle.cycler.operations.metrics import served
     from dacycle.cycler.operations.service import Service
 
-    Service(load_experiment(experiment), Archive(archive, create=True), forecasts, threads).serve()
+    service = Service(load_experiment(experiment), Archive(archive, create=True), forecasts, threads)
+    with nullcontext() if metrics is None else served(archive, metrics):
+        service.serve()
 
 
 @app.command()

@@ -9,10 +9,14 @@ import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dacycle.common.errors import DacycleError
 
-__all__ = ["decode_text", "read_text", "reading"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["decode_text", "plain_attributes", "read_text", "reading"]
 
 _LONGEST = 300
 """Characters of a library's message that are quoted."""
@@ -43,6 +47,25 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, OSError) and text:
         return text
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
+
+
+def plain_attributes(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Return a foreign dataset whose attributes are texts and numbers; an array or a list is written as text.
+
+    So a unit that is an array is compared, refused and named like any other wrong unit.
+    """
+    dataset = dataset.assign_attrs({name: _plain(value) for name, value in dataset.attrs.items()})
+    for variable in dataset.variables.values():
+        variable.attrs = {name: _plain(value) for name, value in variable.attrs.items()}
+    return dataset
+
+
+def _plain(value: Any) -> Any:
+    if getattr(value, "size", None) == 1:  # an array of one, or a number of numpy
+        value = value.item()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str | int | float) else str(value)
 
 
 def read_text(path: Path, error: type[DacycleError]) -> str:

@@ -43,6 +43,7 @@ class Settings(BaseModel):
         alert_mail: addresses, with commas, to which alerts are mailed.
         mail_from: sender of these mails.
         mail_server: HOST or HOST:PORT that takes them.
+        metrics: folder to which live runs write `dacycle-EXPERIMENT.prom`, for Prometheus' node_exporter.
         samples: folder of genuine sample files, for `dacycle bench ingest` and the tests.
     """
 
@@ -62,6 +63,7 @@ class Settings(BaseModel):
     alert_mail: str | None = Field(default=None, pattern=".+@.+")
     mail_from: str = "dacycle@localhost"
     mail_server: str = Field(default="localhost", pattern=r"^[^:\s]+(:\d+)?$")
+    metrics: Path | None = None
     samples: Path | None = None
 
 

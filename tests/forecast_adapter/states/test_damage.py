@@ -165,6 +165,12 @@ class TestLevels:
         stated = "without units" if unit is None else f" {unit},"
         refused(tmp_path / "a.nc", "its levels are 5000, 10000", stated, "state `units` hPa or Pa")
 
+    def test_a_unit_that_is_no_text(self, tmp_path: Path) -> None:
+        dataset = made_dataset(0)
+        dataset["temperature"].attrs["units"] = np.array([1.0, 2.0])
+        dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+        refused(tmp_path / "a.nc", "temperature is in '[1. 2.]'; convert it to 'K' first")
+
     def test_other_levels_are_listed(self, tmp_path: Path) -> None:
         made_dataset(0).isel(level=[0, 7]).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
         refused(tmp_path / "a.nc", "on levels", "its levels are 50, 500 hPa")
