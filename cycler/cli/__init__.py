@@ -96,6 +96,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "cycles.operate": {
         "serve": "Run an experiment live on this machine, without a Prefect server: wake after each cutoff, "
         "run what is due.",
+        "deploy": "Make the Prefect deployments of an experiment: names, schedules and paths come from its file.",
         "alerts": "Look at the experiments of an archive, and show the alerts that are open.",
         "audit": "Show which files made a cycle, and check that no value was used that came after the cutoff.",
         "doctor": "Check the installation, and what an experiment needs; print what is wrong and how to mend it.",

@@ -46,7 +46,7 @@ from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import load_world
 
-__all__ = ["cycle", "embedded_server", "forecasts", "hindcast", "report"]
+__all__ = ["ServerError", "check_server", "cycle", "embedded_server", "forecasts", "hindcast", "report"]
 
 
 _PATIENCE = 5.0
@@ -67,7 +67,7 @@ def embedded_server(home: Path) -> Iterator[None]:
         ServerError: nothing answers at the address that is configured.
     """
     if url := get_current_settings().api.url:
-        _check_server(url)
+        check_server(url)
         yield
         return
     # The server's code is large, and the process of a worker's flow run does not need it.
@@ -89,7 +89,7 @@ def embedded_server(home: Path) -> Iterator[None]:
             server.stop()
 
 
-def _check_server(url: str) -> None:
+def check_server(url: str) -> None:
     """Raise ServerError where no Prefect server answers; Prefect itself would try for 20 s."""
     try:
         # Certificates are Prefect's own matter.

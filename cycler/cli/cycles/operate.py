@@ -1,4 +1,4 @@
-"""Commands that operate an installation: `serve`, `alerts`, `audit` and `doctor`."""
+"""Commands that operate an installation: `serve`, `deploy`, `alerts`, `audit` and `doctor`."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,6 +44,29 @@ def serve(
     service = Service(load_experiment(experiment), Archive(archive, create=True), forecasts, threads)
     with nullcontext() if metrics is None else served(archive, metrics):
         service.serve()
+
+
+@app.command()
+def deploy(
+    experiment: ExperimentFile,
+    archive: ArchiveFolder,
+    pool: Annotated[str, typer.Option(help="Work pool of process workers; it is made if need be.")] = "dacycle",
+) -> None:
+    """Make the Prefect deployments of an experiment: names, schedules and paths come from its file.
+
+    A live experiment is woken five minutes after its longest cutoff, for cycles, then forecasts, and once a day for the
+    report; one with an end gets its replay, which a person starts. Flow runs start in the present folder, with the
+    present DACYCLE_ settings. Run the command again after a change of the file.
+
+    Example: dacycle deploy live.yaml --archive archive
+    """
+    from dacycle.cycler.operations.deployments import deploy as make
+
+    table = new_table("deployment", "what it does", "schedule (UTC)")
+    for made in make(experiment, archive, pool):
+        table.add_row(made.name, made.text, made.cron or "started by hand")
+    console.print(table)
+    console.print(f"next, on each machine with this archive: prefect worker start --pool {pool}", soft_wrap=True)
 
 
 @app.command()

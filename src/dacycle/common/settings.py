@@ -36,8 +36,7 @@ class Settings(BaseModel):
         gpu_memory: GB of GPU memory that ONNX Runtime may take; None: all.
         batch: most states in one call of a network; None: as many as memory allows.
         log: how log records are written: `human` or `json`.
-        archive: folder of the archive, for commands without `--archive` and for Prefect deployments.
-        experiment: file of the experiment, for Prefect deployments.
+        archive: folder of the archive, for commands without `--archive`.
         mirror: address of a copy of the public archives of observations, for `dacycle fetch`.
         alert_webhook: address to which alerts are posted as JSON.
         alert_mail: addresses, with commas, to which alerts are mailed.
@@ -57,7 +56,6 @@ class Settings(BaseModel):
     batch: int | None = Field(default=None, gt=0)
     log: Literal["human", "json"] = "human"
     archive: Path | None = None
-    experiment: Path | None = None
     mirror: str | None = Field(default=None, pattern="https?://.+")
     alert_webhook: str | None = Field(default=None, pattern="https?://.+")
     alert_mail: str | None = Field(default=None, pattern=".+@.+")

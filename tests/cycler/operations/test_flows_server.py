@@ -1,6 +1,7 @@
-"""deploy/prefect.yaml with a real Prefect server and worker: a schedule wakes the flow, and the archive fills."""
+"""`dacycle deploy` with a real Prefect server and worker: a schedule wakes the flow, and the archive fills."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 
 from dacycle.cycler.archive.branches import Archive
-from tests.cycler.tiny import CYCLES, records, write_experiment
+from dacycle.cycler.experiment import load_experiment
+from tests.cycler.tiny import CYCLES, END, cutoff_passed_until, records, write_experiment
 
 pytestmark = pytest.mark.prefect
-ROOT = Path(__file__).parents[3]
+DACYCLE = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
@@ -80,7 +83,9 @@ class Api:
 
 
 def test_a_schedule_starts_the_flow_and_it_runs_what_is_due(world, tmp_path: Path) -> None:
-    experiment, archive = write_experiment(tmp_path, world), tmp_path / "archive"
+    model = Path(shutil.copy(world.model, tmp_path / "double.onnx"))
+    changes = {"end": None, "model": model.name, "observations": cutoff_passed_until(END)}
+    experiment, archive = write_experiment(tmp_path, world, **changes), tmp_path / "archive"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -92,8 +97,7 @@ def test_a_schedule_starts_the_flow_and_it_runs_what_is_due(world, tmp_path: Pat
         # only so that the test need not wait a minute for each
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "DACYCLE_EXPERIMENT": str(experiment),
-        "DACYCLE_ARCHIVE": str(archive),
+        "DACYCLE_METRICS": str(tmp_path),
     }
     api = Api(env["PREFECT_API_URL"])
     start = [*PREFECT, "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port)]
@@ -101,13 +105,14 @@ def test_a_schedule_starts_the_flow_and_it_runs_what_is_due(world, tmp_path: Pat
     with process(start, tmp_path / "server.log", env):
         until("the server", api.healthy, tmp_path)
         with process(work, tmp_path / "worker.log", env):
-            until("the work pool", lambda: api.get("/work_pools/dacycle"), tmp_path)
-            deploy = [*PREFECT, "deploy", "--all", "--prefect-file", str(ROOT / "deploy/prefect.yaml")]
-            deployed = subprocess.run(deploy, env=env, cwd=tmp_path, capture_output=True, text=True)
-            assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-            check_deployments(api)
+            deploy = [*DACYCLE, "deploy", experiment.name, "--archive", "archive"]
+            for _ in range(2):  # the second time renews them
+                deployed = subprocess.run(deploy, env=env, cwd=tmp_path, capture_output=True, text=True)
+                assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+            assert "prefect worker start --pool dacycle" in deployed.stdout
+            check_deployments(api, experiment, archive)
 
-            live = api.get("/deployments/name/cycle/live")
+            live = api.get("/deployments/name/cycle/tiny")
             soon = {"interval": 20, "anchor_date": datetime.now(UTC).isoformat()}
             api.post(f"/deployments/{live['id']}/schedules", [{"schedule": soon, "active": True}])
             ours = {"flows": {"name": {"any_": ["cycle"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
@@ -119,17 +124,20 @@ def test_a_schedule_starts_the_flow_and_it_runs_what_is_due(world, tmp_path: Pat
         pass  # nobody holds it any more
 
 
-def check_deployments(api: Api) -> None:
-    """Check that the server understood the file."""
-    live = api.get("/deployments/name/cycle/live")
-    assert [s["schedule"]["cron"] for s in live["schedules"]] == ["5 3,9,15,21 * * *"]
+def check_deployments(api: Api, experiment: Path, archive: Path) -> None:
+    """Check what the server has: the schedules, limits and paths that the experiment says."""
+    live = api.get("/deployments/name/cycle/tiny")
+    wait = load_experiment(experiment).wait + pd.Timedelta(minutes=5)
+    (cron,) = [s["schedule"]["cron"] for s in live["schedules"]]
     assert [s["schedule"]["timezone"] for s in live["schedules"]] == ["UTC"]
+    minute, hours, *rest = cron.split()
+    assert rest == ["*", "*", "*"]
+    assert int(minute) == int(wait / pd.Timedelta(minutes=1)) % 60
+    assert sorted((int(h) - wait // pd.Timedelta(hours=1)) % 24 for h in hours.split(",")) == [0, 6, 12, 18]
     assert live["global_concurrency_limit"]["limit"] == 1
     assert live["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-    assert live["entrypoint"] == "dacycle.cycler.operations.flows:cycle"
     assert not live["pull_steps"], "the package is installed; no code is fetched"
-    replay = api.get("/deployments/name/hindcast/replay")
-    assert not replay["schedules"]
-    assert replay["parameters"].keys() == {"experiment", "archive"}
-    for name in ("forecasts/live", "report/live"):
-        assert api.get(f"/deployments/name/{name}"), f"{name} was not deployed"
+    assert live["parameters"] == {"experiment": str(experiment), "archive": str(archive)}
+    for name in ("forecasts", "report"):
+        assert api.get(f"/deployments/name/{name}/tiny"), f"{name} was not deployed"
+    assert api.get("/deployments/name/hindcast/tiny") is None, "it has no end"

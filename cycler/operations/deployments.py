@@ -1,0 +1,118 @@
+"""Prefect deployments of an experiment, generated from its file: names, schedules, paths.
+
+A flow run starts in the folder in which `dacycle deploy` ran, with its `DACYCLE_` settings, so that the paths in an
+experiment mean what they mean on the command line.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron
+from prefect.settings import get_current_settings
+from prefect.types.entrypoint import EntrypointType
+from prefect.workers.process import ProcessWorker
+
+from dacycle.cycler.experiment import STEP, Experiment, load_experiment
+from dacycle.cycler.operations import flows
+from dacycle.cycler.operations.flows import ServerError, check_server
+
+__all__ = ["Deployment", "deploy", "deployments"]
+
+AFTER_CUTOFF = pd.Timedelta(minutes=5)
+"""How long after the last cutoff cycles are woken, and after them forecasts and the report."""
+BETWEEN = pd.Timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Hold one deployment: `flow/experiment`, what it does, and its schedule (UTC), empty where a person starts it."""
+
+    name: str
+    text: str
+    cron: str
+
+
+def deployments(experiment: Experiment) -> Iterator[tuple[Flow[Any, Any], Deployment]]:
+    """Yield the deployments of an experiment: those of a live run, or the replay of one that has an end."""
+    name = experiment.name
+    if experiment.end is not None:
+        yield flows.hindcast, Deployment(f"hindcast/{name}", "replay with free run, forecasts and report", "")
+        return
+    first = experiment.wait + AFTER_CUTOFF
+    every = range(0, 24, STEP // pd.Timedelta(hours=1))
+    cycles = Deployment(f"cycle/{name}", "every cycle whose cutoff has passed, in order", _cron(every, first))
+    yield flows.cycle, cycles
+    second = _cron(every, first + BETWEEN)
+    yield flows.forecasts, Deployment(f"forecasts/{name}", "forecasts from new analyses, and their scores", second)
+    yield flows.report, Deployment(f"report/{name}", "the report, once a day", _cron([0], first + 2 * BETWEEN))
+
+
+def _cron(hours: range | list[int], after: pd.Timedelta) -> str:
+    """Return the cron line of some analysis hours and a time after them."""
+    minutes = int(after / pd.Timedelta(minutes=1))
+    at = sorted((hour + minutes // 60) % 24 for hour in hours)
+    return f"{minutes % 60} {','.join(map(str, at))} * * *"
+
+
+def deploy(path: Path, archive: Path, pool: str) -> list[Deployment]:
+    """Make or renew an experiment's deployments on the Prefect server that is configured, and the pool if need be.
+
+    Args:
+        path: the experiment's file.
+        archive: its archive.
+        pool: name of a work pool of process workers.
+
+    Raises:
+        ExperimentError: the file cannot be read.
+        ServerError: no server is configured, or none answers.
+    """
+    experiment = load_experiment(path)
+    url = get_current_settings().api.url
+    if not url:
+        raise ServerError(
+            "no Prefect server is configured: start one with `prefect server start`, and set "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    check_server(url)
+    _make_pool(pool)
+    made = []
+    for flow, described in deployments(experiment):
+        # A wake-up that comes while a run is active is dropped: the active run runs everything that is due.
+        one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+        deployment = RunnerDeployment.from_flow(
+            flow,
+            name=experiment.name,
+            description=described.text,
+            schedules=[Cron(described.cron, timezone="UTC")] if described.cron else [],
+            parameters={"experiment": str(path.resolve()), "archive": str(archive.resolve())},
+            concurrency_limit=one,
+            work_pool_name=pool,
+            job_variables={"working_dir": str(Path.cwd()), "env": _settings()},
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        deployment.apply()
+        made.append(described)
+    return made
+
+
+def _settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("DACYCLE_")}
+
+
+def _make_pool(name: str) -> None:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            template = ProcessWorker.get_default_base_job_template()
+            client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
