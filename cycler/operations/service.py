@@ -7,6 +7,7 @@ and then of its free run, if it asks for one.
 import logging
 import signal
 import threading
+import time
 
 import pandas as pd
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
@@ -22,6 +23,7 @@ from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.cycler.operations.alerts import watch
 from dacycle.cycler.operations.metrics import write_metrics
 from dacycle.cycler.operations.telling import ways_of_telling
+from dacycle.cycler.operations.watchdog import interval, notify
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.models.model import load_model
@@ -33,6 +35,9 @@ __all__ = ["RETRY", "Service"]
 
 RETRY = pd.Timedelta(minutes=10)
 """Time after which the service tries again after a failure that may pass (a lock, a disk, a network)."""
+
+HANGS = pd.Timedelta(hours=1)
+"""A wake-up in which no cycle, forecast or look has ended for so long gets on no more, and the watchdog is not told."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,7 @@ class Service:
         forecasts: whether to make the forecasts that are due after the cycles.
         threads: of the networks.
         retry: time after which it tries again after a failure that may pass.
+        hangs: time without progress after which systemd's watchdog is left to start the service again.
     """
 
     def __init__(
@@ -59,12 +65,16 @@ class Service:
         forecasts: bool = True,
         threads: int = 1,
         retry: pd.Timedelta = RETRY,
+        hangs: pd.Timedelta = HANGS,
     ) -> None:
         self.experiment = experiment
         self.archive = archive
         self.forecasts = forecasts
         self.threads = threads
         self.retry = retry
+        self.hangs = hangs
+        self._progress: float | None = None
+        """When the wake-up that is running last got on; None while there is none."""
         self._told_to_stop = threading.Event()
         self._failure: BaseException | None = None
         # Wake-ups that were missed, or came during another one, become one: the archive says what is due. With one
@@ -94,14 +104,25 @@ class Service:
                 signal.signal(number, lambda *_: self.stop())
         self._scheduler.add_listener(self._fail, EVENT_JOB_ERROR)
         self._scheduler.start()
+        notify("READY=1")
         try:
-            self._told_to_stop.wait()
+            self._wait()
         finally:
+            notify("STOPPING=1")
             self._scheduler.shutdown(wait=True)
         if self._failure is not None:
             raise self._failure
 
+    def _wait(self) -> None:
+        """Wait until the service is told to stop, and tell the watchdog meanwhile that it gets on."""
+        every = interval()
+        while not self._told_to_stop.wait(None if every is None else every / 3):
+            since = self._progress
+            if since is None or time.monotonic() - since < self.hangs.total_seconds():
+                notify("WATCHDOG=1")
+
     def _wake(self) -> None:
+        self._progress = time.monotonic()
         try:
             self.run_due()
         except _Stopping:
@@ -110,6 +131,8 @@ class Service:
             logger.error("%s; trying again in %s", error, self.retry)
             again = pd.Timestamp.now("UTC") + self.retry
             self._scheduler.add_job(self._wake, "date", run_date=again, id="retry", replace_existing=True)
+        finally:
+            self._progress = None
 
     def _fail(self, event: JobExecutionEvent) -> None:
         self._failure = event.exception
@@ -166,5 +189,6 @@ class Service:
         write_metrics(self.archive.folder, run.name)
 
     def _leave_if_told(self) -> None:
+        self._progress = time.monotonic()
         if self._told_to_stop.is_set():
             raise _Stopping

@@ -3,9 +3,13 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +257,55 @@ def test_serve_ends_with_an_error_that_nobody_but_the_operator_can_mend(world, t
     _, log = process.communicate(timeout=60)
     assert process.returncode == 2, log
     assert "grid" in log
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+def messages(listening: socket.socket) -> list[str]:
+    """Return the messages that came until now."""
+    found = []
+    with suppress(BlockingIOError):
+        while True:
+            found.append(listening.recv(100).decode())
+    return found
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Listen as systemd does, and ask for a message every 0.3 s."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        yield listening
+
+
+def test_systemd_hears_that_the_service_is_there_and_gets_on(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, systemd: socket.socket
+) -> None:
+    """And no longer when a wake-up hangs, so that it starts the service again."""
+    hanging, goes_on = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        hanging.set()
+        goes_on.wait(60)
+
+    monkeypatch.setattr(replay, "run_due_cycles", hang)
+    experiment = load_experiment(write_experiment(tmp_path, world, end=None))
+    archive = Archive(tmp_path / "archive", create=True)
+    service = Service(experiment, archive, forecasts=False, hangs=pd.Timedelta(seconds=1))
+    thread = threading.Thread(target=service.serve)
+    thread.start()
+    assert hanging.wait(60)
+    time.sleep(3)
+    first = messages(systemd)
+    assert first[0] == "READY=1"
+    assert "WATCHDOG=1" in first
+    time.sleep(1.5)
+    assert messages(systemd) == []
+    goes_on.set()
+    service.stop()
+    thread.join(60)
+    assert messages(systemd)[-1] == "STOPPING=1"
