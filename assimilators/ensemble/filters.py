@@ -126,9 +126,10 @@ class EnsembleFilter:
         if error.olr is not None:
             olr = error.olr.members[:count, None] * self._inflation[GROUPS["q"][0]]
             static = np.concatenate([static, olr], axis=1, dtype=np.float32)
-        turn = round(SHIFT / self.grid.spacing)
-        static = np.concatenate([np.roll(static, shift, axis=-1) for shift in (-turn, 0, turn)])
-        return _by_cell(static) * np.float32(np.sqrt(self._share / max(len(static) - 1, 1)))
+        turn = round(SHIFT / 360 * self.grid.shape[1])
+        shifted = [np.roll(static, cells, axis=-1) for cells in sorted({-turn, 0, turn})]
+        factor = np.sqrt(self._share / len(shifted) / max(count - 1, 1))
+        return _by_cell(np.concatenate(shifted)) * np.float32(factor)
 
     def _update(self, background: NDArray, perturbations: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         members = self._with_equivalents(background, perturbations)
@@ -178,15 +179,18 @@ class EnsembleFilter:
 
     def _information(self, joined: NDArray, observed: ObservedCells) -> tuple[NDArray, NDArray]:
         """Return each cell's Y^T R^-1 Y by layer, as upper triangles (C, L, n), and its Y^T R^-1 d, (C, L, K)."""
-        Y = joined[observed.cells] * observed.precision[:, :, None]
-        size = joined.shape[2]
+        cells, size = len(observed.cells), joined.shape[2]
         upper, _ = triangle(size)
-        information = np.empty((len(Y), len(self._layers.fields), len(upper)), np.float32)
-        projected = np.empty((len(Y), len(self._layers.fields), size), np.float32)
+        information = np.empty((cells, len(self._layers.fields), len(upper)), np.float32)
+        projected = np.empty((cells, len(self._layers.fields), size), np.float32)
+        sounded = observed.precision[:, len(GROUPS["surface"]) : _CHANNELS].any(axis=1)
         for layer, fields in enumerate(self._layers.fields):
-            transposed = Y[:, fields].transpose(0, 2, 1)
-            information[:, layer] = np.take((transposed @ Y[:, fields]).reshape(len(Y), -1), upper, axis=1)
-            projected[:, layer] = (transposed @ observed.departures[:, fields, None])[:, :, 0]
+            for some in (np.flatnonzero(sounded), np.flatnonzero(~sounded)):  # these have few fields, and are many
+                where = np.ix_(some, fields[observed.precision[np.ix_(some, fields)].any(axis=0)])
+                Y = joined[np.ix_(observed.cells[some], where[1][0])] * observed.precision[where][:, :, None]
+                transposed = Y.transpose(0, 2, 1)
+                information[some, layer] = np.take((transposed @ Y).reshape(len(some), size**2), upper, axis=1)
+                projected[some, layer] = (transposed @ observed.departures[where][:, :, None])[:, :, 0]
         return information, projected
 
     def _row_weights(

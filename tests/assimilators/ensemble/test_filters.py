@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators import AssimilatorError
 from dacycle.assimilators.classical.background_error import BackgroundError
 from dacycle.assimilators.classical.oi import OptimalInterpolation
+from dacycle.assimilators.ensemble import filters
 from dacycle.assimilators.ensemble.filters import BLOCK, EnsembleFilter
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
@@ -46,15 +47,20 @@ def covariance(perturbations: NDArray) -> NDArray:
     return X @ X.T / (X.shape[1] - 1)
 
 
+@pytest.mark.parametrize("shift", [0.0, 45.0])
 @pytest.mark.parametrize(("name", "share"), [("letkf", None), ("hybrid", 0.3), ("hybrid", None)])
-def test_mean_and_covariance_are_those_of_full_matrices_without_localisation(name: str, share: float | None) -> None:
+def test_mean_and_covariance_are_those_of_full_matrices_without_localisation(
+    name: str, share: float | None, shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SHIFT", shift)
     error = make_error(SMALL, members=30, inflation=0.6)
     case = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0))
     X, static = members(), 0.6 * error.members
     s = {"letkf": 0.0, "hybrid": share or 0.5}[name]
     method = make(name, error, static_share=share)
     analysis = method.with_members(X).analyse(case.background, case.values, case.errors)
-    increment, _ = dense((1 - s) * covariance(X) + s * covariance(static), case)
+    turned = [covariance(np.roll(static, cells, axis=-1)) for cells in ((-1, 0, 1) if shift else (0,))]
+    increment, _ = dense((1 - s) * covariance(X) + s * np.mean(turned, axis=0), case)
     np.testing.assert_allclose((analysis.state - case.background).ravel(), increment, atol=0.02)
     _, of_members = dense(covariance(X), case)
     np.testing.assert_allclose(covariance(analysis.members[0]), of_members, atol=0.5)
