@@ -76,7 +76,9 @@ class EnsembleFilter:
         self._error, self._inflation = error, error.tuning.inflation_by_channel()[:, None, None]
         self._olr = None if error.olr is None else error.olr.operator
         self._share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
-        self._static = self._static_part()
+        static = self._static_part()
+        # P in each cell, the members' part first, which every update writes anew: (cells, 69 + M, K).
+        self._joined = np.concatenate([np.zeros((*static.shape[:2], self.size), np.float32), static], axis=2)
         self._surroundings = Surroundings(self.grid, settings.localisation_km, BLOCK)
         height, width = self.grid.shape
         self._along_rows, self._along_columns = interpolation(height, BLOCK, False), interpolation(width, BLOCK, True)
@@ -134,7 +136,8 @@ class EnsembleFilter:
     def _update(self, background: NDArray, perturbations: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         members = self._with_equivalents(background, perturbations)
         scale = np.float32(np.sqrt((1 - self._share) / (self.size - 1)))
-        joined = np.concatenate([members * scale, self._static], axis=2)
+        joined = self._joined
+        np.multiply(members, scale, out=joined[..., : self.size])
         observed = observed_cells(background, values, errors, self._olr)
         state, after = background.reshape(_CHANNELS, -1).copy(), np.empty_like(perturbations)
         flat = after.reshape(self.size, _CHANNELS, -1)

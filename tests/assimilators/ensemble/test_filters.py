@@ -175,3 +175,14 @@ def test_refusals_say_what_to_do() -> None:
     case.observe("t850", 1, 1, np.nan, 1.0)
     with pytest.raises(AssimilatorError, match="letkf: t850 has an observed value or an error that is not finite"):
         method.with_members(members()).analyse(case.background, case.values, case.errors)
+
+
+def test_an_update_does_not_depend_on_the_one_before() -> None:
+    error = make_error(SMALL, members=30)
+    case, method = Case(SMALL).observe_many(200, np.full(len(NAMES), 20.0)), make("hybrid", error)
+    analyses = [
+        method.with_members(X).analyse(case.background, case.values, case.errors)
+        for X in (members(), 2 * members(6), members())
+    ]
+    np.testing.assert_array_equal(analyses[0].state, analyses[2].state)
+    np.testing.assert_array_equal(analyses[0].members, analyses[2].members)
