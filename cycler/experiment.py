@@ -331,7 +331,7 @@ class Experiment(Strict):
     """Which frames of the next forecast get the increment: the newest one, or both, the older one a share of it;
     default: newest. `dacycle models MODEL` says what the model needs."""
     assimilator: str
-    """The assimilation method: a name that `dacycle models` lists, `3dvar` and the like, a file, or `none`."""
+    """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, a file, or `none`."""
     ensemble: EnsembleSettings | None = None
     """The ensemble of `letkf` and `hybrid`, where it differs from the default one."""
     assimilation_grid: str | None = None
@@ -368,7 +368,8 @@ class Experiment(Strict):
             raise ValueError(f"end {cycle_id(self.end)} is before start {cycle_id(self.start)}")
         with_members = self.assimilator in ENSEMBLE_METHODS
         if self.ensemble is not None and not with_members:
-            raise ValueError(f"ensemble goes with {' and '.join(ENSEMBLE_METHODS)}, not with {self.assimilator}")
+            names = " and ".join(ENSEMBLE_METHODS)
+            raise ValueError(f"ensemble goes with {names}, not with {self.assimilator}; leave it out")
         if with_members and self.assimilation_grid not in (None, self.grid):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.cold_start.from_ is not None:

@@ -40,12 +40,14 @@ def forecast(
     if not isinstance(method, EnsembleAssimilator):
         return next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], None
     experiment = inputs.experiment
-    stored = (None, None) if afresh else (writer.members(time - 2 * STEP), writer.members(time - STEP))
-    first = method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
-    before, now = (
-        _members(frame, first if perturbations is None else perturbations)
-        for frame, perturbations in zip((older, newer), stored, strict=True)
-    )
+
+    def perturbations(at: pd.Timestamp) -> NDArray:
+        kept = None if afresh else writer.members(at)
+        if kept is not None:
+            return kept
+        return method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
+
+    before, now = _members(older, perturbations(time - 2 * STEP)), _members(newer, perturbations(time - STEP))
     forecasts = next(iter(inputs.model.forecast(before, now, 1)))
     for number, state in enumerate(forecasts, 1):
         check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
