@@ -44,12 +44,12 @@ class Surroundings:
 
     def __init__(self, grid: Grid, reach_km: float, block: int = 1) -> None:
         height, width = grid.shape
-        if height % block or width % block:
-            raise AssimilatorError(f"{grid.name} has {height} x {width} cells: blocks of {block} do not fit")
-        self.shape = height // block, width // block
+        if width % block:
+            raise AssimilatorError(f"{grid.name} has rows of {width} cells, which blocks of {block} do not fill")
         self._block, self._width = block, width
         latitude, longitude = np.asarray(grid.latitude, float), np.asarray(grid.longitude, float)
-        points = latitude.reshape(-1, block).mean(axis=1)
+        points = np.interp(_block_centres(height, block), np.arange(height), latitude)
+        self.shape = len(points), width // block
         turn = longitude - longitude[:block].mean()
         distance = great_circle_km(points[:, None, None], np.zeros(1), latitude[None, :, None], turn)
         # (rows of points, H, W): at each difference between the column of a cell and the first one of the block.
@@ -75,20 +75,23 @@ class Surroundings:
         return columns, near, localisation[columns]
 
 
+def _block_centres(size: int, block: int) -> NDArray[np.float64]:
+    """Return the mean index of each block along an axis; the last one may have fewer cells."""
+    blocks = np.array_split(np.arange(size), range(block, size, block))
+    return np.array([cells.mean() for cells in blocks])
+
+
 def interpolation(size: int, block: int, periodic: bool) -> NDArray[np.float32]:
-    """Return the matrix (size, size / block) that interpolates from centres of blocks linearly to single cells.
+    """Return the matrix (size, blocks) that interpolates from centres of blocks linearly to single cells.
 
     Beyond the last centres it holds their values, or goes around where the axis is periodic.
     """
-    count = size // block
-    position = (np.arange(size) + 0.5) / block - 0.5
-    lower = np.floor(position).astype(int)
-    share = position - lower
-    matrix = np.zeros((size, count), np.float32)
-    for cell in range(size):
-        for index, weight in ((lower[cell], 1 - share[cell]), (lower[cell] + 1, share[cell])):
-            matrix[cell, index % count if periodic else np.clip(index, 0, count - 1)] += weight
-    return matrix
+    centres = _block_centres(size, block)
+    values = np.eye(len(centres))
+    if periodic:
+        centres = np.array([centres[-1] - size, *centres, centres[0] + size])
+        values = np.concatenate([values[-1:], values, values[:1]])
+    return np.stack([np.interp(np.arange(size), centres, column) for column in values.T], axis=1).astype(np.float32)
 
 
 def triangle(size: int) -> tuple[NDArray, NDArray]:
