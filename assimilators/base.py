@@ -5,13 +5,14 @@ what loads it (`LOADERS`). A method that needs no file is made known by `registe
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.common.errors import DacycleError
@@ -19,13 +20,16 @@ from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 
 if TYPE_CHECKING:
+    from dacycle.assimilators.ensemble.settings import EnsembleSettings
     from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
+    "ENSEMBLE_METHODS",
     "LOADERS",
     "Analysis",
     "Assimilator",
     "AssimilatorError",
+    "EnsembleAssimilator",
     "FreeRun",
     "check_fits",
     "current_name",
@@ -45,6 +49,8 @@ LOADERS: dict[str, str] = {
 }
 """Suffix of an assimilator's file, and the module whose `load(path, world, threads)` reads it, imported when needed."""
 
+ENSEMBLE_METHODS = ("hybrid", "letkf")
+"""Methods that carry an ensemble from cycle to cycle; `ensemble.filters` loads them."""
 
 RENAMED = {"sda": "diffusion", "slam": "latent-diffusion"}
 """Former names of methods, which are still understood.
@@ -74,11 +80,16 @@ class Analysis:
         state: (B, 69, H, W) float32, SI: the analysis, before guards and clipping.
         spread: (B, 69, H, W) float32, SI: posterior standard deviation, or None where the method has none.
         diagnostics: of the method, by name; sequences have one entry per chain.
+        members: (B, N, 69, H, W) float32, SI: perturbations of the members of each chain, or None where the method has
+            none.
+        doubts: per chain, what is wrong with an analysis that may be used; empty where nothing is, or for all chains.
     """
 
     state: NDArray
     spread: NDArray | None = None
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    members: NDArray | None = None
+    doubts: Sequence[str] = ()
 
 
 class Assimilator(Protocol):
@@ -111,6 +122,33 @@ class Assimilator(Protocol):
             values: (B, 69 + M, H, W): observed values, SI; M further planes as in `planes`.
             errors: same shape: one standard deviation, > 0 exactly where a value was observed.
         """
+        ...
+
+
+@runtime_checkable
+class EnsembleAssimilator(Assimilator, Protocol):
+    """Carry an ensemble from cycle to cycle: the state of a chain and N perturbations of it, (N, 69, H, W) SI.
+
+    A cycle forecasts the members, takes `background` of the forecasts, and analyses it by the assimilator that
+    `with_members` returns; its analysis holds the perturbations of the next cycle as `members`.
+
+    Attributes:
+        size: N.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def first_members(self, generator: np.random.Generator) -> NDArray:
+        """Return the perturbations of both frames where there are none yet."""
+        ...
+
+    def background(self, forecasts: NDArray, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
+        """Return the background (69, H, W) and its perturbations, of members' forecasts (N, 69, H, W)."""
+        ...
+
+    def with_members(self, perturbations: NDArray) -> Assimilator:
+        """Return the assimilator of one chain whose background has these perturbations."""
         ...
 
 
@@ -148,11 +186,13 @@ def packaged_assimilators() -> dict[str, Path]:
 
 def known_assimilators() -> list[str]:
     """Return the names that `load_assimilator` understands, sorted."""
-    return sorted({*_METHODS, *packaged_assimilators()})
+    return sorted({*_METHODS, *ENSEMBLE_METHODS, *packaged_assimilators()})
 
 
-def load_assimilator(name_or_file: str | Path, world: "World", threads: int = 1) -> Assimilator:
-    """Load the assimilator of that name, or of that file, for a world.
+def load_assimilator(
+    name_or_file: str | Path, world: "World", threads: int = 1, ensemble: "EnsembleSettings | None" = None
+) -> Assimilator:
+    """Load the assimilator of that name, or of that file, for a world; `ensemble` is for methods with members only.
 
     Raises:
         AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
@@ -161,6 +201,10 @@ def load_assimilator(name_or_file: str | Path, world: "World", threads: int = 1)
     name = current_name(str(name_or_file))
     if name in _METHODS:
         return _METHODS[name](world, threads)
+    if name in ENSEMBLE_METHODS:
+        filters = import_module("dacycle.assimilators.ensemble.filters")
+        of_members: Assimilator = filters.load(name, world, ensemble, threads)
+        return of_members
     path = packaged_assimilators().get(name, Path(name_or_file))
     if not path.is_file():
         known = ", ".join(known_assimilators())

@@ -4,6 +4,7 @@ Its input and output are plain arrays, without files or a clock, so that cycles,
 the same step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,6 +57,8 @@ class StepResult:
             increment.
         thickness_imbalance: (B, 12) K by layer: hydrostatic imbalance of the increment; see `balance`.
         diagnostics: of the assimilator.
+        members: per chain, perturbations of the analysis; None where the method has none, or where the analysis is the
+            background, whose perturbations then remain.
     """
 
     state: NDArray
@@ -68,6 +71,7 @@ class StepResult:
     increment_max: NDArray
     thickness_imbalance: NDArray
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    members: Sequence[NDArray | None] = (None,)
 
 
 def assimilate(
@@ -100,6 +104,7 @@ def assimilate(
     status: list[Status] = ["degraded"] * chains
     reason = ["no observations"] * chains
     clipped = np.zeros(chains)
+    members: list[NDArray | None] = [None] * chains
     if observed.size:
         analysis = assimilator.analyse(background[observed], values[observed], errors[observed])
         diagnostics = analysis.diagnostics
@@ -115,7 +120,10 @@ def assimilate(
             state[chain] = candidate
             if spread is not None and analysis.spread is not None:
                 spread[chain] = analysis.spread[i]
-            status[chain], reason[chain] = _sufficiency(int(observations[chain]), guards)
+            if analysis.members is not None:
+                members[chain] = analysis.members[i]
+            doubt = analysis.doubts[i] if analysis.doubts else ""
+            status[chain], reason[chain] = _sufficiency(int(observations[chain]), guards, doubt)
     weights = assimilator.grid.weights
     sizes = [
         [_sizes(a, b, weights) for a, b in zip(*pair, strict=True)] for pair in zip(state, background, strict=True)
@@ -133,6 +141,7 @@ def assimilate(
         largest,
         np.array(imbalance),
         diagnostics,
+        members,
     )
 
 
@@ -193,10 +202,12 @@ def _refusal(state: NDArray, background: NDArray, limits: _Limits, clipped_water
     return ""
 
 
-def _sufficiency(observations: int, guards: StepGuards) -> tuple[Status, str]:
+def _sufficiency(observations: int, guards: StepGuards, doubt: str) -> tuple[Status, str]:
+    """Return the status of an analysis that has passed the guards, and why it is not `ok`."""
+    reasons = [doubt] if doubt else []
     if observations < guards.minimum_observations:
-        return "degraded", f"{observations} observed values, fewer than {guards.minimum_observations}"
-    return "ok", ""
+        reasons.insert(0, f"{observations} observed values, fewer than {guards.minimum_observations}")
+    return "degraded" if reasons else "ok", "; ".join(reasons)
 
 
 def _listed(channels: NDArray) -> str:

@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from dacycle.assimilators.base import ENSEMBLE_METHODS
+from dacycle.assimilators.ensemble.settings import EnsembleSettings
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
@@ -329,7 +331,9 @@ class Experiment(Strict):
     """Which frames of the next forecast get the increment: the newest one, or both, the older one a share of it;
     default: newest. `dacycle models MODEL` says what the model needs."""
     assimilator: str
-    """The assimilation method: a name that `dacycle models` lists, `3dvar` and the like, a file, or `none`."""
+    """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, a file, or `none`."""
+    ensemble: EnsembleSettings | None = None
+    """The ensemble of `letkf` and `hybrid`, where it differs from the default one."""
     assimilation_grid: str | None = None
     """The assimilator's grid where it is coarser than the model's; then only increments are interpolated to `grid`."""
     operator: str | None = None
@@ -362,6 +366,12 @@ class Experiment(Strict):
     def _consistent(self) -> "Experiment":
         if self.end is not None and self.end < self.start:
             raise ValueError(f"end {cycle_id(self.end)} is before start {cycle_id(self.start)}")
+        with_members = self.assimilator in ENSEMBLE_METHODS
+        if self.ensemble is not None and not with_members:
+            names = " and ".join(ENSEMBLE_METHODS)
+            raise ValueError(f"ensemble goes with {names}, not with {self.assimilator}; leave it out")
+        if with_members and self.assimilation_grid not in (None, self.grid):
+            raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.cold_start.from_ is not None:
             donor, time = parse_donor(self.cold_start.from_)
             if donor == self.name:
@@ -376,6 +386,8 @@ class Experiment(Strict):
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
         content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True) or None
+        if self.assimilator in ENSEMBLE_METHODS:  # with the default settings, which another version may change
+            content["ensemble"] = (self.ensemble or EnsembleSettings()).model_dump(mode="json", exclude_none=True)
         # Unused keys are left out, so that experiments that are older than a key keep their digest.
         return {key: value for key, value in content.items() if value is not None or key == "end"}
 
@@ -403,7 +415,7 @@ class Experiment(Strict):
         It removes no station biases, since departures from a free run do not measure a station.
         """
         drift = self.drift.model_copy(update={"free_run": False})
-        without = {"assimilator": "none", "assimilation_grid": None, "bias": None}
+        without = {"assimilator": "none", "ensemble": None, "assimilation_grid": None, "bias": None}
         return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 
     def runs(self) -> list["Experiment"]:

@@ -4,6 +4,7 @@ In memory a state is a float32 `xarray.DataArray` (channel, latitude, longitude)
 dataset in the WeatherBench2 schema, which `states.netcdf_zarr` reads.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,12 @@ def to_arrays(states: NDArray) -> dict[str, NDArray]:
     """Return views of states (n, 69, H, W) by their names in files: (n, H, W), or (n, 13, H, W) on levels."""
     surface = {WB2_NAMES[short]: states[:, i] for i, short in enumerate(SURFACE)}
     return surface | {WB2_NAMES[v]: states[:, GROUPS[v][0] : GROUPS[v][-1] + 1] for v in UPPER}
+
+
+def from_arrays(arrays: Mapping[str, NDArray]) -> NDArray:
+    """Return states (n, 69, H, W) from what `to_arrays` returns of them."""
+    surface = [arrays[WB2_NAMES[short]][:, None] for short in SURFACE]
+    return np.concatenate([*surface, *(arrays[WB2_NAMES[short]] for short in UPPER)], axis=1)
 
 
 def to_dataset(state: xr.DataArray) -> xr.Dataset:

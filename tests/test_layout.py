@@ -24,8 +24,8 @@ ROOMS = {
         "report", "report.data", "single", "cycle", "verification", "archive", "experiment",
     ),
     "assimilators": (
-        "export", "training", "judging", "sampling", "networks", "networks.blocks", "", "classical", "trained", "step",
-        "incremental", "balance", "base", "exceptions",
+        "export", "training", "judging", "sampling", "networks", "networks.blocks", "", "ensemble", "classical",
+        "trained", "step", "incremental", "balance", "base", "ensemble.settings", "exceptions",
     ),
     "obs_ingest": (
         "", "archives", "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators",

@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from dacycle.assimilators.base import AssimilatorError
-from dacycle.assimilators.classical.oi import gaspari_cohn
+from dacycle.assimilators.classical.localisation import gaspari_cohn
 
 __all__ = ["MOST_OBSERVATIONS", "ErrorStatistics", "covariance", "estimate_statistics", "increment", "weights"]
 

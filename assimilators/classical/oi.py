@@ -18,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits
+from dacycle.assimilators.base import Analysis, check_fits
 from dacycle.assimilators.classical.background_error import BackgroundError, Tuning
+from dacycle.assimilators.classical.localisation import Surroundings, triangle
+from dacycle.assimilators.classical.observed import check_fields, observed_cells
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
-from dacycle.forecast_adapter.grid import Grid, great_circle_km
+from dacycle.forecast_adapter.grid import Grid
 
 if TYPE_CHECKING:
     from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["OptimalInterpolation", "gaspari_cohn", "load"]
+__all__ = ["OptimalInterpolation", "load"]
 
 _CHANNELS = len(NAMES)
 
@@ -65,9 +67,9 @@ class OptimalInterpolation:
         # (cells, 69 + M, N): the numbers of one cell are contiguous.
         self._observed = np.ascontiguousarray(observed.reshape(*observed.shape[:2], -1).transpose(2, 1, 0))
         self._members = self._observed[:, :_CHANNELS]
-        self._localisation = _localisation_table(self.grid, self.reach_km)
+        self._surroundings = Surroundings(self.grid, self.reach_km)
         # Y^T R^-1 Y is symmetric: only its upper triangle is summed over cells.
-        self._upper, self._both = _triangle(len(members))
+        self._upper, self._both = triangle(len(members))
         self._threads = threads
         self._pools = ThreadpoolController()
 
@@ -80,7 +82,7 @@ class OptimalInterpolation:
         Raises:
             AssimilatorError: arrays of other shapes, a negative error, an observed value or error that is not finite.
         """
-        self._check(background, values, errors)
+        check_fields(self.name, self.grid, self.planes, background, values, errors)
         with self._pools.limit(limits=self._threads, user_api="blas"):
             chains = [self._analyse_one(*fields) for fields in zip(background, values, errors, strict=True)]
         states, reached = zip(*chains, strict=True)
@@ -92,54 +94,17 @@ class OptimalInterpolation:
         }
         return Analysis(np.stack(states), None, diagnostics)
 
-    def _check(self, background: NDArray, values: NDArray, errors: NDArray) -> None:
-        chains, shape = len(background), self.grid.shape
-        if background.shape != (chains, _CHANNELS, *shape):
-            raise AssimilatorError(f"oi: background is {background.shape}, not {(chains, _CHANNELS, *shape)}")
-        used = self._observed.shape[1]
-        if values.shape != errors.shape or values[:, :used].shape != (chains, used, *shape):
-            raise AssimilatorError(
-                f"oi: values {values.shape} and errors {errors.shape} must both be {(chains, f'{used} + M', *shape)}"
-            )
-        wrong = ~(np.isfinite(errors) & (errors >= 0)) | ((errors > 0) & ~np.isfinite(values))
-        if wrong.any():
-            channel = int(np.argwhere(wrong)[0, 1])
-            name = NAMES[channel] if channel < _CHANNELS else f"further plane {channel - _CHANNELS}"
-            raise AssimilatorError(
-                f"oi: {name} has an observed value or an error that is not finite, or a negative error"
-            )
-
     def _analyse_one(self, background: NDArray, values: NDArray, errors: NDArray) -> tuple[NDArray, int]:
         """Return the analysis of one chain, (69, H, W), and the number of cells within reach of an observation."""
         flat = background.reshape(_CHANNELS, -1)
-        equivalents, error = self._equivalents(background), self._errors(errors)
-        cells = np.flatnonzero(error.any(axis=0))
-        error = error[:, cells].T
-        precision = np.divide(1, error, out=np.zeros(error.shape, np.float32), where=error > 0)
-        departures = values[: len(equivalents)].reshape(equivalents.shape)[:, cells].T - equivalents[:, cells].T
-        # Selected, not multiplied by 0: values in unobserved places, NaN included, must change nothing.
-        departures = np.where(error > 0, departures, 0).astype(np.float32) * precision
-        Y = self._observed[cells] * precision[:, :, None]
+        observed = observed_cells(background, values, errors, None if self._olr is None else self._olr.operator)
+        Y = self._observed[observed.cells] * observed.precision[:, :, None]
         transposed = Y.transpose(0, 2, 1)
-        information, projected = transposed @ Y, transposed @ departures[:, :, None]
-        reached, weights = self._solve(cells, information, projected[:, :, 0])
+        information, projected = transposed @ Y, transposed @ observed.departures[:, :, None]
+        reached, weights = self._solve(observed.cells, information, projected[:, :, 0])
         state = flat.copy()
         state[:, reached] += (self._members[reached] @ weights[:, :, None])[:, :, 0].T
         return state.reshape(background.shape), len(reached)
-
-    def _equivalents(self, background: NDArray) -> NDArray:
-        """Return H(x_b) in every cell, (69 + M, H W): the channels and, where it is used, OLR."""
-        if self._olr is not None:
-            background = np.concatenate([background, self._olr.operator(background)[None]])
-        return background.reshape(len(background), -1)
-
-    def _errors(self, errors: NDArray) -> NDArray:
-        """Return observation errors (69 + M, H W), with the operator's in OLR's; 0 where nothing was observed."""
-        error = errors[: self._observed.shape[1]].reshape(self._observed.shape[1], -1)
-        if self._olr is not None:
-            error = error.copy()
-            error[-1] = np.where(error[-1] > 0, np.hypot(error[-1], self._olr.operator.error), 0)
-        return error
 
     def _solve(self, cells: NDArray, information: NDArray, projected: NDArray) -> tuple[NDArray, NDArray]:
         """Return the columns within reach of an observation, and the members' weights there.
@@ -157,61 +122,13 @@ class OptimalInterpolation:
         reached, weights = [np.zeros(0, int)], [np.zeros((0, members))]
         information = np.take(information.reshape(len(cells), members**2), self._upper, axis=1)
         for row in range(self.grid.shape[0]):
-            near, localisation = self._reach(row, cells)
-            columns = np.flatnonzero(localisation.any(axis=1))
-            localisation = localisation[columns]
+            columns, near, localisation = self._surroundings.of_row(row, cells)
             # In double precision: with many precise observations the matrix is too badly conditioned for single.
             matrix = np.take(localisation @ information[near], self._both, axis=1).reshape(-1, members, members) + prior
             right = (localisation @ projected[near]).astype(np.float64)
             reached.append(row * width + columns)
             weights.append(np.linalg.solve(matrix, right[:, :, None])[:, :, 0])
         return np.concatenate(reached), np.concatenate(weights).astype(np.float32)
-
-    def _reach(self, row: int, cells: NDArray) -> tuple[slice, NDArray]:
-        """Return the observed cells in rows near enough to this one, and their localisation at its columns, (W, n)."""
-        width = self.grid.shape[1]
-        rows = np.flatnonzero(self._localisation[row].any(axis=1))
-        near = slice(*np.searchsorted(cells, (rows[0] * width, (rows[-1] + 1) * width)))
-        cell_rows, cell_columns = np.divmod(cells[near], width)
-        turn = (cell_columns[None, :] - np.arange(width)[:, None]) % width
-        return near, self._localisation[row][cell_rows, turn]
-
-
-def gaspari_cohn(distance: NDArray, reach: float) -> NDArray:
-    """Return the fifth-order piecewise rational correlation of Gaspari and Cohn.
-
-    It is 1 at distance 0, 5/24 at half the reach, and exactly 0 from the reach on (Gaspari and Cohn 1999,
-    doi:10.1002/qj.49712555417, equation 4.10, with c = reach / 2).
-
-    Args:
-        distance: in any unit.
-        reach: in the same unit; may be infinite, then the correlation is 1 everywhere.
-    """
-    r = 2 * np.abs(np.asarray(distance, np.float64)) / reach
-    inner = 1 + r**2 * (-5 / 3 + r * (5 / 8 + r * (1 / 2 - r / 4)))
-    far = np.maximum(r, 1)
-    outer = 4 - 2 / (3 * far) + far * (-5 + far * (5 / 3 + far * (5 / 8 + far * (-1 / 2 + far / 12))))
-    return np.where(r <= 1, inner, np.where(r < 2, np.maximum(outer, 0), 0))
-
-
-def _triangle(size: int) -> tuple[NDArray, NDArray]:
-    """Return the indices that take the upper triangle out of a flat symmetric matrix, and those that restore it.
-
-    Returns:
-        (n,) indices of the upper triangle in the flat (size, size) matrix; (size * size,) indices into the triangle.
-    """
-    rows, columns = np.triu_indices(size)
-    positions = np.empty((size, size), int)
-    positions[rows, columns] = positions[columns, rows] = np.arange(len(rows))
-    return rows * size + columns, positions.ravel()
-
-
-def _localisation_table(grid: Grid, reach_km: float) -> NDArray:
-    """Return (H, H, W) float32: the localisation of rows i and j at each difference of columns, which is periodic."""
-    latitude = np.asarray(grid.latitude, float)
-    turn = np.asarray(grid.longitude, float) - grid.longitude[0]
-    distance = great_circle_km(latitude[:, None, None], np.zeros(1), latitude[None, :, None], turn)
-    return gaspari_cohn(distance, reach_km).astype(np.float32)
 
 
 def load(path: Path, world: "World", threads: int = 1) -> OptimalInterpolation:

@@ -1,6 +1,7 @@
 """The archive of an experiment family: its parts, and the one way to add to it.
 
-    states.icechunk        groups analysis, background, cycles; a branch is an experiment
+    states.icechunk        groups analysis, background, cycles, and members of methods with an ensemble; a branch is an
+                           experiment
     forecasts.icechunk     forecasts, with commits of their own
     branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, verification/, report/
 
@@ -29,6 +30,7 @@ from dacycle.common.files import write_whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.lock import locked
+from dacycle.cycler.archive.members import MEMBERS, members_dataset, shortened
 from dacycle.cycler.archive.progress import (
     FROZEN_REMEDY,
     STATES,
@@ -52,7 +54,7 @@ from dacycle.cycler.experiment import (
 )
 from dacycle.forecast_adapter.channels import HEADLINE, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, get_grid
-from dacycle.forecast_adapter.state import check_array, make_state, to_arrays, to_dataset
+from dacycle.forecast_adapter.state import check_array, from_arrays, make_state, to_arrays, to_dataset
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow, to_arrow
 
 __all__ = ["Archive", "ArchiveError", "Branch", "Writer", "open_experiment"]
@@ -228,6 +230,16 @@ class Branch:
         values.flags.writeable = False
         return values
 
+    def members(self, time: pd.Timestamp) -> NDArray[np.float32] | None:
+        """Return the perturbations (N, 69, H, W) of the analysis at `time`; None where it has no members.
+
+        Raises:
+            ArchiveError: their bytes are damaged; the message names array and time.
+        """
+        if np.datetime64(time, "h") not in self.archive.states.times(self.name, MEMBERS):
+            return None
+        return from_arrays(self.archive.states.read(self.name, MEMBERS, time, _NAMES))
+
     def departures(self, times: Sequence[pd.Timestamp] | None = None) -> pd.DataFrame:
         """Return the departures of all committed cycles, or of some; a column `cycle` names the cycle.
 
@@ -302,6 +314,7 @@ class Branch:
     def _readers(self) -> Iterator[Callable[[], object]]:
         for record in self.records:
             yield partial(self.state, "analysis", record.time)
+            yield partial(self.members, record.time)
             if record.status != "cold_start":
                 yield partial(self.state, "background", record.time)
                 yield partial(self.departures, [record.time])
@@ -330,6 +343,7 @@ class Writer(Branch):
         self._newest = self._records(slice(-_KEPT_RECORDS, None)) if begun and self._next is not None else []
         self._holding = read_holding(archive.states.folder, self.name) if begun else Holding()
         self._frames: dict[pd.Timestamp, NDArray[np.float32]] = {}
+        self._members: dict[pd.Timestamp, NDArray[np.float32]] = {}
         self._appended = False
 
     @property
@@ -351,6 +365,10 @@ class Writer(Branch):
     def frame(self, time: pd.Timestamp) -> NDArray[np.float32]:
         """Return an analysis (69, H, W), read-only: one of the last two that this writer committed, or as stored."""
         return self._frames[time] if time in self._frames else super().frame(time)
+
+    def members(self, time: pd.Timestamp) -> NDArray[np.float32] | None:
+        """Return the perturbations at `time`; those of the last two cycles of this writer are in memory."""
+        return self._members[time] if time in self._members else super().members(time)
 
     def _remember(self, records: Sequence[CycleRecord], frames: Sequence[NDArray], holding: Holding) -> None:
         """Keep what was committed, in the form in which it is read."""
@@ -435,6 +453,7 @@ class Writer(Branch):
         departures: pd.DataFrame,
         record: CycleRecord,
         notes: Mapping[str, Any],
+        members: NDArray | None = None,
     ) -> CycleRecord:
         """Publish one cycle and return its record as written, with the digest of the departures.
 
@@ -443,6 +462,7 @@ class Writer(Branch):
             departures: the cycle's observations.
             record: of the cycle.
             notes: kept with the commit but not in the record, such as wall times.
+            members: (N, 69, H, W) perturbations of the analysis, of a method that has some.
 
         Raises:
             ArchiveError: the cycle is not the one that comes next in the branch.
@@ -458,12 +478,17 @@ class Writer(Branch):
             for name, array in (("background", background), ("analysis", analysis))
         }
         groups["cycles"] = _record_rows([record])
+        if members is not None:
+            members = shortened(members)
+            groups[MEMBERS] = members_dataset(members, _state_dataset(background, self.grid, time))
         write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
         holding = self._holding.after([record.as_dict()])
         metadata = {"time": cycle_id(time), **notes}
         self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", metadata, holding.to_json())
         self._appended = True
         self._remember([record], [analysis], holding)
+        if members is not None:
+            self._members = dict([*self._members.items(), (time, members)][-2:])
         return record
 
     def _checked(self, array: NDArray, time: pd.Timestamp, source: str) -> NDArray[np.float32]:

@@ -76,6 +76,8 @@ class CycleRecord:
         withheld_sites: latitude and longitude of withheld sites that reported for the first time.
         departures: SHA-256 of the file with the cycle's departures.
         unpaired_model: a sentence, where the model was made for another world or kind of reference.
+        background_spread, analysis_spread: of the members, by channel, SI: root mean square of their standard deviation
+            over the globe; only of methods with members.
     """
 
     time: "pd.Timestamp"
@@ -98,6 +100,8 @@ class CycleRecord:
     withheld_sites: Sequence[Sequence[float]] | None = None
     departures: str | None = None
     unpaired_model: str | None = None
+    background_spread: Mapping[str, float] | None = None
+    analysis_spread: Mapping[str, float] | None = None
 
     @property
     def id(self) -> str:

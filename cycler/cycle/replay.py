@@ -15,6 +15,7 @@ from dacycle.cycler.archive.branches import Archive, Writer
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, load_inputs
+from dacycle.cycler.cycle.members import refuse_other_members
 from dacycle.cycler.cycle.run_cycle import Cycle, Run, RunStoppedError, run_cycle
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.obs_ingest.errors.station_bias import StationBias
@@ -49,6 +50,7 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1, inputs:
             frame = "one state stands for both" if experiment.cold_start.one_frame else None
             writer.commit_start(cold_start(inputs), inputs.digests, frame)
         _refuse_changed_files(writer, inputs)
+        refuse_other_members(inputs, writer)
         seen = [(a, b) for record in writer.records for a, b in record.withheld_sites or ()]
         yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment), seen)
 

@@ -4,7 +4,7 @@ import logging
 import time as clock
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.balance import LAYER_NAMES, supersaturated
+from dacycle.assimilators.ensemble.algebra import spread
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Writer
@@ -19,6 +20,7 @@ from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord, SourceRecord
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
 from dacycle.cycler.cycle.inputs import Inputs
+from dacycle.cycler.cycle.members import forecast, with_members
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import ForecastError
@@ -147,7 +149,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         frames = run.frames.pair_without_increment if from_background else run.frames.pair
         before, previous = frames(time - STEP)
     with watch("background"), _in_range(may_be_the_analysis=False):
-        background = next(iter(inputs.model.forecast(before[None], previous[None], 1)))[0]
+        background, members = forecast(inputs, run.writer, before, previous, time, afresh=from_background)
     past = run.writer.recent_records(PAST)
     known = past[-1].background_error
     background_error = None if known is None else BackgroundError.from_dict(known)
@@ -160,16 +162,22 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         values, errors = np.zeros_like(values), np.zeros_like(errors)
     with watch("analysis"):
         step = assimilate(
-            inputs.assimilator, background[None], values, errors, inputs.experiment.guards.of_step(),
+            with_members(inputs.assimilator, members),
+            background[None], values, errors, inputs.experiment.guards.of_step(),
             observed.background_error.on(inputs.world.grid), _usual_increment(past),
             cold=_is_cold(inputs.experiment, time),
         )  # fmt: skip
     with watch("departures"):
         table = with_departures(observed, inputs, previous, step.state[0])
-    record = _record(inputs, time, observed, step, failures)
+    updated = members if step.members[0] is None else step.members[0]
+    record = replace(
+        _record(inputs, time, observed, step, failures),
+        background_spread=_spread(inputs, members),
+        analysis_spread=_spread(inputs, updated),
+    )
     notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
     with watch("commit"), _in_range(may_be_the_analysis=True):
-        record = run.writer.commit_cycle(background, step.state[0], table, record, notes)
+        record = run.writer.commit_cycle(background, step.state[0], table, record, notes, updated)
     run.seen += observed.new_sites
     return Cycle(time, record, watch.seconds)
 
@@ -216,6 +224,14 @@ def _record(
         background_error=observed.next_error.as_dict(),
         unpaired_model=inputs.mismatch or None,
     )
+
+
+def _spread(inputs: Inputs, members: NDArray | None) -> dict[str, float] | None:
+    """Return the root mean square over the globe of the spread of perturbations (N, 69, H, W), by channel."""
+    if members is None:
+        return None
+    variance = (spread(members).astype(np.float64) ** 2 * inputs.world.grid.weights).mean(axis=(1, 2))
+    return {name: _short(x) for name, x in zip(NAMES, np.sqrt(variance), strict=True)}
 
 
 def _short(value: float) -> float:

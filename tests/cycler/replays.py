@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 
 from dacycle import obs_ingest
+from dacycle.assimilators.classical.background_error import BackgroundError, Tuning
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.experiment import Experiment, parse_experiment, write_experiment
+from dacycle.forecast_adapter.worlds.world import World
 from tests.cycler.experiments import base
-from tests.worlds import register_doubles
+from tests.worlds import GRID, register_doubles, smooth
 
 NETWORK = Path(obs_ingest.__file__).parent / "station_network/stations.csv"
 START, LAST = pd.Timestamp("2024-01-03T12"), pd.Timestamp("2024-01-04T06")
@@ -31,6 +33,16 @@ def content(world: Path, model: Path, folder: Path, **changes: Any) -> dict[str,
     return base("demo", world, model, START, LAST, **(usual | changes))
 
 
+def with_members(folder: Path, world: World, method: str = "hybrid", **settings: Any) -> dict[str, Any]:
+    """Return the changes that make an experiment one of an ensemble, after writing its static ensemble."""
+    path = folder / "static.nc"
+    if not path.exists():
+        noise = smooth(np.random.default_rng(1), 24 * 69).reshape(24, 69, *GRID.shape)
+        samples = (0.8 * world.statistics.std[:, None, None] * noise).astype(np.float32)
+        BackgroundError.from_samples(samples, GRID, world.name, Tuning(0.5)).save(path)
+    return {"assimilator": method, "ensemble": {"members": 8, "static": str(path), **settings}}
+
+
 def experiment(content: dict[str, Any]) -> Experiment:
     """Return the experiment that a file with this content describes."""
     return parse_experiment(write_experiment(content), "demo.yaml")
@@ -43,5 +55,8 @@ def everything(archive: Path, name: str = "demo") -> dict[str, Any]:
     for group in ("analysis", "background"):
         dataset = getattr(branch, group).load()
         found |= {f"{group}/{key}": np.asarray(v).tobytes() for key, v in dataset.variables.items()}
+    if len(branch.archive.states.times(name, "members")):
+        dataset = branch.archive.states.dataset(name, "members").load()
+        found |= {f"members/{key}": np.asarray(v).tobytes() for key, v in dataset.variables.items()}
     files = sorted((branch.folder / "departures").iterdir())
     return found | {path.name: path.read_bytes() for path in files}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.classical.oi import gaspari_cohn
+from dacycle.assimilators.classical.localisation import gaspari_cohn
 from dacycle.forecast_adapter.grid import Grid, great_circle_km
 from dacycle.forecast_adapter.models.mini import pad_sphere
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dacycle.assimilators.classical.oi import gaspari_cohn
+from dacycle.assimilators.classical.localisation import gaspari_cohn
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.adapter import (
     AdaptedAdasSize,

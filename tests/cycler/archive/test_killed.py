@@ -7,18 +7,22 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import write_experiment
+from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
 
 SCRIPT = Path(__file__).with_name("killed.py")
 
 
-def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path):
+@pytest.mark.parametrize("members", [False, True])
+def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, members):
     bias = {"n0": 2.0, "radius_km": 4000.0}  # learnt from past cycles: nothing may be lost with a process
-    content = replays.content(world.folder, world.model, tmp_path, end="2024-01-06T00", bias=bias)
+    changes = replays.with_members(tmp_path, load_world(str(world.folder))) if members else {}
+    content = replays.content(world.folder, world.model, tmp_path, end="2024-01-06T00", bias=bias, **changes)
     (tmp_path / "demo.yaml").write_text(write_experiment(content))
     command = [sys.executable, SCRIPT, tmp_path / "demo.yaml", tmp_path / "killed", "1"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -32,6 +36,7 @@ def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path):
     killed, whole = replays.everything(tmp_path / "killed"), replays.everything(tmp_path / "whole")
     assert killed.keys() == whole.keys()
     assert [key for key in whole if killed[key] != whole[key]] == []
+    assert ("members/geopotential" in whole) == members
     assert Archive(tmp_path / "whole").branch("demo").departures()["bias"].any()
     times = Archive(tmp_path / "killed").branch("demo").times
     assert list(times) == list(pd.date_range("2024-01-03T00", "2024-01-06T00", freq="6h"))

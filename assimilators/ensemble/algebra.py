@@ -1,0 +1,67 @@
+"""The equations of the local ensemble transform Kalman filter (LETKF), for many grid points at once.
+
+Hunt et al. 2007 (doi:10.1016/j.physd.2006.11.008), in the space of the N members. With perturbations X, their
+equivalents Y = H X and departures d,
+
+    A = (I + Y^T R^-1 Y / (N-1))^-1,    w = A Y^T R^-1 d / (N-1),    W = A^(1/2)
+
+The analysis is x_b + X w, its perturbations X W. W is the symmetric square root: of all square roots the one that
+changes the members least, and one that keeps their mean. Leading
+dimensions are batches, such as grid points.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["mean_weights", "relax_spread", "spread", "square_root", "vertical_localisation"]
+
+
+def mean_weights(information: NDArray, projected: NDArray) -> NDArray:
+    """Return w (..., K) of the perturbations P of a covariance B = P P^T, which minimise the cost of x_b + P w.
+
+    Solved in double precision: with many precise observations the matrix is too badly conditioned for single.
+
+    Args:
+        information: (..., K, K), Y^T R^-1 Y with Y = H P, localised.
+        projected: (..., K), Y^T R^-1 d, localised.
+    """
+    matrix = information.astype(np.float64) + np.eye(information.shape[-1])
+    return np.linalg.solve(matrix, projected.astype(np.float64)[..., None])[..., 0]
+
+
+def square_root(information: NDArray) -> NDArray[np.float64]:
+    """Return the symmetric (I + information)^(-1/2), (..., N, N); `information` as in `mean_weights`."""
+    eigenvalues, vectors = np.linalg.eigh(information.astype(np.float64))
+    scale = 1 / np.sqrt(1 + np.maximum(eigenvalues, 0))  # rounding leaves some below 0
+    return (vectors * scale[..., None, :]) @ vectors.swapaxes(-1, -2)
+
+
+def spread(perturbations: NDArray) -> NDArray:
+    """Return the standard deviation of perturbations (N, ...) whose mean is 0."""
+    return np.sqrt(np.einsum("n...,n...->...", perturbations, perturbations) / (len(perturbations) - 1))
+
+
+def relax_spread(analysis: NDArray, background: NDArray, share: float) -> NDArray:
+    """Relax the spread of the analysis to that of the background (RTPS).
+
+    Whitaker and Hamill 2012 (doi:10.1175/MWR-D-11-00276.1): each perturbation is multiplied by
+    1 + share (s_b - s_a) / s_a.
+
+    Args:
+        analysis, background: perturbations (N, ...).
+        share: 0 leaves the analysis, 1 restores the spread of the background.
+    """
+    after, before = spread(analysis), spread(background)
+    return analysis * (1 + share * np.divide(before - after, after, out=np.zeros_like(after), where=after > 0))
+
+
+def vertical_localisation(of_states: NDArray, of_observations: NDArray, correlation: NDArray) -> NDArray[np.float32]:
+    """Return how much observations at each level count for states at each level.
+
+    Args:
+        of_states: (A,) index of the level.
+        of_observations: (K,) index of the level; -1 where an observation belongs to the whole column.
+        correlation: (levels, levels) between levels.
+    """
+    table = correlation[np.ix_(of_states, of_observations)]
+    return np.where(of_observations < 0, 1, table).astype(np.float32)

@@ -1,0 +1,312 @@
+"""The methods `letkf` and `hybrid`: an ensemble Kalman filter whose members are carried from cycle to cycle.
+
+A member is the state of the chain plus a perturbation. The perturbations are updated by the local ensemble transform
+(`algebra`), relaxed to those of the background, and added to the analysis. The analysis of `letkf` comes from the
+covariance of the members. That of `hybrid` comes from a mixture of it with the covariance of a static ensemble
+(Hamill and Snyder 2000, doi:10.1175/1520-0493(2000)128<2905:AHEKFV>2.0.CO;2), by joining the perturbations of both:
+forecasts of a smooth model lose spread, and few members know few directions.
+
+The static ensemble is that of `oi`. It also gives the first members, and samples of the model's error, which each
+background member gets: perturbations of the initial state do not show what the model does wrong.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, packaged_assimilators
+from dacycle.assimilators.classical.background_error import BackgroundError
+from dacycle.assimilators.classical.localisation import Surroundings, gaspari_cohn, interpolation, triangle
+from dacycle.assimilators.classical.observed import ObservedCells, check_fields, observed_cells
+from dacycle.assimilators.ensemble.algebra import (
+    mean_weights,
+    relax_spread,
+    spread,
+    square_root,
+    vertical_localisation,
+)
+from dacycle.assimilators.ensemble.settings import EnsembleSettings
+from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES
+
+if TYPE_CHECKING:
+    from dacycle.forecast_adapter.worlds.world import World
+
+__all__ = ["EnsembleFilter", "load"]
+
+BLOCK = 2
+"""Weights vary smoothly, and are interpolated from the centres of blocks of this many cells along a side.
+
+Yang et al. 2009 (doi:10.1002/qj.353).
+"""
+
+SHIFT = 11.25
+"""Degrees of longitude by which the static ensemble is also shifted, to the west and to the east.
+
+Its statistics hardly change along a parallel, so that this makes three members of one.
+"""
+
+_CHANNELS = len(NAMES)
+
+
+class EnsembleFilter:
+    """A local ensemble transform Kalman filter, with or without a static part of the covariance.
+
+    Args:
+        name: `letkf` or `hybrid`, which has a static part.
+        error: the static ensemble.
+        settings: of the ensemble.
+        threads: threads of the matrix products; the same number gives the same bits.
+    """
+
+    def __init__(self, name: str, error: BackgroundError, settings: EnsembleSettings, threads: int = 1) -> None:
+        self.name, self.settings = name, settings
+        self.grid, self.world, self.digest = error.grid, error.world, error.digest
+        self.planes: tuple[str, ...] = () if error.olr is None else ("olr",)
+        self.size = settings.members
+        if self.size > len(error.members):
+            raise AssimilatorError(
+                f"{name}: {self.size} members, but the static ensemble {settings.static} that the first ones are "
+                f"drawn from has {len(error.members)}"
+            )
+        self._error, self._inflation = error, error.tuning.inflation_by_channel()[:, None, None]
+        self._olr = None if error.olr is None else error.olr.operator
+        self._share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
+        static = self._static_part()
+        # P in each cell, the members' part first, which every update writes anew: (cells, 69 + M, K).
+        self._joined = np.concatenate([np.zeros((*static.shape[:2], self.size), np.float32), static], axis=2)
+        self._surroundings = Surroundings(self.grid, settings.localisation_km, BLOCK)
+        height, width = self.grid.shape
+        self._along_rows, self._along_columns = interpolation(height, BLOCK, False), interpolation(width, BLOCK, True)
+        self._layers = _Layers.of(settings.vertical_lnp, len(self.planes))
+        self._threads, self._pools = threads, ThreadpoolController()
+
+    def first_members(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        """Return perturbations (N, 69, H, W), SI, for both frames of a cold start: the static ensemble, inflated."""
+        return self._draw(generator) * self._inflation
+
+    def background(self, forecasts: NDArray, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
+        """Return the mean (69, H, W) of the members' forecasts (N, 69, H, W), and their perturbations.
+
+        Each perturbation has a sample of the model's error added.
+        """
+        mean = forecasts.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean, forecasts - mean + np.float32(self.settings.additive) * self._draw(generator)
+
+    def with_members(self, perturbations: NDArray) -> "Update":
+        """Return the assimilator of one chain whose background has these perturbations (N, 69, H, W), SI."""
+        return Update(self, perturbations)
+
+    def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+        """Refuse: without the members of the cycle before, there is no analysis."""
+        raise AssimilatorError(
+            f"{self.name} carries members from cycle to cycle; run it in an experiment, or use oi for one analysis"
+        )
+
+    def update(self, background: NDArray, perturbations: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+        """Correct one chain, (1, 69, H, W); the analysis holds the new perturbations as `members`."""
+        check_fields(self.name, self.grid, self.planes, background, values, errors)
+        with self._pools.limit(limits=self._threads, user_api="blas"):
+            return self._update(background[0], perturbations, values[0], errors[0])
+
+    def _draw(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        """Return N of the static members (N, 69, H, W), with random signs and without their mean."""
+        chosen = generator.choice(len(self._error.members), self.size, replace=False)
+        signs = generator.choice(np.array([-1, 1], np.float32), self.size)
+        drawn = self._error.members[chosen] * signs[:, None, None, None]
+        return drawn - drawn.mean(axis=0)
+
+    def _static_part(self) -> NDArray[np.float32]:
+        """Return the static ensemble's share of P, with its equivalents: (cells, 69 + M, S); S is 0 without a share."""
+        error = self._error
+        count = len(error.members) if self._share else 0
+        static = error.members[:count] * self._inflation
+        if error.olr is not None:
+            olr = error.olr.members[:count, None] * self._inflation[GROUPS["q"][0]]
+            static = np.concatenate([static, olr], axis=1, dtype=np.float32)
+        turn = round(SHIFT / 360 * self.grid.shape[1])
+        shifted = [np.roll(static, cells, axis=-1) for cells in sorted({-turn, 0, turn})]
+        factor = np.sqrt(self._share / len(shifted) / max(count - 1, 1))
+        return _by_cell(np.concatenate(shifted)) * np.float32(factor)
+
+    def _update(self, background: NDArray, perturbations: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+        members = self._with_equivalents(background, perturbations)
+        scale = np.float32(np.sqrt((1 - self._share) / (self.size - 1)))
+        joined = self._joined
+        np.multiply(members, scale, out=joined[..., : self.size])
+        observed = observed_cells(background, values, errors, self._olr)
+        state, after = background.reshape(_CHANNELS, -1).copy(), np.empty_like(perturbations)
+        flat = after.reshape(self.size, _CHANNELS, -1)
+        for cells, weights, transforms in self._weights(joined, observed):
+            for layer, channels in enumerate(self._layers.channels):
+                state[channels, cells] += np.einsum("wck,wk->cw", joined[cells, channels], weights[:, layer])
+                flat[:, channels, cells] = (members[cells, channels] @ transforms[:, layer]).transpose(2, 1, 0)
+        after = self._inflated(after, perturbations)
+        return Analysis(
+            state.reshape(1, *background.shape),
+            spread(after)[None],
+            {"observations": [int(np.count_nonzero(observed.precision))]},
+            members=after[None],
+            doubts=[self._doubt(members, observed)],
+        )
+
+    def _with_equivalents(self, background: NDArray, perturbations: NDArray) -> NDArray[np.float32]:
+        """Return the perturbations with those of the further planes, (cells, 69 + M, N)."""
+        if self._olr is None:
+            return _by_cell(perturbations)
+        olr = self._olr(background + perturbations)
+        return _by_cell(np.concatenate([perturbations, (olr - olr.mean(axis=0))[:, None]], axis=1))
+
+    def _weights(self, joined: NDArray, observed: ObservedCells) -> Iterator[tuple[slice, NDArray, NDArray]]:
+        """Yield cells of a row of the grid, their weights (W, A, K), and their transforms (W, A, N, N).
+
+        Args:
+            joined: (cells, 69 + M, K) perturbations whose first N are the members'.
+            observed: of the chain.
+        """
+        information, projected = self._information(joined, observed)
+        rows = [
+            self._row_weights(row, observed.cells, information, projected) for row in range(self._surroundings.shape[0])
+        ]
+        weights, transforms = (np.stack(of_rows) for of_rows in zip(*rows, strict=True))
+        width = self.grid.shape[1]
+        for row, along in enumerate(self._along_rows):
+            of_row, of_members = (
+                np.tensordot(self._along_columns, np.tensordot(along, x, 1), 1) for x in (weights, transforms)
+            )
+            yield slice(row * width, (row + 1) * width), of_row, of_members
+
+    def _information(self, joined: NDArray, observed: ObservedCells) -> tuple[NDArray, NDArray]:
+        """Return each cell's Y^T R^-1 Y by layer, as upper triangles (C, L, n), and its Y^T R^-1 d, (C, L, K)."""
+        cells, size = len(observed.cells), joined.shape[2]
+        upper, _ = triangle(size)
+        information = np.empty((cells, len(self._layers.fields), len(upper)), np.float32)
+        projected = np.empty((cells, len(self._layers.fields), size), np.float32)
+        sounded = observed.precision[:, len(GROUPS["surface"]) : _CHANNELS].any(axis=1)
+        for layer, fields in enumerate(self._layers.fields):
+            for some in (np.flatnonzero(sounded), np.flatnonzero(~sounded)):  # these have few fields, and are many
+                where = np.ix_(some, fields[observed.precision[np.ix_(some, fields)].any(axis=0)])
+                Y = joined[np.ix_(observed.cells[some], where[1][0])] * observed.precision[where][:, :, None]
+                transposed = Y.transpose(0, 2, 1)
+                information[some, layer] = np.take((transposed @ Y).reshape(len(some), size**2), upper, axis=1)
+                projected[some, layer] = (transposed @ observed.departures[where][:, :, None])[:, :, 0]
+        return information, projected
+
+    def _row_weights(
+        self, row: int, cells: NDArray, information: NDArray, projected: NDArray
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return weights (W', A, K) and transforms (W', A, N, N) at the points of a row; beyond reach 0 and identity.
+
+        Args:
+            row: of the points.
+            cells: (C,) the observed cells.
+            information, projected: as `_information` returns them.
+        """
+        layers, size, points = len(self._layers.channels), projected.shape[2], self._surroundings.shape[1]
+        weights = np.zeros((points, layers, size), np.float32)
+        transforms = np.tile(np.eye(self.size, dtype=np.float32), (points, layers, 1, 1))
+        columns, near, localisation = self._surroundings.of_row(row, cells)
+        if columns.size:
+            matrix, right = (
+                self._layers.localisation @ np.tensordot(localisation, x[near], 1) for x in (information, projected)
+            )
+            matrix = np.take(matrix, triangle(size)[1], axis=2).reshape(*matrix.shape[:2], size, size)
+            weights[columns] = mean_weights(matrix, right)
+            of_members = matrix[..., : self.size, : self.size] / (1 - self._share)
+            transforms[columns] = square_root(of_members)
+        return weights, transforms
+
+    def _inflated(self, analysis: NDArray, background: NDArray) -> NDArray[np.float32]:
+        """Return the perturbations of the analysis, relaxed to those of the background."""
+        share = self.settings.rtpp
+        mixed = (1 - share) * analysis + share * background if share else analysis
+        return relax_spread(mixed, background, self.settings.rtps).astype(np.float32)
+
+    def _doubt(self, members: NDArray, observed: ObservedCells) -> str:
+        """Return what is wrong with the spread of the background; empty where nothing is.
+
+        The square of a departure is that of the observation's error plus the variance of the background's error.
+        """
+        implied = np.square(observed.departures, dtype=np.float64).sum() - np.count_nonzero(observed.precision)
+        perturbations = members[observed.cells] * observed.precision[:, :, None]
+        found = np.square(perturbations, dtype=np.float64).sum() / (self.size - 1)
+        share = np.sqrt(found / implied) if implied > 0 else np.inf
+        if share >= self.settings.least_spread:
+            return ""
+        return (
+            f"the ensemble has collapsed: its spread is {share:.2g} of the error that departures imply, the least is "
+            f"{self.settings.least_spread:g}; a larger additive or rtps keeps more of it"
+        )
+
+
+class Update:
+    """A filter with the perturbations (N, 69, H, W), SI, of one chain's background; see `base.Assimilator`."""
+
+    def __init__(self, method: EnsembleFilter, perturbations: NDArray) -> None:
+        self.name, self.grid, self.world = method.name, method.grid, method.world
+        self.digest, self.planes = method.digest, method.planes
+        self._method, self._perturbations = method, perturbations
+
+    def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+        """Correct one chain's background (1, 69, H, W); see `EnsembleFilter.update`."""
+        return self._method.update(background, self._perturbations, values, errors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """Hold what is localised in the vertical together.
+
+    Attributes:
+        channels: of states, by each of the A layers.
+        fields: of observations, by each of the L layers.
+        localisation: (A, L) how much observations of each layer count for states of each layer.
+    """
+
+    channels: list[NDArray]
+    fields: list[NDArray]
+    localisation: NDArray
+
+    @classmethod
+    def of(cls, reach: float | None, planes: int) -> "_Layers":
+        """Return the layers for a reach in ln p, or the whole column as one layer; further planes have all levels."""
+        fields = np.arange(_CHANNELS + planes)
+        if reach is None:
+            return cls([fields[:_CHANNELS]], [fields], np.ones((1, 1), np.float32))
+        surface = len(LEVELS) - 1
+        level = np.array([surface] * len(GROUPS["surface"]) + list(range(len(LEVELS))) * 5 + [-1] * planes)
+        height = np.log(np.array(LEVELS, float))
+        correlation = gaspari_cohn(height[:, None] - height, reach)
+        of_states = np.arange(len(LEVELS))
+        of_observations = np.unique(level)
+        return cls(
+            [np.flatnonzero(level[:_CHANNELS] == k) for k in of_states],
+            [np.flatnonzero(level == k) for k in of_observations],
+            vertical_localisation(of_states, of_observations, correlation),
+        )
+
+
+def _by_cell(fields: NDArray) -> NDArray[np.float32]:
+    """Return fields (N, F, H, W) as (cells, F, N): the numbers of one cell are contiguous."""
+    return np.ascontiguousarray(
+        fields.reshape(*fields.shape[:2], np.prod(fields.shape[2:])).transpose(2, 1, 0), np.float32
+    )
+
+
+def load(name: str, world: "World", settings: EnsembleSettings | None = None, threads: int = 1) -> EnsembleFilter:
+    """Load `letkf` or `hybrid` for a world, with an experiment's settings.
+
+    Raises:
+        AssimilatorError: the static ensemble is none, or was made for another grid, world or set of channels; settings
+            that do not go with the method.
+    """
+    settings = settings or EnsembleSettings()
+    if name == "letkf" and settings.static_share is not None:
+        raise AssimilatorError("letkf has no static part: leave out ensemble.static_share, or use hybrid")
+    path = packaged_assimilators().get(settings.static, Path(settings.static))
+    error = BackgroundError.load(path)
+    check_fits(path, grid=error.grid.name, world=error.world, channels=NAMES, target=world)
+    return EnsembleFilter(name, error, settings, threads)

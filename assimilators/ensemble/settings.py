@@ -1,0 +1,34 @@
+"""What an experiment sets for an ensemble filter: its key `ensemble`."""
+
+from pydantic import Field
+
+from dacycle.common.configuration import Strict
+
+__all__ = ["EnsembleSettings"]
+
+HALF_GLOBE_KM = 20015.0
+
+
+class EnsembleSettings(Strict):
+    """Set the ensemble of `letkf` and `hybrid`."""
+
+    members: int = Field(default=40, ge=8)
+    """Number of members, which the archive holds."""
+    localisation_km: float = Field(default=3000.0, gt=0, le=HALF_GLOBE_KM)
+    """Distance from which on an observation has no influence; Gaspari-Cohn's correlation falls to 5/24 at half of it.
+    At most half the globe."""
+    vertical_lnp: float | None = Field(default=None, gt=0)
+    """The same in the vertical, as the logarithm of a ratio of pressures; default: none, observations of a column
+    correct all of it."""
+    rtps: float = Field(default=0.95, ge=0, le=1.5)
+    """Relaxation of the spread to that of the background: 0 is none, 1 restores it."""
+    rtpp: float = Field(default=0.0, ge=0, lt=1)
+    """Relaxation of the perturbations to those of the background: 0 is none, 1 would restore them."""
+    additive: float = Field(default=0.04, ge=0)
+    """Size of the samples of the model's error that background members get, as a share of the static ensemble's."""
+    static_share: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the static ensemble in the covariance of `hybrid`; default: a half."""
+    static: str = "oi"
+    """The static ensemble: a packaged one, or a file that `dacycle train` made of a recipe of kind `oi`."""
+    least_spread: float = Field(default=0.1, ge=0, lt=1)
+    """With less spread than this share of the background's error, as departures imply it, a cycle is `degraded`."""

@@ -1,0 +1,26 @@
+"""How the perturbations of an ensemble's members are kept: the group `members`, in the schema of a state."""
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dacycle.forecast_adapter.state import to_arrays
+
+__all__ = ["MEMBERS", "members_dataset", "shortened"]
+
+MEMBERS = "members"
+
+
+def shortened(members: NDArray) -> NDArray[np.float32]:
+    """Return perturbations rounded to 11 significant bits, 0.05 % of each, which take half the space of all 24."""
+    bits = np.ascontiguousarray(members, np.float32).view(np.uint32)
+    return ((bits + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def members_dataset(members: NDArray, state: xr.Dataset) -> xr.Dataset:
+    """Return perturbations (N, 69, H, W) as a dataset like that of a `state` of their time, with an axis `member`."""
+    variables = {
+        name: (("time", "member", *state[name].dims[1:]), array[None], state[name].attrs)
+        for name, array in to_arrays(members).items()
+    }
+    return xr.Dataset(variables, coords={**state.coords, "member": np.arange(1, len(members) + 1)})

@@ -1,0 +1,188 @@
+"""The methods `letkf` and `hybrid` against the equations with full matrices, and their invariances and refusals."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dacycle.assimilators import AssimilatorError
+from dacycle.assimilators.classical.background_error import BackgroundError
+from dacycle.assimilators.classical.oi import OptimalInterpolation
+from dacycle.assimilators.ensemble import filters
+from dacycle.assimilators.ensemble.filters import BLOCK, EnsembleFilter
+from dacycle.assimilators.ensemble.settings import EnsembleSettings
+from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
+from dacycle.forecast_adapter.grid import great_circle_km
+from tests.assimilators.cases import GRID, SMALL, Case, make_error, smooth_noise
+
+PLAIN = {"members": 20, "rtps": 0.0, "additive": 0.0}
+
+
+def make(name: str, error: BackgroundError, reach_km: float = np.inf, **changes: object) -> EnsembleFilter:
+    """Return a filter; an infinite reach, which an experiment cannot set, is for comparisons with full matrices."""
+    settings = EnsembleSettings(**{**PLAIN, **changes}).model_copy(update={"localisation_km": reach_km})
+    return EnsembleFilter(name, error, settings)
+
+
+@cache
+def members(seed: int = 5, count: int = 20) -> NDArray:
+    """Return perturbations on the small grid, unrelated to the static ensemble."""
+    generator = np.random.default_rng(seed)
+    drawn = 30 * smooth_noise(SMALL, count * len(NAMES), generator).reshape(count, len(NAMES), *SMALL.shape)
+    return (drawn - drawn.mean(axis=0)).astype(np.float32)
+
+
+def dense(B: NDArray, case: Case) -> tuple[NDArray, NDArray]:
+    """Return increment and analysis error covariance of the Kalman filter with the full matrix B."""
+    seen = np.flatnonzero(case.errors.ravel())
+    R = np.diag(case.errors.ravel()[seen].astype(np.float64) ** 2)
+    gain = B[:, seen] @ np.linalg.inv(B[np.ix_(seen, seen)] + R)
+    departures = (case.values.astype(np.float64) - case.background).ravel()[seen]
+    return gain @ departures, B - gain @ B[seen]
+
+
+def covariance(perturbations: NDArray) -> NDArray:
+    X = perturbations.reshape(len(perturbations), -1).astype(np.float64).T
+    return X @ X.T / (X.shape[1] - 1)
+
+
+@pytest.mark.parametrize("shift", [0.0, 45.0])
+@pytest.mark.parametrize(("name", "share"), [("letkf", None), ("hybrid", 0.3), ("hybrid", None)])
+def test_mean_and_covariance_are_those_of_full_matrices_without_localisation(
+    name: str, share: float | None, shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SHIFT", shift)
+    error = make_error(SMALL, members=30, inflation=0.6)
+    case = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0))
+    X, static = members(), 0.6 * error.members
+    s = {"letkf": 0.0, "hybrid": share or 0.5}[name]
+    method = make(name, error, static_share=share)
+    analysis = method.with_members(X).analyse(case.background, case.values, case.errors)
+    turned = [covariance(np.roll(static, cells, axis=-1)) for cells in ((-1, 0, 1) if shift else (0,))]
+    increment, _ = dense((1 - s) * covariance(X) + s * np.mean(turned, axis=0), case)
+    np.testing.assert_allclose((analysis.state - case.background).ravel(), increment, atol=0.02)
+    _, of_members = dense(covariance(X), case)
+    np.testing.assert_allclose(covariance(analysis.members[0]), of_members, atol=0.5)
+    np.testing.assert_allclose(analysis.members[0].mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(analysis.spread[0].ravel(), np.sqrt(np.diagonal(of_members)), atol=0.02)
+
+
+def test_with_the_static_ensemble_as_members_the_mean_is_that_of_optimal_interpolation() -> None:
+    """Where the observations are dense, blocks are the only difference; without localisation there is none."""
+    error = make_error(SMALL, members=20)
+    case = Case(SMALL).observe_many(300, 0.7 * error.std)
+    oi = OptimalInterpolation(error, error.tuning.__class__(1.0, np.inf))
+    letkf = make("letkf", error).with_members(error.members)
+    scale = error.std[:, None, None]
+    np.testing.assert_allclose(case.increment(letkf) / scale, case.increment(oi) / scale, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["letkf", "hybrid"])
+def test_the_order_of_members_changes_the_order_only(name: str) -> None:
+    error, order = make_error(SMALL, members=30), np.random.default_rng(0).permutation(20)
+    case, X = Case(SMALL).observe_many(200, np.full(len(NAMES), 20.0)), members()
+    method = make(name, error, 4000.0, vertical_lnp=1.0)
+    one, other = (
+        method.with_members(some).analyse(case.background, case.values, case.errors) for some in (X, X[order])
+    )
+    np.testing.assert_allclose(one.state, other.state, atol=2e-3)
+    np.testing.assert_allclose(one.members[0][order], other.members[0], atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["letkf", "hybrid"])
+@pytest.mark.parametrize(("row", "column"), [(10, 30), (20, 63), (0, 5)])
+def test_beyond_the_reach_and_a_block_nothing_changes(name: str, row: int, column: int) -> None:
+    error = make_error(members=20)
+    case = Case(GRID).observe("z500", row, column, departure=500.0, error=100.0)
+    method = make(name, error, 2500.0, rtps=0.9)
+    analysis = method.with_members(error.members).analyse(case.background, case.values, case.errors)
+    latitude, longitude = np.meshgrid(GRID.latitude, GRID.longitude, indexing="ij")
+    distance = great_circle_km(latitude, longitude, GRID.latitude[row], GRID.longitude[column])
+    far = distance > 2500 + 2 * BLOCK * np.deg2rad(GRID.spacing) * 6371
+    np.testing.assert_array_equal((analysis.state - case.background)[0][:, far], 0)
+    np.testing.assert_array_equal(analysis.members[0][..., far], error.members[..., far])
+    z = np.abs(analysis.state - case.background)[0, index("z500")]
+    assert z[row, column] > 0.5 * z.max() > 0
+
+
+def test_vertical_localisation_keeps_an_observation_to_its_levels() -> None:
+    error = make_error(members=20)
+    case = Case(GRID).observe("t850", 10, 30, departure=3.0, error=1.0).observe("msl", 25, 5, 3.0, 1.0)
+    increments = [
+        case.increment(make("letkf", error, 2500.0, vertical_lnp=reach).with_members(error.members))
+        for reach in (0.5, None, 1e6)
+    ]
+    near = np.abs(np.log(np.array(LEVELS) / 850)) < 0.5
+    column = increments[0][GROUPS["t"], 10, 30]
+    assert (column[near] != 0).all()
+    assert (column[~near] == 0).all()
+    assert (increments[0][GROUPS["surface"], 10, 30] != 0).all(), "the surface is at 1000 hPa"
+    assert increments[0][index("z925"), 25, 5] != 0
+    assert increments[0][index("z500"), 25, 5] == 0
+    np.testing.assert_allclose(increments[1], increments[2], atol=1e-3 * np.abs(increments[1]).max())
+
+
+@pytest.mark.parametrize(("changes", "expected"), [({"rtps": 1.0}, 1.0), ({"rtpp": 0.999}, 1.0), ({}, None)])
+def test_relaxation_restores_the_spread(changes: dict[str, float], expected: float | None) -> None:
+    error = make_error(SMALL, members=30)
+    case, X = Case(SMALL).observe_many(300, np.full(len(NAMES), 5.0)), members()
+    found = make("letkf", error, **changes).with_members(X).analyse(case.background, case.values, case.errors)
+    ratio = np.sqrt(np.square(found.members).mean() / np.square(X).mean())
+    assert ratio == pytest.approx(expected, abs=0.01) if expected else ratio < 0.8
+
+
+def test_what_is_drawn_comes_from_the_static_ensemble_and_the_generator_alone() -> None:
+    error = make_error(members=40, inflation=0.25)
+    method = make("letkf", error, members=30, additive=0.1)
+    first, again = (method.first_members(np.random.default_rng(7)) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (30, 69, *GRID.shape)
+    np.testing.assert_allclose(first.mean(axis=0), 0, atol=1e-3)
+    size = np.sqrt(np.square(first).sum(axis=0).mean(axis=(1, 2)) / 29)
+    np.testing.assert_allclose(size / (0.25 * error.std), 1, atol=0.35)
+    forecasts = np.random.default_rng(1).normal(250, 1, first.shape).astype(np.float32)
+    mean, perturbations = method.background(forecasts, np.random.default_rng(2))
+    np.testing.assert_allclose(mean, forecasts.mean(axis=0), rtol=1e-6)
+    added = perturbations - (forecasts - mean)
+    np.testing.assert_allclose(
+        np.sqrt(np.square(added).sum(axis=0).mean(axis=(1, 2)) / 29) / error.std, 0.1, atol=0.035
+    )
+    plain, _ = make("letkf", error, members=30).background(forecasts, np.random.default_rng(2))
+    np.testing.assert_array_equal(mean, plain)
+
+
+def test_a_collapsed_ensemble_is_a_doubt() -> None:
+    error = make_error(SMALL, members=30)
+    case = Case(SMALL).observe_many(300, error.std)
+    method = make("letkf", error)
+    healthy, collapsed = (
+        method.with_members(f * error.members[:20]).analyse(case.background, case.values, case.errors).doubts[0]
+        for f in (1.0, 0.01)
+    )
+    assert healthy == ""
+    assert "the ensemble has collapsed" in collapsed
+    assert "larger additive" in collapsed
+
+
+def test_refusals_say_what_to_do() -> None:
+    error = make_error(SMALL, members=30)
+    with pytest.raises(AssimilatorError, match=r"31 members, but the static ensemble .* has 30"):
+        make("letkf", error, members=31)
+    case, method = Case(SMALL), make("letkf", error)
+    with pytest.raises(AssimilatorError, match="carries members from cycle to cycle; run it in an experiment"):
+        method.analyse(case.background, case.values, case.errors)
+    case.observe("t850", 1, 1, np.nan, 1.0)
+    with pytest.raises(AssimilatorError, match="letkf: t850 has an observed value or an error that is not finite"):
+        method.with_members(members()).analyse(case.background, case.values, case.errors)
+
+
+def test_an_update_does_not_depend_on_the_one_before() -> None:
+    error = make_error(SMALL, members=30)
+    case, method = Case(SMALL).observe_many(200, np.full(len(NAMES), 20.0)), make("hybrid", error)
+    analyses = [
+        method.with_members(X).analyse(case.background, case.values, case.errors)
+        for X in (members(), 2 * members(6), members())
+    ]
+    np.testing.assert_array_equal(analyses[0].state, analyses[2].state)
+    np.testing.assert_array_equal(analyses[0].members, analyses[2].members)
