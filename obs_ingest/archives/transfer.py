@@ -19,7 +19,7 @@ import httpx
 from dacycle.common.files import flush, write_whole
 from dacycle.obs_ingest.table import ObservationError
 
-__all__ = ["AbsentError", "Connection", "Outcome", "Stopped"]
+__all__ = ["AbsentError", "Connection", "DamagedError", "Outcome", "Stopped"]
 
 DAY = 86400.0  # s; within a day a file is not asked for changes again
 TIMEOUT = 30.0  # s without an answer
@@ -37,6 +37,10 @@ Check = Callable[[Path], None]
 
 class AbsentError(ObservationError):
     """The server has no such file."""
+
+
+class DamagedError(ObservationError):
+    """The content of a file has come whole, twice, and cannot be what it should be."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
@@ -212,7 +216,8 @@ class Connection:
 
         Raises:
             AbsentError: there is no such file.
-            ObservationError: it cannot be fetched, or is damaged; names the address.
+            DamagedError: it is damaged at the server; names the address.
+            ObservationError: it cannot be fetched; names the address.
             Stopped: `stop` was called.
         """
         if self.is_current(url, target, listed):
@@ -231,7 +236,7 @@ class Connection:
             except ObservationError as problem:
                 copy.drop()
                 if last:
-                    raise ObservationError(str(problem).replace(str(copy.part), url)) from None
+                    raise DamagedError(str(problem).replace(str(copy.part), url)) from None
             else:
                 copy.finish()
                 break

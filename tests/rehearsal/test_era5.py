@@ -11,8 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +20,8 @@ import yaml
 from dacycle.cycler.archive.branches import open_experiment
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
-from tests.archives.server import serving as serving_observations
-from tests.rehearsal import observations, stores
-from tests.rehearsal.archive import Archive, serving
+from tests.rehearsal import stores
+from tests.rehearsal.archive import Public
 
 pytestmark = pytest.mark.rehearsal
 
@@ -38,6 +35,11 @@ CHANGES = {
         "threads": 1,
     },
     "era5-oi.yaml": {"years": [2020], "leads": [24, 48], "members": 16},
+    "era5-fnp.yaml": {
+        "training_years": [2020], "validation_years": [2021], "network": {"joint": 32, "group": 8, "fine": 16},
+        "epochs": 2, "epoch_samples": 400, "rounds": 1, "round_epochs": 1, "validation_days": 4, "average": 0.9,
+        "warm_up": 10,
+    },
     "era5.yaml": {
         "start": str(START), "end": str(END), "drift": {"starts": [0, 12], "lead": "48h", "free_run": True},
     },
@@ -45,23 +47,11 @@ CHANGES = {
 """Years and sizes."""
 
 
-@dataclass(frozen=True)
-class Public:
-    """The archives: their server of stores, and the address of those of observations."""
-
-    archive: Archive
-    observations: str
-
-
-@pytest.fixture(scope="module")
-def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Public]:
-    """Fill and serve the archives; every fiftieth answer of the stores breaks."""
-    folder = tmp_path_factory.mktemp("public")
-    stores.weatherbench2(folder / "stores/era5.zarr")
-    stores.arco(folder / "stores/arco.zarr")
-    observations.fill(folder / "archives")
-    with serving(folder / "stores", breaking=50) as archive, serving_observations(folder / "archives") as others:
-        yield Public(archive, others.url)
+@pytest.fixture(scope="module", autouse=True)
+def _stores(public: Public) -> None:
+    """Fill the archives' stores."""
+    stores.weatherbench2(public.archive.folder / "era5.zarr")
+    stores.arco(public.archive.folder / "arco.zarr")
 
 
 def begin(public: Public, folder: Path, target: str = "era5") -> subprocess.Popen[bytes]:
@@ -70,7 +60,7 @@ def begin(public: Public, folder: Path, target: str = "era5") -> subprocess.Pope
     settings = {
         "ERA5": folder, "VENV": folder / "venv", "BIN": binaries, "ERA5_STORE": f"{url}/era5.zarr",
         "ERA5_BESIDE": f"{url}/arco.zarr", "ERA5_SINCE": "2020-01-01", "ERA5_UNTIL": "2022-12-31",
-        "ERA5_TRAINING": "2020", "ERA5_TEST": "2022",
+        "ERA5_TRAINING": "2020", "ERA5_HELD_OUT": "2021", "ERA5_TEST": "2022",
     }  # fmt: skip
     command = ["make", target, *(f"{k}={v}" for k, v in settings.items())]
     path = os.pathsep.join([str(Path(__file__).parent / "short_years"), os.environ.get("PYTHONPATH", "")])

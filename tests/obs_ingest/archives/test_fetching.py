@@ -249,12 +249,13 @@ def test_damaged_files_are_asked_for_once_more_and_then_named(source, path, faul
     choice = None if source == "olr_netcdf" else ALL
     getattr(server.faults, fault)[path] = 1
     plan, summary = fetch(server, tmp_path / "once", source, choice=choice)
-    assert summary.failures == []
+    assert summary.damaged == summary.failures == []
     assert summary.fetched == len(plan.wanted)
     getattr(server.faults, fault)[path] = 99
     plan, summary = fetch(server, tmp_path / "always", source, choice=choice)
     assert summary.fetched == len(plan.wanted) - 1
-    (failure,) = summary.failures
+    assert summary.failures == []
+    (failure,) = summary.damaged
     assert failure.startswith(server.url + path)
     assert re.search(message, failure), failure
     assert path.rpartition("/")[2] not in files(tmp_path / "always")
@@ -268,11 +269,11 @@ def test_content_of_another_kind_is_refused(server, tmp_path):
     write(server.root / LONG[1:], "\0" * 3000)
     with zipfile.ZipFile(server.root / f"{IGRA}/access/data-por/USM00072530-data.txt.zip", "w") as archive:
         archive.writestr("USM00072530-data.txt", "some words\n")
-    first, second = sorted(fetch(server, tmp_path / "isd")[1].failures)
+    first, second = sorted(fetch(server, tmp_path / "isd")[1].damaged)
     assert "line 1: 'some words" in first
     assert "STATION, DATE" in first
     assert "line 1" in second
-    (failure,) = fetch(server, tmp_path / "igra", "igra")[1].failures
+    (failure,) = fetch(server, tmp_path / "igra", "igra")[1].damaged
     assert "the header of a sounding (#) was expected" in failure
 
 
