@@ -2,9 +2,9 @@
 
 `weatherbench2` has the names, the order of dimensions, the chunks and the attributes of
 `1959-2023_01_10-6h-64x32_equiangular_conservative.zarr`; `weatherbench2_fine` those of
-`1959-2023_01_10-wb13-6h-1440x721_with_derived_variables.zarr`, and `arco` those of ARCO-ERA5, on coarser grids. The nature
-run's own times are moved to dates of several years, so that there is a training year with all seasons. A date is made from
-the same time in all stores.
+`1959-2023_01_10-wb13-6h-1440x721_with_derived_variables.zarr`, and `arco` those of ARCO-ERA5, on coarser grids. The
+nature run's own times are moved to dates of several years, so that there is a training year with all seasons. A date is
+made from the same time in all stores.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,8 +26,8 @@ FINE_GRID = Grid("1deg", 90 - 1.0 * np.arange(181), 1.0 * np.arange(360))
 
 FIRST, LENGTH = np.datetime64("2024-01-01T00", "h"), 112  # of the packaged weeks: the time of the first, their number
 
-# Months, and how many of their times, from the first: a training year with all seasons, a validation year long enough to
-# judge a model, and the test year. The packaged weeks are used in a circle.
+# Months, and how many of their times, from the first: a training year with all seasons, a validation year long enough
+# to judge a model, and the test year. The packaged weeks are used in a circle.
 TRAINING = {"2020-01": 80, **{f"2020-{month:02}": 8 for month in range(2, 13)}}
 BLOCKS = {**TRAINING, "2021-01": 124, "2021-02": 112, "2021-03": 12, "2022-01": 24}
 FINE_BLOCKS = {"2021-01": 20, **{f"2021-{month:02}": 1 for month in range(2, 13)}, "2022-01": 24}
@@ -69,7 +69,7 @@ def weatherbench2(path: Path) -> None:
     packaged = {time: number for number, time in enumerate(dict.fromkeys(times.values()))}
     states = xr.concat([_published(world, time) for time in packaged], "time", data_vars="minimal")
     states = states.sortby("latitude").transpose("time", "level", "longitude", "latitude")
-    for name, variable in states.data_vars.items():
+    for variable in states.data_vars.values():
         written = variable.isel(time=[packaged[t] for t in times.values()]) if "time" in variable.dims else variable
         _append(path, written.to_dataset(), list(times), chunk=100)
     zarr.consolidate_metadata(path, zarr_format=2)

@@ -86,7 +86,8 @@ def test_from_nothing_to_a_report(public: Public, tmp_path: Path) -> None:
     }
     commands = documented(template)
     assert [command.split()[1] for command in commands] == [
-        "dataset", "world", "models", "models", "train", "fetch", "fetch", "fetch", "doctor", "plan", "hindcast", "report",
+        "dataset", "world", "models", "models", "train", "fetch", "fetch", "fetch", "doctor", "plan", "hindcast",
+        "report",
     ]  # fmt: skip
     for command in commands:
         for real, stand_in in stand_ins.items():
