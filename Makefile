@@ -110,7 +110,11 @@ $(ERA5)/.done/fetch: $(ERA5)/.done/oi
 	$(in_era5) fetch igra --years $(ERA5_TEST) --all --out observations/igra
 	$(in_era5) fetch olr_netcdf --years $(ERA5_TEST) --out observations/olr
 	$(stage)
-$(ERA5)/.done/hindcast: $(ERA5)/.done/fetch
+$(ERA5)/.done/ingest: $(ERA5)/.done/fetch
+	$(in_era5) ingest isd observations/isd/$(ERA5_TEST) --since $(ERA5_TEST)-01-01T00 --until $(ERA5_TEST)-12-31T18 \
+		--out tables/isd
+	$(stage)
+$(ERA5)/.done/hindcast: $(ERA5)/.done/ingest
 	$(in_era5) hindcast era5.yaml
 	$(stage)
 $(ERA5)/.done/report: $(ERA5)/.done/hindcast

@@ -1,18 +1,19 @@
 """What a command took: time and memory, as a line of the file that `DACYCLE_COSTS` names."""
 
 import csv
+import re
 import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["COLUMNS", "costs_kept"]
 
 COLUMNS = ("command", "seconds", "processor_seconds", "peak_gb")
-_BYTES = 1 if sys.platform == "darwin" else 1024
-"""Unit of `ru_maxrss`."""
+_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in the unit of `ru_maxrss`."""
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def costs_kept(path: Path | None, arguments: Sequence[str]) -> Iterator[None]:
         if path is not None:
             used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
             processor = sum(usage.ru_utime + usage.ru_stime for usage in used)
-            peak = max(usage.ru_maxrss for usage in used) * _BYTES / 1e9
+            peak = max(_own_peak(), used[1].ru_maxrss) * _UNIT / 1e9
             new = not path.exists()
             with path.open("a", newline="") as file:
                 writer = csv.writer(file)
@@ -37,3 +38,12 @@ def costs_kept(path: Path | None, arguments: Sequence[str]) -> Iterator[None]:
                 writer.writerow(
                     [" ".join(arguments), f"{time.monotonic() - begun:.1f}", f"{processor:.1f}", f"{peak:.2f}"]
                 )
+
+
+def _own_peak() -> int:
+    """Return the most memory of this process, in units of `ru_maxrss`, which on Linux is that of who started it too."""
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        if found is not None:
+            return int(found[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -83,6 +83,8 @@ def make_plan(source: str, years: Sequence[int], choice: Choice | None, folder: 
     elif not archive.by_station:
         raise ObservationError(f"files of {source} hold the whole globe: there are no stations to choose")
     found = archive.find(Index(connection, folder), years, choice)
+    if not found.wanted or (found.lacking and not archive.by_station):  # may have come since the lists were fetched
+        found = archive.find(Index(connection, folder, again=True), years, choice)
     due = [file for file in found.wanted if not connection.is_current(file.url, folder / file.name, file.listed)]
     return Plan(
         archive, folder, found.wanted, due, found.lacking, _bytes(due, connection), shutil.disk_usage(folder).free

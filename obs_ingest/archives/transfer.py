@@ -201,7 +201,9 @@ class Connection:
         within_a_day = time.time() - origin.asked < DAY
         return origin.url == self.address(url) and origin.listed == listed and (bool(listed) or within_a_day)
 
-    def obtain(self, url: str, target: Path, check: Check, listed: str = "", page: bool = False) -> Outcome:
+    def obtain(
+        self, url: str, target: Path, check: Check, listed: str = "", page: bool = False, again: bool = False
+    ) -> Outcome:
         """Bring a local copy up to date.
 
         The server is not asked where the archive's index states the version that is here, nor within a day of the last
@@ -213,6 +215,7 @@ class Connection:
             check: of its content.
             listed: its version, as the archive's index states it.
             page: whether it is a page of HTML; else such an answer is an error.
+            again: ask the server whatever is known.
 
         Raises:
             AbsentError: there is no such file.
@@ -220,7 +223,7 @@ class Connection:
             ObservationError: it cannot be fetched; names the address.
             Stopped: `stop` was called.
         """
-        if self.is_current(url, target, listed):
+        if not again and self.is_current(url, target, listed):
             return Outcome(target, fetched=False)
         url, copy = self.address(url), _Copy(target)
         origin = copy.origin()

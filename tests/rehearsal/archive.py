@@ -39,9 +39,10 @@ class Archive(ThreadingHTTPServer):
 
 @dataclass(frozen=True)
 class Public:
-    """All archives: a server of stores, which come into its folder, and the address of those of observations."""
+    """All archives: a server of stores, which come into its folder; folder and address of those of observations."""
 
     archive: Archive
+    folder: Path
     observations: str
 
 

@@ -16,4 +16,4 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Public]:
     (folder / "stores").mkdir()
     observations.fill(folder / "archives")
     with serving(folder / "stores", breaking=50) as archive, serving_observations(folder / "archives") as others:
-        yield Public(archive, others.url)
+        yield Public(archive, folder / "archives", others.url)

@@ -28,7 +28,7 @@ FIRST, LENGTH = np.datetime64("2024-01-01T00", "h"), 112  # of the packaged week
 
 # Months, and how many of their times, from the first: a training year with all seasons, a validation year long enough
 # to judge a model, and the test year. The packaged weeks are used in a circle.
-TRAINING = {"2020-01": 80, **{f"2020-{month:02}": 8 for month in range(2, 13)}}
+TRAINING = {"2020-01": 124, **{f"2020-{month:02}": 8 for month in range(2, 13)}}
 BLOCKS = {**TRAINING, "2021-01": 124, "2021-02": 112, "2021-03": 12, "2022-01": 24}
 FINE_BLOCKS = {"2021-01": 20, **{f"2021-{month:02}": 1 for month in range(2, 13)}, "2022-01": 24}
 

@@ -119,6 +119,19 @@ def test_what_the_archive_has_not_is_named(server, tmp_path):
     assert summary.lacking == ["2022: files of stations that are on the list (1): USM00072530"]
 
 
+@pytest.mark.parametrize(("source", "place"), [("olr_netcdf", OLR), ("ndbc", NDBC)])
+def test_files_that_come_late_are_found_on_the_same_day(source, place, server, tmp_path):
+    (late,) = (server.root / place).iterdir()
+    late = late.rename(server.root / late.name)
+    write(server.root / place / late.name.replace("2022", "2021"), "of another year\n")
+    choice = ALL if source == "ndbc" else None
+    _, summary = fetch(server, tmp_path / "out", source, choice=choice)
+    assert (summary.fetched, summary.lacking) == (0, ["2022: the archive has no file of this year"])
+    late.rename(server.root / place / late.name)
+    _, summary = fetch(server, tmp_path / "out", source, choice=choice)
+    assert (summary.fetched, summary.lacking) == (1, [])
+
+
 def test_soundings_of_the_last_years_come_from_the_smaller_files(server, tmp_path):
     plan, _ = fetch(server, tmp_path, "igra", (2025,), Choice(("ASM00094767",)))
     assert [file.name for file in plan.wanted] == ["ASM00094767-data-beg2025.txt.zip"]
