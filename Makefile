@@ -13,6 +13,7 @@ ERA5_BESIDE   ?=
 ERA5_SINCE    ?= 2015-01-01
 ERA5_UNTIL    ?= 2022-12-31
 ERA5_TRAINING ?= 2015-2020
+ERA5_HELD_OUT ?= 2021
 ERA5_TEST     ?= 2022
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -72,7 +73,7 @@ fnp: $(VENV)/train.stamp  ## train the packaged assimilator again from nothing; 
 	$(BIN)/dacycle gate runs/$(basename $(notdir $(RECIPE)))/fnp.onnx --data nature --register
 
 # Each stage leaves a file in .done, so that what is done is not done again; each command continues by itself where it was
-# interrupted. Recipes and experiment are written once and may then be changed.
+# interrupted, and adds what it took to costs.csv. Recipes and experiment are written once and may then be changed.
 in_era5 := cd $(ERA5) && $(abspath $(BIN))/dacycle
 stage    = touch $(ERA5)/.done/$(@F)
 era5_data = $(ERA5_STORE) era5 --since $(ERA5_SINCE) --until $(ERA5_UNTIL) $(addprefix --beside ,$(ERA5_BESIDE))
@@ -80,7 +81,8 @@ worlds   = $${DACYCLE_HOME:-$$HOME/.local/share/dacycle}/worlds
 era5: export FSSPEC_GS ?= {"token": "anon"}
 era5: export MALLOC_MMAP_THRESHOLD_ := 4000000000
 era5: export MALLOC_TRIM_THRESHOLD_ := 8000000000
-era5: $(ERA5)/.done/report  ## from nothing to a report of 2022 on ERA5 at 5.625 degrees; goes on where it was interrupted
+era5: export DACYCLE_COSTS := costs.csv
+era5: $(ERA5)/.done/report-fnp  ## from nothing to a report of 2022 on ERA5 at 5.625 degrees; goes on where it was interrupted
 $(ERA5)/.done/init: | $(VENV)/train.stamp
 	mkdir -p $(@D)
 	rm -f $(ERA5)/era5*.yaml
@@ -108,11 +110,37 @@ $(ERA5)/.done/fetch: $(ERA5)/.done/oi
 	$(in_era5) fetch igra --years $(ERA5_TEST) --all --out observations/igra
 	$(in_era5) fetch olr_netcdf --years $(ERA5_TEST) --out observations/olr
 	$(stage)
-$(ERA5)/.done/hindcast: $(ERA5)/.done/fetch
+$(ERA5)/.done/ingest: $(ERA5)/.done/fetch
+	$(in_era5) ingest isd observations/isd/$(ERA5_TEST) --since $(ERA5_TEST)-01-01T00 --until $(ERA5_TEST)-12-31T18 \
+		--out tables/isd
+	$(stage)
+$(ERA5)/.done/hindcast: $(ERA5)/.done/ingest
 	$(in_era5) hindcast era5.yaml
 	$(stage)
 $(ERA5)/.done/report: $(ERA5)/.done/hindcast
 	$(in_era5) report era5-laptop
+	$(stage)
+# A trained method, beside the optimal interpolation and the free run.
+$(ERA5)/.done/backgrounds: $(ERA5)/.done/report
+	$(in_era5) backgrounds era5 backgrounds --years $(ERA5_TRAINING) --world era5 --model runs/era5-mini/era5-mini.onnx
+	$(stage)
+$(ERA5)/.done/fnp: $(ERA5)/.done/backgrounds
+	$(in_era5) train era5-fnp.yaml
+	$(stage)
+$(ERA5)/.done/export-fnp: $(ERA5)/.done/fnp
+	$(in_era5) export runs/era5-fnp
+	$(stage)
+$(ERA5)/.done/gate-fnp: $(ERA5)/.done/export-fnp
+	$(in_era5) gate runs/era5-fnp/era5-fnp.onnx --data era5 --years $(ERA5_HELD_OUT) --world era5 \
+		--against runs/era5-oi/era5-oi.nc
+	$(stage)
+$(ERA5)/.done/hindcast-fnp: $(ERA5)/.done/gate-fnp
+	$(in_era5) fork era5-laptop era5-laptop-fnp --set assimilator=runs/era5-fnp/era5-fnp.onnx
+	$(in_era5) hindcast era5-laptop-fnp.yaml
+	$(stage)
+$(ERA5)/.done/report-fnp: $(ERA5)/.done/hindcast-fnp
+	$(in_era5) report era5-laptop-fnp
+	$(in_era5) compare era5-laptop era5-laptop-fnp
 	$(stage)
 
 test: $(VENV)/dev.stamp  ## run the tests, a file at a time on each core

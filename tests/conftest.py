@@ -31,7 +31,11 @@ class TinyWorld:
     model: Path
 
 
-OPTIONAL = {"large": "needs 8 GB of memory", "trial": "a long trial", "rehearsal": "a walk of ten minutes"}
+OPTIONAL = {
+    "large": "needs 8 GB of memory",
+    "trial": "a long trial",
+    "rehearsal": "a walk of a quarter of an hour or more",
+}
 """Markers of tests that run only where they are asked for, and why."""
 
 

@@ -1,4 +1,4 @@
-"""The static ensemble of forecast errors behind optimal interpolation: its recipe, its estimate and its file.
+"""The static ensemble of forecast errors behind optimal interpolation: its estimate and its file.
 
 Members are the model's forecasts minus the reference, at mixed leads, drawn over the years of the recipe. The errors of
 each lead are scaled to the size of all leads together, so that long leads do not dominate. The inflation then sets the
@@ -12,33 +12,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, PlainValidator, field_validator
 
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.classical.olr import OlrOperator, OlrSamples, fit_olr
-from dacycle.common.configuration import Number, Strict, read_checked
 from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
-from dacycle.forecast_adapter.grid import Grid, get_grid
-from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
+from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError
-from dacycle.forecast_adapter.worlds.world import World, load_world
+from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
     "BackgroundError",
-    "EnsembleRecipe",
     "Tuning",
     "draw_forecast_errors",
     "estimate_background_error",
-    "estimate_from_recipe",
-    "read_ensemble_recipe",
 ]
 
 logger = logging.getLogger(__name__)
@@ -181,13 +176,20 @@ def _unpack_olr(dataset: xr.Dataset) -> OlrSamples | None:
 
 
 def draw_forecast_errors(
-    model: ForecastModel, reference: Reference, leads: Sequence[int], members: int, seed: int, years: Sequence[int]
+    model: ForecastModel,
+    reference: Reference,
+    grid: Grid,
+    leads: Sequence[int],
+    members: int,
+    seed: int,
+    years: Sequence[int],
 ) -> tuple[NDArray, NDArray]:
     """Draw errors of forecasts that start from the reference.
 
     Args:
         model: the forecast model.
-        reference: holds the frames of the starts and the verifying states.
+        reference: holds the frames of the starts and the verifying states, on the model's grid.
+        grid: of the errors: the model's, or a coarser one, to whose cells they are averaged.
         leads: hours, multiples of 6, used in turn.
         members: how many to draw; the years are cut into as many stretches, with one random start in each.
         seed: of the starts.
@@ -215,8 +217,14 @@ def draw_forecast_errors(
         previous, current = reference.array(time - STEP)[None], reference.array(time)[None]
         steps = int(lead) // 6
         forecast = next(islice(model.forecast(previous, current, steps), steps - 1, None))
-        errors.append(forecast[0] - reference.array(time + np.timedelta64(int(lead), "h")))
+        error = forecast[0] - reference.array(time + np.timedelta64(int(lead), "h"))
+        errors.append(_averaged(error, reference.grid, grid))
     return np.stack(errors), drawn_leads
+
+
+def _averaged(fields: NDArray, source: Grid, grid: Grid) -> NDArray:
+    """Return fields (..., H, W) on a grid that is theirs or coarser."""
+    return fields if source.matches(grid) else conservative_average(fields, source, grid)
 
 
 def _is_start(time: np.datetime64, lead: int, available: set[np.datetime64]) -> bool:
@@ -242,16 +250,22 @@ def estimate_background_error(
 
     Args:
         model, reference, leads, members, seed, years: as in `draw_forecast_errors`.
-        world: of the model and the reference.
+        world: of the ensemble. Where the model's grid is finer, so that the ensemble gives increments on a coarser
+            one (`assimilators.incremental`), errors are averaged.
         tuning: for the ensemble.
         olr: fit an operator of OLR to the reference in these years, so that OLR is used.
 
     Raises:
-        AssimilatorError: the model is of another world, or the years hold no usable start.
+        AssimilatorError: the model was made for another world or is on another grid than the reference, or the years
+            hold no usable start.
     """
-    if model.world != world.name:
+    if not world.takes(model.world):
         raise AssimilatorError(f"the model {model.name} belongs to the world {model.world!r}, not to {world.name!r}")
-    errors, drawn_leads = draw_forecast_errors(model, reference, leads, members, seed, years)
+    if not model.grid.matches(reference.grid):
+        raise AssimilatorError(
+            f"{reference.folder}: the data are on a {reference.grid.shape} grid, {model.name} runs on {model.grid.name}"
+        )
+    errors, drawn_leads = draw_forecast_errors(model, reference, world.grid, leads, members, seed, years)
     squares = (errors.astype(np.float64) ** 2 * world.grid.weights).mean(axis=(2, 3))
     for lead in set(drawn_leads):
         of_lead = squares[drawn_leads == lead].mean(axis=0)
@@ -262,7 +276,7 @@ def estimate_background_error(
         world.grid,
         world.name,
         tuning,
-        _fit_olr(reference, years, errors) if olr else None,
+        _fit_olr(reference, world.grid, years, errors) if olr else None,
         model=model.name,
         model_digest=model.digest,
         leads=[int(lead) for lead in leads],
@@ -271,7 +285,7 @@ def estimate_background_error(
     )
 
 
-def _fit_olr(reference: Reference, years: Sequence[int], errors: NDArray) -> OlrSamples | None:
+def _fit_olr(reference: Reference, grid: Grid, years: Sequence[int], errors: NDArray) -> OlrSamples | None:
     """Return the operator of OLR; None, with a warning, where the reference has no OLR."""
     times = _spread_over(reference, years)
     try:
@@ -281,88 +295,14 @@ def _fit_olr(reference: Reference, years: Sequence[int], errors: NDArray) -> Olr
     if not has_olr:
         logger.warning("%s: no outgoing_longwave_radiation, so OLR is not used", reference.folder)
         return None
-    return fit_olr(reference, times, errors - errors.mean(axis=0))
+    states, olr = (
+        np.stack([_averaged(fields(time), reference.grid, grid) for time in times])
+        for fields in (reference.array, lambda time: reference.surface(time, ("olr",))["olr"].values)
+    )
+    return fit_olr(states, olr, grid.weights, errors - errors.mean(axis=0))
 
 
 def _spread_over(reference: Reference, years: Sequence[int]) -> NDArray[np.datetime64]:
     """Return times for the operator of OLR, spread evenly over the years."""
     times = reference.times_of(years)
     return times[np.linspace(0, len(times) - 1, min(_OLR_STATES * len(years), len(times))).astype(int)]
-
-
-def _inflation(value: Any) -> float | dict[str, float]:
-    factors = value.values() if isinstance(value, dict) else [value]
-    if not all(isinstance(factor, int | float) and not isinstance(factor, bool) for factor in factors):
-        raise ValueError(f"is one number or one for each of {', '.join(GROUPS)}, not {value!r}")
-    Tuning(value)
-    return value
-
-
-class EnsembleRecipe(Strict):
-    """Hold a recipe of `kind: oi`: the arguments of `estimate_background_error`, with names in place of objects.
-
-    Attributes:
-        world, model: by name or path: the errors are of forecasts of this model, in the world's units.
-        data: folder of the years, in WeatherBench2's schema.
-        years: whose forecasts' errors the ensemble is drawn from.
-        leads: of the forecasts, h, multiples of 6.
-        members: of the ensemble.
-        seed: of the draw.
-        inflation: factor on the ensemble's deviations: one number, or one for each group of channels.
-        distance_km: beyond which covariances are zero.
-        olr: whether to fit an operator, so that OLR is assimilated.
-    """
-
-    model_config = ConfigDict(strict=True)
-
-    kind: Literal["oi"]
-    world: str
-    model: str
-    data: str
-    years: list[int] = Field(min_length=1)
-    leads: list[int] = Field(min_length=1)
-    members: int = Field(ge=2)
-    seed: int
-    inflation: Annotated[float | dict[str, float], PlainValidator(_inflation)]
-    distance_km: Number = Field(gt=0)
-    olr: bool
-
-    @field_validator("leads")
-    @classmethod
-    def _whole_steps(cls, leads: list[int]) -> list[int]:
-        if any(lead < 6 or lead % 6 for lead in leads):
-            raise ValueError("leads are multiples of 6 h, above 0")
-        return leads
-
-
-def read_ensemble_recipe(path: Path) -> EnsembleRecipe:
-    """Read and check a recipe of `kind: oi`.
-
-    Raises:
-        AssimilatorError: one line for each mistake, with file, line and key.
-    """
-    return read_checked(path, EnsembleRecipe, "a recipe", AssimilatorError)
-
-
-def estimate_from_recipe(path: Path, out: Path, data: Path | str | None = None) -> BackgroundError:
-    """Estimate the ensemble of a recipe of `kind: oi`, write it to `out` (netCDF) and return it.
-
-    Args:
-        path: the recipe.
-        out: the file to write.
-        data: folder of the reference, in place of the recipe's.
-    """
-    recipe = read_ensemble_recipe(path)
-    error = estimate_background_error(
-        load_model(recipe.model),
-        Reference(data or recipe.data),
-        load_world(recipe.world),
-        leads=recipe.leads,
-        members=recipe.members,
-        seed=recipe.seed,
-        years=recipe.years,
-        tuning=Tuning(recipe.inflation, recipe.distance_km),
-        olr=recipe.olr,
-    )
-    error.save(out)
-    return error

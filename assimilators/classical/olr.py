@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS
 from dacycle.forecast_adapter.physics import humidity_from_dewpoint
-from dacycle.forecast_adapter.worlds.reference import Reference
 
 __all__ = ["OlrOperator", "OlrSamples", "fit_olr"]
 
@@ -45,22 +44,21 @@ class OlrSamples:
     members: NDArray
 
 
-def fit_olr(reference: Reference, times: NDArray[np.datetime64], members: NDArray) -> OlrSamples:
-    """Fit the operator to states and mean OLR of a reference, and apply it to members of background error.
+def fit_olr(states: NDArray, olr: NDArray, area: NDArray, members: NDArray) -> OlrSamples:
+    """Fit the operator to states and their mean OLR, and apply it to members of background error.
 
     Args:
-        reference: holds OLR as a surface field.
-        times: of the states; every fifth is held out to estimate the error.
+        states: (n, 69, H, W) SI; every fifth is held out to estimate the error.
+        olr: (n, H, W) W m-2.
+        area: (H, 1) or (H, W): weights of the cells.
         members: (N, 69, H, W) SI. Each is added to one of the states, in turn.
     """
-    states = np.stack([reference.array(time) for time in times])
-    olr = np.stack([reference.surface(time, ("olr",))["olr"].values for time in times])
-    area, held_out = reference.grid.weights, np.arange(len(times)) % _HELD_OUT == 0
+    held_out = np.arange(len(states)) % _HELD_OUT == 0
     weights, constant = _regress(states[~held_out], olr[~held_out], area)
     without_error = OlrOperator(weights, constant, np.nan)
     error = np.sqrt((np.square(without_error(states[held_out]) - olr[held_out]) * area).mean())
     operator = OlrOperator(weights, constant, float(error))
-    base = np.resize(np.arange(len(times)), len(members))
+    base = np.resize(np.arange(len(states)), len(members))
     step = np.float32(0.3)  # errors in a cycle are about this share of the members
     pairs = zip(members, states[base], strict=True)
     slopes = [

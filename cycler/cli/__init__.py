@@ -147,10 +147,13 @@ class Commands(TyperGroup):
         # these import pydantic, which the help does not need
         from dacycle.common import logs
         from dacycle.common.settings import read_settings
+        from dacycle.cycler.cli.costs import costs_kept
 
         try:
-            logs.configure(read_settings().log)
-            return super().invoke(ctx)
+            settings = read_settings()
+            logs.configure(settings.log)
+            with costs_kept(settings.costs, sys.argv[1:]):
+                return super().invoke(ctx)
         except DacycleError as error:
             print(f"{error.label}: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_status) from error

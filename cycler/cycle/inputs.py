@@ -66,7 +66,7 @@ class Inputs:
     def mismatch(self) -> str:
         """Return what is wrong with the pairing of model and world; empty if the model was made for the world."""
         model, world = self.model, self.world
-        if model.world in (world.name, world.reference_kind):
+        if world.takes(model.world):
             return ""
         kind = f", whose reference is {world.reference_kind}" if world.reference_kind else ""
         return f"model {model.name} was made for {model.world!r}, not for the world {world.name!r}{kind}"

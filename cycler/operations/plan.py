@@ -11,10 +11,15 @@ from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_donor
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
+from dacycle.obs_ingest.sources.base import Source
 from dacycle.obs_ingest.table import ObservationError
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["Content", "Plan", "plan"]
+
+
+_DAY = 4
+"""Cycles in a day."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ def plan(experiment: Experiment, archive: Archive | None, threads: int = 1) -> P
     times = [] if experiment.end is None else list(pd.date_range(first, experiment.end, freq=STEP))
     outlook = Plan(first, experiment.end, len(times), done)
     outlook.missing += _missing_donor(experiment, archive) if branch is None else []
-    _look_at_sources(inputs, [first, *times[1:][-1:]], outlook)
+    days = [times[:_DAY] or [first], times[-_DAY:][::-1]]
+    _look_at_sources(inputs, days if len(times) > 1 else days[:1], outlook)
     outlook.step_seconds = _time_one_step(inputs, first)
     outlook.megabytes = len(times) * 2 * CHANNEL_COUNT * np.prod(inputs.world.grid.shape) * 4 / 1e6
     starts = sum(time.hour in experiment.drift.starts for time in times)
@@ -99,24 +105,34 @@ def _missing_donor(experiment: Experiment, archive: Archive | None) -> list[str]
     return []
 
 
-def _look_at_sources(inputs: Inputs, times: list[pd.Timestamp], outlook: Plan) -> None:
+def _look_at_sources(inputs: Inputs, days: list[list[pd.Timestamp]], outlook: Plan) -> None:
+    """Look at what sources have for the first cycle of each day; where that is nothing, at the other cycles too.
+
+    Soundings are made at 00 and 12 UTC, daily means end at one hour: only a day without values is worth a word.
+    """
     absent = absent_files(inputs.experiment)
     outlook.missing += absent.values()
     for source in inputs.sources:
         if source.name in absent:
             continue
         contents = []
-        for time in times:
+        for cycles in days:
             try:
-                table, inventory = source.read(Window(np.datetime64(time, "h"), source.cutoff))
-                contents.append(Content(time, len(table), inventory.unreadable or 0))
-                if not len(table):
-                    outlook.missing.append(f"source {source.name} has nothing for {cycle_id(time)}")
+                content = _content(source, cycles[0])
+                if not content.values and not any(_content(source, cycle).values for cycle in cycles[1:]):
+                    span = " to ".join(dict.fromkeys(map(cycle_id, (min(cycles), max(cycles)))))
+                    outlook.missing.append(f"source {source.name} has nothing for {span}")
             except (ReferenceDataError, ObservationError) as error:
-                contents.append(Content(time, None))
+                content = Content(cycles[0], None)
                 sentence = f"source {source.name}: {str(error).removeprefix(f'source {source.name}: ')}"
                 outlook.missing += [sentence] if sentence not in outlook.missing else []
+            contents.append(content)
         outlook.sources[source.name] = contents
+
+
+def _content(source: Source, cycle: pd.Timestamp) -> Content:
+    table, inventory = source.read(Window(np.datetime64(cycle, "h"), source.cutoff))
+    return Content(cycle, len(table), inventory.unreadable or 0)
 
 
 def _time_one_step(inputs: Inputs, time: pd.Timestamp) -> float:

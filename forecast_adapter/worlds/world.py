@@ -170,6 +170,10 @@ class World:
         )
         return replace(self, grid=grid, climatology=Climatology(climatology), orography=orography, land_fraction=land)
 
+    def takes(self, made_for: str) -> bool:
+        """Return whether a model that was made for this world or kind of reference forecasts its states."""
+        return made_for in (self.name, self.reference_kind)
+
     def surface_pressure(self, time: np.datetime64) -> NDArray[np.float32]:
         """Return the reference's pressure (H, W) at the ground, Pa; where it has none, that of its msl and t2m."""
         fields = self.reference.surface(time)

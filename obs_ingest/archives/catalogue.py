@@ -65,10 +65,11 @@ class Index:
     Args:
         connection: to the server.
         folder: of the archive's files; lists of stations are kept in it, listings of folders in `.index`.
+        again: ask the server whatever the time of the last question.
     """
 
-    def __init__(self, connection: Connection, folder: Path) -> None:
-        self._connection, self._folder = connection, folder
+    def __init__(self, connection: Connection, folder: Path, again: bool = False) -> None:
+        self._connection, self._folder, self._again = connection, folder, again
 
     def read(self, url: str, parse: Callable[[Path], T]) -> T:
         """Fetch a list and return what `parse` makes of it.
@@ -82,7 +83,7 @@ class Index:
         name = url.split("://")[1].strip("/")
         target = self._folder / (f".index/{name.replace('/', '_')}.html" if page else name.rpartition("/")[2])
         parsed: list[T] = []
-        self._connection.obtain(url, target, lambda part: parsed.append(parse(part)), page=page)
+        self._connection.obtain(url, target, lambda part: parsed.append(parse(part)), page=page, again=self._again)
         try:
             return parsed[0] if parsed else parse(target)
         except ObservationError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dacycle.obs_ingest.archives.catalogue import ARCHIVES, Archive, Index, Wanted
 from dacycle.obs_ingest.archives.choice import Choice
-from dacycle.obs_ingest.archives.transfer import AbsentError, Connection, Stopped
+from dacycle.obs_ingest.archives.transfer import AbsentError, Connection, DamagedError, Stopped
 from dacycle.obs_ingest.table import ObservationError
 
 __all__ = ["LINE", "Plan", "Summary", "fetch", "make_plan"]
@@ -57,13 +57,15 @@ class Summary:
         bytes: that came.
         unchanged: files that were here.
         lacking: sentences about what the archive has not.
-        failures: sentences about what could not be fetched, or is damaged.
+        damaged: sentences about files that are damaged in the archive, and are left out.
+        failures: sentences about what could not be fetched.
     """
 
     fetched: int = 0
     bytes: int = 0
     unchanged: int = 0
     lacking: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -81,6 +83,8 @@ def make_plan(source: str, years: Sequence[int], choice: Choice | None, folder: 
     elif not archive.by_station:
         raise ObservationError(f"files of {source} hold the whole globe: there are no stations to choose")
     found = archive.find(Index(connection, folder), years, choice)
+    if not found.wanted or (found.lacking and not archive.by_station):  # may have come since the lists were fetched
+        found = archive.find(Index(connection, folder, again=True), years, choice)
     due = [file for file in found.wanted if not connection.is_current(file.url, folder / file.name, file.listed)]
     return Plan(
         archive, folder, found.wanted, due, found.lacking, _bytes(due, connection), shutil.disk_usage(folder).free
@@ -125,6 +129,8 @@ def fetch(
             return
         except AbsentError as error:
             summary.lacking.append(str(error))
+        except DamagedError as error:
+            summary.damaged.append(str(error))
         except ObservationError as error:
             summary.failures.append(str(error))
         else:

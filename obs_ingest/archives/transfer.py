@@ -19,7 +19,7 @@ import httpx
 from dacycle.common.files import flush, write_whole
 from dacycle.obs_ingest.table import ObservationError
 
-__all__ = ["AbsentError", "Connection", "Outcome", "Stopped"]
+__all__ = ["AbsentError", "Connection", "DamagedError", "Outcome", "Stopped"]
 
 DAY = 86400.0  # s; within a day a file is not asked for changes again
 TIMEOUT = 30.0  # s without an answer
@@ -37,6 +37,10 @@ Check = Callable[[Path], None]
 
 class AbsentError(ObservationError):
     """The server has no such file."""
+
+
+class DamagedError(ObservationError):
+    """The content of a file has come whole, twice, and cannot be what it should be."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
@@ -197,7 +201,9 @@ class Connection:
         within_a_day = time.time() - origin.asked < DAY
         return origin.url == self.address(url) and origin.listed == listed and (bool(listed) or within_a_day)
 
-    def obtain(self, url: str, target: Path, check: Check, listed: str = "", page: bool = False) -> Outcome:
+    def obtain(
+        self, url: str, target: Path, check: Check, listed: str = "", page: bool = False, again: bool = False
+    ) -> Outcome:
         """Bring a local copy up to date.
 
         The server is not asked where the archive's index states the version that is here, nor within a day of the last
@@ -209,13 +215,15 @@ class Connection:
             check: of its content.
             listed: its version, as the archive's index states it.
             page: whether it is a page of HTML; else such an answer is an error.
+            again: ask the server whatever is known.
 
         Raises:
             AbsentError: there is no such file.
-            ObservationError: it cannot be fetched, or is damaged; names the address.
+            DamagedError: it is damaged at the server; names the address.
+            ObservationError: it cannot be fetched; names the address.
             Stopped: `stop` was called.
         """
-        if self.is_current(url, target, listed):
+        if not again and self.is_current(url, target, listed):
             return Outcome(target, fetched=False)
         url, copy = self.address(url), _Copy(target)
         origin = copy.origin()
@@ -231,7 +239,7 @@ class Connection:
             except ObservationError as problem:
                 copy.drop()
                 if last:
-                    raise ObservationError(str(problem).replace(str(copy.part), url)) from None
+                    raise DamagedError(str(problem).replace(str(copy.part), url)) from None
             else:
                 copy.finish()
                 break

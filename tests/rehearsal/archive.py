@@ -5,6 +5,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -34,6 +35,15 @@ class Archive(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Be silent on clients that were killed."""
+
+
+@dataclass(frozen=True)
+class Public:
+    """All archives: a server of stores, which come into its folder; folder and address of those of observations."""
+
+    archive: Archive
+    folder: Path
+    observations: str
 
 
 class _Handler(BaseHTTPRequestHandler):

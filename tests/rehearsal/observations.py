@@ -14,6 +14,9 @@ from tests.rehearsal.stores import nature, truth_of_2022
 
 ONE_DEGREE = Grid("1deg", np.arange(89.5, -90, -1), np.arange(0.5, 360))
 LEVELS = (1000, 925, 850, 700, 500, 400, 300, 250, 200, 150, 100, 50)
+OLR_FILE = "olr-daily_v01r02_20220101_20221231.nc"
+CUT_OFF, NOISY, DAMAGED = 3, 7, 11
+"""Stations whose file of ISD ends in the middle of a line, or has noise in one, and whose soundings are damaged."""
 _ERRORS = {"t2m": 1.0, "td2m": 1.5, "msl": 60.0, "ps": 60.0, "u10": 1.0, "v10": 1.0}
 
 
@@ -42,8 +45,10 @@ def fill(root: Path, stations: int = 160, sondes: int = 50) -> None:
                 soundings[number].append(content.igra_sounding(described[number][1], pd.Timestamp(time), levels))
         olr[time.astype("datetime64[D]")].append(surface["olr"].values)
     _write(root, described, reports, soundings, len(chosen[:sondes]))
+    _damage(root, described)
     days = [regrid(np.mean(fields, axis=0), world.grid, ONE_DEGREE)[::-1] for fields in olr.values()]
-    content.write_olr(root / content.OLR / "olr-daily_v01r02_20220101_20221231.nc", list(olr), np.stack(days))
+    content.write_olr(root / content.OLR / OLR_FILE, list(olr), np.stack(days))
+    content.write(root / content.OLR / OLR_FILE.replace("2022", "2021"), "another year, never asked for\n")
 
 
 def _place(world, row: int, column: int, number: int) -> tuple[dict[str, object], dict[str, object]]:
@@ -81,3 +86,15 @@ def _write(root: Path, described, reports, soundings, sondes: int) -> None:
         if number < sondes:
             name = f"access/data-por/{sounding['station']}-data.txt.zip"
             content.write_igra(root / content.IGRA / name, "".join(soundings[number]))
+
+
+def _damage(root: Path, described) -> None:
+    """Damage three files, as they would be in the archives."""
+    cut_off, noisy = (root / content.ISD / f"2022/{described[k][0]['station']}.csv" for k in (CUT_OFF, NOISY))
+    cut_off.write_text(cut_off.read_text()[:-20])
+    lines = noisy.read_text().splitlines(keepends=True)
+    noisy.write_text("".join([*lines[:3], "\x07\x1f noise, ;;\n", *lines[4:]]))
+    packed = root / content.IGRA / f"access/data-por/{described[DAMAGED][1]['station']}-data.txt.zip"
+    whole = bytearray(packed.read_bytes())
+    whole[len(whole) // 3] ^= 0xFF
+    packed.write_bytes(whole)

@@ -1,11 +1,13 @@
 """Stores of ERA5 in the form of the public ones, filled from the packaged weeks of the nature run.
 
 `weatherbench2` has the names, the order of dimensions, the chunks and the attributes of
-`1959-2023_01_10-6h-64x32_equiangular_conservative.zarr`; `arco` those of ARCO-ERA5, on a coarser grid. The nature run's
-own times are moved to dates of several years, so that there is a training year with all seasons.
+`1959-2023_01_10-6h-64x32_equiangular_conservative.zarr`; `weatherbench2_fine` those of
+`1959-2023_01_10-wb13-6h-1440x721_with_derived_variables.zarr`, and `arco` those of ARCO-ERA5, on coarser grids. The
+nature run's own times are moved to dates of several years, so that there is a training year with all seasons. A date is
+made from the same time in all stores.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,15 @@ from dacycle.forecast_adapter.state import STEP, make_state, to_dataset
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
 ARCO_GRID = Grid("5deg", 90 - 5.0 * np.arange(37), 5.0 * np.arange(72))
+FINE_GRID = Grid("1deg", 90 - 1.0 * np.arange(181), 1.0 * np.arange(360))
 
 FIRST, LENGTH = np.datetime64("2024-01-01T00", "h"), 112  # of the packaged weeks: the time of the first, their number
 
-# First days of months, and numbers of days: a training year with all seasons, a validation year long enough to judge a
-# model, and the test year. The packaged weeks are used in a circle.
-TRAINING = {"2020-01": 20, **{f"2020-{month:02}": 2 for month in range(2, 13)}}
-BLOCKS = {**TRAINING, "2021-01": 31, "2021-02": 28, "2021-03": 3, "2022-01": 6}
+# Months, and how many of their times, from the first: a training year with all seasons, a validation year long enough
+# to judge a model, and the test year. The packaged weeks are used in a circle.
+TRAINING = {"2020-01": 124, **{f"2020-{month:02}": 8 for month in range(2, 13)}}
+BLOCKS = {**TRAINING, "2021-01": 124, "2021-02": 112, "2021-03": 12, "2022-01": 24}
+FINE_BLOCKS = {"2021-01": 20, **{f"2021-{month:02}": 1 for month in range(2, 13)}, "2022-01": 24}
 
 _ATTRIBUTES = {  # long name, short name, unit
     "10m_u_component_of_wind": ("10 metre U wind component", "u10", "m s**-1"),
@@ -48,10 +52,10 @@ _ATTRIBUTES = {  # long name, short name, unit
 }
 
 
-def dates() -> dict[np.datetime64, np.datetime64]:
-    """Return the times of the stores, ascending, each with the time of the nature run that it is made from."""
-    times = [np.datetime64(f"{month}-01T00", "h") + k * STEP for month, days in BLOCKS.items() for k in range(4 * days)]
-    return {time: FIRST + number % LENGTH * STEP for number, time in enumerate(times)}
+def dates(blocks: Mapping[str, int] = BLOCKS) -> dict[np.datetime64, np.datetime64]:
+    """Return the times of a store, ascending, each with the time of the nature run that it is made from."""
+    times = [np.datetime64(f"{month}-01T00", "h") + k * STEP for month, count in blocks.items() for k in range(count)]
+    return {time: FIRST + time.astype(int) // STEP.astype(int) % LENGTH * STEP for time in times}
 
 
 def nature() -> World:
@@ -65,33 +69,59 @@ def weatherbench2(path: Path) -> None:
     packaged = {time: number for number, time in enumerate(dict.fromkeys(times.values()))}
     states = xr.concat([_published(world, time) for time in packaged], "time", data_vars="minimal")
     states = states.sortby("latitude").transpose("time", "level", "longitude", "latitude")
-    order = [packaged[origin] for origin in times.values()]
-    for name, variable in states.data_vars.items():
-        long_name, short_name, units = _ATTRIBUTES[str(name)]
-        written = variable.isel(time=order).assign_coords(time=list(times)) if "time" in variable.dims else variable
-        written = written.assign_attrs(long_name=long_name, short_name=short_name, units=units).to_dataset()
-        sizes = tuple(100 if dim == "time" else n for dim, n in variable.sizes.items())
-        encoding: dict[str, dict[str, object]] = {str(name): {"chunks": sizes}}
-        if "time" in variable.dims and not (path / "time").exists():
-            encoding["time"] = {"units": "hours since 1959-01-01", "dtype": "int64"}
-        written.to_zarr(path, mode="a", zarr_format=2, encoding=encoding)
+    for variable in states.data_vars.values():
+        written = variable.isel(time=[packaged[t] for t in times.values()]) if "time" in variable.dims else variable
+        _append(path, written.to_dataset(), list(times), chunk=100)
     zarr.consolidate_metadata(path, zarr_format=2)
 
 
-def _published(world: World, time: np.datetime64) -> xr.Dataset:
-    """Return a state with the fields that the store has beside; its dewpoint has no value."""
-    dataset = to_dataset(make_state(world.reference.array(time), world.grid, time))
+def weatherbench2_fine(path: Path) -> None:
+    """Write the store of fine states: latitude descending from pole to pole, before longitude, a time a chunk."""
+    world, times = nature(), dates(FINE_BLOCKS)
+    for time, origin in times.items():
+        states = _published(world, origin, FINE_GRID).transpose("time", "level", "latitude", "longitude")
+        fixed = [name for name, variable in states.data_vars.items() if "time" not in variable.dims]
+        if path.exists():
+            states.drop_vars([*fixed, "level", "latitude", "longitude"]).assign_coords(time=[time]).to_zarr(
+                path, append_dim="time", zarr_format=2
+            )
+        else:
+            _append(path, states, [time], chunk=1)
+    zarr.consolidate_metadata(path, zarr_format=2)
+
+
+def _append(path: Path, states: xr.Dataset, times: list[np.datetime64], chunk: int) -> None:
+    """Add variables to a store, with the published attributes and chunks."""
+    encoding: dict[str, dict[str, object]] = {}
+    for name, variable in states.data_vars.items():
+        long_name, short_name, units = _ATTRIBUTES[str(name)]
+        variable.attrs = {"long_name": long_name, "short_name": short_name, "units": units}
+        encoding[str(name)] = {"chunks": tuple(chunk if dim == "time" else n for dim, n in variable.sizes.items())}
+    if "time" in states.dims:
+        states = states.assign_coords(time=times)
+        if not (path / "time").exists():
+            encoding["time"] = {"units": "hours since 1959-01-01", "dtype": "int64"}
+    states.to_zarr(path, mode="a", zarr_format=2, encoding=encoding)
+
+
+def _published(world: World, time: np.datetime64, grid: Grid | None = None) -> xr.Dataset:
+    """Return a state, interpolated to a grid, with the fields that the store has beside; its dewpoint has no value."""
+    grid = grid or world.grid
     surface = world.reference.surface(time, ("tp6h", "olr", "ps"))
     fields = {
-        "total_precipitation_6hr": surface["tp6h"] / 1000,
-        "mean_top_net_long_wave_radiation_flux": -surface["olr"],
-        "surface_pressure": surface["ps"],
-        "2m_dewpoint_temperature": surface["ps"] * np.nan,
+        "total_precipitation_6hr": surface["tp6h"].values / 1000,
+        "mean_top_net_long_wave_radiation_flux": -surface["olr"].values,
+        "surface_pressure": surface["ps"].values,
+        "2m_dewpoint_temperature": surface["ps"].values * np.nan,
+        "geopotential_at_surface": world.orography * np.float32(GRAVITY),
+        "land_sea_mask": world.land_fraction,
     }
-    dims = ("latitude", "longitude")
-    dataset = dataset.assign({name: (("time", *dims), field.values[None]) for name, field in fields.items()})
-    dataset["geopotential_at_surface"] = (dims, world.orography * np.float32(GRAVITY))
-    dataset["land_sea_mask"] = (dims, world.land_fraction)
+    state, *planes = (regrid(x, world.grid, grid) for x in (world.reference.array(time), *fields.values()))
+    dataset = to_dataset(make_state(state, grid, time))
+    for name, plane in zip(fields, planes, strict=True):
+        static = name in ("geopotential_at_surface", "land_sea_mask")
+        dims = ("latitude", "longitude") if static else ("time", "latitude", "longitude")
+        dataset[name] = (dims, plane if static else plane[None])
     dataset["vertical_velocity"] = dataset[WB2_NAMES["t"]] * 0
     return dataset
 

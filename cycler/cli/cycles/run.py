@@ -183,7 +183,10 @@ def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads =
 
 @app.command()
 def fork(
-    donor: Annotated[str, typer.Argument(metavar="EXPERIMENT@TIME", help="The cycle to start from.")],
+    donor: Annotated[
+        str,
+        typer.Argument(metavar="EXPERIMENT@TIME", help="The cycle to start from; without @TIME its start."),
+    ],
     name: Annotated[str, typer.Argument(help="Name of the new experiment.")],
     archive: ArchiveFolder,
     change: Annotated[
@@ -198,13 +201,12 @@ def fork(
     again to finish after an interruption; what is there already is kept.
 
     Example: dacycle fork demo@20240110T00 no-olr --set 'deny=[olr]'
+
+    Example: dacycle fork demo demo-oi --set assimilator=oi
     """
-    try:
-        origin, time = parse_donor(donor)
-    except ValueError as error:
-        raise ExperimentError(str(error)) from None
     path = out or Path(f"{name}.yaml")
     opened = Archive(archive)
+    origin, time = _donor(donor, opened)
     content = opened.branch(origin).experiment.as_dict()
     content |= {"name": name, "start": cycle_id(time + STEP), "cold_start": {"from": f"{origin}@{cycle_id(time)}"}}
     changes = dict(parse_setting(setting, "--set") for setting in change or [])
@@ -223,7 +225,19 @@ def fork(
         write_whole(path, text.encode())
         if writer.next_time is None:
             writer.fork()
-    console.print(f"{name} begins after {donor}; go on with `dacycle hindcast {path} --archive {archive}`")
+    console.print(
+        f"{name} begins after {origin}@{cycle_id(time)}; go on with `dacycle hindcast {path} --archive {archive}`"
+    )
+
+
+def _donor(text: str, archive: Archive) -> tuple[str, pd.Timestamp]:
+    """Return the experiment and the cycle of `EXPERIMENT@TIME`; of an experiment alone the cycle before its first."""
+    if "@" not in text:
+        return text, archive.branch(text).experiment.start - STEP
+    try:
+        return parse_donor(text)
+    except ValueError as error:
+        raise ExperimentError(str(error)) from None
 
 
 def _change(content: Any, key: str, value: Any) -> None:

@@ -26,8 +26,11 @@ SITUATIONS = {
 }
 """Situations that an experiment can be begun for, and the template of each."""
 
-RECIPES = {"era5": {"era5-mini.yaml": "era5/mini-5.625deg.yaml", "era5-oi.yaml": "era5/oi-5.625deg.yaml"}}
-"""Recipes that are written beside the experiment of a situation, which needs networks made on its own data."""
+RECIPES = {
+    "era5": {f"era5-{name}.yaml": f"era5/{name}-5.625deg.yaml" for name in ("mini", "oi", "fnp")},
+    "fengwu-1.40625deg": {"fengwu-oi.yaml": "era5/oi-fengwu.yaml"},
+}
+"""Recipes that are written beside the experiment of a situation, which needs what is made on its own data."""
 
 SECONDS = 5.0
 """Where nobody looks, progress is printed at most once in so many seconds."""

@@ -80,7 +80,8 @@ def fetch(
             shown + (f"\nand {more} more" if more > 0 else "") + "\nthe same command tries them again"
         )
     if not plan.wanted or summary.fetched + summary.unchanged == 0:
-        raise ObservationError(f"{source} {years}: the archive has none of these files")
+        reason = f"; {len(summary.damaged)} are damaged there" if summary.damaged else ""
+        raise ObservationError(f"{source} {years}: the archive has none of these files{reason}")
 
 
 def _fetch(source: str, plan: Plan, connection: Connection, connections: int) -> Summary:
@@ -120,27 +121,30 @@ def _show_plan(plan: Plan, rate: float, as_json: bool) -> None:
     for name, value in rows.items():
         table.add_row(name, str(value))
     console.print(table, markup=False)
-    _show_lacking(plan.lacking)
+    _show("not in the archive", plan.lacking)
 
 
 def _show_summary(plan: Plan, summary: Summary, as_json: bool) -> None:
     if as_json:
         print_json(summary)
         return
-    _show_lacking(summary.lacking)
+    _show("not in the archive", summary.lacking)
+    _show("damaged in the archive, left out", summary.damaged)
+    counts = f"{summary.fetched} files fetched ({_size(summary.bytes)}), {summary.unchanged} unchanged"
+    if summary.damaged:
+        counts += f", {len(summary.damaged)} damaged"
     console.print(
-        f"{plan.folder}: {summary.fetched} files fetched ({_size(summary.bytes)}), {summary.unchanged} unchanged; a "
-        f"source's `path` is {plan.folder}/{plan.archive.files}",
+        f"{plan.folder}: {counts}; a source's `path` is {plan.folder}/{plan.archive.files}",
         soft_wrap=True,
         markup=False,
     )
 
 
-def _show_lacking(sentences: list[str]) -> None:
+def _show(what: str, sentences: list[str]) -> None:
     for sentence in sentences[:_MOST]:
-        console.print(f"not in the archive: {sentence}", soft_wrap=True, markup=False)
+        console.print(f"{what}: {sentence}", soft_wrap=True, markup=False)
     if len(sentences) > _MOST:
-        console.print(f"not in the archive: {len(sentences) - _MOST} more")
+        console.print(f"{what}: {len(sentences) - _MOST} more")
 
 
 def _size(count: int) -> str:

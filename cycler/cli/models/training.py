@@ -14,7 +14,7 @@ from dacycle.assimilators.base import (
     load_assimilator,
     packaged_assimilators,
 )
-from dacycle.assimilators.classical.background_error import estimate_from_recipe
+from dacycle.assimilators.classical.ensemble_recipe import estimate_from_recipe
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.judging.evaluation import evaluate as evaluate_assimilator
 from dacycle.assimilators.judging.operator_scores import score_operator

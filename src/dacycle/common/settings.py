@@ -36,6 +36,7 @@ class Settings(BaseModel):
         gpu_memory: GB of GPU memory that ONNX Runtime may take; None: all.
         batch: most states in one call of a network; None: as many as memory allows.
         log: how log records are written: `human` or `json`.
+        costs: file to which each command adds a line: seconds, processor seconds, and its largest process (GB).
         archive: folder of the archive, for commands without `--archive`.
         mirror: address of a copy of the public archives of observations, for `dacycle fetch`.
         alert_webhook: address to which alerts are posted as JSON.
@@ -55,6 +56,7 @@ class Settings(BaseModel):
     gpu_memory: float | None = Field(default=None, gt=0)
     batch: int | None = Field(default=None, gt=0)
     log: Literal["human", "json"] = "human"
+    costs: Path | None = None
     archive: Path | None = None
     mirror: str | None = Field(default=None, pattern="https?://.+")
     alert_webhook: str | None = Field(default=None, pattern="https?://.+")

@@ -15,11 +15,11 @@ from dacycle.assimilators.classical.background_error import (
     Tuning,
     draw_forecast_errors,
     estimate_background_error,
-    read_ensemble_recipe,
 )
+from dacycle.assimilators.classical.ensemble_recipe import estimate_from_recipe, read_ensemble_recipe
 from dacycle.assimilators.classical.olr import OlrOperator, OlrSamples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES, index
-from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
 from dacycle.forecast_adapter.state import make_state, to_dataset
 from dacycle.forecast_adapter.worlds.reference import Reference, write_times
 from tests.worlds import profile
@@ -34,6 +34,10 @@ ROOT = Path(__file__).resolve().parents[3]
 class SomeWorld:
     name: str = "somewhere"
     grid: Grid = GRID
+    reference_kind: str = ""
+
+    def takes(self, made_for: str) -> bool:
+        return made_for in (self.name, self.reference_kind)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +159,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 
 def test_errors_are_forecast_minus_reference_at_every_lead(reference: Reference) -> None:
-    errors, leads = draw_forecast_errors(Drifting(), reference, [6, 12, 24], members=9, seed=1, years=[2001, 2003])
+    errors, leads = draw_forecast_errors(
+        Drifting(), reference, GRID, [6, 12, 24], members=9, seed=1, years=[2001, 2003]
+    )
     assert sorted(leads) == [6, 6, 6, 12, 12, 12, 24, 24, 24]
     for error, lead in zip(errors, leads, strict=True):
         np.testing.assert_allclose(error / UNIT, 0.1 * lead / 6, atol=0.02)
@@ -165,14 +171,14 @@ def test_drawing_is_repeatable_spread_over_the_years_and_never_leaves_one(refere
     draws = []
     for seed in (1, 1, 2):
         model = Drifting()
-        draw_forecast_errors(model, reference, [6, 48], members=12, seed=seed, years=[2001])
+        draw_forecast_errors(model, reference, GRID, [6, 48], members=12, seed=seed, years=[2001])
         draws.append(model.starts)
     assert draws[0] == draws[1] != draws[2]
     # 2001 has 12 states here, numbered from 0; the next year's would follow on without a gap.
     assert min(draws[0]) >= 1
     assert max(draws[0]) <= 10
     with pytest.raises(AssimilatorError, match=r"no forecast of 72 h.*2001"):
-        draw_forecast_errors(Drifting(), reference, [72], members=2, seed=1, years=[2001])
+        draw_forecast_errors(Drifting(), reference, GRID, [72], members=2, seed=1, years=[2001])
 
 
 def test_estimated_ensemble_is_centred_and_long_leads_do_not_dominate(reference: Reference) -> None:
@@ -193,6 +199,27 @@ def test_estimated_ensemble_is_centred_and_long_leads_do_not_dominate(reference:
     expected = np.sqrt((1 + 16) / 2)  # both leads' mean square
     assert error.std[index("z500")] / UNIT[index("z500"), 0, 0] == pytest.approx(expected, rel=0.1)
     assert error.provenance["leads"] == [6, 24]
+
+
+def test_a_model_of_the_kind_of_reference_serves_a_world_on_a_coarser_grid(reference: Reference) -> None:
+    """As FengWu, made for ERA5, serves a world of another name; its errors are averaged to the grid of increments."""
+    coarse = Grid("coarse", GRID.latitude.reshape(-1, 2).mean(1), GRID.longitude.reshape(-1, 2).mean(1))
+    settings = {"leads": [6, 24], "members": 6, "seed": 1, "years": [2001], "tuning": Tuning()}
+    model = replace(Drifting(), world="era5")
+    fine = estimate_background_error(model, reference, SomeWorld(reference_kind="era5"), **settings)
+    error = estimate_background_error(model, reference, SomeWorld(grid=coarse, reference_kind="era5"), **settings)
+    assert error.members.shape == (6, len(NAMES), *coarse.shape)
+    expected = conservative_average(fine.members, GRID, coarse)
+    assert np.abs(error.members - expected).max() < 1e-3 * np.abs(fine.members).max()
+    assert (error.grid, error.world) == (coarse, "somewhere")
+
+
+def test_a_model_on_another_grid_than_the_data_is_refused(reference: Reference) -> None:
+    with pytest.raises(AssimilatorError, match=r"the data are on a \(32, 64\) grid, drifting runs on 1\.5deg"):
+        estimate_background_error(
+            replace(Drifting(), grid=get_grid("1.5deg")), reference, SomeWorld(),
+            leads=[6], members=2, seed=1, years=[2001], tuning=Tuning(),
+        )  # fmt: skip
 
 
 def test_a_model_of_another_world_is_refused(reference: Reference) -> None:
@@ -223,6 +250,8 @@ def test_the_packaged_recipe_is_readable() -> None:
         ("seed: 1", "seed: one", r"wrong\.yaml:\d+: seed: Input should be a valid integer"),
         ("kind: oi", "kind: fnp", r"wrong\.yaml:\d+: kind: Input should be 'oi'"),
         ("leads: [144,", "leads: [143,", r"wrong\.yaml:\d+: leads: leads are multiples of 6 h"),
+        ("seed: 1", "seed: 1\ngrid: 5.625", r"wrong\.yaml:\d+: grid: "),
+        ("seed: 1", "seed: 1\ngrid: 5deg", r"wrong\.yaml:\d+: grid: .*5\.625deg"),
         ("members: 96", "members: 1", r"wrong\.yaml:\d+: members: Input should be greater than or equal to 2"),
         ("inflation: 0.25", "inflation: {humidity: 1}", r"\d+: inflation: .* surface, z, q, u, v, t"),
         ("inflation: 0.25", "inflation: much", r"\d+: inflation: is one number or one for each of"),
@@ -236,3 +265,10 @@ def test_a_recipe_with_a_mistake_says_which_and_where(tmp_path: Path, right: str
     (tmp_path / "wrong.yaml").write_text(text.replace(right, wrong))
     with pytest.raises(AssimilatorError, match=message):
         read_ensemble_recipe(tmp_path / "wrong.yaml")
+
+
+def test_a_recipe_for_a_finer_grid_than_its_worlds_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "deploy/recipes/oi.yaml").read_text()
+    (tmp_path / "fine.yaml").write_text(f"{text}grid: 1.5deg\n")
+    with pytest.raises(AssimilatorError, match=r"fine\.yaml: grid: 1\.5deg is finer than 5\.625deg"):
+        estimate_from_recipe(tmp_path / "fine.yaml", tmp_path / "oi.nc")

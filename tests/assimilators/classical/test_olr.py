@@ -50,7 +50,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def test_finds_what_radiation_depends_on_and_how_well(reference: Reference) -> None:
     members = np.random.default_rng(2).normal(size=(6, len(NAMES), 1, 1)) * profile()[1][:, None, None]
     members = np.broadcast_to(members, (6, len(NAMES), *GRID.shape)).astype(np.float32)
-    samples = fit_olr(reference, reference.times, members)
+    fitted = np.stack([reference.array(time) for time in reference.times])
+    olr = np.stack([reference.surface(time)["olr"].values for time in reference.times])
+    samples = fit_olr(fitted, olr, GRID.weights, members)
     assert samples.operator.error == pytest.approx(NOISE, rel=0.05)
     new = states(3, seed=5)
     difference = samples.operator(new) - radiation(new)

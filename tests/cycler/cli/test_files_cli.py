@@ -24,7 +24,7 @@ from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.obs_ingest.sources.base import build_source
 from dacycle.obs_ingest.table import from_arrow
 from dacycle.obs_ingest.window import Window
-from tests.archives.content import ISD, make
+from tests.archives.content import IGRA, ISD, SONDES, make
 from tests.archives.server import Archives, serving
 from tests.conftest import TinyWorld
 from tests.worlds import forecast_by_hand, make_model
@@ -390,14 +390,28 @@ class TestFetch:
         assert (content["files"], content["due"], len(content["lacking"])) == (4, 4, 2)
 
     def test_failures_end_with_status_2_and_the_rest_is_there(self, archives: Archives, tmp_path: Path) -> None:
-        archives.faults.short[f"/{ISD}/2022/01001099999.csv"] = 9
+        archives.faults.codes[f"/{ISD}/2022/01001099999.csv"] = [403]
         command = ["fetch", "isd", "--years", "2022,2022", "--all", "--out", tmp_path / "isd", "--rate", 1000]
         result = run(*command)
-        failed(result, "01001099999.csv: ends in the middle of a line", "the same command tries them again")
+        failed(result, "01001099999.csv: cannot be fetched: 403 Forbidden", "the same command tries them again")
         assert len(list((tmp_path / "isd/2022").glob("*.csv"))) == 3
-        archives.faults.short.clear()
         content = json.loads(run(*command, "--json").stdout)
         assert (content["fetched"], content["unchanged"], content["failures"]) == (1, 3, [])
+
+    def test_files_that_are_damaged_in_the_archive_are_named_and_left_out(
+        self, archives: Archives, tmp_path: Path
+    ) -> None:
+        archives.faults.short = {f"/{ISD}/2022/01001099999.csv": 9}
+        result = run("fetch", "isd", "--years", "2022", "--all", "--out", tmp_path / "isd", "--rate", 1000)
+        assert result.exit_code == 0
+        said = " ".join(result.stdout.split())
+        assert "damaged in the archive, left out: http" in said
+        assert "01001099999.csv: ends in the middle of a line: it is cut off" in said
+        assert "3 files fetched" in said
+        assert "0 unchanged, 1 damaged" in said
+        archives.faults.short = {f"/{IGRA}/access/data-por/{name}-data.txt.zip": 9 for name in SONDES["station"]}
+        result = run("fetch", "igra", "--years", "2022", "--all", "--out", tmp_path / "igra", "--rate", 1000)
+        failed(result, "the archive has none of these files; 2 are damaged there")
 
     def test_refusals(self, archives: Archives, tmp_path: Path) -> None:
         failed(run("fetch", "isd", "--years", "2016", "--out", tmp_path), "name stations", "--nearest-to")

@@ -131,6 +131,28 @@ def test_fork_and_rewind(place):
     assert len(open_experiment("archive", "dry").times) == 5
 
 
+def test_a_fork_from_the_start_shares_the_cold_start(place):
+    dacycle("hindcast", "demo.yaml", "--limit", "2")
+    assert "none begins after demo@20240103T06" in dacycle("fork", "demo", "none", "--set", "assimilator=none")
+    assert "none: 3 ok; it stands at 20240104T00" in dacycle("hindcast", "none.yaml")
+    demo, none = open_experiment("archive", "demo"), open_experiment("archive", "none")
+    assert none.records[:2] == demo.records[:2]
+    assert none.records[2].id == demo.records[2].id
+    assert "none begins after demo@20240103T06" in dacycle("fork", "demo", "none", "--set", "assimilator=none")
+
+
+def test_what_a_command_took_is_kept_where_it_is_asked_for(place):
+    environment = {**os.environ, "DACYCLE_COSTS": "costs.csv"}
+    command = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
+    for arguments, status in ((["models", "mini"], 0), (["hindcast", "no.yaml"], 2)):
+        assert subprocess.run([*command, *arguments], env=environment, cwd=place).returncode == status
+    one, other = pd.read_csv(place / "costs.csv").itertuples()
+    assert (one.command, other.command) == ("models mini", "hindcast no.yaml")
+    assert one.seconds > 0 < one.processor_seconds
+    assert 0.05 < one.peak_gb < 8
+    assert 0.05 < other.peak_gb < 8
+
+
 def test_a_fork_is_compared_with_the_free_run_of_its_donor(place):
     text = (place / "demo.yaml").read_text().replace("free_run: false", "free_run: true")
     (place / "demo.yaml").write_text(text)

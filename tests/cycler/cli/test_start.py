@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dacycle.assimilators.classical.background_error import read_ensemble_recipe
+from dacycle.assimilators.classical.ensemble_recipe import read_ensemble_recipe
 from dacycle.assimilators.training.recipe import load_recipe
 from dacycle.cycler.archive.branches import open_experiment
 from dacycle.cycler.cli import app
@@ -57,10 +57,22 @@ def test_recipes_of_an_experiment_are_written_beside_it_and_fit_it(
     assert CliRunner().invoke(app, ["init", "era5", "mine/year.yaml"]).exit_code == 0
     experiment = load_experiment(tmp_path / "mine/year.yaml")
     mini, oi = load_recipe(tmp_path / "mine/era5-mini.yaml"), read_ensemble_recipe(tmp_path / "mine/era5-oi.yaml")
-    assert experiment.world == mini.world == oi.world
-    assert experiment.model == oi.model == f"runs/era5-mini/{mini.name}.onnx"
+    fnp = load_recipe(tmp_path / "mine/era5-fnp.yaml")
+    assert experiment.world == mini.world == oi.world == fnp.world
+    assert experiment.model == oi.model == fnp.model == f"runs/era5-mini/{mini.name}.onnx"
     assert experiment.assimilator == "runs/era5-oi/era5-oi.nc"
-    assert not {experiment.start.year} & {*mini.training_years, *mini.validation_years, *oi.years}
+    years = {*mini.training_years, *mini.validation_years, *oi.years, *fnp.training_years, *fnp.validation_years}
+    assert experiment.start.year not in years
+
+
+def test_the_recipe_for_fengwu_fits_its_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["init", "fengwu-1.40625deg", "year.yaml"]).exit_code == 0
+    experiment, oi = load_experiment(tmp_path / "year.yaml"), read_ensemble_recipe(tmp_path / "fengwu-oi.yaml")
+    assert (experiment.world, experiment.model) == (oi.world, oi.model)
+    assert experiment.assimilator == "runs/fengwu-oi/fengwu-oi.nc"
+    assert experiment.observation_grid.name == oi.grid
+    assert experiment.start.year not in oi.years
 
 
 def test_an_unknown_situation_is_refused(tmp_path: Path) -> None:

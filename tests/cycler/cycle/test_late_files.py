@@ -155,6 +155,17 @@ def test_where_nothing_can_be_read_the_cycle_goes_on_and_doctor_and_plan_say_why
         assert "noon.csv:nocolumnstation" in re.sub(r"[│\s]", "", found.output)
 
 
+def test_plan_misses_what_a_whole_day_lacks_not_what_a_cycle_does(world, folder, tmp_path):
+    """Soundings are made twice a day, and daily means end once: their other windows are empty."""
+    source = {"source": "isd", "path": str(folder), "cutoff": "3h"}
+    for name, end, status in (("there", "2024-01-02T18", 0), ("gone", "2024-01-04T18", 2)):
+        experiment = write_experiment(tmp_path, world, name, observations=[source], start="2024-01-02T06", end=end)
+        found = CliRunner().invoke(app, ["plan", str(experiment), "--archive", str(tmp_path / "none")])
+        assert found.exit_code == status
+        said = re.sub(r"\s+", " ", found.output)
+        assert ("source isd has nothing for 20240104T00 to 20240104T18" in said) == (status == 2)
+
+
 def test_doctor_warns_of_some_unreadable_files(experiment, folder, tmp_path):
     (folder / "page.csv").write_text("<html>503</html>")
     found = CliRunner().invoke(app, ["doctor", str(experiment), "--archive", str(tmp_path / "none")])

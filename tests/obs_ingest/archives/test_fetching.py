@@ -119,6 +119,19 @@ def test_what_the_archive_has_not_is_named(server, tmp_path):
     assert summary.lacking == ["2022: files of stations that are on the list (1): USM00072530"]
 
 
+@pytest.mark.parametrize(("source", "place"), [("olr_netcdf", OLR), ("ndbc", NDBC)])
+def test_files_that_come_late_are_found_on_the_same_day(source, place, server, tmp_path):
+    (late,) = (server.root / place).iterdir()
+    late = late.rename(server.root / late.name)
+    write(server.root / place / late.name.replace("2022", "2021"), "of another year\n")
+    choice = ALL if source == "ndbc" else None
+    _, summary = fetch(server, tmp_path / "out", source, choice=choice)
+    assert (summary.fetched, summary.lacking) == (0, ["2022: the archive has no file of this year"])
+    late.rename(server.root / place / late.name)
+    _, summary = fetch(server, tmp_path / "out", source, choice=choice)
+    assert (summary.fetched, summary.lacking) == (1, [])
+
+
 def test_soundings_of_the_last_years_come_from_the_smaller_files(server, tmp_path):
     plan, _ = fetch(server, tmp_path, "igra", (2025,), Choice(("ASM00094767",)))
     assert [file.name for file in plan.wanted] == ["ASM00094767-data-beg2025.txt.zip"]
@@ -249,12 +262,13 @@ def test_damaged_files_are_asked_for_once_more_and_then_named(source, path, faul
     choice = None if source == "olr_netcdf" else ALL
     getattr(server.faults, fault)[path] = 1
     plan, summary = fetch(server, tmp_path / "once", source, choice=choice)
-    assert summary.failures == []
+    assert summary.damaged == summary.failures == []
     assert summary.fetched == len(plan.wanted)
     getattr(server.faults, fault)[path] = 99
     plan, summary = fetch(server, tmp_path / "always", source, choice=choice)
     assert summary.fetched == len(plan.wanted) - 1
-    (failure,) = summary.failures
+    assert summary.failures == []
+    (failure,) = summary.damaged
     assert failure.startswith(server.url + path)
     assert re.search(message, failure), failure
     assert path.rpartition("/")[2] not in files(tmp_path / "always")
@@ -268,11 +282,11 @@ def test_content_of_another_kind_is_refused(server, tmp_path):
     write(server.root / LONG[1:], "\0" * 3000)
     with zipfile.ZipFile(server.root / f"{IGRA}/access/data-por/USM00072530-data.txt.zip", "w") as archive:
         archive.writestr("USM00072530-data.txt", "some words\n")
-    first, second = sorted(fetch(server, tmp_path / "isd")[1].failures)
+    first, second = sorted(fetch(server, tmp_path / "isd")[1].damaged)
     assert "line 1: 'some words" in first
     assert "STATION, DATE" in first
     assert "line 1" in second
-    (failure,) = fetch(server, tmp_path / "igra", "igra")[1].failures
+    (failure,) = fetch(server, tmp_path / "igra", "igra")[1].damaged
     assert "the header of a sounding (#) was expected" in failure
 
 

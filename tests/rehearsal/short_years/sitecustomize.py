@@ -1,4 +1,4 @@
-"""Shorten the years of trainings to 20 days, in every process that has this folder on its path.
+"""Shorten the years of trainings to January, in every process that has this folder on its path.
 
 A training demands whole years. Making them takes an hour, and whether a step works does not depend on their length.
 """
@@ -7,13 +7,17 @@ import numpy as np
 
 from dacycle.assimilators.sampling import backgrounds
 
-DAYS = 20
+
+def january(year: int) -> np.ndarray:
+    """Return every 6 h of January."""
+    first, last = (np.datetime64(f"{year}-{month}-01T00", "h") for month in ("01", "02"))
+    return np.arange(first, last, np.timedelta64(6, "h"))
 
 
-def first_days(year: int) -> np.ndarray:
-    """Return every 6 h of the first days of a year."""
-    first = np.datetime64(f"{year}-01-01T00", "h")
-    return np.arange(first, first + np.timedelta64(24 * DAYS, "h"), np.timedelta64(6, "h"))
+def january_alone(years: list[int]) -> list[np.datetime64]:
+    """Return January of each year."""
+    return [np.datetime64(f"{year}-01", "M") for year in years]
 
 
-backgrounds.year_times = first_days
+backgrounds.year_times = january
+backgrounds.months_of = january_alone
