@@ -228,7 +228,7 @@ def _geopotential(
     geopotential[np.searchsorted(STANDARD, at[:-1][sound])] = chain[:-1][sound]
     layer = np.searchsorted(at, STANDARD) - 1  # the layer that a standard level lies in
     whole = np.append(integrated & ~off & ~lost[:-1] & ~lost[1:], False)
-    within = np.flatnonzero((layer >= 0) & whole[layer] & (STANDARD < at[np.minimum(layer + 1, len(rows))]))
+    within = np.flatnonzero((layer >= 0) & whole[layer] & (at[np.minimum(layer + 1, len(rows))] > STANDARD))
     layer = layer[within]
     share = np.log(STANDARD[within] / at[layer]) / depth[layer]
     geopotential[within] = height[len(at) :][within] + excess[layer] + share * (excess[layer + 1] - excess[layer])
