@@ -231,6 +231,8 @@ def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     filled = [table for table in tables if len(table)]
     if not filled:
         return empty_table()
+    if len(filled) == 1:
+        return filled[0].reset_index(drop=True)
     columns: dict[str, object] = {}
     for name in filled[0].columns:
         arrays = [table[name].array for table in filled]

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import xarray as xr
 from numpy.typing import NDArray
@@ -549,6 +550,8 @@ def _record_rows(records: Sequence[CycleRecord]) -> Rows:
 
 
 def _parquet(table: pd.DataFrame) -> bytes:
-    content = io.BytesIO()
-    pq.write_table(to_arrow(table), content, compression="zstd")
+    """Return a table of departures as a file; hardly a number occurs twice, so that only names get dictionaries."""
+    content, arrow = io.BytesIO(), to_arrow(table)
+    names = [field.name for field in arrow.schema if pa.types.is_dictionary(field.type)]
+    pq.write_table(arrow, content, compression="zstd", use_dictionary=names, write_statistics=False)
     return content.getvalue()

@@ -1,10 +1,8 @@
-"""Observations of one cycle: read through windows and cutoffs, checked, counted, put on the grid, compared.
+"""Observations of one cycle, once they are read: checked, counted, put on the grid, compared.
 
 `run_cycle.run_cycle` calls `collect` before the analysis and `with_departures` after it.
 """
 
-import hashlib
-import time as clock
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,36 +11,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cycle.inputs import Inputs
+from dacycle.cycler.cycle.readings import Reading, Readings
 from dacycle.cycler.experiment import Experiment
-from dacycle.forecast_adapter.remote import within
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.operators.learned import LearnedFields
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.quality.background_error import BackgroundError, first_guess
 from dacycle.obs_ingest.quality.withheld import chosen_sites
-from dacycle.obs_ingest.sources.base import Inventory
 from dacycle.obs_ingest.superobs import GriddedObservations, grid_observations
-from dacycle.obs_ingest.table import (
-    REASONS,
-    USES,
-    VARIABLES,
-    ObservationError,
-    add_departures,
-    concatenate,
-    to_arrow,
-)
+from dacycle.obs_ingest.table import REASONS, USES, VARIABLES, add_departures
 from dacycle.obs_ingest.window import Window
 
 __all__ = ["Observed", "collect", "with_departures"]
-
-FETCH_LIMIT = pd.Timedelta(minutes=10)
-"""How long a cycle waits for the files of all its sources together, where its experiment does not say."""
 
 LONGEST = 24
 """The longest period, in hours, of a mean or sum that is compared with the states of several cycles."""
@@ -62,10 +47,7 @@ class Observed:
         next_error: the estimate of it after this cycle, which the next one assumes.
         gridded: superobs of the assimilated rows.
         new_sites: latitude and longitude of withheld sites that neither a list nor a past cycle names.
-        inventories: what each source found, by its name.
-        failures: sentences about sources that could not be read.
-        remarks: sentences about sources with files that could not be read.
-        digest: SHA-256 of the table as read, before quality control.
+        reading: what the sources had.
         intervals: fields of a learned operator for the six hours before the analysis time and for those before them,
             newest first; none without an operator.
     """
@@ -76,10 +58,7 @@ class Observed:
     next_error: BackgroundError
     gridded: GriddedObservations
     new_sites: list[Position]
-    inventories: dict[str, dict[str, Any]]
-    failures: list[str]
-    remarks: list[str]
-    digest: str
+    reading: Reading
     intervals: Sequence[LearnedFields] = ()
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -104,6 +83,7 @@ class Observed:
 
 def collect(
     inputs: Inputs,
+    readings: Readings,
     time: pd.Timestamp,
     frames: StoredFrames,
     background: NDArray,
@@ -112,14 +92,11 @@ def collect(
     seen: Collection[Position] = (),
     bias: StationBias | None = None,
 ) -> Observed:
-    """Read the observations of all sources for a cycle, and check them against its background.
-
-    If a source cannot be read, or its files have not arrived in its share of `fetch_limit`, the cycle goes on without
-    it, and `failures` says why. If a file cannot be read, the cycle goes on without that file; `remarks` says so and
-    the inventory names it.
+    """Check the observations of a cycle against its background.
 
     Args:
         inputs: of the experiment.
+        readings: of its sources.
         time: the analysis time.
         frames: the stored analyses; those from 6 h before the analysis time backwards are read, where an operator needs
             them.
@@ -135,26 +112,9 @@ def collect(
     """
     world, experiment, operator = inputs.world, inputs.experiment, inputs.operator
     when = np.datetime64(time, "h")
-    tables, inventories, failures, remarks = [], {}, [], []
-    limit = experiment.fetch_limit or FETCH_LIMIT
-    until = clock.monotonic() + limit.total_seconds()
     with watch("observations"):
-        for number, source in enumerate(inputs.sources):
-            share = (until - clock.monotonic()) / (
-                len(inputs.sources) - number
-            )  # a slow source leaves some to the next
-            try:
-                with within(share):
-                    table, inventory = source.read(Window(when, source.cutoff))
-                tables.append(table)
-            except ObservationError as error:
-                inventory = Inventory(source.name, problems=[str(error)])
-                failures.append(f"source {source.name} could not be read: {error}")
-            if inventory.unreadable:
-                remarks.append(f"source {source.name}: unreadable files: {inventory.unreadable}")
-            inventories[source.name] = inventory.as_dict()
-        table = concatenate(tables)
-        digest = _digest(table)
+        reading = readings.of(inputs, time)
+    table = reading.table
     if bias is not None:
         table = bias.remove(table)
     assumed = experiment.error_table()
@@ -195,10 +155,7 @@ def collect(
         next_error,
         gridded,
         [position for position in chosen if position not in known],
-        inventories,
-        failures,
-        remarks,
-        digest,
+        reading,
         intervals,
     )
 
@@ -241,12 +198,3 @@ def _intervals(table: pd.DataFrame, experiment: Experiment) -> int:
     period = table["period"].to_numpy()
     compared = table["variable"].isin(["tp", "olr"]).to_numpy() & (period <= LONGEST)
     return int(period[compared].max(initial=6) // 6)
-
-
-def _digest(table: pd.DataFrame) -> str:
-    """Return the SHA-256 of a table before quality control."""
-    content = to_arrow(table).drop_columns(["use", "reason"])  # nothing is decided yet
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, content.schema) as writer:
-        writer.write_table(content)
-    return hashlib.sha256(sink.getvalue()).hexdigest()

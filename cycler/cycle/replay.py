@@ -16,6 +16,7 @@ from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, load_inputs
 from dacycle.cycler.cycle.members import refuse_other_members
+from dacycle.cycler.cycle.readings import Readings
 from dacycle.cycler.cycle.run_cycle import Cycle, Run, RunStoppedError, run_cycle
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.obs_ingest.errors.station_bias import StationBias
@@ -52,7 +53,7 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1, inputs:
         _refuse_changed_files(writer, inputs)
         refuse_other_members(inputs, writer)
         seen = [(a, b) for record in writer.records for a, b in record.withheld_sites or ()]
-        yield Run(inputs, writer, StoredFrames(writer), _station_bias(experiment), seen)
+        yield Run(inputs, Readings(), writer, StoredFrames(writer), _station_bias(experiment), seen)
 
 
 def _station_bias(experiment: Experiment) -> StationBias | None:
@@ -88,7 +89,7 @@ def due(run: Run, until: pd.Timestamp | None = None, now: pd.Timestamp | None = 
     Raises:
         ExperimentError: the experiment has no end, and neither `until` nor `now` is given.
     """
-    last = min((t for t in (until, run.inputs.experiment.end) if t is not None), default=None)
+    last = _last(run, until)
     if last is None and now is None:
         raise ExperimentError(f"experiment {run.writer.name} has no end: say until when to replay it")
     wait = run.inputs.experiment.wait
@@ -96,6 +97,13 @@ def due(run: Run, until: pd.Timestamp | None = None, now: pd.Timestamp | None = 
         if (last is not None and time > last) or (now is not None and time + wait > now):
             return
         yield time
+
+
+def _last(run: Run, until: pd.Timestamp | None, limit: int | None = None) -> pd.Timestamp | None:
+    """Return the time of the last cycle of a replay: the earliest of `until`, the experiment's end and `limit`."""
+    following = run.writer.next_time
+    of_limit = None if limit is None or following is None else following + (limit - 1) * STEP
+    return min((time for time in (until, run.inputs.experiment.end, of_limit) if time is not None), default=None)
 
 
 def run_due_cycles(
@@ -129,17 +137,18 @@ def run_due_cycles(
     with logs.context(experiment=experiment.name), open_run(experiment, archive, threads, inputs) as run:
         records = run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1)
         _stop_after_fallbacks(experiment, records)
-        for time in due(run, until, now):
-            with logs.context(cycle=cycle_id(time)):
-                cycle = run_cycle(run, time)
-                _log(cycle)
-                done.append(cycle)
-                if progress is not None:
-                    progress(cycle)
-            records.append(cycle.record)
-            _stop_after_fallbacks(experiment, records)
-            if len(done) == limit:
-                break
+        with run.readings.ahead(run.inputs, _last(run, until, limit) if now is None else None):
+            for time in due(run, until, now):
+                with logs.context(cycle=cycle_id(time)):
+                    cycle = run_cycle(run, time)
+                    _log(cycle)
+                    done.append(cycle)
+                    if progress is not None:
+                        progress(cycle)
+                records.append(cycle.record)
+                _stop_after_fallbacks(experiment, records)
+                if len(done) == limit:
+                    break
     return done
 
 

@@ -21,6 +21,7 @@ from dacycle.cycler.archive.record import CycleRecord, SourceRecord
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.cycle.members import forecast, with_members
+from dacycle.cycler.cycle.readings import Readings
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import ForecastError
@@ -75,6 +76,7 @@ class Run:
     """
 
     inputs: Inputs
+    readings: Readings
     writer: Writer
     frames: StoredFrames
     bias: StationBias | None = None
@@ -156,7 +158,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
     if run.bias is not None:
         with watch("bias"):
             run.bias.catch_up(time, run.writer.departures_between)
-    observed = collect(inputs, time, run.frames, background, background_error, watch, run.seen, run.bias)
+    observed = collect(inputs, run.readings, time, run.frames, background, background_error, watch, run.seen, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     if not analysed:
         values, errors = np.zeros_like(values), np.zeros_like(errors)
@@ -202,18 +204,18 @@ def _record(
         failures: why it does not begin from the last analysis, as it should.
     """
     status = "fallback" if failures else step.status[0]
-    reasons = [*failures, step.reason[0], *observed.failures, *observed.remarks]
+    reasons = [*failures, step.reason[0], *observed.reading.failures, *observed.reading.remarks]
     counts = observed.counts()
     return CycleRecord(
         time=time,
-        status="degraded" if status == "ok" and observed.failures else status,
-        digests={**inputs.digests, **inputs.checks.digests, "observations": observed.digest},
+        status="degraded" if status == "ok" and observed.reading.failures else status,
+        digests={**inputs.digests, **inputs.checks.digests, "observations": observed.reading.digest},
         experiment=inputs.experiment.name,
         reason="; ".join(reason for reason in reasons if reason),
         uses=counts["uses"],
         reasons=counts["reasons"],
         variables=counts["variables"],
-        sources={name: SourceRecord(**inventory) for name, inventory in observed.inventories.items()},
+        sources={name: SourceRecord(**inventory) for name, inventory in observed.reading.inventories.items()},
         gridded=int(step.observations[0]),
         clipped_water=_short(step.clipped_water[0]),
         increment_rms={name: _short(x) for name, x in zip(NAMES, step.increment_rms[0], strict=True)},

@@ -6,8 +6,8 @@ the day after.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,9 @@ STAMPS: dict[str, float] = {"start": 0.0, "middle": 0.5, "end": 1.0}
 """Where in its period a time stamp may stand, as a fraction of the period."""
 
 LONGEST = np.timedelta64(24, "h")
+
+_SMALL = 1 << 16
+"""Values of a file that is read as a whole."""
 
 _TIMES = CFDatetimeCoder(use_cftime=False, time_unit="s")
 _CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
@@ -100,12 +103,29 @@ class Fields:
         Raises:
             ObservationError: they cannot be read; names the file, the variable and the time.
         """
+        if self._is_small:
+            with suppress(ObservationError):  # a field may be damaged that is not wanted
+                return self._all(lambda: _opened(self.path))[which]
         options = (self.variable, self.dims, [int(k) for k in which])
-        return kept(self.path, Fields, options, lambda: self._values(which))
+        return kept(self.path, Fields, options, lambda: self._values(_opened(self.path), which))
 
-    def _values(self, which: NDArray[np.intp]) -> NDArray[np.float64]:
+    def keep(self, dataset: xr.Dataset) -> None:
+        """Read the values of a small file while it is open, because opening it takes longer; errors are for `read`."""
+        if self._is_small:
+            with suppress(ObservationError):
+                self._all(lambda: nullcontext(dataset))
+
+    @property
+    def _is_small(self) -> bool:
+        return len(self.start) * len(self.latitude) * len(self.longitude) <= _SMALL
+
+    def _all(self, open_file: Callable[[], AbstractContextManager[xr.Dataset]]) -> NDArray[np.float64]:
+        options = (self.variable, self.dims, "all")
+        return kept(self.path, Fields, options, lambda: self._values(open_file(), np.arange(len(self.start))))
+
+    def _values(self, opened: AbstractContextManager[xr.Dataset], which: NDArray[np.intp]) -> NDArray[np.float64]:
         time, *horizontal = self.dims
-        with _opened(self.path) as dataset:
+        with opened as dataset:
             data = dataset[self.variable]
             data = data.isel({time: which}) if time in data.dims else data.expand_dims(time)
             when = f"{self.start[which[0]]} to {self.end[which[-1]]}" if len(which) else "no time"
@@ -149,7 +169,9 @@ def _described(path: Path, wanted: Wanted) -> Fields:
         _check_method(data, time, wanted, path)
         start, end = _periods(dataset, data, time, wanted, path)
         units = wanted.units or str(data.attrs.get("units", ""))
-        return Fields(path, name, units, start, end, dims, rows, columns)
+        fields = Fields(path, name, units, start, end, dims, rows, columns)
+        fields.keep(dataset)
+        return fields
 
 
 @contextmanager

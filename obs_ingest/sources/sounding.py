@@ -13,10 +13,10 @@ thickness between two standard levels, or the station and the first of them, mus
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import cumulative_trapezoid
 
 from dacycle.forecast_adapter.channels import LEVELS
 from dacycle.forecast_adapter.physics import (
@@ -82,8 +82,20 @@ class _Profile:
     td: NDArray
     ground: float
 
+    @cached_property
+    def warm(self) -> NDArray[np.intp]:
+        """Return the levels with a temperature, the first of several at one pressure."""
+        return _distinct(self.pressure, self.t)
+
+    @cached_property
+    def log_pressure(self) -> NDArray:
+        """Return ln p of the levels."""
+        return np.log(self.pressure)
+
     def without(self, levels: NDArray[np.bool_]) -> "_Profile":
         """Return the profile without the temperatures of some levels, and without the dewpoints derived from them."""
+        if not levels.any():
+            return self
         return replace(self, t=np.where(levels, np.nan, self.t), td=np.where(levels, np.nan, self.td))
 
 
@@ -122,8 +134,8 @@ def standard_levels(
     z, broken = _geopotential(profile, np.where(unstable, np.nan, level["z"]), elevation, rejected, tolerance)
     profile = profile.without(broken)
 
-    u, v = wind_components(level["direction"], level["speed"])
-    t, td, u, v = (_interpolate(pressure, field) for field in (profile.t, profile.td, u, v))
+    t, td = _interpolate(pressure, profile.t[None])[0], _interpolate(pressure, profile.td[None])[0]
+    u, v = _interpolate(pressure, np.stack(wind_components(level["direction"], level["speed"])))
     # A rejected level is not replaced by interpolation between its neighbours.
     lost = np.isin(STANDARD, pressure[impossible | unstable | broken])
     z[lost] = t[lost] = td[lost] = np.nan
@@ -146,7 +158,7 @@ def _ground(sounding: Mapping[str, NDArray]) -> float:
     pressure = sounding["pressure"]
     for marked in (sounding["surface"], np.isfinite(sounding["t"]) | np.isfinite(sounding["speed"])):
         if np.isfinite(pressure[marked]).any():
-            return float(np.nanmax(pressure[marked]))
+            return float(np.fmax.reduce(pressure[marked]))
     return 0.0
 
 
@@ -156,6 +168,8 @@ def _contradictions(level: Mapping[str, NDArray]) -> int:
     The first counts. Levels that complete one another, as mandatory and significant ones do, are none of these.
     """
     same = np.diff(level["pressure"]) == 0
+    if not same.any():
+        return 0
     names = ("z", "t", "td", "direction", "speed")
     other = [np.abs(np.diff(level[name])) > 0 for name in names]  # NaN where one of them is missing
     return int((same & np.any(other, axis=0)).sum())
@@ -167,7 +181,7 @@ def _outside(temperature: NDArray) -> NDArray[np.bool_]:
 
 def _superadiabatic(profile: _Profile, tolerance: float) -> NDArray[np.bool_]:
     """Return both levels (n,) of each layer that is too unstable, but at the ground, where a hot surface causes it."""
-    rows = _distinct(profile.pressure, profile.t)
+    rows = profile.warm
     pressure, t = profile.pressure[rows], profile.t[rows]
     # the lower level's air after dry ascent to the upper level
     lifted = t[1:] * (pressure[:-1] / pressure[1:]) ** KAPPA
@@ -188,7 +202,7 @@ def _geopotential(
     sum from the ground up. (If the layer begins at the station, the station's height or pressure is wrong, not the
     temperatures.)
     """
-    rows = _distinct(profile.pressure, np.where(np.isin(profile.pressure, STANDARD), z, np.nan))
+    rows = _distinct(profile.pressure, np.where(_is_standard(profile.pressure), z, np.nan))
     at = np.append(profile.pressure[rows], profile.ground)
     chain = np.append(z[rows], GRAVITY * elevation)
     height = _hydrostatic_height(profile, np.concatenate([at, STANDARD]))
@@ -211,11 +225,13 @@ def _geopotential(
 
     geopotential = np.full(len(STANDARD), np.nan)
     sound = ~lost[:-1]
-    geopotential[np.isin(STANDARD, at[:-1][sound])] = chain[:-1][sound]
-    for layer in np.nonzero(integrated & ~off & ~lost[:-1] & ~lost[1:])[0]:
-        within = (at[layer] < STANDARD) & (at[layer + 1] > STANDARD)
-        share = np.log(STANDARD[within] / at[layer]) / depth[layer]
-        geopotential[within] = height[len(at) :][within] + excess[layer] + share * (excess[layer + 1] - excess[layer])
+    geopotential[np.searchsorted(STANDARD, at[:-1][sound])] = chain[:-1][sound]
+    layer = np.searchsorted(at, STANDARD) - 1  # the layer that a standard level lies in
+    whole = np.append(integrated & ~off & ~lost[:-1] & ~lost[1:], False)
+    within = np.flatnonzero((layer >= 0) & whole[layer] & (at[np.minimum(layer + 1, len(rows))] > STANDARD))
+    layer = layer[within]
+    share = np.log(STANDARD[within] / at[layer]) / depth[layer]
+    geopotential[within] = height[len(at) :][within] + excess[layer] + share * (excess[layer + 1] - excess[layer])
     return geopotential, broken
 
 
@@ -227,47 +243,62 @@ def _hydrostatic_height(profile: _Profile, at: NDArray) -> NDArray:
     Air of unknown humidity counts as dry, also above the highest dewpoint. The thickness is then wrong by less than
     1.5 %, and by far less in the cold, where soundings lack humidity.
     """
-    rows = _distinct(profile.pressure, profile.t)
+    rows = profile.warm
     if len(rows) < 2:
         return np.full(len(at), np.nan)
-    x = np.log(profile.pressure)
+    x = profile.log_pressure
     wet = _distinct(profile.pressure, profile.td)
     q = np.zeros(len(rows))
     if len(wet):
         humidity = humidity_from_dewpoint(profile.td[wet], profile.pressure[wet])
         q = np.interp(x[rows], x[wet], humidity, left=0.0)
     virtual = virtual_temperature(profile.t[rows], q)
-    grid = np.union1d(x[rows], np.log(at))
-    height = -DRY_AIR_GAS_CONSTANT * cumulative_trapezoid(np.interp(grid, x[rows], virtual), grid, initial=0)
+    wanted = np.log(at)
+    grid = np.sort(np.concatenate([x[rows], wanted]))
+    on_grid = np.interp(grid, x[rows], virtual)
+    layers = np.diff(grid) * (on_grid[1:] + on_grid[:-1]) / 2
+    height = -DRY_AIR_GAS_CONSTANT * np.concatenate([[0.0], np.cumsum(layers)])
     inside = (at >= profile.pressure[rows[0]]) & (at <= profile.pressure[rows[-1]])
-    return np.where(inside, height[np.searchsorted(grid, np.log(at))], np.nan)
+    return np.where(inside, height[np.searchsorted(grid, wanted)], np.nan)
 
 
 def _coarseness(profile: _Profile, at: NDArray) -> NDArray:
     """Return the widest gap (ln p) between temperatures in each layer between the pressures `at`."""
-    x = np.log(profile.pressure[_distinct(profile.pressure, profile.t)])
+    x = profile.log_pressure[profile.warm]
     edges = np.log(at)
     in_layer = (x[None, :-1] < edges[1:, None]) & (x[None, 1:] > edges[:-1, None])
     return np.max(np.where(in_layer, np.diff(x), 0.0), axis=1, initial=0.0)
 
 
 def _interpolate(pressure: NDArray, values: NDArray) -> NDArray:
-    """Return values (13,) on the standard levels: as reported, or linear in ln p over at most `GAP`."""
-    rows = _distinct(pressure, values)
+    """Return values (k, 13) on the standard levels: as reported, or linear in ln p over at most `GAP`.
+
+    Args:
+        pressure: (n,) of the levels.
+        values: (k, n) of fields that are missing at the same levels.
+    """
+    rows = _distinct(pressure, values[0])
     if not len(rows):
-        return np.full(len(STANDARD), np.nan)
-    pressure, values = pressure[rows], values[rows]
+        return np.full((len(values), len(STANDARD)), np.nan)
+    pressure, values = pressure[rows], values[:, rows]
     lower = np.minimum(np.searchsorted(pressure, STANDARD), len(rows) - 1)
     upper = np.maximum(lower - 1, 0)
-    exact = pressure[lower] == STANDARD
-    gap = np.log(pressure[lower] / pressure[upper])
-    between = (pressure[upper] < STANDARD) & (pressure[lower] > STANDARD) & (gap <= GAP)
-    weight = np.log(STANDARD / pressure[upper]) / np.where(between, gap, 1.0)
-    inside = np.where(between, values[upper] + weight * (values[lower] - values[upper]), np.nan)
-    return np.where(exact, values[lower], inside)
+    below, above = pressure[lower], pressure[upper]
+    gap = np.log(below / above)
+    between = (above < STANDARD) & (below > STANDARD) & (gap <= GAP)
+    weight = np.log(STANDARD / above) / np.where(between, gap, 1.0)
+    inside = np.where(between, values[:, upper] + weight * (values[:, lower] - values[:, upper]), np.nan)
+    return np.where(below == STANDARD, values[:, lower], inside)
+
+
+def _is_standard(pressure: NDArray) -> NDArray[np.bool_]:
+    """Return whether pressures are those of standard levels."""
+    return STANDARD[np.minimum(np.searchsorted(STANDARD, pressure), len(STANDARD) - 1)] == pressure
 
 
 def _distinct(pressure: NDArray, values: NDArray) -> NDArray[np.intp]:
     """Return the levels that have a value, the first of several at one pressure; pressures are in ascending order."""
-    rows = np.nonzero(np.isfinite(values))[0]
-    return rows[np.diff(pressure[rows], prepend=-1.0) > 0]
+    rows = np.flatnonzero(np.isfinite(values))
+    rises = np.ones(len(rows), bool)
+    rises[1:] = pressure[rows[1:]] > pressure[rows[:-1]]
+    return rows[rises]

@@ -1,6 +1,7 @@
 """The time, place and name of a decoded report."""
 
 from datetime import datetime
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +14,7 @@ _ANONYMOUS = ("SHIP", "BUOY", "PLAT", "RIGG")  # call signs of whoever does not 
 _NEEDED = ("year", "month", "day", "hour", "latitude", "longitude")
 
 
+@lru_cache(maxsize=1024)
 def instant(year: int, month: int, day: int, hour: int, minute: int) -> np.datetime64 | None:
     """Return the time, or None where these numbers are not a time."""
     try:

@@ -72,8 +72,8 @@ _LONGEST_PERIODS: dict[str, tuple[float, int]] = {
 }
 """Values that are no instants: the longest period (h), and the time significance that they may have."""
 
-Event = tuple[str, list[Any], float]
-"""An element: its short name, empty for one that is not read; one value or one for each subset; its unit."""
+Event = tuple[str, list[Any]]
+"""An element: its short name, empty for one that is not read; one value or one for each subset, None where missing."""
 
 
 class Reader:
@@ -107,10 +107,17 @@ class Reader:
         values = self._codes.codes_get_array(handle, "numericValues")
         if len(values) != length:
             raise ValueError(f"{len(values)} values for {length} descriptors")
-        return self._interpret([(name, [self._value(handle, name, values[i])], unit) for name, i, unit in layout], 0)
+        events = [(name, [self._value(self._number(handle, name, values[i]), unit)]) for name, i, unit in layout]
+        return _reports(events, 1)[0]
 
-    def _value(self, handle: int, name: str, number: Any) -> Any:
+    def _number(self, handle: int, name: str, number: Any) -> Any:
         return self._codes.codes_get(handle, f"#1#{_TEXTS[name]}") if name in _TEXTS else float(number)
+
+    def _value(self, value: Any, unit: float) -> Any:
+        """Return a value in its unit, None where it is missing."""
+        if isinstance(value, str):
+            return value.strip() or None
+        return None if value in self._missing else float(value) * unit
 
     def _walk(self, handle: int, subsets: int) -> list[Report]:
         """Return the reports of a message with delayed replication or several subsets, from its keys in order."""
@@ -128,36 +135,61 @@ class Reader:
         finally:
             codes.codes_bufr_keys_iterator_delete(iterator)
         if compressed:
-            return [self._interpret(groups[0], subset) for subset in range(subsets)]
-        return [self._interpret(group, 0) for group in groups if group]
+            return _reports(groups[0], subsets)
+        return [_reports(group, 1)[0] for group in groups if group]
 
     def _event(self, handle: int, key: str, compressed: bool) -> Event:
         codes, plain = self._codes, key.rpartition("#")[2]
         name = "replication" if plain in _REPLICATIONS else _TIMED.get(plain) or _NAMES.get(plain, "")
         if not name:
-            return "", [], 1.0
+            return "", [None]
         unit = _HOURS.get(codes.codes_get(handle, f"{key}->units"), _LONGEST) if plain in _TIMED else 1.0
-        return name, list(codes.codes_get_array(handle, key)) if compressed else [codes.codes_get(handle, key)], unit
+        values = list(codes.codes_get_array(handle, key)) if compressed else [codes.codes_get(handle, key)]
+        return name, [self._value(value, unit) for value in values]
 
-    def _interpret(self, events: list[Event], subset: int) -> Report:
-        """Return one report from its elements in order."""
-        interpreter = _Interpreter()
-        for name, values, unit in events:
-            value = values[subset] if len(values) > 1 else values[0] if values else None
-            if isinstance(value, str):
-                interpreter.take(name, value.strip() or None)
-            elif value is None or value in self._missing:
-                interpreter.take(name, None)
-            else:
-                interpreter.take(name, float(value) * unit)
-        return interpreter.finished()
+
+def _reports(events: list[Event], subsets: int) -> list[Report]:
+    """Return one report for each subset, from their elements in order.
+
+    Which elements make a report depends on the coordinates, and of other values only on whether they are missing. Most
+    subsets of a message agree in that, and one interpretation serves them all.
+    """
+    names = [name for name, _ in events]
+    columns = [values if len(values) > 1 else values * subsets for _, values in events]
+    deciding = [
+        values if _decides(name, names) else [value is None for value in values]
+        for name, values in events
+        if len(values) > 1
+    ]
+    known: dict[tuple[Any, ...], tuple[dict[str, int], list[str]]] = {}
+    reports: list[Report] = []
+    for subset in range(subsets):
+        key = tuple(values[subset] for values in deciding)
+        if key not in known:
+            known[key] = _Interpreter(names, [column[subset] for column in columns]).interpretation()
+        positions, governed = known[key]
+        reports.append({name: columns[i][subset] for name, i in positions.items()} | {"governed": governed})
+    return reports
+
+
+def _decides(name: str, names: list[str]) -> bool:
+    """Return whether the value of an element, and not only whether it is missing, tells of other elements."""
+    if name in _ANCHORS:
+        return names.count(name) > 1
+    return name in (*_COORDINATES, "period", "shift", "replication")
 
 
 class _Interpreter:
-    """The report that elements make, taken one after the other: of each value the first that nothing else governs."""
+    """The report that elements make, taken one after the other: of each value the first that nothing else governs.
 
-    def __init__(self) -> None:
-        self._report: Report = {}
+    Args:
+        names: short names of the elements in order.
+        values: their values, None where missing.
+    """
+
+    def __init__(self, names: list[str], values: list[Any]) -> None:
+        self._values = values
+        self._report: dict[str, int] = {}  # the position of the element that each entry is
         self._governed: set[str] = set()
         self._coordinates: dict[str, float | None] = {}
         self._periods: list[float | None] = []
@@ -166,20 +198,21 @@ class _Interpreter:
         self._repeats = self._has_values = False
         self._group, self._group_of_wind = 0, -1
         self._previous = ""
+        for position, (name, value) in enumerate(zip(names, values, strict=True)):
+            self._take(position, name, value)
 
-    def finished(self) -> Report:
-        """Return the report."""
+    def interpretation(self) -> tuple[dict[str, int], list[str]]:
+        """Return the positions of the elements that are the report's, by name, and the names of the governed ones."""
         governed = {"tp" if name == "amount" else name for name in self._governed}
-        return {**self._report, "governed": sorted(governed - self._report.keys())}
+        return self._report, sorted(governed - self._report.keys())
 
-    def take(self, name: str, value: Any) -> None:
-        """Take the next element; its value is None where it is missing."""
+    def _take(self, position: int, name: str, value: Any) -> None:
         if name in _ANCHORS:
-            self._anchor(name, value)
+            self._anchor(position, name, value)
         elif name in _VALUES:
             self._has_values = True
             if value is not None:
-                self._measure(name, value)
+                self._measure(position, name)
         elif name == "period":
             self._periods = [*self._periods[-1:], value] if self._previous == "period" else [value]
             self._group += 1
@@ -193,18 +226,22 @@ class _Interpreter:
             self._group += 1
             self._repeats &= name != "sensor"
         elif name and value is not None:
-            self._report.setdefault(name, value)
+            self._report.setdefault(name, position)
         self._previous = name
 
-    def _anchor(self, name: str, value: float | None) -> None:
+    def _anchor(self, position: int, name: str, value: float | None) -> None:
         """Take time or place: the report's own, or after it, where it differs, those of other values."""
         if name not in self._report and not self._has_values:
             if value is not None:
-                self._report[name] = value
-        elif value is None or not abs(value - self._report.get(name, float("inf"))) <= _ANCHORS[name]:
+                self._report[name] = position
+        elif value is None or not self._is_own(name, value):
             self._moved[name] = self._coordinates.get("significance") is not None
         else:
             self._moved.pop(name, None)
+
+    def _is_own(self, name: str, value: float) -> bool:
+        """Return whether a time or place is the report's own."""
+        return name in self._report and abs(value - self._values[self._report[name]]) <= _ANCHORS[name]
 
     def _move(self, name: str, value: float) -> None:
         """Add up increments of the time; one before a replication is added in each repetition."""
@@ -217,7 +254,7 @@ class _Interpreter:
             self._shift += value
             self._group += 1
 
-    def _measure(self, name: str, value: float) -> None:
+    def _measure(self, position: int, name: str) -> None:
         """Take a value, if it is of the right height, and no statistic, period or other time governs it."""
         target = "tp" if name == "amount" else name
         wind = name in ("direction", "speed")
@@ -231,7 +268,7 @@ class _Interpreter:
         if wind and self._group != self._group_of_wind:
             self._report.pop("direction", None)  # of a wind without a speed
             self._group_of_wind = self._group
-        self._report.setdefault(target, value)
+        self._report.setdefault(target, position)
 
     def _is_wanted(self, name: str) -> bool:
         """Return whether a value is the screen temperature, 10-metre wind or 6-h sum; other names always are."""
