@@ -18,6 +18,11 @@ def read_frames(value: object) -> float | None:
     Raises:
         ValueError: the value is neither `newest`, `both`, nor {both: SHARE}.
     """
+    if value == "smoothed":
+        raise ValueError(
+            "frames: smoothed gives the older frame the weights of an ensemble, which no assimilator hands on yet; the "
+            "ensemble of oi holds errors of one time, not of pairs of frames; say newest, both, or {both: SHARE}"
+        )
     share = {"newest": None, "both": 1.0}.get(value, value) if isinstance(value, str) else value
     if isinstance(value, Mapping) and list(value) == ["both"]:
         share = value["both"]
