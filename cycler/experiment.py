@@ -30,6 +30,7 @@ from dacycle.common.configuration import Strict, parse_checked, read_checked, wr
 from dacycle.common.errors import DacycleError
 from dacycle.common.times import cycle_id, parse_time
 from dacycle.forecast_adapter.grid import Grid, get_grid
+from dacycle.forecast_adapter.models.frames import Frames
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
 from dacycle.obs_ingest.quality import control as quality
@@ -106,20 +107,6 @@ def _write_cutoff(value: pd.Timedelta | None) -> str:
     return "none" if value is None else _write_duration(value)
 
 
-def _read_frames(value: object) -> object:
-    """Return the share of the increment that the older frame gets; None for `newest`."""
-    share = {"newest": None, "both": 1.0}.get(value, value) if isinstance(value, str) else value
-    if isinstance(value, Mapping) and list(value) == ["both"]:
-        share = value["both"]
-    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
-        raise ValueError("frames is newest, both, or {both: SHARE} with a share of the increment above 0, at most 1")
-    return share
-
-
-def _write_frames(share: float | None) -> Any:
-    return None if share is None else "both" if share == 1 else {"both": share}
-
-
 def _normalise_path(value: object) -> object:
     """Return a path in its shortest form; leave a URL as it is."""
     return str(Path(value)) if isinstance(value, str | Path) and "://" not in str(value) else value
@@ -141,7 +128,6 @@ def _branch_name(name: str) -> str:
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_cycle_time), PlainSerializer(_write_time)]
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
-Frames = Annotated[float | None, BeforeValidator(_read_frames), PlainSerializer(_write_frames)]
 Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
 PathOrUrl = Annotated[str, BeforeValidator(_normalise_path)]
 Name = Annotated[str, AfterValidator(_branch_name)]

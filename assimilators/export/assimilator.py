@@ -32,6 +32,7 @@ from dacycle.assimilators.training.assimilator_run import accepted_round, read_a
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.common.files import whole
 from dacycle.forecast_adapter.channels import NAMES
+from dacycle.forecast_adapter.models.frames import write_frames
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
@@ -149,7 +150,8 @@ def _calibrate(
     """
     if single.spread_ratio is None:
         return {}
-    cycled = cycled_errors(method, load_model(recipe.model), observing, recipe.seed, recipe.validation_days)
+    model = load_model(recipe.model)
+    cycled = cycled_errors(method, model, observing, recipe.seed, recipe.validation_days, recipe.frames)
     if cycled.spread_ratio is None:
         raise ExportError("no analysis of the validation year's cycles could be used")
     factor = 1 / np.sqrt(single.spread_ratio * cycled.spread_ratio)
@@ -175,6 +177,7 @@ def _metadata(
         training={
             "recipe": recipe.digest(),
             "model": recipe.backgrounds_of or recipe.model,
+            **({} if recipe.frames is None else {"frames": write_frames(recipe.frames)}),
             "observations": recipe.observations,
             "errors": record.get("errors", FORMER_KIND),
             "years": recipe.training_years,
@@ -254,7 +257,10 @@ def _cycled_parity(
     """
     world, model = observing.world, load_model(recipe.model)
     first = world.reference.times[len(world.reference.times) // 2]
-    chains = [run_chain(method, model, observing, first, cycles, recipe.seed, Subset()) for method in (exported, ours)]
+    chains = [
+        run_chain(method, model, observing, first, cycles, recipe.seed, Subset(), recipe.frames)
+        for method in (exported, ours)
+    ]
     ends = [next(islice(chain, cycles - 1, None)) for chain in chains]
     std, area = world.statistics.std[:, None, None], world.grid.weights
     difference = np.sqrt((((ends[0].analysis - ends[1].analysis) / std).astype(np.float64) ** 2 * area).mean())

@@ -25,6 +25,7 @@ from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import OUTPUTS, TrainedAssimilator
 from dacycle.common.files import write_whole
 from dacycle.forecast_adapter.channels import HEADLINE, readable
+from dacycle.forecast_adapter.models.frames import read_frames
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
@@ -113,6 +114,7 @@ def judge_assimilator(
     methods: dict[str, Assimilator] = {judged.name: judged, baseline: load_assimilator(baseline, home)}
     model = load_model(judged.metadata["training"]["model"])
     sources = judged.metadata["training"]["observations"]
+    frames = read_frames(judged.metadata["training"].get("frames"))
     one_shot: dict[int, dict[str, OneShot]] = {}
     observing = {year: observing_of(home, Reference(Path(data) / str(year)), sources) for year in years}
     for year in years:
@@ -124,7 +126,7 @@ def judge_assimilator(
     cycled = {}
     for name, method in {**methods, "none": FreeRun(home.grid, home.name)}.items():
         logger.info("%s: cycles of %d", name, years[0])
-        cycled[name] = cycled_errors(method, model, observing[years[0]], SEED, days)
+        cycled[name] = cycled_errors(method, model, observing[years[0]], SEED, days, frames)
     reference = observing[years[0]].world.reference
     state, std = reference.array(reference.times[len(reference.times) // 3]), home.statistics.std
     checks = [*_checks_of_file(judged, state, std), *_checks_of_scores(judged.name, one_shot, cycled)]

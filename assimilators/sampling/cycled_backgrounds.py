@@ -40,6 +40,7 @@ def make_cycles(
     assimilator: str,
     sources: Sequence[Mapping[str, Any]],
     workers: int = 1,
+    frames: float | None = None,
 ) -> None:
     """Write the errors of the backgrounds of cycles through whole years, a file a month; months that exist are kept.
 
@@ -51,6 +52,7 @@ def make_cycles(
         years, world, model, workers: as for `backgrounds.make_forecasts`.
         assimilator: the one that cycles, by name or file.
         sources: as an experiment's `observations`.
+        frames: as for `run_chain`.
 
     Raises:
         DataError: a year is incomplete, or on another grid; nothing has been written.
@@ -58,7 +60,7 @@ def make_cycles(
     """
     check_years(nature, years, world)
     load_assimilator(assimilator, load_world(world))
-    make_months(_make_month, folder, years, workers, nature, world, model, assimilator, list(sources))
+    make_months(_make_month, folder, years, workers, nature, world, model, assimilator, list(sources), frames)
 
 
 def _make_month(
@@ -69,12 +71,14 @@ def _make_month(
     model: str,
     assimilator: str,
     sources: list[Mapping[str, Any]],
+    frames: float | None,
 ) -> None:
     home = load_world(world)
     observing = observing_of(home, Reference(Path(nature) / str(month.astype("datetime64[Y]"))), sources)
     method, forecaster = load_assimilator(assimilator, home), load_model(model)
     first, end = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
-    backgrounds = cycled_errors_between(method, forecaster, observing, first, end, seed=2 * int(month.astype(int)))
+    seed = 2 * int(month.astype(int))
+    backgrounds = cycled_errors_between(method, forecaster, observing, first, end, seed, frames)
     write_backgrounds(backgrounds, folder / f"{month}.nc", home)
 
 
@@ -85,6 +89,7 @@ def cycled_errors_between(
     first: np.datetime64,
     end: np.datetime64,
     seed: int,
+    frames: float | None = None,
 ) -> Backgrounds:
     """Return the errors of the backgrounds of two chains from `first` to before `end`; see `make_cycles`.
 
@@ -97,7 +102,7 @@ def cycled_errors_between(
     for chain in range(2):
         subset = random_subset(np.random.default_rng(seed + chain), observing.names) if chain else USUAL
         cycles = int((end - begin) / STEP)
-        whole_chain = run_chain(method, model, observing, begin, cycles, seed + chain, subset)
+        whole_chain = run_chain(method, model, observing, begin, cycles, seed + chain, subset, frames)
         for cycle in islice(whole_chain, DROPPED, None):
             times.append(cycle.time)
             errors.append(((cycle.background - cycle.truth) / std).astype(np.float16))

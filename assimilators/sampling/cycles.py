@@ -17,6 +17,7 @@ from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.observing import USUAL, Observing, Subset
 from dacycle.assimilators.step import Status, StepGuards, assimilate
 from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.models.frames import older_frame
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.state import STEP
 
@@ -75,6 +76,7 @@ def run_chain(
     cycles: int,
     seed: int,
     subset: Subset = USUAL,
+    frames: float | None = None,
 ) -> Iterator[ChainCycle]:
     """Yield cycles from `first` on, which start from a 48-hour forecast.
 
@@ -85,6 +87,7 @@ def run_chain(
         cycles: how many.
         seed: of the observations.
         subset: of the observing system.
+        frames: as an experiment's, the share of the increment in the older frame of the next forecast.
     """
     world = observing.world
     reference, generator = world.reference, np.random.default_rng(seed)
@@ -97,15 +100,20 @@ def run_chain(
         step = assimilate(
             assimilator, background, drawn.values[None], drawn.errors[None], StepGuards(), error.on(world.grid)
         )
-        previous, current = current, step.state
+        previous, current = older_frame(current, background, step.state, frames), step.state
         spread = None if step.spread is None or step.status[0] == "fallback" else step.spread[0]
         yield ChainCycle(time, background[0], step.state[0], spread, reference.array(time), step.status[0])
 
 
 def cycled_errors(
-    assimilator: Assimilator, model: ForecastModel, observing: Observing, seed: int, days: int = VALIDATION_DAYS
+    assimilator: Assimilator,
+    model: ForecastModel,
+    observing: Observing,
+    seed: int,
+    days: int = VALIDATION_DAYS,
+    frames: float | None = None,
 ) -> CycledErrors:
-    """Return the errors of four chains of `days`, spread over the reference.
+    """Return the errors of four chains of `days`, spread over the reference; `frames` as for `run_chain`.
 
     Raises:
         DataError: the reference is shorter than a chain, or a chain is not longer than its unscored beginning.
@@ -116,7 +124,8 @@ def cycled_errors(
         raise DataError(f"{observing.world.reference.folder}: {len(times)} times are too few for chains of {days} days")
     squares, spreads, fallbacks = [], [], 0
     for k, start in enumerate(times[np.linspace(first, last, VALIDATION_CHAINS).astype(int)]):
-        for number, cycle in enumerate(run_chain(assimilator, model, observing, start, 4 * days, seed + k)):
+        chain = run_chain(assimilator, model, observing, start, 4 * days, seed + k, frames=frames)
+        for number, cycle in enumerate(chain):
             fallbacks += cycle.status == "fallback"
             if number >= DROPPED:
                 errors = np.stack([cycle.background, cycle.analysis]) - cycle.truth

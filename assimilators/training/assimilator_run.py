@@ -325,7 +325,7 @@ class _Rounds:
         def samples(epoch: int) -> Samples | ClosedLoop:
             others = open_loop(epoch)
             ahead = recipe.batch * (PREFETCH * recipe.workers + 1)
-            return ClosedLoop(others, recipe.model, ahead) if number else others
+            return ClosedLoop(others, recipe.model, ahead, recipe.frames) if number else others
 
         loss = METHODS[recipe.method].loss
         module: Training = (
@@ -368,7 +368,7 @@ class _Rounds:
         logger.info("cycling with round %d", number)
         assimilator = TorchAssimilator(load_round(self.folder, number), world.grid, world.name)
         model = load_model(recipe.model, recipe.threads)
-        errors = cycled_errors(assimilator, model, observing, recipe.seed, recipe.validation_days)
+        errors = cycled_errors(assimilator, model, observing, recipe.seed, recipe.validation_days, recipe.frames)
         typical = read_constants(self.folder)["error"] * world.statistics.std
         overall = float(np.mean([errors.analysis[name] / typical[index(name)] for name in HEADLINE]))
         best = min((float(row["cycled_error"]) for row in rows), default=np.inf)

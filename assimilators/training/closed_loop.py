@@ -19,6 +19,7 @@ from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.observing import USUAL
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
+from dacycle.forecast_adapter.models.frames import older_frame
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 
@@ -40,18 +41,19 @@ class ClosedLoop(Dataset[Batch]):
         others: the other samples; the loop has as many in all.
         model: the forecast model, by name or file.
         ahead: how many samples may be in flight.
+        frames: as an experiment's, the share of the increment in the older frame of the next forecast.
 
     Raises:
         DataError: the reference is too short for a chain.
     """
 
-    def __init__(self, others: Samples, model: str, ahead: int) -> None:
-        self.others, self.model = others, model
+    def __init__(self, others: Samples, model: str, ahead: int, frames: float | None = None) -> None:
+        self.others, self.model, self.frames = others, model, frames
         slots = EVERY * -(-max(len(others) // CYCLES, ahead) // EVERY)
         self._starts, errors = self._begin(slots, -(-len(others) // slots))
         world = others.observing.world
         shape = (slots, len(NAMES), *world.grid.shape)
-        self._previous, self._current = _shared(shape, torch.float32), _shared(shape, torch.float32)
+        self._previous, self._current, self._background = (_shared(shape, torch.float32) for _ in range(3))
         self._cycles = _shared((slots,), torch.int64)
         for slot, (start, error) in enumerate(zip(self._starts, errors, strict=True)):
             error = error.astype(np.float32) * world.statistics.std[:, None, None]
@@ -84,6 +86,7 @@ class ClosedLoop(Dataset[Batch]):
             return self.others[item]
         previous, current = (frame[slot].numpy()[None] for frame in (self._previous, self._current))
         background = next(self._forecaster.forecast(previous, current, 1))[0]
+        self._background[slot] = torch.from_numpy(background)
         time = self._starts[slot] + (int(self._cycles[slot]) + 1) * STEP
         # Errors of sparsely observed chains are many times as large, and would dominate the loss.
         fields = self.others.observed(time, background, USUAL, np.random.default_rng([self.others.seed, item]))
@@ -94,8 +97,10 @@ class ClosedLoop(Dataset[Batch]):
         states = self.others.observing.world.statistics.denormalise(analyses.float().cpu().numpy())
         for slot, state in zip(slots.tolist(), states, strict=True):
             if slot >= 0:
-                self._previous[slot] = self._current[slot]
-                self._current[slot] = _moist(state)
+                analysis = _moist(state)
+                before, background = self._current[slot].numpy(), self._background[slot].numpy()
+                self._previous[slot] = torch.from_numpy(older_frame(before, background, analysis.numpy(), self.frames))
+                self._current[slot] = analysis
                 self._cycles[slot] += 1
 
 

@@ -23,8 +23,9 @@ VALIDATION_STARTS = 48
 DRIFTED = 0.3
 """Share of the recipe's `noise` by which both frames are moved towards another sample's state."""
 JUMP = 5.0
-"""The same share for the older frame alone. In a cycle the newer frame holds an increment that the older one lacks. A
-network trained on seamless pairs alone takes the increment for a tendency and extrapolates it, and its cycles drift."""
+"""The same share for the older frame alone. In a cycle the newer frame holds an increment of which the older one lacks
+what `frames` does not give it. A network trained on seamless pairs alone takes an increment for a tendency, and
+extrapolates it: without its share in the older frame, its cycles drift."""
 
 
 class ForecastTraining(Training):
@@ -77,7 +78,8 @@ class ForecastTraining(Training):
 
         - analysis errors, which differ between the frames: shares of other samples' 6-h changes, which have the scales
           and the balance of the atmosphere;
-        - an increment in the newer frame alone: shares of the difference from other samples, in the older frame;
+        - what the older frame lacks of an increment, by `frames`: shares of the difference from other samples, in that
+          frame;
         - a drifted climate: the same in both frames;
         - noise of the grid's own scale.
         """
@@ -88,7 +90,8 @@ class ForecastTraining(Training):
         previous, current = frames[:2]
         change = current - previous
         drifted = DRIFTED * self._shares(current) * (current[self._order(current)] - current)
-        jump = JUMP * self._shares(current) * (current[self._order(current)] - current)
+        lacking = JUMP * (1 - (self.recipe.frames or 0))
+        jump = lacking * self._shares(current) * (current[self._order(current)] - current)
         grain = torch.randn(current.shape, generator=self._noise).to(current)
         grain = grain * (self.network.step_std / self.network.std)
         for k, grains in enumerate((grain, grain.flip(0))):

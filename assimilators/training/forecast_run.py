@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.training.data import (
     Year,
     data_digest,
@@ -55,6 +56,8 @@ def fit_forecast(
     begin_run(recipe, folder)
     constants = forecast_constants(recipe, world, training)
     network = build_forecast_network(recipe, constants)
+    if recipe.weights:
+        _begin_with(network, Path(recipe.weights))
     samples = sum(len(year.times) for year in training)
     write_record(recipe, folder, world, constants, network, data_digest(training), samples)
     module = ForecastTraining(network, recipe, world.grid.weights)
@@ -65,6 +68,20 @@ def fit_forecast(
 def build_forecast_network(recipe: ForecastRecipe, constants: MiniConstants) -> MiniNetwork:
     """Return the network of a recipe, with fresh weights. RecipeError where its size has unknown entries."""
     return MiniNetwork(constants, network_size(MiniSize, recipe.network))
+
+
+def _begin_with(network: MiniNetwork, folder: Path) -> None:
+    """Give a network the trained weights of a finished run; its constants stay its own.
+
+    Raises:
+        TrainingError: the folder holds no finished run of a forecast model.
+        RecipeError: its network has another size.
+    """
+    _, _, trained = read_forecast_run(folder)
+    weights, own = dict(trained.named_parameters()), dict(network.named_parameters())
+    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+        raise RecipeError(f"weights: the network of {folder} has another size than this recipe's")
+    network.load_state_dict(weights, strict=False)
 
 
 def read_forecast_run(folder: Path) -> tuple[ForecastRecipe, dict[str, Any], MiniNetwork]:

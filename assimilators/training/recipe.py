@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from dacycle.assimilators.base import current_name
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.common.configuration import Number, Strict, read_checked, suggestion
+from dacycle.forecast_adapter.models.frames import Frames
 
 __all__ = [
     "AssimilatorRecipe",
@@ -123,6 +124,9 @@ class Recipe(Strict):
             del content["mixed"]  # the share of all recipes that are older than this entry
         if not content.get("backgrounds_of"):
             content.pop("backgrounds_of", None)  # so are the backgrounds of another model
+        for younger in ("frames", "weights"):
+            if not content.get(younger):
+                content.pop(younger, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -133,6 +137,10 @@ class ForecastRecipe(Recipe):
         stages: the rollouts, in order; the learning rate falls through all of them together.
         noise: largest share of other samples' 6-h changes that perturbs the input frames; the other perturbations of
             `ForecastTraining` grow with it.
+        frames: that of the experiments which the network is for. With `both` it is trained on seamless pairs; with
+            `newest` the older frame is disturbed by itself, because an increment is in the newer one alone.
+        weights: folder of a finished run with a network of the same size, whose averaged weights the training begins
+            with; without it they are random.
         relaxation_days: time scale on which every step is drawn towards the climate. It is no part of the training, in
             which the network would learn to undo it.
     """
@@ -142,6 +150,8 @@ class ForecastRecipe(Recipe):
     kind: Literal["forecast"]
     stages: list[RolloutStage] = Field(min_length=1)
     noise: Number = Field(default=0.1, ge=0)
+    frames: Frames = None
+    weights: str = ""
     relaxation_days: Number = Field(default=10.0, gt=0)
 
     @property
@@ -174,6 +184,8 @@ class AssimilatorRecipe(Recipe):
             Backgrounds are never read as a whole.
         mixed: share of the samples whose error is a combination of two of other dates, so that no error is memorised;
             such an error does not depend on the flow. Default: 0 with `YEARS_ENOUGH` training years, else `MIXED`.
+        frames: as in an experiment: what the cycles of the rounds, of the validation and of the gate do with the older
+            frame.
         rounds: closed-loop rounds, trained on cycles of the network in training. A finished run goes on if this number
             is raised.
         round_epochs, round_learning_rate: of each round.
@@ -195,6 +207,7 @@ class AssimilatorRecipe(Recipe):
     workers: int = Field(default=1, gt=0)
     in_memory: bool = True
     mixed: Number = Field(default=None, validate_default=True, ge=0, le=1)
+    frames: Frames = None
     rounds: int = Field(default=1, ge=0)
     round_epochs: int = Field(default=4, gt=0)
     round_learning_rate: Number = Field(default=5e-4, gt=0)

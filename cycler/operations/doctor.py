@@ -22,6 +22,7 @@ from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, load_experiment
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT
+from dacycle.forecast_adapter.models.frames import frames_text, read_frames
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import CPU, CUDA, ModelFileError, digest, open_session
 from dacycle.forecast_adapter.models.runtime import gpu_present
@@ -81,6 +82,7 @@ def check_experiment(path: Path, archive: Path) -> Iterator[Finding]:
     yield _model(inputs)
     yield _frames(inputs)
     yield _assimilator(inputs)
+    yield from _trained_frames(inputs)
     yield _ledger(experiment, archive, inputs.digests)
     simulate = f"`dacycle simulate {path}` makes them, if they are to be simulated; else "
     yield from _sources(inputs, ("" if inputs.world.reference_kind else simulate) + _GET_FILES)
@@ -162,10 +164,21 @@ def _frames(inputs: Inputs) -> Finding:
     needed = found["frames"]
     if (asked is None) == (needed == "newest"):
         return Finding("frames", "ok", f"{needed}, as the increment test of {name} found")
-    text = (
-        f"the increment test of {name} found `{needed}`, the experiment has `{'newest' if asked is None else 'both'}`"
-    )
+    text = f"the increment test of {name} found `{needed}`, the experiment has `{frames_text(asked)}`"
     return Finding("frames", "warning", text, f"say `frames: {needed}` in the experiment")
+
+
+def _trained_frames(inputs: Inputs) -> Iterator[Finding]:
+    """Yield a warning where a trained method's own cycles had another `frames` than the experiment."""
+    method = getattr(inputs.assimilator, "inner", inputs.assimilator)  # of an incremental analysis, the method itself
+    training = getattr(method, "metadata", {}).get("training")
+    if training is None:
+        return
+    asked, trained = (frames_text(s) for s in (inputs.experiment.frames, read_frames(training.get("frames"))))
+    if asked != trained:
+        text = f"{method.name} was trained in cycles with `frames: {trained}`, the experiment has `{asked}`"
+        remedy = f"train it with `frames: {asked}` in its recipe, or say `frames: {trained}` in the experiment"
+        yield Finding("frames", "warning", text, remedy)
 
 
 def _assimilator(inputs: Inputs) -> Finding:

@@ -279,6 +279,7 @@ def _fields(branch: Branch, world: World, records: list[CycleRecord]) -> dict[st
     return {
         "sampled": sample.cycles,
         "increments": maps.increment_maps(sample.increment, sample.increment_rms, world.grid),
+        "daily_rows": tables.daily_rows(sample, world, records),
         "error_maps": maps.error_maps(**sample.errors, grid=world.grid) if verified else None,
         "spectra": figures.spectra(sample.powers) if verified else None,
         "divergence": [

@@ -17,6 +17,7 @@ from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.report import style
 from dacycle.cycler.verification.cycles import LAYERS, fingerprint, withheld_fits
+from dacycle.cycler.verification.daily_cycle import daily_cycles, project
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, WB2_NAMES, index
 from dacycle.forecast_adapter.worlds.world import World
@@ -24,6 +25,7 @@ from dacycle.forecast_adapter.worlds.world import World
 __all__ = [
     "SampleFields",
     "bias_of",
+    "daily_rows",
     "departure_rows",
     "drift_regions",
     "drift_summary",
@@ -33,12 +35,13 @@ __all__ = [
     "percent",
     "rmse_of",
     "sample_fields",
+    "sampled_of",
     "with_interval",
     "withheld_rows",
 ]
 
 _HEADLINE = [index(name) for name in HEADLINE]
-_SAMPLE_FORM = "sample 1"
+_SAMPLE_FORM = "sample 2"
 """With another text here, samples that were kept before are read anew."""
 
 SAMPLE = 120
@@ -207,6 +210,7 @@ class SampleFields:
         increment, increment_rms: mean and root mean square of analysis minus background.
         errors: RMSE maps by kind; empty without a reference.
         powers: zonal power spectra by kind.
+        daily: (n, 2, 2, 6, 5) projections of increments and backgrounds, see `verification.daily_cycle.project`.
     """
 
     cycles: int
@@ -214,6 +218,7 @@ class SampleFields:
     increment_rms: NDArray
     errors: Mapping[str, NDArray]
     powers: Mapping[str, NDArray]
+    daily: NDArray
 
 
 def sample_fields(branch: Branch, world: World, records: Sequence[CycleRecord]) -> SampleFields:
@@ -225,12 +230,30 @@ def sample_fields(branch: Branch, world: World, records: Sequence[CycleRecord]) 
     Raises:
         ArchiveError: a state is damaged.
     """
-    chosen = np.unique(np.linspace(0, len(records) - 1, min(len(records), SAMPLE)).round().astype(int))
-    sampled = [records[i] for i in chosen]
+    sampled = sampled_of(records)
     verified = [np.datetime64(record.time, "h") in world.reference for record in sampled]
     key = hashlib.sha256(f"{_SAMPLE_FORM} {fingerprint(sampled)} {verified}".encode()).hexdigest()
     path = branch.folder / "verification" / "sample.npz"
     return _kept_sample(path, key) or _keep_sample(path, key, _read_sample(branch, world, sampled, verified))
+
+
+def sampled_of(records: Sequence[CycleRecord]) -> list[CycleRecord]:
+    """Return up to `SAMPLE` records, spread evenly over all of them and over the four hours of the day."""
+    if len(records) <= SAMPLE:
+        return list(records)
+    evenly = np.linspace(0, len(records) - 4, SAMPLE).round().astype(int)
+    return [records[i] for i in np.unique(evenly + (np.arange(SAMPLE) - evenly) % 4)]
+
+
+def daily_rows(sample: SampleFields, world: World, records: Sequence[CycleRecord]) -> list[dict[str, object]]:
+    """Return the rows of `daily_cycles` for the sample of these records, in the report's units."""
+    times = [record.time for record in sampled_of(records)]
+    rows = daily_cycles(times, sample.daily[:, 0], sample.daily[:, 1], world).to_dict("records")
+    for row in rows:
+        factor, row["unit"] = style.readable(str(row["channel"]))
+        for name in ("mean", "amplitude", "error", "amplitude_12"):
+            row[name] = factor * row[name]
+    return rows
 
 
 def _kept_sample(path: Path, key: str) -> SampleFields | None:
@@ -248,7 +271,8 @@ def _kept_sample(path: Path, key: str) -> SampleFields | None:
         part: {name.partition(" ")[2]: value for name, value in arrays.items() if name.startswith(f"{part} ")}
         for part in ("errors", "powers")
     }
-    return SampleFields(int(arrays["cycles"]), arrays["increment"], arrays["increment_rms"], of["errors"], of["powers"])
+    means = arrays["increment"], arrays["increment_rms"]
+    return SampleFields(int(arrays["cycles"]), *means, of["errors"], of["powers"], arrays["daily"])
 
 
 def _keep_sample(path: Path, key: str, sample: SampleFields) -> SampleFields:
@@ -257,6 +281,7 @@ def _keep_sample(path: Path, key: str, sample: SampleFields) -> SampleFields:
         "cycles": np.array(sample.cycles),
         "increment": sample.increment,
         "increment_rms": sample.increment_rms,
+        "daily": sample.daily,
         **{f"errors {name}": field for name, field in sample.errors.items()},
         **{f"powers {name}": power for name, power in sample.powers.items()},
     }
@@ -276,11 +301,13 @@ def _read_sample(
     total, square = np.zeros(shape), np.zeros(shape)
     errors = {kind: np.zeros(shape) for kind in ("background", "analysis")}
     powers: dict[str, list[NDArray]] = {"background": [], "analysis": [], "reference": []}
+    daily = []
     for record, has_reference in zip(sampled, verified, strict=True):
         fields = {kind: headline_fields(branch, kind, record.time) for kind in errors}
         increment = fields["analysis"] - fields["background"]
         total += increment
         square += increment**2
+        daily.append([project(field, record.time.hour, world) for field in (increment, fields["background"])])
         if has_reference:
             truth = world.reference.array(np.datetime64(record.time, "h"))[_HEADLINE].astype(float)
             for kind, field in fields.items():
@@ -294,6 +321,7 @@ def _read_sample(
         np.sqrt(square / len(sampled)),
         {kind: np.sqrt(field / sum(verified)) for kind, field in errors.items()} if any(verified) else {},
         {kind: np.mean(power, axis=0) for kind, power in powers.items() if power},
+        np.array(daily),
     )
 
 

@@ -1,15 +1,52 @@
 """The two frames that a forecast starts from, after an analysis has changed the newer one."""
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, PlainSerializer
 
 from dacycle.forecast_adapter.channels import GROUPS
 
-__all__ = ["older_frame"]
+__all__ = ["Frames", "frames_text", "older_frame", "read_frames", "write_frames"]
+
+
+def read_frames(value: object) -> float | None:
+    """Return the share of the increment that the older frame gets; None for `newest`, and where nothing is stated.
+
+    Raises:
+        ValueError: the value is neither `newest`, `both`, nor {both: SHARE}.
+    """
+    if value == "smoothed":
+        raise ValueError(
+            "frames: smoothed gives the older frame the weights of an ensemble, which no assimilator hands on yet; the "
+            "ensemble of oi holds errors of one time, not of pairs of frames; say newest, both, or {both: SHARE}"
+        )
+    share = {"newest": None, "both": 1.0}.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, Mapping) and list(value) == ["both"]:
+        share = value["both"]
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
+        raise ValueError("frames is newest, both, or {both: SHARE} with a share of the increment above 0, at most 1")
+    return None if share is None else float(share)
+
+
+def write_frames(share: float | None) -> Any:
+    """Return what `frames` says for a share; None for `newest`, which is the default."""
+    return None if share is None else "both" if share == 1 else {"both": share}
+
+
+def frames_text(share: float | None) -> str:
+    """Return a share as a reader would write it in an experiment, `newest` included."""
+    return "newest" if share is None else "both" if share == 1 else f"{{both: {share:g}}}"
+
+
+Frames = Annotated[float | None, BeforeValidator(read_frames), PlainSerializer(write_frames)]
+"""What a configuration states as `frames`: the share of an increment that the older frame gets; None for `newest`."""
 
 
 def older_frame(
-    older: NDArray[np.float32], background: NDArray[np.float32], analysis: NDArray[np.float32], share: float
+    older: NDArray[np.float32], background: NDArray[np.float32], analysis: NDArray[np.float32], share: float | None
 ) -> NDArray[np.float32]:
     """Return the older frame with a share of the newer frame's increment, without negative humidity.
 
@@ -19,8 +56,10 @@ def older_frame(
     Args:
         older: the frame 6 h before the analysis, (..., 69, H, W), SI.
         background, analysis: the newer frame before and after the analysis, of the same shape.
-        share: of the increment, 0 to 1.
+        share: of the increment, 0 to 1; with None the older frame stays as it is.
     """
+    if share is None:
+        return older
     moved = older + np.float32(share) * (analysis - background)
     moved[..., GROUPS["q"], :, :] = np.maximum(moved[..., GROUPS["q"], :, :], 0)
     return moved

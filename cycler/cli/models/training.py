@@ -59,6 +59,9 @@ def backgrounds(
         str | None,
         typer.Option(help="Assimilator, by name or file: make backgrounds of its cycles instead of forecasts."),
     ] = None,
+    both: Annotated[
+        bool, typer.Option("--both", help="In the cycles both frames get the increment, as with `frames: both`.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Number of months made at the same time.")] = 2,
 ) -> None:
     """Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, or of cycles.
@@ -77,7 +80,7 @@ def backgrounds(
     if cycling is None:
         make_forecasts(data, folder, chosen, world, model, workers=workers)
     else:
-        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers)
+        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers, 1.0 if both else None)
     size = sum(path.stat().st_size for path in folder.glob("*.nc")) / 1e9
     typer.echo(f"{folder}: {size:.1f} GB; a recipe's `backgrounds:` takes this path")
 

@@ -13,6 +13,7 @@ from dacycle.assimilators.sampling.cycles import LAG, ChainCycle, cycled_errors,
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.models.frames import older_frame
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from tests.conftest import TinyWorld
@@ -137,3 +138,17 @@ def test_chains_that_are_too_short_or_too_long_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=f"too few for chains of {days} days"):
         cycled_errors(Nudge("tiny"), model, observing, seed=3, days=days)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_the_older_frame_gets_its_share_of_the_increment(tiny: World, observing: Observing, share: float) -> None:
+    """As `frames` says in an experiment; the humidity of that frame stays above 0."""
+    model, first = Remembering(tiny.grid), tiny.reference.times[LAG + 2]
+    cycles = list(run_chain(Nudge("tiny"), model, observing, first, 4, seed=1, frames=share))
+    for older, newer, following in zip(cycles, cycles[1:], cycles[2:], strict=False):
+        moved = older_frame(older.analysis, newer.background, newer.analysis, share)
+        assert (moved != older.analysis).any()
+        expected = next(iter(model.forecast(moved[None], newer.analysis[None], 1)))[0]
+        np.testing.assert_array_equal(following.background, expected)
+    both = cycled_errors(Nudge("tiny"), model, observing, seed=3, days=4, frames=share)
+    assert both.analysis != cycled_errors(Nudge("tiny"), model, observing, seed=3, days=4).analysis

@@ -217,13 +217,16 @@ def test_every_pass_draws_other_observations(backgrounds: Backgrounds, observing
 # The closed loop
 
 
-@pytest.mark.parametrize("off", [0.0, 2.0])
+@pytest.mark.parametrize(("off", "frames"), [(0.0, None), (2.0, None), (2.0, 0.5), (2.0, 1.0)])
 def test_a_chain_goes_on_from_its_analyses(
-    backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World, off: float
+    backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World, off: float, frames: float | None
 ) -> None:
-    """Backgrounds are forecasts of two analyses, each `off` standard deviations from the truth; at first, of one."""
+    """Backgrounds are forecasts of two analyses, each `off` standard deviations from the truth; at first, of one.
+
+    The older frame has also the share `frames` of the later increment, which is `off` less the background's error.
+    """
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
-    chains = ClosedLoop(first, str(world.model), ahead=4)  # a ring of four, of which two are chains of three cycles
+    chains = ClosedLoop(first, str(world.model), 4, frames)  # a ring of four, of which two are chains of three cycles
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
     times, errors = [], []
     for item in (3, 7, 11):  # of the last chain in the ring: to index it by the others' -1 would spoil it
@@ -233,8 +236,10 @@ def test_a_chain_goes_on_from_its_analyses(
         chains.analysed(slot[None], (state + target)[None] + off)
         chains.analysed(chains[item - 1][-1][None], torch.full_like(state, np.nan)[None])  # one of the first data
     assert times == [times[0], times[0] + 1, times[0] + 2]
-    newer, older = DAMPING * (1 - MEMORY) * off, DAMPING * MEMORY * DAMPING * off
-    np.testing.assert_allclose(errors[1:], [newer, newer + older], atol=0.1)
+    newer, share = DAMPING * (1 - MEMORY) * off, frames or 0.0
+    older = [share * (off - errors[0]), off + share * (off - errors[1])]
+    expected = newer + DAMPING * MEMORY * DAMPING * np.array(older)
+    np.testing.assert_allclose(errors[1:], expected, atol=0.1)
 
 
 def test_chains_longer_than_the_reference_are_refused(

@@ -147,7 +147,7 @@ def test_the_data_of_a_recipe_may_lie_elsewhere(tmp_path: Path) -> None:
 def test_the_recipes_in_the_repository_are_sound() -> None:
     folder = Path(__file__).resolve().parents[3] / "deploy/recipes"
     read = [load_recipe(path) for path in sorted(folder.glob("mini*.yaml"))]
-    assert {r.name for r in read} == {"mini"}
+    assert {r.name for r in read} == {"mini", "mini-seamless", "mini-forgiving"}
     assert all(r.world == "demonstration" for r in read)
 
 
@@ -388,3 +388,35 @@ def test_noise_changes_the_inputs_but_not_the_targets(split: tuple[World, list[Y
     assert moved[0] > moved[1], "the older frame must be moved by itself, as it is after an analysis"
     for k in (2, 3):
         torch.testing.assert_close(frames[k], batch[:, k])
+
+
+def test_a_network_for_increments_in_both_frames_is_trained_on_seamless_pairs(
+    split: tuple[World, list[Year], list[Year]],
+) -> None:
+    """The older frame alone is disturbed by what it lacks of the newer frame's increment."""
+    world, training, _ = split
+    batch = torch.stack([training[0].states[k : k + 3] for k in range(4)])
+    off = {}
+    for share in (None, 0.5, 1.0):
+        chosen = recipe(noise=0.1, frames=share)
+        network = build_forecast_network(chosen, forecast_constants(chosen, world, training))
+        older, newer, _ = ForecastTraining(network, chosen, world.grid.weights).perturbed(batch)
+        off[share] = ((older - batch[:, 0]) - (newer - batch[:, 1])).square().mean().sqrt().item()
+    assert off[None] > 1.5 * off[0.5] > 1.5 * off[1.0]
+
+
+def test_a_training_begins_with_the_weights_of_a_run(
+    split: tuple[World, list[Year], list[Year]], tmp_path: Path
+) -> None:
+    world, training, validation = split
+    fit_forecast(recipe(), tmp_path / "first", world, training, validation)
+    further = recipe(weights=str(tmp_path / "first"), learning_rate=1e-9, weight_decay=0.0)
+    fit_forecast(further, tmp_path / "second", world, training, validation)
+    first, second = (read_forecast_run(tmp_path / name)[2] for name in ("first", "second"))
+    for name, weights in first.named_parameters():
+        torch.testing.assert_close(second.get_parameter(name), weights, atol=1e-5, rtol=0)
+    other = recipe(weights=str(tmp_path / "first"), network={"fine": 16, "coarse": 16, "depth": 1})
+    with pytest.raises(RecipeError, match="another size"):
+        fit_forecast(other, tmp_path / "third", world, training, validation)
+    with pytest.raises(TrainingError, match="not a run"):
+        fit_forecast(recipe(weights=str(tmp_path / "none")), tmp_path / "fourth", world, training, validation)

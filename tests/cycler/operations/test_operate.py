@@ -31,6 +31,8 @@ from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
 from tests.worlds import make_model, register_doubles
 
+DEMO = Path(__file__).parents[3] / "deploy/experiments/demo.yaml"
+
 
 def one(findings: list[Finding], what: str) -> Finding:
     (found,) = [finding for finding in findings if finding.subject == what]
@@ -91,6 +93,18 @@ def test_doctor_compares_frames_with_what_the_model_needs(world, tmp_path: Path)
         path = write_experiment(tmp_path, world, model=str(model), frames=frames)
         levels[frames] = one(list(check_experiment(path, tmp_path / "archive")), "frames").level
     assert levels == {"newest": "warning", "both": "ok"}
+
+
+def test_doctor_compares_frames_with_those_that_the_method_was_trained_in(tmp_path: Path) -> None:
+    """The packaged methods were trained in cycles whose increments are in the newer frame alone."""
+    texts = {}
+    for frames in ("newest", "both"):
+        path = tmp_path / f"{frames}.yaml"
+        path.write_text(DEMO.read_text() + f"\nframes: {frames}\n")
+        found = [f for f in check_experiment(path, tmp_path / "archive") if f.subject == "frames"]
+        texts[frames] = [f.text for f in found if f.level == "warning"]
+    assert texts["newest"] == []
+    assert any("trained in cycles with `frames: newest`, the experiment has `both`" in text for text in texts["both"])
 
 
 def test_doctor_says_what_is_wrong_with_an_experiment_and_exits_1(world, tmp_path: Path) -> None:
