@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import eccodes
 import h5py
 import numpy as np
 import pytest
@@ -97,3 +98,20 @@ def test_more_values_than_points_are_not_decoded(shared: Path, tmp_path: Path) -
 def test_fields_that_cannot_be_decoded_are_for_the_reader(tmp_path: Path) -> None:
     (tmp_path / "no.grib2").write_bytes(b"GRIB" + bytes(50))
     check_grib(tmp_path / "no.grib2", DacycleError)
+
+
+@pytest.mark.parametrize("packing", ["grid_jpeg", "grid_png"])
+def test_an_image_with_more_points_than_values_is_refused(tmp_path: Path, packing: str) -> None:
+    """EcCodes would write the rest beyond the memory of the values, and break down then or later."""
+    message = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib2")
+    points = eccodes.codes_get(message, "numberOfDataPoints")
+    eccodes.codes_set_values(message, np.linspace(200, 300, points))
+    eccodes.codes_set(message, "packingType", packing)
+    content = eccodes.codes_get_message(message)
+    eccodes.codes_release(message)
+    (tmp_path / "good.grib2").write_bytes(content)
+    check_grib(tmp_path / "good.grib2", DacycleError)
+    few = with_octet(with_octet(content, 5, 8, 0), 5, 9, 7)  # the number of coded values
+    (tmp_path / "few.grib2").write_bytes(few)
+    with pytest.raises(DacycleError, match=rf"few\.grib2: is damaged: a field of 7 coded values .* image of {points}"):
+        check_grib(tmp_path / "few.grib2", DacycleError)

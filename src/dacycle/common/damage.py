@@ -7,6 +7,7 @@ readers do: of HDF5 it opens every object, of GRIB it decodes every field. This 
 import os
 import pickle
 import signal
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -117,6 +118,9 @@ def _grib(path: str) -> str:
                 )
                 if values > points or points > MOST_POINTS:
                     return f"is damaged: a field says that it has {values} values on a grid of {points} points"
+                image, coded = _image_points(message), eccodes.codes_get(message, "numberOfCodedValues")
+                if image > coded:
+                    return f"is damaged: a field of {coded} coded values keeps them in an image of {image} points"
                 eccodes.codes_get_values(message)
             with suppress(eccodes.CodesInternalError):
                 grid = eccodes.codes_get(message, "md5GridSection")
@@ -127,6 +131,27 @@ def _grib(path: str) -> str:
             eccodes.codes_release(message)
             signal.alarm(PATIENCE["grib"])
     return ""
+
+
+def _image_points(message: int) -> int:
+    """Return the points of the image in which JPEG 2000 or PNG packing keeps a field's values; 0 for other packings.
+
+    ecCodes writes all of them to memory for the coded values, whatever their number.
+    """
+    import eccodes
+
+    packing = str(eccodes.codes_get(message, "packingType"))
+    if not packing.startswith(("grid_jpeg", "grid_png")):
+        return 0
+    start = eccodes.codes_get(message, "offsetSection7") + 5  # after length and number of the section
+    image = eccodes.codes_get_message(message)[start : start + 24]
+    if image.startswith(b"\xff\x4f\xff\x51") and len(image) == 24:  # JPEG 2000: start, and size
+        right, lower, left, upper = struct.unpack(">4I", image[8:])
+        return max(0, right - left) * max(0, lower - upper)
+    if image.startswith(b"\x89PNG") and len(image) == 24:
+        width, height = struct.unpack(">2I", image[16:])
+        return width * height
+    return 0
 
 
 @contextmanager
