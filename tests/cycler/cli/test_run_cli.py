@@ -197,7 +197,7 @@ def scores(name: str) -> dict[str, Any]:
         (["hindcast", "nothing.yaml"], "nothing.yaml: there is no such file (an experiment is expected)"),
         (["status", "--archive", "nowhere"], "no archive at nowhere; give --archive or set DACYCLE_ARCHIVE"),
         (["log", "dome"], "no experiment 'dome' here (there are: demo)"),
-        (["fork", "demo@", "other"], "'demo@' is not EXPERIMENT@TIME"),
+        (["fork", "@20240103T12", "other"], "'@20240103T12' is not EXPERIMENT@TIME"),
         (["fork", "demo@20240103T12", "demo"], "demo.yaml exists"),
         (["fork", "demo@20240103T12", "x", "--set", "sede=2"], "sede: unknown key; did you mean seed?"),
         (["fork", "demo@20240103T12", "x", "--set", "deny=[a"], "is not a YAML value"),
