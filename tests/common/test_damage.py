@@ -115,3 +115,15 @@ def test_an_image_with_more_points_than_values_is_refused(tmp_path: Path, packin
     (tmp_path / "few.grib2").write_bytes(few)
     with pytest.raises(DacycleError, match=rf"few\.grib2: is damaged: a field of 7 coded values .* image of {points}"):
         check_grib(tmp_path / "few.grib2", DacycleError)
+
+
+def test_a_message_in_which_fields_have_no_end_is_refused(tmp_path: Path) -> None:
+    """A last section without a length: ecCodes finds its field again and again."""
+    message = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib2")
+    content = eccodes.codes_get_message(message)
+    eccodes.codes_release(message)
+    (tmp_path / "good.grib2").write_bytes(content)
+    check_grib(tmp_path / "good.grib2", DacycleError)
+    (tmp_path / "endless.grib2").write_bytes(with_octet(content, 7, 4, 0))
+    with pytest.raises(DacycleError, match=r"endless\.grib2: is damaged: its message at byte 0 has more than 500"):
+        check_grib(tmp_path / "endless.grib2", DacycleError)

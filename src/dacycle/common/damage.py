@@ -9,6 +9,7 @@ import pickle
 import signal
 import struct
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -22,6 +23,9 @@ PATIENCE = {"hdf5": 20, "grib": 10}
 
 MOST_POINTS = 10**8
 """Points of a field: a hundred times a grid of 0.25 degrees. A damaged number of points would fill the memory."""
+
+MOST_FIELDS = 500
+"""Fields of one GRIB message, which usually has one or two; of a damaged one ecCodes can find the same without end."""
 
 _NAMES = {"hdf5": "HDF5", "grib": "ecCodes"}
 
@@ -104,10 +108,15 @@ def _grib(path: str) -> str:
     """Decode all fields; errors that ecCodes reports are none of this check."""
     import eccodes
 
-    grids = set()
+    grids: set[str] = set()
+    fields: Counter[int] = Counter()
     with suppress(eccodes.CodesInternalError, OSError), open(path, "rb") as file, _fields_of(file):
         signal.alarm(PATIENCE["grib"])
         while (message := eccodes.codes_grib_new_from_file(file)) is not None:
+            offset = int(eccodes.codes_get(message, "offset"))
+            fields[offset] += 1
+            if fields[offset] > MOST_FIELDS:
+                return f"is damaged: its message at byte {offset} has more than {MOST_FIELDS} fields"
             for key in _KEYS:
                 with suppress(eccodes.CodesInternalError):
                     eccodes.codes_get(message, key)
