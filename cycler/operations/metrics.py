@@ -4,9 +4,10 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import numpy as np
@@ -25,6 +26,9 @@ from dacycle.cycler.verification.attention import schedule
 from dacycle.cycler.verification.cycles import fit_table
 from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter.channels import HEADLINE
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 __all__ = ["METRICS", "served", "write_metrics"]
 
@@ -99,16 +103,14 @@ def _of_branch(branch: Branch) -> Iterator[Sample]:
         return
     newest = branch.next_time - STEP
     yield "cycle_timestamp_seconds", (), newest.timestamp()
-    yield "cycles_behind", (), _behind(branch, newest)
+    yield "cycles_behind", (), _behind(branch)
     yield from _of_cycle(branch)
     yield from _of_forecasts(branch)
 
 
-def _behind(branch: Branch, newest: pd.Timestamp) -> int:
+def _behind(branch: Branch) -> int:
     now = pd.Timestamp.now("UTC").tz_localize(None)
-    if branch.experiment.end is not None or schedule(branch.experiment, newest, now).level == "good":
-        return 0
-    return int((now - branch.experiment.wait - newest) / STEP)
+    return 0 if branch.next_time is None else schedule(branch.experiment, branch.next_time - STEP, now).behind
 
 
 def _of_cycle(branch: Branch) -> Iterator[Sample]:
@@ -180,7 +182,7 @@ def served(archive: Path, port: int, host: str = "127.0.0.1") -> Iterator[int]:
     registry.register(_OfArchive(archive))
     metrics = make_wsgi_app(registry)
 
-    def answer(environ, start_response):  # type: ignore[no-untyped-def]
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/health":
             well, content = _health(archive)
             start_response("200 OK" if well else "503 Service Unavailable", [("Content-Type", "application/json")])
@@ -203,8 +205,7 @@ def _health(archive: Path) -> tuple[bool, dict[str, object]]:
     try:
         opened = Archive(archive)
         for name in opened.branches():
-            branch = opened.branch(name)
-            behind[name] = 0 if branch.next_time is None else _behind(branch, branch.next_time - STEP)
+            behind[name] = _behind(opened.branch(name))
     except ArchiveError as error:
         return False, {"error": str(error)}
     return not any(behind.values()), {"cycles_behind": behind}

@@ -44,11 +44,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Hold how a run stands: `short` for a glance, `text` in a sentence; `level` is `good`, `warn` or `bad`."""
+    """Hold how a run stands: `short` for a glance, `text` in a sentence; `level` is `good`, `warn` or `bad`.
+
+    `behind` is the number of live cycles that should be there and are not.
+    """
 
     level: str
     short: str
     text: str
+    behind: int = 0
 
 
 def schedule(experiment: Experiment, last: pd.Timestamp, now: pd.Timestamp) -> Schedule:
@@ -68,7 +72,7 @@ def schedule(experiment: Experiment, last: pd.Timestamp, now: pd.Timestamp) -> S
     if now < ready + SLACK:
         return Schedule("good", "due now", text)
     cycles = "cycle" if behind == 1 else "cycles"
-    return Schedule("bad", f"{behind} {cycles} behind", f"{text}; `dacycle serve` or `dacycle cycle` runs it")
+    return Schedule("bad", f"{behind} {cycles} behind", f"{text}; `dacycle serve` or `dacycle cycle` runs it", behind)
 
 
 def conditions(
@@ -126,13 +130,13 @@ def _silent(records: Sequence[CycleRecord]) -> Iterator[Condition]:
     for name in names:
         decoded = pd.Series({r.time: r.sources[name].decoded if name in r.sources else 0 for r in records})
         for place in range(len(decoded) - 1, max(-1, len(decoded) - 5), -1):
+            if decoded.iloc[place]:
+                break
             past = decoded.iloc[:place]
             alike = past[past.index.hour == decoded.index[place].hour].iloc[-usual.PAST :]
             known = len(alike) >= usual.FEWEST
             expected = float(alike.median()) if known else float((past > 0).any())
-            if decoded.iloc[place] or not expected:
-                if decoded.iloc[place]:
-                    break
+            if not expected:
                 continue
             said = f"; {expected:,.0f} reports are usual at this hour" if known else ""
             text = f"source {name} was silent in {cycle_id(decoded.index[place])}{said}"
