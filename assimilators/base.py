@@ -31,6 +31,7 @@ __all__ = [
     "AssimilatorError",
     "EnsembleAssimilator",
     "FreeRun",
+    "OlderFrame",
     "check_fits",
     "current_name",
     "known_assimilators",
@@ -72,6 +73,19 @@ class AssimilatorError(DacycleError, ValueError):
     """Say which assimilator is unknown, does not fit the world, or was given malformed input."""
 
 
+@dataclass(frozen=True, eq=False)
+class OlderFrame:
+    """Hold what the observations of an analysis say of the frame 6 h before it, in a chain with members.
+
+    Attributes:
+        increment: (69, H, W) float32, SI.
+        members: (N, 69, H, W) float32, SI: perturbations of the members in that frame, after the analysis.
+    """
+
+    increment: NDArray
+    members: NDArray
+
+
 @dataclass(frozen=True)
 class Analysis:
     """Hold the result of an assimilator.
@@ -83,6 +97,7 @@ class Analysis:
         members: (B, N, 69, H, W) float32, SI: perturbations of the members of each chain, or None where the method has
             none.
         doubts: per chain, what is wrong with an analysis that may be used; empty where nothing is, or for all chains.
+        older: per chain, the frame before, of a method that was given the members there; empty for all others.
     """
 
     state: NDArray
@@ -90,6 +105,7 @@ class Analysis:
     diagnostics: dict[str, Any] = field(default_factory=dict)
     members: NDArray | None = None
     doubts: Sequence[str] = ()
+    older: Sequence[OlderFrame] = ()
 
 
 class Assimilator(Protocol):
@@ -147,8 +163,11 @@ class EnsembleAssimilator(Assimilator, Protocol):
         """Return the background (69, H, W) and its perturbations, of members' forecasts (N, 69, H, W)."""
         ...
 
-    def with_members(self, perturbations: NDArray) -> Assimilator:
-        """Return the assimilator of one chain whose background has these perturbations."""
+    def with_members(self, perturbations: NDArray, older: NDArray | None = None) -> Assimilator:
+        """Return the assimilator of one chain whose background has these perturbations.
+
+        With `older`, the perturbations 6 h before from which they were forecast, its analysis corrects that frame too.
+        """
         ...
 
 

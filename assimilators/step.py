@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.assimilators.balance import thickness_imbalance
-from dacycle.assimilators.base import Assimilator
+from dacycle.assimilators.base import Assimilator, OlderFrame
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.scores import water_column
 
@@ -59,6 +59,7 @@ class StepResult:
         diagnostics: of the assimilator.
         members: per chain, perturbations of the analysis; None where the method has none, or where the analysis is the
             background, whose perturbations then remain.
+        older: per chain, the frame before the analysis; None where the method does not correct it, and as `members`.
     """
 
     state: NDArray
@@ -72,6 +73,7 @@ class StepResult:
     thickness_imbalance: NDArray
     diagnostics: dict[str, Any] = field(default_factory=dict)
     members: Sequence[NDArray | None] = (None,)
+    older: Sequence[OlderFrame | None] = (None,)
 
 
 def assimilate(
@@ -105,6 +107,7 @@ def assimilate(
     reason = ["no observations"] * chains
     clipped = np.zeros(chains)
     members: list[NDArray | None] = [None] * chains
+    older: list[OlderFrame | None] = [None] * chains
     if observed.size:
         analysis = assimilator.analyse(background[observed], values[observed], errors[observed])
         diagnostics = analysis.diagnostics
@@ -122,6 +125,8 @@ def assimilate(
                 spread[chain] = analysis.spread[i]
             if analysis.members is not None:
                 members[chain] = analysis.members[i]
+            if analysis.older:
+                older[chain] = analysis.older[i]
             doubt = analysis.doubts[i] if analysis.doubts else ""
             status[chain], reason[chain] = _sufficiency(int(observations[chain]), guards, doubt)
     weights = assimilator.grid.weights
@@ -142,6 +147,7 @@ def assimilate(
         np.array(imbalance),
         diagnostics,
         members,
+        older,
     )
 
 

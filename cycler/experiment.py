@@ -30,7 +30,7 @@ from dacycle.common.configuration import Strict, parse_checked, read_checked, wr
 from dacycle.common.errors import DacycleError
 from dacycle.common.times import cycle_id, parse_time
 from dacycle.forecast_adapter.grid import Grid, get_grid
-from dacycle.forecast_adapter.models.frames import Frames
+from dacycle.forecast_adapter.models.frames import CycledFrames
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, ErrorTable, read_errors
 from dacycle.obs_ingest.quality import control as quality
@@ -313,9 +313,10 @@ class Experiment(Strict):
     """The forecast model: a name that `dacycle models` lists, or an ONNX file."""
     unpaired_model: Literal[True] | None = None
     """Run a model that was made for another world or kind of reference; every record says so."""
-    frames: Frames = Field(default=None, description="newest, both, or {both: SHARE}")
+    frames: CycledFrames = Field(default=None, description="newest, both, {both: SHARE}, or smoothed")
     """Which frames of the next forecast get the increment: the newest one, or both, the older one a share of it;
-    default: newest. `dacycle models MODEL` says what the model needs."""
+    with `smoothed` the older one gets what the members of `letkf` or `hybrid` say of it. Default: newest.
+    `dacycle models MODEL` says what the model needs."""
     assimilator: str
     """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, a file, or `none`."""
     ensemble: EnsembleSettings | None = None
@@ -356,6 +357,12 @@ class Experiment(Strict):
         if self.ensemble is not None and not with_members:
             names = " and ".join(ENSEMBLE_METHODS)
             raise ValueError(f"ensemble goes with {names}, not with {self.assimilator}; leave it out")
+        if self.frames == "smoothed" and not with_members:
+            names = " and ".join(ENSEMBLE_METHODS)
+            raise ValueError(
+                f"frames: smoothed goes with {names}, whose members tell how the two frames belong together, not with "
+                f"{self.assimilator}; say newest, both, or {{both: SHARE}}"
+            )
         if with_members and self.assimilation_grid not in (None, self.grid):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.cold_start.from_ is not None:

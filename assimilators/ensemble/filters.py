@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, packaged_assimilators
+from dacycle.assimilators.base import Analysis, AssimilatorError, OlderFrame, check_fits, packaged_assimilators
 from dacycle.assimilators.classical.background_error import BackgroundError
 from dacycle.assimilators.classical.localisation import Surroundings, gaspari_cohn, interpolation, triangle
 from dacycle.assimilators.classical.observed import ObservedCells, check_fields, observed_cells
@@ -97,9 +97,15 @@ class EnsembleFilter:
         mean = forecasts.mean(axis=0, dtype=np.float64).astype(np.float32)
         return mean, forecasts - mean + np.float32(self.settings.additive) * self._draw(generator)
 
-    def with_members(self, perturbations: NDArray) -> "Update":
-        """Return the assimilator of one chain whose background has these perturbations (N, 69, H, W), SI."""
-        return Update(self, perturbations)
+    def with_members(self, perturbations: NDArray, older: NDArray | None = None) -> "Update":
+        """Return the assimilator of one chain whose background has these perturbations (N, 69, H, W), SI.
+
+        Args:
+            perturbations: of the background.
+            older: those of the frame 6 h before, from which they were forecast. With them the analysis corrects that
+                frame as well, by the same weights (an ensemble smoother: Evensen and van Leeuwen 2000).
+        """
+        return Update(self, perturbations, older)
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """Refuse: without the members of the cycle before, there is no analysis."""
@@ -107,11 +113,13 @@ class EnsembleFilter:
             f"{self.name} carries members from cycle to cycle; run it in an experiment, or use oi for one analysis"
         )
 
-    def update(self, background: NDArray, perturbations: NDArray, values: NDArray, errors: NDArray) -> Analysis:
-        """Correct one chain, (1, 69, H, W); the analysis holds the new perturbations as `members`."""
+    def update(
+        self, background: NDArray, perturbations: NDArray, older: NDArray | None, values: NDArray, errors: NDArray
+    ) -> Analysis:
+        """Correct one chain, (1, 69, H, W); the analysis holds the new perturbations as `members`, and `older`."""
         check_fields(self.name, self.grid, self.planes, background, values, errors)
         with self._pools.limit(limits=self._threads, user_api="blas"):
-            return self._update(background[0], perturbations, values[0], errors[0])
+            return self._update(background[0], perturbations, older, values[0], errors[0])
 
     def _draw(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """Return N of the static members (N, 69, H, W), with random signs and without their mean."""
@@ -133,25 +141,38 @@ class EnsembleFilter:
         factor = np.sqrt(self._share / len(shifted) / max(count - 1, 1))
         return _by_cell(np.concatenate(shifted)) * np.float32(factor)
 
-    def _update(self, background: NDArray, perturbations: NDArray, values: NDArray, errors: NDArray) -> Analysis:
+    def _update(
+        self, background: NDArray, perturbations: NDArray, older: NDArray | None, values: NDArray, errors: NDArray
+    ) -> Analysis:
         members = self._with_equivalents(background, perturbations)
         scale = np.float32(np.sqrt((1 - self._share) / (self.size - 1)))
         joined = self._joined
         np.multiply(members, scale, out=joined[..., : self.size])
         observed = observed_cells(background, values, errors, self._olr)
-        state, after = background.reshape(_CHANNELS, -1).copy(), np.empty_like(perturbations)
-        flat = after.reshape(self.size, _CHANNELS, -1)
+        now = _Frame.of(joined, members)
+        frames = [now]
+        if older is not None:
+            before = _by_cell(older)
+            frames.append(_Frame.of(np.concatenate([before * scale, joined[:, :_CHANNELS, self.size :]], 2), before))
         for cells, weights, transforms in self._weights(joined, observed):
             for layer, channels in enumerate(self._layers.channels):
-                state[channels, cells] += np.einsum("wck,wk->cw", joined[cells, channels], weights[:, layer])
-                flat[:, channels, cells] = (members[cells, channels] @ transforms[:, layer]).transpose(2, 1, 0)
-        after = self._inflated(after, perturbations)
+                for frame in frames:
+                    frame.update(cells, channels, weights[:, layer], transforms[:, layer])
+        state = background.reshape(_CHANNELS, -1) + now.increment
+        after = self._inflated(now.after.reshape(perturbations.shape), perturbations)
         return Analysis(
             state.reshape(1, *background.shape),
             spread(after)[None],
             {"observations": [int(np.count_nonzero(observed.precision))]},
             members=after[None],
             doubts=[self._doubt(members, observed)],
+            older=[
+                OlderFrame(
+                    frame.increment.reshape(background.shape),
+                    self._inflated(frame.after.reshape(perturbations.shape), older),
+                )
+                for frame in frames[1:]
+            ],
         )
 
     def _with_equivalents(self, background: NDArray, perturbations: NDArray) -> NDArray[np.float32]:
@@ -246,14 +267,42 @@ class EnsembleFilter:
 class Update:
     """A filter with the perturbations (N, 69, H, W), SI, of one chain's background; see `base.Assimilator`."""
 
-    def __init__(self, method: EnsembleFilter, perturbations: NDArray) -> None:
+    def __init__(self, method: EnsembleFilter, perturbations: NDArray, older: NDArray | None) -> None:
         self.name, self.grid, self.world = method.name, method.grid, method.world
         self.digest, self.planes = method.digest, method.planes
-        self._method, self._perturbations = method, perturbations
+        self._method, self._perturbations, self._older = method, perturbations, older
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """Correct one chain's background (1, 69, H, W); see `EnsembleFilter.update`."""
-        return self._method.update(background, self._perturbations, values, errors)
+        return self._method.update(background, self._perturbations, self._older, values, errors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """Hold a frame that the weights update.
+
+    Attributes:
+        joined: (cells, 69 or more, K) P of the covariance, the members' part first.
+        members: (cells, 69 or more, N) their perturbations.
+        increment: (69, cells) what the weights make of P.
+        after: (N, 69, cells) the perturbations, transformed.
+    """
+
+    joined: NDArray
+    members: NDArray
+    increment: NDArray
+    after: NDArray
+
+    @classmethod
+    def of(cls, joined: NDArray, members: NDArray) -> "_Frame":
+        cells, size = len(members), members.shape[2]
+        increment, after = (np.zeros((*shape, _CHANNELS, cells), np.float32) for shape in ((), (size,)))
+        return cls(joined, members, increment, after)
+
+    def update(self, cells: slice, channels: NDArray, weights: NDArray, transforms: NDArray) -> None:
+        """Apply the weights (W, K) and the transforms (W, N, N) of some cells to channels."""
+        self.increment[channels, cells] = np.einsum("wck,wk->cw", self.joined[cells, channels], weights)
+        self.after[:, channels, cells] = (self.members[cells, channels] @ transforms).transpose(2, 1, 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The archive of an experiment family: its parts, and the one way to add to it.
 
-    states.icechunk        groups analysis, background, cycles, and members of methods with an ensemble; a branch is an
+    states.icechunk        groups analysis, background, cycles, and those of `members` for an ensemble; a branch is an
                            experiment
     forecasts.icechunk     forecasts, with commits of their own
     branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, verification/, report/
@@ -31,7 +31,14 @@ from dacycle.common.files import write_whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.lock import locked
-from dacycle.cycler.archive.members import MEMBERS, members_dataset, shortened
+from dacycle.cycler.archive.members import (
+    MEMBERS,
+    SMOOTHED,
+    SMOOTHED_MEMBERS,
+    Smoothed,
+    members_dataset,
+    shortened,
+)
 from dacycle.cycler.archive.progress import (
     FROZEN_REMEDY,
     STATES,
@@ -215,7 +222,7 @@ class Branch:
         return table.drop(columns="time", errors="ignore")
 
     def state(self, group: str, time: pd.Timestamp) -> xr.DataArray:
-        """Return a state (channel, latitude, longitude), float32, of `analysis` or `background`, as it is stored.
+        """Return a state (channel, latitude, longitude), float32, of `analysis`, `background` or `smoothed`, as stored.
 
         Raises:
             ArchiveError: there is none, or its bytes are damaged; the message names array and time.
@@ -237,9 +244,21 @@ class Branch:
         Raises:
             ArchiveError: their bytes are damaged; the message names array and time.
         """
-        if np.datetime64(time, "h") not in self.archive.states.times(self.name, MEMBERS):
+        return self._perturbations(MEMBERS, time)
+
+    def smoothed_members(self, time: pd.Timestamp) -> NDArray[np.float32] | None:
+        """Return the perturbations (N, 69, H, W) of `smoothed`; None and errors as `members`."""
+        return self._perturbations(SMOOTHED_MEMBERS, time)
+
+    def smoothed(self, time: pd.Timestamp) -> NDArray[np.float32] | None:
+        """Return the frame (69, H, W) 6 h before `time` as its analysis smoothed it; None and errors as `members`."""
+        kept = np.datetime64(time, "h") in self.archive.states.times(self.name, SMOOTHED)
+        return self.state(SMOOTHED, time).values if kept else None
+
+    def _perturbations(self, group: str, time: pd.Timestamp) -> NDArray[np.float32] | None:
+        if np.datetime64(time, "h") not in self.archive.states.times(self.name, group):
             return None
-        return from_arrays(self.archive.states.read(self.name, MEMBERS, time, _NAMES))
+        return from_arrays(self.archive.states.read(self.name, group, time, _NAMES))
 
     def departures(self, times: Sequence[pd.Timestamp] | None = None) -> pd.DataFrame:
         """Return the departures of all committed cycles, or of some; a column `cycle` names the cycle.
@@ -316,6 +335,8 @@ class Branch:
         for record in self.records:
             yield partial(self.state, "analysis", record.time)
             yield partial(self.members, record.time)
+            yield partial(self.smoothed, record.time)
+            yield partial(self.smoothed_members, record.time)
             if record.status != "cold_start":
                 yield partial(self.state, "background", record.time)
                 yield partial(self.departures, [record.time])
@@ -455,6 +476,7 @@ class Writer(Branch):
         record: CycleRecord,
         notes: Mapping[str, Any],
         members: NDArray | None = None,
+        smoothed: Smoothed | None = None,
     ) -> CycleRecord:
         """Publish one cycle and return its record as written, with the digest of the departures.
 
@@ -464,6 +486,7 @@ class Writer(Branch):
             record: of the cycle.
             notes: kept with the commit but not in the record, such as wall times.
             members: (N, 69, H, W) perturbations of the analysis, of a method that has some.
+            smoothed: the older frame of the next forecast, where it is neither the analysis before nor made from it.
 
         Raises:
             ArchiveError: the cycle is not the one that comes next in the branch.
@@ -482,6 +505,10 @@ class Writer(Branch):
         if members is not None:
             members = shortened(members)
             groups[MEMBERS] = members_dataset(members, _state_dataset(background, self.grid, time))
+        if smoothed is not None:
+            state = _state_dataset(self._checked(smoothed.frame, time, "smoothed older frame"), self.grid, time)
+            groups[SMOOTHED] = state
+            groups[SMOOTHED_MEMBERS] = members_dataset(shortened(smoothed.members), state)
         write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
         holding = self._holding.after([record.as_dict()])
         metadata = {"time": cycle_id(time), **notes}

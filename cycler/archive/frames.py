@@ -37,14 +37,16 @@ class StoredFrames:
         """Return the two frames (69, H, W) that a forecast from the analysis at `time` starts from, the older first.
 
         The older one is the analysis 6 h before, with the share of the increment at `time` that the experiment's
-        `frames` says. The two frames of a cold start are as they were given.
+        `frames` says, or as the cycle at `time` has smoothed it. The two frames of a cold start are as they were given.
 
         Raises:
             ArchiveError: as `frame`.
         """
-        older, newer = self.frame(time - STEP), self.frame(time)
         share = self._branch.experiment.frames
-        if share is None or time <= self._branch.times[1]:
+        if share == "smoothed" and (smoothed := self._branch.smoothed(time)) is not None:
+            return smoothed, self.frame(time)
+        older, newer = self.frame(time - STEP), self.frame(time)
+        if share is None or share == "smoothed" or time <= self._branch.times[1]:
             return older, newer
         return older_frame(older, self._branch.state("background", time).values, newer, share), newer
 

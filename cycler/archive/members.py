@@ -1,4 +1,11 @@
-"""How the perturbations of an ensemble's members are kept: the group `members`, in the schema of a state."""
+"""How the members of an ensemble are kept, in the schema of a state.
+
+The group `members` holds their perturbations of the analysis. With `frames: smoothed` the group `smoothed` holds the
+older frame of the next forecast, which is 6 h before the time that it is kept at, and `smoothed_members` their
+perturbations of it.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -6,9 +13,17 @@ from numpy.typing import NDArray
 
 from dacycle.forecast_adapter.state import to_arrays
 
-__all__ = ["MEMBERS", "members_dataset", "shortened"]
+__all__ = ["MEMBERS", "SMOOTHED", "SMOOTHED_MEMBERS", "Smoothed", "members_dataset", "shortened"]
 
-MEMBERS = "members"
+MEMBERS, SMOOTHED, SMOOTHED_MEMBERS = "members", "smoothed", "smoothed_members"
+
+
+@dataclass(frozen=True, eq=False)
+class Smoothed:
+    """Hold the older frame of the next forecast, (69, H, W), and the members' perturbations of it, (N, 69, H, W)."""
+
+    frame: NDArray
+    members: NDArray
 
 
 def shortened(members: NDArray) -> NDArray[np.float32]:

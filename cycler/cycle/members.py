@@ -1,30 +1,50 @@
 """The forecast that a cycle begins with: of one chain, or of the members of an ensemble around it.
 
-A member is the state of the chain plus a perturbation. Perturbations belong to an analysis and are committed with it.
+A member is the state of the chain plus a perturbation. Perturbations belong to an analysis and are committed with it;
+with `frames: smoothed` those of the older frame, too.
 What is drawn depends on the experiment's seed and the cycle's time only, so that a cycle run again is the same.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Assimilator, EnsembleAssimilator
+from dacycle.assimilators.base import Assimilator, EnsembleAssimilator, OlderFrame
 from dacycle.cycler.archive.branches import Writer
+from dacycle.cycler.archive.members import Smoothed
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.forecast_adapter.channels import GROUPS
+from dacycle.forecast_adapter.models.frames import with_increment
 from dacycle.forecast_adapter.state import check_array
 
-__all__ = ["forecast", "refuse_other_members", "with_members"]
+__all__ = ["Forecast", "forecast", "refuse_other_members", "smoothed", "with_members"]
 
 _FIRST, _MODEL_ERROR = range(2)
 """What is drawn."""
 
 
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Hold the background of a cycle.
+
+    Attributes:
+        state: (69, H, W).
+        members: (N, 69, H, W) perturbations of it; None without members.
+        older: (N, 69, H, W) perturbations of the frame 6 h before, from which those were forecast.
+    """
+
+    state: NDArray
+    members: NDArray | None = None
+    older: NDArray | None = None
+
+
 def forecast(
     inputs: Inputs, writer: Writer, older: NDArray, newer: NDArray, time: pd.Timestamp, afresh: bool
-) -> tuple[NDArray, NDArray | None]:
-    """Return the background at `time`, (69, H, W), and the perturbations of its members, (N, 69, H, W) or None.
+) -> Forecast:
+    """Return the background at `time`.
 
     Args:
         inputs: of the experiment.
@@ -38,20 +58,20 @@ def forecast(
     """
     method = inputs.assimilator
     if not isinstance(method, EnsembleAssimilator):
-        return next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], None
+        return Forecast(next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0])
     experiment = inputs.experiment
-
-    def perturbations(at: pd.Timestamp) -> NDArray:
-        kept = None if afresh else writer.members(at)
-        if kept is not None:
-            return kept
-        return method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
-
-    before, now = _members(older, perturbations(time - 2 * STEP)), _members(newer, perturbations(time - STEP))
-    forecasts = next(iter(inputs.model.forecast(before, now, 1)))
+    before = now = None
+    if not afresh:
+        now = writer.members(time - STEP)
+        smoothed = writer.smoothed_members(time - STEP) if experiment.frames == "smoothed" else None
+        before = writer.members(time - 2 * STEP) if smoothed is None else smoothed
+    if before is None or now is None:
+        first = method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
+        before, now = (first if kept is None else kept for kept in (before, now))
+    forecasts = next(iter(inputs.model.forecast(_members(older, before), _members(newer, now), 1)))
     for number, state in enumerate(forecasts, 1):
         check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
-    return method.background(forecasts, _generator(experiment, time, _MODEL_ERROR))
+    return Forecast(*method.background(forecasts, _generator(experiment, time, _MODEL_ERROR)), now)
 
 
 def refuse_other_members(inputs: Inputs, writer: Writer) -> None:
@@ -65,11 +85,29 @@ def refuse_other_members(inputs: Inputs, writer: Writer) -> None:
         )
 
 
-def with_members(method: Assimilator, perturbations: NDArray | None) -> Assimilator:
-    """Return the assimilator of a cycle whose background has these perturbations, which are None without members."""
-    if perturbations is None or not isinstance(method, EnsembleAssimilator):
+def with_members(inputs: Inputs, background: Forecast) -> Assimilator:
+    """Return the assimilator of a cycle with this background, which knows its members where there are some."""
+    method = inputs.assimilator
+    if background.members is None or not isinstance(method, EnsembleAssimilator):
         return method
-    return method.with_members(perturbations)
+    older = background.older if inputs.experiment.frames == "smoothed" else None
+    return method.with_members(background.members, older)
+
+
+def smoothed(inputs: Inputs, previous: NDArray, background: Forecast, older: OlderFrame | None) -> Smoothed | None:
+    """Return the older frame of the next forecast, with its members; None but with `frames: smoothed`.
+
+    Args:
+        inputs: of the experiment.
+        previous: (69, H, W) the frame 6 h before the analysis, from which the background was forecast.
+        background: of the cycle.
+        older: what the analysis says of that frame; without it the frame stays as it was.
+    """
+    if inputs.experiment.frames != "smoothed" or background.older is None:
+        return None
+    if older is None:
+        return Smoothed(previous, background.older)
+    return Smoothed(with_increment(previous, older.increment), older.members)
 
 
 def _members(frame: NDArray, perturbations: NDArray) -> NDArray[np.float32]:

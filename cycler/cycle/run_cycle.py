@@ -20,7 +20,7 @@ from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord, SourceRecord
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
 from dacycle.cycler.cycle.inputs import Inputs
-from dacycle.cycler.cycle.members import forecast, with_members
+from dacycle.cycler.cycle.members import forecast, smoothed, with_members
 from dacycle.cycler.cycle.readings import Readings
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.forecast_adapter.channels import NAMES
@@ -151,7 +151,8 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         frames = run.frames.pair_without_increment if from_background else run.frames.pair
         before, previous = frames(time - STEP)
     with watch("background"), _in_range(may_be_the_analysis=False):
-        background, members = forecast(inputs, run.writer, before, previous, time, afresh=from_background)
+        predicted = forecast(inputs, run.writer, before, previous, time, afresh=from_background)
+    background, members = predicted.state, predicted.members
     past = run.writer.recent_records(PAST)
     known = past[-1].background_error
     background_error = None if known is None else BackgroundError.from_dict(known)
@@ -164,7 +165,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         values, errors = np.zeros_like(values), np.zeros_like(errors)
     with watch("analysis"):
         step = assimilate(
-            with_members(inputs.assimilator, members),
+            with_members(inputs, predicted),
             background[None], values, errors, inputs.experiment.guards.of_step(),
             observed.background_error.on(inputs.world.grid), _usual_increment(past),
             cold=_is_cold(inputs.experiment, time),
@@ -179,7 +180,8 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
     )
     notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
     with watch("commit"), _in_range(may_be_the_analysis=True):
-        record = run.writer.commit_cycle(background, step.state[0], table, record, notes, updated)
+        older = smoothed(inputs, previous, predicted, step.older[0])
+        record = run.writer.commit_cycle(background, step.state[0], table, record, notes, updated, older)
     run.seen += observed.new_sites
     return Cycle(time, record, watch.seconds)
 

@@ -1,7 +1,7 @@
 """The two frames that a forecast starts from, after an analysis has changed the newer one."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,18 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from dacycle.forecast_adapter.channels import GROUPS
 
-__all__ = ["Frames", "frames_text", "older_frame", "read_frames", "write_frames"]
+__all__ = [
+    "CycledFrames",
+    "Frames",
+    "frames_text",
+    "older_frame",
+    "read_cycled_frames",
+    "read_frames",
+    "with_increment",
+    "write_frames",
+]
+
+Smoothed = Literal["smoothed"]
 
 
 def read_frames(value: object) -> float | None:
@@ -20,8 +31,8 @@ def read_frames(value: object) -> float | None:
     """
     if value == "smoothed":
         raise ValueError(
-            "frames: smoothed gives the older frame the weights of an ensemble, which no assimilator hands on yet; the "
-            "ensemble of oi holds errors of one time, not of pairs of frames; say newest, both, or {both: SHARE}"
+            "frames: smoothed takes the members of a cycled ensemble (letkf or hybrid in an experiment), and there are "
+            "none here; say newest, both, or {both: SHARE}"
         )
     share = {"newest": None, "both": 1.0}.get(value, value) if isinstance(value, str) else value
     if isinstance(value, Mapping) and list(value) == ["both"]:
@@ -31,18 +42,28 @@ def read_frames(value: object) -> float | None:
     return None if share is None else float(share)
 
 
-def write_frames(share: float | None) -> Any:
+def read_cycled_frames(value: object) -> float | Smoothed | None:
+    """Return what `read_frames` returns, or `smoothed`; errors as there."""
+    return "smoothed" if value == "smoothed" else read_frames(value)
+
+
+def write_frames(share: float | Smoothed | None) -> Any:
     """Return what `frames` says for a share; None for `newest`, which is the default."""
-    return None if share is None else "both" if share == 1 else {"both": share}
+    return share if share is None or share == "smoothed" else "both" if share == 1 else {"both": share}
 
 
-def frames_text(share: float | None) -> str:
+def frames_text(share: float | Smoothed | None) -> str:
     """Return a share as a reader would write it in an experiment, `newest` included."""
-    return "newest" if share is None else "both" if share == 1 else f"{{both: {share:g}}}"
+    if share is None or share == "smoothed":
+        return share or "newest"
+    return "both" if share == 1 else f"{{both: {share:g}}}"
 
 
 Frames = Annotated[float | None, BeforeValidator(read_frames), PlainSerializer(write_frames)]
 """What a configuration states as `frames`: the share of an increment that the older frame gets; None for `newest`."""
+
+CycledFrames = Annotated[float | Smoothed | None, BeforeValidator(read_cycled_frames), PlainSerializer(write_frames)]
+"""The same in an experiment, where an ensemble may correct both frames by their own covariances: `smoothed`."""
 
 
 def older_frame(
@@ -60,6 +81,11 @@ def older_frame(
     """
     if share is None:
         return older
-    moved = older + np.float32(share) * (analysis - background)
+    return with_increment(older, np.float32(share) * (analysis - background))
+
+
+def with_increment(older: NDArray[np.float32], increment: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the older frame with an increment of its own, both (..., 69, H, W) in SI, without negative humidity."""
+    moved = older + increment
     moved[..., GROUPS["q"], :, :] = np.maximum(moved[..., GROUPS["q"], :, :], 0)
     return moved

@@ -55,8 +55,9 @@ def everything(archive: Path, name: str = "demo") -> dict[str, Any]:
     for group in ("analysis", "background"):
         dataset = getattr(branch, group).load()
         found |= {f"{group}/{key}": np.asarray(v).tobytes() for key, v in dataset.variables.items()}
-    if len(branch.archive.states.times(name, "members")):
-        dataset = branch.archive.states.dataset(name, "members").load()
-        found |= {f"members/{key}": np.asarray(v).tobytes() for key, v in dataset.variables.items()}
+    for group in ("members", "smoothed", "smoothed_members"):
+        if len(branch.archive.states.times(name, group)):
+            dataset = branch.archive.states.dataset(name, group).load()
+            found |= {f"{group}/{key}": np.asarray(v).tobytes() for key, v in dataset.variables.items()}
     files = sorted((branch.folder / "departures").iterdir())
     return found | {path.name: path.read_bytes() for path in files}

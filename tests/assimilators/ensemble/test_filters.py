@@ -68,6 +68,35 @@ def test_mean_and_covariance_are_those_of_full_matrices_without_localisation(
     np.testing.assert_allclose(analysis.spread[0].ravel(), np.sqrt(np.diagonal(of_members)), atol=0.02)
 
 
+def test_the_older_frame_gets_the_increment_of_its_covariance_with_the_newer() -> None:
+    error = make_error(SMALL, members=30)
+    case = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0))
+    X, before = members(), members(seed=6)
+    analysis = make("letkf", error).with_members(X, before).analyse(case.background, case.values, case.errors)
+    joint = np.concatenate([before.reshape(len(X), -1), X.reshape(len(X), -1)], axis=1)
+    size = X[0].size
+    seen = size + np.flatnonzero(case.errors.ravel())
+    B = covariance(joint)
+    gain = B[:, seen] @ np.linalg.inv(B[np.ix_(seen, seen)] + 20.0**2 * np.eye(len(seen)))
+    departures = (case.values.astype(np.float64) - case.background).ravel()[seen - size]
+    (older,) = analysis.older
+    np.testing.assert_allclose(older.increment.ravel(), (gain @ departures)[:size], atol=0.02)
+    np.testing.assert_allclose(covariance(older.members), (B - gain @ B[seen])[:size, :size], atol=0.5)
+
+
+def test_a_static_part_moves_both_frames_alike() -> None:
+    error = make_error(SMALL, members=30)
+    case, X = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0)), members()
+    method = make("hybrid", error, 4000.0, vertical_lnp=1.0, rtps=0.9)
+    alone = method.with_members(X).analyse(case.background, case.values, case.errors)
+    analysis = method.with_members(X, X).analyse(case.background, case.values, case.errors)
+    np.testing.assert_array_equal(analysis.state, alone.state)
+    np.testing.assert_array_equal(analysis.members, alone.members)
+    np.testing.assert_allclose(analysis.older[0].increment, analysis.state[0] - case.background[0], atol=0.02)
+    np.testing.assert_array_equal(analysis.older[0].members, analysis.members[0])
+    assert not alone.older
+
+
 def test_with_the_static_ensemble_as_members_the_mean_is_that_of_optimal_interpolation() -> None:
     """Where the observations are dense, blocks are the only difference; without localisation there is none."""
     error = make_error(SMALL, members=20)

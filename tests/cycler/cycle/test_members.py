@@ -7,6 +7,7 @@ import pytest
 
 from dacycle.assimilators.ensemble.algebra import spread
 from dacycle.cycler.archive.branches import Archive, open_experiment
+from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
@@ -47,6 +48,31 @@ def test_the_background_is_the_mean_of_the_forecasts_of_stored_members(run, worl
         record = next(r for r in branch.records if r.time == time)
         of_members = np.sqrt((spread(forecasts - background) ** 2 * branch.grid.weights).mean(axis=(1, 2)))
         np.testing.assert_allclose([record.background_spread[name] for name in NAMES], of_members, rtol=1e-3)
+
+
+def test_a_smoothed_older_frame_starts_the_next_forecast(content, tmp_path, world):
+    experiment = replays.experiment(content | {"frames": "smoothed"})
+    run_due_cycles(experiment, Archive(tmp_path / "archive", create=True))
+    branch, model = open_experiment(tmp_path / "archive", "demo"), load_model(world.model)
+    frames = StoredFrames(branch)
+    for time in branch.times[3:]:
+        older, newer = frames.pair(time - STEP)
+        members = [older + branch.smoothed_members(time - STEP), newer + branch.members(time - STEP)]
+        for frame in members:
+            frame[:, GROUPS["q"]] = np.maximum(frame[:, GROUPS["q"]], 0)
+        background = next(iter(model.forecast(*members, 1))).mean(axis=0)
+        np.testing.assert_allclose(branch.state("background", time).values, background, rtol=1e-6, atol=1e-6)
+    older, newer = frames.pair(branch.times[2])
+    np.testing.assert_array_equal(older, branch.smoothed(branch.times[2]))
+    assert not np.array_equal(older, branch.frame(branch.times[1]))
+
+
+def test_without_observations_the_older_frame_stays(content, tmp_path):
+    denied = {"deny": ["stations"], "guards": {**content["guards"], "minimum_observations": 1}, "frames": "smoothed"}
+    archive = Archive(tmp_path / "archive", create=True)
+    run_due_cycles(replays.experiment(content | denied), archive, limit=1)
+    branch = archive.branch("demo")
+    np.testing.assert_array_equal(branch.smoothed(branch.times[2]), branch.frame(branch.times[1]))
 
 
 def test_members_are_kept_around_the_analysis_in_the_schema_of_a_state(run):
@@ -176,6 +202,7 @@ def test_settings_are_refused_by_name(content, settings, message):
     ("changes", "message"),
     [
         ({"assimilator": "oi"}, "ensemble goes with hybrid and letkf, not with oi"),
+        ({"assimilator": "oi", "frames": "smoothed", "ensemble": None}, "frames: smoothed goes with hybrid and letkf"),
         ({"assimilation_grid": "11.25deg"}, "hybrid has its members on the model's grid"),
     ],
 )
