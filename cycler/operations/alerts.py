@@ -1,14 +1,14 @@
 """Alerts: what needs somebody is told once when it begins, and once when it is over.
 
 `watch` compares what holds now (`verification.attention`) with the alerts that are open, and keeps all of them in
-`branches/NAME/alerts.json`. An alert counts as told once every way of telling has taken it; what could not be told is
-tried again at the next look. Any number of processes may look, such as `dacycle serve` and a `dacycle alerts` in cron.
+`branches/NAME/alerts.json`, with what each way of telling has taken. What one could not tell it tries again at the next
+look. Any number of processes may look, such as `dacycle serve` and a `dacycle alerts` in cron.
 """
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +42,7 @@ class Alert:
         cycle: the newest cycle then.
         began: when it was found, UTC, ISO 8601.
         ended: when it was found to be over; None while it is open.
-        told: the last of its states that was told: "", `open` or `over`.
+        told: by name of a way of telling, the last of its states that it told: `open` or `over`.
     """
 
     experiment: str
@@ -52,7 +52,7 @@ class Alert:
     cycle: str
     began: str
     ended: str | None = None
-    told: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -77,14 +77,14 @@ def alerts_of(branch: Branch) -> list[Alert]:
         return [Alert(**item) for item in json.loads(path.read_bytes())]
 
 
-def watch(branch: Branch, world: World, now: pd.Timestamp, ways: Sequence[Tell] = ()) -> list[Alert]:
+def watch(branch: Branch, world: World, now: pd.Timestamp, ways: Mapping[str, Tell] | None = None) -> list[Alert]:
     """Look at a run: open and close its alerts, tell those that are new or over, and return those that are open.
 
     Args:
         branch: of the run; its cycles are verified as far as they are not yet.
         world: of the run.
         now: UTC.
-        ways: of telling. Without any, nothing counts as told.
+        ways: of telling, by name. Without any, nothing counts as told.
 
     Raises:
         ArchiveError: the archive or the file of the alerts is damaged, or cannot be written.
@@ -96,7 +96,7 @@ def watch(branch: Branch, world: World, now: pd.Timestamp, ways: Sequence[Tell] 
         lasting = [alert.key for alert in before if alert.ended is None]
         found = conditions(branch.experiment, records, fits, now, lasting)
         after = _updated(before, found, branch.name, records[-1].id if records else "", now)
-        told = [_told(alert, ways) for alert in after]
+        told = [_told(alert, ways or {}) for alert in after]
         if told != before:
             write_whole(_path(branch), json.dumps([asdict(alert) for alert in told], indent=1).encode())
     return [alert for alert in told if alert.ended is None]
@@ -114,17 +114,19 @@ def _updated(
     return [*kept, *(Alert(name, c.key, c.severity, c.text, cycle, when) for c in new)]
 
 
-def _told(alert: Alert, ways: Sequence[Tell]) -> Alert:
-    """Tell an alert whose state was not told yet; one that was over before anybody could be told is left."""
-    if not ways or alert.told == alert.state or (alert.ended is not None and not alert.told):
-        return alert
-    try:
-        for tell in ways:
+def _told(alert: Alert, ways: Mapping[str, Tell]) -> Alert:
+    """Tell an alert by the ways that have not told its state yet; that it is over only by those that told it before."""
+    told = dict(alert.told)
+    for name, tell in ways.items():
+        if told.get(name) == alert.state or (alert.ended is not None and name not in told):
+            continue
+        try:
             tell(alert)
-    except OSError as error:
-        logger.warning("alert %r of %s could not be told: %s", alert.key, alert.experiment, error)
-        return alert
-    return replace(alert, told=alert.state)
+        except OSError as error:
+            logger.warning("alert %r of %s could not be told by %s: %s", alert.key, alert.experiment, name, error)
+        else:
+            told[name] = alert.state
+    return alert if told == alert.told else replace(alert, told=told)
 
 
 def _path(branch: Branch) -> Path:

@@ -199,7 +199,7 @@ def fill_in(experiment: str, archive: str, name: str) -> list[str]:
 def tell_alerts(experiment: str, archive: str) -> list[str]:
     """Tell what needs somebody, also as events of Prefect; return the sentences of the alerts that are open."""
     described = load_experiment(experiment)
-    ways = [_emit, *ways_of_telling(read_settings())]
+    ways = {"event": _emit, **ways_of_telling(read_settings())}
     branch, world = Archive(archive).branch(described.name), load_world(described.world)
     opened = watch(branch, world, _now(), ways)
     write_metrics(Path(archive), described.name)

@@ -19,14 +19,14 @@ _PATIENCE = 10.0
 """Seconds in which a server has to answer."""
 
 
-def ways_of_telling(settings: Settings) -> list[Tell]:
-    """Return the ways that the settings name; the log always is one."""
-    ways: list[Tell] = []
+def ways_of_telling(settings: Settings) -> dict[str, Tell]:
+    """Return the ways that the settings name, by name; the log always is one."""
+    ways: dict[str, Tell] = {"log": _log}
     if settings.alert_webhook:
-        ways.append(partial(_post, settings.alert_webhook))
+        ways["webhook"] = partial(_post, settings.alert_webhook)
     if settings.alert_mail:
-        ways.append(partial(_send, settings))
-    return [*ways, _log]  # the log last: what could not be told otherwise is not logged as told
+        ways["mail"] = partial(_send, settings)
+    return ways
 
 
 def _log(alert: Alert) -> None:

@@ -100,7 +100,7 @@ def alerts(
     branches = opened.branches()
     free_runs = {f"{name}-free" for name in branches}
     names = [experiment] if experiment else [name for name in branches if name not in free_runs]
-    now, ways = pd.Timestamp.now("UTC").tz_localize(None), ways_of_telling(read_settings()) if tell else []
+    now, ways = pd.Timestamp.now("UTC").tz_localize(None), ways_of_telling(read_settings()) if tell else {}
     found = []
     for name in names:
         branch = opened.branch(name)

@@ -31,7 +31,7 @@ def run(tiny, tmp_path: Path) -> Any:
 
 
 def looks(branch: Any, world: Any, told: list[tuple[str, str]], now: pd.Timestamp = NOW) -> list[str]:
-    ways = [lambda alert: told.append((alert.key, alert.state))]
+    ways = {"list": lambda alert: told.append((alert.key, alert.state))}
     return [alert.key for alert in watch(branch, world, now, ways)]
 
 
@@ -52,11 +52,15 @@ def test_what_could_not_be_told_is_told_at_the_next_look(tiny, run: Any, caplog:
         raise OSError("nobody answers")
 
     branch = run(FALLBACK)
-    assert [alert.told for alert in watch(branch, tiny, NOW, [fails])] == [""]
-    assert "could not be told: nobody answers" in caplog.text
-    told: list[tuple[str, str]] = []
-    looks(branch, tiny, told)
-    assert told == [("fallback", "open")]
+    heard: list[str] = []
+    ways = {"mail": fails, "log": lambda alert: heard.append(alert.state)}
+    for _ in range(2):
+        assert [dict(alert.told) for alert in watch(branch, tiny, NOW, ways)] == [{"log": "open"}]
+    assert "could not be told by mail: nobody answers" in caplog.text
+    assert heard == ["open"], "a way that has told it does not tell it twice because another one fails"
+    told: list[str] = []
+    watch(branch, tiny, NOW, ways | {"mail": lambda alert: told.append(alert.state)})
+    assert (heard, told) == (["open"], ["open"])
 
 
 def test_a_look_without_a_way_of_telling_tells_nothing(tiny, run: Any) -> None:
@@ -140,7 +144,7 @@ def webhook(status: int) -> Iterator[tuple[str, list[Any]]]:
 
 def test_a_webhook_gets_json(caplog: pytest.LogCaptureFixture) -> None:
     with webhook(204) as (url, received):
-        for way in ways_of_telling(Settings(alert_webhook=url)):
+        for way in ways_of_telling(Settings(alert_webhook=url)).values():
             way(ALERT)
     (content,) = received
     assert content["text"] == "live: source sondes was silent"
@@ -150,9 +154,9 @@ def test_a_webhook_gets_json(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_webhook_that_refuses_or_is_not_there_is_named() -> None:
     with webhook(500) as (url, _), pytest.raises(OSError, match=r"webhook http://127.*500"):
-        ways_of_telling(Settings(alert_webhook=url))[0](ALERT)
+        ways_of_telling(Settings(alert_webhook=url))["webhook"](ALERT)
     with pytest.raises(OSError, match=f"webhook {url}"):
-        ways_of_telling(Settings(alert_webhook=url))[0](ALERT)
+        ways_of_telling(Settings(alert_webhook=url))["webhook"](ALERT)
 
 
 def test_a_mail_says_what_since_when() -> None:
@@ -174,7 +178,7 @@ def test_a_mail_says_what_since_when() -> None:
     with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"127.0.0.1:{server.server_address[1]}"
-        ways_of_telling(Settings(alert_mail="night@example.org", mail_server=host))[0](ALERT)
+        ways_of_telling(Settings(alert_mail="night@example.org", mail_server=host))["mail"](ALERT)
         server.shutdown()
     assert "Subject: dacycle live: source sondes silent critical" in lines
     assert "To: night@example.org" in lines
