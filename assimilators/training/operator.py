@@ -54,7 +54,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         number, i = self.ends[index]
         year = self.years[number]
-        return year.states[i - 1 : i + 1], year.planes[i]
+        return year.some(slice(i - 1, i + 1)), year.planes[i]
 
 
 class OperatorTraining(Training):

@@ -165,7 +165,7 @@ def test_no_pair_reaches_across_two_years(split: Data) -> None:
     pairs = Pairs([*first, *second])
     assert len(pairs) == len(first[0].times) - 1 + len(second[0].times) - 1
     states, planes = pairs[len(first[0].times) - 1]
-    torch.testing.assert_close(states, second[0].states[:2])
+    torch.testing.assert_close(states, second[0].states[:2].float())
     torch.testing.assert_close(planes, second[0].planes[1])
 
 
