@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 
 from dacycle.common.files import write_whole
+from dacycle.common.locks import locked
 from dacycle.cycler.archive.exceptions import ArchiveError
-from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 
 __all__ = ["read_tables", "write_tables"]
@@ -54,7 +54,7 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], keys: Mapping
     Where they cannot be written, as on a read-only disk, they are not kept, and a warning says so.
     """
     try:
-        with locked(folder / "lock", f"the tables in {folder}", wait=True):
+        with locked(folder / "lock", f"the tables in {folder}", ArchiveError, wait=True):
             for name, frame in tables.items():
                 table = pa.Table.from_pandas(frame, preserve_index=False)
                 notes = {**(table.schema.metadata or {}), _KEYS: json.dumps(keys).encode()}

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, EnsembleAssimilator, OlderFrame
-from dacycle.cycler.archive.branches import Writer
 from dacycle.cycler.archive.members import Smoothed
+from dacycle.cycler.archive.writer import Writer
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.forecast_adapter.channels import GROUPS

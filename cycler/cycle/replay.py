@@ -11,9 +11,10 @@ from contextlib import contextmanager
 import pandas as pd
 
 from dacycle.common import logs
-from dacycle.cycler.archive.branches import Archive, Writer
+from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.archive.writer import Writer, write
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, load_inputs
 from dacycle.cycler.cycle.members import refuse_other_members
 from dacycle.cycler.cycle.readings import Readings
@@ -44,7 +45,7 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1, inputs:
         ArchiveError: another process runs it, or it has changed since its first cycle.
     """
     inputs = load_inputs(experiment, threads) if inputs is None else inputs
-    with archive.write(experiment) as writer:
+    with write(archive, experiment) as writer:
         if writer.next_time is None and experiment.cold_start.from_ is not None:
             writer.fork()
         elif writer.next_time is None:

@@ -15,9 +15,9 @@ from dacycle.assimilators.balance import LAYER_NAMES, supersaturated
 from dacycle.assimilators.ensemble.algebra import spread
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.common.errors import DacycleError
-from dacycle.cycler.archive.branches import Writer
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord, SourceRecord
+from dacycle.cycler.archive.writer import Writer
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.cycle.members import forecast, smoothed, with_members

@@ -15,9 +15,9 @@ import pandas as pd
 
 from dacycle.common.files import write_whole
 from dacycle.common.foreign import reading
+from dacycle.common.locks import locked
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.exceptions import ArchiveError
-from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.verification.attention import HISTORY, Condition, Severity, conditions
 from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.worlds.world import World
@@ -91,7 +91,7 @@ def watch(branch: Branch, world: World, now: pd.Timestamp, ways: Mapping[str, Te
     """
     records = [record for record in branch.recent_records(HISTORY) if record.status != "cold_start"]
     fits = verify(branch, world).fits
-    with locked(_path(branch).with_name("alerts.lock"), f"the alerts of {branch.name}", wait=True):
+    with locked(_path(branch).with_name("alerts.lock"), f"the alerts of {branch.name}", ArchiveError, wait=True):
         before = alerts_of(branch)
         lasting = [alert.key for alert in before if alert.ended is None]
         found = conditions(branch.experiment, records, fits, now, lasting)

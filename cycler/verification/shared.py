@@ -21,8 +21,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dacycle.common.files import write_whole
+from dacycle.common.locks import locked
 from dacycle.cycler.archive.branches import Archive, ArchiveError
-from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 from dacycle.cycler.experiment import STEP, cycle_id
 from dacycle.cycler.verification.drift_scores import score_states
@@ -66,7 +66,7 @@ def shared_scores(
     path = archive.folder / "shared/drift" / f"{cycle_id(start)}-{digest}.parquet"
     # Another process may be making the same scores now; then they are waited for and not made twice.
     lock = path.with_name(f"lock{_frames(start)[1].astype(int) // 6 % _LOCKS}")
-    with locked(lock, f"{path.parent}", wait=wait):
+    with locked(lock, f"{path.parent}", ArchiveError, wait=wait):
         stored = _read(path)
         if stored is not None:
             return stored

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.cycler.archive.branches import Archive, Branch, Writer
+from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.archive.record import CycleRecord, SourceRecord
+from dacycle.cycler.archive.writer import Writer, write
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.operators.columns import equivalents
@@ -45,7 +46,7 @@ def make_run(
     """Write a cold start and `cycles` cycles of an experiment; return the branch to read."""
     archive, asked = Archive(folder, create=True), experiment(world, **changes)
     digests = {"experiment": asked.digest, "model": model_digest, "assimilator": "a" * 64}
-    with archive.write(asked) as writer:
+    with write(archive, asked) as writer:
         if writer.next_time is None and asked.cold_start.from_ is not None:
             writer.fork()
         elif writer.next_time is None:

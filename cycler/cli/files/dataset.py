@@ -8,8 +8,8 @@ import pandas as pd
 import typer
 from numpy.typing import NDArray
 
+from dacycle.common.locks import locked
 from dacycle.common.times import parse_time
-from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.cli.show import console, progress_bar
 from dacycle.cycler.experiment import parse_duration
 from dacycle.forecast_adapter.grid import get_grid
@@ -70,7 +70,7 @@ def dataset(
         _show(plan_dataset(source, folder, get_grid(grid), times, beside or ()), folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", f"dataset {folder}"), progress_bar() as bar:
+    with locked(folder / ".lock", f"dataset {folder}", DatasetError), progress_bar() as bar:
         task = bar.add_task(str(folder), total=None)
         try:
             manifest = build_dataset(

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dacycle.common.locks import locked
 from dacycle.common.settings import read_settings
-from dacycle.cycler.archive.lock import locked
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
 from dacycle.cycler.cli.texts import parse_years
 from dacycle.obs_ingest.archives.catalogue import ARCHIVES
@@ -65,7 +65,10 @@ def fetch(
     """
     chosen = bool(station) or nearest_to is not None or everything
     choice = Choice(tuple(station or ()), nearest_to, everything) if chosen else None
-    with closing(Connection(mirror or read_settings().mirror, rate)) as connection, locked(out / ".lock", str(out)):
+    with (
+        closing(Connection(mirror or read_settings().mirror, rate)) as connection,
+        locked(out / ".lock", str(out), ObservationError),
+    ):
         with waiting(f"reading the index of {source}"):
             plan = make_plan(source, sorted(set(parse_years(years))), choice, out, connection)
         if only_plan:

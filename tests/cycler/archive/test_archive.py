@@ -11,6 +11,7 @@ import xarray as xr
 import dacycle
 from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
 from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.archive.writer import write
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP
 from tests.cycler import replays
@@ -67,7 +68,7 @@ def test_times_are_stored_as_hours_and_each_state_in_its_own_checksummed_chunk(f
 def test_a_time_cannot_be_appended_twice(run, content):
     archive = Archive(run)
     before = tip(run)
-    with archive.write(replays.experiment(content)) as writer:
+    with write(archive, replays.experiment(content)) as writer:
         state = writer.state("analysis", replays.LAST).values
         departures = writer.departures([replays.LAST]).drop(columns="cycle")
         with pytest.raises(ArchiveError, match="the next cycle of demo is 2024-01-04 12:00:00"):
@@ -83,7 +84,7 @@ def test_what_a_writer_keeps_of_its_commits_is_what_is_read(run, content):
     experiment = replays.experiment(content)
     archive = Archive(run)
     archive.rewind("demo", replays.LAST - 3 * STEP)
-    with archive.write(experiment) as writer:
+    with write(archive, experiment) as writer:
         for time in (replays.LAST - 2 * STEP, replays.LAST - STEP, replays.LAST):
             before = writer.frame(time - STEP)
             analysis = before.astype(np.float64) + 1e-9  # float32 is stored, and kept
@@ -103,18 +104,18 @@ def test_what_a_writer_keeps_of_its_commits_is_what_is_read(run, content):
 def test_a_second_writer_is_refused_and_told_who_writes(run, content):
     experiment = replays.experiment(content)
     with (
-        Archive(run).write(experiment),
+        write(Archive(run), experiment),
         pytest.raises(ArchiveError, match=r"experiment demo is being written by process \d+ on "),
-        Archive(run).write(experiment),
+        write(Archive(run), experiment),
     ):
         pass
-    with Archive(run).write(experiment):
+    with write(Archive(run), experiment):
         pass
 
 
 def test_another_branch_may_be_written_at_the_same_time(run, content):
     other = replays.experiment(content | {"name": "other"})
-    with Archive(run).write(replays.experiment(content)):
+    with write(Archive(run), replays.experiment(content)):
         assert len(run_due_cycles(other, Archive(run), limit=1)) == 1
 
 
@@ -202,7 +203,7 @@ def test_taking_the_lock_does_not_fork_and_a_fork_has_only_the_files_of_the_past
     drift.mkdir()
     for name in ("20240103T12", "20240104T00"):
         (drift / f"{name}.parquet").write_bytes(b"scores of this start")
-    with archive.write(forked) as writer:
+    with write(archive, forked) as writer:
         assert archive.branches() == ["demo"]
         assert writer.next_time is None
         writer.fork()
@@ -217,7 +218,7 @@ def test_what_a_killed_writer_left_under_a_temporary_name_goes_with_the_next_one
     folder = run / "branches/demo/departures"
     before = sorted(folder.iterdir())
     (folder / ".20240104T12.4711.part.parquet").write_bytes(b"half a")
-    with Archive(run).write(replays.experiment(content)):
+    with write(Archive(run), replays.experiment(content)):
         assert sorted(folder.iterdir()) == before
 
 

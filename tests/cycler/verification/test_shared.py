@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.archive.lock import locked
+from dacycle.common.locks import locked
+from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.verification import shared
 from dacycle.cycler.verification.drift_scores import score, score_states
 from dacycle.cycler.verification.shared import shared_scores, simple_states, try_shared_scores
@@ -75,7 +75,7 @@ def test_damaged_ones_are_made_again(archive, tiny, model, caplog):
 
 def test_while_another_process_makes_them_a_run_can_do_something_else(archive, tiny, model, monkeypatch):
     monkeypatch.setattr(shared, "_LOCKS", 1)
-    with locked(archive.folder / "shared/drift/lock0", "them"):
+    with locked(archive.folder / "shared/drift/lock0", "them", ArchiveError):
         assert try_shared_scores(archive, tiny, model, START, LEADS) is None
     assert try_shared_scores(archive, tiny, model, START, LEADS) is not None
 

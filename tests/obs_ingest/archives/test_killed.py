@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from dacycle.cycler.archive.exceptions import ArchiveError
-from dacycle.cycler.archive.lock import locked
+from dacycle.common.locks import locked
+from dacycle.obs_ingest.table import ObservationError
 from tests.archives.content import ISD, isd_file, make, reports, write
 from tests.archives.server import BLOCK, serving
 
@@ -135,7 +135,10 @@ def test_a_fetch_killed_ten_times_gets_every_file_and_no_byte_twice(server, comm
 def test_an_interrupted_fetch_says_that_it_goes_on(server, commands, tmp_path):
     commands.start(*fetch(tmp_path / "out"))
     wait_until(lambda: any("2022" in path for path in list(server.sent)))
-    with pytest.raises(ArchiveError, match="is being written by process"), locked(tmp_path / "out/.lock", "out"):
+    with (
+        pytest.raises(ObservationError, match="is being written by process"),
+        locked(tmp_path / "out/.lock", "out", ObservationError),
+    ):
         pass
     commands.kill(signal.SIGINT)
     status, text = commands.end()

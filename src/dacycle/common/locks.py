@@ -8,34 +8,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.common.errors import DacycleError
 
 __all__ = ["locked"]
 
 
 @contextmanager
-def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, what: str, error_class: type[DacycleError], wait: bool = False) -> Iterator[None]:
     """Hold an exclusive `flock` on a file, which names the process that holds it.
 
     Args:
         path: the file; it is made if need be, and stays.
         what: what is written under this lock, for the message.
+        error_class: what is raised.
         wait: wait for the lock instead of raising.
 
     Raises:
-        ArchiveError: another process holds the lock, which the message names, or the folder cannot be written to.
+        error_class: another process holds the lock, which the message names, or the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise ArchiveError(f"{what} cannot be written: {path}: {error.strerror}") from error
+        raise error_class(f"{what} cannot be written: {path}: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
-            raise ArchiveError(f"{what} is being written by {file.read().strip()}; wait for it, or stop it") from None
+            raise error_class(f"{what} is being written by {file.read().strip()}; wait for it, or stop it") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()} ({' '.join(sys.argv)[:200]})\n")
         file.flush()
