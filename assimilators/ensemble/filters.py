@@ -150,14 +150,12 @@ class EnsembleFilter:
         np.multiply(members, scale, out=joined[..., : self.size])
         observed = observed_cells(background, values, errors, self._olr)
         now = _Frame.of(joined, members)
-        frames = [now]
-        if older is not None:
-            before = _by_cell(older)
-            frames.append(_Frame.of(np.concatenate([before * scale, joined[:, :_CHANNELS, self.size :]], 2), before))
+        before = None if older is None else _Frame.of(self._joined_before(older, joined), _by_cell(older))
         for cells, weights, transforms in self._weights(joined, observed):
             for layer, channels in enumerate(self._layers.channels):
-                for frame in frames:
-                    frame.update(cells, channels, weights[:, layer], transforms[:, layer])
+                now.update(cells, channels, weights[:, layer], transforms[:, layer])
+                if before is not None:
+                    before.update(cells, channels, weights[:, layer], transforms[:, layer])
         state = background.reshape(_CHANNELS, -1) + now.increment
         after = self._inflated(now.after.reshape(perturbations.shape), perturbations)
         return Analysis(
@@ -166,14 +164,17 @@ class EnsembleFilter:
             {"observations": [int(np.count_nonzero(observed.precision))]},
             members=after[None],
             doubts=[self._doubt(members, observed)],
-            older=[
-                OlderFrame(
-                    frame.increment.reshape(background.shape),
-                    self._inflated(frame.after.reshape(perturbations.shape), older),
-                )
-                for frame in frames[1:]
-            ],
+            older=[] if before is None or older is None else [self._older_frame(before, older)],
         )
+
+    def _joined_before(self, older: NDArray, joined: NDArray) -> NDArray[np.float32]:
+        """Return P (cells, 69, K) of the frame before: the members there, and the static part of this one."""
+        scale = np.float32(np.sqrt((1 - self._share) / (self.size - 1)))
+        return np.concatenate([_by_cell(older) * scale, joined[:, :_CHANNELS, self.size :]], axis=2)
+
+    def _older_frame(self, updated: "_Frame", perturbations: NDArray) -> OlderFrame:
+        after = self._inflated(updated.after.reshape(perturbations.shape), perturbations)
+        return OlderFrame(updated.increment.reshape(perturbations.shape[1:]), after)
 
     def _with_equivalents(self, background: NDArray, perturbations: NDArray) -> NDArray[np.float32]:
         """Return the perturbations with those of the further planes, (cells, 69 + M, N)."""

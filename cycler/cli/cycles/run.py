@@ -9,6 +9,7 @@ import typer
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.archive.writer import write
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentFile, ExperimentName, Threads, quiet_cycles
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar
 from dacycle.cycler.cli.texts import cycle_time, parse_setting
@@ -221,7 +222,7 @@ def fork(
     if name in opened.branches() and opened.branch(name).experiment != described:
         raise ExperimentError(f"{archive} already has an experiment {name}")
     load_inputs(described)
-    with opened.write(described) as writer:
+    with write(opened, described) as writer:
         write_whole(path, text.encode())
         if writer.next_time is None:
             writer.fork()

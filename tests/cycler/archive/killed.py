@@ -18,7 +18,7 @@ import icechunk
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from dacycle.cycler.archive import branches as archive_module
+from dacycle.cycler.archive import writer as archive_module
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.store import Store
 from dacycle.cycler.cycle.replay import run_due_cycles
