@@ -26,6 +26,8 @@ def forecast(
 ) -> tuple[NDArray, NDArray | None]:
     """Return the background at `time`, (69, H, W), and the perturbations of its members, (N, 69, H, W) or None.
 
+    The mean error of the model is taken off where the experiment says so.
+
     Args:
         inputs: of the experiment.
         writer: holds the perturbations of the frames; where it has none, the first ones are drawn.
@@ -38,7 +40,7 @@ def forecast(
     """
     method = inputs.assimilator
     if not isinstance(method, EnsembleAssimilator):
-        return next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], None
+        return inputs.unbiased(next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], time), None
     experiment = inputs.experiment
 
     def perturbations(at: pd.Timestamp) -> NDArray:
@@ -48,7 +50,7 @@ def forecast(
         return method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
 
     before, now = _members(older, perturbations(time - 2 * STEP)), _members(newer, perturbations(time - STEP))
-    forecasts = next(iter(inputs.model.forecast(before, now, 1)))
+    forecasts = inputs.unbiased(next(iter(inputs.model.forecast(before, now, 1))), time)
     for number, state in enumerate(forecasts, 1):
         check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
     return method.background(forecasts, _generator(experiment, time, _MODEL_ERROR))
