@@ -271,7 +271,7 @@ _TYPES: dict[str, type[NetworkRecipe]] = {
 class _Kind(BaseModel):
     """Read the kind of a recipe and ignore its other keys."""
 
-    kind: Literal["forecast", "assimilator", "operator", "oi"] = Field(
+    kind: Literal["forecast", "assimilator", "operator", "oi", "bias"] = Field(
         description="what is trained: forecast, assimilator, operator, oi or bias"
     )
 

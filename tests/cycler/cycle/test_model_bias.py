@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from dacycle.assimilators.base import register, removes_model_bias
 from dacycle.assimilators.exceptions import RecipeError
@@ -11,6 +12,7 @@ from dacycle.assimilators.incremental import Incremental
 from dacycle.assimilators.sampling.backgrounds import Backgrounds, write_backgrounds, year_times
 from dacycle.assimilators.sampling.model_bias import estimate_bias
 from dacycle.cycler.archive.branches import Archive, open_experiment
+from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
@@ -135,8 +137,8 @@ def test_the_recipe_estimates_it_from_the_errors_of_forecasts(world, model, tmp_
     recipe.write_text(
         f"{{kind: bias, world: {world.folder}, model: {model}, backgrounds: {folder}, years: [2020]}}", encoding="utf-8"
     )
-    estimate_bias(recipe, tmp_path / "out.nc")
-    found = ModelBias.load(tmp_path / "out.nc").at(np.datetime64("2024-07-01T00", "h"))
+    CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path)], catch_exceptions=False)
+    found = ModelBias.load(tmp_path / "bias.nc").at(np.datetime64("2024-07-01T00", "h"))
     std = tiny.statistics.std[index("t2m")]
     assert found[index("t2m"), 3, 5] == pytest.approx(0.1 * std, rel=0.15)
     assert np.count_nonzero(found) == 1
