@@ -74,6 +74,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     "cycles.benchmark": {
         "benchmark": "Compare methods on the same single analyses, and in the same cycles; run it again to continue.",
     },
+    "cycles.sweep": {
+        "sweep": "Run methods and settings in the same cycles, and compare them; run it again to continue.",
+    },
     "files.forecast": {
         "forecast": "Run a forecast model from a state in a file; write its states in the WeatherBench2 "
         "schema, or as GRIB2.",

@@ -1,8 +1,10 @@
 """The inputs of an experiment, loaded once and checked to belong together before anything runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -92,12 +94,13 @@ class Inputs:
         } | {key: file.digest for key, file in files.items() if file is not None}
 
 
-def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
+def load_inputs(experiment: Experiment, threads: int = 1, like: Inputs | None = None) -> Inputs:
     """Load what an experiment names.
 
     Args:
         experiment: the experiment.
         threads: threads of model and assimilator; other numbers round differently.
+        like: inputs of another experiment with as many threads; what both name alike is not loaded again.
 
     Raises:
         ExperimentError: something is unknown, unreadable, of another grid or of another world; the message names it.
@@ -105,13 +108,13 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     name = experiment.name
     try:
         world = load_world(experiment.world)
-        model = load_model(experiment.model, threads)
-        assimilator = _load_assimilator(experiment, world, threads)
-        operator = load_operator(experiment.operator, world, threads)
-        specs = [source.model_dump(mode="json") for source in experiment.observations]
-        sources = tuple(build_source(spec, world, experiment.seed) for spec in specs)
+        same = _Same(like, experiment)
+        model = same("model", lambda: load_model(experiment.model, threads))
+        assimilator = same("assimilator", lambda: _load_assimilator(experiment, world, threads))
+        operator = same("operator", lambda: load_operator(experiment.operator, world, threads))
+        sources = same("sources", lambda: _build_sources(experiment, world))
         checks = experiment.quality.checks()
-        bias = _load_bias(model) if experiment.model_bias else None
+        bias = same("model_bias", lambda: _load_bias(model) if experiment.model_bias else None)
     except (WorldError, GridError, ModelFileError, ModelBiasError, AssimilatorError, ObservationError) as error:
         raise ExperimentError(f"experiment {name}: {error}") from error
     inputs = Inputs(experiment, world, model, assimilator, sources, operator, checks, bias)
@@ -126,6 +129,38 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     if problems:
         raise ExperimentError("\n".join(f"experiment {name}: {problem}" for problem in problems))
     return inputs
+
+
+_DEPEND_ON: dict[str, tuple[str, ...]] = {
+    "model": ("model",),
+    "assimilator": ("world", "assimilator", "ensemble", "tuning", "assimilation_grid"),
+    "operator": ("world", "operator"),
+    "sources": ("world", "observations", "seed"),
+    "model_bias": ("model", "model_bias"),
+}
+"""The keys of an experiment that decide each of its inputs."""
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class _Same:
+    """Take inputs of another experiment where the keys that decide them are alike."""
+
+    like: Inputs | None
+    experiment: Experiment
+
+    def __call__(self, name: str, load: Callable[[], Loaded]) -> Loaded:
+        keys, like = _DEPEND_ON[name], self.like
+        if like is None or any(getattr(like.experiment, key) != getattr(self.experiment, key) for key in keys):
+            return load()
+        loaded: Loaded = getattr(like, name)
+        return loaded
+
+
+def _build_sources(experiment: Experiment, world: World) -> tuple[Source, ...]:
+    specs = [source.model_dump(mode="json") for source in experiment.observations]
+    return tuple(build_source(spec, world, experiment.seed) for spec in specs)
 
 
 def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
