@@ -59,13 +59,20 @@ class Outlook:
     by_method: dict[str, Cost]
 
 
-def run_study(study: Study, trials: Sequence[Trial], processes: int = 1, progress: Progress | None = None) -> None:
+def run_study(
+    study: Study,
+    trials: Sequence[Trial],
+    processes: int = 1,
+    progress: Progress | None = None,
+    until: pd.Timestamp | None = None,
+) -> None:
     """Run all cycles and forecasts that are not in the archive yet.
 
     Args:
         study, trials: the study.
         processes: number of runs at a time, each in its own process; the results are the same.
         progress: called with the name of each run that is finished.
+        until: the last cycle of all runs; a further call without it runs the rest.
 
     Raises:
         RunStoppedError, ExperimentError, ArchiveError: as `replay.run_due_cycles`; other runs keep what they have.
@@ -74,12 +81,12 @@ def run_study(study: Study, trials: Sequence[Trial], processes: int = 1, progres
     Archive(study.archive, create=True)
     if processes == 1:
         for experiment in experiments:
-            _run(study.archive, experiment, study.forecasts)
+            _run(study.archive, experiment, study.forecasts, until)
             if progress is not None:
                 progress(experiment.name)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run, study.archive, one, study.forecasts): one.name for one in experiments}
+        futures = {pool.submit(_run, study.archive, one, study.forecasts, until): one.name for one in experiments}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -94,12 +101,12 @@ _loaded: Inputs | None = None
 """Of the last run of this process."""
 
 
-def _run(folder: Path, experiment: Experiment, forecasts: bool) -> None:
+def _run(folder: Path, experiment: Experiment, forecasts: bool, until: pd.Timestamp | None) -> None:
     """Run what is due of one experiment, then its forecasts if they are wanted."""
     global _loaded
     inputs = _loaded = load_inputs(experiment, like=_loaded)
     archive = Archive(folder)
-    run_due_cycles(experiment, archive, inputs=inputs)
+    run_due_cycles(experiment, archive, inputs=inputs, until=until)
     if forecasts:
         for _ in drift.make_forecasts(archive.branch(experiment.name), inputs.world, inputs.model):
             pass

@@ -76,6 +76,8 @@ class Study(Strict):
         set: keys of the experiment and their values, for all trials; as of a method.
         methods: what is compared; all have the same number of trials, unless `unequal`.
         runs: by name, what each trial is run with: other seeds, windows or observations.
+        separate: whether there is a table for each run, as where they differ in their observations; else their cases
+            are taken together.
         spin_up: cycles within this time of a run's start are not scored.
         metric: the errors that trials are judged by: of the analyses, of the backgrounds, or of the forecasts of a day,
             such as `day 3`. In the mean of the headline channels, each relative to the baseline.
@@ -89,6 +91,7 @@ class Study(Strict):
     set: dict[str, Any] = Field(default={})
     methods: tuple[Method, ...] = Field(min_length=1)
     runs: dict[str, dict[str, Any]] = Field(default={"": {}}, min_length=1)
+    separate: bool = False
     spin_up: Duration = pd.Timedelta(days=4)
     metric: str = Field(default="analysis", pattern=r"^(analysis|background|day ([1-9]|10))$")
     forecasts: bool = False

@@ -6,7 +6,7 @@ intervals are those of the benchmark (`cycler.benchmark.pairs.change`).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.worlds.world import load_world
 
-__all__ = ["Row", "StudyTable", "make_table", "markdown", "write_table"]
+__all__ = ["Row", "StudyTable", "make_table", "markdown", "tables_of", "write_table"]
+
+
+FORECAST_METRICS = ("day 1", "day 3", "day 5", "day 10")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,22 @@ class StudyTable:
     rmse: Mapping[str, float]
     rows: Sequence[Row]
     missing: Sequence[str]
+
+
+def tables_of(study: Study, name: str, trials: Sequence[Trial]) -> list[StudyTable]:
+    """Return the tables of a study: of its metric first, and of some days where it has forecasts.
+
+    Where runs are `separate`, each has its own tables, under the name of the study and its own.
+    """
+    metrics = dict.fromkeys([study.metric, *(FORECAST_METRICS if study.forecasts else ())])
+    if not study.separate:
+        return [make_table(study, name, trials, metric) for metric in metrics]
+    tables = []
+    for run in study.runs:
+        alone = study.model_copy(update={"runs": {run: study.runs[run]}})
+        of_run = [replace(trial, experiments={run: trial.experiments[run]}) for trial in trials]
+        tables += [make_table(alone, f"{name}, {run}", of_run, metric) for metric in metrics]
+    return tables
 
 
 def make_table(study: Study, name: str, trials: Sequence[Trial], metric: str | None = None) -> StudyTable:
@@ -165,6 +184,7 @@ def markdown(table: StudyTable) -> str:
     cases = ", ".join(f"{count} {run}".strip() for run, count in table.cases.items())
     kind = "starts of forecasts" if table.metric.startswith("day") else "cycles"
     lines = [
+        f"**{table.study}**",
         f"Errors of `{table.metric}` over those of {table.baseline}, root mean square, by channel and in the mean; "
         "change of the mean squared error with 95 % interval and effective sample size (n). "
         f"Compared {kind}: {cases}.",

@@ -7,15 +7,14 @@ import typer
 
 from dacycle.cycler.cli.options import quiet_cycles
 from dacycle.cycler.cli.show import AsJson, console, print_json
+from dacycle.cycler.cli.texts import cycle_time
 from dacycle.cycler.sweep.run import Outlook, plan_study, run_study
 from dacycle.cycler.sweep.study import load_study, trials_of
-from dacycle.cycler.sweep.table import make_table, markdown, write_table
+from dacycle.cycler.sweep.table import markdown, tables_of, write_table
 
 __all__ = ["app"]
 
 app = typer.Typer()
-
-FORECAST_METRICS = ("day 1", "day 3", "day 5", "day 10")
 
 
 @app.command()
@@ -24,6 +23,9 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Folder of table.md and table.json; default: runs/ and the study's name.")
     ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Last cycle of all runs, e.g. 20240118T00; default: their own end.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Runs at the same time, each in its own process.")] = 1,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would run and what it would cost.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Only write the table of what the archive holds.")] = False,
@@ -31,7 +33,8 @@ def sweep(
 ) -> None:
     """Run methods and settings in the same cycles, and compare them; run it again to continue.
 
-    What is finished is not run again, and a trial whose settings have changed since its first cycle is refused.
+    What is finished is not run again, and a trial whose settings have changed since its first cycle is refused. With
+    --until the runs end early, and a later call goes on from there.
 
     Example: dacycle sweep deploy/studies/oi.yaml --plan
 
@@ -44,21 +47,25 @@ def sweep(
         print_json({"study": name, **vars(outlook)}) if as_json else _print_plan(name, outlook)
         return
     if not table:
+
+        def show(run: str) -> None:
+            console.print(f"done: {run}", soft_wrap=True)
+
         count = sum(len(trial.experiments) for trial in trials)
         try:
             with quiet_cycles():
-                run_study(described, trials, processes, lambda run: console.print(f"done: {run}", soft_wrap=True))
+                run_study(described, trials, processes, show, cycle_time(until))
         except KeyboardInterrupt:
             console.print("interrupted; what was done is kept, the same command goes on")
             raise typer.Exit(130) from None
         console.print(f"{count} runs are complete")
-    metrics = [described.metric, *(FORECAST_METRICS if described.forecasts else ())]
-    tables = [make_table(described, name, trials, metric) for metric in dict.fromkeys(metrics)]
+    tables = tables_of(described, name, trials)
     paths = write_table(tables, out or Path("runs") / name)
     if as_json:
         print_json([vars(one) for one in tables])
         return
-    console.print(markdown(tables[0]), markup=False, soft_wrap=True)
+    for one in tables:
+        console.print(markdown(one), markup=False, soft_wrap=True)
     console.print(f"{', '.join(map(str, paths))}", soft_wrap=True)
 
 

@@ -192,6 +192,20 @@ def test_forecasts_are_judged_by_day_and_runs_are_joined(base, tmp_path):
     assert "starts of forecasts: 1 a, 1 b" in (out / "table.md").read_text()
 
 
+def test_runs_of_other_observations_have_tables_of_their_own(base, tmp_path):
+    runs = {"stations": {}, "none at all": {"deny": ["stations"]}}
+    path = write_study(tmp_path, base, runs=runs, separate=True, unequal=None, methods=[{"name": "oi"}])
+    command = ["sweep", str(path), "--out", str(tmp_path / "out"), "--until", "20240103T18"]
+    ran = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    tables = json.loads((tmp_path / "out/table.json").read_text())
+    assert [table["study"] for table in tables] == ["small, stations", "small, none at all"]
+    assert [table["cases"] for table in tables] == [{"stations": 1}, {"none at all": 1}]
+    study = load_study(path)
+    run_study(study, trials_of(study, "small"))
+    assert len(Archive(study.archive).branch("small-oi-none-at-all").times) == 6
+
+
 def test_a_plan_counts_and_measures_and_writes_nothing(finished, tmp_path, base):
     study = load_study(write_study(tmp_path, base))
     outlook = plan_study(study, trials_of(study, "small"))
@@ -238,7 +252,7 @@ def test_a_file_with_a_mistake_is_refused(base, tmp_path, changes, expected):
         ({"tunning.inflation": [1]}, "tunning: unknown key; did you mean tuning?"),
         ({"seed": [-1]}, "seed: Input should be greater than or equal to 0"),
         ({"seed.x": [1]}, "seed holds no keys of its own"),
-        ({"deny": [["stations"], "stations"]}, "are both called"),
+        ({"seed": [1, 1]}, "are both called"),
         ({"withhold": [f"0.{'1' * 90}"]}, "is too long for a name"),
     ],
 )
