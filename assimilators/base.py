@@ -5,7 +5,7 @@ what loads it (`LOADERS`). A method that needs no file is made known by `registe
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -38,6 +38,7 @@ __all__ = [
     "load_assimilator",
     "packaged_assimilators",
     "register",
+    "removes_model_bias",
 ]
 
 logger = logging.getLogger(__name__)
@@ -171,6 +172,12 @@ class EnsembleAssimilator(Assimilator, Protocol):
         ...
 
 
+def removes_model_bias(method: Assimilator) -> bool:
+    """Return whether a method takes the model's mean error off the background itself, or the method inside it does."""
+    inner = getattr(method, "inner", None)
+    return removes_model_bias(inner) if inner is not None else bool(getattr(method, "removes_model_bias", False))
+
+
 @dataclass(frozen=True)
 class FreeRun:
     """Assimilate nothing: the analysis is the background."""
@@ -209,29 +216,44 @@ def known_assimilators() -> list[str]:
 
 
 def load_assimilator(
-    name_or_file: str | Path, world: "World", threads: int = 1, ensemble: "EnsembleSettings | None" = None
+    name_or_file: str | Path,
+    world: "World",
+    threads: int = 1,
+    ensemble: "EnsembleSettings | None" = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Assimilator:
-    """Load the assimilator of that name, or of that file, for a world; `ensemble` is for methods with members only.
+    """Load the assimilator of that name, or of that file, for a world.
+
+    Args:
+        name_or_file: what the experiment names.
+        world: the world.
+        threads: of the method.
+        ensemble: settings of a method with members.
+        tuning: settings (`classical.background_error.Tuning`) in place of those of a file of background errors.
 
     Raises:
         AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
             or it was made for another grid, world or set of channels (says what differs).
     """
     name = current_name(str(name_or_file))
+    path = packaged_assimilators().get(name, Path(name_or_file))
+    if tuning is not None and path.suffix != ".nc":
+        raise AssimilatorError(f"tuning goes with oi, or another file of background errors, not with {name}")
     if name in _METHODS:
         return _METHODS[name](world, threads)
     if name in ENSEMBLE_METHODS:
         filters = import_module("dacycle.assimilators.ensemble.filters")
         of_members: Assimilator = filters.load(name, world, ensemble, threads)
         return of_members
-    path = packaged_assimilators().get(name, Path(name_or_file))
     if not path.is_file():
         known = ", ".join(known_assimilators())
         raise AssimilatorError(f"there is no assimilator {name!r}: neither a file nor one of the known names ({known})")
     if path.suffix not in LOADERS:
         suffixes = ", ".join(sorted(LOADERS))
         raise AssimilatorError(f"{path}: an assimilator's file ends in one of {suffixes}, not in {path.suffix!r}")
-    loaded: Assimilator = import_module(f"dacycle.assimilators.{LOADERS[path.suffix]}").load(path, world, threads)
+    settings = () if tuning is None else (tuning,)
+    load = import_module(f"dacycle.assimilators.{LOADERS[path.suffix]}").load
+    loaded: Assimilator = load(path, world, threads, *settings)
     return loaded
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,9 +25,10 @@ from pydantic import (
 )
 
 from dacycle.assimilators.base import ENSEMBLE_METHODS
+from dacycle.assimilators.classical.background_error import Tuning
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
 from dacycle.assimilators.step import StepGuards
-from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
+from dacycle.common.configuration import Strict, parse_checked, read_checked, suggestion, write_yaml
 from dacycle.common.errors import DacycleError
 from dacycle.common.times import cycle_id, parse_time
 from dacycle.forecast_adapter.grid import Grid, get_grid
@@ -107,6 +109,21 @@ def _write_cutoff(value: pd.Timedelta | None) -> str:
     return "none" if value is None else _write_duration(value)
 
 
+def _none_is_absent(value: object) -> object:
+    return None if value == "none" else value
+
+
+def _read_tuning(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    known = [field.name for field in fields(Tuning)]
+    for key in value:
+        if key not in known:
+            raise ValueError(f"{key}: unknown key{suggestion(str(key), known)}")
+    Tuning(**value)
+    return dict(value)
+
+
 def _normalise_path(value: object) -> object:
     """Return a path in its shortest form; leave a URL as it is."""
     return str(Path(value)) if isinstance(value, str | Path) and "://" not in str(value) else value
@@ -129,6 +146,8 @@ Time = Annotated[pd.Timestamp, BeforeValidator(parse_cycle_time), PlainSerialize
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
 Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
+OiTuning = Annotated[dict[str, Any] | None, BeforeValidator(_read_tuning)]
+ModelBiasRemoval = Annotated[Literal["removed"] | None, BeforeValidator(_none_is_absent)]
 PathOrUrl = Annotated[str, BeforeValidator(_normalise_path)]
 Name = Annotated[str, AfterValidator(_branch_name)]
 
@@ -317,8 +336,13 @@ class Experiment(Strict):
     """Which frames of the next forecast get the increment: the newest one, or both, the older one a share of it;
     with `smoothed` the older one gets what the members of `letkf` or `hybrid` say of it. Default: newest.
     `dacycle models MODEL` says what the model needs."""
+    model_bias: ModelBiasRemoval = Field(default=None, description="none or removed")
+    """`removed`: the mean error of the model, from the file beside the model's, is taken off every background; default:
+    none. Trained methods that remove it themselves do not go with it."""
     assimilator: str
     """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, a file, or `none`."""
+    tuning: OiTuning = Field(default=None, description="inflation, distance_km, shift and block of oi")
+    """Settings of `oi`, or of another file of background errors, in place of those that its file holds."""
     ensemble: EnsembleSettings | None = None
     """The ensemble of `letkf` and `hybrid`, where it differs from the default one."""
     assimilation_grid: str | None = None
@@ -408,7 +432,7 @@ class Experiment(Strict):
         It removes no station biases, since departures from a free run do not measure a station.
         """
         drift = self.drift.model_copy(update={"free_run": False})
-        without = {"assimilator": "none", "ensemble": None, "assimilation_grid": None, "bias": None}
+        without = {"assimilator": "none", "ensemble": None, "tuning": None, "assimilation_grid": None, "bias": None}
         return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 
     def runs(self) -> list["Experiment"]:

@@ -34,6 +34,7 @@ __all__ = [
     "Tuning",
     "draw_forecast_errors",
     "estimate_background_error",
+    "shifted",
 ]
 
 logger = logging.getLogger(__name__)
@@ -50,10 +51,15 @@ class Tuning:
     Attributes:
         inflation: factor on the members' amplitude, one for all channels or one per group (`surface z q u v t`).
         distance_km: great-circle distance from which on an observation has no influence.
+        shift: degrees of longitude by which the members are also shifted, to the west and to the east; 0: they are not.
+            Their statistics hardly change along a parallel, so that this makes three members of one.
+        block: weights are computed at the centres of blocks of so many cells along a side, and interpolated.
     """
 
     inflation: float | Mapping[str, float] = 1.0
     distance_km: float = 2000.0
+    shift: float = 0.0
+    block: int = 1
 
     def __post_init__(self) -> None:
         factors = self.inflation if isinstance(self.inflation, Mapping) else dict.fromkeys(GROUPS, self.inflation)
@@ -63,6 +69,8 @@ class Tuning:
             )
         if min(*factors.values(), self.distance_km) <= 0:
             raise AssimilatorError("inflation and distance_km must be positive")
+        if not 0 <= self.shift < 180 or self.block < 1:
+            raise AssimilatorError("shift is 0 or more degrees, below 180, and block is 1 or more cells")
 
     def inflation_by_channel(self) -> NDArray:
         """Return the inflation of each channel, (69,) float32."""
@@ -158,6 +166,15 @@ class BackgroundError:
                 json.loads(dataset.attrs["provenance"]),
                 hashlib.sha256(path.read_bytes()).hexdigest(),
             )
+
+
+def shifted(fields: NDArray, degrees: float) -> NDArray:
+    """Return fields (N, ..., W), and the same shifted by degrees of longitude to the west and to the east, (3 N, ...).
+
+    Where the shift is less than half a cell, there is nothing to add.
+    """
+    turn = round(degrees / 360 * fields.shape[-1])
+    return np.concatenate([np.roll(fields, cells, axis=-1) for cells in sorted({-turn, 0, turn})])
 
 
 def _pack(members: NDArray) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -38,6 +38,7 @@ class EnsembleRecipe(Strict):
         seed: of the draw.
         inflation: factor on the ensemble's deviations: one number, or one for each group of channels.
         distance_km: beyond which covariances are zero.
+        shift, block: see `background_error.Tuning`.
         olr: whether to fit an operator, so that OLR is assimilated.
     """
 
@@ -54,6 +55,8 @@ class EnsembleRecipe(Strict):
     seed: int
     inflation: Annotated[float | dict[str, float], PlainValidator(_inflation)]
     distance_km: Number = Field(gt=0)
+    shift: Number = Field(default=0, ge=0, lt=180)
+    block: int = Field(default=1, ge=1)
     olr: bool
 
     @field_validator("grid")
@@ -98,7 +101,7 @@ def estimate_from_recipe(path: Path, out: Path, data: Path | str | None = None) 
         members=recipe.members,
         seed=recipe.seed,
         years=recipe.years,
-        tuning=Tuning(recipe.inflation, recipe.distance_km),
+        tuning=Tuning(recipe.inflation, recipe.distance_km, recipe.shift, recipe.block),
         olr=recipe.olr,
     )
     error.save(out)

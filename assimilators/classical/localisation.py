@@ -4,13 +4,15 @@ R-localisation: an observation becomes less certain with distance (Hunt et al. 2
 until from the reach on it does not count at all.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.forecast_adapter.grid import Grid, great_circle_km
 
-__all__ = ["Surroundings", "gaspari_cohn", "interpolation", "triangle"]
+__all__ = ["Blocks", "Surroundings", "gaspari_cohn", "interpolation", "triangle"]
 
 
 def gaspari_cohn(distance: NDArray, reach: float) -> NDArray:
@@ -92,6 +94,30 @@ def interpolation(size: int, block: int, periodic: bool) -> NDArray[np.float32]:
         centres = np.array([centres[-1] - size, *centres, centres[0] + size])
         values = np.concatenate([values[-1:], values, values[:1]])
     return np.stack([np.interp(np.arange(size), centres, column) for column in values.T], axis=1).astype(np.float32)
+
+
+class Blocks:
+    """Interpolate fields from the centres of a grid's square blocks of cells to its cells, a row at a time.
+
+    Weights vary smoothly, so that they need not be computed in every cell (Yang et al. 2009, doi:10.1002/qj.353).
+
+    Args:
+        grid: the grid.
+        block: cells along a side of a block; with 1 fields stay as they are.
+    """
+
+    def __init__(self, grid: Grid, block: int) -> None:
+        height, self._width = grid.shape
+        self._along_rows, self._along_columns = (
+            interpolation(height, block, False),
+            interpolation(self._width, block, True),
+        )
+
+    def rows(self, *fields: NDArray) -> Iterator[tuple[slice, list[NDArray]]]:
+        """Yield a row's cells, as flat indices, and there each of some fields (rows', columns', ...), (W, ...)."""
+        for row, along in enumerate(self._along_rows):
+            cells = slice(row * self._width, (row + 1) * self._width)
+            yield cells, [np.tensordot(self._along_columns, np.tensordot(along, field, 1), 1) for field in fields]
 
 
 def triangle(size: int) -> tuple[NDArray, NDArray]:

@@ -11,16 +11,18 @@ variable corrects the others according to the model's own errors: wind with geop
 OLR is compared with the regression in `olr`, where the ensemble's file holds one.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from dacycle.assimilators.base import Analysis, check_fits
-from dacycle.assimilators.classical.background_error import BackgroundError, Tuning
-from dacycle.assimilators.classical.localisation import Surroundings, triangle
+from dacycle.assimilators.classical.background_error import BackgroundError, Tuning, shifted
+from dacycle.assimilators.classical.localisation import Blocks, Surroundings, triangle
 from dacycle.assimilators.classical.observed import check_fields, observed_cells
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
@@ -64,12 +66,17 @@ class OptimalInterpolation:
             # OLR depends on humidity most of all, so it has the inflation of humidity.
             olr = error.olr.members[:, None] * inflation[GROUPS["q"][0]]
             observed = np.concatenate([members, olr], axis=1, dtype=np.float32)
+        size = len(observed)
+        observed = shifted(observed, self.tuning.shift)
+        # Degrees of freedom: the covariance is the mean of those of the members and of the shifted ones.
+        self._freedom = len(observed) // size * (size - 1)
         # (cells, 69 + M, N): the numbers of one cell are contiguous.
         self._observed = np.ascontiguousarray(observed.reshape(*observed.shape[:2], -1).transpose(2, 1, 0))
         self._members = self._observed[:, :_CHANNELS]
-        self._surroundings = Surroundings(self.grid, self.reach_km)
+        self._surroundings = Surroundings(self.grid, self.reach_km, self.tuning.block)
+        self._blocks = Blocks(self.grid, self.tuning.block)
         # Y^T R^-1 Y is symmetric: only its upper triangle is summed over cells.
-        self._upper, self._both = triangle(len(members))
+        self._upper, self._both = triangle(len(observed))
         self._threads = threads
         self._pools = ThreadpoolController()
 
@@ -101,13 +108,14 @@ class OptimalInterpolation:
         Y = self._observed[observed.cells] * observed.precision[:, :, None]
         transposed = Y.transpose(0, 2, 1)
         information, projected = transposed @ Y, transposed @ observed.departures[:, :, None]
-        reached, weights = self._solve(observed.cells, information, projected[:, :, 0])
-        state = flat.copy()
-        state[:, reached] += (self._members[reached] @ weights[:, :, None])[:, :, 0].T
-        return state.reshape(background.shape), len(reached)
+        state, reached = flat.copy(), 0
+        for columns, (weights,) in self._blocks.rows(self._solve(observed.cells, information, projected[:, :, 0])):
+            state[:, columns] += (self._members[columns] @ weights[:, :, None])[:, :, 0].T
+            reached += int(weights.any(axis=1).sum())
+        return state.reshape(background.shape), reached
 
-    def _solve(self, cells: NDArray, information: NDArray, projected: NDArray) -> tuple[NDArray, NDArray]:
-        """Return the columns within reach of an observation, and the members' weights there.
+    def _solve(self, cells: NDArray, information: NDArray, projected: NDArray) -> NDArray[np.float32]:
+        """Return the members' weights at the centres of the blocks, 0 beyond reach of every observation.
 
         Args:
             cells: sorted flat indices of the C observed cells.
@@ -115,28 +123,33 @@ class OptimalInterpolation:
             projected: (C, N), each cell's Y^T R^-1 d.
 
         Returns:
-            (n,) flat indices, and (n, N) float32.
+            (rows of blocks, columns of blocks, N).
         """
-        width, members = self.grid.shape[1], self._members.shape[2]
-        prior = (members - 1) * np.eye(members)
-        reached, weights = [np.zeros(0, int)], [np.zeros((0, members))]
+        members = self._members.shape[2]
+        prior = self._freedom * np.eye(members)
+        weights = np.zeros((*self._surroundings.shape, members), np.float32)
         information = np.take(information.reshape(len(cells), members**2), self._upper, axis=1)
-        for row in range(self.grid.shape[0]):
+        for row in range(len(weights)):
             columns, near, localisation = self._surroundings.of_row(row, cells)
             # In double precision: with many precise observations the matrix is too badly conditioned for single.
             matrix = np.take(localisation @ information[near], self._both, axis=1).reshape(-1, members, members) + prior
             right = (localisation @ projected[near]).astype(np.float64)
-            reached.append(row * width + columns)
-            weights.append(np.linalg.solve(matrix, right[:, :, None])[:, :, 0])
-        return np.concatenate(reached), np.concatenate(weights).astype(np.float32)
+            weights[row, columns] = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+        return weights
 
 
-def load(path: Path, world: "World", threads: int = 1) -> OptimalInterpolation:
+def load(path: Path, world: "World", threads: int = 1, tuning: Mapping[str, Any] | None = None) -> OptimalInterpolation:
     """Load optimal interpolation from a background error file that was made for this world.
+
+    Args:
+        path: the file.
+        world: the world.
+        threads: see `OptimalInterpolation`.
+        tuning: settings in place of those that the file holds.
 
     Raises:
         AssimilatorError: the file is not one, or was made for another grid, world or set of channels.
     """
     error = BackgroundError.load(path)
     check_fits(path, grid=error.grid.name, world=error.world, channels=NAMES, target=world)
-    return OptimalInterpolation(error, threads=threads)
+    return OptimalInterpolation(error, replace(error.tuning, **tuning or {}), threads=threads)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from dacycle.assimilators.base import Analysis, AssimilatorError, OlderFrame, check_fits, packaged_assimilators
-from dacycle.assimilators.classical.background_error import BackgroundError
-from dacycle.assimilators.classical.localisation import Surroundings, gaspari_cohn, interpolation, triangle
+from dacycle.assimilators.classical.background_error import BackgroundError, shifted
+from dacycle.assimilators.classical.localisation import Blocks, Surroundings, gaspari_cohn, triangle
 from dacycle.assimilators.classical.observed import ObservedCells, check_fields, observed_cells
 from dacycle.assimilators.ensemble.algebra import (
     mean_weights,
@@ -80,8 +80,7 @@ class EnsembleFilter:
         # P in each cell, the members' part first, which every update writes anew: (cells, 69 + M, K).
         self._joined = np.concatenate([np.zeros((*static.shape[:2], self.size), np.float32), static], axis=2)
         self._surroundings = Surroundings(self.grid, settings.localisation_km, BLOCK)
-        height, width = self.grid.shape
-        self._along_rows, self._along_columns = interpolation(height, BLOCK, False), interpolation(width, BLOCK, True)
+        self._blocks = Blocks(self.grid, BLOCK)
         self._layers = _Layers.of(settings.vertical_lnp, len(self.planes))
         self._threads, self._pools = threads, ThreadpoolController()
 
@@ -136,10 +135,9 @@ class EnsembleFilter:
         if error.olr is not None:
             olr = error.olr.members[:count, None] * self._inflation[GROUPS["q"][0]]
             static = np.concatenate([static, olr], axis=1, dtype=np.float32)
-        turn = round(SHIFT / 360 * self.grid.shape[1])
-        shifted = [np.roll(static, cells, axis=-1) for cells in sorted({-turn, 0, turn})]
-        factor = np.sqrt(self._share / len(shifted) / max(count - 1, 1))
-        return _by_cell(np.concatenate(shifted)) * np.float32(factor)
+        wide = shifted(static, SHIFT)
+        factor = np.sqrt(self._share / max(len(wide) // max(count, 1), 1) / max(count - 1, 1))
+        return _by_cell(wide) * np.float32(factor)
 
     def _update(
         self, background: NDArray, perturbations: NDArray, older: NDArray | None, values: NDArray, errors: NDArray
@@ -195,12 +193,8 @@ class EnsembleFilter:
             self._row_weights(row, observed.cells, information, projected) for row in range(self._surroundings.shape[0])
         ]
         weights, transforms = (np.stack(of_rows) for of_rows in zip(*rows, strict=True))
-        width = self.grid.shape[1]
-        for row, along in enumerate(self._along_rows):
-            of_row, of_members = (
-                np.tensordot(self._along_columns, np.tensordot(along, x, 1), 1) for x in (weights, transforms)
-            )
-            yield slice(row * width, (row + 1) * width), of_row, of_members
+        for of_row, (row_weights, row_transforms) in self._blocks.rows(weights, transforms):
+            yield of_row, row_weights, row_transforms
 
     def _information(self, joined: NDArray, observed: ObservedCells) -> tuple[NDArray, NDArray]:
         """Return each cell's Y^T R^-1 Y by layer, as upper triangles (C, L, n), and its Y^T R^-1 d, (C, L, K)."""

@@ -40,7 +40,8 @@ def assimilator_metadata(
         planes: observation planes after the 69 channels, in order.
         method: one of `assimilators.networks.METHODS`.
         reach_km: distance beyond which a single observation has no noticeable influence.
-        more: `stepping` (`Stepping.as_dict`) where the graph makes one step of an iterative method.
+        more: `stepping` (`Stepping.as_dict`) where the graph makes one step of an iterative method;
+            `removes_model_bias`, which is False where the graph leaves the model's mean error in the background.
     """
     return {
         "kind": KIND,
@@ -62,6 +63,7 @@ class TrainedAssimilator:
 
     Attributes:
         metadata: all metadata of the file.
+        removes_model_bias: whether the graph takes the model's mean error off the background.
     """
 
     def __init__(self, path: Path | str, threads: int = 1) -> None:
@@ -78,6 +80,8 @@ class TrainedAssimilator:
         _check_units(self.path, self.metadata)
         self.planes: tuple[str, ...] = tuple(self.metadata["planes"])
         self.reach_km = float(self.metadata["reach_km"])
+        # All files that dacycle exported before they said so remove it.
+        self.removes_model_bias = bool(self.metadata.get("removes_model_bias", True))
         self._stepping = _stepping(self.path, self.metadata)
         self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, len(self.planes), self._stepping)
 

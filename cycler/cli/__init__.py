@@ -57,7 +57,8 @@ COMMANDS: dict[str, dict[str, str]] = {
     "models.training": {
         "backgrounds": "Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, "
         "or of cycles.",
-        "train": "Train a network, or estimate the ensemble of a recipe of `kind: oi`.",
+        "train": "Train a network, or estimate what a recipe of `kind: oi` (an ensemble) or `bias` (a model's mean "
+        "error) says.",
         "export": "Write a run's network as ONNX with its metadata and check it against torch.",
         "gate": "Judge a trained assimilator and write its card: parity, single observations, single analyses, cycles.",
         "evaluate": "Score single analyses of held-out backgrounds: errors over the globe, against the "
@@ -72,6 +73,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "cycles.benchmark": {
         "benchmark": "Compare methods on the same single analyses, and in the same cycles; run it again to continue.",
+    },
+    "cycles.sweep": {
+        "sweep": "Run methods and settings in the same cycles, and compare them; run it again to continue.",
     },
     "files.forecast": {
         "forecast": "Run a forecast model from a state in a file; write its states in the WeatherBench2 "

@@ -1,21 +1,24 @@
 """The inputs of an experiment, loaded once and checked to belong together before anything runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
+from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator, removes_model_bias
 from dacycle.assimilators.incremental import Incremental
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.forecast_adapter.grid import Grid, GridError, conservative_average, get_grid, regridding
 from dacycle.forecast_adapter.models.fengwu import RELEASES
-from dacycle.forecast_adapter.models.model import ForecastModel, ModelFileError, load_model
+from dacycle.forecast_adapter.models.model import ForecastModel, ModelFileError, OnnxForecastModel, load_model
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.products import open_states
+from dacycle.forecast_adapter.worlds.model_bias import ModelBias, ModelBiasError, bias_file
 from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import World, WorldError, load_world
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator
@@ -28,7 +31,10 @@ __all__ = ["Inputs", "absent_files", "cold_start", "cold_start_times", "load_inp
 
 @dataclass(frozen=True)
 class Inputs:
-    """Hold an experiment with its world, forecast model, assimilator, learned operator, sources and their checks."""
+    """Hold an experiment with its world, forecast model, assimilator, learned operator, sources and their checks.
+
+    `model_bias` is the mean error of the model, where the experiment removes it.
+    """
 
     experiment: Experiment
     world: World
@@ -37,6 +43,12 @@ class Inputs:
     sources: tuple[Source, ...]
     operator: LearnedOperator | None
     checks: Checks
+    model_bias: ModelBias | None = None
+
+    def unbiased(self, forecasts: NDArray, time: pd.Timestamp) -> NDArray:
+        """Return forecasts (..., 69, H, W) of one step to `time`, without the mean error if it is removed."""
+        bias = self.model_bias
+        return forecasts if bias is None else bias.removed(forecasts, np.datetime64(time, "h"))
 
     @property
     def observation_grid(self) -> Grid:
@@ -73,20 +85,22 @@ class Inputs:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of the experiment and of the files of model, assimilator and learned operator."""
+        """Return the SHA-256 of the experiment and of the files that it uses."""
+        files = {"operator": self.operator, "model_bias": self.model_bias}
         return {
             "experiment": self.experiment.digest,
             "model": self.model.digest,
             "assimilator": self.assimilator.digest,
-        } | ({} if self.operator is None else {"operator": self.operator.digest})
+        } | {key: file.digest for key, file in files.items() if file is not None}
 
 
-def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
+def load_inputs(experiment: Experiment, threads: int = 1, like: Inputs | None = None) -> Inputs:
     """Load what an experiment names.
 
     Args:
         experiment: the experiment.
         threads: threads of model and assimilator; other numbers round differently.
+        like: inputs of another experiment with as many threads; what both name alike is not loaded again.
 
     Raises:
         ExperimentError: something is unknown, unreadable, of another grid or of another world; the message names it.
@@ -94,18 +108,20 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     name = experiment.name
     try:
         world = load_world(experiment.world)
-        model = load_model(experiment.model, threads)
-        assimilator = _load_assimilator(experiment, world, threads)
-        operator = load_operator(experiment.operator, world, threads)
-        specs = [source.model_dump(mode="json") for source in experiment.observations]
-        sources = tuple(build_source(spec, world, experiment.seed) for spec in specs)
+        same = _Same(like, experiment)
+        model = same("model", lambda: load_model(experiment.model, threads))
+        assimilator = same("assimilator", lambda: _load_assimilator(experiment, world, threads))
+        operator = same("operator", lambda: load_operator(experiment.operator, world, threads))
+        sources = same("sources", lambda: _build_sources(experiment, world))
         checks = experiment.quality.checks()
-    except (WorldError, GridError, ModelFileError, AssimilatorError, ObservationError) as error:
+        bias = same("model_bias", lambda: _load_bias(model) if experiment.model_bias else None)
+    except (WorldError, GridError, ModelFileError, ModelBiasError, AssimilatorError, ObservationError) as error:
         raise ExperimentError(f"experiment {name}: {error}") from error
-    inputs = Inputs(experiment, world, model, assimilator, sources, operator, checks)
+    inputs = Inputs(experiment, world, model, assimilator, sources, operator, checks, bias)
     problems = [
         *_mixed(inputs),
         *_unpaired(inputs),
+        *_bias_twice(inputs),
         *_unknown_denials(inputs),
         *_unknown_errors(inputs),
         *_uncovered(inputs),
@@ -115,12 +131,69 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     return inputs
 
 
+_DEPEND_ON: dict[str, tuple[str, ...]] = {
+    "model": ("model",),
+    "assimilator": ("world", "assimilator", "ensemble", "tuning", "assimilation_grid"),
+    "operator": ("world", "operator"),
+    "sources": ("world", "observations", "seed"),
+    "model_bias": ("model", "model_bias"),
+}
+"""The keys of an experiment that decide each of its inputs."""
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class _Same:
+    """Take inputs of another experiment where the keys that decide them are alike."""
+
+    like: Inputs | None
+    experiment: Experiment
+
+    def __call__(self, name: str, load: Callable[[], Loaded]) -> Loaded:
+        keys, like = _DEPEND_ON[name], self.like
+        if like is None or any(getattr(like.experiment, key) != getattr(self.experiment, key) for key in keys):
+            return load()
+        loaded: Loaded = getattr(like, name)
+        return loaded
+
+
+def _build_sources(experiment: Experiment, world: World) -> tuple[Source, ...]:
+    specs = [source.model_dump(mode="json") for source in experiment.observations]
+    return tuple(build_source(spec, world, experiment.seed) for spec in specs)
+
+
 def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
     """Return the assimilator on the world's grid, if need be with increments from a coarser grid."""
     if experiment.assimilation_grid in (None, world.grid.name):
-        return load_assimilator(experiment.assimilator, world, threads, experiment.ensemble)
+        return load_assimilator(experiment.assimilator, world, threads, experiment.ensemble, experiment.tuning)
     coarse = world.on(get_grid(experiment.assimilation_grid))
-    return Incremental(load_assimilator(experiment.assimilator, coarse, threads), world.grid)
+    return Incremental(load_assimilator(experiment.assimilator, coarse, threads, tuning=experiment.tuning), world.grid)
+
+
+def _load_bias(model: ForecastModel) -> ModelBias:
+    """Return the mean error of a model, from the file beside its own.
+
+    Raises:
+        ModelBiasError: there is none, or it was made from forecasts of another model.
+    """
+    if not isinstance(model, OnnxForecastModel):
+        raise ModelBiasError(f"model_bias: model {model.name} has no file, beside which its mean error would be")
+    path = bias_file(model.path)
+    bias = ModelBias.load(path)
+    if bias.model != model.digest or not bias.grid.matches(model.grid):
+        raise ModelBiasError(f"{path}: is the mean error of another model than {model.name}; make it anew")
+    return bias
+
+
+def _bias_twice(inputs: Inputs) -> list[str]:
+    """Return a problem where the assimilator removes the model's mean error, which the cycle has removed before it."""
+    if inputs.model_bias is None or not removes_model_bias(inputs.assimilator):
+        return []
+    return [
+        f"model_bias: {inputs.assimilator.name} removes the model's mean error itself, and it would be removed twice; "
+        "leave model_bias out"
+    ]
 
 
 def _unpaired(inputs: Inputs) -> list[str]:

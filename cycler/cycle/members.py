@@ -46,6 +46,8 @@ def forecast(
 ) -> Forecast:
     """Return the background at `time`.
 
+    The mean error of the model is taken off where the experiment says so.
+
     Args:
         inputs: of the experiment.
         writer: holds the perturbations of the frames; where it has none, the first ones are drawn.
@@ -58,7 +60,7 @@ def forecast(
     """
     method = inputs.assimilator
     if not isinstance(method, EnsembleAssimilator):
-        return Forecast(next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0])
+        return Forecast(inputs.unbiased(next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], time))
     experiment = inputs.experiment
     before = now = None
     if not afresh:
@@ -69,6 +71,7 @@ def forecast(
         first = method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
         before, now = (first if kept is None else kept for kept in (before, now))
     forecasts = next(iter(inputs.model.forecast(_members(older, before), _members(newer, now), 1)))
+    forecasts = inputs.unbiased(forecasts, time)
     for number, state in enumerate(forecasts, 1):
         check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
     return Forecast(*method.background(forecasts, _generator(experiment, time, _MODEL_ERROR)), now)

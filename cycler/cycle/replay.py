@@ -68,7 +68,7 @@ def _refuse_changed_files(writer: Writer, inputs: Inputs) -> None:
     if last.digests["experiment"] != inputs.digests["experiment"]:
         return  # the last cycle belongs to the experiment that this one was forked from
     # Records older than learned operators name none; such a branch may continue with one.
-    recorded = [key for key in ("model", "assimilator", "operator") if key in last.digests]
+    recorded = [key for key in ("model", "assimilator", "operator", "model_bias") if key in last.digests]
     changed = [key for key in recorded if last.digests[key] != inputs.digests.get(key)]
     if changed:
         files = {key: getattr(inputs, key) for key in changed}

@@ -299,7 +299,7 @@ def _mean_trends(verification: Verification) -> list[dict[str, Any]]:
 def _digests(branch: Branch, records: list[CycleRecord]) -> list[tuple[str, str, str]]:
     """Return name, SHA-256 and cycles of everything that the records have a digest of."""
     rows = []
-    for key in ("experiment", "model", "assimilator", "operator"):
+    for key in ("experiment", "model", "assimilator", "operator", "model_bias"):
         with_key = [record for record in records if key in record.digests]
         for digest in dict.fromkeys(record.digests[key] for record in with_key):
             times = [record.id for record in with_key if record.digests[key] == digest]

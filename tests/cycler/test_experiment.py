@@ -49,6 +49,9 @@ def complaint(old: str, new: str) -> str:
     ("old", "new", "expected"),
     [
         ("world:", "wolrd:", "demo.yaml:2: wolrd: unknown key; did you mean world?"),
+        ("seed: 1", "tuning: {inflatoin: 0.3}\nseed: 1", "tuning: inflatoin: unknown key; did you mean inflation?"),
+        ("seed: 1", "tuning: {block: 0}\nseed: 1", "block is 1 or more cells"),
+        ("seed: 1", "model_bias: yes\nseed: 1", "model_bias"),
         ("world: demonstration\n", "", "world: this key is required"),
         ("increment_limit", "increment_limits", "demo.yaml:13: guards.increment_limits: unknown key; did you mean"),
         (
@@ -212,3 +215,16 @@ def test_withheld_regions_are_a_share():
     assert "withhold_regions" not in parse_experiment(GOOD, "demo").as_dict()
     with pytest.raises(ExperimentError, match="withhold_regions"):
         parse_experiment(GOOD + "withhold_regions: 1.0\n", "demo")
+
+
+def test_the_tuning_of_a_method_is_part_of_its_experiment_and_survives_a_file():
+    plain = parse_experiment(GOOD, "demo.yaml")
+    tuned = parse_experiment(GOOD + "tuning: {inflation: 0.3, shift: 11.25, block: 2}\n", "demo.yaml")
+    assert "tuning" not in plain.as_dict()
+    assert tuned.as_dict()["tuning"] == {"inflation": 0.3, "shift": 11.25, "block": 2}
+    assert parse_experiment(write_experiment(tuned.as_dict()), "again.yaml") == tuned
+    assert "tuning" not in tuned.free_run().as_dict()
+    method = load_inputs(tuned.model_copy(update={"observations": ()})).assimilator
+    assert (method.tuning.inflation, method.tuning.distance_km, method.tuning.block) == (0.3, 3000, 2)
+    with pytest.raises(ExperimentError, match="tuning goes with oi"):
+        load_inputs(tuned.model_copy(update={"assimilator": "fnp"}))

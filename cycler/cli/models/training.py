@@ -19,6 +19,7 @@ from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.judging.evaluation import evaluate as evaluate_assimilator
 from dacycle.assimilators.judging.operator_scores import score_operator
 from dacycle.assimilators.sampling.backgrounds import held_out
+from dacycle.assimilators.sampling.model_bias import estimate_bias
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.training.recipe import (
     AssimilatorRecipe,
@@ -89,13 +90,16 @@ def backgrounds(
 def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, e.g. deploy/recipes/fnp-cpu.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder with the years, instead of the recipe's.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder with the years, or with the backgrounds of `kind: bias`, instead of the recipe's."),
+    ] = None,
     estimate: Annotated[
         str | None,
         typer.Option(metavar="GRID", help="Do not train; print the cost of training an assimilator on this grid."),
     ] = None,
 ) -> None:
-    """Train a network, or estimate the ensemble of a recipe of `kind: oi`.
+    """Train a network, or estimate what a recipe of `kind: oi` (an ensemble) or `bias` (a model's mean error) says.
 
     A network needs the extra `train`. Run the same command again to continue an interrupted training.
 
@@ -103,8 +107,14 @@ def train(
 
     Example: dacycle train deploy/recipes/era5/fnp.yaml --estimate 1.40625deg
     """
-    folder = out or Path("runs") / recipe.stem
-    if recipe_kind(recipe) == "oi":
+    folder, kind = out or Path("runs") / recipe.stem, recipe_kind(recipe)
+    if kind == "bias":
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{recipe.stem}.nc"
+        estimate_bias(recipe, path, data)
+        typer.echo(f"estimated: {path}; copy it beside the model's file, as its name with `.bias.nc`")
+        return
+    if kind == "oi":
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{recipe.stem}.nc"
         estimate_from_recipe(recipe, path, data)

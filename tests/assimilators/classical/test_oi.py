@@ -44,6 +44,41 @@ def test_equals_the_dense_kalman_solution_without_localisation(inflation: float)
     np.testing.assert_allclose(case.increment(oi) / scale, expected / scale, atol=2e-4)
 
 
+def test_shifted_members_give_the_mean_of_the_three_covariances() -> None:
+    error = make_error(SMALL, members=30)
+    oi = OptimalInterpolation(error, Tuning(0.6, np.inf, shift=45.0))
+    case = Case(SMALL).observe_many(250, 0.7 * error.std)
+    members = np.concatenate([np.roll(error.members, cells, axis=-1) for cells in (-1, 0, 1)])
+    wide = replace(error, members=members * np.float32(np.sqrt((len(members) - 1) / (3 * (len(error.members) - 1)))))
+    expected = kalman(wide, case, 0.6)
+    scale = error.std[:, None, None]
+    np.testing.assert_allclose(case.increment(oi) / scale, expected / scale, atol=2e-4)
+
+
+def test_weights_of_blocks_are_interpolated() -> None:
+    """They vary smoothly: an analysis hardly differs from that with weights in every cell."""
+    error = make_error(distance_km=3000.0)
+    case = Case(GRID).observe_many(3000, 0.7 * error.std)
+    every, block = (case.increment(OptimalInterpolation(error, Tuning(1.0, 3000.0, block=n))) for n in (1, 2))
+    difference = np.square((block - every) / error.std[:, None, None]).mean()
+    assert 0 < difference < 0.02 * np.square(every / error.std[:, None, None]).mean()
+
+
+def test_beyond_reach_blocks_return_the_background_bit_for_bit() -> None:
+    oi = OptimalInterpolation(make_error(), Tuning(1.0, 1500.0, block=2))
+    case = Case(GRID).observe("z500", 16, 0, 100.0, 10.0)
+    analysis = oi.analyse(case.background, case.values, case.errors)
+    assert analysis.state[0, :, :8].tobytes() == case.background[0, :, :8].tobytes()
+    assert analysis.state[0, :, 16, 24:40].tobytes() == case.background[0, :, 16, 24:40].tobytes()
+    assert 0 < analysis.diagnostics["cells_in_reach"][0] < 200
+
+
+@pytest.mark.parametrize("wrong", [{"shift": -1.0}, {"block": 0}, {"shift": 180.0}])
+def test_settings_that_have_no_meaning_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(AssimilatorError, match="shift is 0 or more degrees"):
+        Tuning(**wrong)
+
+
 def test_one_observation_gives_the_scalar_answer(oi: OptimalInterpolation) -> None:
     row, column, channel = 9, 20, index("t850")
     error = make_error()
