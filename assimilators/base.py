@@ -50,7 +50,7 @@ LOADERS: dict[str, str] = {
 """Suffix of an assimilator's file, and the module whose `load(path, world, threads)` reads it, imported when needed."""
 
 ENSEMBLE_METHODS = ("hybrid", "letkf")
-"""Methods that carry an ensemble from cycle to cycle; `ensemble.filters` loads them."""
+"""Methods that need an ensemble from cycle to cycle; `ensemble.filters` loads them. Others may have one, too."""
 
 RENAMED = {"sda": "diffusion", "slam": "latent-diffusion"}
 """Former names of methods, which are still understood.
@@ -134,10 +134,14 @@ class EnsembleAssimilator(Assimilator, Protocol):
 
     Attributes:
         size: N.
+        controlled: whether the chain goes its own way, as without members; else its background is the mean of their
+            forecasts.
     """
 
     @property
     def size(self) -> int: ...
+    @property
+    def controlled(self) -> bool: ...
 
     def first_members(self, generator: np.random.Generator) -> NDArray:
         """Return the perturbations of both frames where there are none yet."""
@@ -147,8 +151,8 @@ class EnsembleAssimilator(Assimilator, Protocol):
         """Return the background (69, H, W) and its perturbations, of members' forecasts (N, 69, H, W)."""
         ...
 
-    def with_members(self, perturbations: NDArray) -> Assimilator:
-        """Return the assimilator of one chain whose background has these perturbations."""
+    def with_members(self, perturbations: NDArray, generator: np.random.Generator) -> Assimilator:
+        """Return the assimilator of one chain whose background has these perturbations, which draws by `generator`."""
         ...
 
 
@@ -192,19 +196,29 @@ def known_assimilators() -> list[str]:
 def load_assimilator(
     name_or_file: str | Path, world: "World", threads: int = 1, ensemble: "EnsembleSettings | None" = None
 ) -> Assimilator:
-    """Load the assimilator of that name, or of that file, for a world; `ensemble` is for methods with members only.
+    """Load the assimilator of that name, or of that file, for a world.
+
+    Args:
+        name_or_file: of the method.
+        world: whose states it corrects.
+        threads: of its products; another number rounds differently.
+        ensemble: settings of a filter's members, or of those that another method is to have.
 
     Raises:
         AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
             or it was made for another grid, world or set of channels (says what differs).
     """
     name = current_name(str(name_or_file))
-    if name in _METHODS:
-        return _METHODS[name](world, threads)
     if name in ENSEMBLE_METHODS:
         filters = import_module("dacycle.assimilators.ensemble.filters")
         of_members: Assimilator = filters.load(name, world, ensemble, threads)
         return of_members
+    if ensemble is not None:
+        perturbed = import_module("dacycle.assimilators.ensemble.perturbed")
+        of_analyses: Assimilator = perturbed.load(load_assimilator(name, world, threads), world, ensemble)
+        return of_analyses
+    if name in _METHODS:
+        return _METHODS[name](world, threads)
     path = packaged_assimilators().get(name, Path(name_or_file))
     if not path.is_file():
         known = ", ".join(known_assimilators())

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from dacycle.assimilators.base import ENSEMBLE_METHODS
-from dacycle.assimilators.ensemble.settings import EnsembleSettings
+from dacycle.assimilators.ensemble.settings import OF_FILTERS, EnsembleSettings
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
@@ -319,7 +319,8 @@ class Experiment(Strict):
     assimilator: str
     """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, a file, or `none`."""
     ensemble: EnsembleSettings | None = None
-    """The ensemble of `letkf` and `hybrid`, where it differs from the default one."""
+    """The ensemble of `letkf` and `hybrid`, where it differs from the default one; with another method: it runs for
+    members, too, with perturbed observations and backgrounds, which gives a spread."""
     assimilation_grid: str | None = None
     """The assimilator's grid where it is coarser than the model's; then only increments are interpolated to `grid`."""
     operator: str | None = None
@@ -352,11 +353,12 @@ class Experiment(Strict):
     def _consistent(self) -> "Experiment":
         if self.end is not None and self.end < self.start:
             raise ValueError(f"end {cycle_id(self.end)} is before start {cycle_id(self.start)}")
-        with_members = self.assimilator in ENSEMBLE_METHODS
-        if self.ensemble is not None and not with_members:
+        is_filter = self.assimilator in ENSEMBLE_METHODS
+        foreign = sorted(self.ensemble.model_fields_set & set(OF_FILTERS)) if self.ensemble and not is_filter else []
+        if foreign:
             names = " and ".join(ENSEMBLE_METHODS)
-            raise ValueError(f"ensemble goes with {names}, not with {self.assimilator}; leave it out")
-        if with_members and self.assimilation_grid not in (None, self.grid):
+            raise ValueError(f"ensemble.{foreign[0]} goes with {names}, not with {self.assimilator}; leave it out")
+        if self.members is not None and self.assimilation_grid not in (None, self.grid):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.cold_start.from_ is not None:
             donor, time = parse_donor(self.cold_start.from_)
@@ -372,10 +374,19 @@ class Experiment(Strict):
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
         content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True) or None
-        if self.assimilator in ENSEMBLE_METHODS:  # with the default settings, which another version may change
-            content["ensemble"] = (self.ensemble or EnsembleSettings()).model_dump(mode="json", exclude_none=True)
+        if self.members is not None:  # with the default settings, which another version may change
+            others = () if self.assimilator in ENSEMBLE_METHODS else OF_FILTERS
+            content["ensemble"] = self.members.model_dump(mode="json", exclude_none=True, exclude=set(others))
         # Unused keys are left out, so that experiments that are older than a key keep their digest.
         return {key: value for key, value in content.items() if value is not None or key == "end"}
+
+    @property
+    def members(self) -> EnsembleSettings | None:
+        """Return the settings of the members, with the method's defaults; None without members."""
+        is_filter = self.assimilator in ENSEMBLE_METHODS
+        if self.ensemble is None and not is_filter:
+            return None
+        return (self.ensemble or EnsembleSettings()).completed(is_filter)
 
     @property
     def digest(self) -> str:

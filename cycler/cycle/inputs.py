@@ -118,7 +118,7 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
 def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
     """Return the assimilator on the world's grid, if need be with increments from a coarser grid."""
     if experiment.assimilation_grid in (None, world.grid.name):
-        return load_assimilator(experiment.assimilator, world, threads, experiment.ensemble)
+        return load_assimilator(experiment.assimilator, world, threads, experiment.members)
     coarse = world.on(get_grid(experiment.assimilation_grid))
     return Incremental(load_assimilator(experiment.assimilator, coarse, threads), world.grid)
 

@@ -17,7 +17,7 @@ from dacycle.forecast_adapter.state import check_array
 
 __all__ = ["forecast", "refuse_other_members", "with_members"]
 
-_FIRST, _MODEL_ERROR = range(2)
+_FIRST, _MODEL_ERROR, _OBSERVATIONS = range(3)
 """What is drawn."""
 
 
@@ -38,7 +38,7 @@ def forecast(
     """
     method = inputs.assimilator
     if not isinstance(method, EnsembleAssimilator):
-        return next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], None
+        return _one(inputs, older, newer), None
     experiment = inputs.experiment
 
     def perturbations(at: pd.Timestamp) -> NDArray:
@@ -51,7 +51,13 @@ def forecast(
     forecasts = next(iter(inputs.model.forecast(before, now, 1)))
     for number, state in enumerate(forecasts, 1):
         check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
-    return method.background(forecasts, _generator(experiment, time, _MODEL_ERROR))
+    mean, found = method.background(forecasts, _generator(experiment, time, _MODEL_ERROR))
+    return _one(inputs, older, newer) if method.controlled else mean, found
+
+
+def _one(inputs: Inputs, older: NDArray, newer: NDArray) -> NDArray:
+    """Return the forecast (69, H, W) of one chain, which no other one in a batch can round differently."""
+    return next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0]
 
 
 def refuse_other_members(inputs: Inputs, writer: Writer) -> None:
@@ -65,11 +71,12 @@ def refuse_other_members(inputs: Inputs, writer: Writer) -> None:
         )
 
 
-def with_members(method: Assimilator, perturbations: NDArray | None) -> Assimilator:
+def with_members(inputs: Inputs, time: pd.Timestamp, perturbations: NDArray | None) -> Assimilator:
     """Return the assimilator of a cycle whose background has these perturbations, which are None without members."""
+    method = inputs.assimilator
     if perturbations is None or not isinstance(method, EnsembleAssimilator):
         return method
-    return method.with_members(perturbations)
+    return method.with_members(perturbations, _generator(inputs.experiment, time, _OBSERVATIONS))
 
 
 def _members(frame: NDArray, perturbations: NDArray) -> NDArray[np.float32]:

@@ -164,7 +164,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         values, errors = np.zeros_like(values), np.zeros_like(errors)
     with watch("analysis"):
         step = assimilate(
-            with_members(inputs.assimilator, members),
+            with_members(inputs, time, members),
             background[None], values, errors, inputs.experiment.guards.of_step(),
             observed.background_error.on(inputs.world.grid), _usual_increment(past),
             cold=_is_cold(inputs.experiment, time),
