@@ -290,6 +290,8 @@ class DriftSettings(Strict):
     """Hours of the day (UTC) whose analyses start a forecast."""
     lead: Duration = pd.Timedelta(hours=240)
     """Longest lead of these forecasts, a multiple of 6 h such as `240h` or `10d`."""
+    members: int | None = Field(default=None, ge=3)
+    """Number of members whose forecasts are made and scored, too, in a run that has some; default: none."""
     free_run: bool = True
     """Whether NAME-free, the same run without assimilation, is also made."""
 
@@ -358,6 +360,10 @@ class Experiment(Strict):
         if foreign:
             names = " and ".join(ENSEMBLE_METHODS)
             raise ValueError(f"ensemble.{foreign[0]} goes with {names}, not with {self.assimilator}; leave it out")
+        available = 0 if self.members is None else self.members.members
+        if (self.drift.members or 0) > available:
+            have = f"the run has {available}" if available else "the run has none; the key ensemble gives it some"
+            raise ValueError(f"drift.members is {self.drift.members}, but {have}")
         if self.members is not None and self.assimilation_grid not in (None, self.grid):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.cold_start.from_ is not None:
@@ -373,6 +379,7 @@ class Experiment(Strict):
         """Return the experiment as plain values, as in YAML or JSON."""
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
+        content["drift"] = {k: v for k, v in content["drift"].items() if v is not None}
         content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True) or None
         if self.members is not None:  # with the default settings, which another version may change
             others = () if self.assimilator in ENSEMBLE_METHODS else OF_FILTERS
@@ -411,7 +418,7 @@ class Experiment(Strict):
 
         It removes no station biases, since departures from a free run do not measure a station.
         """
-        drift = self.drift.model_copy(update={"free_run": False})
+        drift = self.drift.model_copy(update={"free_run": False, "members": None})
         without = {"assimilator": "none", "ensemble": None, "assimilation_grid": None, "bias": None}
         return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 

@@ -26,7 +26,7 @@ class EnsembleSettings(Strict):
     """Relaxation of the perturbations to those of the background: 0 is none, 1 would restore them."""
     additive: float | None = Field(default=None, ge=0)
     """Size of the samples of the model's error that background members get, as a share of the static ensemble's;
-    default: 0.04 of `letkf` and `hybrid`, 0.1 of others."""
+    default: 0.04 of `letkf` and `hybrid`, 0.16 of others."""
     static_share: float | None = Field(default=None, gt=0, lt=1)
     """Share of the static ensemble in the covariance of `hybrid`; default: a half."""
     static: str = "oi"
@@ -40,7 +40,7 @@ class EnsembleSettings(Strict):
 
     def additive_of(self, of_filter: bool) -> float:
         """Return `additive`, or its default, of a filter or of another method."""
-        return (0.04 if of_filter else 0.1) if self.additive is None else self.additive
+        return (0.04 if of_filter else 0.16) if self.additive is None else self.additive
 
 
 OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "static_share")

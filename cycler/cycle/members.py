@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, EnsembleAssimilator
 from dacycle.cycler.archive.branches import Writer
+from dacycle.cycler.archive.members import around
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
-from dacycle.forecast_adapter.channels import GROUPS
 from dacycle.forecast_adapter.state import check_array
 
 __all__ = ["forecast", "refuse_other_members", "with_members"]
@@ -47,7 +47,7 @@ def forecast(
             return kept
         return method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
 
-    before, now = _members(older, perturbations(time - 2 * STEP)), _members(newer, perturbations(time - STEP))
+    before, now = around(older, perturbations(time - 2 * STEP)), around(newer, perturbations(time - STEP))
     forecasts = next(iter(inputs.model.forecast(before, now, 1)))
     for number, state in enumerate(forecasts, 1):
         check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
@@ -77,14 +77,6 @@ def with_members(inputs: Inputs, time: pd.Timestamp, perturbations: NDArray | No
     if perturbations is None or not isinstance(method, EnsembleAssimilator):
         return method
     return method.with_members(perturbations, _generator(inputs.experiment, time, _OBSERVATIONS))
-
-
-def _members(frame: NDArray, perturbations: NDArray) -> NDArray[np.float32]:
-    """Return the members (N, 69, H, W) around a frame (69, H, W), with humidity at least 0."""
-    members = frame + perturbations
-    humidity = members[:, GROUPS["q"]]
-    members[:, GROUPS["q"]] = np.maximum(humidity, 0)
-    return members
 
 
 def _generator(experiment: Experiment, time: pd.Timestamp, what: int) -> np.random.Generator:

@@ -196,7 +196,7 @@ def test_experiments_name_their_ensemble_even_by_default(content):
     assert "ensemble" not in replays.experiment(plain | {"assimilator": "oi"}).as_dict()
     assert "ensemble" not in replays.experiment(content | {"drift": {}}).free_run().as_dict()
     other = replays.experiment(plain | {"assimilator": "nudge", "ensemble": {"members": 10}}).as_dict()["ensemble"]
-    assert other == {"members": 10, "additive": 0.1, "static": "oi", "least_spread": 0.1}
+    assert other == {"members": 10, "additive": 0.16, "static": "oi", "least_spread": 0.1}
     assert replays.experiment(plain).as_dict()["ensemble"]["additive"] == 0.04
 
 
