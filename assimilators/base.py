@@ -52,7 +52,7 @@ LOADERS: dict[str, str] = {
 """Suffix of an assimilator's file, and the module whose `load(path, world, threads)` reads it, imported when needed."""
 
 ENSEMBLE_METHODS = ("hybrid", "letkf")
-"""Methods that carry an ensemble from cycle to cycle; `ensemble.filters` loads them."""
+"""Methods that need an ensemble from cycle to cycle; `ensemble.filters` loads them. Others may have one, too."""
 
 RENAMED = {"sda": "diffusion", "slam": "latent-diffusion"}
 """Former names of methods, which are still understood.
@@ -151,10 +151,14 @@ class EnsembleAssimilator(Assimilator, Protocol):
 
     Attributes:
         size: N.
+        controlled: whether the chain goes its own way, as without members; else its background is the mean of their
+            forecasts.
     """
 
     @property
     def size(self) -> int: ...
+    @property
+    def controlled(self) -> bool: ...
 
     def first_members(self, generator: np.random.Generator) -> NDArray:
         """Return the perturbations of both frames where there are none yet."""
@@ -164,10 +168,13 @@ class EnsembleAssimilator(Assimilator, Protocol):
         """Return the background (69, H, W) and its perturbations, of members' forecasts (N, 69, H, W)."""
         ...
 
-    def with_members(self, perturbations: NDArray, older: NDArray | None = None) -> Assimilator:
-        """Return the assimilator of one chain whose background has these perturbations.
+    def with_members(
+        self, perturbations: NDArray, generator: np.random.Generator, older: NDArray | None = None
+    ) -> Assimilator:
+        """Return the assimilator of one chain whose background has these perturbations, which draws by `generator`.
 
-        With `older`, the perturbations 6 h before from which they were forecast, its analysis corrects that frame too.
+        With `older`, the perturbations 6 h before from which they were forecast, the analysis of a filter corrects that
+        frame too; other methods have no weights for it.
         """
         ...
 
@@ -225,10 +232,10 @@ def load_assimilator(
     """Load the assimilator of that name, or of that file, for a world.
 
     Args:
-        name_or_file: what the experiment names.
-        world: the world.
-        threads: of the method.
-        ensemble: settings of a method with members.
+        name_or_file: of the method.
+        world: whose states it corrects.
+        threads: of its products; another number rounds differently.
+        ensemble: settings of a filter's members, or of those that another method is to have.
         tuning: settings (`classical.background_error.Tuning`) in place of those of a file of background errors.
 
     Raises:
@@ -239,12 +246,17 @@ def load_assimilator(
     path = packaged_assimilators().get(name, Path(name_or_file))
     if tuning is not None and path.suffix != ".nc":
         raise AssimilatorError(f"tuning goes with oi, or another file of background errors, not with {name}")
-    if name in _METHODS:
-        return _METHODS[name](world, threads)
     if name in ENSEMBLE_METHODS:
         filters = import_module("dacycle.assimilators.ensemble.filters")
         of_members: Assimilator = filters.load(name, world, ensemble, threads)
         return of_members
+    if ensemble is not None:
+        perturbed = import_module("dacycle.assimilators.ensemble.perturbed")
+        single = load_assimilator(name, world, threads, tuning=tuning)
+        of_analyses: Assimilator = perturbed.load(single, world, ensemble)
+        return of_analyses
+    if name in _METHODS:
+        return _METHODS[name](world, threads)
     if not path.is_file():
         known = ", ".join(known_assimilators())
         raise AssimilatorError(f"there is no assimilator {name!r}: neither a file nor one of the known names ({known})")

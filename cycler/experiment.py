@@ -26,7 +26,7 @@ from pydantic import (
 
 from dacycle.assimilators.base import ENSEMBLE_METHODS
 from dacycle.assimilators.classical.background_error import Tuning
-from dacycle.assimilators.ensemble.settings import EnsembleSettings
+from dacycle.assimilators.ensemble.settings import OF_FILTERS, EnsembleSettings
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, suggestion, write_yaml
 from dacycle.common.errors import DacycleError
@@ -309,6 +309,8 @@ class DriftSettings(Strict):
     """Hours of the day (UTC) whose analyses start a forecast."""
     lead: Duration = pd.Timedelta(hours=240)
     """Longest lead of these forecasts, a multiple of 6 h such as `240h` or `10d`."""
+    members: int | None = Field(default=None, ge=3)
+    """Number of members whose forecasts are made and scored, too, in a run that has some; default: none."""
     free_run: bool = True
     """Whether NAME-free, the same run without assimilation, is also made."""
 
@@ -344,7 +346,8 @@ class Experiment(Strict):
     tuning: OiTuning = Field(default=None, description="inflation, distance_km, shift and block of oi")
     """Settings of `oi`, or of another file of background errors, in place of those that its file holds."""
     ensemble: EnsembleSettings | None = None
-    """The ensemble of `letkf` and `hybrid`, where it differs from the default one."""
+    """The ensemble of `letkf` and `hybrid`, where it differs from the default one; with another method: it runs for
+    members, too, with perturbed observations and backgrounds, which gives a spread."""
     assimilation_grid: str | None = None
     """The assimilator's grid where it is coarser than the model's; then only increments are interpolated to `grid`."""
     operator: str | None = None
@@ -377,17 +380,22 @@ class Experiment(Strict):
     def _consistent(self) -> "Experiment":
         if self.end is not None and self.end < self.start:
             raise ValueError(f"end {cycle_id(self.end)} is before start {cycle_id(self.start)}")
-        with_members = self.assimilator in ENSEMBLE_METHODS
-        if self.ensemble is not None and not with_members:
+        is_filter = self.assimilator in ENSEMBLE_METHODS
+        foreign = sorted(self.ensemble.model_fields_set & set(OF_FILTERS)) if self.ensemble and not is_filter else []
+        if foreign:
             names = " and ".join(ENSEMBLE_METHODS)
-            raise ValueError(f"ensemble goes with {names}, not with {self.assimilator}; leave it out")
-        if self.frames == "smoothed" and not with_members:
+            raise ValueError(f"ensemble.{foreign[0]} goes with {names}, not with {self.assimilator}; leave it out")
+        available = 0 if self.members is None else self.members.members
+        if (self.drift.members or 0) > available:
+            have = f"the run has {available}" if available else "the run has none; the key ensemble gives it some"
+            raise ValueError(f"drift.members is {self.drift.members}, but {have}")
+        if self.frames == "smoothed" and not is_filter:
             names = " and ".join(ENSEMBLE_METHODS)
             raise ValueError(
-                f"frames: smoothed goes with {names}, whose members tell how the two frames belong together, not with "
-                f"{self.assimilator}; say newest, both, or {{both: SHARE}}"
+                f"frames: smoothed goes with {names}, whose weights serve both frames, not with {self.assimilator}; say "
+                "newest, both, or {both: SHARE}"
             )
-        if with_members and self.assimilation_grid not in (None, self.grid):
+        if self.members is not None and self.assimilation_grid not in (None, self.grid):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.cold_start.from_ is not None:
             donor, time = parse_donor(self.cold_start.from_)
@@ -402,11 +410,21 @@ class Experiment(Strict):
         """Return the experiment as plain values, as in YAML or JSON."""
         content = self.model_dump(mode="json", by_alias=True)
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
+        content["drift"] = {k: v for k, v in content["drift"].items() if v is not None}
         content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True) or None
-        if self.assimilator in ENSEMBLE_METHODS:  # with the default settings, which another version may change
-            content["ensemble"] = (self.ensemble or EnsembleSettings()).model_dump(mode="json", exclude_none=True)
+        if self.members is not None:  # with the default settings, which another version may change
+            others = () if self.assimilator in ENSEMBLE_METHODS else OF_FILTERS
+            content["ensemble"] = self.members.model_dump(mode="json", exclude_none=True, exclude=set(others))
         # Unused keys are left out, so that experiments that are older than a key keep their digest.
         return {key: value for key, value in content.items() if value is not None or key == "end"}
+
+    @property
+    def members(self) -> EnsembleSettings | None:
+        """Return the settings of the members, with the method's defaults; None without members."""
+        is_filter = self.assimilator in ENSEMBLE_METHODS
+        if self.ensemble is None and not is_filter:
+            return None
+        return (self.ensemble or EnsembleSettings()).completed(is_filter)
 
     @property
     def digest(self) -> str:
@@ -431,7 +449,7 @@ class Experiment(Strict):
 
         It removes no station biases, since departures from a free run do not measure a station.
         """
-        drift = self.drift.model_copy(update={"free_run": False})
+        drift = self.drift.model_copy(update={"free_run": False, "members": None})
         without = {"assimilator": "none", "ensemble": None, "tuning": None, "assimilation_grid": None, "bias": None}
         return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 

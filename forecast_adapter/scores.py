@@ -25,6 +25,7 @@ __all__ = [
     "REGIONS",
     "anomaly_correlation",
     "bias",
+    "ensemble_crps",
     "error_scores",
     "gaussian_crps",
     "high_wavenumber_divergence",
@@ -218,6 +219,19 @@ def gaussian_crps(mean: Array, spread: Array, truth: Array) -> Array:
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     crps = safe * (z * erf(z / np.sqrt(2)) + 2 * density - 1 / np.sqrt(np.pi))
     return np.where(spread > 0, crps, np.abs(error))
+
+
+def ensemble_crps(members: Array, truth: Array) -> Array:
+    """Return the fair continuous ranked probability score of M members (M, ...) at every point, in their unit.
+
+    mean|x_i - y| - sum|x_i - x_j| / (2 M (M-1)): its expectation is that of infinitely many members of the same
+    distribution (Ferro 2014, doi:10.1002/qj.2270). It can be below 0 at a point.
+    """
+    count = len(members)
+    ordered = np.sort(np.asarray(members, np.float64), axis=0)
+    factors = 2 * np.arange(count) - count + 1  # of each member in half the sum of all differences
+    differences = np.einsum("m,m...->...", factors, ordered)
+    return np.abs(ordered - truth).mean(axis=0) - differences / (count * (count - 1))
 
 
 def lead_time_lost(leads: Array, errors: Array, reference_errors: Array) -> Array:

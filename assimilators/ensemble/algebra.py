@@ -13,7 +13,7 @@ dimensions are batches, such as grid points.
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["mean_weights", "relax_spread", "spread", "square_root", "vertical_localisation"]
+__all__ = ["collapse", "mean_weights", "relax_spread", "spread", "square_root", "vertical_localisation"]
 
 
 def mean_weights(information: NDArray, projected: NDArray) -> NDArray:
@@ -65,3 +65,24 @@ def vertical_localisation(of_states: NDArray, of_observations: NDArray, correlat
     """
     table = correlation[np.ix_(of_states, of_observations)]
     return np.where(of_observations < 0, 1, table).astype(np.float32)
+
+
+def collapse(departures: NDArray, spreads: NDArray, least: float, remedy: str) -> str:
+    """Return what is wrong with the spread of a background; empty where nothing is.
+
+    The square of a departure is that of the observation's error plus the variance of the background's error.
+
+    Args:
+        departures: in standard deviations of the observations' errors.
+        spreads: of the background where these observations are, in the same unit.
+        least: share of the background's error, as departures imply it, that the spread must have.
+        remedy: settings that keep more of it.
+    """
+    implied = np.square(departures, dtype=np.float64).sum() - departures.size
+    share = np.sqrt(np.square(spreads, dtype=np.float64).sum() / implied) if implied > 0 else np.inf
+    if share >= least:
+        return ""
+    return (
+        f"the ensemble has collapsed: its spread is {share:.2g} of the error that departures imply, the least is "
+        f"{least:g}; a larger {remedy} keeps more of it"
+    )

@@ -12,18 +12,18 @@ background member gets: perturbations of the initial state do not show what the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from dacycle.assimilators.base import Analysis, AssimilatorError, OlderFrame, check_fits, packaged_assimilators
+from dacycle.assimilators.base import Analysis, AssimilatorError, OlderFrame
 from dacycle.assimilators.classical.background_error import BackgroundError, shifted
 from dacycle.assimilators.classical.localisation import Blocks, Surroundings, gaspari_cohn, triangle
 from dacycle.assimilators.classical.observed import ObservedCells, check_fields, observed_cells
 from dacycle.assimilators.ensemble.algebra import (
+    collapse,
     mean_weights,
     relax_spread,
     spread,
@@ -31,6 +31,7 @@ from dacycle.assimilators.ensemble.algebra import (
     vertical_localisation,
 )
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
+from dacycle.assimilators.ensemble.static import Draws, load_static
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES
 
 if TYPE_CHECKING:
@@ -63,16 +64,13 @@ class EnsembleFilter:
         threads: threads of the matrix products; the same number gives the same bits.
     """
 
+    controlled = False
+
     def __init__(self, name: str, error: BackgroundError, settings: EnsembleSettings, threads: int = 1) -> None:
         self.name, self.settings = name, settings
         self.grid, self.world, self.digest = error.grid, error.world, error.digest
         self.planes: tuple[str, ...] = () if error.olr is None else ("olr",)
-        self.size = settings.members
-        if self.size > len(error.members):
-            raise AssimilatorError(
-                f"{name}: {self.size} members, but the static ensemble {settings.static} that the first ones are "
-                f"drawn from has {len(error.members)}"
-            )
+        self.size, self._draws = settings.members, Draws(name, error, settings, settings.additive_of(True))
         self._error, self._inflation = error, error.tuning.inflation_by_channel()[:, None, None]
         self._olr = None if error.olr is None else error.olr.operator
         self._share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
@@ -85,24 +83,24 @@ class EnsembleFilter:
         self._threads, self._pools = threads, ThreadpoolController()
 
     def first_members(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        """Return perturbations (N, 69, H, W), SI, for both frames of a cold start: the static ensemble, inflated."""
-        return self._draw(generator) * self._inflation
+        """Return the perturbations of both frames where there are none yet; see `Draws.first_members`."""
+        return self._draws.first_members(generator)
 
     def background(self, forecasts: NDArray, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
-        """Return the mean (69, H, W) of the members' forecasts (N, 69, H, W), and their perturbations.
+        """Return the mean of the members' forecasts, and their perturbations; see `Draws.background`."""
+        return self._draws.background(forecasts, generator)
 
-        Each perturbation has a sample of the model's error added.
-        """
-        mean = forecasts.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return mean, forecasts - mean + np.float32(self.settings.additive) * self._draw(generator)
-
-    def with_members(self, perturbations: NDArray, older: NDArray | None = None) -> "Update":
+    def with_members(
+        self, perturbations: NDArray, generator: np.random.Generator, older: NDArray | None = None
+    ) -> "Update":
         """Return the assimilator of one chain whose background has these perturbations (N, 69, H, W), SI.
 
         Args:
             perturbations: of the background.
-            older: those of the frame 6 h before, from which they were forecast. With them the analysis corrects that
-                frame as well, by the same weights (an ensemble smoother: Evensen and van Leeuwen 2000).
+            generator: not used: nothing is drawn.
+            older: perturbations of the frame 6 h before, from which those of the background were forecast. With them
+                the analysis corrects that frame as well, by the same weights (an ensemble smoother: Evensen and van
+                Leeuwen 2000).
         """
         return Update(self, perturbations, older)
 
@@ -119,13 +117,6 @@ class EnsembleFilter:
         check_fields(self.name, self.grid, self.planes, background, values, errors)
         with self._pools.limit(limits=self._threads, user_api="blas"):
             return self._update(background[0], perturbations, older, values[0], errors[0])
-
-    def _draw(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        """Return N of the static members (N, 69, H, W), with random signs and without their mean."""
-        chosen = generator.choice(len(self._error.members), self.size, replace=False)
-        signs = generator.choice(np.array([-1, 1], np.float32), self.size)
-        drawn = self._error.members[chosen] * signs[:, None, None, None]
-        return drawn - drawn.mean(axis=0)
 
     def _static_part(self) -> NDArray[np.float32]:
         """Return the static ensemble's share of P, with its equivalents: (cells, 69 + M, S); S is 0 without a share."""
@@ -243,20 +234,10 @@ class EnsembleFilter:
         return relax_spread(mixed, background, self.settings.rtps).astype(np.float32)
 
     def _doubt(self, members: NDArray, observed: ObservedCells) -> str:
-        """Return what is wrong with the spread of the background; empty where nothing is.
-
-        The square of a departure is that of the observation's error plus the variance of the background's error.
-        """
-        implied = np.square(observed.departures, dtype=np.float64).sum() - np.count_nonzero(observed.precision)
-        perturbations = members[observed.cells] * observed.precision[:, :, None]
-        found = np.square(perturbations, dtype=np.float64).sum() / (self.size - 1)
-        share = np.sqrt(found / implied) if implied > 0 else np.inf
-        if share >= self.settings.least_spread:
-            return ""
-        return (
-            f"the ensemble has collapsed: its spread is {share:.2g} of the error that departures imply, the least is "
-            f"{self.settings.least_spread:g}; a larger additive or rtps keeps more of it"
-        )
+        """Return what is wrong with the spread of the background; empty where nothing is."""
+        seen = observed.precision > 0
+        spreads = spread(np.moveaxis(members[observed.cells] * observed.precision[:, :, None], 2, 0))
+        return collapse(observed.departures[seen], spreads[seen], self.settings.least_spread, "additive or rtps")
 
 
 class Update:
@@ -350,7 +331,4 @@ def load(name: str, world: "World", settings: EnsembleSettings | None = None, th
     settings = settings or EnsembleSettings()
     if name == "letkf" and settings.static_share is not None:
         raise AssimilatorError("letkf has no static part: leave out ensemble.static_share, or use hybrid")
-    path = packaged_assimilators().get(settings.static, Path(settings.static))
-    error = BackgroundError.load(path)
-    check_fits(path, grid=error.grid.name, world=error.world, channels=NAMES, target=world)
-    return EnsembleFilter(name, error, settings, threads)
+    return EnsembleFilter(name, load_static(settings.static, world), settings, threads)

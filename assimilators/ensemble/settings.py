@@ -1,16 +1,16 @@
-"""What an experiment sets for an ensemble filter: its key `ensemble`."""
+"""What an experiment sets for members: its key `ensemble`."""
 
 from pydantic import Field
 
 from dacycle.common.configuration import Strict
 
-__all__ = ["EnsembleSettings"]
+__all__ = ["OF_FILTERS", "EnsembleSettings"]
 
 HALF_GLOBE_KM = 20015.0
 
 
 class EnsembleSettings(Strict):
-    """Set the ensemble of `letkf` and `hybrid`."""
+    """Set the ensemble of `letkf` and `hybrid`, or that of another method, which has none of `OF_FILTERS`."""
 
     members: int = Field(default=40, ge=8)
     """Number of members, which the archive holds."""
@@ -24,11 +24,24 @@ class EnsembleSettings(Strict):
     """Relaxation of the spread to that of the background: 0 is none, 1 restores it."""
     rtpp: float = Field(default=0.0, ge=0, lt=1)
     """Relaxation of the perturbations to those of the background: 0 is none, 1 would restore them."""
-    additive: float = Field(default=0.04, ge=0)
-    """Size of the samples of the model's error that background members get, as a share of the static ensemble's."""
+    additive: float | None = Field(default=None, ge=0)
+    """Size of the samples of the model's error that background members get, as a share of the static ensemble's;
+    default: 0.04 of `letkf` and `hybrid`, 0.16 of others."""
     static_share: float | None = Field(default=None, gt=0, lt=1)
     """Share of the static ensemble in the covariance of `hybrid`; default: a half."""
     static: str = "oi"
     """The static ensemble: a packaged one, or a file that `dacycle train` made of a recipe of kind `oi`."""
     least_spread: float = Field(default=0.1, ge=0, lt=1)
     """With less spread than this share of the background's error, as departures imply it, a cycle is `degraded`."""
+
+    def completed(self, of_filter: bool) -> "EnsembleSettings":
+        """Return the settings with the default of `additive`, of a filter or of another method."""
+        return self.model_copy(update={"additive": self.additive_of(of_filter)})
+
+    def additive_of(self, of_filter: bool) -> float:
+        """Return `additive`, or its default, of a filter or of another method."""
+        return (0.04 if of_filter else 0.16) if self.additive is None else self.additive
+
+
+OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "static_share")
+"""Settings of the transform, which other methods have not."""

@@ -107,7 +107,7 @@ class Archive:
         with self.lock(name):
             self.states.reset(name, branch.commit_of(time))
             for path in sorted(branch.folder.glob("d*/*.parquet")):
-                if path.stem > cycle_id(time):
+                if path.stem[: len(cycle_id(time))] > cycle_id(time):
                     path.unlink()
 
 

@@ -50,6 +50,15 @@ class StoredFrames:
             return older, newer
         return older_frame(older, self._branch.state("background", time).values, newer, share), newer
 
+    def perturbations(self, time: pd.Timestamp) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Return the members' perturbations (N, 69, H, W) of the two frames of `pair`; None where none are kept.
+
+        Raises:
+            ArchiveError: as `frame`.
+        """
+        smoothed = self._branch.smoothed_members(time) if self._branch.experiment.frames == "smoothed" else None
+        return self._branch.members(time - STEP) if smoothed is None else smoothed, self._branch.members(time)
+
     def has_background(self, time: pd.Timestamp) -> bool:
         """Return whether the analysis at `time` has a background, which those of a cold start have not."""
         return time > self._branch.times[1]

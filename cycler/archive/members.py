@@ -11,9 +11,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.forecast_adapter.channels import GROUPS
 from dacycle.forecast_adapter.state import to_arrays
 
-__all__ = ["MEMBERS", "SMOOTHED", "SMOOTHED_MEMBERS", "Smoothed", "members_dataset", "shortened"]
+__all__ = ["MEMBERS", "SMOOTHED", "SMOOTHED_MEMBERS", "Smoothed", "around", "members_dataset", "shortened"]
 
 MEMBERS, SMOOTHED, SMOOTHED_MEMBERS = "members", "smoothed", "smoothed_members"
 
@@ -24,6 +25,13 @@ class Smoothed:
 
     frame: NDArray
     members: NDArray
+
+
+def around(frame: NDArray, perturbations: NDArray) -> NDArray[np.float32]:
+    """Return the members (N, 69, H, W) around a frame (69, H, W), with humidity at least 0."""
+    members = frame + perturbations
+    members[:, GROUPS["q"]] = np.maximum(members[:, GROUPS["q"]], 0)
+    return members
 
 
 def shortened(members: NDArray) -> NDArray[np.float32]:

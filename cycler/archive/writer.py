@@ -170,7 +170,7 @@ class Writer(Branch):
             for path in sorted((donor.folder / kind).glob("[!.]*.parquet")):
                 link = self.folder / kind / path.name
                 link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
-                if path.stem <= cycle_id(time):
+                if path.stem[: len(cycle_id(time))] <= cycle_id(time):
                     os.link(path, link)
         self.archive.states.create_branch(self.name, snapshot)
         self._next, self._times = time + STEP, None

@@ -166,7 +166,7 @@ def _build_sources(experiment: Experiment, world: World) -> tuple[Source, ...]:
 def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
     """Return the assimilator on the world's grid, if need be with increments from a coarser grid."""
     if experiment.assimilation_grid in (None, world.grid.name):
-        return load_assimilator(experiment.assimilator, world, threads, experiment.ensemble, experiment.tuning)
+        return load_assimilator(experiment.assimilator, world, threads, experiment.members, experiment.tuning)
     coarse = world.on(get_grid(experiment.assimilation_grid))
     return Incremental(load_assimilator(experiment.assimilator, coarse, threads, tuning=experiment.tuning), world.grid)
 

@@ -12,17 +12,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, EnsembleAssimilator, OlderFrame
-from dacycle.cycler.archive.members import Smoothed
+from dacycle.cycler.archive.frames import StoredFrames
+from dacycle.cycler.archive.members import Smoothed, around
 from dacycle.cycler.archive.writer import Writer
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
-from dacycle.forecast_adapter.channels import GROUPS
 from dacycle.forecast_adapter.models.frames import with_increment
 from dacycle.forecast_adapter.state import check_array
 
 __all__ = ["Forecast", "forecast", "refuse_other_members", "smoothed", "with_members"]
 
-_FIRST, _MODEL_ERROR = range(2)
+_FIRST, _MODEL_ERROR, _OBSERVATIONS = range(3)
 """What is drawn."""
 
 
@@ -42,7 +42,7 @@ class Forecast:
 
 
 def forecast(
-    inputs: Inputs, writer: Writer, older: NDArray, newer: NDArray, time: pd.Timestamp, afresh: bool
+    inputs: Inputs, frames: StoredFrames, older: NDArray, newer: NDArray, time: pd.Timestamp, afresh: bool
 ) -> Forecast:
     """Return the background at `time`.
 
@@ -50,7 +50,7 @@ def forecast(
 
     Args:
         inputs: of the experiment.
-        writer: holds the perturbations of the frames; where it has none, the first ones are drawn.
+        frames: what is stored. Where it has no perturbations of the frames, the first ones are drawn.
         older, newer: (69, H, W) the frames of the chain.
         time: 6 h after the newer frame.
         afresh: draw new perturbations, whatever there is.
@@ -60,21 +60,23 @@ def forecast(
     """
     method = inputs.assimilator
     if not isinstance(method, EnsembleAssimilator):
-        return Forecast(inputs.unbiased(next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], time))
+        return Forecast(_one(inputs, older, newer, time))
     experiment = inputs.experiment
-    before = now = None
-    if not afresh:
-        now = writer.members(time - STEP)
-        smoothed = writer.smoothed_members(time - STEP) if experiment.frames == "smoothed" else None
-        before = writer.members(time - 2 * STEP) if smoothed is None else smoothed
+    before, now = (None, None) if afresh else frames.perturbations(time - STEP)
     if before is None or now is None:
         first = method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
         before, now = (first if kept is None else kept for kept in (before, now))
-    forecasts = next(iter(inputs.model.forecast(_members(older, before), _members(newer, now), 1)))
+    forecasts = next(iter(inputs.model.forecast(around(older, before), around(newer, now), 1)))
     forecasts = inputs.unbiased(forecasts, time)
     for number, state in enumerate(forecasts, 1):
         check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
-    return Forecast(*method.background(forecasts, _generator(experiment, time, _MODEL_ERROR)), now)
+    mean, members = method.background(forecasts, _generator(experiment, time, _MODEL_ERROR))
+    return Forecast(_one(inputs, older, newer, time) if method.controlled else mean, members, now)
+
+
+def _one(inputs: Inputs, older: NDArray, newer: NDArray, time: pd.Timestamp) -> NDArray:
+    """Return the forecast (69, H, W) of one chain, which no other one in a batch can round differently."""
+    return inputs.unbiased(next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], time)
 
 
 def refuse_other_members(inputs: Inputs, writer: Writer) -> None:
@@ -88,13 +90,13 @@ def refuse_other_members(inputs: Inputs, writer: Writer) -> None:
         )
 
 
-def with_members(inputs: Inputs, background: Forecast) -> Assimilator:
+def with_members(inputs: Inputs, time: pd.Timestamp, background: Forecast) -> Assimilator:
     """Return the assimilator of a cycle with this background, which knows its members where there are some."""
     method = inputs.assimilator
     if background.members is None or not isinstance(method, EnsembleAssimilator):
         return method
     older = background.older if inputs.experiment.frames == "smoothed" else None
-    return method.with_members(background.members, older)
+    return method.with_members(background.members, _generator(inputs.experiment, time, _OBSERVATIONS), older)
 
 
 def smoothed(inputs: Inputs, previous: NDArray, background: Forecast, older: OlderFrame | None) -> Smoothed | None:
@@ -111,14 +113,6 @@ def smoothed(inputs: Inputs, previous: NDArray, background: Forecast, older: Old
     if older is None:
         return Smoothed(previous, background.older)
     return Smoothed(with_increment(previous, older.increment), older.members)
-
-
-def _members(frame: NDArray, perturbations: NDArray) -> NDArray[np.float32]:
-    """Return the members (N, 69, H, W) around a frame (69, H, W), with humidity at least 0."""
-    members = frame + perturbations
-    humidity = members[:, GROUPS["q"]]
-    members[:, GROUPS["q"]] = np.maximum(humidity, 0)
-    return members
 
 
 def _generator(experiment: Experiment, time: pd.Timestamp, what: int) -> np.random.Generator:

@@ -151,7 +151,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         frames = run.frames.pair_without_increment if from_background else run.frames.pair
         before, previous = frames(time - STEP)
     with watch("background"), _in_range(may_be_the_analysis=False):
-        predicted = forecast(inputs, run.writer, before, previous, time, afresh=from_background)
+        predicted = forecast(inputs, run.frames, before, previous, time, afresh=from_background)
     background, members = predicted.state, predicted.members
     past = run.writer.recent_records(PAST)
     known = past[-1].background_error
@@ -165,7 +165,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         values, errors = np.zeros_like(values), np.zeros_like(errors)
     with watch("analysis"):
         step = assimilate(
-            with_members(inputs, predicted),
+            with_members(inputs, time, predicted),
             background[None], values, errors, inputs.experiment.guards.of_step(),
             observed.background_error.on(inputs.world.grid), _usual_increment(past),
             cold=_is_cold(inputs.experiment, time),

@@ -30,7 +30,7 @@ from dacycle.cycler.verification.cycles import (
     verify,
     verify_free_run,
 )
-from dacycle.cycler.verification.drift import LEAD_STEP, read_scores
+from dacycle.cycler.verification.drift import LEAD_STEP, member_scores, read_scores
 from dacycle.cycler.verification.usage import usage
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE
@@ -81,6 +81,7 @@ def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
     context |= _observations(branch, records, verification.fits)
     context |= _errors(verification, free, world)
     context |= _drift(drift, free)
+    context["of_members"] = tables.member_rows(member_scores(branch), drift)
     leads, observed = observation_table([] if drift.empty else observation_rows(branch, world))
     context |= {"observed_leads": leads, "observed": observed}
     context |= _fields(branch, world, records)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.report import style
 from dacycle.cycler.verification.cycles import LAYERS, fingerprint, withheld_fits
 from dacycle.cycler.verification.daily_cycle import daily_cycles, project
+from dacycle.cycler.verification.members import summary
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, WB2_NAMES, index
 from dacycle.forecast_adapter.worlds.world import World
@@ -31,6 +33,8 @@ __all__ = [
     "drift_summary",
     "free_run_level",
     "headline_fields",
+    "member_cell",
+    "member_rows",
     "number",
     "percent",
     "rmse_of",
@@ -145,6 +149,22 @@ def drift_summary(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
             lost = scores.lead_time_lost(curves.index.to_numpy(), curves["analysis"], curves["reference"])
             means.loc[(means["channel"] == channel) & (means["kind"] == "analysis"), "lost"] = lost
     return means, int(globe["start"].nunique())
+
+
+def member_rows(of_members: pd.DataFrame, of_control: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return `verification.members.summary` in readable units, with the unit of each row."""
+    rows = summary(of_members, of_control)
+    for row in rows:
+        factor, row["unit"] = style.readable(row["channel"])
+        for name in ("rmse", "rmse_control", "spread", "crps", "mae_control"):
+            row[name] *= factor
+    return rows
+
+
+def member_cell(row: Mapping[str, Any]) -> str:
+    """Return error of the mean and CRPS, each with the control's in brackets, and spread over error, of a row."""
+    errors = f"{number(row['rmse'])} ({number(row['rmse_control'])})"
+    return f"{errors}; {number(row['crps'])} ({number(row['mae_control'])}); {number(row['spread_over_error'], 2)}"
 
 
 def departure_rows(fits: pd.DataFrame) -> list[dict[str, object]]:

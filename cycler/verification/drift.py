@@ -7,6 +7,7 @@ there is time, with one commit per start:
     forecasts.icechunk      group `forecasts`: headline channels by start and lead
                             group `starts`: the analyses and the model that each start was made from
     branches/NAME/drift/    START.parquet: scores by kind, lead, channel and region
+                            START-members.parquet: those of members, of a run that has some; see `members`
     shared/drift/           scores of the other three, which all runs of the archive share; see `shared`
 
 A start counts if it is committed *and* its two analyses are still those in the archive. After a rewind, the starts that
@@ -30,6 +31,7 @@ from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import STEP, cycle_id, parse_donor
+from dacycle.cycler.verification import members
 from dacycle.cycler.verification.cycles import fingerprint
 from dacycle.cycler.verification.drift_scores import (
     COLUMNS,
@@ -53,6 +55,7 @@ __all__ = [
     "fill_in",
     "forecasts",
     "make_forecasts",
+    "member_scores",
     "read_scores",
     "unverified",
     "verifiable_leads",
@@ -73,9 +76,9 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
     """
     with branch.archive.lock(f"{branch.name}/drift"):
         _prepare(branch)
-        yield from _fill_in(branch, world, skipped=due(branch, world))
+        yield from _fill_in(branch, world, skipped=_due(branch, world))
         # Cycles may be committed meanwhile: the records read below hold at least those that `due` has seen.
-        starts = due(branch, world)
+        starts, of_chain = due(branch, world), set(_due(branch, world))
         sources, committed = _sources(branch), _committed(branch)
         models = {record.id: record.digests["model"] for record in branch.records}
         for start in starts:
@@ -84,8 +87,12 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
                     f"{branch.archive.folder}: cycle {cycle_id(start)} of {branch.name} ran with a forecast model of "
                     f"digest {models[cycle_id(start)][:12]}, but {model.name} is {model.digest[:12]}; put that one back"
                 )
-            fields, scores_of_start = _forecast(branch, world, model, start)
-            write_scores(branch, start, scores_of_start, sources[start])
+            if start in of_chain:
+                fields, scores_of_start = _forecast(branch, world, model, start)
+                write_scores(branch, start, scores_of_start, sources[start])
+            if _members_are_due(branch, world, start, sources[start]):
+                verifiable = verifiable_leads(branch, world, start)
+                members.make_scores(branch, world, model, start, sources[start], verifiable)
             if start not in committed:
                 groups = {"forecasts": fields, "starts": _start_dataset(start, sources[start], model)}
                 metadata = {"time": cycle_id(start)}
@@ -94,7 +101,21 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
 
 
 def due(branch: Branch, world: World) -> list[pd.Timestamp]:
-    """Return the starts whose forecast is not made yet, has no scores, or can now be scored at all leads."""
+    """Return the starts whose forecast is not made yet, has no scores, or can now be scored at all leads.
+
+    Forecasts of members count as well, where the experiment asks for them.
+    """
+    of_members = {s for s, found in _sources(branch).items() if _members_are_due(branch, world, s, found)}
+    return sorted(of_members.union(_due(branch, world)))
+
+
+def _members_are_due(branch: Branch, world: World, start: pd.Timestamp, made_from: str) -> bool:
+    leads_there, all_leads = verifiable_leads(branch, world, start), _is_covered(branch, world, start)
+    return members.are_wanted(branch, start, made_from, leads_there, all_leads)
+
+
+def _due(branch: Branch, world: World) -> list[pd.Timestamp]:
+    """Return the starts at which the forecast of the chain is due."""
     sources, committed = _sources(branch), _committed(branch)
     return [
         start
@@ -141,6 +162,11 @@ def read_scores(branch: Branch, newest: int | None = None) -> pd.DataFrame:
         table.insert(0, "start", start)
     filled = [table for table in tables.values() if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=["start", *COLUMNS])
+
+
+def member_scores(branch: Branch) -> pd.DataFrame:
+    """Read the scores of the members' forecasts; see `members.read_scores_of_members`. Empty where there are none."""
+    return members.read_scores_of_members(branch, _sources(branch))
 
 
 def forecasts(branch: Branch) -> xr.Dataset:

@@ -203,3 +203,30 @@ def test_published_specdiv_sees_only_the_last_tenth_of_the_spectrum() -> None:
     small[-1] *= 3
     assert scores.high_wavenumber_divergence(large, truth) == pytest.approx(0, abs=1e-12)
     assert scores.high_wavenumber_divergence(small, truth) > 1e-3
+
+
+def test_ensemble_crps_is_that_of_the_definition_and_of_an_independent_library() -> None:
+    generator = np.random.default_rng(8)
+    members, truth = generator.normal(3, 2, (9, 4, 5)), generator.normal(3, 3, (4, 5))
+    found = scores.ensemble_crps(members, truth)
+    theirs = independent.probability.crps_for_ensemble(
+        xr.DataArray(members, dims=("member", "y", "x")),
+        xr.DataArray(truth, dims=("y", "x")),
+        "member",
+        method="fair",
+        preserve_dims="all",
+    )
+    np.testing.assert_allclose(found, theirs, rtol=1e-12)
+    # The integral of (F(x) - 1[x > y])^2 is the CRPS of the empirical distribution; a fair one has M-1 for M below.
+    x = np.linspace(-20, 30, 200_001)
+    distribution = (members[:, 1, 2][:, None] <= x).mean(axis=0)
+    integral = np.trapezoid((distribution - (x >= truth[1, 2])) ** 2, x)
+    differences = np.abs(members[:, None, 1, 2] - members[None, :, 1, 2]).sum()
+    assert found[1, 2] == pytest.approx(integral - differences * (1 / (2 * 9 * 8) - 1 / (2 * 9 * 9)), abs=1e-3)
+
+
+def test_fair_crps_does_not_depend_on_the_number_of_members() -> None:
+    generator = np.random.default_rng(1)
+    truth = generator.normal(size=40_000)
+    of = [scores.ensemble_crps(generator.normal(size=(count, truth.size)), truth).mean() for count in (3, 40)]
+    assert of == pytest.approx([1 / np.sqrt(np.pi)] * 2, rel=0.02)

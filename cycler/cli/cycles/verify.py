@@ -22,7 +22,7 @@ from dacycle.cycler.report.compare import write_comparison
 from dacycle.cycler.report.page import write_report
 from dacycle.cycler.verification.beside import forecasting
 from dacycle.cycler.verification.cycles import Verification, trends, verify, verify_free_run
-from dacycle.cycler.verification.drift import due, fill_in, read_scores, unverified
+from dacycle.cycler.verification.drift import due, fill_in, member_scores, read_scores, unverified
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.worlds.world import load_world
 
@@ -57,12 +57,29 @@ def drift(
             raise typer.Exit(130) from None
     with waiting("scoring at observations"):
         observed = observation_rows(branch, world)
-    content = {"experiment": experiment, **_drift(read_scores(branch)), "at_observations": observed}
+    scored = read_scores(branch)
+    of_members = tables.member_rows(member_scores(branch), scored)
+    content = {"experiment": experiment, **_drift(scored), "members": of_members, "at_observations": observed}
     if as_json:
         print_json(content)
     else:
         _print_drift(content)
+        _print_members(of_members)
         _print_at_observations(observed)
+
+
+def _print_members(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    leads = [lead for lead in (24, 72, 120, 240) if any(row["lead_hours"] == lead for row in rows)]
+    columns = [f"day {lead // 24}" for lead in leads]
+    title = f"{rows[0]['members']} members: RMSE of the mean (control); CRPS (control); spread / error"
+    table = new_table("channel", numbers=columns, title=title)
+    for channel in HEADLINE:
+        found = {row["lead_hours"]: row for row in rows if row["channel"] == channel}
+        cells = [tables.member_cell(found[lead]) if lead in found else "" for lead in leads]
+        table.add_row(f"{channel} ({style.readable(channel)[1]})", *cells)
+    console.print(table)
 
 
 def _print_at_observations(rows: list[dict[str, Any]]) -> None:

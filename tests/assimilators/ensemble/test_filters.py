@@ -17,6 +17,8 @@ from dacycle.forecast_adapter.grid import great_circle_km
 from tests.assimilators.cases import GRID, SMALL, Case, make_error, smooth_noise
 
 PLAIN = {"members": 20, "rtps": 0.0, "additive": 0.0}
+NONE = np.random.default_rng(0)
+"""The generator of what a filter draws in its update: nothing."""
 
 
 def make(name: str, error: BackgroundError, reach_km: float = np.inf, **changes: object) -> EnsembleFilter:
@@ -58,7 +60,7 @@ def test_mean_and_covariance_are_those_of_full_matrices_without_localisation(
     X, static = members(), 0.6 * error.members
     s = {"letkf": 0.0, "hybrid": share or 0.5}[name]
     method = make(name, error, static_share=share)
-    analysis = method.with_members(X).analyse(case.background, case.values, case.errors)
+    analysis = method.with_members(X, NONE).analyse(case.background, case.values, case.errors)
     turned = [covariance(np.roll(static, cells, axis=-1)) for cells in ((-1, 0, 1) if shift else (0,))]
     increment, _ = dense((1 - s) * covariance(X) + s * np.mean(turned, axis=0), case)
     np.testing.assert_allclose((analysis.state - case.background).ravel(), increment, atol=0.02)
@@ -72,7 +74,7 @@ def test_the_older_frame_gets_the_increment_of_its_covariance_with_the_newer() -
     error = make_error(SMALL, members=30)
     case = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0))
     X, before = members(), members(seed=6)
-    analysis = make("letkf", error).with_members(X, before).analyse(case.background, case.values, case.errors)
+    analysis = make("letkf", error).with_members(X, NONE, before).analyse(case.background, case.values, case.errors)
     joint = np.concatenate([before.reshape(len(X), -1), X.reshape(len(X), -1)], axis=1)
     size = X[0].size
     seen = size + np.flatnonzero(case.errors.ravel())
@@ -88,8 +90,8 @@ def test_a_static_part_moves_both_frames_alike() -> None:
     error = make_error(SMALL, members=30)
     case, X = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0)), members()
     method = make("hybrid", error, 4000.0, vertical_lnp=1.0, rtps=0.9)
-    alone = method.with_members(X).analyse(case.background, case.values, case.errors)
-    analysis = method.with_members(X, X).analyse(case.background, case.values, case.errors)
+    alone = method.with_members(X, NONE).analyse(case.background, case.values, case.errors)
+    analysis = method.with_members(X, NONE, X).analyse(case.background, case.values, case.errors)
     np.testing.assert_array_equal(analysis.state, alone.state)
     np.testing.assert_array_equal(analysis.members, alone.members)
     np.testing.assert_allclose(analysis.older[0].increment, analysis.state[0] - case.background[0], atol=0.02)
@@ -102,7 +104,7 @@ def test_with_the_static_ensemble_as_members_the_mean_is_that_of_optimal_interpo
     error = make_error(SMALL, members=20)
     case = Case(SMALL).observe_many(300, 0.7 * error.std)
     oi = OptimalInterpolation(error, error.tuning.__class__(1.0, np.inf))
-    letkf = make("letkf", error).with_members(error.members)
+    letkf = make("letkf", error).with_members(error.members, NONE)
     scale = error.std[:, None, None]
     np.testing.assert_allclose(case.increment(letkf) / scale, case.increment(oi) / scale, atol=2e-4)
 
@@ -113,7 +115,7 @@ def test_the_order_of_members_changes_the_order_only(name: str) -> None:
     case, X = Case(SMALL).observe_many(200, np.full(len(NAMES), 20.0)), members()
     method = make(name, error, 4000.0, vertical_lnp=1.0)
     one, other = (
-        method.with_members(some).analyse(case.background, case.values, case.errors) for some in (X, X[order])
+        method.with_members(some, NONE).analyse(case.background, case.values, case.errors) for some in (X, X[order])
     )
     np.testing.assert_allclose(one.state, other.state, atol=2e-3)
     np.testing.assert_allclose(one.members[0][order], other.members[0], atol=2e-2)
@@ -125,7 +127,7 @@ def test_beyond_the_reach_and_a_block_nothing_changes(name: str, row: int, colum
     error = make_error(members=20)
     case = Case(GRID).observe("z500", row, column, departure=500.0, error=100.0)
     method = make(name, error, 2500.0, rtps=0.9)
-    analysis = method.with_members(error.members).analyse(case.background, case.values, case.errors)
+    analysis = method.with_members(error.members, NONE).analyse(case.background, case.values, case.errors)
     latitude, longitude = np.meshgrid(GRID.latitude, GRID.longitude, indexing="ij")
     distance = great_circle_km(latitude, longitude, GRID.latitude[row], GRID.longitude[column])
     far = distance > 2500 + 2 * BLOCK * np.deg2rad(GRID.spacing) * 6371
@@ -139,7 +141,7 @@ def test_vertical_localisation_keeps_an_observation_to_its_levels() -> None:
     error = make_error(members=20)
     case = Case(GRID).observe("t850", 10, 30, departure=3.0, error=1.0).observe("msl", 25, 5, 3.0, 1.0)
     increments = [
-        case.increment(make("letkf", error, 2500.0, vertical_lnp=reach).with_members(error.members))
+        case.increment(make("letkf", error, 2500.0, vertical_lnp=reach).with_members(error.members, NONE))
         for reach in (0.5, None, 1e6)
     ]
     near = np.abs(np.log(np.array(LEVELS) / 850)) < 0.5
@@ -156,7 +158,7 @@ def test_vertical_localisation_keeps_an_observation_to_its_levels() -> None:
 def test_relaxation_restores_the_spread(changes: dict[str, float], expected: float | None) -> None:
     error = make_error(SMALL, members=30)
     case, X = Case(SMALL).observe_many(300, np.full(len(NAMES), 5.0)), members()
-    found = make("letkf", error, **changes).with_members(X).analyse(case.background, case.values, case.errors)
+    found = make("letkf", error, **changes).with_members(X, NONE).analyse(case.background, case.values, case.errors)
     ratio = np.sqrt(np.square(found.members).mean() / np.square(X).mean())
     assert ratio == pytest.approx(expected, abs=0.01) if expected else ratio < 0.8
 
@@ -186,7 +188,7 @@ def test_a_collapsed_ensemble_is_a_doubt() -> None:
     case = Case(SMALL).observe_many(300, error.std)
     method = make("letkf", error)
     healthy, collapsed = (
-        method.with_members(f * error.members[:20]).analyse(case.background, case.values, case.errors).doubts[0]
+        method.with_members(f * error.members[:20], NONE).analyse(case.background, case.values, case.errors).doubts[0]
         for f in (1.0, 0.01)
     )
     assert healthy == ""
@@ -203,14 +205,14 @@ def test_refusals_say_what_to_do() -> None:
         method.analyse(case.background, case.values, case.errors)
     case.observe("t850", 1, 1, np.nan, 1.0)
     with pytest.raises(AssimilatorError, match="letkf: t850 has an observed value or an error that is not finite"):
-        method.with_members(members()).analyse(case.background, case.values, case.errors)
+        method.with_members(members(), NONE).analyse(case.background, case.values, case.errors)
 
 
 def test_an_update_does_not_depend_on_the_one_before() -> None:
     error = make_error(SMALL, members=30)
     case, method = Case(SMALL).observe_many(200, np.full(len(NAMES), 20.0)), make("hybrid", error)
     analyses = [
-        method.with_members(X).analyse(case.background, case.values, case.errors)
+        method.with_members(X, NONE).analyse(case.background, case.values, case.errors)
         for X in (members(), 2 * members(6), members())
     ]
     np.testing.assert_array_equal(analyses[0].state, analyses[2].state)

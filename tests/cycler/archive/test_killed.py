@@ -18,12 +18,13 @@ from tests.cycler import replays
 SCRIPT = Path(__file__).with_name("killed.py")
 
 
-@pytest.mark.parametrize("members", [False, True])
+@pytest.mark.parametrize("members", [None, "hybrid", "nudge"])
 def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, members):
-    """With members their frames are smoothed, too: all that an archive can hold of them."""
+    """The frames of a filter are smoothed, too: all that an archive can hold of its members."""
     bias = {"n0": 2.0, "radius_km": 4000.0}  # learnt from past cycles: nothing may be lost with a process
-    ensemble = replays.with_members(tmp_path, load_world(str(world.folder))) | {"frames": "smoothed"}
-    changes = ensemble if members else {}
+    changes = replays.with_members(tmp_path, load_world(str(world.folder)), members) if members else {}
+    if members == "hybrid":
+        changes["frames"] = "smoothed"
     content = replays.content(world.folder, world.model, tmp_path, end="2024-01-06T00", bias=bias, **changes)
     (tmp_path / "demo.yaml").write_text(write_experiment(content))
     command = [sys.executable, SCRIPT, tmp_path / "demo.yaml", tmp_path / "killed", "1"]
@@ -38,7 +39,12 @@ def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, members):
     killed, whole = replays.everything(tmp_path / "killed"), replays.everything(tmp_path / "whole")
     assert killed.keys() == whole.keys()
     assert [key for key in whole if killed[key] != whole[key]] == []
-    assert [f"{group}/geopotential" in whole for group in ("members", "smoothed", "smoothed_members")] == [members] * 3
+    groups = {"hybrid": ["members", "smoothed", "smoothed_members"], "nudge": ["members"], None: []}[members]
+    assert {key.removesuffix("/geopotential") for key in whole if key.endswith("/geopotential")} == {
+        "analysis",
+        "background",
+        *groups,
+    }
     assert Archive(tmp_path / "whole").branch("demo").departures()["bias"].any()
     times = Archive(tmp_path / "killed").branch("demo").times
     assert list(times) == list(pd.date_range("2024-01-03T00", "2024-01-06T00", freq="6h"))

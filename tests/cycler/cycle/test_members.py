@@ -201,7 +201,7 @@ def test_settings_are_refused_by_name(content, settings, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"assimilator": "oi"}, "ensemble goes with hybrid and letkf, not with oi"),
+        ({"assimilator": "oi", "ensemble": {"rtps": 0.9}}, r"ensemble\.rtps goes with hybrid and letkf, not with oi"),
         ({"assimilator": "oi", "frames": "smoothed", "ensemble": None}, "frames: smoothed goes with hybrid and letkf"),
         ({"assimilation_grid": "11.25deg"}, "hybrid has its members on the model's grid"),
     ],
@@ -222,3 +222,42 @@ def test_experiments_name_their_ensemble_even_by_default(content):
     assert replays.experiment(plain).digest == replays.experiment(plain | {"ensemble": {"members": 40}}).digest
     assert "ensemble" not in replays.experiment(plain | {"assimilator": "oi"}).as_dict()
     assert "ensemble" not in replays.experiment(content | {"drift": {}}).free_run().as_dict()
+    other = replays.experiment(plain | {"assimilator": "nudge", "ensemble": {"members": 10}}).as_dict()["ensemble"]
+    assert other == {"members": 10, "additive": 0.16, "static": "oi", "least_spread": 0.1}
+    assert replays.experiment(plain).as_dict()["ensemble"]["additive"] == 0.04
+
+
+def nudged(content, **settings):
+    """Return the experiment of an ensemble of a method's analyses."""
+    members = {key: content["ensemble"][key] for key in ("members", "static")}
+    return content | {"assimilator": "nudge", "ensemble": members | settings}
+
+
+def test_the_chain_of_an_ensemble_of_analyses_is_that_without_members(content, tmp_path):
+    plain = {key: value for key, value in nudged(content).items() if key != "ensemble"}
+    branches = []
+    for number, experiment in enumerate((plain, nudged(content))):
+        archive = Archive(tmp_path / str(number), create=True)
+        run_due_cycles(replays.experiment(experiment), archive)
+        branches.append(archive.branch("demo"))
+    alone, with_members = branches
+    for time in alone.times:
+        np.testing.assert_array_equal(alone.frame(time), with_members.frame(time))
+    members = with_members.members(with_members.times[-1])
+    assert members.shape[:2] == (8, len(NAMES))
+    assert np.abs(members.mean(axis=0)).max() < 1e-3 * np.abs(members).max()
+    record = with_members.records[-1]
+    assert record.status == "ok"
+    assert record.analysis_spread["t2m"] < record.background_spread["t2m"]
+    assert record.analysis_spread["z500"] > 0
+
+
+def test_an_ensemble_of_analyses_without_spread_is_marked(content, tmp_path):
+    archive = Archive(tmp_path / "archive", create=True)
+    run_due_cycles(replays.experiment(nudged(content, additive=0, least_spread=0.99)), archive, limit=2)
+    assert "the ensemble has collapsed" in archive.branch("demo").records[-1].reason
+
+
+def test_an_ensemble_of_no_analyses_is_refused(content):
+    with pytest.raises(ExperimentError, match="without an assimilation there are no analyses"):
+        load_inputs(replays.experiment(nudged(content) | {"assimilator": "none"}))
