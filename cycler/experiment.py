@@ -392,8 +392,8 @@ class Experiment(Strict):
         if self.frames == "smoothed" and not is_filter:
             names = " and ".join(ENSEMBLE_METHODS)
             raise ValueError(
-                f"frames: smoothed goes with {names}, whose weights serve both frames, not with {self.assimilator}; say "
-                "newest, both, or {both: SHARE}"
+                f"frames: smoothed goes with {names}, whose weights serve both frames, not with {self.assimilator}; "
+                "say newest, both, or {both: SHARE}"
             )
         if self.members is not None and self.assimilation_grid not in (None, self.grid):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
