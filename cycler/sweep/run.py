@@ -17,7 +17,7 @@ import pandas as pd
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.inputs import Inputs, load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
-from dacycle.cycler.cycle.run_cycle import Cycle
+from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import Experiment
 from dacycle.cycler.sweep.study import Study, Trial
 from dacycle.cycler.verification import drift
@@ -65,8 +65,10 @@ def run_study(
     processes: int = 1,
     progress: Progress | None = None,
     until: pd.Timestamp | None = None,
-) -> None:
-    """Run all cycles and forecasts that are not in the archive yet.
+) -> dict[str, str]:
+    """Run all cycles and forecasts that are not in the archive yet; return why runs were stopped, by name.
+
+    A run that its guards stop, as with a setting that lets it diverge, does not stop the others.
 
     Args:
         study, trials: the study.
@@ -75,41 +77,50 @@ def run_study(
         until: the last cycle of all runs; a further call without it runs the rest.
 
     Raises:
-        RunStoppedError, ExperimentError, ArchiveError: as `replay.run_due_cycles`; other runs keep what they have.
+        ExperimentError, ArchiveError: as `replay.run_due_cycles`; other runs keep what they have.
     """
     experiments = [experiment for trial in trials for experiment in trial.experiments.values()]
     Archive(study.archive, create=True)
+    stopped: dict[str, str] = {}
+
+    def finish(name: str, reason: str) -> None:
+        if reason:
+            stopped[name] = reason
+        elif progress is not None:
+            progress(name)
+
     if processes == 1:
         for experiment in experiments:
-            _run(study.archive, experiment, study.forecasts, until)
-            if progress is not None:
-                progress(experiment.name)
-        return
+            finish(experiment.name, _run(study.archive, experiment, study.forecasts, until))
+        return stopped
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_run, study.archive, one, study.forecasts, until): one.name for one in experiments}
         try:
             for future in as_completed(futures):
-                future.result()
-                if progress is not None:
-                    progress(futures[future])
+                finish(futures[future], future.result())
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    return stopped
 
 
 _loaded: Inputs | None = None
 """Of the last run of this process."""
 
 
-def _run(folder: Path, experiment: Experiment, forecasts: bool, until: pd.Timestamp | None) -> None:
-    """Run what is due of one experiment, then its forecasts if they are wanted."""
+def _run(folder: Path, experiment: Experiment, forecasts: bool, until: pd.Timestamp | None) -> str:
+    """Run what is due of one experiment, then its forecasts if they are wanted; return why it was stopped, or ""."""
     global _loaded
     inputs = _loaded = load_inputs(experiment, like=_loaded)
     archive = Archive(folder)
-    run_due_cycles(experiment, archive, inputs=inputs, until=until)
+    try:
+        run_due_cycles(experiment, archive, inputs=inputs, until=until)
+    except RunStoppedError as error:
+        return str(error)
     if forecasts:
         for _ in drift.make_forecasts(archive.branch(experiment.name), inputs.world, inputs.model):
             pass
+    return ""
 
 
 def plan_study(study: Study, trials: Sequence[Trial]) -> Outlook:

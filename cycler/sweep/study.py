@@ -47,7 +47,7 @@ class Method(Strict):
         trials: one by one in place of a grid, each with its keys and their values.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+ -]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+, -]*$")
     set: dict[str, Any] = Field(default={})
     grid: dict[str, list[Any]] = Field(default={})
     trials: tuple[dict[str, Any], ...] = ()

@@ -1,6 +1,7 @@
 """The table of a study: errors of each trial, and their changes from the baseline with paired intervals.
 
-Trials are compared at the times that all of them have, so that a table of an unfinished study is fair as well. The
+Trials are compared at the times that all of them have, so that a table of an unfinished study is fair as well; those
+with fewer than half as many cases as the one with most, as one that was stopped, are left out and named. The
 intervals are those of the benchmark (`cycler.benchmark.pairs.change`).
 """
 
@@ -67,7 +68,7 @@ class StudyTable:
 
     Attributes:
         rmse: of the baseline, SI, by headline channel.
-        missing: trials that have no case yet.
+        missing: trials that have no case yet, or fewer than half as many as others.
     """
 
     study: str
@@ -105,7 +106,10 @@ def make_table(study: Study, name: str, trials: Sequence[Trial], metric: str | N
     metric = metric or study.metric
     archive = Archive(study.archive)
     errors = {trial.name: _errors(archive, study, trial, metric) for trial in trials}
-    present = [trial for trial in trials if all(len(table) for table in errors[trial.name].values())]
+    most = {run: max(len(errors[trial.name][run]) for trial in trials) for run in study.runs}
+    present = [
+        trial for trial in trials if all(len(table) > most[run] / 2 for run, table in errors[trial.name].items())
+    ]
     missing = [trial.name for trial in trials if trial not in present]
     base = next(trial for trial in trials if trial.method == study.baseline)
     if base not in present:
@@ -201,7 +205,7 @@ def markdown(table: StudyTable) -> str:
             cells.append([name, *ratios, changed, number(row.seconds), number(row.analysis), str(row.fallbacks)])
         lines.append("\n".join("| " + " | ".join(line) + " |" for line in cells))
     if table.missing:
-        lines.append(f"Without a case so far: {', '.join(table.missing)}.")
+        lines.append(f"Left out, with no or few cases so far: {', '.join(table.missing)}.")
     return "\n\n".join(lines) + "\n"
 
 
@@ -209,6 +213,15 @@ def write_table(tables: Sequence[StudyTable], folder: Path) -> list[Path]:
     """Write table.md and table.json with the tables of a study, one for each metric; return the paths."""
     paths = [folder / "table.md", folder / "table.json"]
     write_whole(paths[0], "\n".join(markdown(table) for table in tables).encode())
-    content = json.dumps([asdict(table) for table in tables], indent=1, default=str)
-    write_whole(paths[1], content.replace("NaN", "null").encode())
+    content = json.dumps(_plain([asdict(table) for table in tables]), indent=1, allow_nan=False, default=str)
+    write_whole(paths[1], content.encode())
     return paths
+
+
+def _plain(value: Any) -> Any:
+    """Return content with None in place of numbers that are not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -54,11 +54,13 @@ def sweep(
         count = sum(len(trial.experiments) for trial in trials)
         try:
             with quiet_cycles():
-                run_study(described, trials, processes, show, cycle_time(until))
+                stopped = run_study(described, trials, processes, show, cycle_time(until))
         except KeyboardInterrupt:
             console.print("interrupted; what was done is kept, the same command goes on")
             raise typer.Exit(130) from None
-        console.print(f"{count} runs are complete")
+        for reason in stopped.values():
+            console.print(f"stopped: {reason}", soft_wrap=True)
+        console.print(f"{count - len(stopped)} of {count} runs are complete")
     tables = tables_of(described, name, trials)
     paths = write_table(tables, out or Path("runs") / name)
     if as_json:

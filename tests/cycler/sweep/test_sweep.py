@@ -60,7 +60,7 @@ def finished(base, tmp_path_factory):
     path = write_study(folder, base)
     ran = CliRunner().invoke(app, ["sweep", str(path), "--out", str(folder / "out")], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
-    assert "3 runs are complete" in ran.output
+    assert "3 of 3 runs are complete" in ran.output
     return path
 
 
@@ -122,7 +122,7 @@ def test_a_further_trial_is_added_to_what_is_there(finished, base, tmp_path):
     table = make_table(more, "small", trials_of(more, "small"))
     assert table.missing == ["oi (tuning.inflation 0.65)"]
     assert [row.trial for row in table.rows] == ["oi (tuning.inflation 0.5)", "oi (tuning.inflation 0.8)"]
-    assert "Without a case so far: oi (tuning.inflation 0.65)." in markdown(table)
+    assert "Left out, with no or few cases so far: oi (tuning.inflation 0.65)." in markdown(table)
 
 
 def load(path):
@@ -204,6 +204,18 @@ def test_runs_of_other_observations_have_tables_of_their_own(base, tmp_path):
     study = load_study(path)
     run_study(study, trials_of(study, "small"))
     assert len(Archive(study.archive).branch("small-oi-none-at-all").times) == 6
+
+
+def test_a_run_that_is_stopped_stops_no_other(base, tmp_path):
+    nervous = {"guards.increment_limit": 1e-6, "guards.fallbacks_in_a_row": 0}
+    methods = [{"name": "nervous", "set": nervous}, {"name": "oi"}]
+    path = write_study(tmp_path, base, methods=methods, unequal=None)
+    ran = CliRunner().invoke(app, ["sweep", str(path), "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    assert "stopped: experiment small-nervous: 1 cycles in a row fell back" in ran.output
+    assert "1 of 2 runs are complete" in ran.output
+    table = json.loads((tmp_path / "out/table.json").read_text())[0]
+    assert (table["missing"], table["cases"]) == (["nervous"], {"": 3})
 
 
 def test_a_plan_counts_and_measures_and_writes_nothing(finished, tmp_path, base):
