@@ -74,6 +74,7 @@ class EnsembleFilter:
         self._error, self._inflation = error, error.tuning.inflation_by_channel()[:, None, None]
         self._olr = None if error.olr is None else error.olr.operator
         self._share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
+        self._of_members = 1 - self._share if settings.members_share is None else settings.members_share
         static = self._static_part()
         # P in each cell, the members' part first, which every update writes anew: (cells, 69 + M, K).
         self._joined = np.concatenate([np.zeros((*static.shape[:2], self.size), np.float32), static], axis=2)
@@ -134,7 +135,7 @@ class EnsembleFilter:
         self, background: NDArray, perturbations: NDArray, older: NDArray | None, values: NDArray, errors: NDArray
     ) -> Analysis:
         members = self._with_equivalents(background, perturbations)
-        scale = np.float32(np.sqrt((1 - self._share) / (self.size - 1)))
+        scale = np.float32(np.sqrt(self._of_members / (self.size - 1)))
         joined = self._joined
         np.multiply(members, scale, out=joined[..., : self.size])
         observed = observed_cells(background, values, errors, self._olr)
@@ -223,7 +224,7 @@ class EnsembleFilter:
             )
             matrix = np.take(matrix, triangle(size)[1], axis=2).reshape(*matrix.shape[:2], size, size)
             weights[columns] = mean_weights(matrix, right)
-            of_members = matrix[..., : self.size, : self.size] / (1 - self._share)
+            of_members = matrix[..., : self.size, : self.size] / self._of_members
             transforms[columns] = square_root(of_members)
         return weights, transforms
 

@@ -29,6 +29,9 @@ class EnsembleSettings(Strict):
     default: 0.04 of `letkf` and `hybrid`, 0.16 of others."""
     static_share: float | None = Field(default=None, gt=0, lt=1)
     """Share of the static ensemble in the covariance of `hybrid`; default: a half."""
+    members_share: float | None = Field(default=None, gt=0, le=1)
+    """Share of the members' covariance in that of `hybrid`; default: what `static_share` leaves. With fewer than that,
+    the spread can have the size of the error while what few members sample badly counts less."""
     static: str = "oi"
     """The static ensemble: a packaged one, or a file that `dacycle train` made of a recipe of kind `oi`."""
     least_spread: float = Field(default=0.1, ge=0, lt=1)
@@ -43,5 +46,5 @@ class EnsembleSettings(Strict):
         return (0.04 if of_filter else 0.16) if self.additive is None else self.additive
 
 
-OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "static_share")
+OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "static_share", "members_share")
 """Settings of the transform, which other methods have not."""

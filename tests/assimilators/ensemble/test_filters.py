@@ -109,6 +109,17 @@ def test_with_the_static_ensemble_as_members_the_mean_is_that_of_optimal_interpo
     np.testing.assert_allclose(case.increment(letkf) / scale, case.increment(oi) / scale, atol=2e-4)
 
 
+def test_the_shares_of_both_covariances_are_set_one_by_one() -> None:
+    error = make_error(SMALL, members=30, inflation=0.6)
+    case, X = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0)), members()
+    large = make("hybrid", error, static_share=0.5, members_share=0.125).with_members(2 * X, NONE)
+    usual = make("hybrid", error, static_share=0.5).with_members(X, NONE)
+    np.testing.assert_allclose(case.increment(large), case.increment(usual), atol=1e-3)
+    transform = make("letkf", error).with_members(2 * X, NONE).analyse(case.background, case.values, case.errors)
+    found = large.analyse(case.background, case.values, case.errors)
+    np.testing.assert_allclose(found.members, transform.members, atol=1e-2)
+
+
 @pytest.mark.parametrize("name", ["letkf", "hybrid"])
 def test_the_order_of_members_changes_the_order_only(name: str) -> None:
     error, order = make_error(SMALL, members=30), np.random.default_rng(0).permutation(20)
