@@ -18,6 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erfc
 
 __all__ = ["BLOCK_DAYS", "FEWEST_BLOCKS", "FEWEST_EFFECTIVE", "Interval", "mean_interval", "trend_interval"]
 
@@ -55,6 +56,14 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether the interval is on one side of zero, and rests on `FEWEST_EFFECTIVE` values at least."""
         return self.effective >= FEWEST_EFFECTIVE and (self.low > 0 or self.high < 0)
+
+    @property
+    def p_value(self) -> float:
+        """How often chance alone gives an estimate as far from zero; NaN where fewer than `FEWEST_EFFECTIVE` say."""
+        if not self.effective >= FEWEST_EFFECTIVE:
+            return np.nan
+        error = (self.high - self.low) / (2 * NORMAL)
+        return float(erfc(abs(self.estimate) / (np.sqrt(2) * error))) if error > 0 else float(self.estimate == 0)
 
 
 def mean_interval(days: Array, values: Array) -> Interval:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from dacycle.assimilators.judging.benchmark import OVERALL
 from dacycle.common.files import write_whole
-from dacycle.cycler.benchmark.pairs import COLUMNS, gains, pairs_in_cycles, pairs_of_single_analyses
+from dacycle.cycler.benchmark.pairs import gains, pairs_in_cycles, pairs_of_single_analyses
 from dacycle.cycler.benchmark.run import Benchmark, CycledResults
+from dacycle.cycler.comparison.pairing import COLUMNS
 from dacycle.cycler.report import drawing, style
 from dacycle.cycler.report.tables import number, with_interval
 from dacycle.forecast_adapter.channels import HEADLINE

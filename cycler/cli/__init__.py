@@ -49,7 +49,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "scores": "Print the errors of a period of cycles, those of the free run, the fit to withheld sites, "
         "and the trend.",
         "report": "Write the report of an experiment: one HTML page that needs no other file.",
-        "compare": "Compare experiment B with A at the times both have: changes of RMSE with paired 95 % intervals.",
+        "compare": "Compare experiments with the first, at the times all have: changes of RMSE with paired 95 % "
+        "intervals.",
     },
     "cycles.errors": {
         "errors": "Estimate observation errors from departures.",

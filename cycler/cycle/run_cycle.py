@@ -46,16 +46,18 @@ class RunStoppedError(DacycleError, RuntimeError):
 
 @dataclass
 class Stopwatch:
-    """Measure the seconds spent in each named stage."""
+    """Measure the seconds spent in each named stage, and the processor's of the whole process meanwhile."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    processor: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Add the time spent inside to `stage`."""
-        begun = clock.perf_counter()
+        begun, used = clock.perf_counter(), clock.process_time()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + clock.perf_counter() - begun
+        self.processor[stage] = self.processor.get(stage, 0.0) + clock.process_time() - used
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,11 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         background_spread=_spread(inputs, members),
         analysis_spread=_spread(inputs, updated),
     )
-    notes = {"written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "seconds": dict(watch.seconds)}
+    notes = {
+        "written": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "seconds": dict(watch.seconds),
+        "processor_seconds": dict(watch.processor),
+    }
     with watch("commit"), _in_range(may_be_the_analysis=True):
         older = smoothed(inputs, previous, predicted, step.older[0])
         record = run.writer.commit_cycle(background, step.state[0], table, record, notes, updated, older)

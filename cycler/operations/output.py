@@ -21,7 +21,7 @@ from dacycle.forecast_adapter.states.dataset_writer import write_netcdf, write_z
 from dacycle.forecast_adapter.states.files import file_format, write_states
 from dacycle.forecast_adapter.states.grib_writer import BITS, MISSING, new_grib, write_fields
 
-__all__ = ["Kind", "times_of", "write_output"]
+__all__ = ["Kind", "times_of", "weatherbench2", "write_output"]
 
 
 class Kind(StrEnum):
@@ -68,7 +68,7 @@ def write_output(
         _write_grib(fields, branch, path, bits, centre)
     else:
         write = write_zarr if format_name == "Zarr" else write_netcdf
-        write(path, (_weatherbench2(start) for start in fields), attrs)
+        write(path, (weatherbench2(start) for start in fields), attrs)
 
 
 def _write_grib(starts: Iterable[xr.Dataset], branch: Branch, path: Path, bits: int, centre: int) -> None:
@@ -80,7 +80,7 @@ def _write_grib(starts: Iterable[xr.Dataset], branch: Branch, path: Path, bits: 
                 write_fields(file, {name: state[name].values for name in HEADLINE}, branch.grid, start, int(lead), bits)
 
 
-def _weatherbench2(fields: xr.Dataset) -> xr.Dataset:
+def weatherbench2(fields: xr.Dataset) -> xr.Dataset:
     """Return headline fields by channel, start and lead in WeatherBench2's schema of forecasts."""
     channels = [CHANNELS[index(name)] for name in HEADLINE]
     levels = sorted({channel.level for channel in channels if channel.level is not None})

@@ -200,16 +200,20 @@ _DRIFT_NAMES = {
 }
 
 
-def drift_side_by_side(pair: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw the RMSE by lead of forecasts from two experiments' analyses, and from the reference (of the first)."""
-    colours = dict(zip(pair, ("background", "analysis"), strict=True))
+def drift_side_by_side(runs: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> Figure:
+    """Draw the RMSE by lead of forecasts from the analyses of several runs, and from the reference (of the first).
+
+    Args:
+        runs: name -> its curves of `tables.drift_summary`.
+        colours: name -> the name of its colour in `style.PALETTE`.
+    """
     charts = []
     for channel in HEADLINE:
         factor, unit = style.readable(channel)
-        first = next(iter(pair.values()))
-        drawn = [(name, curves, "analysis", colours[name]) for name, curves in pair.items()]
+        first = next(iter(runs.values()))
+        drawn = [(name, curves, "analysis", colours[name]) for name, curves in runs.items()]
         lines = []
-        for name, curves, kind, colour in [*drawn, ("from the reference", first, "reference", "reference")]:
+        for name, curves, kind, colour in [*drawn, ("from the reference", first, "reference", "quiet")]:
             curve = curves[(curves["channel"] == channel) & (curves["kind"] == kind)].sort_values("lead")
             lines.append(Line(name, curve["lead"] / 24, factor * curve["rmse"], colour))
         charts.append(Chart(f"{channel} ({unit})", lines, x_label="lead (days)", from_zero=True))

@@ -44,8 +44,13 @@ _PLACES = {(CHANNELS[index(name)].variable, CHANNELS[index(name)].level): i for 
 """Variable and level (hPa, None at the surface) of each headline channel."""
 
 
-def at_observations(branch: Branch, world: World) -> pd.DataFrame:
+def at_observations(branch: Branch, world: World, new: bool = True) -> pd.DataFrame:
     """Return sums of squared differences of each kept forecast from the observations of the run.
+
+    Args:
+        branch: the run.
+        world: its world.
+        new: score the forecasts that have no scores yet; else their starts are left out.
 
     Returns:
         start, lead (hours), source, channel, region -> `n` observations; `d_squared`, observation minus forecast;
@@ -73,13 +78,13 @@ def at_observations(branch: Branch, world: World) -> pd.DataFrame:
     scored = tables[_TABLE]
     parts = [scored[scored["start"].isin(same)]] if same else []
     observed = _Observed(branch, world, set(records))
-    for start in (start for start in starts if start not in same):
+    for start in (start for start in starts if new and start not in same):
         fields = np.stack([kept[name].sel(time=start).values for name in HEADLINE], axis=1)
         parts += [observed.score(start, lead, state) for lead, state in zip(leads, fields, strict=True)]
     parts = [part for part in parts if len(part)]
     result = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_ORDER, *_SUMS])
     result = result.sort_values(_ORDER, ignore_index=True)[[*_ORDER, *_SUMS]]
-    if len(same) < len(starts) or stored.keys() - keys.keys():
+    if new and (len(same) < len(starts) or stored.keys() - keys.keys()):
         write_tables(folder, {_TABLE: result}, keys)
     return result
 

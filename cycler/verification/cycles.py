@@ -5,7 +5,10 @@ and used again for the cycles whose record and whose reference have not changed 
 """
 
 import hashlib
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -30,6 +33,7 @@ __all__ = [
     "layer_of",
     "trends",
     "verify",
+    "verify_all",
     "verify_free_run",
     "withheld_fits",
 ]
@@ -81,20 +85,45 @@ def verify(branch: Branch, world: World) -> Verification:
     Raises:
         ArchiveError: a state or a departure table is damaged.
     """
-    records = [r for r in branch.records if r.status != "cold_start"]
-    keys = {r.id: _key(r, world) for r in records}
-    tables, stored_keys = read_tables(branch.folder / "verification", _TABLES)
-    current = {cycle for cycle, key in keys.items() if stored_keys.get(cycle) == key}
-    due = [pd.Timestamp(cycle) for cycle in keys if cycle not in current]
-    new = [_verify_cycle(branch, world, time, table) for time, table in branch.each_departures(due)]
-    if new or stored_keys.keys() != keys.keys():
-        for name in tables:
-            stored = tables[name][tables[name]["time"].isin([pd.Timestamp(cycle) for cycle in current])]
-            filled = [table for table in (stored, *(getattr(cycle, name) for cycle in new)) if len(table)]
-            joined = pd.concat(filled, ignore_index=True) if filled else getattr(new[0], name) if new else stored
-            tables[name] = joined.sort_values("time", kind="stable", ignore_index=True)
-        write_tables(branch.folder / "verification", tables, keys)
-    return Verification(**tables)
+    return verify_all([branch], world)[0]
+
+
+def verify_all(branches: Sequence[Branch], world: World) -> list[Verification]:
+    """Verify branches of one world together, so that each state of the reference is read once. Errors as `verify`."""
+    kept = {branch.folder: _Kept(branch, world) for branch in branches}
+    for time, table, run in heapq.merge(*(run.departures() for run in kept.values()), key=itemgetter(0)):
+        run.new.append(_verify_cycle(run.branch, world, time, table))
+    verified = {folder: run.joined() for folder, run in kept.items()}
+    return [verified[branch.folder] for branch in branches]
+
+
+class _Kept:
+    """The tables that are kept of a branch, and those of the cycles that are due."""
+
+    def __init__(self, branch: Branch, world: World) -> None:
+        self.branch, self.new = branch, list[Verification]()
+        records = [r for r in branch.records if r.status != "cold_start"]
+        self._keys = {r.id: _key(r, world) for r in records}
+        self._tables, self._stored_keys = read_tables(branch.folder / "verification", _TABLES)
+        self._current = {cycle for cycle, key in self._keys.items() if self._stored_keys.get(cycle) == key}
+
+    def departures(self) -> Iterator[tuple[pd.Timestamp, pd.DataFrame, "_Kept"]]:
+        """Yield time and departures of each cycle that is due, in order, and this."""
+        due = [pd.Timestamp(cycle) for cycle in self._keys if cycle not in self._current]
+        for time, departures in self.branch.each_departures(due):
+            yield time, departures, self
+
+    def joined(self) -> Verification:
+        """Return all tables, and keep them."""
+        tables, new = self._tables, self.new
+        if new or self._stored_keys.keys() != self._keys.keys():
+            for name in tables:
+                stored = tables[name][tables[name]["time"].isin([pd.Timestamp(cycle) for cycle in self._current])]
+                filled = [table for table in (stored, *(getattr(cycle, name) for cycle in new)) if len(table)]
+                joined = pd.concat(filled, ignore_index=True) if filled else getattr(new[0], name) if new else stored
+                tables[name] = joined.sort_values("time", kind="stable", ignore_index=True)
+            write_tables(self.branch.folder / "verification", tables, self._keys)
+        return Verification(**tables)
 
 
 def free_run_of(branch: Branch) -> Branch | None:

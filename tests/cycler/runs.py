@@ -4,6 +4,7 @@ The analyses are the reference plus `error` standard deviations of smooth noise,
 much again.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,10 @@ def make_run(
     error: float = 0.3,
     model_digest: str = "m" * 64,
     seed: int = 0,
+    notes: Mapping[str, object] | None = None,
     **changes: object,
 ) -> Branch:
-    """Write a cold start and `cycles` cycles of an experiment; return the branch to read."""
+    """Write a cold start and `cycles` cycles of an experiment, with notes; return the branch to read."""
     archive, asked = Archive(folder, create=True), experiment(world, **changes)
     digests = {"experiment": asked.digest, "model": model_digest, "assimilator": "a" * 64}
     with write(archive, asked) as writer:
@@ -55,12 +57,19 @@ def make_run(
             writer.commit_start(frames, digests)
         while writer.next_time < START + cycles * STEP:
             number = int((writer.next_time - START) / STEP)
-            _commit(writer, world, writer.next_time, error, digests, np.random.default_rng([seed, number]))
+            rng = np.random.default_rng([seed, number])
+            _commit(writer, world, writer.next_time, error, digests, rng, notes or {})
     return archive.branch(asked.name)
 
 
 def _commit(
-    writer: Writer, world: World, time: pd.Timestamp, error: float, digests: dict[str, str], rng: np.random.Generator
+    writer: Writer,
+    world: World,
+    time: pd.Timestamp,
+    error: float,
+    digests: dict[str, str],
+    rng: np.random.Generator,
+    notes: Mapping[str, object],
 ) -> None:
     truth = world.reference.array(np.datetime64(time, "h"))
     noise = error * world.statistics.std[:, None, None] * smooth(rng, len(truth))
@@ -79,7 +88,7 @@ def _commit(
         uses={name: int(count) for name, count in uses.items()},
         sources={name: _source(name, time) for name in ("stations", "sondes")},
     )
-    writer.commit_cycle(background, background if fallback else analysis, table, record, {})
+    writer.commit_cycle(background, background if fallback else analysis, table, record, notes)
 
 
 def _source(name: str, time: pd.Timestamp) -> SourceRecord:

@@ -10,15 +10,18 @@ import pandas as pd
 import typer
 
 from dacycle.common.files import write_whole
-from dacycle.cycler.archive.branches import Archive, ArchiveError
+from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
 from dacycle.cycler.cli.texts import cycle_time
+from dacycle.cycler.comparison.card import chance_text, readable_row, summary
+from dacycle.cycler.comparison.page import write_markdown, write_page
+from dacycle.cycler.comparison.runs import Comparison
+from dacycle.cycler.comparison.runs import compare as compare_runs
+from dacycle.cycler.comparison.weatherbench import write_weatherbench
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import figures, style, tables
 from dacycle.cycler.report.at_observations import observation_rows, observation_table
-from dacycle.cycler.report.compare import compare as compare_runs
-from dacycle.cycler.report.compare import write_comparison
 from dacycle.cycler.report.page import write_report
 from dacycle.cycler.verification.beside import forecasting
 from dacycle.cycler.verification.cycles import Verification, trends, verify, verify_free_run
@@ -271,62 +274,87 @@ def report(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="The experiment to compare with, e.g. a control.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The experiment that is judged.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [C ...]", help="The baseline, and what is judged; ARCHIVE/NAME in other archives."),
+    ],
     archive: ArchiveFolder,
+    since: Annotated[str | None, typer.Option(help="First cycle, e.g. 20240108T06, after the spin-up.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last cycle; default: the last that all have.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the tables here, in Markdown.")] = None,
+    weatherbench: Annotated[
+        Path | None, typer.Option(help="Also write Zarr files of all runs into this folder, for WeatherBench-X.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare experiment B with A at the times both have: changes of RMSE with paired 95 % intervals.
+    """Compare experiments with the first, at the times all have: changes of RMSE with paired 95 % intervals.
 
-    The last column is the effective sample size: the number of independent pairs that would tell as much. A change is
-    bold where its interval excludes zero and rests on ten of them at least. The table is of the globe; the page and
-    JSON have the regions as well.
+    Of two experiments the table has every headline channel over the globe. Effective is the sample size: the number of
+    independent pairs that would tell as much; a change is bold where its interval excludes zero and rests on ten of
+    them at least. Of more it has the mean of the six channels, and a star in place of bold. The page, Markdown and JSON
+    have regions and further channels.
 
     Example: dacycle compare demo demo-no-olr --out no-olr.html
+
+    Example: dacycle compare oi fnp letkf --since 20240108T00 --markdown table.md
     """
-    opened = Archive(archive)
-    control, judged = opened.branch(first), opened.branch(second)
-    with waiting(f"verifying {first} and {second}"):
-        comparison = compare_runs(control, judged, load_world(control.experiment.world))
-    content = {
-        "a": first,
-        "b": second,
+    if len(runs) < 2:
+        raise typer.BadParameter("name two experiments at least, the baseline first")
+    first, last = cycle_time(since), cycle_time(until)
+    branches = [_run_of(name, archive) for name in runs]
+    world = load_world(branches[0].experiment.world)
+    with waiting(f"verifying {', '.join(runs)}"):
+        comparison = compare_runs(branches, world, first, last)
+    written = [
+        *([] if out is None else [write_page(comparison, out)]),
+        *([] if markdown is None else [write_markdown(comparison, markdown)]),
+        *([] if weatherbench is None else write_weatherbench(comparison, world, weatherbench)),
+    ]
+    if as_json:
+        print_json(_compared(comparison))
+        return
+    if len(runs) == 2:
+        _print_comparison(_compared(comparison))
+    else:
+        _print_summary(comparison)
+    for path in written:
+        console.print(str(path), soft_wrap=True)
+
+
+def _run_of(name: str, archive: Path) -> Branch:
+    """Return the branch of NAME in the archive, or of ARCHIVE/NAME."""
+    folder, _, own = name.rpartition("/")
+    return Archive(Path(folder) if folder else archive).branch(own)
+
+
+def _compared(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "baseline": comparison.baseline,
+        "runs": list(comparison.runs),
         "since": comparison.times[0],
         "until": comparison.times[-1],
         "cycles": len(comparison.times),
-        "rows": [_readable(row) for row in comparison.table.to_dict("records")],
-    }
-    page = None if out is None else write_comparison(comparison, out)
-    if as_json:
-        print_json(content)
-        return
-    _print_comparison(content)
-    if page is not None:
-        console.print(str(page), soft_wrap=True)
-
-
-def _readable(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """Return a row of the comparison with its errors in the units that `dacycle scores` prints."""
-    source, _, variable = str(row["channel"]).rpartition(" ")
-    factor, unit = style.readable_variable(variable) if source else style.readable(variable)
-    errors = {name: factor * row[name] for name in ("rmse_a", "rmse_b")}
-    return {"of": row["of"], "source": source, "channel": variable, "unit": unit} | {
-        str(name): errors.get(str(name), value) for name, value in row.items() if name not in ("of", "channel")
+        "settings": dict(comparison.settings),
+        "rows": [readable_row(row) for row in comparison.table.to_dict("records")],
+        "by_chance": comparison.chance,
+        "costs": comparison.costs,
+        "pairs": comparison.pairs,
     }
 
 
 def _print_comparison(content: dict[str, Any]) -> None:
-    title = f"B {content['b']} against A {content['a']}: change of RMSE, {content['cycles']} cycles"
+    a, b = content["runs"]
+    title = f"B {b} against A {a}: change of RMSE, {content['cycles']} cycles"
     numbers = ("A", "B", "change", "95 % interval", "effec-\ntive")
     table = new_table("of", "channel", numbers=numbers, title=title)
     for row in content["rows"]:
-        if row["region"] in ("globe", ""):
+        if row["region"] == "" or (row["region"] == "globe" and row["channel"] in HEADLINE):
             table.add_row(*_cells(row))
     console.print(table)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[Hashable, Any]) -> list[str]:
     """Return one row of the comparison; the change is bold where its interval excludes zero."""
     change, low, high, effective = (float(row[name]) for name in ("change", "low", "high", "effective"))
     colour = ("green" if change < 0 else "red") if row["excludes_zero"] else None
@@ -340,3 +368,17 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         interval,
         f"{effective:.0f}" if np.isfinite(effective) else "–",
     ]
+
+
+def _print_summary(comparison: Comparison) -> None:
+    found = summary(comparison)
+    title = f"change of RMSE from {comparison.baseline} (%), mean of six channels, {len(comparison.times)} cycles"
+    numbers = [name.replace(" ", "\n").replace("background", "back-\nground") for name in found["columns"]]
+    table = new_table("run", numbers=[*numbers, "s a\ncycle"], title=title)
+    for row in found["rows"]:
+        cells = [row["cells"].get(name) for name in found["columns"]]
+        changes = ["" if c is None else f"{c['change']:+.1f}{'*' if c['kind'] != 'none' else ' '}" for c in cells]
+        table.add_row(row["run"], *changes, tables.number(row["cost"]["cycle"]))
+    console.print(table)
+    for run in comparison.judged:
+        console.print(f"{run}: {chance_text(comparison, run)}")

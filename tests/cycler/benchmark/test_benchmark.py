@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dacycle.cycler.benchmark.page import summary
-from dacycle.cycler.benchmark.pairs import change
 from dacycle.cycler.benchmark.run import BenchmarkError, load_benchmark
 from dacycle.cycler.cli import app
+from dacycle.cycler.comparison.pairing import change
 from dacycle.cycler.experiment import write_experiment
 from dacycle.forecast_adapter.worlds.world import load_world
 

@@ -52,7 +52,7 @@ def test_a_comparison_fits_80_columns_and_names_its_units(narrow, capsys):
     row = {"of": "withheld O-B", "source": "stations", "channel": "msl", "unit": "hPa", "region": "", "rmse_a": 1.304,
            "rmse_b": 1.222, "change": -0.057, "low": -0.102, "high": -0.011, "effective": 120.0,
            "excludes_zero": True}  # fmt: skip
-    _print_comparison({"a": CONTROL, "b": LONG, "cycles": 1464, "rows": [row]})
+    _print_comparison({"runs": [CONTROL, LONG], "cycles": 1464, "rows": [row]})
     fits(capsys.readouterr().out, "stations msl (hPa)", "-10.2% to -1.1%", "1.30", LONG, CONTROL)
 
 
@@ -86,7 +86,9 @@ def test_commands_on_an_archive_print_json_alone(world, tmp_path):
     assert said["status"]["experiments"][0]["cycles"] == 3
     assert [cycle["cycle"] for cycle in said["log"]["cycles"]][-1] == f"{run.times[-1]:%Y-%m-%dT%H:%M:%SZ}"
     units = {row["channel"]: row["unit"] for row in said["scores"]["rmse"]}
-    assert units == {row["channel"]: row["unit"] for row in said["compare"]["rows"] if row["of"] == "analysis"}
+    assert units.items() <= {
+        (row["channel"], row["unit"]) for row in said["compare"]["rows"] if row["of"] == "analysis"
+    }
     assert {"hPa", "g/kg"} <= set(units.values())
 
 

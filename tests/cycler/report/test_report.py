@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -15,7 +14,6 @@ from dacycle.cycler.archive.branches import ArchiveError
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cli.cycles.verify import app
 from dacycle.cycler.report import maps, tables
-from dacycle.cycler.report.compare import compare, write_comparison
 from dacycle.cycler.report.page import page, status_strip, write_report
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts, read_scores
@@ -262,48 +260,7 @@ def test_coastlines_are_where_the_coasts_are():
     assert nearest(20.0, 49.0) > 4  # a border between countries is no coast
 
 
-# --- two experiments --------------------------------------------------------------------------------------------------
-
-
-def test_the_better_experiment_is_found_better_by_how_much_it_is(run, tiny):
-    found = compare(run, run.archive.branch("better"), tiny)
-    analysis = found.table[(found.table["of"] == "analysis") & (found.table["region"] == "globe")]
-    assert analysis["n"].eq(CYCLES).all()
-    np.testing.assert_allclose(analysis["change"], -0.5, atol=0.02)
-    np.testing.assert_allclose(analysis["rmse_b"] / analysis["rmse_a"] - 1, analysis["change"])
-    assert analysis["low"].isna().all(), "six cycles are too few for an interval"
-    day = found.table[found.table["of"] == "day 1"]
-    assert set(day["region"]) == {"globe", "northern extratropics", "tropics", "southern extratropics"}
-    assert (day["change"] < 0).all()
-    withheld = found.table[found.table["of"] == "withheld O-A"]
-    assert (withheld["change"] < 0).all()
-
-
-def test_an_experiment_compared_with_itself_does_not_differ(run, tiny):
-    assert compare(run, run, tiny).table["change"].eq(0).all()
-
-
-def test_a_fork_is_compared_with_its_donor_from_its_own_start_on(run, tiny, tmp_path):
-    shutil.copytree(run.archive.folder, tmp_path / "archive")
-    fork = make_run(
-        tmp_path / "archive", tiny, cycles=CYCLES, error=0.15, model_digest="m", name="fork",
-        start="2024-01-03T00", cold_start={"from": "run@20240102T18"},
-    )  # fmt: skip
-    comparison = compare(fork.archive.branch("run"), fork, tiny)
-    assert comparison.times[0] == pd.Timestamp("2024-01-03T00")
-    analysis = comparison.table.query("of == 'analysis' and region == 'globe'")
-    assert analysis["n"].eq(CYCLES - 4).all()
-    np.testing.assert_allclose(analysis["change"], -0.5, atol=0.05)
-
-
-def test_the_comparison_page_stands_alone_and_names_what_differs(run, tiny, tmp_path):
-    found = compare(run, run.archive.branch("better"), tiny)
-    html = write_comparison(found, tmp_path / "compare.html").read_text()
-    parsed = Page(html)
-    assert parsed.open == []
-    assert all(r.startswith(("#", "data:")) for r in parsed.references)
-    assert "model" in parsed.words
-    assert "−50 %" in parsed.words
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 
 def test_commands_work_from_the_shell(run, world, tmp_path, monkeypatch):
