@@ -2,7 +2,7 @@
 
 Trials are compared at the times that all of them have, so that a table of an unfinished study is fair as well; those
 with fewer than half as many cases as the one with most, as one that was stopped, are left out and named. The
-intervals are those of the benchmark (`cycler.benchmark.pairs.change`).
+intervals are those of `cycler.comparison.pairing`.
 """
 
 import json
@@ -16,7 +16,7 @@ import pandas as pd
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, Branch
-from dacycle.cycler.benchmark.pairs import change as relative_change
+from dacycle.cycler.comparison.pairing import change as relative_change
 from dacycle.cycler.experiment import Experiment
 from dacycle.cycler.report.tables import number, with_interval
 from dacycle.cycler.sweep.study import Study, Trial
