@@ -88,9 +88,10 @@ def plan(experiment: Experiment, archive: Archive | None, threads: int = 1) -> P
     days = [times[:_DAY] or [first], times[-_DAY:][::-1]]
     _look_at_sources(inputs, days if len(times) > 1 else days[:1], outlook)
     outlook.step_seconds = _time_one_step(inputs, first)
-    outlook.megabytes = len(times) * 2 * CHANNEL_COUNT * np.prod(inputs.world.grid.shape) * 4 / 1e6
+    kept = 2 + (0 if experiment.members is None else experiment.members.members)
+    outlook.megabytes = len(times) * kept * CHANNEL_COUNT * np.prod(inputs.world.grid.shape) * 4 / 1e6
     starts = sum(time.hour in experiment.drift.starts for time in times)
-    outlook.forecast_steps = starts * (experiment.drift.lead // STEP)
+    outlook.forecast_steps = starts * (experiment.drift.lead // STEP) * (1 + (experiment.drift.members or 0))
     return outlook
 
 

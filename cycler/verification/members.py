@@ -23,6 +23,7 @@ from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.members import MEMBERS, around
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 from dacycle.cycler.experiment import STEP, cycle_id
 from dacycle.forecast_adapter import scores
@@ -30,7 +31,7 @@ from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["are_wanted", "make_scores", "read_scores_of_members", "score_members", "summary"]
+__all__ = ["are_wanted", "make_scores", "read_scores_of_members", "score_members", "spread_over_error", "summary"]
 
 _KEY = b"dacycle.members"
 """In a file's metadata: what its scores were made from, and of how many members."""
@@ -148,6 +149,26 @@ def summary(of_members: pd.DataFrame, of_control: pd.DataFrame) -> list[dict[str
             }
         )
     return sorted(rows, key=lambda row: (HEADLINE.index(row["channel"]), row["lead_hours"]))
+
+
+def spread_over_error(records: Sequence[CycleRecord], errors: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return by channel the spread of members over the error of `background` and `analysis`, over the globe.
+
+    Args:
+        records: of the cycles; without members they have no spread, and the result is empty.
+        errors: of cycles, as `verification.cycles.verify` finds them; only its times count.
+    """
+    times = set(errors["time"])
+    with_members = {r.time: r for r in records if r.time in times and r.background_spread and r.analysis_spread}
+    globe = errors[(errors["region"] == "globe") & errors["time"].isin(with_members)]
+    found: dict[str, dict[str, float]] = {}
+    for kind in ("background", "analysis") if with_members else ():
+        spreads = [getattr(record, f"{kind}_spread") for record in with_members.values()]
+        mse = globe[globe["kind"] == kind].groupby("channel", observed=True)["mse"].mean()
+        for channel in HEADLINE:
+            variance = np.mean([spread[channel] ** 2 for spread in spreads])
+            found.setdefault(channel, {})[kind] = float(np.sqrt(variance / mse[channel]))
+    return found
 
 
 def _read(branch: Branch, start: pd.Timestamp, made_from: str) -> pa.Table | None:

@@ -26,6 +26,7 @@ from dacycle.cycler.report.page import write_report
 from dacycle.cycler.verification.beside import forecasting
 from dacycle.cycler.verification.cycles import Verification, trends, verify, verify_free_run
 from dacycle.cycler.verification.drift import due, fill_in, member_scores, read_scores, unverified
+from dacycle.cycler.verification.members import spread_over_error
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.worlds.world import load_world
 
@@ -190,6 +191,7 @@ def scores(
         "since": runs["analysis"]["time"].min(),
         "until": runs["analysis"]["time"].max(),
         "rmse": _errors(runs, verification, trend_days),
+        "spread_over_error": spread_over_error(branch.records, verification.errors),
         "withheld": tables.withheld_rows(verification.fits),
     }
     if as_json:
@@ -243,6 +245,11 @@ def _print_scores(content: dict[str, Any]) -> None:
         )
         for row in rows:
             table.add_row(f"{row['channel']} ({row['unit']})", tables.with_interval(*row["trend_a_day"].values()))
+        console.print(table)
+    if content["spread_over_error"]:
+        table = new_table("channel", numbers=["background", "analysis"], title="spread of the members / error")
+        for channel, ratios in content["spread_over_error"].items():
+            table.add_row(channel, *(f"{ratio:.2f}" for ratio in ratios.values()))
         console.print(table)
     columns = ("values", "O-B", "O-A", "analysis")
     table = new_table(

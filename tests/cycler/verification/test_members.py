@@ -11,6 +11,7 @@ from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
+from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import due, make_forecasts, member_scores, read_scores
 from dacycle.cycler.verification.members import score_members, summary
 from dacycle.forecast_adapter import scores
@@ -92,6 +93,18 @@ def test_what_is_shown_of_them(done):
     assert row["unit"] == "hPa"
     printed = CliRunner().invoke(app, ["drift", "demo", "--archive", str(done.archive.folder)])
     assert "5 members: RMSE of the mean (control)" in " ".join(printed.output.split())
+
+
+def test_the_spread_of_cycles_is_shown_over_their_error(done, world):
+    shown = CliRunner().invoke(app, ["scores", "demo", "--archive", str(done.archive.folder), "--json"])
+    assert shown.exit_code == 0, shown.output
+    errors, found = verify(done, load_world(str(world.folder))).errors, json.loads(shown.stdout)["spread_over_error"]
+    assert list(found) == list(HEADLINE)
+    of_z = errors[(errors["channel"] == "z500") & (errors["kind"] == "analysis") & (errors["region"] == "globe")]
+    variance = np.mean([r.analysis_spread["z500"] ** 2 for r in done.records if r.time in set(of_z["time"])])
+    assert found["z500"]["analysis"] == pytest.approx(np.sqrt(variance / of_z["mse"].mean()), rel=1e-5)
+    printed = CliRunner().invoke(app, ["scores", "demo", "--archive", str(done.archive.folder)])
+    assert "spread of the members / error" in " ".join(printed.output.split())
 
 
 def test_of_a_right_spread_the_ratio_is_one(tiny):
