@@ -301,30 +301,30 @@ def spectra(powers: Mapping[str, NDArray]) -> Figure:
 
 
 def spectra_of_errors(powers: Mapping[str, NDArray]) -> Figure:
-    """Draw the zonal power (6, m) of increments and errors, relative to that of the `reference`, by wavenumber."""
+    """Draw the zonal power (6, m) of increments and errors over the reference's, and of one error over the other."""
     colours = {"increment": "free run", "background error": "background", "analysis error": "analysis"}
-    charts = []
+    sizes, shares = [], []
     for i, channel in enumerate(HEADLINE):
-        truth = powers["reference"][i, 1:]
-        wavenumber = np.arange(1, truth.size + 1)
-        lines = [Line(name, wavenumber, powers[name][i, 1:] / truth, colour) for name, colour in colours.items()]
-        highest = max(float(np.max(line.y)) for line in lines)
-        lowest = min(float(np.min(line.y)) for line in lines)
-        charts.append(
-            Chart(
-                channel,
-                lines,
-                size_=(205, 170),
-                x_label="wavenumber",
-                log_x=True,
-                log_y=True,
-                y_range=(max(0.7 * lowest, 1e-6), max(1.4, 1.4 * highest)),
-                x_ticks=[m for m in (1, 2, 5, 10, 20, 50, 100, 200, 500) if m <= truth.size],
-                y_ticks=[10.0**k for k in range(-6, 3)],
-                level=(1.0, "reference"),
-            )
+        of = {name: powers[name][i, 1:] for name in (*colours, "reference")}
+        wavenumber = np.arange(1, of["reference"].size + 1)
+        axis = {
+            "size_": (205, 170),
+            "x_label": "wavenumber",
+            "log_x": True,
+            "x_ticks": [m for m in (1, 2, 5, 10, 20, 50, 100, 200, 500) if m <= wavenumber.size],
+        }
+        ratios = {name: of[name] / of["reference"] for name in colours}
+        lines = [Line(name, wavenumber, ratios[name], colour) for name, colour in colours.items()]
+        ends = (
+            max(0.7 * min(x.min() for x in ratios.values()), 1e-6),
+            1.4 * max(1.0, *(x.max() for x in ratios.values())),
         )
-    return Figure("Zonal power of increments and errors over the reference's", charts, columns=6, x_name="wavenumber")
+        marks = [10.0**k for k in range(-6, 4)]
+        sizes.append(Chart(channel, lines, log_y=True, y_range=ends, y_ticks=marks, level=(1.0, "reference"), **axis))
+        share = of["analysis error"] / np.maximum(of["background error"], 1e-30)
+        line = Line("analysis error over background error", wavenumber, share, "shade 3")
+        shares.append(Chart(f"{channel}: analysis over backgr.", [line], level=(1.0, "background"), **axis))
+    return Figure("Zonal power of increments and errors", [*sizes, *shares], columns=6, x_name="wavenumber")
 
 
 def _globe(errors: pd.DataFrame, channels: str | Sequence[str]) -> pd.DataFrame:
