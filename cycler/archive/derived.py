@@ -25,7 +25,7 @@ __all__ = ["read_tables", "write_tables"]
 
 logger = logging.getLogger(__name__)
 
-_KEYS = b"dacycle.cycles.3"
+_KEYS = b"dacycle.cycles.4"
 """Where the keys are kept; with another number, tables of an older layout are computed again."""
 
 

@@ -10,6 +10,7 @@ from dacycle.cycler.report import style
 from dacycle.cycler.report.charts import Area, Chart, Figure, Line
 from dacycle.cycler.verification.cycles import withheld_fits
 from dacycle.forecast_adapter.channels import CHANNELS, GROUPS, HEADLINE, LEVELS, NAMES
+from dacycle.forecast_adapter.scores import REGIONS
 
 __all__ = [
     "biases_over_time",
@@ -19,10 +20,12 @@ __all__ = [
     "drift_side_by_side",
     "errors_by_group",
     "errors_by_level",
+    "errors_by_region_and_level",
     "errors_over_time",
     "fits_over_time",
     "means_over_time",
     "spectra",
+    "spectra_of_errors",
 ]
 
 TOP = 200
@@ -82,16 +85,27 @@ def errors_by_group(runs: Runs, std: NDArray) -> Figure:
 
 def errors_by_level(runs: Runs, std: NDArray) -> Figure:
     """Draw profiles of the run's RMSE in standard deviations; levels above 200 hPa are shaded."""
+    return Figure("Error by level in standard deviations", _profiles(runs, std, "globe"), columns=5, x_name="error")
+
+
+def errors_by_region_and_level(runs: Runs, std: NDArray) -> Figure:
+    """Draw the same profiles in each region."""
+    regions = [region for region in REGIONS if region != "globe"]
+    charts = [chart for region in regions for chart in _profiles(runs, std, region)]
+    return Figure("Error by region and level in standard deviations", charts, columns=5, x_name="error")
+
+
+def _profiles(runs: Runs, std: NDArray, region: str) -> list[Chart]:
     charts = []
     for variable in ("z", "q", "u", "v", "t"):
         lines = []
         for name, errors in runs.items():
-            means = errors[errors["region"] == "globe"].groupby("channel", observed=True)["mse"].mean()
+            means = errors[errors["region"] == region].groupby("channel", observed=True)["mse"].mean()
             profile = np.sqrt([means[NAMES[i]] / std[i] ** 2 for i in GROUPS[variable]])
             lines.append(Line(name, profile, LEVELS, name, dots=True))
         charts.append(
             Chart(
-                variable,
+                variable if region == "globe" else f"{variable}, {region}",
                 lines,
                 size_=(205, 210),
                 log_y=True,
@@ -100,7 +114,7 @@ def errors_by_level(runs: Runs, std: NDArray) -> Figure:
                 shaded=(40, TOP),
             )
         )
-    return Figure("Error by level in standard deviations", charts, columns=5, x_name="error")
+    return charts
 
 
 def normalised(errors: pd.DataFrame, members: Sequence[int], std: NDArray) -> pd.Series:
@@ -259,7 +273,8 @@ def means_over_time(means: pd.DataFrame, free: pd.DataFrame | None) -> Figure:
 
 
 def spectra(powers: Mapping[str, NDArray]) -> Figure:
-    """Draw the zonal power (6, m) of each kind relative to that of `reference`, by wavenumber."""
+    """Draw the zonal power (6, m) of backgrounds and analyses relative to that of `reference`, by wavenumber."""
+    powers = {name: powers[name] for name in ("background", "analysis", "reference")}
     ratios = np.concatenate([powers[n][:, 1:] / powers["reference"][:, 1:] for n in powers]).ravel()
     low, high = min(0.8, 0.95 * ratios.min()), max(1.25, 1.05 * ratios.max())
     steps = (0.8, 1, 1.25, 2) if high < 3 * low else (0.2, 0.5, 1, 2, 5) if high < 30 * low else (0.01, 0.1, 1, 10, 100)
@@ -283,6 +298,33 @@ def spectra(powers: Mapping[str, NDArray]) -> Figure:
             )
         )
     return Figure("Zonal power relative to the reference", charts, columns=6, x_name="wavenumber")
+
+
+def spectra_of_errors(powers: Mapping[str, NDArray]) -> Figure:
+    """Draw the zonal power (6, m) of increments and errors over the reference's, and of one error over the other."""
+    colours = {"increment": "free run", "background error": "background", "analysis error": "analysis"}
+    sizes, shares = [], []
+    for i, channel in enumerate(HEADLINE):
+        of = {name: powers[name][i, 1:] for name in (*colours, "reference")}
+        wavenumber = np.arange(1, of["reference"].size + 1)
+        axis = {
+            "size_": (205, 170),
+            "x_label": "wavenumber",
+            "log_x": True,
+            "x_ticks": [m for m in (1, 2, 5, 10, 20, 50, 100, 200, 500) if m <= wavenumber.size],
+        }
+        ratios = {name: of[name] / of["reference"] for name in colours}
+        lines = [Line(name, wavenumber, ratios[name], colour) for name, colour in colours.items()]
+        ends = (
+            max(0.7 * min(x.min() for x in ratios.values()), 1e-6),
+            1.4 * max(1.0, *(x.max() for x in ratios.values())),
+        )
+        marks = [10.0**k for k in range(-6, 4)]
+        sizes.append(Chart(channel, lines, log_y=True, y_range=ends, y_ticks=marks, level=(1.0, "reference"), **axis))
+        share = of["analysis error"] / np.maximum(of["background error"], 1e-30)
+        line = Line("analysis error over background error", wavenumber, share, "shade 3")
+        shares.append(Chart(f"{channel}: analysis over backgr.", [line], level=(1.0, "background"), **axis))
+    return Figure("Zonal power of increments and errors", [*sizes, *shares], columns=6, x_name="wavenumber")
 
 
 def _globe(errors: pd.DataFrame, channels: str | Sequence[str]) -> pd.DataFrame:

@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.report import style
+from dacycle.cycler.verification.consistency import consistency
 from dacycle.cycler.verification.usage import KINDS
 from dacycle.obs_ingest.table import REASONS, VARIABLES
 
@@ -13,6 +15,7 @@ __all__ = [
     "BY_DESIGN",
     "OFTEN",
     "by_variable",
+    "consistency_rows",
     "inventories",
     "inventory_rows",
     "outcome_rows",
@@ -34,6 +37,16 @@ BY_DESIGN = {*_USED, "denied", "blacklisted", "not_listed", "station_height", "n
 """Outcomes that do not depend on the quality of a station's measurements."""
 
 _NUMBERS = ("found", "decoded", "missing", "late")
+
+
+def consistency_rows(fits: pd.DataFrame, records: Sequence[CycleRecord]) -> list[dict[str, Any]]:
+    """Return the rows of `consistency`, with errors in readable units."""
+    rows = consistency(fits, records).to_dict("records")
+    for row in rows:
+        factor, row["unit"] = style.readable_variable(str(row["variable"]))
+        row |= {name: factor * row[name] for name in ("stated", "estimated", "background", "spread")}
+        row["ratio"] = row["estimated"] / row["stated"]
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 # --- inventories ------------------------------------------------------------------------------------------------------

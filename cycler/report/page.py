@@ -203,6 +203,7 @@ def _errors(verification: Verification, free: Verification | None, world: World)
         "biases": figures.biases_over_time(runs),
         "groups": figures.errors_by_group(runs, std),
         "levels": figures.errors_by_level(runs, std),
+        "levels_by_region": figures.errors_by_region_and_level(runs, std),
         "regions": _region_rows(errors),
         "region_names": list(scores.REGIONS),
     }
@@ -219,6 +220,7 @@ def _observations(branch: Branch, records: list[CycleRecord], fits: pd.DataFrame
     return {
         "counts": figures.counts_over_time(fits),
         "departures": tables.departure_rows(fits),
+        "consistency": observations.consistency_rows(fits, records),
         "inventories": observations.inventory_rows(records),
         "problems": problems,
         "more_problems": more_problems,
@@ -282,7 +284,10 @@ def _fields(branch: Branch, world: World, records: list[CycleRecord]) -> dict[st
         "increments": maps.increment_maps(sample.increment, sample.increment_rms, world.grid),
         "daily_rows": tables.daily_rows(sample, world, records),
         "error_maps": maps.error_maps(**sample.errors, grid=world.grid) if verified else None,
-        "spectra": figures.spectra(sample.powers) if verified else None,
+        "spectra": figures.spectra({k: p for k, p in sample.powers.items() if k not in tables.SPECTRA})
+        if verified
+        else None,
+        "error_spectra": figures.spectra_of_errors(sample.powers) if verified else None,
         "divergence": [
             {"channel": name, **{kind: float(values[i]) for kind, values in divergence.items()}}
             for i, name in enumerate(HEADLINE)

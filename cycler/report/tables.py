@@ -25,6 +25,7 @@ from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, WB2_NA
 from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
+    "SPECTRA",
     "SampleFields",
     "bias_of",
     "daily_rows",
@@ -45,8 +46,11 @@ __all__ = [
 ]
 
 _HEADLINE = [index(name) for name in HEADLINE]
-_SAMPLE_FORM = "sample 2"
+_SAMPLE_FORM = "sample 3"
 """With another text here, samples that were kept before are read anew."""
+
+SPECTRA = ("increment", "background error", "analysis error")
+"""Differences whose spectra are taken, beside those of the states."""
 
 SAMPLE = 120
 """Maps and spectra are means over at most this many cycles, spread evenly over the run."""
@@ -229,7 +233,8 @@ class SampleFields:
         cycles: number of cycles in the sample.
         increment, increment_rms: mean and root mean square of analysis minus background.
         errors: RMSE maps by kind; empty without a reference.
-        powers: zonal power spectra by kind.
+        powers: zonal power spectra of each kind of state; where there is a reference, also of the increments and of
+            the errors of backgrounds and analyses.
         daily: (n, 2, 2, 6, 5) projections of increments and backgrounds, see `verification.daily_cycle.project`.
     """
 
@@ -320,7 +325,7 @@ def _read_sample(
     shape = (len(HEADLINE), *world.grid.shape)
     total, square = np.zeros(shape), np.zeros(shape)
     errors = {kind: np.zeros(shape) for kind in ("background", "analysis")}
-    powers: dict[str, list[NDArray]] = {"background": [], "analysis": [], "reference": []}
+    powers: dict[str, list[NDArray]] = {name: [] for name in ("background", "analysis", "reference", *SPECTRA)}
     daily = []
     for record, has_reference in zip(sampled, verified, strict=True):
         fields = {kind: headline_fields(branch, kind, record.time) for kind in errors}
@@ -332,6 +337,7 @@ def _read_sample(
             truth = world.reference.array(np.datetime64(record.time, "h"))[_HEADLINE].astype(float)
             for kind, field in fields.items():
                 errors[kind] += (field - truth) ** 2
+            fields |= {"increment": increment, **{f"{kind} error": field - truth for kind, field in fields.items()}}
             fields["reference"] = truth
         for kind, field in fields.items():
             powers[kind].append(scores.zonal_power_spectrum(field, world.grid))

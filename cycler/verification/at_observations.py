@@ -31,7 +31,10 @@ from dacycle.forecast_adapter.worlds.world import World
 from dacycle.obs_ingest.operators.columns import equivalents
 from dacycle.obs_ingest.table import VARIABLES
 
-__all__ = ["at_observations", "by_lead"]
+__all__ = ["WITHHELD", "at_observations", "by_lead"]
+
+WITHHELD = ", withheld"
+"""Ends the source of rows of withheld values alone, which the rows of the source hold too."""
 
 _TABLE = "at_observations"
 _KEY = ["source", "channel", "region"]
@@ -56,7 +59,8 @@ def at_observations(branch: Branch, world: World, new: bool = True) -> pd.DataFr
         start, lead (hours), source, channel, region -> `n` observations; `d_squared`, observation minus forecast;
         `error_squared`, the stated error; and where the reference holds the valid time, `verified` of them with
         `verified_error_squared`, their stated error, `from_reference_squared`, H(forecast) - H(reference), and
-        `reference_d_squared`, observation minus H(reference).
+        `reference_d_squared`, observation minus H(reference). Beyond lead 0, where nothing else counts, withheld
+        values have rows of their own too, whose source ends in `WITHHELD`.
         Sums in SI units squared.
 
     Raises:
@@ -137,7 +141,12 @@ class _Observed:
             unseen = (table["use"] == "withheld").to_numpy()
             table, reference = table[unseen], reference[unseen]
         forecast = self._equivalents(table, headline)
-        return _sums(table, forecast, reference).assign(start=start, lead=lead) if len(table) else pd.DataFrame()
+        parts = [_sums(table, forecast, reference)] if len(table) else []
+        withheld = (table["use"] == "withheld").to_numpy()
+        if lead and withheld.any():
+            of_withheld = _sums(table[withheld], forecast[withheld], reference[withheld])
+            parts.append(of_withheld.assign(source=of_withheld["source"] + WITHHELD))
+        return pd.concat(parts, ignore_index=True).assign(start=start, lead=lead) if parts else pd.DataFrame()
 
     def _at(self, valid: pd.Timestamp) -> tuple[pd.DataFrame, NDArray]:
         """Return the accepted values at a time that a headline channel can be compared with, and H(reference)."""

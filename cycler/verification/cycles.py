@@ -66,8 +66,8 @@ class Verification:
         errors: time, kind (background, analysis), channel, region -> mse, mae, bias; only where there is a reference.
         means: time, kind (background, analysis, reference), quantity -> value.
         fits: time, source, variable, layer, use, reason -> `count` of values, count of departures (`compared`), and
-            the sums over them of error squared, o_b, o_b squared, o_a, o_a squared, (o_b/error) squared and
-            (o_a/error) squared.
+            the sums over them of error squared, o_b, o_b squared, o_a, o_a squared, o_b o_a, and of the last three
+            over error squared.
     """
 
     errors: pd.DataFrame
@@ -239,8 +239,10 @@ def fit_table(time: pd.Timestamp, departures: pd.DataFrame) -> pd.DataFrame:
             "o_b_squared": o_b**2,
             "o_a": o_a,
             "o_a_squared": o_a**2,
+            "o_b_o_a": o_b * o_a,
             "o_b_in_errors_squared": (o_b / error) ** 2,
             "o_a_in_errors_squared": (o_a / error) ** 2,
+            "o_b_o_a_in_errors": o_b * o_a / error**2,
         }
     )
     sums = rows.groupby(["source", "variable", "layer", "use", "reason"], as_index=False).sum()

@@ -105,6 +105,29 @@ def test_an_interval_of_few_effective_values_does_not_exclude_zero() -> None:
     assert not found.excludes_zero
 
 
+@pytest.mark.parametrize("memory", [1.5, 4.0])
+def test_on_long_series_a_block_bootstrap_with_automatic_blocks_agrees(memory: float) -> None:
+    """Circular blocks of the length of Politis and White (2004) as another package chooses it; daily values."""
+    bootstrap = pytest.importorskip("arch.bootstrap")
+    ratios = []
+    for series in autoregressive(memory, 2400, trials=8)[:, ::4]:
+        block = round(bootstrap.optimal_block_length(series)["circular"].iloc[0])
+        drawn = bootstrap.CircularBlockBootstrap(block, series, seed=1)
+        low, high = drawn.conf_int(np.mean, 400, method="percentile").ravel()
+        found = mean_interval(np.arange(len(series)), series)
+        ratios.append((high - low) / (found.high - found.low))
+    assert np.mean(ratios) == pytest.approx(0.95, abs=0.07), "the bootstrap is a little narrower even then"
+
+
+def test_the_p_value_is_that_of_the_interval() -> None:
+    days, series = np.arange(400.0), np.random.default_rng(5).normal(size=400)
+    shifted = series - series.mean() + 1.96 * series.std() / np.sqrt(400)
+    assert mean_interval(days, shifted).p_value == pytest.approx(0.05, abs=0.01)
+    assert mean_interval(days, series + 9).p_value < 1e-12
+    assert np.isnan(mean_interval(days[:12], series[:12]).p_value)
+    assert mean_interval(days, np.zeros(400)).p_value == 1
+
+
 def test_equal_values_have_no_width() -> None:
     found = mean_interval(np.arange(30), np.full(30, 2.0))
     assert (found.estimate, found.low, found.high) == (2.0, 2.0, 2.0)

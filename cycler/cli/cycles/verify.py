@@ -22,6 +22,7 @@ from dacycle.cycler.comparison.weatherbench import write_weatherbench
 from dacycle.cycler.experiment import cycle_id
 from dacycle.cycler.report import figures, style, tables
 from dacycle.cycler.report.at_observations import observation_rows, observation_table
+from dacycle.cycler.report.observations import consistency_rows
 from dacycle.cycler.report.page import write_report
 from dacycle.cycler.verification.beside import forecasting
 from dacycle.cycler.verification.cycles import Verification, trends, verify, verify_free_run
@@ -193,6 +194,7 @@ def scores(
         "rmse": _errors(runs, verification, trend_days),
         "spread_over_error": spread_over_error(branch.records, verification.errors),
         "withheld": tables.withheld_rows(verification.fits),
+        "consistency": consistency_rows(verification.fits, [r for r in branch.records if r.time in set(times)]),
     }
     if as_json:
         print_json(content)

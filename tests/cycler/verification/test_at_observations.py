@@ -6,7 +6,7 @@ import pytest
 
 from dacycle.cycler.archive.branches import ArchiveError
 from dacycle.cycler.report.at_observations import observation_rows, observation_table
-from dacycle.cycler.verification.at_observations import at_observations, by_lead
+from dacycle.cycler.verification.at_observations import WITHHELD, at_observations, by_lead
 from dacycle.cycler.verification.drift import forecasts, make_forecasts
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.grid import interpolate_to_points
@@ -47,9 +47,14 @@ def test_sums_by_hand(run, tiny, scored, channel):
     place = tiny.grid, table["latitude"].to_numpy(), table["longitude"].to_numpy()
     modelled = [interpolate_to_points(x, *place).astype(float) for x in (field, reference)]
     row = scored[(scored["start"] == START) & (scored["lead"] == 12) & (scored["channel"] == channel)]
+    apart = row["source"].str.endswith(WITHHELD)
+    withheld, row = row[apart & (row["region"] == "globe")].iloc[0], row[~apart]
     globe = row[row["region"] == "globe"].iloc[0]
     value, error = (table[name].to_numpy(float) for name in ("value", "error"))
     assert globe["n"] == globe["verified"] == len(table) == 36
+    at_withheld = (table["use"] == "withheld").to_numpy()
+    assert withheld["n"] == at_withheld.sum() == 4
+    assert withheld["d_squared"] == pytest.approx(np.square(value - modelled[0])[at_withheld].sum(), rel=1e-4)
     assert globe["d_squared"] == pytest.approx(np.square(value - modelled[0]).sum(), rel=1e-4)
     assert globe["error_squared"] == pytest.approx(np.square(error).sum(), rel=1e-5)
     assert globe["from_reference_squared"] == pytest.approx(np.square(modelled[0] - modelled[1]).sum(), rel=1e-4)
@@ -67,7 +72,7 @@ def test_an_analysis_is_compared_with_what_it_has_not_seen(run, scored):
 
 def test_without_their_own_error_observations_tell_what_the_reference_tells(scored):
     later = by_lead(scored[scored["lead"] > 0].assign(lead=12))
-    later = later[later["region"] == "globe"].set_index("channel")
+    later = later[(later["region"] == "globe") & ~later["source"].str.endswith(WITHHELD)].set_index("channel")
     for channel in ("t850", "msl"):
         row = later.loc[channel]
         assert row["n"] > 150
@@ -112,7 +117,7 @@ def test_rows_are_in_readable_units(run, tiny, scored):
     assert pressure["error"] == pytest.approx(same["error"] / 100)
     leads, table = observation_table(rows)
     assert leads == [0, 24]
-    assert [row["channel"] for row in table] == ["t850", "msl"]
+    assert [row["channel"] for row in table] == ["t850", "t850", "msl", "msl"], "of all, and of withheld sites alone"
     assert observation_table([]) == ([], [])
 
 
