@@ -21,16 +21,21 @@ from dacycle.forecast_adapter.grid import Grid
 
 if TYPE_CHECKING:
     from dacycle.assimilators.ensemble.settings import EnsembleSettings
+    from dacycle.assimilators.variational.settings import VariationalSettings
+    from dacycle.forecast_adapter.models.model import ForecastModel
     from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
     "ENSEMBLE_METHODS",
     "LOADERS",
+    "VARIATIONAL_METHODS",
     "Analysis",
     "Assimilator",
     "AssimilatorError",
     "EnsembleAssimilator",
     "FreeRun",
+    "Past",
+    "WindowAssimilator",
     "check_fits",
     "current_name",
     "known_assimilators",
@@ -51,6 +56,9 @@ LOADERS: dict[str, str] = {
 
 ENSEMBLE_METHODS = ("hybrid", "letkf")
 """Methods that carry an ensemble from cycle to cycle; `ensemble.filters` loads them."""
+
+VARIATIONAL_METHODS = ("3dvar", "4dvar")
+"""Methods that minimise a cost function; `variational.methods` loads them."""
 
 RENAMED = {"sda": "diffusion", "slam": "latent-diffusion"}
 """Former names of methods, which are still understood.
@@ -152,6 +160,39 @@ class EnsembleAssimilator(Assimilator, Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Past:
+    """Hold what comes before an analysis, for a method that corrects the start of a forecast over a window.
+
+    Attributes:
+        older, newer: (69, H, W) SI: the two frames of the start, 6 h apart, the newer one at the start of the window.
+        observations: values and errors (69 + M, H, W) of each analysis time inside the window, oldest first; the window
+            has one step more.
+        share: of a correction of the newer frame that the older one gets, as an experiment's `frames` says.
+    """
+
+    older: NDArray
+    newer: NDArray
+    observations: Sequence[tuple[NDArray, NDArray]] = ()
+    share: float = 0.0
+
+
+@runtime_checkable
+class WindowAssimilator(Assimilator, Protocol):
+    """Correct the start of a forecast over a window, whose end is the analysis.
+
+    Attributes:
+        steps: of 6 h in the window; a past with fewer makes it shorter.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def with_past(self, past: Past) -> Assimilator:
+        """Return the assimilator of one chain with this past."""
+        ...
+
+
 @dataclass(frozen=True)
 class FreeRun:
     """Assimilate nothing: the analysis is the background."""
@@ -186,13 +227,21 @@ def packaged_assimilators() -> dict[str, Path]:
 
 def known_assimilators() -> list[str]:
     """Return the names that `load_assimilator` understands, sorted."""
-    return sorted({*_METHODS, *ENSEMBLE_METHODS, *packaged_assimilators()})
+    return sorted({*_METHODS, *ENSEMBLE_METHODS, *VARIATIONAL_METHODS, *packaged_assimilators()})
 
 
 def load_assimilator(
-    name_or_file: str | Path, world: "World", threads: int = 1, ensemble: "EnsembleSettings | None" = None
+    name_or_file: str | Path,
+    world: "World",
+    threads: int = 1,
+    ensemble: "EnsembleSettings | None" = None,
+    variational: "VariationalSettings | None" = None,
+    model: "ForecastModel | None" = None,
 ) -> Assimilator:
-    """Load the assimilator of that name, or of that file, for a world; `ensemble` is for methods with members only.
+    """Load the assimilator of that name, or of that file, for a world.
+
+    `ensemble` is for methods with members only, `variational` for those that minimise a cost function, and `model` for
+    4dvar, whose cost function has a forecast in it.
 
     Raises:
         AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
@@ -205,6 +254,10 @@ def load_assimilator(
         filters = import_module("dacycle.assimilators.ensemble.filters")
         of_members: Assimilator = filters.load(name, world, ensemble, threads)
         return of_members
+    if name in VARIATIONAL_METHODS:
+        methods = import_module("dacycle.assimilators.variational.methods")
+        of_cost: Assimilator = methods.load(name, world, variational, threads, model)
+        return of_cost
     path = packaged_assimilators().get(name, Path(name_or_file))
     if not path.is_file():
         known = ", ".join(known_assimilators())

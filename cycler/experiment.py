@@ -23,8 +23,9 @@ from pydantic import (
     model_validator,
 )
 
-from dacycle.assimilators.base import ENSEMBLE_METHODS
+from dacycle.assimilators.base import ENSEMBLE_METHODS, VARIATIONAL_METHODS
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
+from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
@@ -317,9 +318,11 @@ class Experiment(Strict):
     """Which frames of the next forecast get the increment: the newest one, or both, the older one a share of it;
     default: newest. `dacycle models MODEL` says what the model needs."""
     assimilator: str
-    """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, a file, or `none`."""
+    """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, `3dvar`, `4dvar`, a file, or `none`."""
     ensemble: EnsembleSettings | None = None
     """The ensemble of `letkf` and `hybrid`, where it differs from the default one."""
+    variational: VariationalSettings | None = None
+    """The cost function of `3dvar` and `4dvar`, where it differs from the default one."""
     assimilation_grid: str | None = None
     """The assimilator's grid where it is coarser than the model's; then only increments are interpolated to `grid`."""
     operator: str | None = None
@@ -356,8 +359,13 @@ class Experiment(Strict):
         if self.ensemble is not None and not with_members:
             names = " and ".join(ENSEMBLE_METHODS)
             raise ValueError(f"ensemble goes with {names}, not with {self.assimilator}; leave it out")
+        if self.variational is not None and self.assimilator not in VARIATIONAL_METHODS:
+            names = " and ".join(VARIATIONAL_METHODS)
+            raise ValueError(f"variational goes with {names}, not with {self.assimilator}; leave it out")
         if with_members and self.assimilation_grid not in (None, self.grid):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
+        if self.assimilator == "4dvar" and self.assimilation_grid not in (None, self.grid):
+            raise ValueError("assimilation_grid: 4dvar controls states on the model's grid; leave it out")
         if self.cold_start.from_ is not None:
             donor, time = parse_donor(self.cold_start.from_)
             if donor == self.name:
@@ -374,6 +382,8 @@ class Experiment(Strict):
         content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True) or None
         if self.assimilator in ENSEMBLE_METHODS:  # with the default settings, which another version may change
             content["ensemble"] = (self.ensemble or EnsembleSettings()).model_dump(mode="json", exclude_none=True)
+        if self.assimilator in VARIATIONAL_METHODS:
+            content["variational"] = (self.variational or VariationalSettings()).model_dump(mode="json")
         # Unused keys are left out, so that experiments that are older than a key keep their digest.
         return {key: value for key, value in content.items() if value is not None or key == "end"}
 
@@ -401,7 +411,13 @@ class Experiment(Strict):
         It removes no station biases, since departures from a free run do not measure a station.
         """
         drift = self.drift.model_copy(update={"free_run": False})
-        without = {"assimilator": "none", "ensemble": None, "assimilation_grid": None, "bias": None}
+        without = {
+            "assimilator": "none",
+            "ensemble": None,
+            "variational": None,
+            "assimilation_grid": None,
+            "bias": None,
+        }
         return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 
     def runs(self) -> list["Experiment"]:

@@ -95,7 +95,7 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     try:
         world = load_world(experiment.world)
         model = load_model(experiment.model, threads)
-        assimilator = _load_assimilator(experiment, world, threads)
+        assimilator = _load_assimilator(experiment, world, model, threads)
         operator = load_operator(experiment.operator, world, threads)
         specs = [source.model_dump(mode="json") for source in experiment.observations]
         sources = tuple(build_source(spec, world, experiment.seed) for spec in specs)
@@ -115,12 +115,15 @@ def load_inputs(experiment: Experiment, threads: int = 1) -> Inputs:
     return inputs
 
 
-def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
+def _load_assimilator(experiment: Experiment, world: World, model: ForecastModel, threads: int) -> Assimilator:
     """Return the assimilator on the world's grid, if need be with increments from a coarser grid."""
     if experiment.assimilation_grid in (None, world.grid.name):
-        return load_assimilator(experiment.assimilator, world, threads, experiment.ensemble)
+        return load_assimilator(
+            experiment.assimilator, world, threads, experiment.ensemble, experiment.variational, model
+        )
     coarse = world.on(get_grid(experiment.assimilation_grid))
-    return Incremental(load_assimilator(experiment.assimilator, coarse, threads), world.grid)
+    coarse_method = load_assimilator(experiment.assimilator, coarse, threads, variational=experiment.variational)
+    return Incremental(coarse_method, world.grid)
 
 
 def _unpaired(inputs: Inputs) -> list[str]:
