@@ -21,17 +21,22 @@ from dacycle.forecast_adapter.grid import Grid
 
 if TYPE_CHECKING:
     from dacycle.assimilators.ensemble.settings import EnsembleSettings
+    from dacycle.assimilators.variational.settings import VariationalSettings
+    from dacycle.forecast_adapter.models.model import ForecastModel
     from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
     "ENSEMBLE_METHODS",
     "LOADERS",
+    "VARIATIONAL_METHODS",
     "Analysis",
     "Assimilator",
     "AssimilatorError",
     "EnsembleAssimilator",
     "FreeRun",
     "OlderFrame",
+    "Past",
+    "WindowAssimilator",
     "check_fits",
     "current_name",
     "known_assimilators",
@@ -53,6 +58,9 @@ LOADERS: dict[str, str] = {
 
 ENSEMBLE_METHODS = ("hybrid", "letkf")
 """Methods that need an ensemble from cycle to cycle; `ensemble.filters` loads them. Others may have one, too."""
+
+VARIATIONAL_METHODS = ("3dvar", "4dvar")
+"""Methods that minimise a cost function; `variational.methods` loads them."""
 
 RENAMED = {"sda": "diffusion", "slam": "latent-diffusion"}
 """Former names of methods, which are still understood.
@@ -185,6 +193,39 @@ def removes_model_bias(method: Assimilator) -> bool:
     return removes_model_bias(inner) if inner is not None else bool(getattr(method, "removes_model_bias", False))
 
 
+@dataclass(frozen=True, eq=False)
+class Past:
+    """Hold what comes before an analysis, for a method that corrects the start of a forecast over a window.
+
+    Attributes:
+        older, newer: (69, H, W) SI: the two frames of the start, 6 h apart, the newer one at the start of the window.
+        observations: values and errors (69 + M, H, W) of each analysis time inside the window, oldest first; the window
+            has one step more.
+        share: of a correction of the newer frame that the older one gets, as an experiment's `frames` says.
+    """
+
+    older: NDArray
+    newer: NDArray
+    observations: Sequence[tuple[NDArray, NDArray]] = ()
+    share: float = 0.0
+
+
+@runtime_checkable
+class WindowAssimilator(Assimilator, Protocol):
+    """Correct the start of a forecast over a window, whose end is the analysis.
+
+    Attributes:
+        steps: of 6 h in the window; a past with fewer makes it shorter.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def with_past(self, past: Past) -> Assimilator:
+        """Return the assimilator of one chain with this past."""
+        ...
+
+
 @dataclass(frozen=True)
 class FreeRun:
     """Assimilate nothing: the analysis is the background."""
@@ -219,7 +260,7 @@ def packaged_assimilators() -> dict[str, Path]:
 
 def known_assimilators() -> list[str]:
     """Return the names that `load_assimilator` understands, sorted."""
-    return sorted({*_METHODS, *ENSEMBLE_METHODS, *packaged_assimilators()})
+    return sorted({*_METHODS, *ENSEMBLE_METHODS, *VARIATIONAL_METHODS, *packaged_assimilators()})
 
 
 def load_assimilator(
@@ -228,15 +269,19 @@ def load_assimilator(
     threads: int = 1,
     ensemble: "EnsembleSettings | None" = None,
     tuning: Mapping[str, Any] | None = None,
+    variational: "VariationalSettings | None" = None,
+    model: "ForecastModel | None" = None,
 ) -> Assimilator:
     """Load the assimilator of that name, or of that file, for a world.
 
     Args:
-        name_or_file: of the method.
+        name_or_file: what the experiment names.
         world: whose states it corrects.
         threads: of its products; another number rounds differently.
         ensemble: settings of a filter's members, or of those that another method is to have.
         tuning: settings (`classical.background_error.Tuning`) in place of those of a file of background errors.
+        variational: settings of a method that minimises a cost function.
+        model: for 4dvar, whose cost function has a forecast in it.
 
     Raises:
         AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
@@ -252,9 +297,13 @@ def load_assimilator(
         return of_members
     if ensemble is not None:
         perturbed = import_module("dacycle.assimilators.ensemble.perturbed")
-        single = load_assimilator(name, world, threads, tuning=tuning)
+        single = load_assimilator(name, world, threads, tuning=tuning, variational=variational, model=model)
         of_analyses: Assimilator = perturbed.load(single, world, ensemble)
         return of_analyses
+    if name in VARIATIONAL_METHODS:
+        methods = import_module("dacycle.assimilators.variational.methods")
+        of_cost: Assimilator = methods.load(name, world, variational, threads, model)
+        return of_cost
     if name in _METHODS:
         return _METHODS[name](world, threads)
     if not path.is_file():

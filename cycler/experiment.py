@@ -24,9 +24,10 @@ from pydantic import (
     model_validator,
 )
 
-from dacycle.assimilators.base import ENSEMBLE_METHODS
+from dacycle.assimilators.base import ENSEMBLE_METHODS, VARIATIONAL_METHODS
 from dacycle.assimilators.classical.background_error import Tuning
 from dacycle.assimilators.ensemble.settings import OF_FILTERS, EnsembleSettings
+from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict, parse_checked, read_checked, suggestion, write_yaml
 from dacycle.common.errors import DacycleError
@@ -342,12 +343,15 @@ class Experiment(Strict):
     """`removed`: the mean error of the model, from the file beside the model's, is taken off every background; default:
     none. Trained methods that remove it themselves do not go with it."""
     assimilator: str
-    """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, a file, or `none`."""
+    """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, `3dvar`, `4dvar`, a file, or
+    `none`."""
     tuning: OiTuning = Field(default=None, description="inflation, distance_km, shift and block of oi")
     """Settings of `oi`, or of another file of background errors, in place of those that its file holds."""
     ensemble: EnsembleSettings | None = None
     """The ensemble of `letkf` and `hybrid`, where it differs from the default one; with another method: it runs for
     members, too, with perturbed observations and backgrounds, which gives a spread."""
+    variational: VariationalSettings | None = None
+    """The cost function of `3dvar` and `4dvar`, where it differs from the default one."""
     assimilation_grid: str | None = None
     """The assimilator's grid where it is coarser than the model's; then only increments are interpolated to `grid`."""
     operator: str | None = None
@@ -385,6 +389,9 @@ class Experiment(Strict):
         if foreign:
             names = " and ".join(ENSEMBLE_METHODS)
             raise ValueError(f"ensemble.{foreign[0]} goes with {names}, not with {self.assimilator}; leave it out")
+        if self.variational is not None and self.assimilator not in VARIATIONAL_METHODS:
+            names = " and ".join(VARIATIONAL_METHODS)
+            raise ValueError(f"variational goes with {names}, not with {self.assimilator}; leave it out")
         available = 0 if self.members is None else self.members.members
         if (self.drift.members or 0) > available:
             have = f"the run has {available}" if available else "the run has none; the key ensemble gives it some"
@@ -397,6 +404,8 @@ class Experiment(Strict):
             )
         if self.members is not None and self.assimilation_grid not in (None, self.grid):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
+        if self.assimilator == "4dvar" and self.assimilation_grid not in (None, self.grid):
+            raise ValueError("assimilation_grid: 4dvar controls states on the model's grid; leave it out")
         if self.cold_start.from_ is not None:
             donor, time = parse_donor(self.cold_start.from_)
             if donor == self.name:
@@ -415,6 +424,8 @@ class Experiment(Strict):
         if self.members is not None:  # with the default settings, which another version may change
             others = () if self.assimilator in ENSEMBLE_METHODS else OF_FILTERS
             content["ensemble"] = self.members.model_dump(mode="json", exclude_none=True, exclude=set(others))
+        if self.assimilator in VARIATIONAL_METHODS:
+            content["variational"] = (self.variational or VariationalSettings()).model_dump(mode="json")
         # Unused keys are left out, so that experiments that are older than a key keep their digest.
         return {key: value for key, value in content.items() if value is not None or key == "end"}
 
@@ -450,7 +461,8 @@ class Experiment(Strict):
         It removes no station biases, since departures from a free run do not measure a station.
         """
         drift = self.drift.model_copy(update={"free_run": False, "members": None})
-        without = {"assimilator": "none", "ensemble": None, "tuning": None, "assimilation_grid": None, "bias": None}
+        methods = dict.fromkeys(("ensemble", "tuning", "variational", "assimilation_grid", "bias"))
+        without = {"assimilator": "none", **methods}
         return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 
     def runs(self) -> list["Experiment"]:

@@ -19,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import AssimilatorError
-from dacycle.assimilators.classical.olr import OlrOperator, OlrSamples, fit_olr
+from dacycle.assimilators.classical.olr import OlrOperator, OlrSamples, fit_olr, fit_operator
 from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
@@ -34,6 +34,7 @@ __all__ = [
     "Tuning",
     "draw_forecast_errors",
     "estimate_background_error",
+    "fit_olr_operator",
     "shifted",
 ]
 
@@ -151,8 +152,14 @@ class BackgroundError:
         with reading(path, AssimilatorError):
             with xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False) as file:
                 dataset = file.load()
-            if dataset.attrs.get("format") != _FORMAT:
-                raise AssimilatorError(f"{path}: not a background error file ({_FORMAT!r})")
+            found = dataset.attrs.get("format")
+            if found != _FORMAT:
+                what = f"not a background error file ({_FORMAT!r})"
+                if str(found).startswith("dacycle variational covariance"):
+                    what = (
+                        "of 3dvar and 4dvar; say `assimilator: 3dvar` and name it in `variational: {covariance: FILE}`"
+                    )
+                raise AssimilatorError(f"{path}: {what}")
             if list(dataset.channel.values) != NAMES:
                 raise AssimilatorError(f"{path}: its channels are not the {len(NAMES)} of a state, in their order")
             members = dataset["members"].values * dataset["unit"].values[:, None, None].astype(np.float32)
@@ -293,7 +300,7 @@ def estimate_background_error(
         world.grid,
         world.name,
         tuning,
-        _fit_olr(reference, world.grid, years, errors) if olr else None,
+        _olr_of(errors, reference, world.grid, years) if olr else None,
         model=model.name,
         model_digest=model.digest,
         leads=[int(lead) for lead in leads],
@@ -302,8 +309,24 @@ def estimate_background_error(
     )
 
 
-def _fit_olr(reference: Reference, grid: Grid, years: Sequence[int], errors: NDArray) -> OlrSamples | None:
-    """Return the operator of OLR; None, with a warning, where the reference has no OLR."""
+def _olr_of(errors: NDArray, reference: Reference, grid: Grid, years: Sequence[int]) -> OlrSamples | None:
+    """Return the operator of OLR, with the OLR of the errors' deviations; None where the reference has no OLR."""
+    fitted = _states_and_olr(reference, grid, years)
+    return None if fitted is None else fit_olr(*fitted, grid.weights, errors - errors.mean(axis=0))
+
+
+def fit_olr_operator(reference: Reference, grid: Grid, years: Sequence[int]) -> OlrOperator | None:
+    """Fit the operator of OLR to a reference; None, with a warning, where it has no OLR.
+
+    Raises:
+        AssimilatorError: the reference's fields are damaged.
+    """
+    fitted = _states_and_olr(reference, grid, years)
+    return None if fitted is None else fit_operator(*fitted, grid.weights)
+
+
+def _states_and_olr(reference: Reference, grid: Grid, years: Sequence[int]) -> tuple[NDArray, NDArray] | None:
+    """Return states (n, 69, H, W) and their OLR (n, H, W); None, with a warning, where the reference has no OLR."""
     times = _spread_over(reference, years)
     try:
         has_olr = "olr" in reference.extra_fields(times)
@@ -316,7 +339,7 @@ def _fit_olr(reference: Reference, grid: Grid, years: Sequence[int], errors: NDA
         np.stack([_averaged(fields(time), reference.grid, grid) for time in times])
         for fields in (reference.array, lambda time: reference.surface(time, ("olr",))["olr"].values)
     )
-    return fit_olr(states, olr, grid.weights, errors - errors.mean(axis=0))
+    return states, olr
 
 
 def _spread_over(reference: Reference, years: Sequence[int]) -> NDArray[np.datetime64]:

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from dacycle.assimilators.exceptions import ExportError
 from dacycle.assimilators.trained.stepping import Stepping
 
-__all__ = ["step_to_onnx", "to_onnx"]
+__all__ = ["convolution_backward", "step_to_onnx", "to_onnx", "write_graph"]
 
 OPSET = 18
 
@@ -32,7 +32,7 @@ def to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list[str]
     shape = network.static.shape[1:]
     batch = torch.export.Dim("batch", min=1, max=1024)
     examples = tuple(torch.zeros(2, channels, *shape) for channels in inputs.values())
-    _write(network, examples, path, list(inputs), outputs, tuple({0: batch} for _ in inputs))
+    write_graph(network, examples, path, list(inputs), outputs, tuple({0: batch} for _ in inputs))
 
 
 def step_to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list[str]) -> None:
@@ -54,13 +54,13 @@ def step_to_onnx(network: Any, path: Path, inputs: dict[str, int], outputs: list
         *(torch.zeros(tensor.shape) for tensor in stepping.carried),
     )
     with torch.no_grad():
-        traced = make_fx(network, {torch.ops.aten.convolution_backward.default: _convolution_backward})(*examples)
+        traced = make_fx(network, {torch.ops.aten.convolution_backward.default: convolution_backward})(*examples)
     traced.graph.eliminate_dead_code()  # gradients that are not used
     traced.recompile()
-    _write(traced, examples, path, [*inputs, *stepping.inputs], [*outputs, *stepping.outputs])
+    write_graph(traced, examples, path, [*inputs, *stepping.inputs], [*outputs, *stepping.outputs])
 
 
-def _convolution_backward(
+def convolution_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, _: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
     output_padding: Any, groups: int, wanted: list[bool],
 ) -> tuple[Tensor | None, None, None]:  # fmt: skip
@@ -75,7 +75,7 @@ def _convolution_backward(
     return of_input, None, None
 
 
-def _write(
+def write_graph(
     network: Any, examples: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str], free: Any = None
 ) -> None:
     with warnings.catch_warnings(), torch.no_grad():

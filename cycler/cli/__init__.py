@@ -58,9 +58,10 @@ COMMANDS: dict[str, dict[str, str]] = {
     "models.training": {
         "backgrounds": "Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, "
         "or of cycles.",
-        "train": "Train a network, or estimate what a recipe of `kind: oi` (an ensemble) or `bias` (a model's mean "
-        "error) says.",
+        "train": "Train a network, or estimate what a recipe of `kind: oi`, `3dvar` (errors of the background) or `bias` "
+        "(a model's mean error) says.",
         "export": "Write a run's network as ONNX with its metadata and check it against torch.",
+        "gradient": "Write the tangent linear and the adjoint of a forecast model, which 4dvar needs, and check them.",
         "gate": "Judge a trained assimilator and write its card: parity, single observations, single analyses, cycles.",
         "evaluate": "Score single analyses of held-out backgrounds: errors over the globe, against the "
         "background and another method.",

@@ -110,7 +110,7 @@ def load_inputs(experiment: Experiment, threads: int = 1, like: Inputs | None = 
         world = load_world(experiment.world)
         same = _Same(like, experiment)
         model = same("model", lambda: load_model(experiment.model, threads))
-        assimilator = same("assimilator", lambda: _load_assimilator(experiment, world, threads))
+        assimilator = same("assimilator", lambda: _load_assimilator(experiment, world, model, threads))
         operator = same("operator", lambda: load_operator(experiment.operator, world, threads))
         sources = same("sources", lambda: _build_sources(experiment, world))
         checks = experiment.quality.checks()
@@ -133,7 +133,7 @@ def load_inputs(experiment: Experiment, threads: int = 1, like: Inputs | None = 
 
 _DEPEND_ON: dict[str, tuple[str, ...]] = {
     "model": ("model",),
-    "assimilator": ("world", "assimilator", "ensemble", "tuning", "assimilation_grid"),
+    "assimilator": ("world", "model", "assimilator", "ensemble", "tuning", "variational", "assimilation_grid"),
     "operator": ("world", "operator"),
     "sources": ("world", "observations", "seed"),
     "model_bias": ("model", "model_bias"),
@@ -163,12 +163,18 @@ def _build_sources(experiment: Experiment, world: World) -> tuple[Source, ...]:
     return tuple(build_source(spec, world, experiment.seed) for spec in specs)
 
 
-def _load_assimilator(experiment: Experiment, world: World, threads: int) -> Assimilator:
+def _load_assimilator(experiment: Experiment, world: World, model: ForecastModel, threads: int) -> Assimilator:
     """Return the assimilator on the world's grid, if need be with increments from a coarser grid."""
+    load = partial(
+        load_assimilator,
+        experiment.assimilator,
+        threads=threads,
+        tuning=experiment.tuning,
+        variational=experiment.variational,
+    )
     if experiment.assimilation_grid in (None, world.grid.name):
-        return load_assimilator(experiment.assimilator, world, threads, experiment.members, experiment.tuning)
-    coarse = world.on(get_grid(experiment.assimilation_grid))
-    return Incremental(load_assimilator(experiment.assimilator, coarse, threads, tuning=experiment.tuning), world.grid)
+        return load(world=world, ensemble=experiment.members, model=model)
+    return Incremental(load(world=world.on(get_grid(experiment.assimilation_grid))), world.grid)
 
 
 def _load_bias(model: ForecastModel) -> ModelBias:

@@ -22,6 +22,7 @@ from dacycle.cycler.cycle.collect import Observed, collect, with_departures
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.cycle.members import forecast, smoothed, with_members
 from dacycle.cycler.cycle.readings import Readings
+from dacycle.cycler.cycle.window import with_past
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.models.model import ForecastError
@@ -165,9 +166,14 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     if not analysed:
         values, errors = np.zeros_like(values), np.zeros_like(errors)
-    with watch("analysis"):
+    with watch("read"):
+        method = with_past(
+            with_members(inputs, time, predicted), inputs, run.writer, run.frames, time, (before, previous),
+            longest=not from_background,
+        )  # fmt: skip
+    with watch("analysis"), _in_range(may_be_the_analysis=True):
         step = assimilate(
-            with_members(inputs, time, predicted),
+            method,
             background[None], values, errors, inputs.experiment.guards.of_step(),
             observed.background_error.on(inputs.world.grid), _usual_increment(past),
             cold=_is_cold(inputs.experiment, time),

@@ -1,5 +1,6 @@
 """Commands for networks: make samples, train, export, judge."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from dacycle.assimilators.training.recipe import (
     load_recipe,
     recipe_kind,
 )
+from dacycle.assimilators.variational.recipe import estimate_from_recipe as estimate_covariance_from_recipe
 from dacycle.cycler.cli.show import console
 from dacycle.cycler.cli.texts import need_torch, parse_years
 from dacycle.forecast_adapter.channels import HEADLINE, PLANES, readable
@@ -45,6 +47,12 @@ app = typer.Typer()
 GPUS = (1, 4, 8)
 SUSTAINED = (1, 10, 50)
 """10^12 operations a second; networks like these sustain a fraction of a GPU's nominal speed."""
+ESTIMATES: dict[str, tuple[Callable[[Path, Path, str | None], object], str]] = {
+    "oi": (estimate_from_recipe, "an experiment's `assimilator:` takes this path"),
+    "3dvar": (estimate_covariance_from_recipe, "an experiment's `variational: {covariance: }` takes this path"),
+    "bias": (estimate_bias, "copy it beside the model's file, as its name with `.bias.nc`"),
+}
+"""What is estimated without a network, by the kind of its recipe: how, and what is then done with the file."""
 SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
 """The observing system where no recipe names one: that of the demonstration."""
 
@@ -99,7 +107,8 @@ def train(
         typer.Option(metavar="GRID", help="Do not train; print the cost of training an assimilator on this grid."),
     ] = None,
 ) -> None:
-    """Train a network, or estimate what a recipe of `kind: oi` (an ensemble) or `bias` (a model's mean error) says.
+    """Train a network, or estimate what a recipe of `kind: oi`, `3dvar` (errors of the background) or `bias` (a model's
+    mean error) says.
 
     A network needs the extra `train`. Run the same command again to continue an interrupted training.
 
@@ -108,17 +117,12 @@ def train(
     Example: dacycle train deploy/recipes/era5/fnp.yaml --estimate 1.40625deg
     """
     folder, kind = out or Path("runs") / recipe.stem, recipe_kind(recipe)
-    if kind == "bias":
+    if kind in ESTIMATES:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{recipe.stem}.nc"
-        estimate_bias(recipe, path, data)
-        typer.echo(f"estimated: {path}; copy it beside the model's file, as its name with `.bias.nc`")
-        return
-    if kind == "oi":
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{recipe.stem}.nc"
-        estimate_from_recipe(recipe, path, data)
-        typer.echo(f"estimated: {path}; an experiment's `assimilator:` takes this path")
+        make, then = ESTIMATES[kind]
+        make(recipe, path, data)
+        typer.echo(f"estimated: {path}; {then}")
         return
     need_torch()
     read = load_recipe(recipe, data)
@@ -199,6 +203,23 @@ def export(
         export_forecast(run, path, data)
     key = "operator" if isinstance(recipe, OperatorRecipe) else "model"
     typer.echo(f"{path}, and its card {path.with_suffix('.md').name}; an experiment's `{key}:` takes this path")
+
+
+@app.command()
+def gradient(
+    model: Annotated[str, typer.Argument(help="A packaged forecast model, or the ONNX file of one.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; default: where 4dvar looks for it.")] = None,
+) -> None:
+    """Write the tangent linear and the adjoint of a forecast model, which 4dvar needs, and check them.
+
+    By default the file is in the folder `gradients` beside the model's, under the same name.
+
+    Example: dacycle gradient runs/mini-cpu/mini.onnx
+    """
+    need_torch()
+    from dacycle.assimilators.export.gradient import export_gradient
+
+    typer.echo(export_gradient(load_model(model), out))
 
 
 @app.command()

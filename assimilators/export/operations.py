@@ -1,0 +1,131 @@
+"""The operations of ONNX graphs in torch, by name; those that the exported forecast models have.
+
+Tensors are torch's; integers (shapes, indices, axes) are arrays of numpy and single numbers are Python's, so that a trace
+takes them as constants.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["OPERATIONS"]
+
+
+Integers = NDArray[np.int64]
+
+
+def _integers(x: Integers) -> list[int]:
+    return [int(i) for i in x.reshape(-1)]
+
+
+def _slice(
+    x: Any, starts: Integers, ends: Integers, axes: Integers | None = None, steps: Integers | None = None
+) -> Any:
+    chosen = list(range(x.ndim)) if axes is None else _integers(axes)
+    strides = [1] * len(chosen) if steps is None else _integers(steps)
+    for axis, start, end, step in zip(chosen, _integers(starts), _integers(ends), strides, strict=True):
+        indices = np.arange(x.shape[axis])[start:end:step]
+        if isinstance(x, np.ndarray):
+            x = x.take(indices, axis)
+        elif step == 1:
+            x = x.narrow(axis, int(indices[0]) if len(indices) else 0, len(indices))
+        else:
+            x = x.index_select(axis, torch.from_numpy(indices.copy()))
+    return x
+
+
+def _conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, pads: list[int], group: int = 1, **more: Any
+) -> Tensor:
+    if any(pads) or set(more.get("strides", [1])) != {1} or set(more.get("dilations", [1])) != {1}:
+        raise NotImplementedError
+    return functional.conv2d(x, weight, bias, groups=group)
+
+
+def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float, axis: int = -1, **_: Any) -> Tensor:
+    centred = x - x.mean(dim=axis, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(dim=axis, keepdim=True) + epsilon) * scale + bias
+
+
+def _gather_nd(x: Tensor, indices: Integers, **_: Any) -> Tensor:
+    return x[tuple(torch.from_numpy(index) for index in np.moveaxis(indices, -1, 0))]
+
+
+def _gemm(
+    a: Tensor, b: Tensor, c: Tensor, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
+) -> Tensor:
+    return alpha * (a.T if transA else a) @ (b.T if transB else b) + beta * c
+
+
+def _reshape(x: Tensor, shape: Integers, *, allowzero: int = 0) -> Tensor:
+    return x.reshape([x.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(_integers(shape))])
+
+
+def _depth_to_space(x: Tensor, *, blocksize: int, mode: bytes) -> Tensor:
+    if mode != b"CRD":
+        raise NotImplementedError
+    return functional.pixel_shuffle(x, blocksize)
+
+
+def _gather(x: Tensor, indices: Integers, *, axis: int = 0) -> Tensor:
+    taken = x.index_select(axis, torch.from_numpy(np.reshape(indices, -1)))
+    return taken.reshape(*x.shape[:axis], *np.shape(indices), *x.shape[axis + 1 :])
+
+
+def _squeeze(x: Any, axes: Integers) -> Any:
+    for axis in sorted(_integers(axes), reverse=True):
+        x = x.squeeze(axis)
+    return x
+
+
+def _unsqueeze(x: Tensor, axes: Integers) -> Tensor:
+    for axis in sorted(_integers(axes)):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _expand(x: Tensor | float, shape: Integers) -> Tensor:
+    if not isinstance(x, Tensor):
+        return torch.full(_integers(shape), x)
+    return x.expand(torch.broadcast_shapes(x.shape, _integers(shape)))
+
+
+def _concat(*parts: Any, axis: int) -> Any:
+    return torch.cat(parts, axis) if isinstance(parts[0], Tensor) else np.concatenate(parts, axis)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "Add": operator.add,
+    "Clip": lambda x, least=None, largest=None: x.clamp(least, largest),
+    "Concat": _concat,
+    "Conv": _conv,
+    "DepthToSpace": _depth_to_space,
+    "Div": operator.truediv,
+    "Einsum": lambda *tensors, equation: torch.einsum(equation.decode(), *tensors),
+    "Expand": _expand,
+    "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Gemm": _gemm,
+    "LayerNormalization": _layer_norm,
+    "Max": torch.maximum,
+    "Mul": operator.mul,
+    "Pow": operator.pow,
+    "ReduceL2": lambda x, axes, keepdims=1, **_: x.square().sum(_integers(axes), keepdim=bool(keepdims)).sqrt(),
+    "ReduceMean": lambda x, axes, keepdims=1, **_: x.mean(_integers(axes), keepdim=bool(keepdims)),
+    "Reshape": _reshape,
+    "Shape": lambda x, start=0, end=None: np.array(x.shape[start:end]),
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Sub": operator.sub,
+    "Tanh": torch.tanh,
+    "Transpose": lambda x, perm: x.permute(perm),
+    "Unsqueeze": _unsqueeze,
+}

@@ -1,0 +1,64 @@
+"""What a method that corrects the start of a forecast needs of the cycles before: frames and superobs, as committed."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dacycle.assimilators.base import Assimilator, Past, WindowAssimilator
+from dacycle.cycler.archive.branches import Writer
+from dacycle.cycler.archive.frames import StoredFrames
+from dacycle.cycler.cycle.inputs import Inputs
+from dacycle.cycler.experiment import STEP
+from dacycle.obs_ingest.superobs import grid_observations
+
+__all__ = ["with_past"]
+
+
+def with_past(
+    method: Assimilator,
+    inputs: Inputs,
+    writer: Writer,
+    frames: StoredFrames,
+    time: pd.Timestamp,
+    start: tuple[NDArray, NDArray],
+    longest: bool = True,
+) -> Assimilator:
+    """Return the assimilator of a cycle, which knows its past if the method has a window; else the method itself.
+
+    Args:
+        method: the experiment's.
+        inputs, writer, frames: of the experiment.
+        time: of the cycle.
+        start: the two frames (69, H, W) that its background comes from.
+        longest: whether a window longer than 6 h may be used: not where the cycle begins from a background. Neither is
+            it in the first cycle, before which there is none.
+    """
+    if not isinstance(method, WindowAssimilator):
+        return method
+    share = inputs.experiment.frames or 0.0
+    first = time - method.steps * STEP
+    if method.steps == 1 or not longest or first - STEP < writer.times[0]:
+        return method.with_past(Past(*start, share=share))
+    within = [time - k * STEP for k in range(method.steps - 1, 0, -1)]
+    observations = [_superobs(inputs, writer, at) for at in within]
+    return method.with_past(Past(*frames.pair(first), observations, share))
+
+
+def _superobs(inputs: Inputs, writer: Writer, time: pd.Timestamp) -> tuple[NDArray, NDArray]:
+    """Return values and errors (69 + M, H, W) of the observations that a committed cycle assimilated.
+
+    Departures are those that it committed, so that a run that is killed and goes on gets the same.
+
+    Raises:
+        ArchiveError: its table or its background is missing or damaged.
+    """
+    planes = inputs.assimilator.planes
+    background = writer.state("background", time).values
+    for _, table in writer.departures_between(time, time):
+        gridded = grid_observations(
+            table, table["background"].to_numpy(), background, inputs.observation_grid, planes,
+            inputs.world.statistics.std, inputs.experiment.error_table(),
+        )  # fmt: skip
+        return gridded.values, gridded.errors
+    nothing = np.zeros((len(background) + len(planes), *background.shape[1:]), np.float32)
+    return nothing, nothing
