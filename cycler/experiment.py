@@ -27,8 +27,8 @@ from pydantic import (
 from dacycle.assimilators.base import ENSEMBLE_METHODS, VARIATIONAL_METHODS
 from dacycle.assimilators.classical.background_error import Tuning
 from dacycle.assimilators.ensemble.settings import OF_FILTERS, EnsembleSettings
-from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.assimilators.step import StepGuards
+from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.common.configuration import Strict, parse_checked, read_checked, suggestion, write_yaml
 from dacycle.common.errors import DacycleError
 from dacycle.common.times import cycle_id, parse_time

@@ -58,8 +58,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "models.training": {
         "backgrounds": "Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, "
         "or of cycles.",
-        "train": "Train a network, or estimate what a recipe of `kind: oi`, `3dvar` (errors of the background) or `bias` "
-        "(a model's mean error) says.",
+        "train": "Train a network, or estimate statistics of errors (recipes of `kind: oi`, `3dvar`, `bias`).",
         "export": "Write a run's network as ONNX with its metadata and check it against torch.",
         "gradient": "Write the tangent linear and the adjoint of a forecast model, which 4dvar needs, and check them.",
         "gate": "Judge a trained assimilator and write its card: parity, single observations, single analyses, cycles.",

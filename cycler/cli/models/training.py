@@ -107,8 +107,7 @@ def train(
         typer.Option(metavar="GRID", help="Do not train; print the cost of training an assimilator on this grid."),
     ] = None,
 ) -> None:
-    """Train a network, or estimate what a recipe of `kind: oi`, `3dvar` (errors of the background) or `bias` (a model's
-    mean error) says.
+    """Train a network, or estimate statistics of errors (recipes of `kind: oi`, `3dvar`, `bias`).
 
     A network needs the extra `train`. Run the same command again to continue an interrupted training.
 
