@@ -58,9 +58,9 @@ def _errors(comparison: Comparison) -> Figure | None:
 
 
 def _drift(comparison: Comparison) -> Figure | None:
-    if not all(len(table) for table in comparison.scored.values()):
+    curves = {name: tables.drift_summary(table)[0] for name, table in comparison.scored.items() if len(table)}
+    if not curves:
         return None
-    curves = {name: tables.drift_summary(table)[0] for name, table in comparison.scored.items()}
     return figures.drift_side_by_side(curves, _kinds(comparison))
 
 

@@ -45,7 +45,7 @@ class Comparison:
         costs: run -> median seconds a cycle: of the `analysis`, of the whole `cycle`; and `clock`, `processor` or
             `wall`; number of `fallbacks` in these cycles.
         settings: dotted key -> the value of each run, where they differ.
-        without_forecasts: runs without scores of forecasts; where one has none, forecasts are not compared.
+        without_forecasts: runs without scores of forecasts.
         verified, scored: tables by run, at `times`.
     """
 
@@ -94,10 +94,12 @@ def compare(
         for name, verification in zip(runs, verify_all(list(branches), world), strict=True)
     }
     scores = {name: read_scores(branch) for name, branch in runs.items()}
-    starts = set.intersection(set(times), *(set(table["start"].unique()) for table in scores.values()))
+    starts = set.intersection(set(times), *(set(table["start"].unique()) for table in scores.values() if len(table)))
     scored = {name: table[table["start"].isin(starts)] for name, table in scores.items()}
     squares = {
-        name: squared_errors(verified[name], scored[name], _observed(branch, world, starts) if starts else None)
+        name: squared_errors(
+            verified[name], scored[name], _observed(branch, world, starts) if len(scored[name]) else None
+        )
         for name, branch in runs.items()
     }
     paired = _cases_of_all(squares)
@@ -161,13 +163,17 @@ def _observed(branch: Branch, world: World, starts: set[pd.Timestamp]) -> pd.Dat
 
 
 def _cases_of_all(squares: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the squared errors in the columns that all runs have, NaN in the cases that one of them lacks."""
-    tables = list(squares.values())
-    times, kinds = tables[0].index, tables[0].columns
-    for table in tables[1:]:
-        times, kinds = times.intersection(table.index), kinds[kinds.isin(table.columns)]
-    same = [table.loc[times, kinds] for table in tables]
-    there = np.logical_and.reduce([np.isfinite(table.to_numpy()) for table in same])
+    """Return the squared errors that the baseline has, NaN in the cases that one of the runs lacks.
+
+    A run that lacks all cases of a column, as a free run those of forecasts, does not take them from the others.
+    """
+    base, *others = squares.values()
+    times = base.index
+    for table in others:
+        times = times.intersection(table.index)
+    same = [table.reindex(index=times, columns=base.columns) for table in squares.values()]
+    finite = [np.isfinite(table.to_numpy()) for table in same]
+    there = np.logical_and.reduce([found | ~found.any(axis=0) for found in finite])
     return {name: table.where(there) for name, table in zip(squares, same, strict=True)}
 
 
@@ -198,7 +204,7 @@ def _table(name: str, paired: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _pair(judged: pd.Series, base: pd.Series) -> Iterator[dict[str, Any]]:
     """Yield one row from two series of mean squared errors; none where they have no case, or no error."""
-    if not len(base) or not base.mean() > 0:
+    if not len(base) or not len(judged) or not base.mean() > 0:
         return
     squares = change(judged, base)
     yield {

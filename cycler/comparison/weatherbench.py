@@ -36,14 +36,13 @@ def write_weatherbench(comparison: Comparison, world: World, folder: Path) -> li
         StateError: a file is there already.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    first = next(iter(comparison.scored.values()))
-    starts = [pd.Timestamp(start) for start in sorted(first["start"].unique())]
     written, valid = [], set(comparison.times)
     for name, branch in comparison.runs.items():
         stem, attrs = name.replace("/", "-"), {"experiment": name, "world": world.name}
         path = folder / f"{stem}-analyses.zarr"
         write_zarr(path, _analyses(branch, comparison.times, world.grid), {"title": f"analyses of {name}", **attrs})
         written.append(path)
+        starts = [pd.Timestamp(start) for start in sorted(comparison.scored[name]["start"].unique())]
         if starts:
             kept = forecasts(branch)
             valid |= {start + pd.Timedelta(hours=int(lead)) for start in starts for lead in kept["lead"].values}

@@ -1,6 +1,7 @@
 """Draw the figures of a report, each from tidy tables. Units are those of `style.readable`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -307,7 +308,7 @@ def spectra_of_errors(powers: Mapping[str, NDArray]) -> Figure:
     for i, channel in enumerate(HEADLINE):
         of = {name: powers[name][i, 1:] for name in (*colours, "reference")}
         wavenumber = np.arange(1, of["reference"].size + 1)
-        axis = {
+        axis: dict[str, Any] = {
             "size_": (205, 170),
             "x_label": "wavenumber",
             "log_x": True,
