@@ -25,8 +25,8 @@ from pydantic import (
 
 from dacycle.assimilators.base import ENSEMBLE_METHODS, VARIATIONAL_METHODS
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
-from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.assimilators.step import StepGuards
+from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
 from dacycle.common.times import cycle_id, parse_time
@@ -318,7 +318,7 @@ class Experiment(Strict):
     """Which frames of the next forecast get the increment: the newest one, or both, the older one a share of it;
     default: newest. `dacycle models MODEL` says what the model needs."""
     assimilator: str
-    """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, `3dvar`, `4dvar`, a file, or `none`."""
+    """The method: a name that `dacycle models` lists, `letkf`, `hybrid`, `3dvar`, `4dvar`, a file, or `none`."""
     ensemble: EnsembleSettings | None = None
     """The ensemble of `letkf` and `hybrid`, where it differs from the default one."""
     variational: VariationalSettings | None = None

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.func import jvp, vjp
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from dacycle.assimilators.exceptions import ExportError
 from dacycle.assimilators.export.graphs import convolution_backward, write_graph

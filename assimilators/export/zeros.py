@@ -1,7 +1,7 @@
 """Removal of what is zero from an exported graph.
 
-Forward differentiation of a product takes both factors as variable. Where one is a constant of the network, its derivative
-is a tensor of zeros, and so is everything computed from it.
+Forward differentiation of a product takes both factors as variable. Where one is a constant of the network, its
+derivative is a tensor of zeros, and so is everything computed from it.
 """
 
 from __future__ import annotations
