@@ -37,10 +37,11 @@ class Harmonics:
         orders = np.arange(self.size)
         cosine = np.cos(np.deg2rad(grid.latitude))[None, :, None]
         # (M, H, N) each: of a scalar, of its slope along a meridian, and along a parallel.
-        self._scalar, self._meridional = values.astype(dtype), slopes.astype(dtype)
-        self._zonal = (orders[:, None, None] * values / cosine).astype(dtype)
+        self._scalar: NDArray = values.astype(dtype)
+        self._meridional: NDArray = slopes.astype(dtype)
+        self._zonal: NDArray = (orders[:, None, None] * values / cosine).astype(dtype)
         angle = np.outer(orders, np.deg2rad(grid.longitude))
-        self._waves = np.concatenate([np.cos(angle), np.sin(angle)]).astype(dtype)  # (2M, W)
+        self._waves: NDArray = np.concatenate([np.cos(angle), np.sin(angle)]).astype(dtype)  # (2M, W)
         self.exists = (orders[:, None] <= orders[None, :])[:, :, None, None]
         """(M, N, 1, 1): whether there is such a harmonic."""
 

@@ -24,7 +24,7 @@ from dacycle.forecast_adapter.grid import get_grid
 from tests.assimilators.cases import GRID, Case, make_error
 from tests.worlds import profile
 
-COARSE = get_grid("8x16")
+COARSE, TINY = get_grid("8x16"), get_grid("4x8")
 EXACT = VariationalSettings(iterations=300, tolerance=1e-5, olr_inflation=1.0)
 
 
@@ -137,9 +137,9 @@ def test_a_single_observation_gives_a_column_of_the_covariance() -> None:
 
 
 def test_the_analysis_is_that_of_optimal_interpolation_with_full_matrices() -> None:
-    B = covariance()
+    B = covariance("4x8", 3)
     std = np.sqrt(np.square(B.scale).mean(axis=(1, 2)))
-    case = Case(COARSE).observe_many(400, std)
+    case = Case(TINY).observe_many(400, std)
     matrix, seen = dense(B), np.flatnonzero(case.errors.ravel())
     R = np.diag(case.errors.ravel()[seen].astype(np.float64) ** 2)
     departures = (case.values.astype(np.float64) - case.background).ravel()[seen]

@@ -18,10 +18,15 @@ from tests.cycler import replays
 SCRIPT = Path(__file__).with_name("killed.py")
 
 
-@pytest.mark.parametrize("members", [False, True])
-def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, members):
+@pytest.mark.parametrize("kind", ["chain", "members", "window"])
+def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, kind):
     bias = {"n0": 2.0, "radius_km": 4000.0}  # learnt from past cycles: nothing may be lost with a process
-    changes = replays.with_members(tmp_path, load_world(str(world.folder))) if members else {}
+    changes, home = {}, load_world(str(world.folder))
+    if kind == "members":
+        changes = replays.with_members(tmp_path, home)
+    elif kind == "window":
+        pytest.importorskip("torch")
+        changes = replays.with_window(tmp_path, home, world.model)
     content = replays.content(world.folder, world.model, tmp_path, end="2024-01-06T00", bias=bias, **changes)
     (tmp_path / "demo.yaml").write_text(write_experiment(content))
     command = [sys.executable, SCRIPT, tmp_path / "demo.yaml", tmp_path / "killed", "1"]
@@ -36,7 +41,7 @@ def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, members):
     killed, whole = replays.everything(tmp_path / "killed"), replays.everything(tmp_path / "whole")
     assert killed.keys() == whole.keys()
     assert [key for key in whole if killed[key] != whole[key]] == []
-    assert ("members/geopotential" in whole) == members
+    assert ("members/geopotential" in whole) == (kind == "members")
     assert Archive(tmp_path / "whole").branch("demo").departures()["bias"].any()
     times = Archive(tmp_path / "killed").branch("demo").times
     assert list(times) == list(pd.date_range("2024-01-03T00", "2024-01-06T00", freq="6h"))
