@@ -47,7 +47,7 @@ def with_members(folder: Path, world: World, method: str = "hybrid", **settings:
 
 
 def with_window(folder: Path, world: World, model: Path, window: str = "12h", **settings: Any) -> dict[str, Any]:
-    """Return the changes that make an experiment one of 4D-Var, after writing its covariance and the model's gradient."""
+    """Return the changes that make an experiment one of 4D-Var; write its covariance and the model's gradient."""
     from dacycle.assimilators.export.gradient import export_gradient  # needs torch
 
     path = folder / "covariance.nc"

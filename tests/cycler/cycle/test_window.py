@@ -1,5 +1,7 @@
 """Cycles of 4D-Var: what a window begins with, what it is compared with, and what is refused."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
 from dacycle.forecast_adapter.models.gradient import gradient_path
+from dacycle.forecast_adapter.models.model import OnnxForecastModel
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
 
@@ -49,7 +52,7 @@ def test_a_window_begins_12_hours_before_and_in_the_first_cycle_6(pasts):
 
 def test_the_earlier_observations_are_those_that_the_cycle_before_assimilated(pasts):
     _, seen = pasts
-    for (_, values, errors), (past, _, _) in zip(seen[:-1], seen[1:], strict=True):
+    for (_, values, errors), (past, _, _) in pairwise(seen):
         np.testing.assert_allclose(past.observations[0][0], values, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(past.observations[0][1], errors, rtol=1e-5)
 
@@ -69,12 +72,16 @@ def test_a_model_without_a_gradient_is_refused(content, world, monkeypatch):
         load_inputs(replays.experiment(content))
 
 
-def test_the_gradient_of_another_model_is_refused(content, world, monkeypatch, tmp_path):
-    from dacycle.forecast_adapter.models.model import OnnxForecastModel
+def test_the_gradient_of_another_model_is_refused(content, world, monkeypatch):
+    assert gradient_path(world.model).is_file()
+    loaded = OnnxForecastModel.__init__
 
-    assert gradient_path(world.model).is_file() monkeypatch.setattr(OnnxForecastModel, "digest", property(lambda model:
-    "0" * 64, lambda model, _: None), raising=False) with pytest.raises(ExperimentError, match="it is the gradient of
-    another file"):
+    def changed(model, *arguments):
+        loaded(model, *arguments)
+        model.digest = "0" * 64
+
+    monkeypatch.setattr(OnnxForecastModel, "__init__", changed)
+    with pytest.raises(ExperimentError, match="it is the gradient of another file"):
         load_inputs(replays.experiment(content))
 
 
