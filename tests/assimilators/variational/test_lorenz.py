@@ -53,10 +53,9 @@ def rmse(between: int, inflation: float, lag: int) -> float:
     return float(np.mean(errors[300:]))
 
 
-# DAPPER's table, 1.7: comments in dapper/mods/Lorenz96/sakov2008.py; that of 4D-Var is for observations every 0.2. Of
-the  # shares 0.01, 0.03, 0.1 and 0.2 for B, 0.03 is the best; the table does not say its own. @pytest.mark.slow
-
-
+# DAPPER's table, 1.7: comments in dapper/mods/Lorenz96/sakov2008.py; that of 4D-Var is for observations every 0.2.
+# Of the shares 0.01, 0.03, 0.1 and 0.2 for B, 0.03 is the best with 4D-Var; the table does not give its own.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("between", "inflation", "lag", "published"), [(1, 0.02, 0, 0.41), (4, 0.03, 1, 0.46)], ids=["3dvar", "4dvar"]
 )

@@ -68,7 +68,7 @@ def test_the_analysis_is_nearer_to_the_truth(pasts, world):
 
 def test_a_model_without_a_gradient_is_refused(content, world, monkeypatch):
     monkeypatch.setattr("dacycle.forecast_adapter.models.gradient.gradient_path", lambda model: model / "nowhere")
-    with pytest.raises(ExperimentError, match="has no gradient at .*`dacycle gradient .*` makes it"):
+    with pytest.raises(ExperimentError, match=r"has no gradient at .*`dacycle gradient .*` makes it"):
         load_inputs(replays.experiment(content))
 
 
