@@ -131,10 +131,9 @@ class FourDVar:
         """Return the adjoint of `_forward`."""
         newer = np.zeros(states[0].shape, np.float32)
         older = newer.copy()  # sensitivities to the frames of a step
-        for pair, operator, of_time in zip(
-            reversed(list(pairwise(states[:-1]))), reversed(operators), y[::-1], strict=True
-        ):
-            before, now = self.gradient.adjoint(*pair, newer + operator.adjoint(of_time))
+        pairs = list(pairwise(states[:-1]))
+        for (first, second), operator, of_time in zip(pairs[::-1], operators[::-1], y[::-1], strict=True):
+            before, now = self.gradient.adjoint(first, second, newer + operator.adjoint(of_time))
             older, newer = before, now + older
         return self.three.transform_adjoint(newer + np.float32(share) * older)
 

@@ -48,7 +48,7 @@ SUSTAINED = (1, 10, 50)
 """10^12 operations a second; networks like these sustain a fraction of a GPU's nominal speed."""
 ESTIMATES: dict[str, tuple[Callable[[Path, Path, str | None], object], str]] = {
     "oi": (estimate_from_recipe, "assimilator:"),
-    "3dvar": (estimate_covariance_from_recipe, "variational: {covariance: }"),
+    "3dvar": (estimate_covariance_from_recipe, "variational: {covariance: FILE}"),
 }
 """How error statistics are estimated, by the kind of their recipe, and what takes them."""
 SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
@@ -114,8 +114,8 @@ def train(
     if (kind := recipe_kind(recipe)) in ESTIMATES:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{recipe.stem}.nc"
-        estimate, key = ESTIMATES[kind]
-        estimate(recipe, path, data)
+        make, key = ESTIMATES[kind]
+        make(recipe, path, data)
         typer.echo(f"estimated: {path}; an experiment's `{key}` takes this path")
         return
     need_torch()
