@@ -343,8 +343,7 @@ class Experiment(Strict):
     """`removed`: the mean error of the model, from the file beside the model's, is taken off every background; default:
     none. Trained methods that remove it themselves do not go with it."""
     assimilator: str
-    """The assimilation method: a name that `dacycle models` lists, `letkf`, `hybrid`, `3dvar`, `4dvar`, a file, or
-    `none`."""
+    """The method: a name that `dacycle models` lists, `letkf`, `hybrid`, `3dvar`, `4dvar`, a file, or `none`."""
     tuning: OiTuning = Field(default=None, description="inflation, distance_km, shift and block of oi")
     """Settings of `oi`, or of another file of background errors, in place of those that its file holds."""
     ensemble: EnsembleSettings | None = None

@@ -77,9 +77,9 @@ def export_gradient(model: ForecastModel, out: Path | None = None) -> Path:
     step = _Step(model.path)
 
     def both(x: Tensor, direction: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        _, tangent = jvp(step, (x,), (direction,))
-        _, pullback = vjp(step, x)
-        return tangent, pullback(cotangent)[0]
+        tangent: Tensor = jvp(step, (x,), (direction,))[1]
+        gradient: Tensor = vjp(step, x)[1](cotangent)[0]
+        return tangent, gradient
 
     rows = model.grid.shape
     examples = tuple(torch.rand(1, n * CHANNEL_COUNT, *rows) for n in (2, 2, 1))

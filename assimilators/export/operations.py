@@ -1,7 +1,7 @@
 """The operations of ONNX graphs in torch, by name; those that the exported forecast models have.
 
-Tensors are torch's; integers (shapes, indices, axes) are arrays of numpy and single numbers are Python's, so that a trace
-takes them as constants.
+Tensors are torch's; integers (shapes, indices, axes) are arrays of numpy and single numbers are Python's, so that a
+trace takes them as constants.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Removal of what is zero from an exported graph.
 
-Forward differentiation of a product takes both factors as variable. Where one is a constant of the network, its derivative
-is a tensor of zeros, and so is everything computed from it.
+Forward differentiation of a product takes both factors as variable. Where one is a constant of the network, its
+derivative is a tensor of zeros, and so is everything computed from it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def _is_zero(operation: str, is_zero: Sequence[bool]) -> bool:
 
 def _remove_unneeded(graph: onnx.GraphProto, outputs: set[str]) -> None:
     """Remove nodes and constants that no output needs."""
-    needed, nodes = set(outputs), []
+    needed = set(outputs)
+    nodes: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             needed.update(node.input)

@@ -146,15 +146,17 @@ class Covariance:
                 raise AssimilatorError(f"{path}: not the covariance of a variational method ({FORMAT!r})")
             if list(dataset.channel.values) != NAMES:
                 raise AssimilatorError(f"{path}: its channels are not the {len(NAMES)} of a state, in their order")
-            arrays = [dataset[name].values for name in ("roots", "balance", "scale")]
-            if not all(np.isfinite(array).all() for array in arrays):
+            roots, balance, scale = (dataset[name].values for name in ("roots", "balance", "scale"))
+            if not all(np.isfinite(array).all() for array in (roots, balance, scale)):
                 raise AssimilatorError(f"{path}: it has values that are not finite")
             olr = None
             if "olr_weights" in dataset:
                 constant, error = (float(dataset.attrs[name]) for name in ("olr_constant", "olr_error"))
                 olr = OlrOperator(dataset["olr_weights"].values, constant, error)
             return cls(
-                *arrays,
+                roots,
+                balance,
+                scale,
                 get_grid(dataset.attrs["grid"]),
                 dataset.attrs["world"],
                 olr,

@@ -1,4 +1,4 @@
-"""What was observed at one time, in units of the observation error: departures from a state, and their linearisation."""
+"""What was observed at one time, in units of its error: departures from a state, and their linearisation."""
 
 from dataclasses import dataclass
 

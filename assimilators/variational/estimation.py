@@ -64,8 +64,8 @@ def _smoothed(variance: NDArray, harmonics: Harmonics) -> NDArray[np.float64]:
 def _waves(samples: NDArray, size: NDArray, harmonics: Harmonics) -> Iterator[NDArray[np.float32]]:
     """Yield the control variables (M, N, 2, 69) of each sample, balanced parts included.
 
-    Samples are divided by the size of each channel's error over the globe only. Divided by the size of the error in each
-    place, small errors of observed places would count as much as the large ones of others, whose scales are larger; cycles
+    Samples are divided by the size of each channel's error over the globe only. Divided by its size in each place,
+    small errors of observed places would count as much as the large ones of others, whose scales are larger; cycles
     with such a covariance are worse.
     """
     for sample in samples:

@@ -1,12 +1,12 @@
 """The method `4dvar`: the start of a short forecast is corrected so that it fits the observations along it.
 
-Strong constraint, incremental (Courtier et al. 1994, doi:10.1002/qj.49712051912): the state at the start of the window is
-its first guess plus U v, the forecast from it is compared with the observations of each time, and v minimises the cost
-function of `minimisation`, whose operators are those of the observations behind the tangent linear of the model. The
-analysis is the end of the forecast from the corrected start.
+Strong constraint, incremental (Courtier et al. 1994, doi:10.1002/qj.49712051912): the state at the start of the window
+is its first guess plus U v, the forecast from it is compared with the observations of each time, and v minimises the
+cost function of `minimisation`, whose operators are those of the observations behind the tangent linear of the model.
+The analysis is the end of the forecast from the corrected start.
 
-A model steps from two frames. The newer frame at the start is controlled; the older one gets the share of the correction
-that the experiment's `frames` says, as it would get of an increment. B is the same as that of `3dvar`.
+A model steps from two frames. The newer frame at the start is controlled; the older one gets the share of the
+correction that the experiment's `frames` says, as it would get of an increment. B is the same as that of `3dvar`.
 """
 
 from collections.abc import Sequence
@@ -131,10 +131,9 @@ class FourDVar:
         """Return the adjoint of `_forward`."""
         newer = np.zeros(states[0].shape, np.float32)
         older = newer.copy()  # sensitivities to the frames of a step
-        for pair, operator, of_time in zip(
-            reversed(list(pairwise(states[:-1]))), reversed(operators), y[::-1], strict=True
-        ):
-            before, now = self.gradient.adjoint(*pair, newer + operator.adjoint(of_time))
+        pairs = list(pairwise(states[:-1]))
+        for (first, second), operator, of_time in zip(pairs[::-1], operators[::-1], y[::-1], strict=True):
+            before, now = self.gradient.adjoint(first, second, newer + operator.adjoint(of_time))
             older, newer = before, now + older
         return self.three.transform_adjoint(newer + np.float32(share) * older)
 

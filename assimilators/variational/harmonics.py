@@ -1,10 +1,11 @@
 """Spherical harmonics on a regular grid: synthesis of scalars and of winds, their adjoints, and least-squares analysis.
 
-A field is the sum over m and n of (c cos(m lambda) + s sin(m lambda)) P_mn(sin phi), where the P_mn are normalised so that each
-harmonic has an area-weighted mean square of 1. Coefficients (M, N, 2, C) hold c and s of C fields by zonal wavenumber m
-and total wavenumber n; those with n < m do not exist and are ignored. Winds come from streamfunction and velocity
-potential on the unit sphere, u = -d psi/d phi + 1/cos(phi) d chi/d lambda and v = 1/cos(phi) d psi/d lambda + d chi/d phi
-(Daley 1991, Atmospheric Data Analysis, chapter 7). Adjoints are transposes of the same matrices, so that they are exact.
+A field is the sum over m and n of (c cos(m lambda) + s sin(m lambda)) P_mn(sin phi), where the P_mn are normalised so
+that each harmonic has an area-weighted mean square of 1. Coefficients (M, N, 2, C) hold c and s of C fields by zonal
+wavenumber m and total wavenumber n; those with n < m do not exist and are ignored. Winds come from streamfunction and
+velocity potential on the unit sphere, u = -d psi/d phi + 1/cos(phi) d chi/d lambda and v = 1/cos(phi) d psi/d lambda +
+d chi/d phi (Daley 1991, Atmospheric Data Analysis, chapter 7). Adjoints are transposes of the same matrices, so that
+they are exact.
 """
 
 from functools import cached_property
@@ -36,10 +37,11 @@ class Harmonics:
         orders = np.arange(self.size)
         cosine = np.cos(np.deg2rad(grid.latitude))[None, :, None]
         # (M, H, N) each: of a scalar, of its slope along a meridian, and along a parallel.
-        self._scalar, self._meridional = values.astype(dtype), slopes.astype(dtype)
-        self._zonal = (orders[:, None, None] * values / cosine).astype(dtype)
+        self._scalar: NDArray = values.astype(dtype)
+        self._meridional: NDArray = slopes.astype(dtype)
+        self._zonal: NDArray = (orders[:, None, None] * values / cosine).astype(dtype)
         angle = np.outer(orders, np.deg2rad(grid.longitude))
-        self._waves = np.concatenate([np.cos(angle), np.sin(angle)]).astype(dtype)  # (2M, W)
+        self._waves: NDArray = np.concatenate([np.cos(angle), np.sin(angle)]).astype(dtype)  # (2M, W)
         self.exists = (orders[:, None] <= orders[None, :])[:, :, None, None]
         """(M, N, 1, 1): whether there is such a harmonic."""
 

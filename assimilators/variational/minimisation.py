@@ -31,6 +31,10 @@ class Inner:
     apply: Operator
     adjoint: Operator
 
+    def hessian(self, dv: NDArray) -> NDArray:
+        """Return (I + G^T G) dv."""
+        return dv + self.adjoint(self.apply(dv))
+
 
 @dataclass(frozen=True, eq=False)
 class Minimum:
@@ -53,10 +57,7 @@ def minimise(linearise: Callable[[NDArray], Inner], first: NDArray, settings: Va
     for _ in range(settings.outer_loops):
         inner = linearise(v)
         change, made, gradient = conjugate_gradients(
-            lambda dv, inner=inner: dv + inner.adjoint(inner.apply(dv)),
-            inner.adjoint(inner.departures) - v,
-            settings.iterations,
-            settings.tolerance,
+            inner.hessian, inner.adjoint(inner.departures) - v, settings.iterations, settings.tolerance
         )
         v, iterations = v + change, iterations + made
     return Minimum(v, iterations, gradient)

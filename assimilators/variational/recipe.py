@@ -1,8 +1,8 @@
 """The recipe of the variational methods' covariance, `kind: 3dvar`.
 
-Its samples are errors of the backgrounds of another method's cycles, and errors of long forecasts, scaled down. Those of
-cycles have the size of a cycle's errors in each place, those of forecasts the scales of errors that no observation has
-corrected.
+Its samples are errors of the backgrounds of another method's cycles, and errors of long forecasts, scaled down. Those
+of cycles have the size of a cycle's errors in each place, those of forecasts the scales of errors that no observation
+has corrected.
 """
 
 import logging

@@ -53,4 +53,4 @@ def test_the_card_of_a_method_says_what_is_the_papers_and_what_is_ours(method: s
 
 
 def test_every_trained_method_has_an_origin() -> None:
-    assert {*ORIGINS, "oi"} == set(packaged_assimilators())
+    assert {*ORIGINS, "3dvar", "oi"} == set(packaged_assimilators())

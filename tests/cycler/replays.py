@@ -8,8 +8,11 @@ import pandas as pd
 
 from dacycle import obs_ingest
 from dacycle.assimilators.classical.background_error import BackgroundError, Tuning
+from dacycle.assimilators.variational.estimation import estimate_covariance
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.experiment import Experiment, parse_experiment, write_experiment
+from dacycle.forecast_adapter.models.gradient import gradient_path
+from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import World
 from tests.cycler.experiments import base
 from tests.worlds import GRID, register_doubles, smooth
@@ -41,6 +44,20 @@ def with_members(folder: Path, world: World, method: str = "hybrid", **settings:
         samples = (0.8 * world.statistics.std[:, None, None] * noise).astype(np.float32)
         BackgroundError.from_samples(samples, GRID, world.name, Tuning(0.5)).save(path)
     return {"assimilator": method, "ensemble": {"members": 8, "static": str(path), **settings}}
+
+
+def with_window(folder: Path, world: World, model: Path, window: str = "12h", **settings: Any) -> dict[str, Any]:
+    """Return the changes that make an experiment one of 4D-Var; write its covariance and the model's gradient."""
+    from dacycle.assimilators.export.gradient import export_gradient  # needs torch
+
+    path = folder / "covariance.nc"
+    if not path.exists():
+        noise = smooth(np.random.default_rng(1), 80 * 69).reshape(80, 69, *GRID.shape)
+        samples = (0.4 * world.statistics.std[:, None, None] * noise).astype(np.float32)
+        estimate_covariance(samples, GRID, world.name, 8).save(path)
+    if not gradient_path(model).is_file():
+        export_gradient(load_model(model))
+    return {"assimilator": "4dvar", "variational": {"covariance": str(path), "window": window, **settings}}
 
 
 def experiment(content: dict[str, Any]) -> Experiment:

@@ -49,7 +49,7 @@ SUSTAINED = (1, 10, 50)
 """10^12 operations a second; networks like these sustain a fraction of a GPU's nominal speed."""
 ESTIMATES: dict[str, tuple[Callable[[Path, Path, str | None], object], str]] = {
     "oi": (estimate_from_recipe, "an experiment's `assimilator:` takes this path"),
-    "3dvar": (estimate_covariance_from_recipe, "an experiment's `variational: {covariance: }` takes this path"),
+    "3dvar": (estimate_covariance_from_recipe, "an experiment's `variational: {covariance: FILE}` takes this path"),
     "bias": (estimate_bias, "copy it beside the model's file, as its name with `.bias.nc`"),
 }
 """What is estimated without a network, by the kind of its recipe: how, and what is then done with the file."""

@@ -24,7 +24,7 @@ from dacycle.forecast_adapter.grid import get_grid
 from tests.assimilators.cases import GRID, Case, make_error
 from tests.worlds import profile
 
-COARSE = get_grid("8x16")
+COARSE, TINY = get_grid("8x16"), get_grid("4x8")
 EXACT = VariationalSettings(iterations=300, tolerance=1e-5, olr_inflation=1.0)
 
 
@@ -137,9 +137,9 @@ def test_a_single_observation_gives_a_column_of_the_covariance() -> None:
 
 
 def test_the_analysis_is_that_of_optimal_interpolation_with_full_matrices() -> None:
-    B = covariance()
+    B = covariance("4x8", 3)
     std = np.sqrt(np.square(B.scale).mean(axis=(1, 2)))
-    case = Case(COARSE).observe_many(400, std)
+    case = Case(TINY).observe_many(400, std)
     matrix, seen = dense(B), np.flatnonzero(case.errors.ravel())
     R = np.diag(case.errors.ravel()[seen].astype(np.float64) ** 2)
     departures = (case.values.astype(np.float64) - case.background).ravel()[seen]
@@ -175,9 +175,16 @@ def test_the_operator_of_olr_passes_the_taylor_test() -> None:
     assert left[1] < 0.02 * left[0], "what is left is of second order"
 
 
+def with_olr() -> Covariance:
+    """Return a covariance of errors that are a tenth as large as the channels' variability, with OLR."""
+    B = covariance()
+    size = np.sqrt(np.square(B.scale).mean(axis=(1, 2)) * [np.square(B.apply(noise(B.shape, 20)) / B.scale).mean()])
+    return replace(B, olr=olr_operator(), scale=(0.1 * profile()[1] / size)[:, None, None].astype(np.float32) * B.scale)
+
+
 def test_the_gradient_of_the_cost_function_passes_the_taylor_test() -> None:
     """With OLR, whose operator is not linear; the gradient is that of the inner loop at v."""
-    B = replace(covariance(), olr=olr_operator())
+    B = with_olr()
     state = columns(8)
     values = np.concatenate([state + noise(state.shape, 9), np.full((1, *COARSE.shape), 240, np.float32)])
     errors = np.concatenate([np.where(noise(state.shape, 10) > 1, 1, 0), np.full((1, *COARSE.shape), 20)])
@@ -198,11 +205,11 @@ def test_the_gradient_of_the_cost_function_passes_the_taylor_test() -> None:
 
 def test_outer_loops_linearise_anew() -> None:
     """With a strongly curved operator one inner loop misses the minimum that several reach."""
-    B = replace(covariance(), olr=olr_operator())
+    B = with_olr()
     background = columns(8)
     values = np.zeros((1, 70, *COARSE.shape), np.float32)
     errors = np.zeros_like(values)
-    values[0, 69], errors[0, 69] = B.olr(background) + 4, 3.0
+    values[0, 69], errors[0, 69] = B.olr(background) + 15, 1.0
     states = [
         ThreeDVar(B, EXACT.model_copy(update={"outer_loops": loops})).analyse(background[None], values, errors).state
         for loops in (1, 4, 5)

@@ -18,13 +18,18 @@ from tests.cycler import replays
 SCRIPT = Path(__file__).with_name("killed.py")
 
 
-@pytest.mark.parametrize("members", [None, "hybrid", "nudge"])
-def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, members):
-    """The frames of a filter are smoothed, too: all that an archive can hold of its members."""
+@pytest.mark.parametrize("kind", ["chain", "filter", "ensemble of analyses", "window"])
+def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, kind):
+    """The frames of the filter are smoothed, too: all that an archive can hold of members."""
     bias = {"n0": 2.0, "radius_km": 4000.0}  # learnt from past cycles: nothing may be lost with a process
-    changes = replays.with_members(tmp_path, load_world(str(world.folder)), members) if members else {}
-    if members == "hybrid":
-        changes["frames"] = "smoothed"
+    changes, home = {}, load_world(str(world.folder))
+    if kind == "filter":
+        changes = replays.with_members(tmp_path, home) | {"frames": "smoothed"}
+    elif kind == "ensemble of analyses":
+        changes = replays.with_members(tmp_path, home, "nudge")
+    elif kind == "window":
+        pytest.importorskip("torch")
+        changes = replays.with_window(tmp_path, home, world.model)
     content = replays.content(world.folder, world.model, tmp_path, end="2024-01-06T00", bias=bias, **changes)
     (tmp_path / "demo.yaml").write_text(write_experiment(content))
     command = [sys.executable, SCRIPT, tmp_path / "demo.yaml", tmp_path / "killed", "1"]
@@ -39,12 +44,9 @@ def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, members):
     killed, whole = replays.everything(tmp_path / "killed"), replays.everything(tmp_path / "whole")
     assert killed.keys() == whole.keys()
     assert [key for key in whole if killed[key] != whole[key]] == []
-    groups = {"hybrid": ["members", "smoothed", "smoothed_members"], "nudge": ["members"], None: []}[members]
-    assert {key.removesuffix("/geopotential") for key in whole if key.endswith("/geopotential")} == {
-        "analysis",
-        "background",
-        *groups,
-    }
+    further = {"filter": ["members", "smoothed", "smoothed_members"], "ensemble of analyses": ["members"]}
+    groups = {key.removesuffix("/geopotential") for key in whole if key.endswith("/geopotential")}
+    assert groups == {"analysis", "background", *further.get(kind, [])}
     assert Archive(tmp_path / "whole").branch("demo").departures()["bias"].any()
     times = Archive(tmp_path / "killed").branch("demo").times
     assert list(times) == list(pd.date_range("2024-01-03T00", "2024-01-06T00", freq="6h"))
