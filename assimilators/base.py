@@ -202,12 +202,14 @@ class Past:
         observations: values and errors (69 + M, H, W) of each analysis time inside the window, oldest first; the window
             has one step more.
         share: of a correction of the newer frame that the older one gets, as an experiment's `frames` says.
+        bias: (69, H, W) SI of each step: the mean error that is taken off its forecast; empty: none is.
     """
 
     older: NDArray
     newer: NDArray
     observations: Sequence[tuple[NDArray, NDArray]] = ()
     share: float = 0.0
+    bias: Sequence[NDArray] = ()
 
 
 @runtime_checkable

@@ -101,11 +101,11 @@ class FourDVar:
     def _trajectory(self, past: Past, v: NDArray) -> list[NDArray]:
         """Return both frames of the start with the correction of v, and the states after each step, (69, H, W) each."""
         correction = self.three.transform(v)
-        older, newer = past.older + np.float32(past.share) * correction, past.newer + correction
-        for frame in (older, newer):
-            frame[GROUPS["q"]] = np.maximum(frame[GROUPS["q"]], 0)
-        steps = (state[0] for state in self.model.forecast(older[None], newer[None], len(past.observations) + 1))
-        return [older, newer, *steps]
+        states = [_physical(past.older + np.float32(past.share) * correction), _physical(past.newer + correction)]
+        for step in range(len(past.observations) + 1):
+            state = next(iter(self.model.forecast(states[-2][None], states[-1][None], 1)))[0]
+            states.append(_physical(state - past.bias[step]) if past.bias else state)
+        return states
 
     def _linearised(self, past: Past, observed: Sequence[Departures], v: NDArray) -> Inner:
         """Return the inner loop about the trajectory of v."""
@@ -136,6 +136,12 @@ class FourDVar:
             before, now = self.gradient.adjoint(first, second, newer + operator.adjoint(of_time))
             older, newer = before, now + older
         return self.three.transform_adjoint(newer + np.float32(share) * older)
+
+
+def _physical(state: NDArray) -> NDArray:
+    """Return a state (69, H, W) with humidity at least 0."""
+    state[GROUPS["q"]] = np.maximum(state[GROUPS["q"]], 0)
+    return state
 
 
 class Window:

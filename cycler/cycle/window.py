@@ -1,5 +1,7 @@
 """What a method that corrects the start of a forecast needs of the cycles before: frames and superobs, as committed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -36,12 +38,19 @@ def with_past(
     if not isinstance(method, WindowAssimilator):
         return method
     share = inputs.experiment.frames or 0.0
+    assert share != "smoothed"  # an experiment without members has refused it
     first = time - method.steps * STEP
     if method.steps == 1 or not longest or first - STEP < writer.times[0]:
-        return method.with_past(Past(*start, share=share))
+        return method.with_past(Past(*start, share=share, bias=_bias(inputs, [time])))
     within = [time - k * STEP for k in range(method.steps - 1, 0, -1)]
     observations = [_superobs(inputs, writer, at) for at in within]
-    return method.with_past(Past(*frames.pair(first), observations, share))
+    return method.with_past(Past(*frames.pair(first), observations, share, _bias(inputs, [*within, time])))
+
+
+def _bias(inputs: Inputs, times: Sequence[pd.Timestamp]) -> list[NDArray]:
+    """Return the mean error (69, H, W) of the steps to some times, where the experiment removes it."""
+    bias = inputs.model_bias
+    return [] if bias is None else [bias.at(np.datetime64(time, "h")) for time in times]
 
 
 def _superobs(inputs: Inputs, writer: Writer, time: pd.Timestamp) -> tuple[NDArray, NDArray]:

@@ -45,16 +45,19 @@ def observations(background: NDArray, seed: int) -> tuple[NDArray, NDArray]:
     return np.where(errors > 0, background + noise(errors.shape, seed + 1), 0).astype(np.float32), errors
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.7])
 @pytest.mark.parametrize("window", ["6h", "12h"])
-def test_the_analysis_is_that_of_full_matrices(window: str, share: float) -> None:
+def test_the_analysis_is_that_of_full_matrices(window: str, share: float, biased: bool) -> None:
     model, B = Shifting(), covariance("4x8", 3)
     method = FourDVar(B, EXACT.model_copy(update={"window": window}), model, model)
     assert isinstance(method, WindowAssimilator)
     older, newer = 300 + noise((2, 69, *TINY.shape), 1)
-    first, second = (state[0] for state in model.forecast(older[None], newer[None], 2))
+    bias = np.array([3.0, -2.0])[:, None, None, None] * noise((2, 69, *TINY.shape), 6) if biased else np.zeros(2)
+    first = model.step(older, newer) - np.float32(bias[0])
+    second = model.step(newer, first) - np.float32(bias[1])
     seen = [observations(first, 2), observations(second, 4)][: method.steps]
-    past = Past(older, newer, seen[:-1], share)
+    past = Past(older, newer, seen[:-1], share, list(bias.astype(np.float32)) if biased else ())
     found = method.with_past(past).analyse(None, *(some[None] for some in seen[-1])).state[0]
 
     states = [first, second][: method.steps]
