@@ -24,8 +24,9 @@ ROOMS = {
         "report", "report.data", "single", "cycle", "verification", "archive", "experiment",
     ),
     "assimilators": (
-        "export", "training", "judging", "variational", "sampling", "networks", "networks.blocks", "", "ensemble", "classical",
-        "trained", "step", "incremental", "balance", "base", "ensemble.settings", "variational.settings", "exceptions",
+        "export", "training", "judging", "variational", "sampling", "networks", "networks.blocks", "", "ensemble",
+        "classical", "trained", "step", "incremental", "balance", "base", "ensemble.settings", "variational.settings",
+        "exceptions",
     ),
     "obs_ingest": (
         "", "archives", "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators",
