@@ -82,6 +82,8 @@ def conjugate_gradients(
     v, residual, direction = np.zeros_like(right), right.copy(), right.copy()
     first = squared = _dot(residual, residual)
     made = 0
+    if not np.isfinite(first):
+        return np.full_like(right, np.nan), made, np.nan  # a guard then refuses the analysis
     while made < iterations and squared > tolerance**2 * first:
         curved = hessian(direction)
         step = squared / _dot(direction, curved)
