@@ -25,13 +25,8 @@ ROOMS = {
     ),
     "assimilators": (
         "export", "training", "judging", "variational", "sampling", "networks", "networks.blocks", "", "ensemble",
-<<<<<<< HEAD
         "classical", "trained", "step", "incremental", "balance", "base", "ensemble.settings", "variational.settings",
         "exceptions",
-=======
-        "classical", "trained", "step", "incremental", "balance", "base", "ensemble.settings", "variational.settings",
-        "exceptions",
->>>>>>> var
     ),
     "obs_ingest": (
         "", "archives", "simulation", "sources.bufr", "sources.text", "sources", "superobs", "quality", "operators",
