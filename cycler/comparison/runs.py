@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dacycle.cycler.archive.branches import ArchiveError, Branch
+from dacycle.cycler.comparison.costs import cost
 from dacycle.cycler.comparison.errors import CHANNELS, KEYS, KINDS, squared_errors
 from dacycle.cycler.comparison.pairing import change, discoveries, each_with_each, of_roots
 from dacycle.cycler.experiment import cycle_id, differences
@@ -115,7 +116,7 @@ def compare(
         table.drop(columns="p_value"),
         _each_with_each(paired),
         _chance(table[of_card], list(runs)[1:]),
-        pd.DataFrame([{"run": name, **_cost(branch, times)} for name, branch in runs.items()]),
+        pd.DataFrame([{"run": name, **cost(branch, times)} for name, branch in runs.items()]),
         _settings(runs),
         [name for name, of_run in scores.items() if of_run.empty],
         verified,
@@ -234,22 +235,6 @@ def _chance(cells: pd.DataFrame, judged: Sequence[str]) -> pd.DataFrame:
         counts = {"exclude_zero": int(of_run["excludes_zero"].sum()), "hold": int(of_run["holds"].sum())}
         rows.append({"run": name, "cells": tested, "by_chance": round(_CHANCE * tested), **counts})
     return pd.DataFrame(rows)
-
-
-def _cost(branch: Branch, times: pd.DatetimeIndex) -> dict[str, Any]:
-    wanted, commits = {cycle_id(time) for time in times}, branch.archive.states.commits(branch.name)
-    notes = [commit.metadata for commit in commits if commit.metadata.get("time") in wanted]
-    clock = "processor" if notes and all("processor_seconds" in note for note in notes) else "wall"
-    seconds = [note.get("processor_seconds" if clock == "processor" else "seconds", {}) for note in notes]
-    of_analysis = [stages["analysis"] for stages in seconds if "analysis" in stages]
-    of_cycle = [sum(stages.values()) for stages in seconds if stages]
-    statuses = {record.time: record.status for record in branch.records}
-    return {
-        "analysis": float(np.median(of_analysis)) if of_analysis else np.nan,
-        "cycle": float(np.median(of_cycle)) if of_cycle else np.nan,
-        "clock": clock,
-        "fallbacks": sum(statuses[time] == "fallback" for time in times),
-    }
 
 
 def _settings(runs: Mapping[str, Branch]) -> dict[str, list[Any]]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.cycler.comparison.costs import cost
 from dacycle.cycler.comparison.pairing import change as relative_change
 from dacycle.cycler.experiment import Experiment
 from dacycle.cycler.report.tables import number, with_interval
@@ -42,7 +43,8 @@ class Row:
         ratio: their mean.
         change, low, high, effective: of the mean squared error from the baseline's, the mean of the channels relative
             to it, with its 95 % interval and effective sample size; NaN for the baseline and in too short a run.
-        seconds: of a cycle in the mean, and those of its `analysis`.
+        seconds: of a cycle, the median, and those of its `analysis`.
+        clock: by which: the `processor`'s, or the `wall`'s where not all cycles note the former.
         fallbacks: cycles that kept their background.
         best: whether no other trial of the method has a lower ratio.
     """
@@ -58,6 +60,7 @@ class Row:
     effective: float
     seconds: float
     analysis: float
+    clock: str
     fallbacks: int
     best: bool = False
 
@@ -163,10 +166,8 @@ def _row(
     change, low, high, effective = (
         (np.nan,) * 4 if trial is base else (interval.estimate, interval.low, interval.high, interval.effective)
     )
-    names = [experiment.name for experiment in trial.experiments.values()]
-    notes = [commit.metadata.get("seconds") for name in names for commit in archive.states.commits(name)]
-    stages: list[dict[str, float]] = [note for note in notes if note]
-    fallbacks = sum(record.status == "fallback" for name in names for record in archive.branch(name).records)
+    branches = [archive.branch(experiment.name) for experiment in trial.experiments.values()]
+    costs = [cost(branch, branch.times[2:]) for branch in branches]
     return Row(
         method=trial.method,
         trial=trial.name,
@@ -177,9 +178,10 @@ def _row(
         low=low,
         high=high,
         effective=effective,
-        seconds=float(np.mean([sum(stage.values()) for stage in stages])) if stages else np.nan,
-        analysis=float(np.mean([stage.get("analysis", 0.0) for stage in stages])) if stages else np.nan,
-        fallbacks=fallbacks,
+        seconds=float(np.mean([one["cycle"] for one in costs])),
+        analysis=float(np.mean([one["analysis"] for one in costs])),
+        clock=" and ".join(sorted({one["clock"] for one in costs})),
+        fallbacks=sum(one["fallbacks"] for one in costs),
     )
 
 
@@ -194,7 +196,9 @@ def markdown(table: StudyTable) -> str:
         f"Compared {kind}: {cases}.",
     ]
     if table.rows:
-        head = ["", "mean", *HEADLINE, f"change against {table.baseline}", "s a cycle", "s an analysis", "fallbacks"]
+        clock = " or ".join(sorted({row.clock for row in table.rows}))
+        costs = [f"{clock} s a cycle", "an analysis", "fallbacks"]
+        head = ["", "mean", *HEADLINE, f"change against {table.baseline}", *costs]
         cells = [head, ["---"] * len(head)]
         for row in table.rows:
             several = sum(other.method == row.method for other in table.rows) > 1
