@@ -14,7 +14,7 @@ __all__ = ["cost"]
 def cost(branch: Branch, times: pd.DatetimeIndex) -> dict[str, Any]:
     """Return the median seconds of an `analysis` and of a whole `cycle`, and the number of `fallbacks`, at `times`.
 
-    `clock` says whose seconds: the `processor`'s or, where a cycle is of a version that did not note them, the `wall`'s.
+    `clock` says whose seconds: the `processor`'s or, where a version that did not note them made a cycle, the `wall`'s.
     """
     wanted, commits = {cycle_id(time) for time in times}, branch.archive.states.commits(branch.name)
     notes = [commit.metadata for commit in commits if commit.metadata.get("time") in wanted]

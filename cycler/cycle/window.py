@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, Past, WindowAssimilator
-from dacycle.cycler.archive.branches import Writer
 from dacycle.cycler.archive.frames import StoredFrames
+from dacycle.cycler.archive.writer import Writer
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP
 from dacycle.obs_ingest.superobs import grid_observations
