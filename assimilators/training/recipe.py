@@ -271,13 +271,13 @@ _TYPES: dict[str, type[NetworkRecipe]] = {
 class _Kind(BaseModel):
     """Read the kind of a recipe and ignore its other keys."""
 
-    kind: Literal["forecast", "assimilator", "operator", "oi", "bias"] = Field(
-        description="what is trained: forecast, assimilator, operator, oi or bias"
+    kind: Literal["forecast", "assimilator", "operator", "oi", "3dvar", "bias"] = Field(
+        description="what is trained: forecast, assimilator, operator, oi, 3dvar or bias"
     )
 
 
 def recipe_kind(path: Path | str) -> str:
-    """Return the `kind` of a recipe: `forecast`, `assimilator`, `operator`; or `oi` or `bias`, which is estimated.
+    """Return the `kind` of a recipe: `forecast`, `assimilator`, `operator`; or `oi`, `3dvar` or `bias`, which is estimated.
 
     Raises:
         RecipeError: the file is no recipe; names file, line and key.
