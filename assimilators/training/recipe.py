@@ -277,7 +277,7 @@ class _Kind(BaseModel):
 
 
 def recipe_kind(path: Path | str) -> str:
-    """Return the `kind` of a recipe: `forecast`, `assimilator`, `operator`; or `oi`, `3dvar` or `bias`, which is estimated.
+    """Return the `kind` of a recipe: that of a network, or `oi`, `3dvar` or `bias`, which are estimated.
 
     Raises:
         RecipeError: the file is no recipe; names file, line and key.
