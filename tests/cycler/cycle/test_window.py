@@ -4,17 +4,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from dacycle.assimilators.variational.four_dimensional import FourDVar
 from dacycle.cycler.archive.branches import Archive, open_experiment
+from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
 from dacycle.forecast_adapter.channels import index
-from dacycle.forecast_adapter.models.gradient import gradient_path
-from dacycle.forecast_adapter.models.model import OnnxForecastModel
+from dacycle.forecast_adapter.models.gradient import gradient_path, load_gradient
+from dacycle.forecast_adapter.models.model import OnnxForecastModel, load_model
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
+from tests.worlds import GRID, make_model
 
 pytest.importorskip("torch", reason="the gradient of the double is made here")
 
@@ -67,6 +70,16 @@ def test_the_analysis_is_nearer_to_the_truth(pasts, world):
         np.square(branch.state(group, time).values[k] - truth[k]).mean() for group in ("background", "analysis")
     )
     assert after < before
+
+
+def test_the_command_makes_the_gradient_that_a_window_takes(tmp_path):
+    path = make_model(tmp_path / "double.onnx")
+    result = CliRunner().invoke(app, ["gradient", str(path)])
+    assert result.exit_code == 0, result.output
+    gradient, x = load_gradient(load_model(path)), np.ones((69, *GRID.shape), np.float32)
+    change = gradient.tangent(x, x, 0 * x, x)
+    back = gradient.adjoint(x, x, change)[1]
+    assert np.vdot(change, change) == pytest.approx(np.vdot(back, x), rel=1e-4)
 
 
 def test_a_model_without_a_gradient_is_refused(content, world, monkeypatch):
