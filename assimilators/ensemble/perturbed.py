@@ -69,7 +69,7 @@ class EnsembleOfAnalyses:
     def __init__(self, method: Assimilator, draws: Draws, settings: EnsembleSettings, digest: str) -> None:
         self.name, self.grid, self.world, self.planes = method.name, method.grid, method.world, method.planes
         self.digest = hashlib.sha256(f"{method.digest} {digest}".encode()).hexdigest()
-        self.size, self._method, self._draws, self._least = draws.size, method, draws, settings.least_spread
+        self.size, self.inner, self._draws, self._least = draws.size, method, draws, settings.least_spread
         self._bounded = np.array([True] * (_CHANNELS + len(self.planes)))  # humidities, precipitation and OLR
         self._bounded[[i for group in ("surface", "z", "u", "v", "t") for i in GROUPS[group]]] = False
 
@@ -92,7 +92,7 @@ class EnsembleOfAnalyses:
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """Return the analysis of the method itself, without members."""
-        return self._method.analyse(background, values, errors)
+        return self.inner.analyse(background, values, errors)
 
     def update(
         self,
@@ -106,12 +106,12 @@ class EnsembleOfAnalyses:
 
         A member whose analysis is not finite keeps the perturbation of its background, and the cycle is doubted.
         """
-        state = self._method.analyse(background, values, errors).state
+        state = self.inner.analyse(background, values, errors).state
         perturbed = perturbed_observations(values[0], errors[0], self.size, self._bounded, generator)
         members = background + perturbations
         members[:, GROUPS["q"]] = np.maximum(members[:, GROUPS["q"]], 0)
         after = np.stack(
-            [self._method.analyse(b[None], v[None], errors).state[0] for b, v in zip(members, perturbed, strict=True)]
+            [self.inner.analyse(b[None], v[None], errors).state[0] for b, v in zip(members, perturbed, strict=True)]
         )
         lost = np.flatnonzero(~np.isfinite(after).all(axis=(1, 2, 3)))
         after[lost] = members[lost]

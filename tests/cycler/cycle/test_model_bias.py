@@ -106,7 +106,7 @@ def test_a_run_does_not_go_on_with_another_mean_error(content, model, world, tmp
         run_due_cycles(experiment, archive, limit=1)
 
 
-def test_it_is_not_removed_twice(content):
+def test_it_is_not_removed_twice(content, world, tmp_path):
     class Trained:
         name, removes_model_bias, world, planes, digest = "trained", True, "tiny", (), ""
 
@@ -121,6 +121,9 @@ def test_it_is_not_removed_twice(content):
     with pytest.raises(ExperimentError, match="removes the model's mean error itself"):
         load_inputs(experiment)
     load_inputs(experiment.model_copy(update={"model_bias": None}))
+    of_members = replays.with_members(tmp_path, load_world(world.folder), "trained-double")
+    with pytest.raises(ExperimentError, match="removes the model's mean error itself"):
+        load_inputs(replays.experiment(content | of_members))
     assert removes_model_bias(Incremental(Trained(get_grid("16x32")), GRID))
 
 
