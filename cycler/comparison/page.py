@@ -79,7 +79,10 @@ def _sections(comparison: Comparison) -> Iterator[str]:
     yield f"{len(times)} cycles that all have: {times[0]:%Y-%m-%d %H} to {times[-1]:%Y-%m-%d %H} UTC."
     if comparison.settings:
         yield "## Differences of the settings"
-        rows = [[f"`{key}`", *(f"`{value}`" for value in values)] for key, values in comparison.settings.items()]
+        rows = [
+            [f"`{key}`", *("–" if value is None else f"`{value}`" for value in values)]
+            for key, values in comparison.settings.items()
+        ]
         yield _table(["key", *runs], rows)
     yield "## Summary"
     yield (
