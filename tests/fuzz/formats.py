@@ -135,7 +135,7 @@ def _setting_formats() -> Iterator[Format]:
     yaml, text = mutations.mutate_yaml, mutations.mutate_text
     for name, pattern, load in (
         ("experiments", "deploy/experiments/*.yaml", load_experiment),
-        ("recipes", "deploy/recipes/*.yaml", load_recipe),
+        ("recipes", "deploy/recipes/*-cpu.yaml", load_recipe),
         ("benchmarks", "deploy/benchmarks/*.yaml", load_benchmark),
         ("error tables", "tests/fuzz/errors.yaml", lambda path: read_errors(str(path))),
     ):

@@ -308,6 +308,7 @@ def _described(path: Path) -> tuple[str, str, str]:
         about = read_metadata(path)
         return about["kind"], about["grid"], about["world"]
     from dacycle.assimilators.classical.background_error import BackgroundError
+    from dacycle.assimilators.variational.covariance import Covariance
 
-    background_error = BackgroundError.load(path)
-    return "assimilator", background_error.grid.name, background_error.world
+    estimate = Covariance.load(path) if path.stem in VARIATIONAL_METHODS else BackgroundError.load(path)
+    return "assimilator", estimate.grid.name, estimate.world

@@ -245,7 +245,7 @@ def test_what_trials_name_alike_is_loaded_once(finished):
         ({"unequal": None}, "methods: the numbers of trials differ (oi 2, none 1)"),
         ({"baseline": "io"}, "baseline: 'io' is none of the methods oi, none"),
         ({"metric": "day 3"}, "metric: day 3 needs `forecasts: true`"),
-        ({"metric": "day 11"}, "small.yaml:13: metric"),
+        ({"metric": "day 11"}, ": metric: String should match pattern"),
         ({"methds": []}, "methds: unknown key; did you mean methods?"),
         ({"methods": [{"name": "oi"}, {"name": "oi"}]}, "methods: two are called oi"),
         ({"methods": [{"name": "oi", "grid": {"seed": []}}]}, "grid: seed has no value"),
