@@ -11,7 +11,7 @@ import typer
 from numpy.typing import NDArray
 from typer.core import TyperGroup
 
-from dacycle.assimilators.base import current_name, packaged_assimilators
+from dacycle.assimilators.base import VARIATIONAL_METHODS, current_name, packaged_assimilators
 from dacycle.assimilators.judging.increments import run_increment_test
 from dacycle.common.foreign import read_text
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_card, print_json
