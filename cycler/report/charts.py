@@ -385,7 +385,7 @@ def _range(arrays: Sequence[NDArray], log: bool, margin: float, zero: bool = Fal
         return low / (1 + margin), high * (1 + margin)
     if zero:
         return min(0.0, low), (high + margin * (high - min(0.0, low))) or 1.0
-    room = margin * (high - low) or 0.05 * abs(high) or 0.5
+    room = margin * (high - low) if high > low else 0.05 * abs(high) or 0.5
     return low - room, high + room
 
 

@@ -12,7 +12,7 @@ import pytest
 from markupsafe import escape
 
 from dacycle.cycler.report import maps
-from dacycle.cycler.report.charts import Chart, Figure, Line, _dates, _ticks
+from dacycle.cycler.report.charts import Area, Chart, Figure, Line, _dates, _ticks
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.grid import get_grid
 
@@ -32,6 +32,14 @@ def test_a_line_is_where_its_numbers_are_and_is_broken_where_there_is_none():
     steps = np.diff(y)
     assert steps[0] == pytest.approx(steps[1] / 2, abs=0.2), "1 to 2, then 2 to 4, upwards"
     assert steps[0] < 0
+
+
+def test_an_area_fills_the_width_of_its_chart():
+    times = pd.date_range("2024-01-04", periods=8, freq="6h")
+    area = Area("assimilated", times, np.ones(8), np.zeros(8), np.ones(8), "assimilated")
+    chart = Chart("values", areas=[area], size_=(500, 200), from_zero=True)
+    x = [float(x) for x in re.findall(r"[ML]([\d.]+) ", re.search(r'fill:.*?d="(.*?)"', chart.body()).group(1))]
+    assert max(x) - min(x) > 0.9 * 500
 
 
 def test_ticks_are_round_and_between_the_limits():
