@@ -8,7 +8,6 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,11 +24,11 @@ from pydantic import (
 )
 
 from dacycle.assimilators.base import ENSEMBLE_METHODS, VARIATIONAL_METHODS
-from dacycle.assimilators.classical.background_error import Tuning
+from dacycle.assimilators.classical.settings import TuningSettings
 from dacycle.assimilators.ensemble.settings import OF_FILTERS, EnsembleSettings
 from dacycle.assimilators.step import StepGuards
 from dacycle.assimilators.variational.settings import VariationalSettings
-from dacycle.common.configuration import Strict, parse_checked, read_checked, suggestion, write_yaml
+from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
 from dacycle.common.times import cycle_id, parse_time
 from dacycle.forecast_adapter.grid import Grid, get_grid
@@ -114,17 +113,6 @@ def _none_is_absent(value: object) -> object:
     return None if value == "none" else value
 
 
-def _read_tuning(value: object) -> object:
-    if not isinstance(value, Mapping):
-        return value
-    known = [field.name for field in fields(Tuning)]
-    for key in value:
-        if key not in known:
-            raise ValueError(f"{key}: unknown key{suggestion(str(key), known)}")
-    Tuning(**value)
-    return dict(value)
-
-
 def _normalise_path(value: object) -> object:
     """Return a path in its shortest form; leave a URL as it is."""
     return str(Path(value)) if isinstance(value, str | Path) and "://" not in str(value) else value
@@ -147,7 +135,6 @@ Time = Annotated[pd.Timestamp, BeforeValidator(parse_cycle_time), PlainSerialize
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(_write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
 Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
-OiTuning = Annotated[dict[str, Any] | None, BeforeValidator(_read_tuning)]
 ModelBiasRemoval = Annotated[Literal["removed"] | None, BeforeValidator(_none_is_absent)]
 PathOrUrl = Annotated[str, BeforeValidator(_normalise_path)]
 Name = Annotated[str, AfterValidator(_branch_name)]
@@ -344,7 +331,7 @@ class Experiment(Strict):
     none. Trained methods that remove it themselves do not go with it."""
     assimilator: str
     """The method: a name that `dacycle models` lists, `letkf`, `hybrid`, `3dvar`, `4dvar`, a file, or `none`."""
-    tuning: OiTuning = Field(default=None, description="inflation, distance_km, shift and block of oi")
+    tuning: TuningSettings | None = None
     """Settings of `oi`, or of another file of background errors, in place of those that its file holds."""
     ensemble: EnsembleSettings | None = None
     """The ensemble of `letkf` and `hybrid`, where it differs from the default one; with another method: it runs for
@@ -423,6 +410,8 @@ class Experiment(Strict):
         if self.members is not None:  # with the default settings, which another version may change
             others = () if self.assimilator in ENSEMBLE_METHODS else OF_FILTERS
             content["ensemble"] = self.members.model_dump(mode="json", exclude_none=True, exclude=set(others))
+        if self.tuning is not None:
+            content["tuning"] = self.tuning.model_dump(mode="json", exclude_none=True)
         if self.assimilator in VARIATIONAL_METHODS:
             content["variational"] = (self.variational or VariationalSettings()).model_dump(mode="json")
         # Unused keys are left out, so that experiments that are older than a key keep their digest.

@@ -1,28 +1,30 @@
 """The recipe of optimal interpolation's ensemble, `kind: oi`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.assimilators.classical.background_error import BackgroundError, Tuning, estimate_background_error
+from dacycle.assimilators.classical.settings import Inflation
 from dacycle.common.configuration import Number, Strict, read_checked
-from dacycle.forecast_adapter.channels import GROUPS
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
-__all__ = ["EnsembleRecipe", "estimate_from_recipe", "read_ensemble_recipe"]
+__all__ = ["EnsembleRecipe", "Leads", "estimate_from_recipe", "read_ensemble_recipe"]
 
 
-def _inflation(value: Any) -> float | dict[str, float]:
-    factors = value.values() if isinstance(value, dict) else [value]
-    if not all(isinstance(factor, int | float) and not isinstance(factor, bool) for factor in factors):
-        raise ValueError(f"is one number or one for each of {', '.join(GROUPS)}, not {value!r}")
-    Tuning(value)
-    return value
+def _whole_steps(leads: list[int]) -> list[int]:
+    if any(lead < 6 or lead % 6 for lead in leads):
+        raise ValueError("leads are multiples of 6 h, above 0")
+    return leads
+
+
+Leads = Annotated[list[int], Field(min_length=1), AfterValidator(_whole_steps)]
+"""Leads of forecasts, h, multiples of 6."""
 
 
 class EnsembleRecipe(Strict):
@@ -50,10 +52,10 @@ class EnsembleRecipe(Strict):
     data: str
     grid: str | None = None
     years: list[int] = Field(min_length=1)
-    leads: list[int] = Field(min_length=1)
+    leads: Leads
     members: int = Field(ge=2)
     seed: int
-    inflation: Annotated[float | dict[str, float], PlainValidator(_inflation)]
+    inflation: Inflation
     distance_km: Number = Field(gt=0)
     shift: Number = Field(default=0, ge=0, lt=180)
     block: int = Field(default=1, ge=1)
@@ -65,13 +67,6 @@ class EnsembleRecipe(Strict):
         if grid is not None:
             get_grid(grid)
         return grid
-
-    @field_validator("leads")
-    @classmethod
-    def _whole_steps(cls, leads: list[int]) -> list[int]:
-        if any(lead < 6 or lead % 6 for lead in leads):
-            raise ValueError("leads are multiples of 6 h, above 0")
-        return leads
 
 
 def read_ensemble_recipe(path: Path) -> EnsembleRecipe:

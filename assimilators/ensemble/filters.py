@@ -54,7 +54,7 @@ Its statistics hardly change along a parallel, so that this makes three members 
 _CHANNELS = len(NAMES)
 
 
-class EnsembleFilter:
+class EnsembleFilter(Draws):
     """A local ensemble transform Kalman filter, with or without a static part of the covariance.
 
     Args:
@@ -67,14 +67,14 @@ class EnsembleFilter:
     controlled = False
 
     def __init__(self, name: str, error: BackgroundError, settings: EnsembleSettings, threads: int = 1) -> None:
+        super().__init__(name, error, settings, settings.additive_of(True))
         self.name, self.settings = name, settings
         self.grid, self.world, self.digest = error.grid, error.world, error.digest
         self.planes: tuple[str, ...] = () if error.olr is None else ("olr",)
-        self.size, self._draws = settings.members, Draws(name, error, settings, settings.additive_of(True))
-        self._error, self._inflation = error, error.tuning.inflation_by_channel()[:, None, None]
         self._olr = None if error.olr is None else error.olr.operator
         self._share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
         self._of_members = 1 - self._share if settings.members_share is None else settings.members_share
+        self._scale = np.float32(np.sqrt(self._of_members / (self.size - 1)))  # of the members in P
         static = self._static_part()
         # P in each cell, the members' part first, which every update writes anew: (cells, 69 + M, K).
         self._joined = np.concatenate([np.zeros((*static.shape[:2], self.size), np.float32), static], axis=2)
@@ -82,14 +82,6 @@ class EnsembleFilter:
         self._blocks = Blocks(self.grid, BLOCK)
         self._layers = _Layers.of(settings.vertical_lnp, len(self.planes))
         self._threads, self._pools = threads, ThreadpoolController()
-
-    def first_members(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        """Return the perturbations of both frames where there are none yet; see `Draws.first_members`."""
-        return self._draws.first_members(generator)
-
-    def background(self, forecasts: NDArray, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
-        """Return the mean of the members' forecasts, and their perturbations; see `Draws.background`."""
-        return self._draws.background(forecasts, generator)
 
     def with_members(
         self, perturbations: NDArray, generator: np.random.Generator, older: NDArray | None = None
@@ -135,9 +127,8 @@ class EnsembleFilter:
         self, background: NDArray, perturbations: NDArray, older: NDArray | None, values: NDArray, errors: NDArray
     ) -> Analysis:
         members = self._with_equivalents(background, perturbations)
-        scale = np.float32(np.sqrt(self._of_members / (self.size - 1)))
         joined = self._joined
-        np.multiply(members, scale, out=joined[..., : self.size])
+        np.multiply(members, self._scale, out=joined[..., : self.size])
         observed = observed_cells(background, values, errors, self._olr)
         now = _Frame.of(joined, members)
         before = None if older is None else _Frame.of(self._joined_before(older, joined), _by_cell(older))
@@ -159,8 +150,7 @@ class EnsembleFilter:
 
     def _joined_before(self, older: NDArray, joined: NDArray) -> NDArray[np.float32]:
         """Return P (cells, 69, K) of the frame before: the members there, and the static part of this one."""
-        scale = np.float32(np.sqrt((1 - self._share) / (self.size - 1)))
-        return np.concatenate([_by_cell(older) * scale, joined[:, :_CHANNELS, self.size :]], axis=2)
+        return np.concatenate([_by_cell(older) * self._scale, joined[:, :_CHANNELS, self.size :]], axis=2)
 
     def _older_frame(self, updated: "_Frame", perturbations: NDArray) -> OlderFrame:
         after = self._inflated(updated.after.reshape(perturbations.shape), perturbations)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError
+from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError, WindowAssimilator
+from dacycle.assimilators.classical.background_error import BackgroundError
 from dacycle.assimilators.ensemble.algebra import collapse, spread
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
 from dacycle.assimilators.ensemble.static import Draws, load_static
@@ -54,32 +55,24 @@ def perturbed_observations(
     return perturbed
 
 
-class EnsembleOfAnalyses:
+class EnsembleOfAnalyses(Draws):
     """Run a method for the chain and for N members of it; see `base.EnsembleAssimilator`.
 
     Args:
         method: run for one chain after the other, which is faster here than a batch.
-        draws: of the first members and of the model's error.
+        error: the static ensemble, which first members and samples of the model's error are drawn from.
         settings: of the ensemble.
-        digest: SHA-256 of the static ensemble that the draws are from.
     """
 
     controlled = True
 
-    def __init__(self, method: Assimilator, draws: Draws, settings: EnsembleSettings, digest: str) -> None:
+    def __init__(self, method: Assimilator, error: BackgroundError, settings: EnsembleSettings) -> None:
+        super().__init__(method.name, error, settings, settings.additive_of(False))
         self.name, self.grid, self.world, self.planes = method.name, method.grid, method.world, method.planes
-        self.digest = hashlib.sha256(f"{method.digest} {digest}".encode()).hexdigest()
-        self.size, self.inner, self._draws, self._least = draws.size, method, draws, settings.least_spread
+        self.digest = hashlib.sha256(f"{method.digest} {error.digest}".encode()).hexdigest()
+        self.inner, self._least = method, settings.least_spread
         self._bounded = np.array([True] * (_CHANNELS + len(self.planes)))  # humidities, precipitation and OLR
         self._bounded[[i for group in ("surface", "z", "u", "v", "t") for i in GROUPS[group]]] = False
-
-    def first_members(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        """Return the perturbations of both frames where there are none yet; see `Draws.first_members`."""
-        return self._draws.first_members(generator)
-
-    def background(self, forecasts: NDArray, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
-        """Return the mean of the members' forecasts, and their perturbations; see `Draws.background`."""
-        return self._draws.background(forecasts, generator)
 
     def with_members(
         self, perturbations: NDArray, generator: np.random.Generator, older: NDArray | None = None
@@ -159,10 +152,11 @@ def load(method: Assimilator, world: "World", settings: EnsembleSettings) -> Ens
     """Make an ensemble of a method's analyses for a world, with an experiment's settings.
 
     Raises:
-        AssimilatorError: the method assimilates nothing; the static ensemble is none, or does not fit the world.
+        AssimilatorError: the method assimilates nothing, or has a window; the static ensemble is none, or does not fit
+            the world.
     """
     if method.name == "none":
         raise AssimilatorError("ensemble: without an assimilation there are no analyses to make an ensemble of")
-    error = load_static(settings.static, world)
-    draws = Draws(method.name, error, settings, settings.additive_of(False))
-    return EnsembleOfAnalyses(method, draws, settings, error.digest)
+    if isinstance(method, WindowAssimilator):
+        raise AssimilatorError(f"ensemble: {method.name} needs the frames before, which members do not hand on")
+    return EnsembleOfAnalyses(method, load_static(settings.static, world), settings)

@@ -22,7 +22,7 @@ __all__ = ["Draws", "load_static"]
 
 
 class Draws:
-    """Draw perturbations of N members from a static ensemble.
+    """Draw perturbations of N members from a static ensemble: the base of methods that carry members.
 
     Args:
         name: of the method, for errors.
@@ -36,6 +36,7 @@ class Draws:
 
     def __init__(self, name: str, error: BackgroundError, settings: "EnsembleSettings", additive: float) -> None:
         self.size, self._error, self._additive = settings.members, error, np.float32(additive)
+        self._inflation = error.tuning.inflation_by_channel()[:, None, None]
         if self.size > len(error.members):
             raise AssimilatorError(
                 f"{name}: {self.size} members, but the static ensemble {settings.static} that the first ones are "
@@ -44,7 +45,7 @@ class Draws:
 
     def first_members(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """Return perturbations (N, 69, H, W), SI, for both frames of a cold start: the static ensemble, inflated."""
-        return self._draw(generator) * self._error.tuning.inflation_by_channel()[:, None, None]
+        return self._draw(generator) * self._inflation
 
     def background(self, forecasts: NDArray, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
         """Return the mean (69, H, W) of the members' forecasts (N, 69, H, W), and their perturbations.

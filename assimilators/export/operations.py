@@ -1,5 +1,7 @@
 """The operations of ONNX graphs in torch, by name; those that the exported forecast models have.
 
+An attribute that is not known here, or a value of one that is not followed, is an ExportError or a TypeError.
+
 Tensors are torch's; integers (shapes, indices, axes) are arrays of numpy and single numbers are Python's, so that a
 trace takes them as constants.
 """
@@ -7,7 +9,7 @@ trace takes them as constants.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from dacycle.assimilators.exceptions import ExportError
 
 __all__ = ["OPERATIONS"]
 
@@ -43,20 +47,35 @@ def _slice(
 
 
 def _conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, pads: list[int], group: int = 1, **more: Any
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    pads: Sequence[int] = (),
+    strides: Sequence[int] = (),
+    dilations: Sequence[int] = (),
+    kernel_shape: Sequence[int] = (),
+    auto_pad: bytes = b"NOTSET",
+    group: int = 1,
 ) -> Tensor:
-    if any(pads) or set(more.get("strides", [1])) != {1} or set(more.get("dilations", [1])) != {1}:
-        raise NotImplementedError
+    if any(pads) or {*strides, *dilations} - {1} or auto_pad not in (b"NOTSET", b"VALID"):
+        raise ExportError("a convolution with pads, strides or dilations of its own cannot be differentiated here")
     return functional.conv2d(x, weight, bias, groups=group)
 
 
-def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float, axis: int = -1, **_: Any) -> Tensor:
+def _layer_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5, axis: int = -1, stash_type: int = 1
+) -> Tensor:
+    if axis not in (-1, x.ndim - 1):
+        raise ExportError("a normalisation over more than the last axis cannot be differentiated here")
     centred = x - x.mean(dim=axis, keepdim=True)
     return centred * torch.rsqrt(centred.square().mean(dim=axis, keepdim=True) + epsilon) * scale + bias
 
 
-def _gather_nd(x: Tensor, indices: Integers, **_: Any) -> Tensor:
-    return x[tuple(torch.from_numpy(index) for index in np.moveaxis(indices, -1, 0))]
+def _gather_nd(x: Tensor, indices: Integers, *, batch_dims: int = 0) -> Tensor:
+    if batch_dims:
+        raise ExportError("a gathering with batch dimensions cannot be differentiated here")
+    return x[tuple(torch.from_numpy(index.copy()) for index in np.moveaxis(indices, -1, 0))]
 
 
 def _gemm(
@@ -71,7 +90,7 @@ def _reshape(x: Tensor, shape: Integers, *, allowzero: int = 0) -> Tensor:
 
 def _depth_to_space(x: Tensor, *, blocksize: int, mode: bytes) -> Tensor:
     if mode != b"CRD":
-        raise NotImplementedError
+        raise ExportError(f"a rearrangement of depth to space in the order {mode!r} cannot be differentiated here")
     return functional.pixel_shuffle(x, blocksize)
 
 
@@ -118,8 +137,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Max": torch.maximum,
     "Mul": operator.mul,
     "Pow": operator.pow,
-    "ReduceL2": lambda x, axes, keepdims=1, **_: x.square().sum(_integers(axes), keepdim=bool(keepdims)).sqrt(),
-    "ReduceMean": lambda x, axes, keepdims=1, **_: x.mean(_integers(axes), keepdim=bool(keepdims)),
+    "ReduceL2": lambda x, axes, keepdims=1, noop_with_empty_axes=0: (
+        x.square().sum(_integers(axes), keepdim=bool(keepdims)).sqrt()
+    ),
+    "ReduceMean": lambda x, axes, keepdims=1, noop_with_empty_axes=0: x.mean(_integers(axes), keepdim=bool(keepdims)),
     "Reshape": _reshape,
     "Shape": lambda x, start=0, end=None: np.array(x.shape[start:end]),
     "Slice": _slice,

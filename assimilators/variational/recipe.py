@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimilator
 from dacycle.assimilators.classical.background_error import draw_forecast_errors, fit_olr_operator
+from dacycle.assimilators.classical.ensemble_recipe import Leads
 from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.cycles import DROPPED, LAG, run_chain
 from dacycle.assimilators.sampling.observing import observing_of
@@ -25,7 +26,7 @@ from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
-__all__ = ["CovarianceRecipe", "estimate_from_recipe", "read_covariance_recipe"]
+__all__ = ["CovarianceRecipe", "estimate_from_recipe"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,28 +64,12 @@ class CovarianceRecipe(Strict):
     observations: list[dict[str, Any]] = Field(min_length=1)
     chains: int = Field(ge=1)
     days: int = Field(ge=4)
-    leads: list[int] = Field(min_length=1)
+    leads: Leads
     forecasts: int = Field(ge=0)
     forecast_size: Number = Field(gt=0)
     seed: int
     truncation: int = Field(ge=5)
     olr: bool
-
-    @field_validator("leads")
-    @classmethod
-    def _whole_steps(cls, leads: list[int]) -> list[int]:
-        if any(lead < 6 or lead % 6 for lead in leads):
-            raise ValueError("leads are multiples of 6 h, above 0")
-        return leads
-
-
-def read_covariance_recipe(path: Path) -> CovarianceRecipe:
-    """Read and check a recipe of `kind: 3dvar`.
-
-    Raises:
-        AssimilatorError: one line for each mistake, with file, line and key.
-    """
-    return read_checked(path, CovarianceRecipe, "a recipe", AssimilatorError)
 
 
 def estimate_from_recipe(path: Path, out: Path, data: Path | str | None = None) -> Covariance:
@@ -99,7 +84,7 @@ def estimate_from_recipe(path: Path, out: Path, data: Path | str | None = None) 
         AssimilatorError: the recipe is wrong, its truncation is finer than the grid, or there are too few samples.
         DataError: a year is too short for a chain.
     """
-    recipe = read_covariance_recipe(path)
+    recipe = read_checked(path, CovarianceRecipe, "a recipe", AssimilatorError)
     world, model, folder = load_world(recipe.world), load_model(recipe.model), Path(data or recipe.data)
     if recipe.truncation >= min(world.grid.shape[0], world.grid.shape[1] // 2):
         raise AssimilatorError(f"{path}: truncation: {recipe.truncation} is finer than the grid {world.grid.name}")

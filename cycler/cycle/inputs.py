@@ -170,7 +170,7 @@ def _load_assimilator(experiment: Experiment, world: World, model: ForecastModel
         load_assimilator,
         experiment.assimilator,
         threads=threads,
-        tuning=experiment.tuning,
+        tuning=None if experiment.tuning is None else experiment.tuning.model_dump(exclude_none=True),
         variational=experiment.variational,
     )
     if experiment.assimilation_grid in (None, world.grid.name):

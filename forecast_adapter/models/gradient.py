@@ -55,6 +55,7 @@ class ModelGradient:
                 f"`dacycle gradient {model.name}` makes the right one"
             )
         self.digest: str = described.digest
+        self.metadata = described.metadata
         self._shape = (1, CHANNEL_COUNT, *described.grid.shape)
         # Both outputs are in one graph, so that they share its weights; only what an output needs is computed.
         self._options = ort.RunOptions()

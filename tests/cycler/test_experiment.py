@@ -49,8 +49,11 @@ def complaint(old: str, new: str) -> str:
     ("old", "new", "expected"),
     [
         ("world:", "wolrd:", "demo.yaml:2: wolrd: unknown key; did you mean world?"),
-        ("seed: 1", "tuning: {inflatoin: 0.3}\nseed: 1", "tuning: inflatoin: unknown key; did you mean inflation?"),
-        ("seed: 1", "tuning: {block: 0}\nseed: 1", "block is 1 or more cells"),
+        ("seed: 1", "tuning: {inflatoin: 0.3}\nseed: 1", "tuning.inflatoin: unknown key; did you mean inflation?"),
+        ("seed: 1", "tuning: {block: 0}\nseed: 1", "tuning.block"),
+        ("seed: 1", "tuning: {block: 1.5}\nseed: 1", "tuning.block"),
+        ("seed: 1", "tuning: {shift: far}\nseed: 1", "tuning.shift"),
+        ("seed: 1", "tuning: {inflation: [1]}\nseed: 1", "tuning.inflation: is one number or one for each of surface"),
         ("seed: 1", "model_bias: yes\nseed: 1", "model_bias"),
         ("world: demonstration\n", "", "world: this key is required"),
         ("increment_limit", "increment_limits", "demo.yaml:13: guards.increment_limits: unknown key; did you mean"),

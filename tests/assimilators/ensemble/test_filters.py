@@ -86,10 +86,11 @@ def test_the_older_frame_gets_the_increment_of_its_covariance_with_the_newer() -
     np.testing.assert_allclose(covariance(older.members), (B - gain @ B[seen])[:size, :size], atol=0.5)
 
 
-def test_a_static_part_moves_both_frames_alike() -> None:
+@pytest.mark.parametrize("share", [None, 0.2])
+def test_a_static_part_moves_both_frames_alike(share: float | None) -> None:
     error = make_error(SMALL, members=30)
     case, X = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0)), members()
-    method = make("hybrid", error, 4000.0, vertical_lnp=1.0, rtps=0.9)
+    method = make("hybrid", error, 4000.0, vertical_lnp=1.0, rtps=0.9, members_share=share)
     alone = method.with_members(X, NONE).analyse(case.background, case.values, case.errors)
     analysis = method.with_members(X, NONE, X).analyse(case.background, case.values, case.errors)
     np.testing.assert_array_equal(analysis.state, alone.state)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Analysis
-from dacycle.assimilators.ensemble.perturbed import EnsembleOfAnalyses, perturbed_observations
+from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError, Past
+from dacycle.assimilators.ensemble.perturbed import EnsembleOfAnalyses, load, perturbed_observations
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
-from dacycle.assimilators.ensemble.static import Draws
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.worlds.world import load_world
 from tests.assimilators.cases import SMALL, Case, make_error
 
 
@@ -35,8 +35,20 @@ class Linear:
 
 
 def make(members: int, **method: object) -> EnsembleOfAnalyses:
-    error, settings = make_error(SMALL, members=max(40, members)), EnsembleSettings(members=members)
-    return EnsembleOfAnalyses(Linear(**method), Draws("linear", error, settings, 0.1), settings, "2")
+    error = make_error(SMALL, members=max(40, members))
+    return EnsembleOfAnalyses(Linear(**method), error, EnsembleSettings(members=members, additive=0.1))
+
+
+def test_a_method_with_a_window_is_refused() -> None:
+    @dataclass
+    class Windowed(Linear):
+        steps: int = 1
+
+        def with_past(self, past: Past) -> Assimilator:
+            return self
+
+    with pytest.raises(AssimilatorError, match="linear needs the frames before"):
+        load(Windowed(), load_world("demonstration"), EnsembleSettings())
 
 
 def perturbations(members: int, seed: int = 4) -> NDArray:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -22,10 +21,10 @@ from dacycle.cycler.verification.drift import make_forecasts
 from dacycle.forecast_adapter.channels import HEADLINE, WB2_NAMES
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.scores import REGIONS
+from tests.cycler.pages import Page
 from tests.cycler.runs import make_run
 
 CYCLES = 6
-VOID = {"meta", "img", "br", "hr", "input", "link", "rect", "use", "path"}
 
 
 @pytest.fixture(scope="module")
@@ -141,31 +140,6 @@ def test_of_many_cells_without_a_difference_none_holds():
     mixed = discoveries(np.array([*p_values, np.nan, *[1e-7] * 20]))
     assert mixed[-20:].all()
     assert mixed[:-20].sum() <= 3
-
-
-class Page(HTMLParser):
-    """Collects what a page refers to and its text; complains about tags that are not closed."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.references, self.words = [], [], ""
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        if tag not in VOID:
-            self.handle_starttag(tag, attributes)
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words += data
 
 
 def test_the_page_stands_alone_and_has_every_run(three, run, tiny, tmp_path):

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,11 @@ from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.obs_ingest.table import add_departures, empty_table
+from tests.cycler.pages import Page
 from tests.cycler.runs import make_run
 from tests.worlds import make_world
 
 CYCLES = 6
-VOID = {"meta", "img", "br", "hr", "input", "link", "rect", "use", "path"}
 
 
 @pytest.fixture(scope="module")
@@ -44,41 +43,6 @@ def run(tmp_path_factory, world, tiny):
 @pytest.fixture(scope="module")
 def html(run, tiny):
     return page(run, tiny)
-
-
-class Page(HTMLParser):
-    """Collects what a page refers to, its ids and its text; complains about tags that are not closed."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.ids, self.references, self.text = [], [], [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        for name, value in attributes:
-            if name == "id":
-                self.ids.append(value)
-            if name in ("src", "href", "xlink:href"):
-                self.references.append(value)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.text.append(data)
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
 
 
 def test_the_page_stands_alone(html):

@@ -76,7 +76,7 @@ def test_each_trial_is_a_branch_that_says_what_was_set(finished):
     assert [trial.name for trial in trials] == ["oi (tuning.inflation 0.5)", "oi (tuning.inflation 0.8)", "none"]
     assert Archive(study.archive).branches() == ["small-none", "small-oi-inflation-0.5", "small-oi-inflation-0.8"]
     branch = Archive(study.archive).branch("small-oi-inflation-0.8")
-    assert branch.experiment.tuning == {"inflation": 0.8}
+    assert branch.experiment.tuning.inflation == 0.8
     assert len(branch.times) == 6
 
 
