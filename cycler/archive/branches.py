@@ -119,6 +119,11 @@ class Branch:
         self.name = name
         self.folder = archive.folder / "branches" / name
 
+    @property
+    def states(self) -> Store:
+        """Return the store of the states."""
+        return self.archive.states
+
     @cached_property
     def experiment(self) -> Experiment:
         """Return the experiment as it was frozen at its first cycle.
@@ -136,17 +141,17 @@ class Branch:
     @property
     def analysis(self) -> xr.Dataset:
         """Return the analyses, lazily, in the WeatherBench2 schema; the first two are those of the cold start."""
-        return self.archive.states.dataset(self.name, "analysis")
+        return self.states.dataset(self.name, "analysis")
 
     @property
     def background(self) -> xr.Dataset:
         """Return the backgrounds, lazily, in the WeatherBench2 schema."""
-        return self.archive.states.dataset(self.name, "background")
+        return self.states.dataset(self.name, "background")
 
     @property
     def times(self) -> pd.DatetimeIndex:
         """Return the times of the committed analyses, the two of the cold start first."""
-        return pd.DatetimeIndex(self.archive.states.times(self.name, "cycles").astype("datetime64[s]"))
+        return pd.DatetimeIndex(self.states.times(self.name, "cycles").astype("datetime64[s]"))
 
     @property
     def next_time(self) -> pd.Timestamp | None:
@@ -164,7 +169,7 @@ class Branch:
         return self._records(slice(-count, None))
 
     def _records(self, rows: slice) -> list[CycleRecord]:
-        texts = self.archive.states.column(self.name, "cycles", "record", rows)
+        texts = self.states.column(self.name, "cycles", "record", rows)
         return [CycleRecord.from_json(str(text)) for text in texts]
 
     @property
@@ -180,7 +185,7 @@ class Branch:
         Raises:
             ArchiveError: there is none, or its bytes are damaged; the message names array and time.
         """
-        arrays = self.archive.states.read(self.name, group, time, _NAMES)
+        arrays = self.states.read(self.name, group, time, _NAMES)
         upper = [array for array in arrays.values() if array.ndim == 3]
         surface = [array[None] for array in arrays.values() if array.ndim == 2]
         return make_state(np.concatenate([*surface, *upper]), self.grid, np.datetime64(time, "h"))
@@ -205,13 +210,13 @@ class Branch:
 
     def smoothed(self, time: pd.Timestamp) -> NDArray[np.float32] | None:
         """Return the frame (69, H, W) 6 h before `time` as its analysis smoothed it; None and errors as `members`."""
-        kept = np.datetime64(time, "h") in self.archive.states.times(self.name, SMOOTHED)
+        kept = np.datetime64(time, "h") in self.states.times(self.name, SMOOTHED)
         return self.state(SMOOTHED, time).values if kept else None
 
     def _perturbations(self, group: str, time: pd.Timestamp) -> NDArray[np.float32] | None:
-        if np.datetime64(time, "h") not in self.archive.states.times(self.name, group):
+        if np.datetime64(time, "h") not in self.states.times(self.name, group):
             return None
-        return from_arrays(self.archive.states.read(self.name, group, time, _NAMES))
+        return from_arrays(self.states.read(self.name, group, time, _NAMES))
 
     def departures(self, times: Sequence[pd.Timestamp] | None = None) -> pd.DataFrame:
         """Return the departures of all committed cycles, or of some; a column `cycle` names the cycle.
@@ -264,14 +269,14 @@ class Branch:
         Raises:
             ArchiveError: there is no such cycle.
         """
-        for commit in self.archive.states.commits(self.name):
+        for commit in self.states.commits(self.name):
             if commit.metadata.get("time") == cycle_id(time):
                 return str(commit.id)
         raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
 
     def damaged(self) -> list[str]:
         """Read everything that is kept of the run; return a sentence for each damaged array or file."""
-        damage = self.archive.states.damaged(self.name)
+        damage = self.states.damaged(self.name)
         if self.name in self.archive.forecasts.branches():
             damage += self.archive.forecasts.damaged(self.name)
         try:

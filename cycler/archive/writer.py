@@ -4,8 +4,10 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from dacycle.cycler.archive.members import (
 from dacycle.cycler.archive.progress import Holding, read_holding
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.seals import seal_text
-from dacycle.cycler.archive.store import Rows
+from dacycle.cycler.archive.store import Rows, Store
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, differences, parse_donor, write_experiment
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import check_array, make_state, to_arrays, to_dataset
@@ -66,6 +68,8 @@ class Writer(Branch):
 
     def __init__(self, archive: Archive, experiment: Experiment) -> None:
         super().__init__(archive, experiment.name)
+        self._thread: ThreadPoolExecutor | None = None
+        self._commit: Future[None] | None = None  # the one that is under way in the thread, or has failed there
         self.experiment = experiment
         self._times: pd.DatetimeIndex | None = None
         begun = experiment.name in archive.branches()
@@ -76,6 +80,37 @@ class Writer(Branch):
         self._frames: dict[pd.Timestamp, NDArray[np.float32]] = {}
         self._members: dict[pd.Timestamp, NDArray[np.float32]] = {}
         self._appended = False
+
+    @property
+    def states(self) -> Store:
+        """Return the store of the states, once the commit that is under way has ended. Errors as `settle`."""
+        self.settle()
+        return self.archive.states
+
+    @contextmanager
+    def committing_behind(self) -> Iterator[None]:
+        """Within the block publish each cycle in a thread, while the caller computes the next one.
+
+        One commit is under way at a time, in order: the next one, and whatever reads the store, waits until it has
+        ended. A process that is killed meanwhile leaves what it would leave between two cycles.
+        """
+        with ThreadPoolExecutor(1, "commits") as thread:
+            self._thread = thread
+            try:
+                yield
+                self.settle()
+            finally:
+                self._thread = None
+
+    def settle(self) -> None:
+        """Wait until the commit that is under way has ended.
+
+        Raises:
+            ArchiveError, OSError: it has failed; this writer then knows more than the archive, and cannot go on.
+        """
+        if self._commit is not None:
+            self._commit.result()
+            self._commit = None
 
     @property
     def times(self) -> pd.DatetimeIndex:
@@ -132,8 +167,8 @@ class Writer(Branch):
         holding = self._holding.after(record.as_dict() for record in records)
         _freeze(self.folder, self.experiment)
         if self.name not in self.archive.branches():
-            self.archive.states.create_branch(self.name)
-        self.archive.states.append(
+            self.states.create_branch(self.name)
+        self.states.append(
             self.name,
             {
                 "analysis": xr.concat(states, "time", data_vars="minimal"),
@@ -172,10 +207,10 @@ class Writer(Branch):
                 link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
                 if path.stem[: len(cycle_id(time))] <= cycle_id(time):
                     os.link(path, link)
-        self.archive.states.create_branch(self.name, snapshot)
+        self.states.create_branch(self.name, snapshot)
         self._next, self._times = time + STEP, None
         self._newest = self._records(slice(-_KEPT_RECORDS, None))
-        self._holding = read_holding(self.archive.states.folder, self.name)
+        self._holding = read_holding(self.states.folder, self.name)
 
     def commit_cycle(
         self,
@@ -189,6 +224,8 @@ class Writer(Branch):
     ) -> CycleRecord:
         """Publish one cycle and return its record as written, with the digest of the departures.
 
+        Within `committing_behind` the cycle is published when `settle` or the next commit returns.
+
         Args:
             background, analysis: (69, H, W).
             departures: the cycle's observations.
@@ -199,6 +236,7 @@ class Writer(Branch):
 
         Raises:
             ArchiveError: the cycle is not the one that comes next in the branch.
+            ArchiveError, OSError: this commit or, within `committing_behind`, the one before has failed.
         """
         time = record.time
         if self.next_time != time:
@@ -218,15 +256,31 @@ class Writer(Branch):
             state = _state_dataset(self._checked(smoothed.frame, time, "smoothed older frame"), self.grid, time)
             groups[SMOOTHED] = state
             groups[SMOOTHED_MEMBERS] = members_dataset(shortened(smoothed.members), state)
-        write_whole(self.folder / "departures" / f"{cycle_id(time)}.parquet", content)
         holding = self._holding.after([record.as_dict()])
         metadata = {"time": cycle_id(time), **notes}
-        self.archive.states.append(self.name, groups, f"cycle {cycle_id(time)}", metadata, holding.to_json())
+        self.settle()
+        publish = partial(self._publish, cycle_id(time), content, groups, metadata, holding.to_json())
+        if self._thread is None:
+            publish()
+        else:
+            self._commit = self._thread.submit(publish)
         self._appended = True
         self._remember([record], [analysis], holding)
         if members is not None:
             self._members = dict([*self._members.items(), (time, members)][-2:])
         return record
+
+    def _publish(
+        self,
+        cycle: str,
+        departures: bytes,
+        groups: Mapping[str, xr.Dataset | Rows],
+        metadata: Mapping[str, Any],
+        note: str,
+    ) -> None:
+        """Write the departures of a cycle, and then the commit that makes all of it visible."""
+        write_whole(self.folder / "departures" / f"{cycle}.parquet", departures)
+        self.archive.states.append(self.name, groups, f"cycle {cycle}", metadata, note)
 
     def _checked(self, array: NDArray, time: pd.Timestamp, source: str) -> NDArray[np.float32]:
         """Return a state (69, H, W) as it is stored, after its shape and values have been checked."""

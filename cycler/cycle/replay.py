@@ -1,16 +1,19 @@
 """Runs of cycles: those that the archive says are due, in order, one commit each.
 
-A live run and a replay differ only in which cycles are due (`due`). Only what was committed outlives a cycle: the next
-one starts from the stored frames.
+A live run and a replay differ in which cycles are due (`due`). A replay also does three things at once: it computes a
+cycle, commits the one before, and reads the files of the one after. Only what is committed outlives a cycle: the next
+one starts from the frames as they are stored.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
 
 import pandas as pd
 
 from dacycle.common import logs
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord
@@ -136,21 +139,43 @@ def run_due_cycles(
         raise ExperimentError("\n".join(f"experiment {experiment.name}: {sentence}" for sentence in absent.values()))
     done: list[Cycle] = []
     with logs.context(experiment=experiment.name), open_run(experiment, archive, threads, inputs) as run:
-        records = run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1)
-        _stop_after_fallbacks(experiment, records)
-        with run.readings.ahead(run.inputs, _last(run, until, limit) if now is None else None):
-            for time in due(run, until, now):
-                with logs.context(cycle=cycle_id(time)):
-                    cycle = run_cycle(run, time)
+        _stop_after_fallbacks(experiment, run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1))
+        times = islice(due(run, until, now), limit)
+        running = _run(run, times) if now is not None else _replay(run, times, _last(run, until, limit))
+        with closing(running):  # an interrupt, too, waits for the commit that is under way
+            for cycle in running:
+                with logs.context(cycle=cycle_id(cycle.time)):
                     _log(cycle)
                     done.append(cycle)
                     if progress is not None:
                         progress(cycle)
-                records.append(cycle.record)
-                _stop_after_fallbacks(experiment, records)
-                if len(done) == limit:
-                    break
     return done
+
+
+def _run(run: Run, times: Iterable[pd.Timestamp]) -> Generator[Cycle]:
+    """Run cycles, and yield each; raise RunStoppedError after the last fallback in a row that the experiment allows."""
+    experiment = run.inputs.experiment
+    for time in times:
+        with logs.context(cycle=cycle_id(time)):
+            cycle = run_cycle(run, time)
+        yield cycle
+        _stop_after_fallbacks(experiment, run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1))
+
+
+def _replay(run: Run, times: Iterable[pd.Timestamp], last: pd.Timestamp | None) -> Generator[Cycle]:
+    """Do as `_run`, but while a cycle is computed commit the one before, and read the files of the one after."""
+    committing: list[Cycle] = []
+    with run.readings.ahead(run.inputs, last), run.writer.committing_behind():
+        try:
+            for cycle in _run(run, times):
+                yield from committing  # it was, before the commit of this one could begin
+                committing = [cycle]
+        except DacycleError:
+            run.writer.settle()
+            yield from committing
+            raise
+        run.writer.settle()
+        yield from committing
 
 
 def _log(cycle: Cycle) -> None:

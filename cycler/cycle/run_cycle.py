@@ -63,11 +63,16 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Cycle:
-    """Hold a committed cycle: its time, its record, and the seconds that each stage took."""
+    """Hold a cycle that was run: its time, its record, and the seconds that each stage took.
+
+    Attributes:
+        began: of the clock `time.perf_counter`.
+    """
 
     time: pd.Timestamp
     record: CycleRecord
     seconds: dict[str, float]
+    began: float
 
 
 @dataclass
@@ -149,7 +154,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
     Raises:
         _OutOfRangeError: a state is not finite or not plausible; nothing has been committed.
     """
-    inputs, watch = run.inputs, Stopwatch()
+    inputs, watch, began = run.inputs, Stopwatch(), clock.perf_counter()
     with watch("read"):
         frames = run.frames.pair_without_increment if from_background else run.frames.pair
         before, previous = frames(time - STEP)
@@ -195,7 +200,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         older = smoothed(inputs, previous, predicted, step.older[0])
         record = run.writer.commit_cycle(background, step.state[0], table, record, notes, updated, older)
     run.seen += observed.new_sites
-    return Cycle(time, record, watch.seconds)
+    return Cycle(time, record, watch.seconds, began)
 
 
 def _usual_increment(past: list[CycleRecord]) -> NDArray[np.float64]:

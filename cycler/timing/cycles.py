@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dacycle.cycler.archive.branches import Archive
@@ -27,7 +28,7 @@ class Bench:
         machine: processor, cores, Python.
         cycles, first, last: number of cycles, and the first and last of them.
         stages: seconds per cycle by stage, with `other` for the rest. They are medians over the cycles after the
-            first, which also fills caches.
+            first, which also fills caches. `commit` is what the next cycle waits for.
         seconds: time of all cycles, loading included, forecasts not.
         loading: time to load networks and world, and for the cold start.
         forecasts, forecast_steps: number of forecasts, and of their 6-h steps.
@@ -78,11 +79,8 @@ def bench(
     short = experiment.model_copy(update={"end": last})
     with tempfile.TemporaryDirectory(prefix="dacycle-bench-") as folder:
         archive = Archive(Path(folder) / "plain", create=True)
-        walls: list[float] = []
         begin = clock.perf_counter()
-        done = replay.run_due_cycles(
-            short, archive, threads=threads, progress=lambda _: walls.append(clock.perf_counter() - begin)
-        )
+        done = replay.run_due_cycles(short, archive, threads=threads)
         seconds = clock.perf_counter() - begin
         count, seconds_with = _forecasts(short, Path(folder) / "whole", threads) if forecasts else (0, 0.0)
         start, extra = _prefect(short, Path(folder), seconds) if prefect else (None, None)
@@ -92,9 +90,9 @@ def bench(
         cycles=len(done),
         first=cycle_id(done[0].time),
         last=cycle_id(done[-1].time),
-        stages=_stages(done, walls),
+        stages=_stages(done, begin + seconds),
         seconds=seconds,
-        loading=walls[0] - sum(done[0].seconds.values()),
+        loading=done[0].began - begin,
         forecasts=count,
         forecast_steps=count * (short.drift.lead // STEP),
         with_forecasts=seconds_with,
@@ -105,25 +103,21 @@ def bench(
     )
 
 
-def _stages(done: list[Cycle], walls: list[float]) -> dict[str, float]:
+def _stages(done: list[Cycle], ended: float) -> dict[str, float]:
     table = pd.DataFrame([cycle.seconds for cycle in done])
-    table["other"] = pd.Series(walls).diff() - table.sum(axis=1)
+    walls = np.diff([*(cycle.began for cycle in done), ended])
+    table["other"] = walls - table.sum(axis=1)
     return {str(stage): float(value) for stage, value in table.iloc[min(1, len(done) - 1) :].median().items()}
 
 
 def _forecasts(experiment: Experiment, folder: Path, threads: int) -> tuple[int, float]:
     """Return the number of forecasts, and the time that they and their cycles took from the first cycle on."""
     archive = Archive(folder, create=True)
-    begun: list[float] = []
-
-    def show(cycle: Cycle) -> None:
-        begun.append(clock.perf_counter() - sum(cycle.seconds.values()))
-
     expected = starts_until(experiment, None)
     with forecasting(archive, [experiment.name], expected, threads) as making:
-        replay.run_due_cycles(experiment, archive, threads=threads, progress=show)
+        done = replay.run_due_cycles(experiment, archive, threads=threads)
         list(making.rest())
-        seconds = clock.perf_counter() - begun[0]
+        seconds = clock.perf_counter() - done[0].began
     return expected, seconds
 
 

@@ -95,7 +95,8 @@ def test_the_operator_runs_once_for_each_state_of_a_cycle(content, tmp_path, mon
     monkeypatch.setattr(LearnedOperator, "__call__", counted)
     asked = content | {"end": "2024-01-05T00", "observations": [*content["observations"], *more]}
     archive = Archive(tmp_path / "archive", create=True)
-    *_, last = run_due_cycles(replays.experiment(asked), archive, progress=lambda cycle: by_cycle.append(len(calls)))
+    live = {"now": pd.Timestamp("2024-01-06"), "progress": lambda cycle: by_cycle.append(len(calls))}
+    *_, last = run_due_cycles(replays.experiment(asked), archive, **live)
     assert last.time == pd.Timestamp("2024-01-05T00")
     assert by_cycle[-1] - by_cycle[-2] == 2 + earlier
     assert len(set(calls[by_cycle[-2] :])) == 2 + earlier

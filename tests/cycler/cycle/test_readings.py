@@ -81,8 +81,8 @@ def test_a_file_that_cannot_be_read_is_missing_in_its_own_cycle_only(experiment,
 
 
 def test_an_interrupted_replay_goes_on_as_if_nothing_had_been_read(experiment, folder, tmp_path, read):
-    def interrupt(cycle):
-        if cycle.time == TIMES[1]:
+    def interrupt(cycle):  # the next one has been computed by then, and is committed
+        if cycle.time == TIMES[0]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dacycle.cycler.archive.branches import Archive, open_experiment
+from dacycle.cycler.archive.store import Store
 from dacycle.cycler.cycle.replay import due, open_run, run_due_cycles
 from dacycle.cycler.cycle.run_cycle import RunStoppedError, run_cycle
 from dacycle.cycler.experiment import STEP, ExperimentError
@@ -95,6 +96,37 @@ def test_a_second_run_of_the_same_experiment_is_the_same_bit_for_bit(run, conten
     again, whole = replays.everything(first), replays.everything(run)
     assert again.keys() == whole.keys()
     assert [key for key in whole if again[key] != whole[key]] == []
+
+
+def test_each_cycle_is_in_the_archive_when_its_progress_is_told(content, tmp_path):
+    archive, told = tmp_path / "archive", []
+
+    def tell(cycle):
+        told.append(cycle.time)
+        assert cycle.time in open_experiment(archive, "demo").times
+
+    run_due_cycles(replays.experiment(content), Archive(archive, create=True), progress=tell)
+    assert told == list(open_experiment(archive, "demo").times[2:])
+
+
+def test_a_commit_that_fails_while_the_next_cycle_is_computed_ends_the_run(content, run, tmp_path, monkeypatch):
+    """The run tells of no cycle that is not in the archive, and goes on from there."""
+    append, told, failing = Store.append, [], replays.START + STEP
+
+    def full(store, branch, groups, message, *more):
+        if message == f"cycle {failing:%Y%m%dT%H}":
+            raise OSError(28, "No space left on device")
+        return append(store, branch, groups, message, *more)
+
+    experiment, archive = replays.experiment(content), Archive(tmp_path / "archive", create=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "append", full)
+        with pytest.raises(OSError, match="No space left"):
+            run_due_cycles(experiment, archive, progress=lambda cycle: told.append(cycle.time))
+    assert told == [replays.START]
+    assert open_experiment(tmp_path / "archive", "demo").times[-1] == replays.START
+    run_due_cycles(experiment, Archive(tmp_path / "archive"))
+    assert replays.everything(tmp_path / "archive") == replays.everything(run)
 
 
 def test_a_finished_run_has_nothing_more_to_do_and_may_be_made_longer(content, tmp_path):
