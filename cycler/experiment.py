@@ -303,6 +303,22 @@ class DriftSettings(Strict):
     """Whether NAME-free, the same run without assimilation, is also made."""
 
 
+class LateSettings(Strict):
+    """Set the late chain: a second pass over the same times, NAME-late, from which each cycle starts."""
+
+    cutoff: Duration
+    """The late cycle at t takes what was received by t plus this; sources with `cutoff: none` keep that."""
+    from_: Annotated[str | None, Field(alias="from")] = None
+    """EXPERIMENT@TIME: the late cycle that the late chain of a fork goes on from; default: as `cold_start` says."""
+
+    @field_validator("from_")
+    @classmethod
+    def _donor_form(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_donor(value)
+        return value
+
+
 class Experiment(Strict):
     """Hold one experiment, as its YAML file says."""
 
@@ -360,6 +376,8 @@ class Experiment(Strict):
     """Checks of observations that differ from the default ones."""
     drift: DriftSettings = DriftSettings()
     """Forecasts from the analyses, and the free run."""
+    late: LateSettings | None = None
+    """Also make NAME-late, the same run with a longer cutoff, and start each cycle from its analyses; default: none."""
     fetch_limit: Duration | None = None
     """How long a cycle waits for the files of all its sources from servers and buckets together; default: 10 minutes.
     A source that is not there by then is left out of the cycle."""
@@ -392,6 +410,8 @@ class Experiment(Strict):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.assimilator == "4dvar" and self.assimilation_grid not in (None, self.grid):
             raise ValueError("assimilation_grid: 4dvar controls states on the model's grid; leave it out")
+        if self.late is not None:
+            _check_late(self, self.late)
         if self.cold_start.from_ is not None:
             donor, time = parse_donor(self.cold_start.from_)
             if donor == self.name:
@@ -407,6 +427,8 @@ class Experiment(Strict):
         content["cold_start"] = {k: v for k, v in content["cold_start"].items() if v is not None}
         content["drift"] = {k: v for k, v in content["drift"].items() if v is not None}
         content["quality"] = self.quality.model_dump(mode="json", exclude_defaults=True) or None
+        if self.late is not None:
+            content["late"] = self.late.model_dump(mode="json", by_alias=True, exclude_none=True)
         if self.members is not None:  # with the default settings, which another version may change
             others = () if self.assimilator in ENSEMBLE_METHODS else OF_FILTERS
             content["ensemble"] = self.members.model_dump(mode="json", exclude_none=True, exclude=set(others))
@@ -449,13 +471,30 @@ class Experiment(Strict):
         It removes no station biases, since departures from a free run do not measure a station.
         """
         drift = self.drift.model_copy(update={"free_run": False, "members": None})
-        methods = dict.fromkeys(("ensemble", "tuning", "variational", "assimilation_grid", "bias"))
+        methods = dict.fromkeys(("ensemble", "tuning", "variational", "assimilation_grid", "bias", "late"))
         without = {"assimilator": "none", **methods}
         return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 
+    def late_run(self) -> "Experiment":
+        """Return the late chain: the same experiment on branch NAME-late, with the late cutoff, without forecasts."""
+        assert self.late is not None, "only an experiment with `late` has a late chain"
+        cutoff, origin = self.late.cutoff, self.late.from_
+        later = [s if s.cutoff is None else s.model_copy(update={"cutoff": cutoff}) for s in self.observations]
+        drift = self.drift.model_copy(update={"starts": (), "members": None, "free_run": False})
+        changes: dict[str, Any] = {"observations": tuple(later), "late": None, "drift": drift}
+        if origin is not None:
+            begin = ColdStart.model_validate({"from": origin})
+            changes |= {"cold_start": begin, "start": parse_donor(origin)[1] + STEP}
+        return self.model_copy(update={"name": f"{self.name}-late", **changes})
+
     def runs(self) -> list["Experiment"]:
-        """Return this experiment, followed by its free run if it asks for one."""
-        return [self, self.free_run()] if self.drift.free_run and self.assimilator != "none" else [self]
+        """Return the runs that this experiment asks for, in the order in which they run.
+
+        They are its late chain, itself, and its free run.
+        """
+        late = [] if self.late is None else [self.late_run()]
+        free = [self.free_run()] if self.drift.free_run and self.assimilator != "none" else []
+        return [*late, self, *free]
 
     @property
     def wait(self) -> pd.Timedelta:
@@ -471,6 +510,23 @@ class Experiment(Strict):
         if self.end is None:
             raise ExperimentError(f"experiment {self.name}: it has no end; give one to replay it")
         return pd.date_range(self.start, self.end, freq=STEP)
+
+
+def _check_late(experiment: Experiment, late: LateSettings) -> None:
+    """Raise ValueError where a late chain would have nothing more than the experiment, or begin after it."""
+    if experiment.assimilator == "none":
+        raise ValueError("late: a run without assimilation takes no observations, however late; leave it out")
+    waited = max(experiment.observations, key=lambda s: s.cutoff or pd.Timedelta(-1), default=None)
+    if waited is None or waited.cutoff is None:
+        raise ValueError("late: no source has a cutoff, so that nothing more would come; leave it out")
+    if late.cutoff <= waited.cutoff:
+        longest, name = _write_duration(waited.cutoff), waited.name
+        raise ValueError(
+            f"late.cutoff is {_write_duration(late.cutoff)}, but source {name} is waited for {longest} already; it "
+            "must be longer than every cutoff"
+        )
+    if late.from_ is not None and parse_donor(late.from_)[1] >= experiment.start:
+        raise ValueError(f"late.from is {late.from_}, which is not before the start, {cycle_id(experiment.start)}")
 
 
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:

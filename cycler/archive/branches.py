@@ -83,13 +83,17 @@ class Archive:
         return Branch(self, name)
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, patience: float = 0.0) -> Iterator[None]:
         """Hold the writer's lock of a branch; the kernel releases it even when the process is killed.
 
         What killed writers left there under temporary names is removed.
+
+        Args:
+            name: of the branch.
+            patience: seconds to wait while another process holds it.
         """
         folder = self.folder / "branches" / name
-        with locked(folder / "lock", f"experiment {name}", ArchiveError):
+        with locked(folder / "lock", f"experiment {name}", ArchiveError, patience=patience):
             for path in (*folder.glob(".*.part*"), *(folder / "departures").glob(".*.part*")):
                 path.unlink()
             yield

@@ -37,14 +37,14 @@ class StoredFrames:
         """Return the two frames (69, H, W) that a forecast from the analysis at `time` starts from, the older first.
 
         The older one is the analysis 6 h before, with the share of the increment at `time` that the experiment's
-        `frames` says, or as the cycle at `time` has smoothed it. The two frames of a cold start are as they were given.
+        `frames` says, or as the cycle at `time` has kept it. The two frames of a cold start are as they were given.
 
         Raises:
             ArchiveError: as `frame`.
         """
         share = self._branch.experiment.frames
-        if share == "smoothed" and (smoothed := self._branch.smoothed(time)) is not None:
-            return smoothed, self.frame(time)
+        if self._may_keep_older and (kept := self._branch.smoothed(time)) is not None:
+            return kept, self.frame(time)
         older, newer = self.frame(time - STEP), self.frame(time)
         if share is None or share == "smoothed" or time <= self._branch.times[1]:
             return older, newer
@@ -56,8 +56,14 @@ class StoredFrames:
         Raises:
             ArchiveError: as `frame`.
         """
-        smoothed = self._branch.smoothed_members(time) if self._branch.experiment.frames == "smoothed" else None
-        return self._branch.members(time - STEP) if smoothed is None else smoothed, self._branch.members(time)
+        kept = self._branch.smoothed_members(time) if self._may_keep_older else None
+        return self._branch.members(time - STEP) if kept is None else kept, self._branch.members(time)
+
+    @property
+    def _may_keep_older(self) -> bool:
+        """Whether cycles may have kept the older frame of the forecast from them; a fork has those of its donor."""
+        experiment = self._branch.experiment
+        return experiment.frames == "smoothed" or bool(experiment.late or experiment.cold_start.from_)
 
     def has_background(self, time: pd.Timestamp) -> bool:
         """Return whether the analysis at `time` has a background, which those of a cold start have not."""

@@ -2,7 +2,7 @@
 
 The group `members` holds their perturbations of the analysis. With `frames: smoothed` the group `smoothed` holds the
 older frame of the next forecast, which is 6 h before the time that it is kept at, and `smoothed_members` their
-perturbations of it.
+perturbations of it. So it does for cycles that start from a late chain, whose older frame is no analysis of the branch.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,13 @@ MEMBERS, SMOOTHED, SMOOTHED_MEMBERS = "members", "smoothed", "smoothed_members"
 
 @dataclass(frozen=True, eq=False)
 class Smoothed:
-    """Hold the older frame of the next forecast, (69, H, W), and the members' perturbations of it, (N, 69, H, W)."""
+    """Hold the older frame of the next forecast, (69, H, W), and the members' perturbations of it, (N, 69, H, W).
+
+    Without an ensemble there are no members.
+    """
 
     frame: NDArray
-    members: NDArray
+    members: NDArray | None
 
 
 def around(frame: NDArray, perturbations: NDArray) -> NDArray[np.float32]:

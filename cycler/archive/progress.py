@@ -45,23 +45,26 @@ class Holding:
         statuses: number of analyses by status.
         last: the newest cycle, such as `20240104T00`; None where there is none.
         problems: by source, the files and messages that the newest cycle could not read.
+        start: what the newest cycle starts from, where the experiment has a late chain; see `record.CycleRecord`.
     """
 
     statuses: Mapping[str, int] = field(default_factory=dict)
     last: str | None = None
     problems: Mapping[str, list[str]] = field(default_factory=dict)
+    start: Mapping[str, Any] | None = None
 
     def after(self, records: Iterable[Mapping[str, Any]]) -> "Holding":
         """Return what the branch holds after further records, as plain values."""
-        statuses, last, unread = Counter(self.statuses), self.last, self.problems
+        statuses, last, unread, start = Counter(self.statuses), self.last, self.problems, self.start
         for record in records:
             statuses[record["status"]] += 1
-            last, unread = record["time"], problems(record)
-        return Holding(dict(statuses), last, unread)
+            last, unread, start = record["time"], problems(record), record.get("start")
+        return Holding(dict(statuses), last, unread, start)
 
     def to_json(self) -> str:
-        """Return it as one line."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Return it as one line; without a start that it has not."""
+        content = {name: value for name, value in asdict(self).items() if name != "start" or value is not None}
+        return json.dumps(content, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Progress:
         last: the time of the newest analysis; None before the cold start.
         degraded, fallback: number of cycles with this status.
         problems: by source, the files and messages that the newest cycle could not read.
+        starts_from: what the newest cycle starts from, where the experiment has a late chain.
     """
 
     experiment: str
@@ -89,6 +93,7 @@ class Progress:
     degraded: int
     fallback: int
     problems: Mapping[str, list[str]]
+    starts_from: Mapping[str, Any] | None = None
 
 
 def find_states(folder: Path) -> Path:
@@ -158,6 +163,7 @@ def read_progress(folder: Path, name: str) -> Progress:
         degraded=statuses["degraded"],
         fallback=statuses["fallback"],
         problems=holding.problems,
+        starts_from=holding.start,
     )
 
 

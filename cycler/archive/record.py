@@ -76,6 +76,8 @@ class CycleRecord:
         withheld_sites: latitude and longitude of withheld sites that reported for the first time.
         departures: SHA-256 of the file with the cycle's departures.
         unpaired_model: a sentence, where the model was made for another world or kind of reference.
+        start: where an experiment with a late chain begins the cycle: `from`, the run, `cycle` and `digest` of the
+            analysis, and `again`, what is run again between that and this cycle; see `cycle.late`.
         background_spread, analysis_spread: of the members, by channel, SI: root mean square of their standard deviation
             over the globe; only of methods with members.
     """
@@ -100,6 +102,7 @@ class CycleRecord:
     withheld_sites: Sequence[Sequence[float]] | None = None
     departures: str | None = None
     unpaired_model: str | None = None
+    start: Mapping[str, Any] | None = None
     background_spread: Mapping[str, float] | None = None
     analysis_spread: Mapping[str, float] | None = None
 

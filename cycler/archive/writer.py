@@ -45,15 +45,19 @@ _KEPT_RECORDS = 64
 
 
 @contextmanager
-def write(archive: Archive, experiment: Experiment) -> Iterator["Writer"]:
+def write(archive: Archive, experiment: Experiment, patience: float = 0.0) -> Iterator["Writer"]:
     """Become the one writer of an experiment's branch.
 
     A new experiment has no branch before `Writer.commit_start` or `Writer.fork`.
 
+    Args:
+        archive, experiment: of the branch.
+        patience: seconds to wait while another process writes it.
+
     Raises:
         ArchiveError: another process is writing it, or it began with other settings, which the message lists.
     """
-    with archive.lock(experiment.name):
+    with archive.lock(experiment.name, patience):
         branch = Branch(archive, experiment.name)
         if experiment.name in archive.branches() and len(branch.times):
             frozen, sealed = read_frozen(branch.folder)
@@ -255,7 +259,8 @@ class Writer(Branch):
         if smoothed is not None:
             state = _state_dataset(self._checked(smoothed.frame, time, "smoothed older frame"), self.grid, time)
             groups[SMOOTHED] = state
-            groups[SMOOTHED_MEMBERS] = members_dataset(shortened(smoothed.members), state)
+            if smoothed.members is not None:
+                groups[SMOOTHED_MEMBERS] = members_dataset(shortened(smoothed.members), state)
         holding = self._holding.after([record.as_dict()])
         metadata = {"time": cycle_id(time), **notes}
         self.settle()

@@ -1,7 +1,8 @@
 """The inputs of an experiment, loaded once and checked to belong together before anything runs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -50,6 +51,13 @@ class Inputs:
         """Return forecasts (..., 69, H, W) of one step to `time`, without the mean error if it is removed."""
         bias = self.model_bias
         return forecasts if bias is None else bias.removed(forecasts, np.datetime64(time, "h"))
+
+    def waiting(self, longer: pd.Timedelta) -> "Inputs":
+        """Return the inputs of a cycle that is run so much later, which takes what has come since, too."""
+        sources = tuple(copy(source) for source in self.sources)
+        for source in sources:
+            source.cutoff = None if source.cutoff is None else source.cutoff + longer
+        return replace(self, sources=sources)
 
     @property
     def observation_grid(self) -> Grid:

@@ -17,10 +17,10 @@ from dacycle.cycler.archive.members import Smoothed, around
 from dacycle.cycler.archive.writer import Writer
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
-from dacycle.forecast_adapter.models.frames import with_increment
+from dacycle.forecast_adapter.models.frames import older_frame, with_increment
 from dacycle.forecast_adapter.state import check_array
 
-__all__ = ["Forecast", "forecast", "refuse_other_members", "smoothed", "with_members"]
+__all__ = ["Forecast", "forecast", "older_to_keep", "refuse_other_members", "with_members"]
 
 _FIRST, _MODEL_ERROR, _OBSERVATIONS = range(3)
 """What is drawn."""
@@ -99,17 +99,26 @@ def with_members(inputs: Inputs, time: pd.Timestamp, background: Forecast) -> As
     return method.with_members(background.members, _generator(inputs.experiment, time, _OBSERVATIONS), older)
 
 
-def smoothed(inputs: Inputs, previous: NDArray, background: Forecast, older: OlderFrame | None) -> Smoothed | None:
-    """Return the older frame of the next forecast, with its members; None but with `frames: smoothed`.
+def older_to_keep(
+    inputs: Inputs, previous: NDArray, background: Forecast, older: OlderFrame | None, newer: NDArray | None
+) -> Smoothed | None:
+    """Return the older frame of the next forecast, with its members, where it is to be kept; else None.
+
+    It is kept with `frames: smoothed`, and where the frame before is no analysis of the branch.
 
     Args:
         inputs: of the experiment.
         previous: (69, H, W) the frame 6 h before the analysis, from which the background was forecast.
         background: of the cycle.
         older: what the analysis says of that frame; without it the frame stays as it was.
+        newer: (69, H, W) the analysis, where the frame before is not in the branch.
     """
-    if inputs.experiment.frames != "smoothed" or background.older is None:
-        return None
+    share = inputs.experiment.frames
+    if share != "smoothed" or background.older is None:
+        if newer is None:
+            return None
+        kept = previous if share == "smoothed" else older_frame(previous, background.state, newer, share)
+        return Smoothed(kept, background.older)
     if older is None:
         return Smoothed(previous, background.older)
     return Smoothed(with_increment(previous, older.increment), older.members)

@@ -19,6 +19,7 @@ from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.writer import Writer, write
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, cold_start, load_inputs
+from dacycle.cycler.cycle.late import LateChain, runs_again, start_of
 from dacycle.cycler.cycle.members import refuse_other_members
 from dacycle.cycler.cycle.readings import Readings
 from dacycle.cycler.cycle.run_cycle import Cycle, Run, RunStoppedError, run_cycle
@@ -26,7 +27,10 @@ from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_i
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.learned import NO_OPERATOR
 
-__all__ = ["due", "open_run", "run_due_cycles"]
+__all__ = ["PATIENCE_WITH_LATE", "due", "open_run", "run_due_cycles"]
+
+PATIENCE_WITH_LATE = 1800.0
+"""Seconds for which a cycle waits while another process runs the late chain that it starts from."""
 
 Progress = Callable[["Cycle"], None]
 
@@ -34,7 +38,9 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_run(experiment: Experiment, archive: Archive, threads: int = 1, inputs: Inputs | None = None) -> Iterator[Run]:
+def open_run(
+    experiment: Experiment, archive: Archive, threads: int = 1, inputs: Inputs | None = None, patience: float = 0.0
+) -> Iterator[Run]:
     """Load an experiment and lock its branch; begin a new branch by its cold start, or by the fork that it asks for.
 
     Args:
@@ -42,13 +48,14 @@ def open_run(experiment: Experiment, archive: Archive, threads: int = 1, inputs:
         archive: its archive.
         threads: of the networks.
         inputs: what the experiment names, where it is loaded already.
+        patience: seconds to wait while another process runs it.
 
     Raises:
         ExperimentError: its parts do not belong together.
         ArchiveError: another process runs it, or it has changed since its first cycle.
     """
     inputs = load_inputs(experiment, threads) if inputs is None else inputs
-    with write(archive, experiment) as writer:
+    with write(archive, experiment, patience) as writer:
         if writer.next_time is None and experiment.cold_start.from_ is not None:
             writer.fork()
         elif writer.next_time is None:
@@ -96,11 +103,15 @@ def due(run: Run, until: pd.Timestamp | None = None, now: pd.Timestamp | None = 
     last = _last(run, until)
     if last is None and now is None:
         raise ExperimentError(f"experiment {run.writer.name} has no end: say until when to replay it")
-    wait = run.inputs.experiment.wait
-    while (time := run.writer.next_time) is not None:
-        if (last is not None and time > last) or (now is not None and time + wait > now):
-            return
+    newest = _newest(run, last, now)
+    while (time := run.writer.next_time) is not None and time <= newest:
         yield time
+
+
+def _newest(run: Run, last: pd.Timestamp | None, now: pd.Timestamp | None) -> pd.Timestamp:
+    """Return the time after which no cycle is due: the earlier of the last cycle and the last whose cutoff passed."""
+    passed = None if now is None else now - run.inputs.experiment.wait
+    return min(time for time in (last, passed, pd.Timestamp.max) if time is not None)
 
 
 def _last(run: Run, until: pd.Timestamp | None, limit: int | None = None) -> pd.Timestamp | None:
@@ -120,16 +131,19 @@ def run_due_cycles(
     limit: int | None = None,
     threads: int = 1,
     inputs: Inputs | None = None,
+    patience: float = 0.0,
 ) -> list[Cycle]:
     """Run all cycles that are due, or the first `limit` of them; a further call continues where this one ended.
 
+    With `late` the cycles of the late chain from which they start run first, if they are not there.
+
     Args:
-        experiment: the experiment; its free run is another one (`Experiment.runs`).
+        experiment: the experiment; its late chain and its free run are others (`Experiment.runs`).
         archive: its archive.
         progress: called with each cycle once it is committed.
         until, now: as in `due`.
         limit: the largest number of cycles to run.
-        threads, inputs: as in `open_run`.
+        threads, inputs, patience: as in `open_run`.
 
     Raises:
         RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
@@ -138,10 +152,11 @@ def run_due_cycles(
     if now is None and (absent := absent_files(experiment)):
         raise ExperimentError("\n".join(f"experiment {experiment.name}: {sentence}" for sentence in absent.values()))
     done: list[Cycle] = []
-    with logs.context(experiment=experiment.name), open_run(experiment, archive, threads, inputs) as run:
+    with logs.context(experiment=experiment.name), open_run(experiment, archive, threads, inputs, patience) as run:
         _stop_after_fallbacks(experiment, run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1))
-        times = islice(due(run, until, now), limit)
-        running = _run(run, times) if now is not None else _replay(run, times, _last(run, until, limit))
+        times, last = islice(due(run, until, now), limit), _last(run, until, limit)
+        late = None if experiment.late is None else _late_chain(run, archive, last, now, threads)
+        running = _run(run, times, late) if now is not None else _replay(run, times, late, last)
         with closing(running):  # an interrupt, too, waits for the commit that is under way
             for cycle in running:
                 with logs.context(cycle=cycle_id(cycle.time)):
@@ -152,30 +167,62 @@ def run_due_cycles(
     return done
 
 
-def _run(run: Run, times: Iterable[pd.Timestamp]) -> Generator[Cycle]:
+def _run(run: Run, times: Iterable[pd.Timestamp], late: LateChain | None) -> Generator[Cycle]:
     """Run cycles, and yield each; raise RunStoppedError after the last fallback in a row that the experiment allows."""
     experiment = run.inputs.experiment
     for time in times:
         with logs.context(cycle=cycle_id(time)):
-            cycle = run_cycle(run, time)
+            cycle = run_cycle(run, time) if late is None else late.run_cycle(run, time)
         yield cycle
         _stop_after_fallbacks(experiment, run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1))
 
 
-def _replay(run: Run, times: Iterable[pd.Timestamp], last: pd.Timestamp | None) -> Generator[Cycle]:
+def _replay(
+    run: Run, times: Iterable[pd.Timestamp], late: LateChain | None, last: pd.Timestamp | None
+) -> Generator[Cycle]:
     """Do as `_run`, but while a cycle is computed commit the one before, and read the files of the one after."""
     committing: list[Cycle] = []
-    with run.readings.ahead(run.inputs, last), run.writer.committing_behind():
+    # Cycles that are run again read the sources in between, and one thread at a time may.
+    ahead, writer = None if runs_again(run.inputs.experiment) else last, run.writer
+    assert isinstance(writer, Writer), "only cycles that are run again go elsewhere"
+    with run.readings.ahead(run.inputs, ahead), writer.committing_behind():
         try:
-            for cycle in _run(run, times):
+            for cycle in _run(run, times, late):
                 yield from committing  # it was, before the commit of this one could begin
                 committing = [cycle]
         except DacycleError:
-            run.writer.settle()
+            writer.settle()
             yield from committing
             raise
-        run.writer.settle()
+        writer.settle()
         yield from committing
+
+
+def _late_chain(
+    run: Run, archive: Archive, last: pd.Timestamp | None, now: pd.Timestamp | None, threads: int
+) -> LateChain | None:
+    """Return the late chain of an experiment, after it has been run as far as the cycles that are due need it.
+
+    It is as far as it comes where it stops. None where no cycle is due.
+
+    Raises:
+        ArchiveError: another process has been running it for too long.
+    """
+    experiment, following = run.inputs.experiment, run.writer.next_time
+    newest = _newest(run, last, now)
+    if following is None or following > newest or newest == pd.Timestamp.max:
+        return None
+    needed, late = start_of(experiment, newest.floor(STEP)), experiment.late_run()
+    stands = archive.branch(late.name).next_time if late.name in archive.branches() else None
+    if stands is None or stands <= needed:
+        inputs = load_inputs(late, threads, like=run.inputs)
+        try:
+            run_due_cycles(
+                late, archive, until=needed, now=now, threads=threads, inputs=inputs, patience=PATIENCE_WITH_LATE
+            )
+        except RunStoppedError as error:
+            logger.error("%s", error)
+    return LateChain(archive, experiment, _station_bias(experiment))
 
 
 def _log(cycle: Cycle) -> None:

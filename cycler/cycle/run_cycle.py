@@ -2,10 +2,11 @@
 
 import logging
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,14 @@ from dacycle.assimilators.balance import LAYER_NAMES, supersaturated
 from dacycle.assimilators.ensemble.algebra import spread
 from dacycle.assimilators.step import StepResult, assimilate
 from dacycle.common.errors import DacycleError
+from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord, SourceRecord
 from dacycle.cycler.archive.writer import Writer
+from dacycle.cycler.cycle.bridge import Bridge
 from dacycle.cycler.cycle.collect import Observed, collect, with_departures
 from dacycle.cycler.cycle.inputs import Inputs
-from dacycle.cycler.cycle.members import forecast, smoothed, with_members
+from dacycle.cycler.cycle.members import forecast, older_to_keep, with_members
 from dacycle.cycler.cycle.readings import Readings
 from dacycle.cycler.cycle.window import with_past
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
@@ -30,7 +33,7 @@ from dacycle.forecast_adapter.state import StateError
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.quality.background_error import BackgroundError
 
-__all__ = ["Cycle", "Run", "RunStoppedError", "run_cycle"]
+__all__ = ["Cycle", "Run", "RunStoppedError", "Start", "Stopwatch", "run_cycle"]
 
 PAST = 28
 """Cycles before the analysis whose increments say how large an increment usually is: a week."""
@@ -75,20 +78,46 @@ class Cycle:
     began: float
 
 
+@dataclass(frozen=True)
+class Start:
+    """Hold what a cycle of an experiment with a late chain starts from; made by `late.LateChain`.
+
+    Attributes:
+        past: the cycles before it: those of the late chain, or of the experiment itself.
+        record: `start` of its record.
+        degraded: why it does not start from the late chain; empty if it does.
+        spent: the time spent on cycles that were run again.
+    """
+
+    past: Branch
+    record: Mapping[str, Any]
+    degraded: str = ""
+    spent: Stopwatch = field(default_factory=Stopwatch)
+
+
 @dataclass
 class Run:
     """An experiment being run by this process, which holds its branch; made by `replay.open_run`.
 
     Attributes:
-        seen: latitude and longitude of the withheld sites of its committed cycles.
+        writer: takes its cycles; those that are run again from a late chain go to a bridge.
+        frames: of the cycles before.
+        seen: latitude and longitude of the withheld sites of the cycles before.
+        start: what the cycle starts from, where the experiment has a late chain.
     """
 
     inputs: Inputs
     readings: Readings
-    writer: Writer
+    writer: Writer | Bridge
     frames: StoredFrames
     bias: StationBias | None = None
     seen: list[tuple[float, float]] = field(default_factory=list)
+    start: Start | None = None
+
+    @property
+    def past(self) -> Branch:
+        """Return the cycles before the next one."""
+        return self.writer if self.start is None else self.start.past
 
 
 def run_cycle(run: Run, time: pd.Timestamp) -> Cycle:
@@ -154,26 +183,27 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
     Raises:
         _OutOfRangeError: a state is not finite or not plausible; nothing has been committed.
     """
-    inputs, watch, began = run.inputs, Stopwatch(), clock.perf_counter()
+    inputs, start, began = run.inputs, run.start, clock.perf_counter()
+    watch = Stopwatch() if start is None else Stopwatch(dict(start.spent.seconds), dict(start.spent.processor))
     with watch("read"):
         frames = run.frames.pair_without_increment if from_background else run.frames.pair
         before, previous = frames(time - STEP)
     with watch("background"), _in_range(may_be_the_analysis=False):
         predicted = forecast(inputs, run.frames, before, previous, time, afresh=from_background)
     background, members = predicted.state, predicted.members
-    past = run.writer.recent_records(PAST)
+    past = run.past.recent_records(PAST)
     known = past[-1].background_error
     background_error = None if known is None else BackgroundError.from_dict(known)
     if run.bias is not None:
         with watch("bias"):
-            run.bias.catch_up(time, run.writer.departures_between)
+            run.bias.catch_up(time, run.past.departures_between)
     observed = collect(inputs, run.readings, time, run.frames, background, background_error, watch, run.seen, run.bias)
     values, errors = observed.gridded.values[None], observed.gridded.errors[None]
     if not analysed:
         values, errors = np.zeros_like(values), np.zeros_like(errors)
     with watch("read"):
         method = with_past(
-            with_members(inputs, time, predicted), inputs, run.writer, run.frames, time, (before, previous),
+            with_members(inputs, time, predicted), inputs, run.past, run.frames, time, (before, previous),
             longest=not from_background,
         )  # fmt: skip
     with watch("analysis"), _in_range(may_be_the_analysis=True):
@@ -187,7 +217,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         table = with_departures(observed, inputs, previous, step.state[0])
     updated = members if step.members[0] is None else step.members[0]
     record = replace(
-        _record(inputs, time, observed, step, failures),
+        _record(inputs, time, observed, step, failures, start),
         background_spread=_spread(inputs, members),
         analysis_spread=_spread(inputs, updated),
     )
@@ -197,7 +227,8 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         "processor_seconds": dict(watch.processor),
     }
     with watch("commit"), _in_range(may_be_the_analysis=True):
-        older = smoothed(inputs, previous, predicted, step.older[0])
+        newer = step.state[0] if run.past is not run.writer else None  # the branch has no frame before it
+        older = older_to_keep(inputs, previous, predicted, step.older[0], newer)
         record = run.writer.commit_cycle(background, step.state[0], table, record, notes, updated, older)
     run.seen += observed.new_sites
     return Cycle(time, record, watch.seconds, began)
@@ -214,20 +245,27 @@ def _is_cold(experiment: Experiment, time: pd.Timestamp) -> bool:
 
 
 def _record(
-    inputs: Inputs, time: pd.Timestamp, observed: Observed, step: StepResult, failures: list[str]
+    inputs: Inputs,
+    time: pd.Timestamp,
+    observed: Observed,
+    step: StepResult,
+    failures: list[str],
+    start: Start | None,
 ) -> CycleRecord:
     """Return the record of a cycle; the digest of its departures is added when it is committed.
 
     Args:
         inputs, time, observed, step: of the cycle.
         failures: why it does not begin from the last analysis, as it should.
+        start: what it starts from, where the experiment has a late chain.
     """
     status = "fallback" if failures else step.status[0]
-    reasons = [*failures, step.reason[0], *observed.reading.failures, *observed.reading.remarks]
+    degraded = "" if start is None else start.degraded
+    reasons = [*failures, degraded, step.reason[0], *observed.reading.failures, *observed.reading.remarks]
     counts = observed.counts()
     return CycleRecord(
         time=time,
-        status="degraded" if status == "ok" and observed.reading.failures else status,
+        status="degraded" if status == "ok" and (degraded or observed.reading.failures) else status,
         digests={**inputs.digests, **inputs.checks.digests, "observations": observed.reading.digest},
         experiment=inputs.experiment.name,
         reason="; ".join(reason for reason in reasons if reason),
@@ -244,6 +282,7 @@ def _record(
         withheld_sites=observed.new_sites or None,
         background_error=observed.next_error.as_dict(),
         unpaired_model=inputs.mismatch or None,
+        start=None if start is None else start.record,
     )
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, Past, WindowAssimilator
+from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.frames import StoredFrames
-from dacycle.cycler.archive.writer import Writer
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP
 from dacycle.obs_ingest.superobs import grid_observations
@@ -19,7 +19,7 @@ __all__ = ["with_past"]
 def with_past(
     method: Assimilator,
     inputs: Inputs,
-    writer: Writer,
+    past: Branch,
     frames: StoredFrames,
     time: pd.Timestamp,
     start: tuple[NDArray, NDArray],
@@ -29,7 +29,8 @@ def with_past(
 
     Args:
         method: the experiment's.
-        inputs, writer, frames: of the experiment.
+        inputs: of the experiment.
+        past, frames: of the cycles before.
         time: of the cycle.
         start: the two frames (69, H, W) that its background comes from.
         longest: whether a window longer than 6 h may be used: not where the cycle begins from a background. Neither is
@@ -40,10 +41,10 @@ def with_past(
     share = inputs.experiment.frames or 0.0
     assert share != "smoothed"  # an experiment without members has refused it
     first = time - method.steps * STEP
-    if method.steps == 1 or not longest or first - STEP < writer.times[0]:
+    if method.steps == 1 or not longest or first - STEP < past.times[0]:
         return method.with_past(Past(*start, share=share, bias=_bias(inputs, [time])))
     within = [time - k * STEP for k in range(method.steps - 1, 0, -1)]
-    observations = [_superobs(inputs, writer, at) for at in within]
+    observations = [_superobs(inputs, past, at) for at in within]
     return method.with_past(Past(*frames.pair(first), observations, share, _bias(inputs, [*within, time])))
 
 
@@ -53,7 +54,7 @@ def _bias(inputs: Inputs, times: Sequence[pd.Timestamp]) -> list[NDArray]:
     return [] if bias is None else [bias.at(np.datetime64(time, "h")) for time in times]
 
 
-def _superobs(inputs: Inputs, writer: Writer, time: pd.Timestamp) -> tuple[NDArray, NDArray]:
+def _superobs(inputs: Inputs, past: Branch, time: pd.Timestamp) -> tuple[NDArray, NDArray]:
     """Return values and errors (69 + M, H, W) of the observations that a committed cycle assimilated.
 
     Departures are those that it committed, so that a run that is killed and goes on gets the same.
@@ -62,8 +63,8 @@ def _superobs(inputs: Inputs, writer: Writer, time: pd.Timestamp) -> tuple[NDArr
         ArchiveError: its table or its background is missing or damaged.
     """
     planes = inputs.assimilator.planes
-    background = writer.state("background", time).values
-    for _, table in writer.departures_between(time, time):
+    background = past.state("background", time).values
+    for _, table in past.departures_between(time, time):
         gridded = grid_observations(
             table, table["background"].to_numpy(), background, inputs.observation_grid, planes,
             inputs.world.statistics.std, inputs.experiment.error_table(),

@@ -1,8 +1,12 @@
-"""What made a cycle: its files, when their values were received, and whether all of it is as it was."""
+"""What made a cycle: its files, when their values were received, and whether all of it is as it was.
 
-from collections.abc import Sequence
+Where the experiment has a late chain, also the cycle that it starts from, and those that were run again in between.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,11 +14,12 @@ import pandas as pd
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.record import SourceRecord
+from dacycle.cycler.cycle.late import digest_of
 from dacycle.cycler.experiment import Experiment
 from dacycle.obs_ingest.sources.files import digest
 from dacycle.obs_ingest.window import Window
 
-__all__ = ["Audit", "FileAudit", "SourceAudit", "audit"]
+__all__ = ["Audit", "FileAudit", "SourceAudit", "StartAudit", "audit"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,31 @@ class SourceAudit:
 
 
 @dataclass(frozen=True)
+class StartAudit:
+    """Hold the cycle that a cycle of an experiment with a late chain starts from.
+
+    Attributes:
+        experiment: the late chain, or the experiment itself where that had stopped.
+        cycle: the time of its analysis.
+        digest: the SHA-256 of its record and analysis.
+        now: `same`, `changed` or `absent`: whether the archive still holds it.
+        due: when its last observations were due, UTC; None for the experiment's own.
+        too_early: whether that was after the cutoff of the cycle that starts from it, which must not be.
+        again: number of cycles that were run again in between.
+        too_late: sources that gave one of these a value received after the cutoff, which must be none.
+    """
+
+    experiment: str
+    cycle: pd.Timestamp
+    digest: str
+    now: str
+    due: pd.Timestamp | None
+    too_early: bool
+    again: int
+    too_late: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Audit:
     """Hold what made a cycle.
 
@@ -65,6 +95,7 @@ class Audit:
         cycle: the analysis time.
         status, reason, digests: of its record.
         sources: what each gave.
+        start: the cycle that it starts from, where there is a late chain.
     """
 
     experiment: str
@@ -73,11 +104,18 @@ class Audit:
     reason: str
     digests: dict[str, str]
     sources: Sequence[SourceAudit]
+    start: StartAudit | None = None
 
     @property
     def too_late(self) -> int:
         """Return the number of values that were used although they came too late."""
         return sum(source.too_late for source in self.sources)
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing was used that came too late."""
+        start = self.start
+        return not self.too_late and (start is None or not (start.too_early or start.too_late))
 
 
 def audit(archive: Archive, name: str, time: pd.Timestamp) -> Audit:
@@ -99,7 +137,39 @@ def audit(archive: Archive, name: str, time: pd.Timestamp) -> Audit:
         for each in record.sources.values()
         if table is not None
     ]
-    return Audit(runner, record.time, record.status, record.reason, dict(record.digests), sources)
+    start = None if record.start is None else _start(archive, experiment, time, record.start)
+    return Audit(runner, record.time, record.status, record.reason, dict(record.digests), sources, start)
+
+
+def _start(archive: Archive, experiment: Experiment, time: pd.Timestamp, start: Mapping[str, Any]) -> StartAudit:
+    name, cycle, late = start["from"], pd.Timestamp(start["cycle"]), experiment.late
+    due = cycle + late.cutoff if late is not None and name == experiment.late_run().name else None
+    cutoffs = {source.name: source.cutoff for source in experiment.observations}
+    again = start.get("again", {})
+    too_late = [
+        f"{source} in {id_}"
+        for id_, said in again.items()
+        for source, last in said["received"].items()
+        if (cutoff := cutoffs.get(source)) is not None and pd.Timestamp(last) > time + cutoff
+    ]
+    return StartAudit(
+        experiment=name,
+        cycle=cycle,
+        digest=start["digest"],
+        now=_cycle_now(archive, name, cycle, start["digest"]),
+        due=due,
+        too_early=due is not None and due > time + experiment.wait and cycle >= experiment.late_run().start,
+        again=len(again),
+        too_late=too_late,
+    )
+
+
+def _cycle_now(archive: Archive, name: str, cycle: pd.Timestamp, was: str) -> str:
+    branch = archive.branch(name) if name in archive.branches() else None
+    record = next((record for record in branch.records if record.time == cycle), None) if branch is not None else None
+    if branch is None or record is None:
+        return "absent"
+    return "same" if digest_of(record, branch.frame(cycle)) == was else "changed"
 
 
 def _source(table: pd.DataFrame, source: SourceRecord, experiment: Experiment, time: pd.Timestamp) -> SourceAudit:

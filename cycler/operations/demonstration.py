@@ -166,7 +166,7 @@ def _read(experiment: Experiment, name: str, progress: Progress) -> None:
 
 
 def _running(experiment: Experiment) -> list[_Task]:
-    free = experiment.runs()[1]
+    free = experiment.free_run()
     rival = experiment.model_copy(
         update={"name": RIVAL, "assimilator": "oi", "drift": experiment.drift.model_copy(update={"free_run": False})}
     )
@@ -200,7 +200,7 @@ def _compared(experiment: Experiment) -> dict[str, float]:
     archive, world = Archive(Path("archive")), load_world(experiment.world)
     since = _since(experiment)
     own = _rmse(archive.branch(experiment.name), world, since)
-    others = (experiment.runs()[1].name, RIVAL)
+    others = (experiment.free_run().name, RIVAL)
     return {name: float((own / _rmse(archive.branch(name), world, since)).mean()) for name in others}
 
 

@@ -5,7 +5,7 @@ experiment mean what they mean on the command line.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
+from dacycle.assimilators.training.recipe import recipe_kind
 from dacycle.cycler.experiment import STEP, Experiment, load_experiment
 from dacycle.cycler.operations import flows
 from dacycle.cycler.operations.flows import ServerError, check_server
@@ -50,10 +51,15 @@ def deployments(experiment: Experiment) -> Iterator[tuple[Flow[Any, Any], Deploy
         return
     first = experiment.wait + AFTER_CUTOFF
     every = range(0, 24, STEP // pd.Timedelta(hours=1))
+    if experiment.late is not None:
+        text = "every cycle of the late chain whose cutoff has passed, in order"
+        yield flows.late, Deployment(f"late/{name}", text, _cron(every, experiment.late.cutoff + AFTER_CUTOFF))
     cycles = Deployment(f"cycle/{name}", "every cycle whose cutoff has passed, in order", _cron(every, first))
     yield flows.cycle, cycles
     second = _cron(every, first + BETWEEN)
     yield flows.forecasts, Deployment(f"forecasts/{name}", "forecasts from new analyses, and their scores", second)
+    text = "verification as far as the reference reaches, once a day"
+    yield flows.verification, Deployment(f"verification/{name}", text, _cron([12], first + 2 * BETWEEN))
     yield flows.report, Deployment(f"report/{name}", "the report, once a day", _cron([0], first + 2 * BETWEEN))
 
 
@@ -64,19 +70,23 @@ def _cron(hours: range | list[int], after: pd.Timedelta) -> str:
     return f"{minutes % 60} {','.join(map(str, at))} * * *"
 
 
-def deploy(path: Path, archive: Path, pool: str) -> list[Deployment]:
+def deploy(path: Path, archive: Path, pool: str, recipes: Sequence[Path] = ()) -> list[Deployment]:
     """Make or renew an experiment's deployments on the Prefect server that is configured, and the pool if need be.
 
     Args:
         path: the experiment's file.
         archive: its archive.
         pool: name of a work pool of process workers.
+        recipes: of trainings, each of which gets a deployment that a person starts.
 
     Raises:
         ExperimentError: the file cannot be read.
+        RecipeError: a recipe cannot be read.
         ServerError: no server is configured, or none answers.
     """
     experiment = load_experiment(path)
+    for recipe in recipes:
+        recipe_kind(recipe)
     url = get_current_settings().api.url
     if not url:
         raise ServerError(
@@ -87,22 +97,32 @@ def deploy(path: Path, archive: Path, pool: str) -> list[Deployment]:
     _make_pool(pool)
     made = []
     for flow, described in deployments(experiment):
-        # A wake-up that comes while a run is active is dropped: the active run runs everything that is due.
-        one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-        deployment = RunnerDeployment.from_flow(
-            flow,
-            name=experiment.name,
-            description=described.text,
-            schedules=[Cron(described.cron, timezone="UTC")] if described.cron else [],
-            parameters={"experiment": str(path.resolve()), "archive": str(archive.resolve())},
-            concurrency_limit=one,
-            work_pool_name=pool,
-            job_variables={"working_dir": str(Path.cwd()), "env": _settings()},
-            entrypoint_type=EntrypointType.MODULE_PATH,
-        )
-        deployment.apply()
+        _apply(flow, described, pool, {"experiment": str(path.resolve()), "archive": str(archive.resolve())})
+        made.append(described)
+    for recipe in recipes:
+        described = Deployment(f"training/{recipe.stem}", "the training of this recipe; it goes on where it was", "")
+        out = str((Path("runs") / recipe.stem).resolve())
+        _apply(flows.training, described, pool, {"recipe": str(recipe.resolve()), "out": out})
         made.append(described)
     return made
+
+
+def _apply(flow: Flow[Any, Any], described: Deployment, pool: str, parameters: dict[str, str]) -> None:
+    """Make or renew one deployment."""
+    # A wake-up that comes while a run is active is dropped: the active run runs everything that is due.
+    one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    deployment = RunnerDeployment.from_flow(
+        flow,
+        name=described.name.partition("/")[2],
+        description=described.text,
+        schedules=[Cron(described.cron, timezone="UTC")] if described.cron else [],
+        parameters=parameters,
+        concurrency_limit=one,
+        work_pool_name=pool,
+        job_variables={"working_dir": str(Path.cwd()), "env": _settings()},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    deployment.apply()
 
 
 def _settings() -> dict[str, str]:

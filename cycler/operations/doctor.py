@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -84,11 +84,16 @@ def check_experiment(path: Path, archive: Path) -> Iterator[Finding]:
     yield _assimilator(inputs)
     yield from _trained_frames(inputs)
     yield _ledger(experiment, archive, inputs.digests)
+    if experiment.late is not None:
+        late = experiment.late_run()
+        yield replace(_ledger(late, archive, load_inputs(late, like=inputs).digests), subject="archive, late chain")
+        yield from _receipts(inputs)
     simulate = f"`dacycle simulate {path}` makes them, if they are to be simulated; else "
     yield from _sources(inputs, ("" if inputs.world.reference_kind else simulate) + _GET_FILES)
     state_bytes = 2 * CHANNEL_COUNT * int(np.prod(inputs.world.grid.shape)) * 4
     # Compressed states take about 0.9 bytes a value; departures and forecasts take about as much again.
-    yield _disk(archive, 0 if experiment.end is None else len(experiment.times()) * state_bytes // 2)
+    chains = 1.0 if experiment.late is None else 2.5  # a late chain, and the older frame of each cycle
+    yield _disk(archive, 0 if experiment.end is None else int(len(experiment.times()) * chains * state_bytes / 2))
 
 
 def check_writing(archive: Path) -> Iterator[Finding]:
@@ -283,6 +288,25 @@ def _sources(inputs: Inputs, remedy: str) -> Iterator[Finding]:
             yield Finding(subject, "warning", f"{text}; unreadable files: {inventory.unreadable}", which)
         else:
             yield Finding(subject, "ok", text)
+
+
+def _receipts(inputs: Inputs) -> Iterator[Finding]:
+    """Warn of sources whose values do not say when they were received: a late chain then waits in vain for them."""
+    window = np.datetime64(inputs.experiment.start, "h")
+    for source in inputs.sources:
+        if source.cutoff is None or not isinstance(source, FileSource):
+            continue
+        try:
+            table, inventory = source.read(Window(window, source.cutoff))
+        except ObservationError:
+            continue  # it is said elsewhere
+        if len(table) and inventory.latency is None:
+            yield Finding(
+                f"source {source.name}, late chain", "warning",
+                "its values do not say when they were received, so that none is late: a replay gives early cycles what "
+                "came after their cutoff",
+                "give the source a `latency`, or `received: mtime`",
+            )  # fmt: skip
 
 
 def _ledger(experiment: Experiment, folder: Path, digests: dict[str, str]) -> Finding:

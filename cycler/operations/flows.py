@@ -6,6 +6,8 @@ own records, so a lost, late or repeated flow run does no harm. Tasks pass paths
 
 import logging
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ from prefect.settings import get_current_settings, temporary_settings
 
 from dacycle.common import logs
 from dacycle.common.errors import DacycleError
+from dacycle.common.locks import locked
 from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.archive.record import CycleRecord
@@ -46,7 +49,18 @@ from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
 from dacycle.forecast_adapter.worlds.world import load_world
 
-__all__ = ["ServerError", "check_server", "cycle", "embedded_server", "forecasts", "hindcast", "report"]
+__all__ = [
+    "ServerError",
+    "check_server",
+    "cycle",
+    "embedded_server",
+    "forecasts",
+    "hindcast",
+    "late",
+    "report",
+    "training",
+    "verification",
+]
 
 
 _PATIENCE = 5.0
@@ -121,9 +135,9 @@ _FLOW: dict[str, Any] = {"persist_result": False, "flow_run_name": lambda: _flow
 
 
 def _flow_run_name() -> str:
-    """Return EXPERIMENT and the scheduled start of the run, which is not the time of any cycle."""
-    started = runtime.flow_run.scheduled_start_time
-    return f"{Path(runtime.flow_run.parameters['experiment']).stem} {started:%Y-%m-%d %H:%M}"
+    """Return EXPERIMENT, or RECIPE, and the scheduled start of the run, which is not the time of any cycle."""
+    started, given = runtime.flow_run.scheduled_start_time, runtime.flow_run.parameters
+    return f"{Path(given.get('experiment') or given['recipe']).stem} {started:%Y-%m-%d %H:%M}"
 
 
 @contextmanager
@@ -146,7 +160,8 @@ def _logging() -> Iterator[None]:
 def cycle(experiment: str, archive: str) -> list[str]:
     """Run every cycle whose cutoff has passed, in order, and verify as far as the reference reaches by now.
 
-    The same follows for the free run, if the experiment asks for one. Then alerts are told.
+    The same follows for the free run, if the experiment asks for one. Then alerts are told. Where there is a late
+    chain, its cycles from which these start run first, unless they are there.
 
     Args:
         experiment: path of the experiment's file.
@@ -156,17 +171,47 @@ def cycle(experiment: str, archive: str) -> list[str]:
         The names of the experiment's cycles; empty if none was due.
     """
     with _logging():
-        done = {}
-        for run in load_experiment(experiment).runs():
+        described, done = load_experiment(experiment), {}
+        for run in described.runs()[0 if described.late is None else 1 :]:
             done[run.name] = catch_up(experiment, archive, run.name)
             fill_in(experiment, archive, run.name)
-        tell_alerts(experiment, archive)
-    return next(iter(done.values()))
+        tell_alerts(experiment, archive, described.name)
+    return done[described.name]
+
+
+@flow(name="late", **_FLOW)
+def late(experiment: str, archive: str) -> list[str]:
+    """Run every cycle of the late chain whose cutoff has passed, in order, verify it, and tell its alerts.
+
+    Returns:
+        The names of the cycles; empty if none was due.
+    """
+    with _logging():
+        name = load_experiment(experiment).late_run().name
+        done = catch_up(experiment, archive, name)
+        fill_in(experiment, archive, name)
+        tell_alerts(experiment, archive, name)
+    return done
+
+
+@flow(name="verification", **_FLOW)
+def verification(experiment: str, archive: str) -> list[str]:
+    """Verify all runs as far as the reference reaches by now; return the experiment's starts with new scores.
+
+    `cycle` does so, too; this flow does it whatever becomes of the cycles.
+    """
+    with _logging():
+        begun, described = Archive(archive).branches(), load_experiment(experiment)
+        done = {run.name: fill_in(experiment, archive, run.name) for run in described.runs() if run.name in begun}
+    return done.get(described.name, [])
 
 
 @task(task_run_name="{name} catch up", **_TASK)
 def catch_up(experiment: str, archive: str, name: str) -> list[str]:
-    """Run the cycles that the archive says are due now; show each once it is committed."""
+    """Run the cycles that the archive says are due now; show each once it is committed.
+
+    The flow of the experiment itself may be running its late chain: the task then waits for it.
+    """
     described, done = _find(experiment, name), []
 
     def show(cycle: Cycle) -> None:
@@ -174,7 +219,9 @@ def catch_up(experiment: str, archive: str, name: str) -> list[str]:
         _show(described, cycle.record)
         write_metrics(Path(archive), name)
 
-    replay.run_due_cycles(described, Archive(archive, create=True), now=_now(), progress=show)
+    chain = load_experiment(experiment)
+    patience = replay.PATIENCE_WITH_LATE if chain.late is not None and name == chain.late_run().name else 0.0
+    replay.run_due_cycles(described, Archive(archive, create=True), now=_now(), progress=show, patience=patience)
     if not done:
         get_run_logger().info("%s: no cycle is due", described.name)
     return done
@@ -195,10 +242,10 @@ def fill_in(experiment: str, archive: str, name: str) -> list[str]:
     return starts
 
 
-@task(task_run_name="alerts", **_TASK)
-def tell_alerts(experiment: str, archive: str) -> list[str]:
+@task(task_run_name="{name} alerts", **_TASK)
+def tell_alerts(experiment: str, archive: str, name: str) -> list[str]:
     """Tell what needs somebody, also as events of Prefect; return the sentences of the alerts that are open."""
-    described = load_experiment(experiment)
+    described = _find(experiment, name)
     ways = {"event": _emit, **ways_of_telling(read_settings())}
     branch, world = Archive(archive).branch(described.name), load_world(described.world)
     opened = watch(branch, world, _now(), ways)
@@ -254,7 +301,7 @@ def _slug(name: str) -> str:
 
 @flow(name="hindcast", **_FLOW)
 def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
-    """Replay an experiment, and its free run if it asks for one, with forecasts beside the chain, and report.
+    """Replay an experiment, its late chain and its free run, with forecasts beside the chain, and report.
 
     Args:
         experiment: path of the experiment's file.
@@ -264,7 +311,7 @@ def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
     described = load_experiment(experiment)
     forecasting: PrefectFuture[list[str]] | None = None
     with _logging(), _keeping_inputs():
-        for run in described.runs():
+        for run in described.runs()[0 if described.late is None else 1 :]:  # the late chain runs where it is needed
             for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
                 replay_stretch(experiment, archive, run.name, first, last)
                 # The chain never needs forecasts, so they run beside it, one at a time and in order.
@@ -301,7 +348,7 @@ def _inputs(experiment: Experiment) -> Inputs:
 
 
 def _find(experiment: str, name: str) -> Experiment:
-    """Return the experiment of a file, or its free run."""
+    """Return the experiment of a file, its late chain or its free run."""
     return next(run for run in load_experiment(experiment).runs() if run.name == name)
 
 
@@ -338,9 +385,12 @@ def forecasts(experiment: str, archive: str) -> list[str]:
     """
     with _logging():
         begun = Archive(archive).branches()
-        names = [run.name for run in load_experiment(experiment).runs()]
-        starts = [make_forecasts(experiment, archive, name) for name in names if name == names[0] or name in begun]
-    return starts[0]
+        described = load_experiment(experiment)
+        names = [run.name for run in described.runs() if run.drift.starts]
+        starts = {
+            name: make_forecasts(experiment, archive, name) for name in names if name == described.name or name in begun
+        }
+    return starts.get(described.name, [])
 
 
 @task(task_run_name="{name} forecasts", **_TASK)
@@ -368,3 +418,52 @@ def write_report(experiment: str, archive: str) -> str:
     path = reporting.write_report(Archive(archive).branch(described.name), load_world(described.world))
     get_run_logger().info("report: %s", path)
     return str(path)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@flow(name="training", **_FLOW)
+def training(recipe: str, out: str | None = None) -> str:
+    """Train a recipe by `dacycle train` in a process of its own; a run that ended too early goes on where it was.
+
+    Args:
+        recipe: path of the recipe.
+        out: folder of the run; as of `dacycle train` where it is not given.
+
+    Returns:
+        The folder of the run.
+    """
+    folder = out or str(Path("runs") / Path(recipe).stem)
+    with _logging():
+        train(recipe, folder)
+    return folder
+
+
+@task(task_run_name="train {recipe}", **_TASK)
+def train(recipe: str, out: str) -> None:
+    """Run `dacycle train`; its output goes to the log of the flow run.
+
+    The training keeps the lock of its folder where the flow run is killed and it goes on alone.
+
+    Raises:
+        TrainingError: it ended with another status than 0, or is still running from before.
+    """
+    command = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()", "train", recipe, "--out", out]
+    logger, last = get_run_logger(), ""
+    with (
+        locked(Path(out) / ".lock", f"the training in {out}", TrainingError) as lock,
+        subprocess.Popen(
+            command, pass_fds=[lock.fileno()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace",
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdout is not None
+        for line in filter(str.strip, process.stdout):
+            logger.info("%s", last := line.rstrip())
+    if process.returncode:
+        raise TrainingError(f"dacycle train {recipe} ended with status {process.returncode}: {last}")
+
+
+class TrainingError(DacycleError, RuntimeError):
+    """A training ended too early; names the recipe and the last line of its output. Run it again to continue."""

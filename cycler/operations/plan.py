@@ -8,6 +8,7 @@ import pandas as pd
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.inputs import Inputs, absent_files, load_inputs
+from dacycle.cycler.cycle.late import runs_again
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_donor
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
@@ -50,6 +51,8 @@ class Plan:
         step_seconds: measured time of one 6-h step of the model on this machine.
         megabytes: size of the states that the cycles would add, before compression.
         forecast_steps: number of model steps of the forecasts that start from these cycles.
+        chain_steps: number of model steps of these cycles, with those that are run again and those of the late chain.
+        late: from what the cycles start, in a sentence; empty without a late chain.
     """
 
     first: pd.Timestamp | None
@@ -61,6 +64,8 @@ class Plan:
     step_seconds: float = 0.0
     megabytes: float = 0.0
     forecast_steps: int = 0
+    chain_steps: int = 0
+    late: str = ""
 
 
 def plan(experiment: Experiment, archive: Archive | None, threads: int = 1) -> Plan:
@@ -88,11 +93,32 @@ def plan(experiment: Experiment, archive: Archive | None, threads: int = 1) -> P
     days = [times[:_DAY] or [first], times[-_DAY:][::-1]]
     _look_at_sources(inputs, days if len(times) > 1 else days[:1], outlook)
     outlook.step_seconds = _time_one_step(inputs, first)
-    kept = 2 + (0 if experiment.members is None else experiment.members.members)
-    outlook.megabytes = len(times) * kept * CHANNEL_COUNT * np.prod(inputs.world.grid.shape) * 4 / 1e6
+    outlook.chain_steps = len(times)
+    late_states = _look_at_late(experiment, archive, outlook)
+    kept = (2 if experiment.late is None else 3) + (0 if experiment.members is None else experiment.members.members)
+    states = len(times) * kept + late_states
+    outlook.megabytes = states * CHANNEL_COUNT * np.prod(inputs.world.grid.shape) * 4 / 1e6
     starts = sum(time.hour in experiment.drift.starts for time in times)
     outlook.forecast_steps = starts * (experiment.drift.lead // STEP) * (1 + (experiment.drift.members or 0))
     return outlook
+
+
+def _look_at_late(experiment: Experiment, archive: Archive | None, outlook: Plan) -> int:
+    """Add what the late chain costs; return the number of states that it would add."""
+    if experiment.late is None:
+        return 0
+    late, again = experiment.late_run(), runs_again(experiment)
+    begun = archive is not None and late.name in archive.branches()
+    if not begun and experiment.late.from_ is not None:
+        outlook.missing += _missing_donor(late, archive)
+    first = (archive.branch(late.name).next_time if archive is not None and begun else None) or late.start
+    left = 0 if experiment.end is None else max(int((experiment.end - first) / STEP) + 1, 0)
+    outlook.chain_steps += again * outlook.cycles + left
+    said = f", and runs {again} cycles again in between" if again else ""
+    hours, cutoff = 6 * (again + 1), experiment.late.cutoff / pd.Timedelta(hours=1)
+    outlook.late = f"each cycle starts from {late.name} of {hours} h before, cutoff {cutoff:g} h{said}"
+    members = 0 if experiment.members is None else experiment.members.members
+    return left * (2 + members)
 
 
 def _missing_donor(experiment: Experiment, archive: Archive | None) -> list[str]:

@@ -1,7 +1,7 @@
 """A service on one machine, without a Prefect server.
 
-It wakes after each cutoff and runs what the archive says is due: cycles, forecasts and verification of the experiment,
-and then of its free run, if it asks for one.
+It wakes after each cutoff and runs what the archive says is due: cycles, forecasts and verification of the late chain
+where there is one, of the experiment, and of its free run, if it asks for one.
 """
 
 import logging
@@ -96,9 +96,10 @@ class Service:
             RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
             ExperimentError: the experiment cannot run as it is.
         """
-        first = self.experiment.start + self.experiment.wait
-        every = IntervalTrigger(hours=STEP // pd.Timedelta(hours=1), start_date=first.tz_localize("UTC"))
-        self._scheduler.add_job(self._wake, every, id="wake", next_run_time=pd.Timestamp.now("UTC"))
+        start, late = self.experiment.start, self.experiment.late
+        self._wake_after(start + self.experiment.wait, "wake", next_run_time=pd.Timestamp.now("UTC"))
+        if late is not None and (late.cutoff - self.experiment.wait) % STEP:
+            self._wake_after(start + late.cutoff, "wake late")
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self.stop())
@@ -112,6 +113,11 @@ class Service:
             self._scheduler.shutdown(wait=True)
         if self._failure is not None:
             raise self._failure
+
+    def _wake_after(self, first: pd.Timestamp, name: str, **options: pd.Timestamp) -> None:
+        """Wake every six hours from a time on, UTC."""
+        every = IntervalTrigger(hours=STEP // pd.Timedelta(hours=1), start_date=first.tz_localize("UTC"))
+        self._scheduler.add_job(self._wake, every, id=name, **options)
 
     def _wait(self) -> None:
         """Wait until the service is told to stop, and tell the watchdog meanwhile that it gets on."""
@@ -143,7 +149,7 @@ class Service:
 
         Cycles and forecasts are verified as far as the reference reaches by then, whether or not forecasts are made;
         alerts are told.
-        A free run that leaves the model's range is logged and does not stop the experiment.
+        A late chain or a free run that stops is logged and does not stop the experiment.
         """
         now = pd.Timestamp.now("UTC").tz_localize(None) if now is None else now
         for run in self.experiment.runs():
@@ -154,18 +160,20 @@ class Service:
                     if run.name == self.experiment.name:
                         raise
                     logger.error("%s", error)
+                    self._look_at(run, now)
         branch = self.archive.branch(self.experiment.name)
-        next_time, end = branch.next_time, self.experiment.end
+        next_time, end, late = branch.next_time, self.experiment.end, self.experiment.late
         assert next_time is not None, "a branch that was run has at least its cold start"
+        longest = self.experiment.wait if late is None else late.cutoff
         with logs.context(experiment=branch.name):
-            if end is not None and next_time > end:
+            if end is not None and next_time > end and now >= end + longest:
                 logger.info("complete, its last cycle was %s", cycle_id(end))
                 self.stop()
                 return
             logger.info("nothing more is due; the next cycle is %s", cycle_id(next_time))
 
     def _run(self, run: Experiment, now: pd.Timestamp) -> None:
-        """Run what is due of the experiment or of its free run: cycles, forecasts, verification."""
+        """Run what is due of the experiment, its late chain or its free run: cycles, forecasts, verification."""
 
         def after_cycle(_: Cycle) -> None:
             write_metrics(self.archive.folder, run.name)
@@ -182,10 +190,15 @@ class Service:
             for start in drift.make_forecasts(branch, world, model):
                 logger.info("forecast from %s", cycle_id(start))
                 self._leave_if_told()
-        if run.name == self.experiment.name:
-            watch(branch, world, now, ways_of_telling(read_settings()))
-        else:
+        self._look_at(run, now)
+
+    def _look_at(self, run: Experiment, now: pd.Timestamp) -> None:
+        """Verify a run as far as the reference reaches, and tell alerts, but those of a free run."""
+        branch, world = self.archive.branch(run.name), load_world(run.world)
+        if run.name == self.experiment.free_run().name:
             verify(branch, world)
+        else:
+            watch(branch, world, now, ways_of_telling(read_settings()))
         write_metrics(self.archive.folder, run.name)
 
     def _leave_if_told(self) -> None:

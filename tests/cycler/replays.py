@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from dacycle import obs_ingest
 from dacycle.assimilators.classical.background_error import BackgroundError, Tuning
 from dacycle.assimilators.variational.estimation import estimate_covariance
 from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.cycle import run_cycle
+from dacycle.cycler.cycle.collect import Observed
+from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import Experiment, parse_experiment, write_experiment
 from dacycle.forecast_adapter.models.gradient import gradient_path
 from dacycle.forecast_adapter.models.model import load_model
@@ -63,6 +67,19 @@ def with_window(folder: Path, world: World, model: Path, window: str = "12h", **
 def experiment(content: dict[str, Any]) -> Experiment:
     """Return the experiment that a file with this content describes."""
     return parse_experiment(write_experiment(content), "demo.yaml")
+
+
+def break_observations(patch: pytest.MonkeyPatch, name: str, since: pd.Timestamp) -> None:
+    """Let the guards reject every analysis of a run from a cycle on: its observed values are half as large again."""
+    original = run_cycle.collect
+
+    def broken(inputs: Inputs, readings: Any, time: pd.Timestamp, *rest: Any) -> Observed:
+        observed = original(inputs, readings, time, *rest)
+        if inputs.experiment.name == name and time >= since:
+            observed.gridded.values[observed.gridded.errors > 0] *= np.float32(1.5)
+        return observed
+
+    patch.setattr(run_cycle, "collect", broken)
 
 
 def everything(archive: Path, name: str = "demo") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dacycle.cycler.experiment import cycle_id, load_experiment, parse_donor
 
 if TYPE_CHECKING:
     from dacycle.cycler.operations.alerts import Alert
-    from dacycle.cycler.operations.audit import Audit
+    from dacycle.cycler.operations.audit import Audit, StartAudit
     from dacycle.cycler.operations.doctor import Finding
 
 app = typer.Typer()
@@ -33,8 +33,8 @@ def serve(
 ) -> None:
     """Run an experiment live on this machine, without a Prefect server: wake after each cutoff, run what is due.
 
-    With `drift.free_run` the free run NAME-free is run as well. SIGTERM or Ctrl-C stops the service after the
-    cycle that is running. Started again, it catches up, in order.
+    With `late` the late chain NAME-late is run as well, and with `drift.free_run` the free run NAME-free. SIGTERM or
+    Ctrl-C stops the service after the cycle that is running. Started again, it catches up, in order.
 
     Example: dacycle serve live.yaml --archive /var/lib/dacycle
     """
@@ -51,19 +51,26 @@ def deploy(
     experiment: ExperimentFile,
     archive: ArchiveFolder,
     pool: Annotated[str, typer.Option(help="Work pool of process workers; it is made if need be.")] = "dacycle",
+    recipe: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RECIPE.yaml", help="Also deploy the training of this recipe; may be repeated."),
+    ] = None,
 ) -> None:
     """Make the Prefect deployments of an experiment: names, schedules and paths come from its file.
 
-    A live experiment is woken five minutes after its longest cutoff, for cycles, then forecasts, and once a day for the
-    report; one with an end gets its replay, which a person starts. Flow runs start in the present folder, with the
-    present DACYCLE_ settings. Run the command again after a change of the file.
+    A live experiment is woken five minutes after its longest cutoff, for cycles, then forecasts, and once a day for
+    verification and the report; its late chain five minutes after the late cutoff. One with an end gets its replay,
+    which a person starts, as do trainings. Flow runs start in the present folder, with the present DACYCLE_ settings.
+    Run the command again after a change of the file.
 
     Example: dacycle deploy live.yaml --archive archive
+
+    Example: dacycle deploy live.yaml --recipe deploy/recipes/fnp.yaml
     """
     from dacycle.cycler.operations.deployments import deploy as make
 
     table = new_table("deployment", "what it does", "schedule (UTC)")
-    for made in make(experiment, archive, pool):
+    for made in make(experiment, archive, pool, recipe or ()):
         table.add_row(made.name, made.text, made.cron or "started by hand")
     console.print(table)
     console.print(f"next, on each machine with this archive: prefect worker start --pool {pool}", soft_wrap=True)
@@ -134,8 +141,9 @@ def audit(
     """Show which files made a cycle, and check that no value was used that came after the cutoff.
 
     Of each source: the number of values that were assimilated, when they were received, the cutoff, and its files with
-    the first digits of their SHA-256, and whether they are still the same. Exit status 1 if a value that was used came
-    too late.
+    the first digits of their SHA-256, and whether they are still the same. Where there is a late chain, also the cycle
+    that this one starts from, which `dacycle audit` says more about in turn. Exit status 1 if a value that was used
+    came too late.
 
     Example: dacycle audit demo@20240108T06
     """
@@ -150,13 +158,15 @@ def audit(
         print_json(found)
     else:
         _print_audit(found)
-    if found.too_late:
+    if not found.well:
         raise typer.Exit(1)
 
 
 def _print_audit(found: "Audit") -> None:
     reason = f" ({found.reason})" if found.reason else ""
     console.print(f"{found.experiment}, {cycle_id(found.cycle)}: {found.status}{reason}", soft_wrap=True, markup=False)
+    if found.start is not None:
+        _print_start(found.start)
     values = new_table("source", numbers=("assimilated", "received from", "to", "cutoff", "too late"))
     files = new_table("source", "file", "SHA-256", "now")
     for source in found.sources:
@@ -169,6 +179,18 @@ def _print_audit(found: "Audit") -> None:
     console.print(files)
     for key, digest in found.digests.items():
         console.print(f"{key}: {digest}", soft_wrap=True, markup=False)
+
+
+def _print_start(start: "StartAudit") -> None:
+    due = "" if start.due is None else f", due {start.due:%d %H:%M}{', which was TOO LATE' if start.too_early else ''}"
+    console.print(
+        f"starts from {start.experiment}@{cycle_id(start.cycle)}{due}; in the archive it is {start.now}",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
+    if start.again:
+        late = f"; TOO LATE: {', '.join(start.too_late)}" if start.too_late else ", with nothing later than the cutoff"
+        console.print(f"cycles run again in between: {start.again}{late}", soft_wrap=True, markup=False)
+    console.print(f"start: {start.digest}", soft_wrap=True, markup=False)
 
 
 @app.command()

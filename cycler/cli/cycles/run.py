@@ -15,7 +15,7 @@ from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, prog
 from dacycle.cycler.cli.texts import cycle_time, parse_setting
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
-from dacycle.cycler.cycle.run_cycle import Cycle
+from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,
@@ -64,7 +64,9 @@ def _print_plan(outlook: Plan, title: str) -> None:
         table.add_row("done", f"{outlook.done} cycles")
         for name, contents in outlook.sources.items():
             table.add_row(f"source {name}", "; ".join(str(content) for content in contents))
-        seconds = outlook.cycles * outlook.step_seconds
+        if outlook.late:
+            table.add_row("late chain", outlook.late)
+        seconds = outlook.chain_steps * outlook.step_seconds
         table.add_row("model", f"{outlook.step_seconds:.3f} s for each 6-h step, {seconds:.0f} s in all")
         table.add_row(
             "forecasts", f"{outlook.forecast_steps} steps, {outlook.forecast_steps * outlook.step_seconds:.0f} s"
@@ -93,7 +95,8 @@ def hindcast(
 ) -> None:
     """Run all cycles that are not yet in the archive; run the command again to continue after an interruption.
 
-    With `drift.free_run` the free run NAME-free, the same run without assimilation, follows.
+    With `late` the late chain NAME-late runs first. With `drift.free_run` the free run NAME-free, the same run without
+    assimilation, follows.
 
     Example: dacycle hindcast deploy/experiments/demo.yaml --archive archive
 
@@ -107,14 +110,22 @@ def hindcast(
         with flows.embedded_server(archive / "prefect"):
             flows.hindcast(str(experiment), str(archive))
         return
-    last, runs, opened = cycle_time(until), load_experiment(experiment).runs(), Archive(archive, create=True)
+    last, described, opened = cycle_time(until), load_experiment(experiment), Archive(archive, create=True)
+    runs, stopped = described.runs(), None
     expected = [starts_until(run, last) for run in runs] if forecasts else []
     number = sum(expected if limit is None else (min(starts, limit) for starts in expected))
-    with forecasting(opened, [run.name for run in runs], number, threads) as making:
+    with forecasting(opened, [run.name for run in runs if run.drift.starts], number, threads) as making:
         for run in runs:
-            _run(run, opened, last, limit, threads)
+            try:
+                _run(run, opened, last, limit, threads)
+            except RunStoppedError as error:
+                if described.late is None or run.name != described.late_run().name:
+                    raise
+                stopped = error  # the experiment goes on from its own analyses
         if forecasts:
             _forecast(making)
+    if stopped is not None:
+        raise stopped
 
 
 def _forecast(making: Forecasting) -> None:
@@ -165,6 +176,8 @@ def _summarise(experiment: Experiment, archive: Archive, done: list[Cycle]) -> N
 def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads = 1) -> None:
     """Run the next cycle of the archive, if the cutoffs of its observations have passed.
 
+    With `late` the cycles of the late chain run first, as far as this one needs them.
+
     Example: dacycle cycle deploy/experiments/demo.yaml
     """
     described = load_experiment(experiment)
@@ -179,7 +192,8 @@ def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads =
     record = done[0].record
     uses = ", ".join(f"{count} {use}" for use, count in record.uses.items())
     reason = f" ({record.reason})" if record.reason else ""
-    console.print(f"{described.name} {record.id}: {record.status}{reason}; values: {uses}")
+    start = f"; from {record.start['from']} {record.start['cycle']}" if record.start else ""
+    console.print(f"{described.name} {record.id}: {record.status}{reason}; values: {uses}{start}")
 
 
 @app.command()
@@ -198,8 +212,9 @@ def fork(
 ) -> None:
     """Begin an experiment on the past of another one, with some settings changed.
 
-    It needs no free run of its own: that of the other experiment is used, unless `model` is changed. Run the command
-    again to finish after an interruption; what is there already is kept.
+    It needs no free run of its own: that of the other experiment is used, unless `model` is changed. Its late chain
+    begins on the past of the other's. Run the command again to finish after an interruption; what is there already is
+    kept.
 
     Example: dacycle fork demo@20240110T00 no-olr --set 'deny=[olr]'
 
@@ -213,8 +228,12 @@ def fork(
     changes = dict(parse_setting(setting, "--set") for setting in change or [])
     if "model" not in changes:
         changes = {"drift.free_run": False, **changes}
+    if content.get("late"):
+        content["late"].pop("from", None)  # of the other experiment
     for key, value in changes.items():
         _change(content, key, value)
+    if content.get("late"):
+        content["late"] |= {} if "from" in content["late"] else _late_origin(opened, origin, time)
     text = write_experiment(content)
     if path.exists() and path.read_bytes() != text.encode():
         raise ExperimentError(f"{path} exists; give another --out")
@@ -222,10 +241,14 @@ def fork(
     if name in opened.branches() and opened.branch(name).experiment != described:
         raise ExperimentError(f"{archive} already has an experiment {name}")
     load_inputs(described)
-    with write(opened, described) as writer:
-        write_whole(path, text.encode())
-        if writer.next_time is None:
-            writer.fork()
+    for run in described.runs():
+        if run.cold_start.from_ is None or run.name == f"{name}-free":
+            continue
+        with write(opened, run) as writer:
+            if run.name == name:
+                write_whole(path, text.encode())
+            if writer.next_time is None:
+                writer.fork()
     console.print(
         f"{name} begins after {origin}@{cycle_id(time)}; go on with `dacycle hindcast {path} --archive {archive}`"
     )
@@ -239,6 +262,13 @@ def _donor(text: str, archive: Archive) -> tuple[str, pd.Timestamp]:
         return parse_donor(text)
     except ValueError as error:
         raise ExperimentError(str(error)) from None
+
+
+def _late_origin(archive: Archive, origin: str, time: pd.Timestamp) -> dict[str, str]:
+    """Return `from` of the late chain of a fork: the other's late cycle at the time of the fork, or its newest."""
+    late = f"{origin}-late"
+    stands = archive.branch(late).times[-1] if late in archive.branches() else None
+    return {} if stands is None else {"from": f"{late}@{cycle_id(min(stands, time))}"}
 
 
 def _change(content: Any, key: str, value: Any) -> None:
@@ -260,6 +290,8 @@ def rewind(
 ) -> None:
     """Take an experiment back to one of its cycles; later cycles are dropped and can be run again.
 
+    Of a late chain: cycles of the experiment that started from dropped ones stay as they are, and are named.
+
     Example: dacycle rewind demo 20240110T00
     """
     opened, target = Archive(archive), cycle_time(time)
@@ -267,7 +299,25 @@ def rewind(
     # Counted in the list of commits, which can be read even where later cycles are damaged.
     commits = opened.states.commits(opened.branch(name).name)
     later = sum(commit.metadata.get("time", "") > cycle_id(target) for commit in commits)
+    if remark := _said_of_early(opened, name, target):
+        console.print(remark, soft_wrap=True, markup=False)
     if not yes:
         typer.confirm(f"drop {later} cycles of {name} after {cycle_id(target)}?", abort=True)
     opened.rewind(name, target)
     console.print(f"{name} stands at {cycle_id(target)}; {later} cycles were dropped")
+
+
+def _said_of_early(archive: Archive, late: str, target: pd.Timestamp) -> str:
+    """Return a sentence about cycles that started from cycles of a late chain after `target`; empty without any."""
+    name = late.removesuffix("-late")
+    if name == late or name not in archive.branches():
+        return ""
+    branch = archive.branch(name)
+    started = [r for r in branch.records if r.start and r.start["from"] == late and r.start["cycle"] > cycle_id(target)]
+    if not started:
+        return ""
+    first, before = started[0].id, cycle_id(started[0].time - STEP)
+    return (
+        f"{branch.name}: {len(started)} cycles, from {first} on, started from these; they stay as they were run. To "
+        f"run them again, too: dacycle rewind {branch.name} {before}"
+    )

@@ -70,8 +70,18 @@ def _print_status(archive: str, experiments: list[Progress]) -> None:
         table.add_row(about.experiment, *numbers, about.assimilator)
     console.print(table, markup=False)
     for about in experiments:
-        if about.last is not None:
-            _print_problems(f"{about.experiment} {cycle_id(about.last)}", about.problems)
+        if about.last is None:
+            continue
+        newest = f"{about.experiment} {cycle_id(about.last)}"
+        if about.starts_from is not None:
+            console.print(f"{newest} starts from {_said_of(about.starts_from)}", soft_wrap=True, markup=False)
+        _print_problems(newest, about.problems)
+
+
+def _said_of(start: Mapping[str, Any]) -> str:
+    """Return the cycle that a cycle of an experiment with a late chain starts from."""
+    again = len(start.get("again", ()))
+    return f"{start['from']} {start['cycle']}" + (f", {again} cycles run again" if again else "")
 
 
 def _print_problems(where: str, of_sources: Mapping[str, list[str]]) -> None:
@@ -94,7 +104,8 @@ def log(
     """Show the latest cycles of an experiment: status, counts of values and time of writing.
 
     Rejected values include denied ones; s is seconds, written the time (UTC) of the commit. Reasons, and files and
-    messages that a source could not read, are listed below.
+    messages that a source could not read, are listed below. Where there is a late chain, the last column says how long
+    before the cycle the late analysis lies that it starts from; own, if it starts from the run's own.
 
     Example: dacycle log demo --last 40
     """
@@ -137,6 +148,7 @@ def _entry(record: dict[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": sum(notes["seconds"].values()) if "seconds" in notes else None,
         "written": None if written is None else parse_datetime(written),
         "reason": record.get("reason", ""),
+        "start": record.get("start"),
         "problems": problems(record),
     }
 
@@ -144,16 +156,28 @@ def _entry(record: dict[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
 def _print_log(name: str, cycles: list[dict[str, Any]]) -> None:
     heads = ("assimi-\nlated", "with-\nheld", "rejec-\nted", "late", "s", "written")
     table = new_table("cycle", "status", numbers=heads, title=name)
+    has_late = any(cycle["start"] for cycle in cycles)
+    if has_late:
+        table.add_column("from", justify="right")
     for cycle in cycles:
         counts = ["" if count is None else str(count) for count in cycle["values"].values()]
         seconds = "" if cycle["seconds"] is None else f"{cycle['seconds']:.2f}"
         written = "" if cycle["written"] is None else f"{cycle['written']:%Y-%m-%d %H:%M}"
-        table.add_row(cycle_id(cycle["cycle"]), cycle["status"], *counts, seconds, written)
+        start = [_lag(name, cycle)] if has_late else []
+        table.add_row(cycle_id(cycle["cycle"]), cycle["status"], *counts, seconds, written, *start)
     console.print(table, markup=False)
     for cycle in cycles:
         if cycle["reason"]:
             console.print(f"{cycle_id(cycle['cycle'])}: {cycle['reason']}", soft_wrap=True, markup=False)
         _print_problems(cycle_id(cycle["cycle"]), cycle["problems"])
+
+
+def _lag(name: str, cycle: Mapping[str, Any]) -> str:
+    """Return how long before a cycle the late analysis lies that it starts from, or that it starts from its own."""
+    start = cycle["start"]
+    if not start or start["from"] == name:
+        return "own" if start else ""
+    return f"-{(cycle['cycle'] - parse_datetime(start['cycle'])).total_seconds() / 3600:.0f}h"
 
 
 def _arrivals(archive: Path, name: str, last: int) -> list[dict[str, Any]]:

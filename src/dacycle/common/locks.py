@@ -4,24 +4,34 @@ import fcntl
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from dacycle.common.errors import DacycleError
 
 __all__ = ["locked"]
 
+_PAUSE = 0.2
+"""Seconds between tries while another process holds a lock."""
+
 
 @contextmanager
-def locked(path: Path, what: str, error_class: type[DacycleError], wait: bool = False) -> Iterator[None]:
+def locked(
+    path: Path, what: str, error_class: type[DacycleError], wait: bool = False, patience: float = 0.0
+) -> Iterator[IO[str]]:
     """Hold an exclusive `flock` on a file, which names the process that holds it.
+
+    The file is given to the block: a process that inherits it holds the lock until it ends, too.
 
     Args:
         path: the file; it is made if need be, and stays.
         what: what is written under this lock, for the message.
         error_class: what is raised.
         wait: wait for the lock instead of raising.
+        patience: seconds to wait for it before raising.
 
     Raises:
         error_class: another process holds the lock, which the message names, or the folder cannot be written to.
@@ -32,12 +42,19 @@ def locked(path: Path, what: str, error_class: type[DacycleError], wait: bool = 
     except OSError as error:
         raise error_class(f"{what} cannot be written: {path}: {error.strerror}") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            raise error_class(f"{what} is being written by {file.read().strip()}; wait for it, or stop it") from None
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(_PAUSE)
+                    continue
+                file.seek(0)
+                holder = file.read().strip()
+                raise error_class(f"{what} is being written by {holder}; wait for it, or stop it") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()} ({' '.join(sys.argv)[:200]})\n")
         file.flush()
-        yield
+        yield file

@@ -80,7 +80,10 @@ def killed(aim: str, experiment: Experiment, archive: Path, rng: random.Random) 
     child = os.fork()
     if child == 0:
         AIMS.get(aim, lambda: None)()
-        run_due_cycles(experiment, Archive(archive, create=True), progress=lambda cycle: os.write(writing, b"."))
+        limit = None if experiment.late is None else 1  # by turns with the late chain
+        opened = Archive(archive, create=True)
+        while run_due_cycles(experiment, opened, progress=lambda cycle: os.write(writing, b"."), limit=limit):
+            pass
         os._exit(0)
     os.close(writing)  # so that reading ends with the child
     if aim not in AIMS:

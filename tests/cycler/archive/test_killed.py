@@ -18,11 +18,11 @@ from tests.cycler import replays
 SCRIPT = Path(__file__).with_name("killed.py")
 
 
-@pytest.mark.parametrize("kind", ["chain", "filter", "ensemble of analyses", "window"])
+@pytest.mark.parametrize("kind", ["chain", "filter", "ensemble of analyses", "window", "late"])
 def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, kind):
     """The frames of the filter are smoothed, too: all that an archive can hold of members."""
     bias = {"n0": 2.0, "radius_km": 4000.0}  # learnt from past cycles: nothing may be lost with a process
-    changes, home = {}, load_world(str(world.folder))
+    changes, home, end = {}, load_world(str(world.folder)), "2024-01-06T00"
     if kind == "filter":
         changes = replays.with_members(tmp_path, home) | {"frames": "smoothed"}
     elif kind == "ensemble of analyses":
@@ -30,7 +30,9 @@ def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, kind):
     elif kind == "window":
         pytest.importorskip("torch")
         changes = replays.with_window(tmp_path, home, world.model)
-    content = replays.content(world.folder, world.model, tmp_path, end="2024-01-06T00", bias=bias, **changes)
+    elif kind == "late":
+        changes, end = {"late": {"cutoff": "15h"}, "frames": "both"}, "2024-01-04T18"  # two commits for each cycle
+    content = replays.content(world.folder, world.model, tmp_path, end=end, bias=bias, **changes)
     (tmp_path / "demo.yaml").write_text(write_experiment(content))
     command = [sys.executable, SCRIPT, tmp_path / "demo.yaml", tmp_path / "killed", "1"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -38,15 +40,20 @@ def test_a_killed_run_goes_on_to_the_same_archive(world, tmp_path, kind):
     assert {code for _, code in json.loads(ended.stdout)} == {-signal.SIGKILL}, ended.stdout
 
     experiment = replays.experiment(content)
-    run_due_cycles(experiment, Archive(tmp_path / "killed"))
-    run_due_cycles(experiment, Archive(tmp_path / "whole", create=True))
+    for run in experiment.runs():
+        run_due_cycles(run, Archive(tmp_path / "killed"))
+        run_due_cycles(run, Archive(tmp_path / "whole", create=True))
 
-    killed, whole = replays.everything(tmp_path / "killed"), replays.everything(tmp_path / "whole")
-    assert killed.keys() == whole.keys()
-    assert [key for key in whole if killed[key] != whole[key]] == []
-    further = {"filter": ["members", "smoothed", "smoothed_members"], "ensemble of analyses": ["members"]}
+        killed, whole = (replays.everything(tmp_path / folder, run.name) for folder in ("killed", "whole"))
+        assert killed.keys() == whole.keys()
+        assert [key for key in whole if killed[key] != whole[key]] == []
+    further = {
+        "filter": ["members", "smoothed", "smoothed_members"],
+        "ensemble of analyses": ["members"],
+        "late": ["smoothed"],
+    }
     groups = {key.removesuffix("/geopotential") for key in whole if key.endswith("/geopotential")}
     assert groups == {"analysis", "background", *further.get(kind, [])}
     assert Archive(tmp_path / "whole").branch("demo").departures()["bias"].any()
     times = Archive(tmp_path / "killed").branch("demo").times
-    assert list(times) == list(pd.date_range("2024-01-03T00", "2024-01-06T00", freq="6h"))
+    assert list(times) == list(pd.date_range("2024-01-03T00", end, freq="6h"))

@@ -10,11 +10,12 @@ from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations.deployments import deploy, deployments
 from dacycle.cycler.operations.flows import ServerError
 from tests.cycler.tiny import write_experiment
+from tests.worlds import register_doubles
 
 
-def schedules(folder: Path, world, cutoff: str) -> dict[str, str]:
+def schedules(folder: Path, world, cutoff: str, **changes: object) -> dict[str, str]:
     sources = [{"source": "stations", "cutoff": cutoff}]
-    described = load_experiment(write_experiment(folder, world, end=None, observations=sources))
+    described = load_experiment(write_experiment(folder, world, end=None, observations=sources, **changes))
     return {made.name: made.cron for _, made in deployments(described)}
 
 
@@ -31,8 +32,16 @@ def schedules(folder: Path, world, cutoff: str) -> dict[str, str]:
 def test_schedules_come_from_the_cutoffs(
     world, tmp_path: Path, cutoff: str, cycle: str, forecasts: str, report: str
 ) -> None:
-    expected = {"cycle/tiny": cycle, "forecasts/tiny": forecasts, "report/tiny": report}
-    assert schedules(tmp_path, world, cutoff) == expected
+    made = schedules(tmp_path, world, cutoff)
+    assert made.pop("verification/tiny").split()[2:] == ["*", "*", "*"]
+    assert made == {"cycle/tiny": cycle, "forecasts/tiny": forecasts, "report/tiny": report}
+
+
+def test_a_late_chain_has_a_schedule_of_its_own(world, tmp_path: Path) -> None:
+    register_doubles()
+    made = schedules(tmp_path, world, "3h", assimilator="nudge", late={"cutoff": "630min"})
+    assert made["late/tiny"] == "35 4,10,16,22 * * *"
+    assert made["cycle/tiny"] == "5 3,9,15,21 * * *"
 
 
 def test_each_woken_cycle_has_passed_its_cutoff(world, tmp_path: Path) -> None:

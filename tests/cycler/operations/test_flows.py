@@ -4,20 +4,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from prefect.artifacts import Artifact
 from typer.testing import CliRunner
 
+from dacycle.assimilators.sampling.backgrounds import Backgrounds, write_backgrounds, year_times
+from dacycle.common.locks import locked
 from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle import replay
-from dacycle.cycler.cycle.run_cycle import Cycle
+from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations import flows
 from dacycle.cycler.verification.drift import read_scores
+from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.worlds.model_bias import ModelBias
 from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
+from dacycle.forecast_adapter.worlds.world import World, load_world
+from tests.cycler import replays
 from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
 from tests.worlds import register_doubles
 
@@ -110,3 +117,64 @@ def test_forecasts_flow_makes_what_is_due(world, tmp_path: Path) -> None:
     flows.cycle(experiment, archive)
     assert flows.forecasts(experiment, archive) == ["20240103T00"]
     assert flows.forecasts(experiment, archive) == []
+
+
+def write_bias_recipe(folder: Path, world: World, model: Path) -> Path:
+    """Write backgrounds with errors, and the recipe that estimates the model's mean error from them."""
+    times = year_times(2020)
+    errors = np.full((len(times), 69, *world.grid.shape), 0.4, np.float16)
+    (folder / "backgrounds").mkdir()
+    store = Backgrounds(times, np.full(len(times), 24), errors, load_model(str(model)).digest)
+    write_backgrounds(store, folder / "backgrounds/2020-01.nc", world)
+    path = folder / "bias.yaml"
+    content = f"{{kind: bias, world: {world.folder}, model: {model}, backgrounds: {folder}/backgrounds, years: [2020]}}"
+    path.write_text(content)
+    return path
+
+
+# --- a late chain, verification and training --------------------------------------------------------------------------
+
+
+def write_late(folder: Path, world: Any, **changes: Any) -> str:
+    """Write an experiment with a late chain; return its path."""
+    register_doubles()
+    guards = {"minimum_observations": 10, "fallbacks_in_a_row": 1}
+    asked = {"assimilator": "nudge", "late": {"cutoff": "15h"}, "guards": guards}
+    return str(write_experiment(folder, world, **(asked | changes)))
+
+
+def test_flows_run_the_late_chain_first_and_by_itself(world, tmp_path: Path) -> None:
+    experiment, archive = write_late(tmp_path, world), str(tmp_path / "archive")
+    assert len(flows.cycle(experiment, archive)) == CYCLES
+    needed = END - pd.Timedelta("12h")
+    assert records(tmp_path / "archive", "tiny-late")[-1].time == needed, "no more than the cycles need"
+    assert flows.late(experiment, archive) == ["20240103T06", "20240103T12"]
+    assert flows.verification(experiment, archive) == []
+    assert flows.forecasts(experiment, archive) == ["20240103T00"]
+
+    flows.hindcast(experiment, str(tmp_path / "hindcast"))
+    assert records(tmp_path / "hindcast") == records(tmp_path / "archive")
+    assert {record.start["from"] for record in records(tmp_path / "hindcast")[2:]} == {"tiny-late"}
+
+
+def test_a_late_chain_that_stops_fails_its_own_flow_only(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, archive = write_late(tmp_path, world), str(tmp_path / "archive")
+    replays.break_observations(monkeypatch, "tiny-late", START)
+    assert len(flows.cycle(experiment, archive)) == CYCLES
+    statuses = [record.status for record in records(tmp_path / "archive")[2:]]
+    assert statuses == ["ok", "ok", "ok", "ok", "degraded"]
+    with pytest.raises(RunStoppedError, match="tiny-late: 2 cycles in a row fell back"):
+        flows.late(experiment, archive)
+
+
+def test_training_runs_a_recipe_in_its_own_process(world, tmp_path: Path) -> None:
+    recipe = write_bias_recipe(tmp_path, load_world(world.folder), world.model)
+    folder = flows.training(str(recipe), str(tmp_path / "run"))
+    assert ModelBias.load(Path(folder) / "bias.nc").grid.name == "5.625deg"
+    recipe.write_text(recipe.read_text().replace("[2020]", "[1999]"))
+    with pytest.raises(flows.TrainingError, match=r"ended with status 2: .*1999"):
+        flows.training(str(recipe), str(tmp_path / "run"))
+    with locked(tmp_path / "run/.lock", "it", ArchiveError), pytest.raises(flows.TrainingError, match="written by"):
+        flows.training(str(recipe), str(tmp_path / "run"))

@@ -21,13 +21,15 @@ from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
-from dacycle.cycler.experiment import Experiment, load_experiment
+from dacycle.cycler.experiment import STEP, Experiment, load_experiment
+from dacycle.cycler.operations.alerts import alerts_of
 from dacycle.cycler.operations.doctor import Finding, check_experiment, check_installation
 from dacycle.cycler.operations.service import Service
 from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter.models.onnxfile import read_metadata, write_metadata
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
+from tests.cycler import replays
 from tests.cycler.tiny import CYCLES, END, START, cutoff_passed_until, records, write_experiment
 from tests.worlds import make_model, register_doubles
 
@@ -263,6 +265,31 @@ def test_a_service_keeps_the_free_run_up_and_goes_on_without_it(
     assert "the model has left its range" in caplog.text
     assert len(records(archive.folder)) == 6
     assert len(records(archive.folder, "tiny-free")) == 5
+
+
+def test_a_service_runs_the_late_chain_and_goes_on_without_it(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    register_doubles()
+    asked = {"assimilator": "nudge", "end": None, "late": {"cutoff": "10h"}}
+    guards = {"minimum_observations": 10, "fallbacks_in_a_row": 0}
+    experiment = load_experiment(write_experiment(tmp_path, world, guards=guards, **asked))
+    archive = Archive(tmp_path / "archive", create=True)
+    service = Service(experiment, archive)
+    service.run_due(now=START + pd.Timedelta("9h"))
+    assert [r.start["cycle"] for r in records(archive.folder)[2:]] == ["20240102T06", "20240102T06"]
+    assert len(records(archive.folder, "tiny-late")) == 2, "its first cutoff has not passed"
+    service.run_due(now=START + pd.Timedelta("10h"))
+    assert (len(records(archive.folder)), len(records(archive.folder, "tiny-late"))) == (4, 3)
+
+    replays.break_observations(monkeypatch, "tiny-late", START + STEP)
+    service.run_due(now=START + pd.Timedelta("27h"))
+    assert "tiny-late: 1 cycles in a row fell back" in caplog.text
+    last = records(archive.folder)[-1]
+    assert (last.id, last.status, last.start["from"]) == ("20240103T12", "degraded", "tiny")
+    told = {alert.key: alert.severity for alert in alerts_of(archive.branch("tiny-late"))}
+    assert told["fallback"] == "critical"
+    assert {alert.key for alert in alerts_of(archive.branch("tiny"))} >= {"degraded"}
 
 
 def test_serve_ends_with_an_error_that_nobody_but_the_operator_can_mend(world, tmp_path: Path) -> None:
