@@ -166,9 +166,9 @@ def _start(archive: Archive, experiment: Experiment, time: pd.Timestamp, start: 
 
 def _cycle_now(archive: Archive, name: str, cycle: pd.Timestamp, was: str) -> str:
     branch = archive.branch(name) if name in archive.branches() else None
-    record = next((record for record in branch.records if record.time == cycle), None) if branch is not None else None
-    if branch is None or record is None:
+    if branch is None or np.datetime64(cycle, "h") not in branch.states.times(name, "analysis"):
         return "absent"
+    record = next(record for record in branch.records if record.time == cycle)
     return "same" if digest_of(record, branch.frame(cycle)) == was else "changed"
 
 

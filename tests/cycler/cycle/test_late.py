@@ -1,6 +1,8 @@
 """A late chain, and cycles that start from it."""
 
 import json
+import threading
+import time as clock
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cli import app
+from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.late import digest_of, runs_again, start_of
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
@@ -47,10 +50,10 @@ def again(content: dict[str, Any], origin: str, time: pd.Timestamp, cutoff: pd.T
     return {key: value for key, value in content.items() if key != "late"} | {"observations": observations} | only
 
 
-def states(branch: Branch, time: pd.Timestamp) -> list[bytes]:
+def states(branch: Branch, at: pd.Timestamp) -> list[bytes]:
     """Return background and analysis of a cycle, and the frames that a forecast from it starts from."""
-    pair = StoredFrames(branch).pair(time)
-    return [branch.state(group, time).values.tobytes() for group in ("background", "analysis")] + [
+    pair = StoredFrames(branch).pair(at)
+    return [branch.state(group, at).values.tobytes() for group in ("background", "analysis")] + [
         frame.tobytes() for frame in pair
     ]
 
@@ -242,3 +245,27 @@ def test_without_its_late_chain_running_a_cycle_is_degraded_and_goes_on(world, t
     (cycle,) = run_due_cycles(replays.experiment(content | {"end": "2024-01-05T06"}), archive)
     assert (cycle.record.status, cycle.record.start["from"]) == ("ok", LATE)
     assert archive.branch(LATE).times[-1] == pd.Timestamp("2024-01-05T00")
+
+
+def test_a_cycle_waits_for_another_process_that_runs_its_late_chain(world, tmp_path, monkeypatch):
+    content = late_content(world, tmp_path, "9h", end="2024-01-03T12")
+    experiment, archive = replays.experiment(content), Archive(tmp_path / "archive", create=True)
+    monkeypatch.setattr(replay, "PATIENCE_WITH_LATE", 0.5)
+    with archive.lock(LATE), pytest.raises(ArchiveError, match=f"experiment {LATE} is being written by process"):
+        run_due_cycles(experiment, archive)
+    assert archive.branch("demo").records[-1].status == "cold_start", "nothing was run without it"
+
+    monkeypatch.setattr(replay, "PATIENCE_WITH_LATE", 60.0)
+    held = threading.Event()
+
+    def hold() -> None:
+        with archive.lock(LATE):
+            held.set()
+            clock.sleep(1)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(10)
+    (cycle,) = run_due_cycles(experiment, archive)
+    other.join()
+    assert cycle.record.start["from"] == LATE

@@ -22,6 +22,7 @@ from dacycle.cycler.cli import app
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import STEP, Experiment, load_experiment
+from dacycle.cycler.operations import service
 from dacycle.cycler.operations.alerts import alerts_of
 from dacycle.cycler.operations.doctor import Finding, check_experiment, check_installation
 from dacycle.cycler.operations.service import Service
@@ -247,8 +248,8 @@ def test_a_service_keeps_the_free_run_up_and_goes_on_without_it(
     drift = {"starts": [0], "lead": "24h", "free_run": True}
     experiment = load_experiment(write_experiment(tmp_path, world, assimilator="nudge", drift=drift))
     archive = Archive(tmp_path / "archive", create=True)
-    service = Service(experiment, archive)
-    service.run_due(now=START + pd.Timedelta("15h"))
+    live = Service(experiment, archive)
+    live.run_due(now=START + pd.Timedelta("15h"))
     for name in ("tiny", "tiny-free"):
         assert [r.id for r in records(archive.folder, name)][2:] == ["20240102T12", "20240102T18", "20240103T00"]
         assert set(read_scores(archive.branch(name))["start"]) == {pd.Timestamp("2024-01-03T00")}
@@ -261,7 +262,7 @@ def test_a_service_keeps_the_free_run_up_and_goes_on_without_it(
         return run(experiment, *arguments, **options)
 
     monkeypatch.setattr(replay, "run_due_cycles", stopping)
-    service.run_due(now=START + pd.Timedelta("21h"))
+    live.run_due(now=START + pd.Timedelta("21h"))
     assert "the model has left its range" in caplog.text
     assert len(records(archive.folder)) == 6
     assert len(records(archive.folder, "tiny-free")) == 5
@@ -275,21 +276,41 @@ def test_a_service_runs_the_late_chain_and_goes_on_without_it(
     guards = {"minimum_observations": 10, "fallbacks_in_a_row": 0}
     experiment = load_experiment(write_experiment(tmp_path, world, guards=guards, **asked))
     archive = Archive(tmp_path / "archive", create=True)
-    service = Service(experiment, archive)
-    service.run_due(now=START + pd.Timedelta("9h"))
+    live = Service(experiment, archive)
+    live.run_due(now=START + pd.Timedelta("9h"))
     assert [r.start["cycle"] for r in records(archive.folder)[2:]] == ["20240102T06", "20240102T06"]
     assert len(records(archive.folder, "tiny-late")) == 2, "its first cutoff has not passed"
-    service.run_due(now=START + pd.Timedelta("10h"))
+    live.run_due(now=START + pd.Timedelta("10h"))
     assert (len(records(archive.folder)), len(records(archive.folder, "tiny-late"))) == (4, 3)
 
     replays.break_observations(monkeypatch, "tiny-late", START + STEP)
-    service.run_due(now=START + pd.Timedelta("27h"))
+    live.run_due(now=START + pd.Timedelta("27h"))
     assert "tiny-late: 1 cycles in a row fell back" in caplog.text
     last = records(archive.folder)[-1]
     assert (last.id, last.status, last.start["from"]) == ("20240103T12", "degraded", "tiny")
     told = {alert.key: alert.severity for alert in alerts_of(archive.branch("tiny-late"))}
     assert told["fallback"] == "critical"
     assert {alert.key for alert in alerts_of(archive.branch("tiny"))} >= {"degraded"}
+
+
+@pytest.mark.parametrize(("late", "hours"), [("9h", [3]), ("10h", [3, 10])])
+def test_a_service_wakes_after_the_early_and_the_late_cutoff(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str, hours: list[int]
+) -> None:
+    register_doubles()
+    asked = {"assimilator": "nudge", "end": None, "late": {"cutoff": late}}
+    stopped = Service(load_experiment(write_experiment(tmp_path, world, **asked)), Archive(tmp_path, create=True))
+    wakes, real = [], service.IntervalTrigger
+
+    def trigger(hours: int, start_date: pd.Timestamp) -> object:
+        wakes.append((hours, (start_date.tz_localize(None) - START) // pd.Timedelta("1h")))
+        return real(hours=hours, start_date=start_date)
+
+    monkeypatch.setattr(service, "IntervalTrigger", trigger)
+    monkeypatch.setattr(Service, "run_due", lambda self: None)
+    stopped.stop()
+    stopped.serve()
+    assert wakes == [(6, hour) for hour in hours]
 
 
 def test_serve_ends_with_an_error_that_nobody_but_the_operator_can_mend(world, tmp_path: Path) -> None:
