@@ -4,6 +4,8 @@
                            experiment
     forecasts.icechunk     forecasts, with commits of their own
     branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, verification/, report/
+    lock.adding            held together by all that add to a store, alone by what collects garbage
+    lock.removing          held together by all that remove files, alone by a backup
 
 The archive is the ledger: the next cycle is read from `cycles`, and a file beside the stores counts only if a committed
 cycle names it. A cycle's departures have their final name on disk before its commit. A process that is killed at any
@@ -13,7 +15,7 @@ moment therefore leaves either a whole cycle, or a file that no cycle names and 
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -27,20 +29,23 @@ from dacycle.common.foreign import reading
 from dacycle.common.locks import locked
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
-from dacycle.cycler.archive.progress import FROZEN_REMEDY, STATES, find_states, refuse_unknown
+from dacycle.cycler.archive.progress import FROZEN_REMEDY, STATES, Holding, find_states, refuse_unknown
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.sealed_tables import read_sealed_table
 from dacycle.cycler.archive.seals import read_sealed_text
 from dacycle.cycler.archive.store import Store
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_experiment
-from dacycle.forecast_adapter.channels import HEADLINE, WB2_NAMES
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, WB2_NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import from_arrays, make_state
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow
 
-__all__ = ["Archive", "ArchiveError", "Branch", "open_experiment", "read_frozen"]
+__all__ = ["HEADLINE_FIELDS", "Archive", "ArchiveError", "Branch", "open_experiment", "read_frozen"]
 
 _NAMES = list(WB2_NAMES.values())
+
+HEADLINE_FIELDS = "headline"
+"""The group of the analyses' headline fields, up to the time before which `keep` removes states."""
 
 
 class Archive:
@@ -86,25 +91,43 @@ class Archive:
     def lock(self, name: str) -> Iterator[None]:
         """Hold the writer's lock of a branch; the kernel releases it even when the process is killed.
 
-        What killed writers left there under temporary names is removed.
+        What killed writers left there under temporary names is removed. Garbage is not collected meanwhile.
         """
         folder = self.folder / "branches" / name
-        with locked(folder / "lock", f"experiment {name}", ArchiveError):
+        with self.adding(), locked(folder / "lock", f"experiment {name}", ArchiveError):
             for path in (*folder.glob(".*.part*"), *(folder / "departures").glob(".*.part*")):
                 path.unlink()
             yield
+
+    def adding(self, alone: bool = False) -> AbstractContextManager[None]:
+        """Hold the lock of those who add to the archive; `alone`, nobody else adds to it meanwhile.
+
+        Raises:
+            ArchiveError: another process adds to it, and this one wants to be alone.
+        """
+        path = self.folder / "lock.adding"
+        return locked(path, f"the archive {self.folder}", ArchiveError, wait=not alone, shared=not alone)
+
+    def removing(self, alone: bool = False) -> AbstractContextManager[None]:
+        """Hold the lock of those who remove something from the archive; `alone`, nobody else removes anything.
+
+        Raises:
+            ArchiveError: another process removes something, or keeps all from doing so, such as a backup.
+        """
+        return locked(self.folder / "lock.removing", f"the archive {self.folder}", ArchiveError, shared=not alone)
 
     def rewind(self, name: str, time: pd.Timestamp) -> None:
         """Make `time` the newest cycle of an experiment again; drop later cycles and their files.
 
         Raises:
-            ArchiveError: there is no such cycle, it is before the experiment's start, or another process is writing.
+            ArchiveError: there is no such cycle, its states were removed, it is before the experiment's start, or
+                another process is writing or makes a backup.
         """
         branch = self.branch(name)
         first = branch.experiment.start - STEP
         if time < first:
             raise ArchiveError(f"{name} begins at {cycle_id(first)}; it cannot be rewound to {cycle_id(time)}")
-        with self.lock(name):
+        with self.removing(), self.lock(name):
             self.states.reset(name, branch.commit_of(time))
             for path in sorted(branch.folder.glob("d*/*.parquet")):
                 if path.stem[: len(cycle_id(time))] > cycle_id(time):
@@ -196,6 +219,27 @@ class Branch:
         values.flags.writeable = False
         return values
 
+    def _read(self, group: str, time: pd.Timestamp) -> object:
+        if group == HEADLINE_FIELDS:
+            return self.archive.states.read(self.name, group, time, list(HEADLINE))
+        return self.state(group, time)
+
+    @property
+    def headline(self) -> xr.Dataset:
+        """Return the headline fields of every analysis, lazily, those whose states were removed among them."""
+        states = self.analysis
+        fields = {
+            name: states[WB2_NAMES[CHANNELS[index(name)].variable]].sel(level=CHANNELS[index(name)].level, drop=True)
+            if CHANNELS[index(name)].level
+            else states[WB2_NAMES[CHANNELS[index(name)].variable]]
+            for name in HEADLINE
+        }
+        newer = xr.Dataset(fields)
+        if not len(self.archive.states.times(self.name, HEADLINE_FIELDS)):
+            return newer
+        older = self.archive.states.dataset(self.name, HEADLINE_FIELDS)
+        return xr.concat([older, newer.sel(time=newer["time"] > older["time"][-1])], "time", data_vars="minimal")
+
     def members(self, time: pd.Timestamp) -> NDArray[np.float32] | None:
         """Return the perturbations (N, 69, H, W) of the analysis at `time`; None where it has no members.
 
@@ -264,15 +308,44 @@ class Branch:
         return table
 
     def commit_of(self, time: pd.Timestamp) -> str:
-        """Return the id of the snapshot in which a cycle was published.
+        """Return the id of a snapshot that ends with a cycle: the one in which it was published.
+
+        Where retention has forgotten that one, a snapshot is written that ends with the cycle. The caller adds to the
+        archive (`Archive.lock`).
 
         Raises:
-            ArchiveError: there is no such cycle.
+            ArchiveError: there is no such cycle, or a forecast cannot start from it as its states were removed.
         """
         for commit in self.states.commits(self.name):
             if commit.metadata.get("time") == cycle_id(time):
                 return str(commit.id)
-        raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
+        if time not in self.times:
+            raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
+        if time not in self.restarts:
+            raise ArchiveError(
+                f"{self.archive.folder}: the states of {self.name} from which a run goes on after {cycle_id(time)} "
+                f"were removed by retention (`keep` in the experiment); it can go on after {self._nearest(time)}"
+            )
+        records = self._records(slice(len(self.times[self.times <= time])))
+        holding = Holding().after(record.as_dict() for record in records)
+        metadata = {"time": cycle_id(time)}
+        message = f"cut off after {cycle_id(time)}"
+        return self.archive.states.shortened(self.name, time, message, metadata, holding.to_json())
+
+    def kept(self, group: str) -> pd.DatetimeIndex:
+        """Return the times at which the states of a group are kept: all, but for those that retention removed."""
+        return pd.DatetimeIndex(self.archive.states.times(self.name, group).astype("datetime64[s]"))
+
+    @property
+    def restarts(self) -> pd.DatetimeIndex:
+        """Return the times after which a run or a forecast can go on: both frames of the forecast are kept."""
+        kept = self.kept("analysis")
+        return kept[(kept - STEP).isin(kept)]
+
+    def _nearest(self, time: pd.Timestamp) -> str:
+        restarts = self.restarts
+        near = [*restarts[restarts < time][-1:], *restarts[restarts > time][:1]]
+        return " or ".join(map(cycle_id, near)) or "no cycle"
 
     def damaged(self) -> list[str]:
         """Read everything that is kept of the run; return a sentence for each damaged array or file."""
@@ -290,13 +363,14 @@ class Branch:
         return list(dict.fromkeys(damage))
 
     def _readers(self) -> Iterator[Callable[[], object]]:
+        for group in ("analysis", "background", HEADLINE_FIELDS):
+            for hour in self.archive.states.times(self.name, group):
+                yield partial(self._read, group, pd.Timestamp(hour))
         for record in self.records:
-            yield partial(self.state, "analysis", record.time)
             yield partial(self.members, record.time)
             yield partial(self.smoothed, record.time)
             yield partial(self.smoothed_members, record.time)
             if record.status != "cold_start":
-                yield partial(self.state, "background", record.time)
                 yield partial(self.departures, [record.time])
         forecasts = self.archive.forecasts
         if self.name in forecasts.branches():

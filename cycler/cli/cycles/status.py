@@ -122,8 +122,8 @@ def _latest_cycles(states: Path, name: str, last: int) -> list[dict[str, Any]]:
         return []
     texts = store.column(name, "cycles", "record", slice(-last, None))
     records = [read_content(str(text)) for text in texts]
-    commits = islice(store.commits(name), len(records))  # each holds one cycle, or the two frames of the cold start
-    notes = {commit.metadata.get("time"): commit.metadata for commit in commits}
+    # Each is of one cycle, or of the two frames of the cold start.
+    notes = {note["time"]: note for note in islice(store.notes(name), len(records))}
     return [_entry(record, notes.get(record["time"], {})) for record in records]
 
 

@@ -14,7 +14,9 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(path: Path, what: str, error_class: type[DacycleError], wait: bool = False) -> Iterator[None]:
+def locked(
+    path: Path, what: str, error_class: type[DacycleError], wait: bool = False, shared: bool = False
+) -> Iterator[None]:
     """Hold an exclusive `flock` on a file, which names the process that holds it.
 
     Args:
@@ -22,6 +24,7 @@ def locked(path: Path, what: str, error_class: type[DacycleError], wait: bool = 
         what: what is written under this lock, for the message.
         error_class: what is raised.
         wait: wait for the lock instead of raising.
+        shared: several processes may hold it at once, as long as none holds it alone.
 
     Raises:
         error_class: another process holds the lock, which the message names, or the folder cannot be written to.
@@ -33,7 +36,7 @@ def locked(path: Path, what: str, error_class: type[DacycleError], wait: bool = 
         raise error_class(f"{what} cannot be written: {path}: {error.strerror}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise error_class(f"{what} is being written by {file.read().strip()}; wait for it, or stop it") from None
