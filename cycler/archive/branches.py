@@ -16,6 +16,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import from_arrays, make_state
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow
 
-__all__ = ["HEADLINE_FIELDS", "Archive", "ArchiveError", "Branch", "open_experiment", "read_frozen"]
+__all__ = ["HEADLINE_FIELDS", "Archive", "ArchiveError", "Branch", "Damage", "open_experiment", "read_frozen"]
 
 _NAMES = list(WB2_NAMES.values())
 
@@ -132,6 +133,14 @@ class Archive:
             for path in sorted(branch.folder.glob("d*/*.parquet")):
                 if path.stem[: len(cycle_id(time))] > cycle_id(time):
                     path.unlink()
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Say what is damaged and what mends it; `cycle` is the one that makes it again, if one does."""
+
+    sentence: str
+    cycle: pd.Timestamp | None = None
 
 
 class Branch:
@@ -349,39 +358,46 @@ class Branch:
 
     def damaged(self) -> list[str]:
         """Read everything that is kept of the run; return a sentence for each damaged array or file."""
-        damage = self.states.damaged(self.name)
+        return [each.sentence for each in self.damage()]
+
+    def damage(self) -> list[Damage]:
+        """Read everything that is kept of the run; return each damaged array or file."""
+        found = [Damage(sentence) for sentence in self.archive.states.damaged(self.name)]
         if self.name in self.archive.forecasts.branches():
-            damage += self.archive.forecasts.damaged(self.name)
+            found += [Damage(sentence) for sentence in self.archive.forecasts.damaged(self.name)]
         try:
-            for read in self._readers():
+            for cycle, read in self._readers():
                 try:
                     read()
                 except ArchiveError as error:
-                    damage.append(str(error))
+                    found.append(Damage(str(error), cycle))
         except ArchiveError as error:  # what there is cannot be listed
-            damage.append(str(error))
-        return list(dict.fromkeys(damage))
+            found.append(Damage(str(error)))
+        return list({each.sentence: each for each in found}.values())
 
-    def _readers(self) -> Iterator[Callable[[], object]]:
+    def _readers(self) -> Iterator[tuple[pd.Timestamp | None, Callable[[], object]]]:
+        """Yield what reads each array and file, with the cycle that makes it again when it is run again."""
+        yield None, partial(read_frozen, self.folder)
         for group in ("analysis", "background", HEADLINE_FIELDS):
-            for hour in self.archive.states.times(self.name, group):
-                yield partial(self._read, group, pd.Timestamp(hour))
+            for time in self.kept(group):
+                yield time, partial(self._read, group, time)
         for record in self.records:
-            yield partial(self.members, record.time)
-            yield partial(self.smoothed, record.time)
-            yield partial(self.smoothed_members, record.time)
+            time = record.time
+            yield time, partial(self.members, time)
+            yield time, partial(self.smoothed, time)
+            yield time, partial(self.smoothed_members, time)
             if record.status != "cold_start":
-                yield partial(self.departures, [record.time])
+                yield time, partial(self.departures, [time])
         forecasts = self.archive.forecasts
         if self.name in forecasts.branches():
             for start in forecasts.times(self.name, "starts"):
-                yield partial(forecasts.read, self.name, "forecasts", start, list(HEADLINE))
+                yield None, partial(forecasts.read, self.name, "forecasts", start, list(HEADLINE))
         for path in sorted(self.folder.glob("drift/*.parquet")):
-            yield partial(read_sealed_table, path, f"delete it and run `dacycle drift {self.name}` again")
+            yield None, partial(read_sealed_table, path, f"delete it and run `dacycle drift {self.name}` again")
         for path in sorted(
             (*self.folder.glob("verification/*.parquet"), *self.archive.folder.glob("shared/*/*.parquet"))
         ):
-            yield partial(read_sealed_table, path, "it is made again when it is next needed")
+            yield None, partial(read_sealed_table, path, "it is made again when it is next needed")
 
 
 def open_experiment(archive: Path | str, branch: str) -> Branch:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from zarr.buffer.cpu import Buffer
 from zarr.storage import StorePath
 
-from dacycle.common.files import whole
+from dacycle.common.files import flush_all, whole
 from dacycle.common.foreign import reading
-from dacycle.cycler.archive.commits import COPY, READ, check_commit, seal_commit
+from dacycle.cycler.archive.commits import COPY, READ, check_commit, point, seal_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.growth import Growth, Rows, create, rows_of
 from dacycle.cycler.archive.removal import Times, collect, drop_states, forget_past, removed_times, shorten
@@ -114,6 +114,7 @@ class Store:
             trunk.commit("the empty trunk, from which branches begin")
             for commit in repository.ancestry(branch="main"):
                 _seal(temporary, commit, {})
+            flush_all(temporary)
 
     def _has_trunk(self) -> bool:
         if not self.exists:
@@ -144,7 +145,7 @@ class Store:
 
     def create_branch(self, branch: str, snapshot: str | None = None) -> None:
         """Begin a branch at a snapshot of another one; without a snapshot it is empty."""
-        self._repository.create_branch(branch, snapshot or self._repository.lookup_branch("main"))
+        point(self.folder, branch, snapshot or self._repository.lookup_branch("main"))
 
     def commits(self, branch: str) -> Iterator[icechunk.SnapshotInfo]:
         """Yield the commits of a branch, newest first, with message, metadata and time of writing.
@@ -178,7 +179,7 @@ class Store:
 
     def reset(self, branch: str, snapshot: str) -> None:
         """Make `snapshot` the newest commit of a branch."""
-        self._repository.reset_branch(branch, snapshot)
+        point(self.folder, branch, snapshot)
 
     def damaged(self, branch: str) -> list[str]:
         """Check the files of all commits of a branch; return a sentence for each that is damaged."""
@@ -309,7 +310,7 @@ class Store:
         session = self._repository.writable_session(branch)
         self._grow(session.store, branch, growth, groups)
         snapshot = self._flush(session, message, metadata, note)
-        self._repository.reset_branch(branch, snapshot, from_snapshot_id=tip)
+        point(self.folder, branch, snapshot)
         growth.tip = snapshot
         self._growth[branch] = growth
         return snapshot
@@ -343,12 +344,16 @@ class Store:
         note: str,
         past: bool = True,
     ) -> str:
-        """Write a commit that no branch points to yet, with its seal, and return its id."""
+        """Write a commit that no branch points to yet, with its seal, and return its id.
+
+        It is on disk before a branch points to it: Icechunk itself leaves that to the system.
+        """
         snapshot = session.flush(message, dict(metadata or {}))
         if not past:
             forget_past(self.folder, snapshot)
             self._reopen()
         _seal(self.folder, self._repository.lookup_snapshot(snapshot), self._digests, note)
+        flush_all(self.folder)
         return str(snapshot)
 
     def _reopen(self) -> None:
@@ -387,8 +392,7 @@ class Store:
             self._grow(session.store, branch, growth, groups)
         with self._reading():
             drop_states(session.store, states)
-        snapshot = self._flush(session, message, metadata, note, past=False)
-        self._repository.reset_branch(branch, snapshot, from_snapshot_id=tip)
+        point(self.folder, branch, self._flush(session, message, metadata, note, past=False))
 
     def shortened(self, branch: str, last: "pd.Timestamp", message: str, metadata: Mapping[str, Any], note: str) -> str:
         """Write a commit that holds what a branch does up to a time, and return its id; no branch points to it yet."""

@@ -1,0 +1,33 @@
+"""Places of files: folders, and prefixes in buckets, which are read and written through the same methods."""
+
+from pathlib import Path
+from typing import cast
+
+from dacycle.common.errors import DacycleError
+
+__all__ = ["PlaceError", "is_remote", "place"]
+
+
+class PlaceError(DacycleError, ValueError):
+    """A place cannot be reached as it is written; the message says what is missing."""
+
+
+def place(text: str | Path) -> Path:
+    """Return a folder, or for `s3://BUCKET/PREFIX` what stands for it with the methods of a path.
+
+    Raises:
+        PlaceError: the packages for buckets are not installed.
+    """
+    if isinstance(text, str) and "://" in text:
+        try:
+            from upath import UPath
+
+            return cast(Path, UPath(text.rstrip("/")))
+        except (ImportError, ValueError) as error:
+            raise PlaceError(f"{text}: {error}; buckets need the extra `s3`: pip install 'dacycle[s3]'") from error
+    return cast(Path, text) if not isinstance(text, str) else Path(text)
+
+
+def is_remote(where: Path) -> bool:
+    """Return whether a place is in a bucket."""
+    return not isinstance(where, Path)
