@@ -25,7 +25,7 @@ _NOTE = "# holds "
 
 def branch_names(folder: Path) -> list[str]:
     """Return the sorted names of the branches of a store, without the empty trunk `main`."""
-    names = {path.name.removeprefix("branch.") for path in (folder / "refs").glob("branch.*")}
+    names = {path.parent.name.removeprefix("branch.") for path in (folder / "refs").glob("branch.*/ref.json")}
     return sorted(names - {"main"})
 
 

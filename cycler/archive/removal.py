@@ -145,6 +145,9 @@ def collect(folder: Path, plan: bool = False) -> int:
         folder: of the store.
         plan: only count.
     """
+    for path in folder.glob("refs/branch.*"):
+        if not (path / "ref.json").is_file():  # a process was killed before the branch began
+            shutil.rmtree(path)
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder)))
     found = repository.garbage_collect(_NEVER, dry_run=plan)
     if not plan:

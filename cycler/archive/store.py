@@ -26,7 +26,7 @@ from zarr.storage import StorePath
 
 from dacycle.common.files import flush_all, whole
 from dacycle.common.foreign import reading
-from dacycle.cycler.archive.commits import COPY, READ, check_commit, point, seal_commit
+from dacycle.cycler.archive.commits import COPY, READ, branch_names, check_commit, point, seal_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.growth import Growth, Rows, create, rows_of
 from dacycle.cycler.archive.removal import Times, collect, drop_states, forget_past, removed_times, shorten
@@ -138,10 +138,8 @@ class Store:
 
     def branches(self) -> list[str]:
         """Return the sorted names of the branches, without the empty trunk `main`."""
-        if not self.exists:
-            return []
         with self._reading("refs"):
-            return sorted(set(self._repository.list_branches()) - {"main"})
+            return branch_names(self.folder)
 
     def create_branch(self, branch: str, snapshot: str | None = None) -> None:
         """Begin a branch at a snapshot of another one; without a snapshot it is empty."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dacycle.common.files import flush_all
+from dacycle.common.files import flush, flush_all, write_whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.commits import branch_names
@@ -59,9 +59,7 @@ def backup(archive: Archive, destination: Path) -> Copied:
         _copy(source, destination, [name for name in new if name not in newest])
         _write(destination / _NOTES, json.dumps(found).encode())
         _settle(destination)
-        for name, content in newest.items():
-            _write(destination / name, content)
-        _settle(destination)
+        _point(destination, newest)
         gone = [name for name in copied if name not in there and name != _NOTES]
         _each(lambda name: (destination / name).unlink(), gone)
         return Copied(len(new), sum(there[name] for name in new), len(gone))
@@ -95,9 +93,7 @@ def restore(backup: Path, folder: Path, only: Iterable[str] = ()) -> Copied:
     folder.mkdir(parents=True, exist_ok=True)
     _copy(backup, folder, [name for name in new if name not in newest])
     _settle(folder)
-    for name, content in newest.items():
-        _write(folder / name, content)
-    _settle(folder)
+    _point(folder, newest)
     return Copied(len(new), sum(there[name] for name in new), 0)
 
 
@@ -225,7 +221,17 @@ def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.copy")
     temporary.write_bytes(content)
+    flush(temporary)
     temporary.replace(path)
+
+
+def _point(root: Path, newest: Mapping[str, bytes]) -> None:
+    """Make the branches of a copy point to the commits that were noted."""
+    for name, content in newest.items():
+        if isinstance(root, Path):
+            write_whole(root / name, content)
+        else:
+            (root / name).write_bytes(content)
 
 
 def _settle(root: Path) -> None:

@@ -5,8 +5,9 @@ is tried, in an order in which those tried first are evenly spread. Prints a lin
 the number of operations for each command.
 
 With random:KILLS:SEED in place of EVERY, commands drawn at random are killed at random, one to three times in a row:
-half of them at an operation, the others at a moment of their time. Prints a line of JSON for each command that was
-killed.
+half of them at an operation, the others at a moment of their time. With power:KILLS:SEED the power is cut at an
+operation: what was not flushed by then is lost, which leaves files empty or (every other time) absent. Both print a
+line of JSON for each command that was killed.
 
 It is started as a script, so that children are forked from a process without threads. What commands import as they
 run, and the world that they read, this process imports and reads: once for all.
@@ -64,11 +65,16 @@ ENDLESS = 1 << 30
 
 
 def in_child(
-    work: Callable[[], Any], folder: Path, kill_at: int = ENDLESS, seconds: float | None = None
+    work: Callable[[], Any],
+    folder: Path,
+    kill_at: int = ENDLESS,
+    seconds: float | None = None,
+    unflushed: Path | None = None,
 ) -> tuple[int, Any]:
     """Do some work in a forked process; return its exit status and its answer, if any.
 
-    The process dies at a file operation, or after some seconds.
+    The process dies at a file operation, or after some seconds. At the operation it lists the files that it has not
+    flushed in `unflushed`.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -79,6 +85,8 @@ def in_child(
         try:
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 killer.killer_arm(str(folder).encode(), kill_at)
+                if unflushed is not None:
+                    killer.killer_cut(str(unflushed).encode())
                 answer, status = [work(), killer.killer_count()], 0
         finally:
             killer.killer_arm(b"", -1)
@@ -195,7 +203,16 @@ def _difference(expected: dict[str, str], found: Any) -> list[str]:
     return sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
 
 
-def at_random(names: tuple[str, ...], folder: Path, kills: int, seed: int) -> None:
+def lose(unflushed: Path, absent: bool) -> int:
+    """Do to files what a power cut may do to what was not flushed; return their number."""
+    lost = [path for path in map(Path, unflushed.read_text().splitlines()) if path.is_file()]
+    for path in lost:
+        path.unlink() if absent else os.truncate(path, 0)
+    unflushed.unlink()
+    return len(lost)
+
+
+def at_random(names: tuple[str, ...], folder: Path, kills: int, seed: int, power: bool = False) -> None:
     """Kill commands until there were so many kills."""
     draw = random.Random(seed)
     operations, seconds, expected = {}, {}, {}
@@ -209,16 +226,21 @@ def at_random(names: tuple[str, ...], folder: Path, kills: int, seed: int) -> No
         before, arguments = COMMANDS[name]
         shutil.copytree(folder / (f"after {before}" if before else "nothing"), trial)
         killed: list[Any] = []
+        lost = 0
         for _ in range(draw.randint(1, 3)):
             at, after = draw.randint(1, operations[name]), draw.uniform(0, seconds[name])
-            how = {"kill_at": at} if draw.random() < 0.5 else {"seconds": after}
-            status, _ = in_child(command(arguments), trial, **how)
-            killed += [*how.values()] if status == -signal.SIGKILL else []
+            how: dict[str, Any] = {"kill_at": at} if power or draw.random() < 0.5 else {"seconds": after}
+            unflushed = folder / "unflushed" if power else None
+            status, _ = in_child(command(arguments), trial, **how, unflushed=unflushed)
+            if status == -signal.SIGKILL:
+                killed += [*how.values()]
+                lost += 0 if unflushed is None else lose(unflushed, absent=len(killed) % 2 == 0)
         again, told = in_child(command(arguments), trial)
         other = _difference(expected[name], in_child(contents, trial)[1][0])
         kills -= len(killed)
         print(json.dumps({
-            "command": name, "killed": killed, "again": again, "other": other, "told": None if again == 0 else told
+            "command": name, "killed": killed, "lost": lost, "again": again, "other": other,
+            "told": None if again == 0 else told,
         }), flush=True)  # fmt: skip
         shutil.rmtree(trial)
 
@@ -238,9 +260,9 @@ def main(world: Path, model: Path, folder: Path, every: str, *names: str) -> Non
     (nothing / "long.yaml").write_text(write_yaml(content | kept))
     source = {"source": "olr_netcdf", "name": "olr", "path": "observations/olr", "cutoff": "none"}
     (nothing / "files.yaml").write_text(write_yaml(content | {"observations": [source]}))
-    if every.startswith("random:"):
-        _, kills, seed = every.split(":")
-        at_random(names, folder, int(kills), int(seed))
+    if ":" in every:
+        mode, kills, seed = every.split(":")
+        at_random(names, folder, int(kills), int(seed), power=mode == "power")
         return
     for name in names:
         sweep(name, folder, int(every))
