@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from dacycle.common.foreign import reading
 from dacycle.common.locks import locked
+from dacycle.common.places import place
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
 from dacycle.cycler.archive.progress import FROZEN_REMEDY, STATES, Holding, find_states, refuse_unknown
@@ -36,7 +37,7 @@ from dacycle.cycler.archive.sealed_tables import read_sealed_table
 from dacycle.cycler.archive.seals import read_sealed_text
 from dacycle.cycler.archive.store import Store
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_experiment
-from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, WB2_NAMES, index
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, WB2_NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import from_arrays, make_state
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow
@@ -45,20 +46,20 @@ __all__ = ["HEADLINE_FIELDS", "Archive", "ArchiveError", "Branch", "Damage", "op
 
 _NAMES = list(WB2_NAMES.values())
 
-HEADLINE_FIELDS = "headline"
-"""The group of the analyses' headline fields, up to the time before which `keep` removes states."""
+HEADLINE_FIELDS = {"analysis": "headline_analysis", "background": "headline_background"}
+"""The groups of headline fields, up to the time before which `keep` removes states."""
 
 
 class Archive:
     """The archive of an experiment family, in a folder.
 
     Args:
-        folder: the folder.
+        folder: the folder, or the place of a copy in a bucket, `s3://BUCKET/PREFIX`, to read.
         create: make it if need be; otherwise ArchiveError is raised where the folder is no archive.
     """
 
     def __init__(self, folder: Path | str, create: bool = False) -> None:
-        self.folder = Path(folder)
+        self.folder = place(folder)
         self.forecasts = Store(self.folder / "forecasts.icechunk")
         if create:
             self.states = Store(self.folder / STATES)
@@ -228,26 +229,32 @@ class Branch:
         values.flags.writeable = False
         return values
 
-    def _read(self, group: str, time: pd.Timestamp) -> object:
-        if group == HEADLINE_FIELDS:
-            return self.archive.states.read(self.name, group, time, list(HEADLINE))
-        return self.state(group, time)
-
-    @property
-    def headline(self) -> xr.Dataset:
-        """Return the headline fields of every analysis, lazily, those whose states were removed among them."""
-        states = self.analysis
-        fields = {
-            name: states[WB2_NAMES[CHANNELS[index(name)].variable]].sel(level=CHANNELS[index(name)].level, drop=True)
-            if CHANNELS[index(name)].level
-            else states[WB2_NAMES[CHANNELS[index(name)].variable]]
-            for name in HEADLINE
-        }
-        newer = xr.Dataset(fields)
-        if not len(self.archive.states.times(self.name, HEADLINE_FIELDS)):
+    def headline(self, kind: str = "analysis") -> xr.Dataset:
+        """Return the headline fields of every `analysis` or `background`, lazily, of removed states as well."""
+        states = getattr(self, kind)
+        described = [(name, CHANNELS[index(name)]) for name in HEADLINE]
+        whole = {name: states[WB2_NAMES[channel.variable]] for name, channel in described}
+        newer = xr.Dataset(
+            {name: whole[name].sel(level=c.level, drop=True) if c.level else whole[name] for name, c in described}
+        )
+        if not len(self.kept(HEADLINE_FIELDS[kind])):
             return newer
-        older = self.archive.states.dataset(self.name, HEADLINE_FIELDS)
+        older = self.archive.states.dataset(self.name, HEADLINE_FIELDS[kind])
         return xr.concat([older, newer.sel(time=newer["time"] > older["time"][-1])], "time", data_vars="minimal")
+
+    def headline_fields(self, kind: str, time: pd.Timestamp) -> NDArray[np.float32]:
+        """Return the headline channels (6, H, W) of an `analysis` or `background`, SI, of a removed one as well.
+
+        Raises:
+            ArchiveError: as `state`.
+        """
+        states, group = self.archive.states, HEADLINE_FIELDS[kind]
+        if time not in self.kept(kind) and time in self.kept(group):
+            return np.stack(list(states.read(self.name, group, time, list(HEADLINE)).values()))
+        described = [CHANNELS[index(name)] for name in HEADLINE]
+        arrays = states.read(self.name, kind, time, [WB2_NAMES[channel.variable] for channel in described])
+        whole = [(arrays[WB2_NAMES[channel.variable]], channel.level) for channel in described]
+        return np.stack([array[LEVELS.index(level)] if level else array for array, level in whole])
 
     def members(self, time: pd.Timestamp) -> NDArray[np.float32] | None:
         """Return the perturbations (N, 69, H, W) of the analysis at `time`; None where it has no members.
@@ -378,9 +385,11 @@ class Branch:
     def _readers(self) -> Iterator[tuple[pd.Timestamp | None, Callable[[], object]]]:
         """Yield what reads each array and file, with the cycle that makes it again when it is run again."""
         yield None, partial(read_frozen, self.folder)
-        for group in ("analysis", "background", HEADLINE_FIELDS):
+        for kind, group in HEADLINE_FIELDS.items():
+            for time in self.kept(kind):
+                yield time, partial(self.state, kind, time)
             for time in self.kept(group):
-                yield time, partial(self._read, group, time)
+                yield time, partial(self.archive.states.read, self.name, group, time, list(HEADLINE))
         for record in self.records:
             time = record.time
             yield time, partial(self.members, time)
@@ -402,6 +411,10 @@ class Branch:
 
 def open_experiment(archive: Path | str, branch: str) -> Branch:
     """Open an experiment to read: `.analysis`, `.background` (lazy xarray), `.cycles`, `.departures()` (pandas).
+
+    Args:
+        archive: the archive's folder, or the place of a copy in a bucket, `s3://BUCKET/PREFIX`.
+        branch: the experiment.
 
     Raises:
         ArchiveError: the folder is no archive, or has no such branch.

@@ -107,7 +107,7 @@ def forget_past(folder: Path, snapshot: str) -> None:
         snapshot: the commit.
 
     Raises:
-        ArchiveError: an older commit has a later time, because the clock was set back since.
+        ArchiveError: its past could not be forgotten.
     """
     alone = folder.parent / f".forget.{folder.name}"
     shutil.rmtree(alone, ignore_errors=True)
@@ -121,10 +121,7 @@ def forget_past(folder: Path, snapshot: str) -> None:
         changed = icechunk.Repository.open(icechunk.local_filesystem_storage(str(alone)))
         parent = changed.lookup_snapshot(snapshot).parent_id
         if parent is None or changed.lookup_snapshot(parent).parent_id is not None:
-            raise ArchiveError(
-                f"{folder}: an older commit has a later time than this machine's clock; set the clock right, and run "
-                "the command again"
-            )
+            raise ArchiveError(f"{folder}: commit {snapshot} still has a past; nothing was removed")
         flush(alone / "snapshots" / snapshot)
         (alone / "snapshots" / snapshot).replace(folder / "snapshots" / snapshot)
         flush(folder / "snapshots")

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from zarr.storage import StorePath
 
 from dacycle.common.files import flush_all, whole
 from dacycle.common.foreign import reading
+from dacycle.common.places import is_remote, s3_address
 from dacycle.cycler.archive.commits import COPY, READ, branch_names, check_commit, point, seal_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.growth import Growth, Rows, create, rows_of
@@ -58,6 +60,28 @@ def _in_use() -> icechunk.RepositoryConfig:
     never = icechunk.ManifestPreloadCondition.false()
     config.manifest = icechunk.ManifestConfig(preload=icechunk.ManifestPreloadConfig(preload_if=never))
     return config
+
+
+def _storage(folder: Path) -> icechunk.Storage:
+    """Return Icechunk's storage of a store.
+
+    For buckets, credentials, region and address of the server come from the variables that all tools of S3 read:
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
+    """
+    if not is_remote(folder):
+        return icechunk.local_filesystem_storage(str(folder))
+    bucket, prefix = s3_address(folder)
+    address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return icechunk.s3_storage(
+        bucket=bucket,
+        prefix=prefix,
+        region=region,
+        endpoint_url=address,
+        allow_http=bool(address and address.startswith("http://")),
+        force_path_style=address is not None,
+        from_env=True,
+    )
 
 
 @dataclass
@@ -130,7 +154,7 @@ class Store:
     @cached_property
     def _repository(self) -> icechunk.Repository:
         with self._reading("config.yaml"):
-            return icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.folder)), config=_in_use())
+            return icechunk.Repository.open(_storage(self.folder), config=_in_use())
 
     def _reading(self, name: str = "") -> AbstractContextManager[None]:
         """Turn Icechunk's and zarr's errors into ArchiveErrors that name the store, or a file of it."""
@@ -346,7 +370,16 @@ class Store:
 
         It is on disk before a branch points to it: Icechunk itself leaves that to the system.
         """
-        snapshot = session.flush(message, dict(metadata or {}))
+        try:
+            snapshot = session.flush(message, dict(metadata or {}))
+        except icechunk.IcechunkError as error:
+            before, now = self._repository.lookup_snapshot(session.snapshot_id).written_at, datetime.now(UTC)
+            if now > before:
+                raise ArchiveError(f"{self.folder} cannot be written: {error.message}") from error
+            raise ArchiveError(
+                f"{self.folder}: this machine's clock says {now:%Y-%m-%d %H:%M:%S} UTC, but the newest commit was "
+                f"written at {before:%Y-%m-%d %H:%M:%S}; set the clock right, and run the command again"
+            ) from error
         if not past:
             forget_past(self.folder, snapshot)
             self._reopen()

@@ -15,7 +15,7 @@ __all__ = ["ArchiveFolder", "ExperimentFile", "ExperimentName", "Threads", "as_p
 
 
 def _archive_folder() -> Path:
-    return read_settings().archive or Path("archive")
+    return place(read_settings().archive or "archive")
 
 
 def as_place(text: str | Path) -> Path:

@@ -121,17 +121,18 @@ def _hours(times: pd.DatetimeIndex) -> Times:
 
 
 def _headline_fields(branch: Branch, until: pd.Timestamp) -> Iterator[Mapping[str, xr.Dataset | Rows]]:
-    """Yield the headline fields of each analysis before a time whose fields are not kept on their own yet."""
-    own, times = branch.kept(HEADLINE_FIELDS), branch.kept("analysis")
-    due = times[(times < until) & (times > own[-1])] if len(own) else times[times < until]
-    for time in due:
-        state = branch.state("analysis", time)
-        fields = {name: (("time", "latitude", "longitude"), state.values[index(name)][None]) for name in HEADLINE}
-        units = {name: {"units": CHANNELS[index(name)].unit} for name in HEADLINE}
-        coordinates = {
-            "time": [time],
-            "latitude": ("latitude", branch.grid.latitude, {"units": "degrees_north"}),
-            "longitude": ("longitude", branch.grid.longitude, {"units": "degrees_east"}),
-        }
-        variables = {name: (*field, units[name]) for name, field in fields.items()}
-        yield {HEADLINE_FIELDS: xr.Dataset(variables, coordinates)}
+    """Yield the headline fields of each state before a time whose fields are not kept on their own yet."""
+    for kind, group in HEADLINE_FIELDS.items():
+        own, times = branch.kept(group), branch.kept(kind)
+        for time in times[(times < until) & (times > own[-1] if len(own) else True)]:
+            fields = branch.headline_fields(kind, time)
+            variables = {
+                name: (("time", "latitude", "longitude"), fields[i : i + 1], {"units": CHANNELS[index(name)].unit})
+                for i, name in enumerate(HEADLINE)
+            }
+            coordinates = {
+                "time": [time],
+                "latitude": ("latitude", branch.grid.latitude, {"units": "degrees_north"}),
+                "longitude": ("longitude", branch.grid.longitude, {"units": "degrees_east"}),
+            }
+            yield {group: xr.Dataset(variables, coordinates)}

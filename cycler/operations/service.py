@@ -20,6 +20,7 @@ from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
+from dacycle.cycler.keeping.tidy import is_due, tidy
 from dacycle.cycler.operations.alerts import watch
 from dacycle.cycler.operations.metrics import write_metrics
 from dacycle.cycler.operations.telling import ways_of_telling
@@ -154,6 +155,7 @@ class Service:
                     if run.name == self.experiment.name:
                         raise
                     logger.error("%s", error)
+        self._tidy()
         branch = self.archive.branch(self.experiment.name)
         next_time, end = branch.next_time, self.experiment.end
         assert next_time is not None, "a branch that was run has at least its cold start"
@@ -187,6 +189,14 @@ class Service:
         else:
             verify(branch, world)
         write_metrics(self.archive.folder, run.name)
+
+    def _tidy(self) -> None:
+        """Remove the states that the experiment does not keep; at the next wake-up, where others use the archive."""
+        if is_due(self.archive, self.experiment):
+            try:
+                logger.info("removed states that are not kept: %.0f MB freed", tidy(self.archive).bytes / 1e6)
+            except ArchiveError as error:
+                logger.warning("%s; states that are not kept are removed at the next wake-up", error)
 
     def _leave_if_told(self) -> None:
         self._progress = time.monotonic()

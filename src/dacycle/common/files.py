@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dacycle.common.places import is_remote
+
 __all__ = ["flush", "flush_all", "whole", "write_whole"]
 
 
@@ -31,6 +33,8 @@ def whole(path: Path, replace: bool = True, durable: bool = True) -> Iterator[Pa
     Raises:
         OSError: the file or folder cannot be written or renamed, or it may not replace what is there.
     """
+    if is_remote(path):
+        raise OSError(errno.EROFS, "archives in buckets are only read", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_up(path)
     temporary = _temporary(path, "part")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dacycle.common.errors import DacycleError
+from dacycle.common.places import is_remote
 
 __all__ = ["locked"]
 
@@ -29,6 +30,11 @@ def locked(
     Raises:
         error_class: another process holds the lock, which the message names, or the folder cannot be written to.
     """
+    if is_remote(path):
+        raise error_class(
+            f"{what} cannot be written: archives in buckets are only read; `dacycle archive restore` makes a folder of "
+            "it"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")

@@ -5,7 +5,7 @@ from typing import cast
 
 from dacycle.common.errors import DacycleError
 
-__all__ = ["PlaceError", "is_remote", "place"]
+__all__ = ["PlaceError", "is_remote", "place", "s3_address"]
 
 
 class PlaceError(DacycleError, ValueError):
@@ -26,6 +26,12 @@ def place(text: str | Path) -> Path:
         except (ImportError, ValueError) as error:
             raise PlaceError(f"{text}: {error}; buckets need the extra `s3`: pip install 'dacycle[s3]'") from error
     return cast(Path, text) if not isinstance(text, str) else Path(text)
+
+
+def s3_address(where: Path) -> tuple[str, str]:
+    """Return bucket and prefix of a place in a bucket."""
+    bucket, _, prefix = str(where).removeprefix("s3://").partition("/")
+    return bucket, prefix
 
 
 def is_remote(where: Path) -> bool:

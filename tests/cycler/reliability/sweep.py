@@ -157,7 +157,15 @@ def _stored(store: Store) -> dict[str, str]:
     """Return digests of the arrays of a store, and the messages of its commits."""
     found = {}
     for branch in store.branches():
-        for group in ("analysis", "background", "cycles", "headline", "forecasts", "starts"):
+        for group in (
+            "analysis",
+            "background",
+            "cycles",
+            "headline_analysis",
+            "headline_background",
+            "forecasts",
+            "starts",
+        ):
             if len(store.times(branch, group)):
                 dataset = store.dataset(branch, group).load()
                 for name, variable in dataset.variables.items():
