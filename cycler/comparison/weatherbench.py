@@ -59,7 +59,7 @@ def write_weatherbench(comparison: Comparison, world: World, folder: Path) -> li
 
 def _analyses(branch: Branch, times: Iterable[pd.Timestamp], grid: Grid) -> Iterator[xr.Dataset]:
     for time in times:
-        yield weatherbench2(_at(branch.headline_fields("analysis", time), time, grid))
+        yield weatherbench2(_at(branch.headline_fields("analysis", time).astype(float), time, grid))
 
 
 def _reference(world: World, times: Iterable[pd.Timestamp]) -> Iterator[xr.Dataset]:
