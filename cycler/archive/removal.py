@@ -86,8 +86,8 @@ def _times(group: zarr.Group) -> NDArray[np.int64]:
 
 
 def _grows(array: zarr.Array) -> bool:
-    names = getattr(array.metadata, "dimension_names", None)
-    return bool(names) and names[0] == "time"
+    names = getattr(array.metadata, "dimension_names", None) or ()
+    return names[:1] == ("time",)
 
 
 def _write_list(lists: zarr.Group, name: str, times: NDArray[np.int64]) -> None:

@@ -25,7 +25,7 @@ def place(text: str | Path) -> Path:
             return cast(Path, UPath(text.rstrip("/")))
         except (ImportError, ValueError) as error:
             raise PlaceError(f"{text}: {error}; buckets need the extra `s3`: pip install 'dacycle[s3]'") from error
-    return cast(Path, text) if not isinstance(text, str) else Path(text)
+    return Path(text) if isinstance(text, str) else text
 
 
 def s3_address(where: Path) -> tuple[str, str]:
