@@ -239,7 +239,7 @@ class Branch:
         )
         if not len(self.kept(HEADLINE_FIELDS[kind])):
             return newer
-        older = self.archive.states.dataset(self.name, HEADLINE_FIELDS[kind])
+        older = self.states.dataset(self.name, HEADLINE_FIELDS[kind])
         return xr.concat([older, newer.sel(time=newer["time"] > older["time"][-1])], "time", data_vars="minimal")
 
     def headline_fields(self, kind: str, time: pd.Timestamp) -> NDArray[np.float32]:
@@ -248,7 +248,7 @@ class Branch:
         Raises:
             ArchiveError: as `state`.
         """
-        states, group = self.archive.states, HEADLINE_FIELDS[kind]
+        states, group = self.states, HEADLINE_FIELDS[kind]
         if time not in self.kept(kind) and time in self.kept(group):
             return np.stack(list(states.read(self.name, group, time, list(HEADLINE)).values()))
         described = [CHANNELS[index(name)] for name in HEADLINE]
@@ -346,11 +346,11 @@ class Branch:
         holding = Holding().after(record.as_dict() for record in records)
         metadata = {"time": cycle_id(time)}
         message = f"cut off after {cycle_id(time)}"
-        return self.archive.states.shortened(self.name, time, message, metadata, holding.to_json())
+        return self.states.shortened(self.name, time, message, metadata, holding.to_json())
 
     def kept(self, group: str) -> pd.DatetimeIndex:
         """Return the times at which the states of a group are kept: all, but for those that retention removed."""
-        return pd.DatetimeIndex(self.archive.states.times(self.name, group).astype("datetime64[s]"))
+        return pd.DatetimeIndex(self.states.times(self.name, group).astype("datetime64[s]"))
 
     @property
     def restarts(self) -> pd.DatetimeIndex:
@@ -369,7 +369,7 @@ class Branch:
 
     def damage(self) -> list[Damage]:
         """Read everything that is kept of the run; return each damaged array or file."""
-        found = [Damage(sentence) for sentence in self.archive.states.damaged(self.name)]
+        found = [Damage(sentence) for sentence in self.states.damaged(self.name)]
         if self.name in self.archive.forecasts.branches():
             found += [Damage(sentence) for sentence in self.archive.forecasts.damaged(self.name)]
         try:
@@ -389,7 +389,7 @@ class Branch:
             for time in self.kept(kind):
                 yield time, partial(self.state, kind, time)
             for time in self.kept(group):
-                yield time, partial(self.archive.states.read, self.name, group, time, list(HEADLINE))
+                yield time, partial(self.states.read, self.name, group, time, list(HEADLINE))
         for record in self.records:
             time = record.time
             yield time, partial(self.members, time)

@@ -26,7 +26,9 @@ def killer(tmp_path_factory) -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs Linux and a C compiler, to stand before the C library's file operations")
     library = tmp_path_factory.mktemp("killer") / "killer.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "killer.c", "-ldl", "-lpthread"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-pthread", "-o", library, HERE / "killer.c", "-ldl"], check=True
+    )
     return library
 
 
