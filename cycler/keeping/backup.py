@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dacycle.common.files import flush, flush_all, write_whole
 from dacycle.common.foreign import reading
+from dacycle.common.places import is_remote
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.commits import branch_names
 from dacycle.cycler.archive.exceptions import ArchiveError
@@ -149,7 +150,7 @@ def _rank(name: str) -> int:
 
 def _files(root: Path) -> dict[str, int]:
     """Return the size of each file below a folder or bucket by its name there, without locks and temporary files."""
-    if isinstance(root, Path):
+    if not is_remote(root):
         found = {
             str(Path(at, name).relative_to(root)): at + os.sep + name
             for at, _, names in os.walk(root)
@@ -158,8 +159,9 @@ def _files(root: Path) -> dict[str, int]:
         sizes = {name: _size(path) for name, path in found.items()}
     else:
         with reading(root, ArchiveError):
-            entries = root.fs.find(root.path, detail=True)
-        sizes = {key.removeprefix(root.path).lstrip("/"): int(entry["size"]) for key, entry in entries.items()}
+            there = cast(Any, root)
+            entries = there.fs.find(there.path, detail=True)
+        sizes = {key.removeprefix(there.path).lstrip("/"): int(entry["size"]) for key, entry in entries.items()}
     return {name: size for name, size in sizes.items() if size is not None and _belongs(name)}
 
 
@@ -215,7 +217,7 @@ def _each(work: Callable[[str], object], names: list[str]) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file that is seen whole; a bucket does so by itself."""
-    if not isinstance(path, Path):
+    if is_remote(path):
         path.write_bytes(content)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +230,7 @@ def _write(path: Path, content: bytes) -> None:
 def _point(root: Path, newest: Mapping[str, bytes]) -> None:
     """Make the branches of a copy point to the commits that were noted."""
     for name, content in newest.items():
-        if isinstance(root, Path):
+        if not is_remote(root):
             write_whole(root / name, content)
         else:
             (root / name).write_bytes(content)
@@ -236,5 +238,5 @@ def _point(root: Path, newest: Mapping[str, bytes]) -> None:
 
 def _settle(root: Path) -> None:
     """Make the system write to disk what was copied to a folder."""
-    if isinstance(root, Path):
+    if not is_remote(root):
         flush_all(root)
