@@ -61,6 +61,10 @@ STEP = pd.Timedelta(hours=STEP_HOURS)
 """Time from one cycle to the next."""
 
 
+CHANGEABLE = ("end", "keep")
+"""Keys that may change while a run goes on: they change no cycle."""
+
+
 class ExperimentError(DacycleError, ValueError):
     """An experiment cannot run as written; the message names file, line, key and remedy."""
 
@@ -319,6 +323,23 @@ class LateSettings(Strict):
         return value
 
 
+class KeepSettings(Strict):
+    """Set how long the states of every cycle are kept; records, departures, scores and headline fields always are."""
+
+    cycles: Duration = Field(description="a duration such as 60d")
+    """How long, before the newest cycle, every cycle keeps its states."""
+    then: Literal["daily", "none"] = "daily"
+    """Which states are kept of older cycles: those of 00 UTC with the analysis 6 h before, from which a forecast or a
+    fork can start, or none."""
+
+    @field_validator("cycles")
+    @classmethod
+    def _long_enough(cls, value: pd.Timedelta) -> pd.Timedelta:
+        if value < pd.Timedelta(days=2):
+            raise ValueError("the newest 2d are always kept, because cycles start from them; give at least 2d")
+        return value
+
+
 class Experiment(Strict):
     """Hold one experiment, as its YAML file says."""
 
@@ -381,6 +402,8 @@ class Experiment(Strict):
     fetch_limit: Duration | None = None
     """How long a cycle waits for the files of all its sources from servers and buckets together; default: 10 minutes.
     A source that is not there by then is left out of the cycle."""
+    keep: KeepSettings | None = None
+    """How long states are kept (`dacycle archive tidy`); default: for ever. It may be changed while the run goes on."""
     seed: int = Field(ge=0)
     """Seed of everything that is drawn: simulated observations, perturbations, samples of a method."""
 
@@ -449,9 +472,8 @@ class Experiment(Strict):
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of all keys but `end`, which may change to make a run longer."""
-        content = self.as_dict()
-        del content["end"]
+        """Return the SHA-256 of all keys but those that may change while a run goes on: `end` and `keep`."""
+        content = {key: value for key, value in self.as_dict().items() if key not in CHANGEABLE}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def error_table(self) -> ErrorTable:
@@ -525,14 +547,22 @@ def _check_late(experiment: Experiment, late: LateSettings) -> None:
             f"late.cutoff is {_write_duration(late.cutoff)}, but source {name} is waited for {longest} already; it "
             "must be longer than every cutoff"
         )
+    if experiment.keep is not None and experiment.keep.cycles < (least := late.cutoff + pd.Timedelta(days=1)):
+        raise ValueError(
+            f"keep.cycles is {_write_duration(experiment.keep.cycles)}, but cycles start from late ones of up to "
+            f"{_write_duration(least)} before; give at least that"
+        )
     if late.from_ is not None and parse_donor(late.from_)[1] >= experiment.start:
         raise ValueError(f"late.from is {late.from_}, which is not before the start, {cycle_id(experiment.start)}")
 
 
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
-    """Return the dotted keys, `end` excepted, in which two experiments differ, each with both values."""
-    before, after = _flatten(old.as_dict()), _flatten(new.as_dict())
-    keys = sorted((before.keys() | after.keys()) - {"end"})
+    """Return the dotted keys in which two experiments differ, but for `end` and `keep`, each with both values."""
+    before, after = (
+        _flatten({key: value for key, value in experiment.as_dict().items() if key not in CHANGEABLE})
+        for experiment in (old, new)
+    )
+    keys = sorted(before.keys() | after.keys())
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 

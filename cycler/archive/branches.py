@@ -4,6 +4,8 @@
                            experiment
     forecasts.icechunk     forecasts, with commits of their own
     branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, verification/, report/
+    lock.adding            held together by all that add to a store, alone by what collects garbage
+    lock.removing          held together by all that remove files, alone by a backup
 
 The archive is the ledger: the next cycle is read from `cycles`, and a file beside the stores counts only if a committed
 cycle names it. A cycle's departures have their final name on disk before its commit. A process that is killed at any
@@ -13,7 +15,8 @@ moment therefore leaves either a whole cycle, or a file that no cycle names and 
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -25,34 +28,38 @@ from numpy.typing import NDArray
 
 from dacycle.common.foreign import reading
 from dacycle.common.locks import locked
+from dacycle.common.places import place
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
-from dacycle.cycler.archive.progress import FROZEN_REMEDY, STATES, find_states, refuse_unknown
+from dacycle.cycler.archive.progress import FROZEN_REMEDY, STATES, Holding, find_states, refuse_unknown
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.sealed_tables import read_sealed_table
 from dacycle.cycler.archive.seals import read_sealed_text
 from dacycle.cycler.archive.store import Store
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, parse_experiment
-from dacycle.forecast_adapter.channels import HEADLINE, WB2_NAMES
+from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, WB2_NAMES, index
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.state import from_arrays, make_state
 from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow
 
-__all__ = ["Archive", "ArchiveError", "Branch", "open_experiment", "read_frozen"]
+__all__ = ["HEADLINE_FIELDS", "Archive", "ArchiveError", "Branch", "Damage", "open_experiment", "read_frozen"]
 
 _NAMES = list(WB2_NAMES.values())
+
+HEADLINE_FIELDS = {"analysis": "headline_analysis", "background": "headline_background"}
+"""The groups of headline fields, up to the time before which `keep` removes states."""
 
 
 class Archive:
     """The archive of an experiment family, in a folder.
 
     Args:
-        folder: the folder.
+        folder: the folder, or the place of a copy in a bucket, `s3://BUCKET/PREFIX`, to read.
         create: make it if need be; otherwise ArchiveError is raised where the folder is no archive.
     """
 
     def __init__(self, folder: Path | str, create: bool = False) -> None:
-        self.folder = Path(folder)
+        self.folder = place(folder)
         self.forecasts = Store(self.folder / "forecasts.icechunk")
         if create:
             self.states = Store(self.folder / STATES)
@@ -86,33 +93,59 @@ class Archive:
     def lock(self, name: str, patience: float = 0.0) -> Iterator[None]:
         """Hold the writer's lock of a branch; the kernel releases it even when the process is killed.
 
-        What killed writers left there under temporary names is removed.
+        What killed writers left there under temporary names is removed. Garbage is not collected meanwhile.
 
         Args:
             name: of the branch.
             patience: seconds to wait while another process holds it.
         """
         folder = self.folder / "branches" / name
-        with locked(folder / "lock", f"experiment {name}", ArchiveError, patience=patience):
+        with self.adding(), locked(folder / "lock", f"experiment {name}", ArchiveError, patience=patience):
             for path in (*folder.glob(".*.part*"), *(folder / "departures").glob(".*.part*")):
                 path.unlink()
             yield
+
+    def adding(self, alone: bool = False) -> AbstractContextManager[None]:
+        """Hold the lock of those who add to the archive; `alone`, nobody else adds to it meanwhile.
+
+        Raises:
+            ArchiveError: another process adds to it, and this one wants to be alone.
+        """
+        path = self.folder / "lock.adding"
+        return locked(path, f"the archive {self.folder}", ArchiveError, wait=not alone, shared=not alone)
+
+    def removing(self, alone: bool = False) -> AbstractContextManager[None]:
+        """Hold the lock of those who remove something from the archive; `alone`, nobody else removes anything.
+
+        Raises:
+            ArchiveError: another process removes something, or keeps all from doing so, such as a backup.
+        """
+        return locked(self.folder / "lock.removing", f"the archive {self.folder}", ArchiveError, shared=not alone)
 
     def rewind(self, name: str, time: pd.Timestamp) -> None:
         """Make `time` the newest cycle of an experiment again; drop later cycles and their files.
 
         Raises:
-            ArchiveError: there is no such cycle, it is before the experiment's start, or another process is writing.
+            ArchiveError: there is no such cycle, its states were removed, it is before the experiment's start, or
+                another process is writing or makes a backup.
         """
         branch = self.branch(name)
         first = branch.experiment.start - STEP
         if time < first:
             raise ArchiveError(f"{name} begins at {cycle_id(first)}; it cannot be rewound to {cycle_id(time)}")
-        with self.lock(name):
+        with self.removing(), self.lock(name):
             self.states.reset(name, branch.commit_of(time))
             for path in sorted(branch.folder.glob("d*/*.parquet")):
                 if path.stem[: len(cycle_id(time))] > cycle_id(time):
                     path.unlink()
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Say what is damaged and what mends it; `cycle` is the one that makes it again, if one does."""
+
+    sentence: str
+    cycle: pd.Timestamp | None = None
 
 
 class Branch:
@@ -200,6 +233,33 @@ class Branch:
         values.flags.writeable = False
         return values
 
+    def headline(self, kind: str = "analysis") -> xr.Dataset:
+        """Return the headline fields of every `analysis` or `background`, lazily, of removed states as well."""
+        states = getattr(self, kind)
+        described = [(name, CHANNELS[index(name)]) for name in HEADLINE]
+        whole = {name: states[WB2_NAMES[channel.variable]] for name, channel in described}
+        newer = xr.Dataset(
+            {name: whole[name].sel(level=c.level, drop=True) if c.level else whole[name] for name, c in described}
+        )
+        if not len(self.kept(HEADLINE_FIELDS[kind])):
+            return newer
+        older = self.states.dataset(self.name, HEADLINE_FIELDS[kind])
+        return xr.concat([older, newer.sel(time=newer["time"] > older["time"][-1])], "time", data_vars="minimal")
+
+    def headline_fields(self, kind: str, time: pd.Timestamp) -> NDArray[np.float32]:
+        """Return the headline channels (6, H, W) of an `analysis` or `background`, SI, of a removed one as well.
+
+        Raises:
+            ArchiveError: as `state`.
+        """
+        states, group = self.states, HEADLINE_FIELDS[kind]
+        if time not in self.kept(kind) and time in self.kept(group):
+            return np.stack(list(states.read(self.name, group, time, list(HEADLINE)).values()))
+        described = [CHANNELS[index(name)] for name in HEADLINE]
+        arrays = states.read(self.name, kind, time, [WB2_NAMES[channel.variable] for channel in described])
+        whole = [(arrays[WB2_NAMES[channel.variable]], channel.level) for channel in described]
+        return np.stack([array[LEVELS.index(level)] if level else array for array, level in whole])
+
     def members(self, time: pd.Timestamp) -> NDArray[np.float32] | None:
         """Return the perturbations (N, 69, H, W) of the analysis at `time`; None where it has no members.
 
@@ -268,54 +328,97 @@ class Branch:
         return table
 
     def commit_of(self, time: pd.Timestamp) -> str:
-        """Return the id of the snapshot in which a cycle was published.
+        """Return the id of a snapshot that ends with a cycle: the one in which it was published.
+
+        Where retention has forgotten that one, a snapshot is written that ends with the cycle. The caller adds to the
+        archive (`Archive.lock`).
 
         Raises:
-            ArchiveError: there is no such cycle.
+            ArchiveError: there is no such cycle, or a forecast cannot start from it as its states were removed.
         """
         for commit in self.states.commits(self.name):
             if commit.metadata.get("time") == cycle_id(time):
                 return str(commit.id)
-        raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
+        if time not in self.times:
+            raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
+        if time not in self.restarts:
+            raise ArchiveError(
+                f"{self.archive.folder}: the states of {self.name} from which a run goes on after {cycle_id(time)} "
+                f"were removed by retention (`keep` in the experiment); it can go on after {self._nearest(time)}"
+            )
+        records = self._records(slice(len(self.times[self.times <= time])))
+        holding = Holding().after(record.as_dict() for record in records)
+        metadata = {"time": cycle_id(time)}
+        message = f"cut off after {cycle_id(time)}"
+        return self.states.shortened(self.name, time, message, metadata, holding.to_json())
+
+    def kept(self, group: str) -> pd.DatetimeIndex:
+        """Return the times at which the states of a group are kept: all, but for those that retention removed."""
+        return pd.DatetimeIndex(self.states.times(self.name, group).astype("datetime64[s]"))
+
+    @property
+    def restarts(self) -> pd.DatetimeIndex:
+        """Return the times after which a run or a forecast can go on: both frames of the forecast are kept."""
+        kept = self.kept("analysis")
+        return kept[(kept - STEP).isin(kept)]
+
+    def _nearest(self, time: pd.Timestamp) -> str:
+        restarts = self.restarts
+        near = [*restarts[restarts < time][-1:], *restarts[restarts > time][:1]]
+        return " or ".join(map(cycle_id, near)) or "no cycle"
 
     def damaged(self) -> list[str]:
         """Read everything that is kept of the run; return a sentence for each damaged array or file."""
-        damage = self.states.damaged(self.name)
+        return [each.sentence for each in self.damage()]
+
+    def damage(self) -> list[Damage]:
+        """Read everything that is kept of the run; return each damaged array or file."""
+        found = [Damage(sentence) for sentence in self.states.damaged(self.name)]
         if self.name in self.archive.forecasts.branches():
-            damage += self.archive.forecasts.damaged(self.name)
+            found += [Damage(sentence) for sentence in self.archive.forecasts.damaged(self.name)]
         try:
-            for read in self._readers():
+            for cycle, read in self._readers():
                 try:
                     read()
                 except ArchiveError as error:
-                    damage.append(str(error))
+                    found.append(Damage(str(error), cycle))
         except ArchiveError as error:  # what there is cannot be listed
-            damage.append(str(error))
-        return list(dict.fromkeys(damage))
+            found.append(Damage(str(error)))
+        return list({each.sentence: each for each in found}.values())
 
-    def _readers(self) -> Iterator[Callable[[], object]]:
+    def _readers(self) -> Iterator[tuple[pd.Timestamp | None, Callable[[], object]]]:
+        """Yield what reads each array and file, with the cycle that makes it again when it is run again."""
+        yield None, partial(read_frozen, self.folder)
+        for kind, group in HEADLINE_FIELDS.items():
+            for time in self.kept(kind):
+                yield time, partial(self.state, kind, time)
+            for time in self.kept(group):
+                yield time, partial(self.states.read, self.name, group, time, list(HEADLINE))
         for record in self.records:
-            yield partial(self.state, "analysis", record.time)
-            yield partial(self.members, record.time)
-            yield partial(self.smoothed, record.time)
-            yield partial(self.smoothed_members, record.time)
+            time = record.time
+            yield time, partial(self.members, time)
+            yield time, partial(self.smoothed, time)
+            yield time, partial(self.smoothed_members, time)
             if record.status != "cold_start":
-                yield partial(self.state, "background", record.time)
-                yield partial(self.departures, [record.time])
+                yield time, partial(self.departures, [time])
         forecasts = self.archive.forecasts
         if self.name in forecasts.branches():
             for start in forecasts.times(self.name, "starts"):
-                yield partial(forecasts.read, self.name, "forecasts", start, list(HEADLINE))
+                yield None, partial(forecasts.read, self.name, "forecasts", start, list(HEADLINE))
         for path in sorted(self.folder.glob("drift/*.parquet")):
-            yield partial(read_sealed_table, path, f"delete it and run `dacycle drift {self.name}` again")
+            yield None, partial(read_sealed_table, path, f"delete it and run `dacycle drift {self.name}` again")
         for path in sorted(
             (*self.folder.glob("verification/*.parquet"), *self.archive.folder.glob("shared/*/*.parquet"))
         ):
-            yield partial(read_sealed_table, path, "it is made again when it is next needed")
+            yield None, partial(read_sealed_table, path, "it is made again when it is next needed")
 
 
 def open_experiment(archive: Path | str, branch: str) -> Branch:
     """Open an experiment to read: `.analysis`, `.background` (lazy xarray), `.cycles`, `.departures()` (pandas).
+
+    Args:
+        archive: the archive's folder, or the place of a copy in a bucket, `s3://BUCKET/PREFIX`.
+        branch: the experiment.
 
     Raises:
         ArchiveError: the folder is no archive, or has no such branch.

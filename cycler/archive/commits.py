@@ -10,12 +10,12 @@ import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from dacycle.common.files import flush
+from dacycle.common.files import write_whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.seals import read_sealed_text, seal_text
 
-__all__ = ["COPY", "READ", "branch_names", "check_commit", "newest_commit", "seal_commit"]
+__all__ = ["COPY", "READ", "branch_names", "check_commit", "newest_commit", "point", "seal_commit"]
 
 COPY = "restore it from a copy of the archive"
 READ = ("config.yaml", "snapshots", "manifests")
@@ -25,7 +25,7 @@ _NOTE = "# holds "
 
 def branch_names(folder: Path) -> list[str]:
     """Return the sorted names of the branches of a store, without the empty trunk `main`."""
-    names = {path.name.removeprefix("branch.") for path in (folder / "refs").glob("branch.*")}
+    names = {path.parent.name.removeprefix("branch.") for path in (folder / "refs").glob("branch.*/ref.json")}
     return sorted(names - {"main"})
 
 
@@ -38,6 +38,15 @@ def newest_commit(folder: Path, branch: str) -> str:
     path = folder / f"refs/branch.{branch}/ref.json"
     with reading(f"{path} ({COPY})", ArchiveError):
         return str(json.loads(path.read_bytes())["snapshot"])
+
+
+def point(folder: Path, branch: str, commit: str) -> None:
+    """Make a commit, which is on disk, the newest of a branch; make the branch if need be.
+
+    The caller holds the branch's lock. The file is Icechunk's own, which would not flush it before renaming it: after a
+    power cut it could be empty.
+    """
+    write_whole(folder / f"refs/branch.{branch}/ref.json", json.dumps({"snapshot": commit}).encode())
 
 
 def check_commit(folder: Path, commit: str, kinds: Collection[str], known: dict[str, str]) -> str:
@@ -77,7 +86,7 @@ def seal_commit(folder: Path, commit: str, manifests: Iterable[str], known: dict
     """Write the seal of a commit, in the form of `sha256sum`, with a note in one line.
 
     It gets its name at once: until a branch points to the commit nobody reads it, and what a killed process left under
-    a temporary name could not be told from what another is writing.
+    a temporary name could not be told from what another is writing. The caller flushes it with the commit's files.
     """
     files = ["config.yaml", f"snapshots/{commit}", f"transactions/{commit}", *(f"manifests/{m}" for m in manifests)]
     names = [name for name in files if name in known or (folder / name).is_file()]
@@ -88,5 +97,3 @@ def seal_commit(folder: Path, commit: str, manifests: Iterable[str], known: dict
     seal = folder / "seals" / commit
     seal.parent.mkdir(exist_ok=True)
     seal.write_bytes(seal_text("".join(lines)))
-    flush(seal)
-    flush(seal.parent)

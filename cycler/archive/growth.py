@@ -28,7 +28,7 @@ from dacycle.cycler.archive.exceptions import ArchiveError
 if TYPE_CHECKING:  # what only looks at records, such as `dacycle status`, does not import it
     import xarray as xr
 
-__all__ = ["Growth", "Rows", "create", "rows_of"]
+__all__ = ["COMPRESSORS", "Growth", "Rows", "create", "hours", "rows_of"]
 
 Rows = dict[str, NDArray]
 """What a group that is there grows by: its arrays by name, time first, with `time` itself as datetime64."""
@@ -37,12 +37,12 @@ TIME_UNITS = "hours since 1970-01-01"
 # Fields have one time per chunk. Series and records share chunks; otherwise a year's list would read a file per cycle.
 _NUMBERS_PER_CHUNK = 512
 _TEXTS_PER_CHUNK = 64
-_COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
+COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 _LENGTH = "number of rows"
 """Stands for that number in the text of an array's metadata."""
 
 
-def _hours(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
+def hours(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
     """Return times (n,) as int64 hours since 1970-01-01."""
     return np.asarray(times).astype("datetime64[h]").astype(np.int64)
 
@@ -68,7 +68,7 @@ def create(root: zarr.Group, name: str, dataset: "xr.Dataset") -> None:
             shape=shape,
             chunks=_chunks(shape, text) if growing else "auto",
             dtype=np.int64 if key == "time" else (str if text else variable.dtype),
-            compressors=_COMPRESSORS,
+            compressors=COMPRESSORS,
             fill_value="" if text else (np.nan if variable.dtype.kind == "f" else 0),
             attributes=attributes,
             dimension_names=[str(dim) for dim in variable.dims],
@@ -111,7 +111,7 @@ class Growth:
         Raises:
             ArchiveError: a time does not come after those of the group, or a shape is another.
         """
-        new, last = _hours(rows["time"]), self.last[group]
+        new, last = hours(rows["time"]), self.last[group]
         joined = new if last is None else np.concatenate([[last], new])
         if np.any(np.diff(joined) <= 0):
             before, first = (np.int64(hour).astype("datetime64[h]") for hour in (joined[0], new[0]))
@@ -198,7 +198,7 @@ def _codecs(metadata: Mapping[str, Any]) -> str:
     return json.dumps(metadata["codecs"])
 
 
-_zstd, _texts = Zstd(level=_COMPRESSORS[0].level), VLenUTF8()
+_zstd, _texts = Zstd(level=COMPRESSORS[0].level), VLenUTF8()
 
 
 def _of_numbers(chunk: NDArray) -> bytes:
@@ -217,6 +217,6 @@ def _sealed(content: Any) -> bytes:
 _NUMBERS = {"name": "bytes", "configuration": {"endian": "little"}}
 _TEXTS = {"name": "vlen-utf8", "configuration": {}}
 _ENCODINGS: dict[str, Callable[[NDArray], bytes]] = {
-    json.dumps([serialiser, *(codec.to_dict() for codec in _COMPRESSORS)]): encode
+    json.dumps([serialiser, *(codec.to_dict() for codec in COMPRESSORS)]): encode
     for serialiser, encode in ((_NUMBERS, _of_numbers), (_TEXTS, _of_texts))
 }

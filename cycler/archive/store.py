@@ -13,6 +13,7 @@ import threading
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,13 @@ from numpy.typing import NDArray
 from zarr.buffer.cpu import Buffer
 from zarr.storage import StorePath
 
-from dacycle.common.files import whole
+from dacycle.common.files import flush_all, whole
 from dacycle.common.foreign import reading
-from dacycle.cycler.archive.commits import COPY, READ, check_commit, seal_commit
+from dacycle.common.places import is_remote, s3_address
+from dacycle.cycler.archive.commits import COPY, READ, branch_names, check_commit, point, seal_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.growth import Growth, Rows, create, rows_of
+from dacycle.cycler.archive.removal import Times, collect, drop_states, forget_past, removed_times, shorten
 
 if TYPE_CHECKING:  # what only looks at records, such as `dacycle status`, imports neither
     import pandas as pd
@@ -59,6 +62,28 @@ def _in_use() -> icechunk.RepositoryConfig:
     return config
 
 
+def _storage(folder: Path) -> icechunk.Storage:
+    """Return Icechunk's storage of a store.
+
+    For buckets, credentials, region and address of the server come from the variables that all tools of S3 read:
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL.
+    """
+    if not is_remote(folder):
+        return icechunk.local_filesystem_storage(str(folder))
+    bucket, prefix = s3_address(folder)
+    address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return icechunk.s3_storage(
+        bucket=bucket,
+        prefix=prefix,
+        region=region,
+        endpoint_url=address,
+        allow_http=bool(address and address.startswith("http://")),
+        force_path_style=address is not None,
+        from_env=True,
+    )
+
+
 @dataclass
 class _Snapshot:
     """A commit to read, whose files have been checked; what was opened of it stays open.
@@ -67,11 +92,17 @@ class _Snapshot:
         store: of its arrays.
         arrays: those that were opened, by path.
         times: of the groups whose times were read.
+        removed: by group, the times whose fields are gone.
     """
 
     store: icechunk.IcechunkStore
     arrays: dict[str, zarr.AsyncArray] = field(default_factory=dict)
-    times: dict[str, NDArray[np.datetime64]] = field(default_factory=dict)
+    times: dict[str, Times] = field(default_factory=dict)
+
+    @cached_property
+    def removed(self) -> dict[str, Times]:
+        """Return by group the times whose fields are gone."""
+        return removed_times(self.store)
 
 
 class Store:
@@ -107,6 +138,7 @@ class Store:
             trunk.commit("the empty trunk, from which branches begin")
             for commit in repository.ancestry(branch="main"):
                 _seal(temporary, commit, {})
+            flush_all(temporary)
 
     def _has_trunk(self) -> bool:
         if not self.exists:
@@ -122,7 +154,7 @@ class Store:
     @cached_property
     def _repository(self) -> icechunk.Repository:
         with self._reading("config.yaml"):
-            return icechunk.Repository.open(icechunk.local_filesystem_storage(str(self.folder)), config=_in_use())
+            return icechunk.Repository.open(_storage(self.folder), config=_in_use())
 
     def _reading(self, name: str = "") -> AbstractContextManager[None]:
         """Turn Icechunk's and zarr's errors into ArchiveErrors that name the store, or a file of it."""
@@ -130,14 +162,12 @@ class Store:
 
     def branches(self) -> list[str]:
         """Return the sorted names of the branches, without the empty trunk `main`."""
-        if not self.exists:
-            return []
         with self._reading("refs"):
-            return sorted(set(self._repository.list_branches()) - {"main"})
+            return branch_names(self.folder)
 
     def create_branch(self, branch: str, snapshot: str | None = None) -> None:
         """Begin a branch at a snapshot of another one; without a snapshot it is empty."""
-        self._repository.create_branch(branch, snapshot or self._repository.lookup_branch("main"))
+        point(self.folder, branch, snapshot or self._repository.lookup_branch("main"))
 
     def commits(self, branch: str) -> Iterator[icechunk.SnapshotInfo]:
         """Yield the commits of a branch, newest first, with message, metadata and time of writing.
@@ -153,9 +183,25 @@ class Store:
             yield commit
             snapshot = commit.parent_id
 
+    def notes(self, branch: str) -> Iterator[Mapping[str, Any]]:
+        """Yield what was noted with each cycle or forecast, the newest first: `time`, `written`, `seconds`.
+
+        Those of commits that retention has forgotten were carried on, as far as the experiment's `keep` reaches.
+
+        Raises:
+            ArchiveError: a commit is damaged.
+        """
+        last = None
+        for commit in self.commits(branch):
+            own = [commit.metadata] if "time" in commit.metadata else []
+            for note in (*own, *commit.metadata.get("carried", [])):
+                if last is None or note["time"] < last:  # a branch that was rewound has carried later ones
+                    last = note["time"]
+                    yield note
+
     def reset(self, branch: str, snapshot: str) -> None:
         """Make `snapshot` the newest commit of a branch."""
-        self._repository.reset_branch(branch, snapshot)
+        point(self.folder, branch, snapshot)
 
     def damaged(self, branch: str) -> list[str]:
         """Check the files of all commits of a branch; return a sentence for each that is damaged."""
@@ -183,9 +229,14 @@ class Store:
         """Check the files of a commit that have not been checked yet; a commit without a seal is older than seals."""
         check_commit(self.folder, snapshot, kinds, self._digests)
 
-    def times(self, branch: str, group: str) -> NDArray[np.datetime64]:
-        """Return the times of a group, (n,) datetime64[h], in order; empty where it has none yet."""
+    def times(self, branch: str, group: str) -> Times:
+        """Return the times of a group, (n,) datetime64[h], in order, without those that were removed."""
         snapshot = self._snapshot(branch)
+        times = self._rows(snapshot, group)
+        return times[~np.isin(times, self._removed(snapshot, group))]
+
+    def _rows(self, snapshot: _Snapshot, group: str) -> Times:
+        """Return the time of each row of a group; none where it has none yet."""
         if group not in snapshot.times:
             with self._reading():
                 there = group in zarr.open_group(snapshot.store, mode="r")
@@ -194,25 +245,39 @@ class Store:
             snapshot.times[group] = self._read(snapshot, [f"{group}/time"], slice(None))[0].astype("datetime64[h]")
         return snapshot.times[group]
 
+    def _removed(self, snapshot: _Snapshot, group: str) -> Times:
+        with self._reading():
+            return snapshot.removed.get(group, np.array([], "datetime64[h]"))
+
     def dataset(self, branch: str, group: str) -> "xr.Dataset":
-        """Return a group as a lazy dataset."""
+        """Return a group as a lazy dataset, without the times that were removed."""
         import xarray as xr
 
-        store = self._snapshot(branch).store
+        snapshot = self._snapshot(branch)
         with self._reading():
-            return xr.open_zarr(store, group=group, consolidated=False, chunks=None)
+            dataset = xr.open_zarr(snapshot.store, group=group, consolidated=False, chunks=None)
+        removed = self._removed(snapshot, group)
+        return dataset.isel(time=~np.isin(dataset["time"].values, removed)) if len(removed) else dataset
 
     def read(self, branch: str, group: str, time: "pd.Timestamp", names: list[str]) -> dict[str, NDArray]:
         """Return the arrays of one time in their own shapes, without the time axis.
 
         Raises:
-            ArchiveError: there is no such time, or the checksum of an array fails; the message names array and time.
+            ArchiveError: there is no such time, it was removed, or the checksum of an array fails; the message names
+                array and time.
         """
-        when = np.flatnonzero(self.times(branch, group) == np.datetime64(time, "h"))
+        snapshot, wanted = self._snapshot(branch), np.datetime64(time, "h")
+        when = np.flatnonzero(self._rows(snapshot, group) == wanted)
         if when.size != 1:
-            raise ArchiveError(f"{self.folder}, branch {branch}: {group} has no time {np.datetime64(time, 'h')}")
-        paths = [f"{group}/{name}" for name in names]
-        values = self._read(self._snapshot(branch), paths, int(when[0]), f" at {np.datetime64(time, 'h')}")
+            raise ArchiveError(f"{self.folder}, branch {branch}: {group} has no time {wanted}")
+        if wanted in self._removed(snapshot, group):
+            kept = self.times(branch, group)
+            near = [*kept[kept < wanted][-1:], *kept[kept > wanted][:1]]
+            raise ArchiveError(
+                f"{self.folder}, branch {branch}: {group} at {wanted} was removed by retention (`keep` in the "
+                f"experiment); the nearest that are kept: {' and '.join(map(str, near)) or 'none'}"
+            )
+        values = self._read(snapshot, [f"{group}/{name}" for name in names], int(when[0]), f" at {wanted}")
         return dict(zip(names, values, strict=True))
 
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:
@@ -265,9 +330,20 @@ class Store:
             self._check(tip, READ)
             growth = Growth(tip)
         session = self._repository.writable_session(branch)
+        self._grow(session.store, branch, growth, groups)
+        snapshot = self._flush(session, message, metadata, note)
+        point(self.folder, branch, snapshot)
+        growth.tip = snapshot
+        self._growth[branch] = growth
+        return snapshot
+
+    def _grow(
+        self, store: icechunk.IcechunkStore, branch: str, growth: Growth, groups: "Mapping[str, xr.Dataset | Rows]"
+    ) -> None:
+        """Append to groups in a session; arguments and errors as `append`."""
         unknown = [name for name in groups if name not in growth.last]
         if unknown:
-            root = zarr.open_group(session.store, mode="a")
+            root = zarr.open_group(store, mode="a")
             for name in unknown:
                 new = groups[name]
                 if name not in root:
@@ -276,17 +352,93 @@ class Store:
                     create(root, name, new)
         rows = {name: new if isinstance(new, dict) else rows_of(new) for name, new in groups.items()}
         try:
-            _succeed(_together(growth.read(session.store, name, new) for name, new in rows.items()))
+            _succeed(_together(growth.read(store, name, new) for name, new in rows.items()))
             arrays = [contents for name, new in rows.items() for contents in growth.grow(name, new)]
-            _succeed(_together(_write(session.store, contents) for contents in arrays))
+            _succeed(_together(_write(store, contents) for contents in arrays))
         except ArchiveError as error:
             raise ArchiveError(f"{self.folder}, branch {branch}: {error}") from error
-        snapshot = session.flush(message, dict(metadata or {}))
+
+    def _flush(
+        self,
+        session: icechunk.Session,
+        message: str,
+        metadata: Mapping[str, Any] | None,
+        note: str,
+        past: bool = True,
+    ) -> str:
+        """Write a commit that no branch points to yet, with its seal, and return its id.
+
+        It is on disk before a branch points to it: Icechunk itself leaves that to the system.
+        """
+        try:
+            snapshot = session.flush(message, dict(metadata or {}))
+        except icechunk.IcechunkError as error:
+            before, now = self._repository.lookup_snapshot(session.snapshot_id).written_at, datetime.now(UTC)
+            if now > before:
+                raise ArchiveError(f"{self.folder} cannot be written: {error.message}") from error
+            raise ArchiveError(
+                f"{self.folder}: this machine's clock says {now:%Y-%m-%d %H:%M:%S} UTC, but the newest commit was "
+                f"written at {before:%Y-%m-%d %H:%M:%S}; set the clock right, and run the command again"
+            ) from error
+        if not past:
+            forget_past(self.folder, snapshot)
+            self._reopen()
         _seal(self.folder, self._repository.lookup_snapshot(snapshot), self._digests, note)
-        self._repository.reset_branch(branch, snapshot, from_snapshot_id=tip)
-        growth.tip = snapshot
-        self._growth[branch] = growth
-        return snapshot
+        flush_all(self.folder)
+        return str(snapshot)
+
+    def _reopen(self) -> None:
+        """Forget what was read of commits that have changed or gone."""
+        self.__dict__.pop("_repository", None)
+        self._opened.clear()
+        self._growth.clear()
+
+    def remove(
+        self,
+        branch: str,
+        states: Mapping[str, Times],
+        additions: "Iterable[Mapping[str, xr.Dataset | Rows]]",
+        message: str,
+        metadata: Mapping[str, Any],
+        note: str,
+    ) -> None:
+        """Remove the fields of some times of each group, append to other groups, and forget the branch's past.
+
+        What is removed can be read until the branch points to the new commit, and takes space until `collect`.
+
+        Args:
+            branch: of the groups.
+            states: by group, the times.
+            additions: what is appended, one after the other.
+            message, metadata, note: as `append`.
+
+        Raises:
+            ArchiveError: as `append`.
+        """
+        tip = self._tip(branch)
+        self._check(tip, READ)
+        session = self._repository.writable_session(branch)
+        growth = Growth(tip)
+        for groups in additions:
+            self._grow(session.store, branch, growth, groups)
+        with self._reading():
+            drop_states(session.store, states)
+        point(self.folder, branch, self._flush(session, message, metadata, note, past=False))
+
+    def shortened(self, branch: str, last: "pd.Timestamp", message: str, metadata: Mapping[str, Any], note: str) -> str:
+        """Write a commit that holds what a branch does up to a time, and return its id; no branch points to it yet."""
+        self._check(self._tip(branch), READ)
+        session = self._repository.writable_session(branch)
+        with self._reading():
+            shorten(session.store, np.datetime64(last, "h"))
+        return self._flush(session, message, metadata, note)
+
+    def collect(self, plan: bool = False) -> int:
+        """Delete what no branch leads to, while no process adds to the store; return its bytes. `plan`: only count."""
+        with self._reading():
+            freed = collect(self.folder, plan)
+        self._reopen()
+        return freed
 
 
 def _seal(folder: Path, commit: icechunk.SnapshotInfo, known: dict[str, str], note: str = "") -> None:

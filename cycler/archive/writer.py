@@ -204,12 +204,13 @@ class Writer(Branch):
             )
         snapshot = donor.commit_of(time)
         _freeze(self.folder, new)
-        for kind in ("departures", "drift"):
+        for kind in ("departures", "drift", "verification"):
             (self.folder / kind).mkdir(exist_ok=True)
             for path in sorted((donor.folder / kind).glob("[!.]*.parquet")):
                 link = self.folder / kind / path.name
                 link.unlink(missing_ok=True)  # of an earlier attempt that was cut short
-                if path.stem[: len(cycle_id(time))] <= cycle_id(time):
+                # Tables of verification know their cycles; they say what is known of states that were removed.
+                if kind == "verification" or path.stem[: len(cycle_id(time))] <= cycle_id(time):
                     os.link(path, link)
         self.states.create_branch(self.name, snapshot)
         self._next, self._times = time + STEP, None

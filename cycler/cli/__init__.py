@@ -43,6 +43,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "could not read.",
         "log": "Show the latest cycles of an experiment: status, counts of values and time of writing.",
     },
+    "cycles.archive": {
+        "archive": "Look after archives: check, back up, restore, and remove what is not kept.",
+    },
     "cycles.verify": {
         "drift": "Make the missing forecasts from committed analyses, and score them against the reference.",
         "verify": "Verify cycles and kept forecasts at the times that the reference has gained since.",

@@ -8,13 +8,19 @@ from typing import Annotated
 
 import typer
 
+from dacycle.common.places import place
 from dacycle.common.settings import read_settings
 
-__all__ = ["ArchiveFolder", "ExperimentFile", "ExperimentName", "Threads", "quiet_cycles"]
+__all__ = ["ArchiveFolder", "ExperimentFile", "ExperimentName", "Threads", "as_place", "quiet_cycles"]
 
 
 def _archive_folder() -> Path:
-    return read_settings().archive or Path("archive")
+    return place(read_settings().archive or "archive")
+
+
+def as_place(text: str | Path) -> Path:
+    """Return the folder or the place in a bucket that an argument names."""
+    return place(text)
 
 
 ArchiveFolder = Annotated[
@@ -22,8 +28,10 @@ ArchiveFolder = Annotated[
     typer.Option(
         "--archive",
         default_factory=_archive_folder,
+        parser=as_place,
+        metavar="ARCHIVE",
         show_default="DACYCLE_ARCHIVE, else archive",
-        help="The archive's folder.",
+        help="The archive's folder; commands that only read take s3://BUCKET/PREFIX, too.",
     ),
 ]
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]

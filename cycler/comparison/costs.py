@@ -16,8 +16,8 @@ def cost(branch: Branch, times: pd.DatetimeIndex) -> dict[str, Any]:
 
     `clock` says whose seconds: the `processor`'s or, where a version that did not note them made a cycle, the `wall`'s.
     """
-    wanted, commits = {cycle_id(time) for time in times}, branch.archive.states.commits(branch.name)
-    notes = [commit.metadata for commit in commits if commit.metadata.get("time") in wanted]
+    wanted = {cycle_id(time) for time in times}
+    notes = [note for note in branch.archive.states.notes(branch.name) if note["time"] in wanted]
     clock = "processor" if notes and all("processor_seconds" in note for note in notes) else "wall"
     seconds = [note.get("processor_seconds" if clock == "processor" else "seconds", {}) for note in notes]
     of_analysis = [stages["analysis"] for stages in seconds if "analysis" in stages]

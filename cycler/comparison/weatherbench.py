@@ -18,7 +18,6 @@ import xarray as xr
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.comparison.runs import Comparison
 from dacycle.cycler.operations.output import weatherbench2
-from dacycle.cycler.report.tables import headline_fields
 from dacycle.cycler.verification.drift import forecasts
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
@@ -60,7 +59,7 @@ def write_weatherbench(comparison: Comparison, world: World, folder: Path) -> li
 
 def _analyses(branch: Branch, times: Iterable[pd.Timestamp], grid: Grid) -> Iterator[xr.Dataset]:
     for time in times:
-        yield weatherbench2(_at(headline_fields(branch, "analysis", time), time, grid))
+        yield weatherbench2(_at(branch.headline_fields("analysis", time).astype(float), time, grid))
 
 
 def _reference(world: World, times: Iterable[pd.Timestamp]) -> Iterator[xr.Dataset]:

@@ -39,6 +39,7 @@ from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.inputs import Inputs, load_inputs
 from dacycle.cycler.cycle.run_cycle import Cycle
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
+from dacycle.cycler.keeping.tidy import is_due, tidy
 from dacycle.cycler.operations.alerts import Alert, watch
 from dacycle.cycler.operations.metrics import write_metrics
 from dacycle.cycler.operations.telling import ways_of_telling
@@ -176,6 +177,7 @@ def cycle(experiment: str, archive: str) -> list[str]:
             done[run.name] = catch_up(experiment, archive, run.name)
             fill_in(experiment, archive, run.name)
         tell_alerts(experiment, archive, described.name)
+        remove_states(experiment, archive)
     return done[described.name]
 
 
@@ -251,6 +253,19 @@ def tell_alerts(experiment: str, archive: str, name: str) -> list[str]:
     opened = watch(branch, world, _now(), ways)
     write_metrics(Path(archive), described.name)
     return [alert.text for alert in opened]
+
+
+@task(task_run_name="retention", **_TASK)
+def remove_states(experiment: str, archive: str) -> int:
+    """Remove the states that the experiment does not keep, at most once a day of its cycles; return the bytes freed."""
+    opened, described = Archive(archive), load_experiment(experiment)
+    if not is_due(opened, described):
+        return 0
+    try:
+        return tidy(opened).bytes
+    except ArchiveError as error:  # others use the archive; the next run tries again
+        get_run_logger().warning("%s; states that are not kept are removed by the next run", error)
+        return 0
 
 
 def _emit(alert: Alert) -> None:

@@ -118,7 +118,7 @@ def _of_cycle(branch: Branch) -> Iterator[Sample]:
     (record,) = branch.recent_records(1)
     if record.status == "cold_start":
         return
-    notes = next(branch.archive.states.commits(branch.name)).metadata
+    notes = next(branch.archive.states.notes(branch.name), {})
     for stage, seconds in dict(notes.get("seconds", {})).items():
         yield "stage_seconds", (str(stage),), float(seconds)
     for name, source in record.sources.items():

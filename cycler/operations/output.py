@@ -33,10 +33,10 @@ class Kind(StrEnum):
 
 
 def times_of(branch: Branch, kind: Kind) -> pd.DatetimeIndex:
-    """Return the times of the committed analyses or backgrounds, or the starts of the committed forecasts."""
+    """Return the times of the analyses or backgrounds that are kept, or the starts of the committed forecasts."""
     if kind is Kind.forecast:
         return pd.DatetimeIndex(forecasts(branch)["time"].values.astype("datetime64[s]"))
-    return branch.times if kind is Kind.analysis else branch.times[2:]  # the two of the cold start have no background
+    return branch.kept(kind.value)  # the two of the cold start have no background
 
 
 def write_output(

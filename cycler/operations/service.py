@@ -20,6 +20,7 @@ from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id
+from dacycle.cycler.keeping.tidy import is_due, tidy
 from dacycle.cycler.operations.alerts import watch
 from dacycle.cycler.operations.metrics import write_metrics
 from dacycle.cycler.operations.telling import ways_of_telling
@@ -161,6 +162,7 @@ class Service:
                         raise
                     logger.error("%s", error)
                     self._look_at(run, now)
+        self._tidy()
         branch = self.archive.branch(self.experiment.name)
         next_time, end, late = branch.next_time, self.experiment.end, self.experiment.late
         assert next_time is not None, "a branch that was run has at least its cold start"
@@ -200,6 +202,14 @@ class Service:
         else:
             watch(branch, world, now, ways_of_telling(read_settings()))
         write_metrics(self.archive.folder, run.name)
+
+    def _tidy(self) -> None:
+        """Remove the states that the experiment does not keep; at the next wake-up, where others use the archive."""
+        if is_due(self.archive, self.experiment):
+            try:
+                logger.info("removed states that are not kept: %.0f MB freed", tidy(self.archive).bytes / 1e6)
+            except ArchiveError as error:
+                logger.warning("%s; states that are not kept are removed at the next wake-up", error)
 
     def _leave_if_told(self) -> None:
         self._progress = time.monotonic()

@@ -136,7 +136,7 @@ def _health(
     last = records[-1]
     now = now or pd.Timestamp.now("UTC").tz_localize(None)
     plan, found = schedule(branch.experiment, last.time, now), conditions(branch.experiment, records, fits, now)
-    states = [tables.headline_fields(branch, kind, last.time) for kind in ("background", "analysis")]
+    states = [branch.headline_fields(kind, last.time).astype(float) for kind in ("background", "analysis")]
     departures = dict(branch.each_departures([last.time] if last.departures is not None else []))
     return {
         "plan": plan,

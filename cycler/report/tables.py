@@ -21,7 +21,7 @@ from dacycle.cycler.verification.cycles import LAYERS, fingerprint, withheld_fit
 from dacycle.cycler.verification.daily_cycle import daily_cycles, project
 from dacycle.cycler.verification.members import summary
 from dacycle.forecast_adapter import scores
-from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, LEVELS, WB2_NAMES, index
+from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "drift_regions",
     "drift_summary",
     "free_run_level",
-    "headline_fields",
     "member_cell",
     "member_rows",
     "number",
@@ -328,7 +327,7 @@ def _read_sample(
     powers: dict[str, list[NDArray]] = {name: [] for name in ("background", "analysis", "reference", *SPECTRA)}
     daily = []
     for record, has_reference in zip(sampled, verified, strict=True):
-        fields = {kind: headline_fields(branch, kind, record.time) for kind in errors}
+        fields = {kind: branch.headline_fields(kind, record.time).astype(float) for kind in errors}
         increment = fields["analysis"] - fields["background"]
         total += increment
         square += increment**2
@@ -349,14 +348,3 @@ def _read_sample(
         {kind: np.mean(power, axis=0) for kind, power in powers.items() if power},
         np.array(daily),
     )
-
-
-def headline_fields(branch: Branch, kind: str, time: pd.Timestamp) -> NDArray:
-    """Return the headline channels (6, H, W) of a state, SI; the other channels are not read."""
-    described = [CHANNELS[i] for i in _HEADLINE]
-    names = {channel.variable: WB2_NAMES[channel.variable] for channel in described}
-    arrays = branch.archive.states.read(branch.name, kind, time, list(names.values()))
-    fields = [
-        arrays[names[c.variable]][LEVELS.index(c.level)] if c.level else arrays[names[c.variable]] for c in described
-    ]
-    return np.stack(fields).astype(float)

@@ -82,6 +82,8 @@ class Verification:
 def verify(branch: Branch, world: World) -> Verification:
     """Verify every committed cycle of a branch; the two states of a cold start are no cycles.
 
+    A cycle whose states were removed keeps the errors that it had; where it had none, it has only its fits.
+
     Raises:
         ArchiveError: a state or a departure table is damaged.
     """
@@ -103,9 +105,15 @@ class _Kept:
     def __init__(self, branch: Branch, world: World) -> None:
         self.branch, self.new = branch, list[Verification]()
         records = [r for r in branch.records if r.status != "cold_start"]
-        self._keys = {r.id: _key(r, world) for r in records}
         self._tables, self._stored_keys = read_tables(branch.folder / "verification", _TABLES)
+        kept = set(branch.kept("background"))
+        self._keys = {r.id: _key(r, world) if r.time in kept else self._key_then(r) for r in records}
         self._current = {cycle for cycle, key in self._keys.items() if self._stored_keys.get(cycle) == key}
+
+    def _key_then(self, record: CycleRecord) -> str:
+        """Return the key of what was made of a cycle before its states were removed."""
+        then, made_of = self._stored_keys.get(record.id, ""), fingerprint([record])
+        return then if then.startswith(made_of) else f"{made_of} removed"
 
     def departures(self) -> Iterator[tuple[pd.Timestamp, pd.DataFrame, "_Kept"]]:
         """Yield time and departures of each cycle that is due, in order, and this."""
@@ -163,9 +171,10 @@ def _key(record: CycleRecord, world: World) -> str:
 
 def _verify_cycle(branch: Branch, world: World, time: pd.Timestamp, departures: pd.DataFrame) -> Verification:
     when = np.datetime64(time, "h")
-    states = {kind: branch.state(kind, time).values for kind in ("background", "analysis")}
+    kinds = ("background", "analysis") if time in branch.kept("background") else ()
+    states = {kind: branch.state(kind, time).values for kind in kinds}
     errors = []
-    if when in world.reference:
+    if states and when in world.reference:
         truth = world.reference.array(when)
         errors = [_error_table(time, kind, state, truth, world.grid) for kind, state in states.items()]
         states["reference"] = truth
@@ -176,7 +185,7 @@ def _verify_cycle(branch: Branch, world: World, time: pd.Timestamp, departures: 
     ]
     return Verification(
         pd.concat(errors, ignore_index=True) if errors else pd.DataFrame(columns=_ERROR_COLUMNS),
-        pd.DataFrame(means),
+        pd.DataFrame(means, columns=["time", "kind", "quantity", "value"]),
         fit_table(time, departures),
     )
 

@@ -116,13 +116,16 @@ def _members_are_due(branch: Branch, world: World, start: pd.Timestamp, made_fro
 
 def _due(branch: Branch, world: World) -> list[pd.Timestamp]:
     """Return the starts at which the forecast of the chain is due."""
-    sources, committed = _sources(branch), _committed(branch)
+    sources, committed, restarts = _sources(branch), _committed(branch), set(branch.restarts)
     return [
         start
         for start, made_from in sources.items()
-        if start not in committed
-        or scored_leads(branch, start, made_from) is None
-        or (_is_covered(branch, world, start) and not is_whole(branch, start, made_from, leads(branch)))
+        if start in restarts  # else its states were removed
+        and (
+            start not in committed
+            or scored_leads(branch, start, made_from) is None
+            or (_is_covered(branch, world, start) and not is_whole(branch, start, made_from, leads(branch)))
+        )
     ]
 
 
@@ -236,7 +239,10 @@ def _prepare(branch: Branch) -> None:
     stored = pd.DatetimeIndex(store.times(branch.name, "starts").astype("datetime64[s]"))
     stale = [start for start in stored if start not in current]
     # The store only appends in order of time: to add an earlier start, those after it are taken back.
-    skipped = [start for start in _sources(branch) if len(stored) and start < stored[-1] and start not in stored]
+    # A start whose states were removed stays without a forecast.
+    restarts = set(branch.restarts)
+    possible = [start for start in _sources(branch) if start in restarts]
+    skipped = [start for start in possible if len(stored) and start < stored[-1] and start not in stored]
     if stale or skipped:
         first = cycle_id(min([*stale, *skipped]))
         before = next(c for c in store.commits(branch.name) if c.metadata.get("time", "") < first)

@@ -8,7 +8,7 @@ import pandas as pd
 import typer
 
 from dacycle.common.files import write_whole
-from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
 from dacycle.cycler.archive.writer import write
 from dacycle.cycler.cli.options import ArchiveFolder, ExperimentFile, ExperimentName, Threads, quiet_cycles
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar
@@ -281,6 +281,14 @@ def _change(content: Any, key: str, value: Any) -> None:
     content[leaf] = value
 
 
+def _cycles_after(branch: Branch, time: pd.Timestamp) -> int:
+    """Return the number of cycles after a time: where they are damaged, as far as the list of commits says."""
+    try:
+        return int((branch.times > time).sum())
+    except ArchiveError:
+        return sum(note["time"] > cycle_id(time) for note in branch.archive.states.notes(branch.name))
+
+
 @app.command()
 def rewind(
     name: ExperimentName,
@@ -296,9 +304,7 @@ def rewind(
     """
     opened, target = Archive(archive), cycle_time(time)
     assert target is not None
-    # Counted in the list of commits, which can be read even where later cycles are damaged.
-    commits = opened.states.commits(opened.branch(name).name)
-    later = sum(commit.metadata.get("time", "") > cycle_id(target) for commit in commits)
+    later = _cycles_after(opened.branch(name), target)
     if remark := _said_of_early(opened, name, target):
         console.print(remark, soft_wrap=True, markup=False)
     if not yes:

@@ -13,7 +13,7 @@ from dacycle.cycler.archive.commits import branch_names
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.progress import Progress, find_states, problems, read_progress, refuse_unknown
 from dacycle.cycler.archive.record import read_content
-from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName
+from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, as_place
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json
 
 app = typer.Typer()
@@ -23,7 +23,8 @@ app = typer.Typer()
 def status(
     archive: ArchiveFolder,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="ARCHIVE", help="The archive's folder, in place of --archive.")
+        Path | None,
+        typer.Argument(metavar="[ARCHIVE]", parser=as_place, help="The archive's folder, in place of --archive."),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read the whole archive and name damaged parts.")] = False,
     as_json: AsJson = False,
@@ -133,8 +134,8 @@ def _latest_cycles(states: Path, name: str, last: int) -> list[dict[str, Any]]:
         return []
     texts = store.column(name, "cycles", "record", slice(-last, None))
     records = [read_content(str(text)) for text in texts]
-    commits = islice(store.commits(name), len(records))  # each holds one cycle, or the two frames of the cold start
-    notes = {commit.metadata.get("time"): commit.metadata for commit in commits}
+    # Each is of one cycle, or of the two frames of the cold start.
+    notes = {note["time"]: note for note in islice(store.notes(name), len(records))}
     return [_entry(record, notes.get(record["time"], {})) for record in records]
 
 

@@ -1,5 +1,6 @@
 """Files that are seen whole or not at all, also after a killed process or a power cut."""
 
+import ctypes
 import errno
 import os
 import platform
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["flush", "whole", "write_whole"]
+from dacycle.common.places import is_remote
+
+__all__ = ["flush", "flush_all", "whole", "write_whole"]
 
 
 @contextmanager
@@ -30,6 +33,8 @@ def whole(path: Path, replace: bool = True, durable: bool = True) -> Iterator[Pa
     Raises:
         OSError: the file or folder cannot be written or renamed, or it may not replace what is there.
     """
+    if is_remote(path):
+        raise OSError(errno.EROFS, "archives in buckets are only read", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_up(path)
     temporary = _temporary(path, "part")
@@ -111,6 +116,22 @@ def flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_all(path: Path) -> None:
+    """Make the system write to disk everything that was written to the file system on which a folder is.
+
+    For many files whose names are not known, such as those of a store.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        sync = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if sync is None:  # not Linux
+            os.sync()
+        elif sync(handle) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
     finally:
         os.close(handle)
 

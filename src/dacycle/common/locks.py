@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from dacycle.common.errors import DacycleError
+from dacycle.common.places import is_remote
 
 __all__ = ["locked"]
 
@@ -20,9 +21,14 @@ _PAUSE = 0.2
 
 @contextmanager
 def locked(
-    path: Path, what: str, error_class: type[DacycleError], wait: bool = False, patience: float = 0.0
+    path: Path,
+    what: str,
+    error_class: type[DacycleError],
+    wait: bool = False,
+    patience: float = 0.0,
+    shared: bool = False,
 ) -> Iterator[IO[str]]:
-    """Hold an exclusive `flock` on a file, which names the process that holds it.
+    """Hold a `flock` on a file, which names the process that holds it.
 
     The file is given to the block: a process that inherits it holds the lock until it ends, too.
 
@@ -32,10 +38,16 @@ def locked(
         error_class: what is raised.
         wait: wait for the lock instead of raising.
         patience: seconds to wait for it before raising.
+        shared: several processes may hold it at once, as long as none holds it alone.
 
     Raises:
         error_class: another process holds the lock, which the message names, or the folder cannot be written to.
     """
+    if is_remote(path):
+        raise error_class(
+            f"{what} cannot be written: archives in buckets are only read; `dacycle archive restore` makes a folder of "
+            "it"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
@@ -45,7 +57,7 @@ def locked(
         until = time.monotonic() + patience
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
                 break
             except BlockingIOError:
                 if time.monotonic() < until:

@@ -37,7 +37,7 @@ class Settings(BaseModel):
         batch: most states in one call of a network; None: as many as memory allows.
         log: how log records are written: `human` or `json`.
         costs: file to which each command adds a line: seconds, processor seconds, and its largest process (GB).
-        archive: folder of the archive, for commands without `--archive`.
+        archive: folder of the archive, or its place in a bucket, for commands without `--archive`.
         mirror: address of a copy of the public archives of observations, for `dacycle fetch`.
         alert_webhook: address to which alerts are posted as JSON.
         alert_mail: addresses, with commas, to which alerts are mailed.
@@ -57,7 +57,7 @@ class Settings(BaseModel):
     batch: int | None = Field(default=None, gt=0)
     log: Literal["human", "json"] = "human"
     costs: Path | None = None
-    archive: Path | None = None
+    archive: str | None = None
     mirror: str | None = Field(default=None, pattern="https?://.+")
     alert_webhook: str | None = Field(default=None, pattern="https?://.+")
     alert_mail: str | None = Field(default=None, pattern=".+@.+")

@@ -4,7 +4,7 @@ A few operations of each command are tried here. All of them are tried, in an ho
 
     SWEEP_EVERY=1 make test ARGS="-m trial tests/cycler/reliability -n0 -rP"
 
-which prints how many they were.
+which prints how many they were. Kills at random, and power cuts, are counted by KILLS.
 """
 
 import json
@@ -26,11 +26,13 @@ def killer(tmp_path_factory) -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs Linux and a C compiler, to stand before the C library's file operations")
     library = tmp_path_factory.mktemp("killer") / "killer.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "killer.c", "-ldl"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-pthread", "-o", library, HERE / "killer.c", "-ldl"], check=True
+    )
     return library
 
 
-def killed(killer: Path, world, folder: Path, every: int, *commands: str) -> list[dict]:
+def killed(killer: Path, world, folder: Path, every: int | str, *commands: str) -> list[dict]:
     """Return what `sweep.py` says of each kill."""
     script = [sys.executable, HERE / "sweep.py", world.folder, world.model, folder, str(every), *commands]
     ended = subprocess.run(
@@ -38,7 +40,7 @@ def killed(killer: Path, world, folder: Path, every: int, *commands: str) -> lis
     )
     assert ended.returncode == 0, ended.stderr
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
-    return [line for line in lines if "at" in line]
+    return [line for line in lines if "operations" not in line]
 
 
 def test_a_fork_that_is_killed_is_finished_by_the_same_command(killer, world, tmp_path):
@@ -49,6 +51,21 @@ def test_a_fork_that_is_killed_is_finished_by_the_same_command(killer, world, tm
 @pytest.mark.parametrize("command", ["hindcast", "drift", "fork", "rewind", "report", "simulate"])
 def test_a_command_that_is_killed_anywhere_ends_as_if_undisturbed(killer, world, tmp_path, command):
     check(killed(killer, world, tmp_path / "sweep", int(os.environ.get("SWEEP_EVERY", "40")), command))
+
+
+RANDOM = ["hindcast", "drift", "fork", "rewind", "report", "simulate", "long", "tidy", "backup", "restore",
+          "rewind past", "fork past"]  # fmt: skip
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("mode", ["random", "power"])
+def test_commands_that_are_killed_at_random_end_as_if_undisturbed(killer, world, tmp_path, mode):
+    """`random`: by an operation or by time, up to three times in a row. `power`: what was not flushed is lost."""
+    kills, seed = os.environ.get("KILLS", "12"), os.environ.get("SEED", "7")
+    found = killed(killer, world, tmp_path / "sweep", f"{mode}:{kills}:{seed}", *RANDOM)
+    print(f"{sum(len(one['killed']) for one in found)} kills of {len(found)} commands")
+    assert sum(len(one["killed"]) for one in found) >= int(kills)
+    assert [one for one in found if one["again"] or one["other"]] == []
 
 
 def check(kills: list[dict]) -> None:
