@@ -30,7 +30,7 @@ from dacycle.forecast_adapter.channels import HEADLINE
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-__all__ = ["METRICS", "served", "write_metrics"]
+__all__ = ["LEADS", "METRICS", "health_of", "registry_of", "served", "write_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -178,13 +178,11 @@ def served(archive: Path, port: int, host: str = "127.0.0.1") -> Iterator[int]:
     Raises:
         OSError: the port is taken.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_OfArchive(archive))
-    metrics = make_wsgi_app(registry)
+    metrics = make_wsgi_app(registry_of(archive))
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/health":
-            well, content = _health(archive)
+            well, content = health_of(archive)
             start_response("200 OK" if well else "503 Service Unavailable", [("Content-Type", "application/json")])
             return [json.dumps(content).encode()]
         return metrics(environ, start_response)
@@ -200,7 +198,15 @@ class _Quiet(WSGIRequestHandler):
         """Log nothing: Prometheus asks every few seconds."""
 
 
-def _health(archive: Path) -> tuple[bool, dict[str, object]]:
+def registry_of(archive: Path) -> CollectorRegistry:
+    """Return the metrics of all experiments of an archive, read whenever they are collected."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_OfArchive(archive))
+    return registry
+
+
+def health_of(archive: Path) -> tuple[bool, dict[str, object]]:
+    """Return whether no experiment is behind its schedule, and the number of cycles by which each is."""
     behind: dict[str, object] = {}
     try:
         opened = Archive(archive)

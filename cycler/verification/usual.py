@@ -15,7 +15,7 @@ from scipy.stats import norm, t
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.forecast_adapter.channels import HEADLINE
 
-__all__ = ["FEWEST", "LIMIT", "PAST", "quantities", "strengths", "typical"]
+__all__ = ["FEWEST", "LIMIT", "PAST", "quantities", "strengths", "typical", "typical_of_each"]
 
 PAST = 30
 """Most earlier cycles at the same hour with which a cycle is compared: a run changes with the seasons."""
@@ -99,8 +99,17 @@ def strengths(values: pd.DataFrame) -> pd.DataFrame:
 
 def typical(values: pd.DataFrame) -> pd.Series:
     """Return what is usual of each series at the hour of the last cycle; NaN where fewer than five earlier ones say."""
-    past = values.to_numpy(float)[_alike(values.index, len(values) - 1)]
-    return pd.Series(_median(past), values.columns)
+    return pd.Series(_typical(values, len(values) - 1), values.columns)
+
+
+def typical_of_each(values: pd.DataFrame) -> pd.DataFrame:
+    """Return what was usual of each series at each cycle, from the cycles before it; NaN as in `typical`."""
+    rows = [_typical(values, row) for row in range(len(values))]
+    return pd.DataFrame(np.reshape(rows, values.shape), values.index, values.columns)
+
+
+def _typical(values: pd.DataFrame, row: int) -> NDArray:
+    return _median(values.to_numpy(float)[_alike(values.index, row)])
 
 
 def _alike(times: pd.DatetimeIndex, row: int) -> NDArray:
