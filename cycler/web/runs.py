@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
+from dacycle.common.files import stamp
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.archive.commits import branch_names, newest_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
@@ -80,8 +81,8 @@ class Run:
     def __init__(self, archive: Archive, name: str) -> None:
         self.archive, self.name = archive, name
         self._kept = Cache(24)  # what was read, by what it depends on
-        self._cycles = Cache(2 * SHOWN)  # of single cycles
-        self._stations = Cache(40 * SHOWN)  # of single stations and cycles
+        self._cycles = Cache(2 * SHOWN)  # what was counted, and of single cycles
+        self._stations = Cache(64)  # of single stations, by cycle
         self._known: tuple[str, list[CycleRecord]] = ("", [])
         self._generation = 0  # how often the records did not only grow, as after a rewind
         self._lock = threading.RLock()
@@ -90,7 +91,7 @@ class Run:
     def branch(self) -> Branch:
         """Return the branch, with the experiment as it is frozen now."""
         path = self.archive.folder / "branches" / self.name / "experiment.yaml"
-        made: Branch = self._kept.get(("branch", _stamp(path)), lambda: self.archive.branch(self.name))
+        made: Branch = self._kept.get(("branch", stamp(path)), lambda: self.archive.branch(self.name))
         return made
 
     @property
@@ -108,7 +109,7 @@ class Run:
         """Return a text that changes whenever something changes that a page shows."""
         folder = self.branch.folder
         parts = [self.tip, self._forecast_tip()]
-        parts += [str(_stamp(folder / name)) for name in ("alerts.json", "verification/fits.parquet", "drift")]
+        parts += [str(stamp(folder / name)) for name in ("alerts.json", "verification/fits.parquet", "drift")]
         last = self.holding.last
         plan = None if last is None else self.plan(pd.Timestamp(last))
         parts.append("" if plan is None else f"{plan.short} {plan.level}")
@@ -165,7 +166,7 @@ class Run:
         recent = self.records[-SHOWN:]
         if not recent:
             return pd.DataFrame(columns=["time", "source", "variable", "layer", "use", "reason", "count", "compared"])
-        key = ("fits", fingerprint(recent[-1:]), len(recent), _stamp(self.branch.folder / "verification/fits.parquet"))
+        key = ("fits", fingerprint(recent[-1:]), len(recent), stamp(self.branch.folder / "verification/fits.parquet"))
         read: pd.DataFrame = self._kept.get(key, lambda: self._read_fits(recent))
         return read
 
@@ -173,17 +174,24 @@ class Run:
         rows = pc.field("time") >= recent[0].time.to_datetime64()
         kept = kept_rows(self.branch, "fits", rows, recent)
         there = set(kept["time"])
-        counted = [self._count(record) for record in recent if record.time not in there]
+        counted = self._count([record for record in recent if record.time not in there])
         filled = [table for table in (kept, *counted) if len(table)]
         return pd.concat(filled, ignore_index=True).sort_values("time", kind="stable") if filled else kept
 
-    def _count(self, record: CycleRecord) -> pd.DataFrame:
-        def count() -> pd.DataFrame:
-            tables = [fit_table(time, rows) for time, rows in self.branch.departures_between(record.time, record.time)]
-            return tables[0] if tables else pd.DataFrame()
-
-        counted: pd.DataFrame = self._cycles.get(record.departures, count)
-        return counted
+    def _count(self, records: list[CycleRecord]) -> list[pd.DataFrame]:
+        """Return the counts of cycles that nothing has verified, each counted once."""
+        known: dict[str | None, pd.DataFrame] = self._cycles.get("counts", dict)
+        uncounted = [record for record in records if record.departures not in known]
+        if uncounted:
+            digests = {record.time: record.departures for record in uncounted}
+            for time, departures in self.branch.departures_between(uncounted[0].time, uncounted[-1].time):
+                if time in digests:
+                    known[digests[time]] = fit_table(time, departures)
+        current = {record.departures for record in records}
+        for digest in known.keys() - current:
+            known.pop(digest, None)
+        found = [known.get(record.departures) for record in records]
+        return [table for table in found if table is not None]
 
     def errors(self) -> pd.DataFrame:
         """Return global errors of the headline channels in the newest `SHOWN` cycles, as far as they are verified."""
@@ -192,7 +200,7 @@ class Run:
             return pd.DataFrame(columns=["time"])
         rows = (pc.field("region") == "globe") & pc.field("channel").isin(list(HEADLINE))
         rows &= pc.field("time") >= recent[0].time.to_datetime64()
-        key = ("errors", fingerprint(recent[-1:]), _stamp(self.branch.folder / "verification/errors.parquet"))
+        key = ("errors", fingerprint(recent[-1:]), stamp(self.branch.folder / "verification/errors.parquet"))
         read: pd.DataFrame = self._kept.get(key, lambda: kept_rows(self.branch, "errors", rows, recent))
         return read
 
@@ -201,7 +209,7 @@ class Run:
         records = self.records
         if not records or not self.experiment.drift.starts:
             return pd.DataFrame(columns=["start"])
-        key = ("drift", self._generation, self._forecast_tip(), _stamp(self.branch.folder / "drift"))
+        key = ("drift", self._generation, self._forecast_tip(), stamp(self.branch.folder / "drift"))
         read: pd.DataFrame = self._kept.get(key, self._read_drift)
         return read
 
@@ -214,17 +222,14 @@ class Run:
 
     def station(self, name: str, records: list[CycleRecord]) -> pd.DataFrame:
         """Return the departures of a station in some cycles, with their `cycle`."""
-        tables = [self._of_station(name, record) for record in records]
-        filled = [table for table in tables if len(table)]
+        known: dict[str | None, pd.DataFrame] = self._stations.get(name, dict)
+        unread = [record for record in records if record.departures not in known]
+        if unread:
+            digests = {record.time: record.departures for record in records}
+            for time, table in self.branch.departures_between(unread[0].time, unread[-1].time, name):
+                known[digests[time]] = table.astype(dict.fromkeys(_TEXTS, str))
+        filled = [known[record.departures] for record in records if len(known.get(record.departures, ()))]
         return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-
-    def _of_station(self, name: str, record: CycleRecord) -> pd.DataFrame:
-        def read() -> pd.DataFrame:
-            tables = [table for _, table in self.branch.departures_between(record.time, record.time, name)]
-            return tables[0].astype(dict.fromkeys(_TEXTS, str)) if tables else pd.DataFrame()
-
-        rows: pd.DataFrame = self._stations.get((name, record.departures), read)
-        return rows
 
     def stations(self, cycles: int) -> list[dict[str, Any]]:
         """Return the stations of the newest cycles, those with the most values first.
@@ -280,12 +285,3 @@ def _stations(branch: Branch, recent: list[CycleRecord]) -> list[dict[str, Any]]
     sums = sums.sort_values(["values", "station"], ascending=[False, True])
     sums["text"] = [" ".join(row).lower() for row in sums[["station", "source", "site"]].to_numpy()]
     return [{str(key): value for key, value in row.items()} for row in sums.to_dict("records")]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return what changes when a file does, or the names in a folder; zeros where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
