@@ -45,7 +45,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "next_cycle_due_timestamp_seconds": ("When the next cycle of a live run is due, seconds since 1970.", ()),
     "cycle_delay_seconds": ("From when the newest cycle of a live run was due to its commit.", ()),
     "cycles_behind": ("Live cycles whose cutoff has passed and that are not in the archive; 0 for replays.", ()),
-    "queue": ("What could run now: `cycles` whose cutoffs have passed, or until a replay's end; `forecasts`.", ("kind",)),
+    "queue": ("What could run now: `cycles` that are due, or until a replay's end; `forecasts`.", ("kind",)),
     "cycles": ("Committed cycles by status.", ("status",)),
     "stage_seconds": ("Wall time of a stage of the newest cycle.", ("stage",)),
     "observations": ("Values of the newest cycle by source and use.", ("source", "use")),

@@ -103,7 +103,9 @@ def calendar(records: Sequence[CycleRecord], month: str | None) -> dict[str, Any
         "months": [{"name": name, "cycles": count, "others": others[name]} for name, count in months.items()],
         "days": list(days),
         "rows": [(f"{hour.components.hours:02}", [known.get(day + hour) for day in days]) for hour in hours],
-        "spans": [(str(name), len(list(own))) for name, own in pd.Series(days).groupby(days.strftime("%B %Y"), sort=False)],
+        "spans": [
+            (str(name), len(list(own))) for name, own in pd.Series(days).groupby(days.strftime("%B %Y"), sort=False)
+        ],
     }
 
 

@@ -205,7 +205,7 @@ class Run:
         return read
 
     def drift(self) -> pd.DataFrame:
-        """Return the scores of the newest `STARTS` forecasts, as `read_scores`, those of the headline channels alone."""
+        """Return global scores of the newest `STARTS` forecasts, as `read_scores`, of the headline channels alone."""
         records = self.records
         if not records or not self.experiment.drift.starts:
             return pd.DataFrame(columns=["start"])

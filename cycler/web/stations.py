@@ -98,7 +98,9 @@ def _figures(table: pd.DataFrame) -> list[Figure]:
         )
         if "bias" in rows and (rows["bias"].fillna(0) != 0).any():
             bias = factor * rows["bias"].astype(float).groupby(rows["cycle"]).mean()
-            biases.append(Chart(f"{source}: {variable} ({unit})", [Line("bias", bias.index, bias, "withheld")], size_=_SMALL))
+            biases.append(
+                Chart(f"{source}: {variable} ({unit})", [Line("bias", bias.index, bias, "withheld")], size_=_SMALL)
+            )
     for source, rows in table.dropna(subset=["received"]).groupby("source"):
         minutes = (rows["received"] - rows["time"]) / pd.Timedelta(minutes=1)
         of_cycle = minutes.groupby(rows["cycle"]).median()

@@ -56,7 +56,9 @@ def test_metrics_are_those_of_the_newest_cycle(tiny, tmp_path: Path) -> None:
     assert found["cycles", "run", "ok"] == 5
     assert found["cycles", "run", "fallback"] == 1
     assert found["alerts_open", "run", "critical"] == 1
-    assert found["alert_began_timestamp_seconds", "run", "fallback", "critical"] == pd.Timestamp("2024-02-01").timestamp()
+    assert (
+        found["alert_began_timestamp_seconds", "run", "fallback", "critical"] == pd.Timestamp("2024-02-01").timestamp()
+    )
     assert found["cycle_timestamp_seconds", "run"] == record.time.timestamp()
     assert found["source_reports", "run", "sondes"] == 40
     assert found["source_latency_seconds", "run", "sondes"] == 3000

@@ -35,7 +35,9 @@ GLOBAL = {"dacycle_unreadable_experiments", "dacycle_disk_free_bytes", "dacycle_
 def queries() -> dict[str, list[str]]:
     """Return the queries of each panel, for all experiments and channels."""
     return {
-        panel["title"]: [target["expr"].replace("$experiment", ".+").replace("$channel", ".+") for target in panel["targets"]]
+        panel["title"]: [
+            target["expr"].replace("$experiment", ".+").replace("$channel", ".+") for target in panel["targets"]
+        ]
         for panel in DASHBOARD["panels"]
     }
 
@@ -172,7 +174,9 @@ def test_every_query_and_rule_has_an_answer_in_a_real_prometheus(
                 return {rule["name"]: rule for rule in group["rules"]}
 
             def evaluated() -> bool:
-                return all(rule["health"] == "ok" for rule in rules().values()) and bool(rules()["DacycleAlert"]["alerts"])
+                return all(rule["health"] == "ok" for rule in rules().values()) and bool(
+                    rules()["DacycleAlert"]["alerts"]
+                )
 
             until("all rules", evaluated)
             found = until("the alert", lambda: (r := rules())["DacycleAlert"]["state"] == "firing" and r)

@@ -312,7 +312,13 @@ def test_nothing_is_written(own: Path) -> None:
     shutil.rmtree(own / "branches/run/verification")
     before = files()
     with shown(own) as address, httpx.Client(base_url=address, timeout=60) as client:
-        for path in ("/", "/run/run", "/run/run/cycles/20240103T00?files=read", "/run/run/station?station=s5", "/metrics"):
+        for path in (
+            "/",
+            "/run/run",
+            "/run/run/cycles/20240103T00?files=read",
+            "/run/run/station?station=s5",
+            "/metrics",
+        ):
             read_text = client.get(path)
             assert read_text.status_code == 200
         assert "None of the newest cycles is verified" in read(client, "/run/run").words
