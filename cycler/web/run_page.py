@@ -46,9 +46,9 @@ def run_content(run: Run, month: str | None) -> dict[str, Any]:
 
     def attention() -> dict[str, Any]:
         recent, fits = records[-HISTORY:], run.fits()
-        found = conditions(run.experiment, recent, fits, now)
+        found, plan = conditions(run.experiment, recent, fits, now), run.plan(recent[-1].time)
         return {
-            "found": health.attention(recent, run.plan(recent[-1].time), found),
+            "found": [one for one in health.attention(recent, plan, found) if one.text != plan.text],
             "counts": health.last_counts(recent[-1], fits),
             "sources": health.source_rows(recent, fits, found),
             "figure": _came_in(recent, fits),
@@ -93,7 +93,8 @@ def calendar(records: Sequence[CycleRecord], month: str | None) -> dict[str, Any
     month = month if month in months else None
     if month is None:
         last = records[-1].time.normalize()
-        days = pd.date_range(max(last - pd.Timedelta(days=DAYS - 1), records[0].time.normalize()), last)
+        first = max(last - pd.Timedelta(days=DAYS - 1), records[0].time.normalize())
+        days = pd.date_range(first, periods=DAYS)
     else:
         days = pd.date_range(month, periods=pd.Period(month).days_in_month)
     known = {record.time: record for record in records if days[0] <= record.time < days[-1] + pd.Timedelta(days=1)}

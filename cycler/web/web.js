@@ -76,7 +76,11 @@
     next.focus();
   });
 
-  document.querySelectorAll(".calendar").forEach((days) => { days.parentElement.scrollLeft = days.scrollWidth; });
   rove();
+  const newest = document.querySelector(".calendar a[tabindex='0']");
+  if (newest) {
+    const days = newest.closest(".scroll");
+    days.scrollLeft = newest.closest("td").offsetLeft - days.clientWidth + 80;
+  }
   if (live().dataset.watch) look();
 })();
