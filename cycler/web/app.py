@@ -3,6 +3,7 @@
 import hashlib
 import ipaddress
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -51,12 +52,13 @@ def serve(archive: Path, host: str, port: int) -> None:
     Raises:
         OSError: the port is taken, or the host is none of this machine.
     """
-    config = uvicorn.Config(create_app(archive, host), host, port, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    shown = f"[{host}]" if ":" in host else host
-    logger.warning("showing %s at http://%s:%d/", archive, shown, socket.getsockname()[1])
-    server.run(sockets=[socket])
+    family, shown = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
+    with socket.create_server((host, port), family=family) as listening:
+        logger.warning("showing %s at http://%s:%d/", archive, shown, listening.getsockname()[1])
+        config = uvicorn.Config(
+            create_app(archive, host), log_level="warning", access_log=False, timeout_graceful_shutdown=5
+        )
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def create_app(archive: Path, host: str = "127.0.0.1") -> FastAPI:

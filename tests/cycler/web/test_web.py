@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.operations.alerts import watch
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts
+from dacycle.cycler.web.app import serve
 from dacycle.forecast_adapter.models.model import load_model
 from tests.cycler import runs
 from tests.cycler.pages import Page
@@ -352,3 +354,8 @@ def test_pages_load_nothing_from_elsewhere_and_answer_to_no_other_name(client: h
     assert not re.findall(r"(?:src|href)=.https?://", answer.text)
     assert client.get("/", headers={"Host": "archive.example.org"}).status_code == 400
     assert client.get("/docs").status_code == 404
+
+
+def test_a_port_that_is_taken_is_refused(archive: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        serve(archive, "127.0.0.1", taken.getsockname()[1])
