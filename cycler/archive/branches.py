@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xarray as xr
 from numpy.typing import NDArray
@@ -205,6 +206,23 @@ class Branch:
         """Return the records of the last `count` analyses, or of all where there are fewer, in order."""
         return self._records(slice(-count, None))
 
+    def record(self, time: pd.Timestamp) -> CycleRecord:
+        """Return the record of one analysis; no other is read.
+
+        Raises:
+            ArchiveError: there is no such cycle; the message says which there are.
+        """
+        times = self.times
+        if time not in times:
+            there = f"{cycle_id(times[0])} to {cycle_id(times[-1])}" if len(times) else "none yet"
+            raise ArchiveError(f"{self.archive.folder}: {self.name} has no cycle {cycle_id(time)} (it has {there})")
+        return self._records(times.slice_indexer(time, time))[0]
+
+    def records_between(self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None) -> list[CycleRecord]:
+        """Return the records of the committed analyses from `first` to `last`, in order; no other is read."""
+        times = self.times
+        return self._records(times.slice_indexer(first, last)) if len(times) else []
+
     def _records(self, rows: slice) -> list[CycleRecord]:
         texts = self.states.column(self.name, "cycles", "record", rows)
         return [CycleRecord.from_json(str(text)) for text in texts]
@@ -306,15 +324,17 @@ class Branch:
             yield pd.Timestamp(name), self._departures_of(name, digests[name])
 
     def departures_between(
-        self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None
+        self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None, station: str | None = None
     ) -> Iterator[tuple[pd.Timestamp, pd.DataFrame]]:
-        """Yield time and departures of each committed cycle from `first` to `last`; read no other record."""
-        times = self.times
-        for record in self._records(times.slice_indexer(first, last)) if len(times) else []:
-            if record.departures is not None:
-                yield record.time, self._departures_of(record.id, record.departures)
+        """Yield time and departures of each committed cycle from `first` to `last`; read no other record.
 
-    def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
+        With `station`, the rows of this station alone.
+        """
+        for record in self.records_between(first, last):
+            if record.departures is not None:
+                yield record.time, self._departures_of(record.id, record.departures, station)
+
+    def _departures_of(self, name: str, digest: str, station: str | None = None) -> pd.DataFrame:
         path = self.folder / "departures" / f"{name}.parquet"
         with reading(path, ArchiveError):
             content = path.read_bytes() if path.is_file() else b""
@@ -323,7 +343,8 @@ class Branch:
             raise ArchiveError(
                 f"{path} is {state}: it is not the file that cycle {name} committed; rewind and run again"
             )
-        table = from_arrow(pq.read_table(io.BytesIO(content)), str(path))
+        rows = None if station is None else pc.field("station") == station
+        table = from_arrow(pq.read_table(io.BytesIO(content), filters=rows), str(path))
         table["cycle"] = pd.Timestamp(name)
         return table
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dacycle.common.files import write_whole
 from dacycle.common.locks import locked
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 
-__all__ = ["read_tables", "write_tables"]
+__all__ = ["read_rows", "read_tables", "write_tables"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,19 @@ def read_tables(folder: Path, names: Sequence[str]) -> tuple[dict[str, pd.DataFr
     if len(keys) < len(names) or len(set(keys)) != 1 or keys[0] == b"{}":
         return {name: pd.DataFrame(columns=["time"]) for name in names}, {}
     return tables, json.loads(keys[0])
+
+
+def read_rows(folder: Path, name: str, rows: pc.Expression) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return some rows of one stored table, and the key of each cycle in it; both are empty where there is none.
+
+    Raises:
+        ArchiveError: the file is damaged.
+    """
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        return pd.DataFrame(columns=["time"]), {}
+    table = read_sealed_table(path, "its tables are computed again")
+    return table.filter(rows).to_pandas(), json.loads((table.schema.metadata or {}).get(_KEYS, b"{}"))
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], keys: Mapping[str, str]) -> None:

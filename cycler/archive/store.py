@@ -287,12 +287,13 @@ class Store:
     def _snapshot(self, branch: str) -> _Snapshot:
         """Return what is to be read of the newest commit of a branch, after its files have been checked."""
         tip = self._tip(branch)
-        if tip not in self._opened:
+        opened = self._opened.get(tip)  # another thread may put others in its place
+        if opened is None:
             self._check(tip, READ)
             with self._reading(f"snapshots/{tip}"):
                 opened = _Snapshot(self._repository.readonly_session(snapshot_id=tip).store)
             self._opened = dict([*self._opened.items(), (tip, opened)][-2:])
-        return self._opened[tip]
+        return opened
 
     def _read(self, snapshot: _Snapshot, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
         values = _together(_fetch(snapshot, path, at) for path in paths)

@@ -104,6 +104,8 @@ COMMANDS: dict[str, dict[str, str]] = {
     "cycles.operate": {
         "serve": "Run an experiment live on this machine, without a Prefect server: wake after each cutoff, "
         "run what is due.",
+        "web": "Serve the operator's page of an archive: all experiments, cycles, stations and alerts, live and "
+        "read-only.",
         "deploy": "Make the Prefect deployments of an experiment: names, schedules and paths come from its file.",
         "alerts": "Look at the experiments of an archive, and show the alerts that are open.",
         "audit": "Show which files made a cycle, and check that no value was used that came after the cutoff.",

@@ -9,7 +9,7 @@ from dacycle.cycler.comparison import card
 from dacycle.cycler.comparison.runs import Comparison
 from dacycle.cycler.report import figures, tables
 from dacycle.cycler.report.charts import Figure
-from dacycle.cycler.report.page import render
+from dacycle.cycler.report.rendering import render
 
 __all__ = ["write_markdown", "write_page"]
 

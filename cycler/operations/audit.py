@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.record import SourceRecord
 from dacycle.cycler.cycle.late import digest_of
 from dacycle.cycler.experiment import Experiment
@@ -29,7 +28,7 @@ class FileAudit:
     Attributes:
         path: as the source names it.
         digest: the first digits of the SHA-256 of what was read; empty where an older record has none.
-        now: `same`, `changed`, `absent` or `unknown`.
+        now: `same`, `changed`, `absent` or `unknown`; `not read` where the audit was not to read the files.
     """
 
     path: str
@@ -118,24 +117,26 @@ class Audit:
         return not self.too_late and (start is None or not (start.too_early or start.too_late))
 
 
-def audit(archive: Archive, name: str, time: pd.Timestamp) -> Audit:
+def audit(archive: Archive, name: str, time: pd.Timestamp, read_files: bool = True) -> Audit:
     """Return what made a cycle, from its record, its departures, and the files that are there now.
+
+    Args:
+        archive: with the experiment.
+        name: of the experiment.
+        time: of the cycle.
+        read_files: read the files again, to see whether they are the same.
 
     Raises:
         ArchiveError: there is no such cycle, or it is damaged: departures that are not those of the record among it.
     """
     branch = archive.branch(name)
-    record = next((record for record in branch.records if record.time == time), None)
-    if record is None:
-        first, last = branch.times[0], branch.times[-1]
-        raise ArchiveError(f"experiment {name} has no cycle at {time:%Y%m%dT%H}; it has {first} to {last}")
+    record = branch.record(time)
     runner = record.experiment or name
     experiment = archive.branch(runner).experiment if runner in archive.branches() else branch.experiment
-    table = branch.departures([time]) if record.sources else None
     sources = [
-        _source(table[table["source"] == each.source], each, experiment, time)
+        _source(table[table["source"] == each.source], each, experiment, time, read_files)
+        for _, table in branch.departures_between(time, time)
         for each in record.sources.values()
-        if table is not None
     ]
     start = None if record.start is None else _start(archive, experiment, time, record.start)
     return Audit(runner, record.time, record.status, record.reason, dict(record.digests), sources, start)
@@ -172,7 +173,9 @@ def _cycle_now(archive: Archive, name: str, cycle: pd.Timestamp, was: str) -> st
     return "same" if digest_of(record, branch.frame(cycle)) == was else "changed"
 
 
-def _source(table: pd.DataFrame, source: SourceRecord, experiment: Experiment, time: pd.Timestamp) -> SourceAudit:
+def _source(
+    table: pd.DataFrame, source: SourceRecord, experiment: Experiment, time: pd.Timestamp, read_files: bool
+) -> SourceAudit:
     cutoff = next((spec.cutoff for spec in experiment.observations if spec.name == source.source), None)
     used = table[table["use"] == "assimilated"]["received"]
     known = used.dropna()
@@ -184,11 +187,13 @@ def _source(table: pd.DataFrame, source: SourceRecord, experiment: Experiment, t
         last=None if known.empty else known.max(),
         unknown=len(used) - len(known),
         too_late=int(Window(np.datetime64(time, "h"), cutoff).late(known.to_numpy()).sum()),
-        files=[_file(path, (source.digests or {}).get(path, "")) for path in source.files],
+        files=[_file(path, (source.digests or {}).get(path, ""), read_files) for path in source.files],
     )
 
 
-def _file(path: str, was: str) -> FileAudit:
+def _file(path: str, was: str, read: bool) -> FileAudit:
+    if not read:
+        return FileAudit(path, was, "not read")
     if not Path(path).is_file():
         return FileAudit(path, was, "absent")
     try:

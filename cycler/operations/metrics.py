@@ -16,21 +16,24 @@ from prometheus_client import CollectorRegistry, make_wsgi_app, write_to_textfil
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from dacycle.common.errors import DacycleError
+from dacycle.common.files import stamp
 from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.cycler.archive.commits import newest_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.progress import read_holding
 from dacycle.cycler.experiment import STEP
 from dacycle.cycler.operations.alerts import alerts_of
 from dacycle.cycler.verification.attention import schedule
 from dacycle.cycler.verification.cycles import fit_table
-from dacycle.cycler.verification.drift import read_scores
+from dacycle.cycler.verification.drift import read_scores, unmade
 from dacycle.forecast_adapter.channels import HEADLINE
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-__all__ = ["METRICS", "served", "write_metrics"]
+__all__ = ["LEADS", "METRICS", "health_of", "registry_of", "served", "write_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,10 @@ LEADS = (24, 72, 120)
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cycle_timestamp_seconds": ("Analysis time of the newest cycle, seconds since 1970.", ()),
+    "next_cycle_due_timestamp_seconds": ("When the next cycle of a live run is due, seconds since 1970.", ()),
+    "cycle_delay_seconds": ("From when the newest cycle of a live run was due to its commit.", ()),
     "cycles_behind": ("Live cycles whose cutoff has passed and that are not in the archive; 0 for replays.", ()),
+    "queue": ("What could run now: `cycles` that are due, or until a replay's end; `forecasts`.", ("kind",)),
     "cycles": ("Committed cycles by status.", ("status",)),
     "stage_seconds": ("Wall time of a stage of the newest cycle.", ("stage",)),
     "observations": ("Values of the newest cycle by source and use.", ("source", "use")),
@@ -49,16 +55,23 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "departure_rms": ("Root mean square O-B of values used in the newest cycle, in stated errors.",
                       ("source", "variable")),
     "forecast_rmse": ("Global error of the newest verified forecast against the reference, SI.", ("channel", "lead")),
+    "background_spread": ("Spread of the members in the newest background, SI.", ("channel",)),
     "alerts_open": ("Open alerts by severity.", ("severity",)),
+    "alert_began_timestamp_seconds": ("When an alert that is open began, seconds since 1970.", ("key", "severity")),
 }  # fmt: skip
 """Metrics of an experiment: name without `dacycle_` -> meaning, labels beside `experiment`."""
 
+Sample = tuple[str, tuple[str, ...], float]
+
 
 class _OfArchive(Collector):
-    """Read the metrics of some experiments, or of all."""
+    """Read the metrics of some experiments, or of all; what a commit brought is kept until the next one."""
 
     def __init__(self, folder: Path, names: list[str] | None = None) -> None:
         self._folder, self._names = folder, names
+        self._archive: Archive | None = None
+        self._kept: dict[str, tuple[tuple[object, ...], list[Sample]]] = {}
+        self._lock = threading.Lock()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the metrics; an experiment that cannot be read is left out, and counted."""
@@ -67,43 +80,69 @@ class _OfArchive(Collector):
             for name, (text, labels) in METRICS.items()
         }
         unreadable = 0
-        for name in self._branches():
-            try:
-                for metric, labels, value in _of_branch(Archive(self._folder).branch(name)):
-                    families[metric].add_metric([name, *labels], value)
-            except ArchiveError as error:
-                logger.warning("metrics of %s: %s", name, error)
-                unreadable += 1
+        with self._lock:
+            for name in self._branches():
+                try:
+                    for metric, labels, value in self._of_branch(name):
+                        families[metric].add_metric([name, *labels], value)
+                except (DacycleError, OSError) as error:
+                    logger.warning("metrics of %s: %s", name, error)
+                    unreadable += 1
         yield from families.values()
         yield GaugeMetricFamily("dacycle_unreadable_experiments", "Experiments that cannot be read.", unreadable)
         if self._folder.is_dir():
-            free = shutil.disk_usage(self._folder).free
-            yield GaugeMetricFamily("dacycle_disk_free_bytes", "Free bytes on the disk of the archive.", free)
+            disk = shutil.disk_usage(self._folder)
+            yield GaugeMetricFamily("dacycle_disk_free_bytes", "Free bytes on the disk of the archive.", disk.free)
+            yield GaugeMetricFamily("dacycle_disk_size_bytes", "Size of the disk of the archive.", disk.total)
 
     def _branches(self) -> list[str]:
         try:
-            known = Archive(self._folder).branches()
+            self._archive = self._archive or Archive(self._folder)
+            known = self._archive.branches()
         except ArchiveError:  # nothing is there yet
             return []
         return known if self._names is None else [name for name in self._names if name in known]
 
+    def _of_branch(self, name: str) -> list[Sample]:
+        assert self._archive is not None, "its branches are known"
+        branch = self._archive.branch(name)
+        store, folder = self._archive.forecasts.folder, branch.folder
+        forecasts = newest_commit(store, name) if (store / f"refs/branch.{name}").is_dir() else ""
+        files = [stamp(folder / part) for part in ("experiment.yaml", "alerts.json", "drift")]
+        key = (newest_commit(self._archive.states.folder, name), forecasts, *files)
+        if self._kept.get(name, ((), []))[0] != key:
+            self._kept[name] = (key, list(_of_commit(branch)))
+        return [*self._kept[name][1], *_of_clock(branch)]
 
-Sample = tuple[str, tuple[str, ...], float]
+
+def _of_clock(branch: Branch) -> Iterator[Sample]:
+    """Yield what changes with time alone."""
+    if branch.next_time is None:
+        return
+    last, now = branch.next_time - STEP, pd.Timestamp.now("UTC").tz_localize(None)
+    yield "cycles_behind", (), schedule(branch.experiment, last, now).behind
+    end = branch.experiment.end
+    could = (now - branch.experiment.wait if end is None else end) - last
+    yield "queue", ("cycles",), max(0, could // STEP)
 
 
-def _of_branch(branch: Branch) -> Iterator[Sample]:
-    """Yield metric, labels and value of an experiment."""
+def _of_commit(branch: Branch) -> Iterator[Sample]:
+    """Yield what the commits of a run and its alerts say."""
     holding = read_holding(branch.archive.states.folder, branch.name)
     for status in ("ok", "degraded", "fallback"):
         yield "cycles", (status,), holding.statuses.get(status, 0)
     alerts = [alert for alert in alerts_of(branch) if alert.ended is None]
     for severity in ("critical", "warning"):
         yield "alerts_open", (severity,), sum(alert.severity == severity for alert in alerts)
+    for alert in alerts:
+        yield "alert_began_timestamp_seconds", (alert.key, alert.severity), pd.Timestamp(alert.began).timestamp()
     if branch.next_time is None:
         return
-    newest = branch.next_time - STEP
-    yield "cycle_timestamp_seconds", (), newest.timestamp()
-    yield "cycles_behind", (), _behind(branch)
+    yield "cycle_timestamp_seconds", (), (branch.next_time - STEP).timestamp()
+    if branch.experiment.end is None:
+        due = branch.next_time + branch.experiment.wait
+        yield "next_cycle_due_timestamp_seconds", (), due.timestamp()
+    yield "queue", ("forecasts",), len(unmade(branch))
     yield from _of_cycle(branch)
     yield from _of_forecasts(branch)
 
@@ -121,11 +160,17 @@ def _of_cycle(branch: Branch) -> Iterator[Sample]:
     notes = next(branch.archive.states.notes(branch.name), {})
     for stage, seconds in dict(notes.get("seconds", {})).items():
         yield "stage_seconds", (str(stage),), float(seconds)
+    if branch.experiment.end is None and "written" in notes:
+        written, due = pd.Timestamp(notes["written"]), record.time + branch.experiment.wait
+        yield "cycle_delay_seconds", (), (written.tz_localize(None) - due).total_seconds()
+    for channel in HEADLINE:
+        if record.background_spread and channel in record.background_spread:
+            yield "background_spread", (channel,), record.background_spread[channel]
     for name, source in record.sources.items():
         yield "source_reports", (name,), source.decoded
         if source.latency is not None:
             yield "source_latency_seconds", (name,), 60 * source.latency
-    for _, departures in branch.each_departures([record.time] if record.departures is not None else []):
+    for _, departures in branch.departures_between(record.time, record.time):
         fits = fit_table(record.time, departures)
         for (source_name, use), count in fits.groupby(["source", "use"])["count"].sum().items():
             yield "observations", (source_name, use), count
@@ -178,13 +223,11 @@ def served(archive: Path, port: int, host: str = "127.0.0.1") -> Iterator[int]:
     Raises:
         OSError: the port is taken.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_OfArchive(archive))
-    metrics = make_wsgi_app(registry)
+    metrics = make_wsgi_app(registry_of(archive))
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/health":
-            well, content = _health(archive)
+            well, content = health_of(archive)
             start_response("200 OK" if well else "503 Service Unavailable", [("Content-Type", "application/json")])
             return [json.dumps(content).encode()]
         return metrics(environ, start_response)
@@ -200,7 +243,15 @@ class _Quiet(WSGIRequestHandler):
         """Log nothing: Prometheus asks every few seconds."""
 
 
-def _health(archive: Path) -> tuple[bool, dict[str, object]]:
+def registry_of(archive: Path) -> CollectorRegistry:
+    """Return the metrics of all experiments of an archive, read whenever they are collected."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_OfArchive(archive))
+    return registry
+
+
+def health_of(archive: Path) -> tuple[bool, dict[str, object]]:
+    """Return whether no experiment is behind its schedule, and the number of cycles by which each is."""
     behind: dict[str, object] = {}
     try:
         opened = Archive(archive)

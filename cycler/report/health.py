@@ -113,6 +113,7 @@ def station_rows(departures: pd.DataFrame) -> list[dict[str, Any]]:
         level = "" if not np.isfinite(row["pressure"]) else f" at {row['pressure'] / 100:.0f} hPa"
         listed.append(
             {
+                "name": str(row["station"]),
                 "station": plain_station(str(row["station"])) or str(row["site"]),
                 "source": str(row["source"]),
                 "latitude": float(row["latitude"]),

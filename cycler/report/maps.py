@@ -25,6 +25,7 @@ __all__ = [
     "equal_earth",
     "error_maps",
     "increment_maps",
+    "increments_of_cycle",
     "site_map",
     "weather_maps",
 ]
@@ -110,6 +111,11 @@ def error_maps(background: NDArray, analysis: NDArray, grid: Grid) -> Figure:
     return _sheet(
         "Error maps", [("RMSE", analysis, "error"), ("change of RMSE", analysis - background, "signed")], grid
     )
+
+
+def increments_of_cycle(increment: NDArray, grid: Grid) -> Figure:
+    """Draw the increment (6, H, W) of the headline channels in one cycle."""
+    return _sheet("Increments of the cycle", [("increment", increment, "signed")], grid)
 
 
 def weather_maps(analysis: NDArray, increment: NDArray, grid: Grid) -> Figure:

@@ -9,7 +9,7 @@ from dacycle.cycler.report.charts import Chart, Figure, Line
 from dacycle.cycler.report.observations import by_variable
 from dacycle.cycler.verification.usage import BINS, KINDS
 
-__all__ = ["histograms", "site_maps", "sources_over_time"]
+__all__ = ["departure_maps", "histograms", "site_maps", "sources_over_time"]
 
 _DESIGNED = ("assimilated", "withheld_site", "withheld_region")
 _DEPARTURES = (("o_b", "background", "O-B"), ("o_a", "analysis", "O-A"))
@@ -47,6 +47,37 @@ def _dots(sites: pd.DataFrame) -> pd.DataFrame:
         size=sizes,
     )
     return dots.iloc[np.argsort(rank.to_numpy(), kind="stable")]
+
+
+def departure_maps(departures: pd.DataFrame) -> Figure | None:
+    """Draw a map of O-B for each source and variable of a cycle: one dot a site, its largest O-B, in stated errors.
+
+    Args:
+        departures: of one cycle, without values that the experiment never uses.
+    """
+    known = departures[np.isfinite(departures["o_b"].to_numpy(float))]
+    ratio = known["o_b"].astype(float) / known["error"].astype(float)
+    known = known.assign(ratio=ratio).iloc[np.argsort(-np.abs(ratio.to_numpy()), kind="stable")]
+    drawn = []
+    for (source, variable), rows in by_variable(known):
+        sites = rows.drop_duplicates("site").iloc[::-1]
+        bins = np.digitize(sites["ratio"], _O_B_EDGES)
+        names, colours = np.array(list(_O_B_COLOURS.values())), np.array(list(_O_B_COLOURS))
+        dots = sites.assign(name=names[bins], colour=colours[bins], size=np.where(bins == 2, 1.8, 2.6))
+        drawn.append(maps.site_map(f"{source}: {variable}", dots.iloc[np.argsort(np.abs(bins - 2), kind="stable")]))
+        drawn[-1].names = [(name, colour) for colour, name in _O_B_COLOURS.items()]
+    return Figure("Maps of O-B in stated errors", drawn, columns=4) if drawn else None
+
+
+_O_B_EDGES = (-3.0, -1.0, 1.0, 3.0)
+_O_B_COLOURS = {
+    "far below": "below −3",
+    "below": "−3 to −1",
+    "close": "−1 to 1",
+    "above": "1 to 3",
+    "far above": "above 3",
+}
+"""Colour of an O-B in stated errors, and its text in the legend."""
 
 
 def histograms(departures: pd.DataFrame) -> Figure | None:

@@ -4,14 +4,11 @@ Its numbers come from `verification`. Where something is missing, the page says 
 """
 
 from collections import Counter
-from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from dacycle.common.files import write_whole
@@ -20,6 +17,7 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import write_experiment
 from dacycle.cycler.report import figures, health, maps, observation_figures, observations, style, tables
 from dacycle.cycler.report.at_observations import observation_rows, observation_table
+from dacycle.cycler.report.rendering import render
 from dacycle.cycler.verification.attention import conditions, schedule
 from dacycle.cycler.verification.cycles import (
     QUANTITIES,
@@ -34,10 +32,9 @@ from dacycle.cycler.verification.drift import LEAD_STEP, member_scores, read_sco
 from dacycle.cycler.verification.usage import usage
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE
-from dacycle.forecast_adapter.intervals import FEWEST_EFFECTIVE
 from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["page", "render", "write_report"]
+__all__ = ["page", "write_report"]
 
 _STRIP_ROW = 124  # cycles in a row of the strip of statuses, about a month
 
@@ -88,28 +85,6 @@ def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
     context["headline"] = _headline(verification, free, context["curves"])
     context["trends"] = _mean_trends(verification)
     return render("report.html", **context)
-
-
-def render(template: str, **context: Any) -> str:
-    """Fill one of the packaged templates; a name that the context lacks is an error."""
-    folder = files("dacycle.cycler.report") / "templates"
-    environment = Environment(
-        loader=FunctionLoader(lambda name: (folder / name).read_text()),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = tables.number
-    environment.filters["percent"] = tables.percent
-    environment.globals.update(
-        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        statuses={name: style.slug(name) for name in style.STATUSES},
-        figure_css=Markup(style.figure_css()),
-        coasts=maps.coast_definition,
-        fewest_effective=round(FEWEST_EFFECTIVE),
-    )
-    return environment.get_template(template).render(**context)
 
 
 def _overview(records: list[CycleRecord], verification: Verification) -> dict[str, Any]:

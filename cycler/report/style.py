@@ -59,6 +59,11 @@ PALETTE: dict[str, tuple[str, str]] = {
     "shade 4": ("#174f80", "#4389c2"),
     "shade 5": ("#0d2f4d", "#2d6596"),
     "quiet": ("#8b9098", "#8b949e"),
+    "far below": ("#1f4e9c", "#6aa5ff"),
+    "below": ("#7fb0e0", "#3d6ea6"),
+    "close": ("#b4b9c0", "#59616b"),
+    "above": ("#eb9a78", "#a35a3c"),
+    "far above": ("#a8281f", "#ff8a78"),
 }
 """Every colour of a figure by name, on white and on black; the same in all figures."""
 

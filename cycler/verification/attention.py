@@ -148,20 +148,32 @@ def _silent(records: Sequence[CycleRecord]) -> Iterator[Condition]:
 
 
 def _unusual(records: Sequence[CycleRecord], fits: pd.DataFrame, lasting: Collection[str]) -> Iterator[Condition]:
-    """Yield one condition for each source, and one for the increments, with what departs most from its past."""
+    """Yield one condition for each source, one for the increments and one for the spread of the members.
+
+    Each names what departs most from its past. A source that is unusual itself says nothing of the spread.
+    """
     values = usual.quantities(records, fits)
     strength = usual.strengths(values).iloc[-1].dropna().sort_values(ascending=False)
     typical, newest = usual.typical(values), values.ffill(limit=3).iloc[-1]
-    subjects = [f"source {key[1]}" if key[1] else "increments" for key in strength.index]
-    for subject, own in strength.groupby(np.array(subjects), sort=False):
-        key = f"{subject} unusual"
+    subjects = np.array([_subject(key) for key in strength.index])
+    told: set[str] = set()
+    for subject in sorted(dict.fromkeys(subjects), key="spread".__eq__):
+        key, own = f"{subject} unusual", strength[subjects == subject]
         beyond = own[own > (_OVER if key in lasting else usual.LIMIT)]
+        if subject == "spread":
+            beyond = beyond[[f"source {of}" not in told for _, of, _, _ in beyond.index]]
         if beyond.empty:
             continue
+        told.add(subject)
         first = beyond.index[0]
         more = f", and {len(beyond) - 1} more" if len(beyond) > 1 else ""
         said = _said(first, newest[first], typical[first])
         yield Condition(key, "warning", f"{subject}: {said} ({beyond.iloc[0]:.0f} standard deviations){more}")
+
+
+def _subject(key: tuple[str, str, str, str]) -> str:
+    quantity, source, _, _ = key
+    return "spread" if quantity == "spread" else f"source {source}" if source else "increments"
 
 
 def _said(key: tuple[str, str, str, str], value: float, typical: float) -> str:
@@ -182,6 +194,7 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "rejected": ("rejected:", lambda x: f"{100 * x * x:.1f} %"),
     "mean": ("mean O-B:", lambda x: f"{x:+.2f} stated errors"),
     "rms": ("root mean square O-B:", lambda x: f"{np.exp(x):.2f} stated errors"),
+    "spread": ("RMS O-B over what spread and stated error explain:", lambda x: f"{np.exp(x):.2f}"),
     "increment": ("", str),
 }
 """How each quantity of `usual.quantities` is called and shown."""

@@ -21,7 +21,7 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.verification.cycles import LAYERS, layer_of
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES
 
-__all__ = ["consistency"]
+__all__ = ["consistency", "spread_by_layer"]
 
 _KEYS = ["source", "variable", "layer"]
 _SUMS = [
@@ -49,7 +49,7 @@ def consistency(fits: pd.DataFrame, records: Sequence[CycleRecord]) -> pd.DataFr
     of_departures = sums["o_b_squared"] / n - mean_b**2
     estimated = sums["o_b_o_a"] / n - mean_a * mean_b
     by_increments = of_departures - estimated
-    by_members = _spread(records)
+    by_members = spread_by_layer(records)
     kinds = zip(sums["variable"], sums["layer"], strict=True)
     spread = pd.Series([by_members.get(kind, np.nan) for kind in kinds], dtype=float)
     background = spread.fillna(by_increments.clip(lower=0))
@@ -76,7 +76,7 @@ def _root(squared: pd.Series) -> pd.Series:
     return np.sqrt(squared.where(squared >= 0))
 
 
-def _spread(records: Sequence[CycleRecord]) -> dict[tuple[str, str], float]:
+def spread_by_layer(records: Sequence[CycleRecord]) -> dict[tuple[str, str], float]:
     """Return the mean square spread of the backgrounds' members by variable and layer; nothing without members."""
     spreads = [record.background_spread for record in records if record.background_spread]
     if not spreads:

@@ -12,10 +12,11 @@ from operator import itemgetter
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dacycle.cycler.archive.branches import Branch
-from dacycle.cycler.archive.derived import read_tables, write_tables
+from dacycle.cycler.archive.derived import read_rows, read_tables, write_tables
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import parse_donor
 from dacycle.forecast_adapter import scores
@@ -30,6 +31,7 @@ __all__ = [
     "Verification",
     "fingerprint",
     "free_run_of",
+    "kept_rows",
     "layer_of",
     "trends",
     "verify",
@@ -97,6 +99,23 @@ def verify_all(branches: Sequence[Branch], world: World) -> list[Verification]:
         run.new.append(_verify_cycle(run.branch, world, time, table))
     verified = {folder: run.joined() for folder, run in kept.items()}
     return [verified[branch.folder] for branch in branches]
+
+
+def kept_rows(branch: Branch, name: str, rows: pc.Expression, records: Sequence[CycleRecord]) -> pd.DataFrame:
+    """Return some rows of a kept table of a run, as it is kept; nothing is computed or written.
+
+    Args:
+        branch: of the run.
+        name: `errors`, `means` or `fits`.
+        rows: which rows.
+        records: of the cycles whose rows are returned, if the rows were made of these very records.
+
+    Raises:
+        ArchiveError: the file is damaged.
+    """
+    table, keys = read_rows(branch.folder / "verification", name, rows)
+    current = [r.time for r in records if keys.get(r.id, "").startswith(fingerprint([r]))]
+    return table[table["time"].isin(current)]
 
 
 class _Kept:

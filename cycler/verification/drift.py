@@ -57,6 +57,7 @@ __all__ = [
     "make_forecasts",
     "member_scores",
     "read_scores",
+    "unmade",
     "unverified",
     "verifiable_leads",
 ]
@@ -127,6 +128,11 @@ def _due(branch: Branch, world: World) -> list[pd.Timestamp]:
             or (_is_covered(branch, world, start) and not is_whole(branch, start, made_from, leads(branch)))
         )
     ]
+
+
+def unmade(branch: Branch) -> list[pd.Timestamp]:
+    """Return the starts that an experiment asks for and whose forecast is not in the archive, in order."""
+    return sorted(_sources(branch).keys() - _committed(branch))
 
 
 def fill_in(branch: Branch, world: World) -> Iterator[pd.Timestamp]:

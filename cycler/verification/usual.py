@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from dacycle.cycler.archive.record import CycleRecord
+from dacycle.cycler.verification.consistency import spread_by_layer
 from dacycle.forecast_adapter.channels import HEADLINE
 
-__all__ = ["FEWEST", "LIMIT", "PAST", "quantities", "strengths", "typical"]
+__all__ = ["FEWEST", "LIMIT", "PAST", "quantities", "strengths", "typical", "typical_of_each"]
 
 PAST = 30
 """Most earlier cycles at the same hour with which a cycle is compared: a run changes with the seasons."""
@@ -32,6 +33,7 @@ _LEAST = {
     "rejected": 0.01,
     "mean": 0.02,
     "rms": 0.02,
+    "spread": 0.02,
     "increment": 0.02,
 }
 """Least standard deviation of each quantity, in its own unit."""
@@ -53,13 +55,16 @@ def quantities(records: Sequence[CycleRecord], fits: pd.DataFrame) -> pd.DataFra
     | `rejected` | source and variable | square root of the share of values that the checks rejected |
     | `mean` | source, variable and layer | mean O-B of values used and withheld, in stated errors |
     | `rms` | source, variable and layer | logarithm of the root mean square of O-B, in stated errors |
+    | `spread` | source, variable and layer, of runs with members | log of the RMS of O-B over that explained |
     | `increment` | headline channel (`variable`) | logarithm of the root mean square increment |
+
+    What is explained of O-B is the root of the mean square of the members' spread plus that of the stated error.
 
     Args:
         records: of the cycles, in order.
         fits: as in `Verification.fits`.
     """
-    values = pd.concat([_of_sources(records), _of_increments(records), _rejected(fits), *_departures(fits)])
+    values = pd.concat([_of_sources(records), _of_increments(records), _rejected(fits), *_departures(fits, records)])
     values = values.set_index(["time", *_NAMES])["value"].unstack(_NAMES)
     return values.reindex(pd.DatetimeIndex([record.time for record in records], name="time")).sort_index(axis=1)
 
@@ -99,8 +104,17 @@ def strengths(values: pd.DataFrame) -> pd.DataFrame:
 
 def typical(values: pd.DataFrame) -> pd.Series:
     """Return what is usual of each series at the hour of the last cycle; NaN where fewer than five earlier ones say."""
-    past = values.to_numpy(float)[_alike(values.index, len(values) - 1)]
-    return pd.Series(_median(past), values.columns)
+    return pd.Series(_typical(values, len(values) - 1), values.columns)
+
+
+def typical_of_each(values: pd.DataFrame) -> pd.DataFrame:
+    """Return what was usual of each series at each cycle, from the cycles before it; NaN as in `typical`."""
+    rows = [_typical(values, row) for row in range(len(values))]
+    return pd.DataFrame(np.reshape(rows, values.shape), values.index, values.columns)
+
+
+def _typical(values: pd.DataFrame, row: int) -> NDArray:
+    return _median(values.to_numpy(float)[_alike(values.index, row)])
 
 
 def _alike(times: pd.DatetimeIndex, row: int) -> NDArray:
@@ -170,15 +184,23 @@ def _rejected(fits: pd.DataFrame) -> pd.DataFrame:
     return sums.assign(quantity="rejected", layer="", value=np.sqrt(share))[["time", *_NAMES, "value"]]
 
 
-def _departures(fits: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return mean and root mean square of O-B, in stated errors."""
+def _departures(fits: pd.DataFrame, records: Sequence[CycleRecord]) -> list[pd.DataFrame]:
+    """Return mean and root mean square of O-B, in stated errors, and what the members' spread leaves unexplained."""
     own = fits[fits["use"].isin(["assimilated", "withheld"])]
     columns = ["compared", "error_squared", "o_b", "o_b_in_errors_squared"]
+    members = any(record.background_spread for record in records)
+    columns += ["o_b_squared"] if members else []
     sums = own.groupby(["time", "source", "variable", "layer"], as_index=False)[columns].sum()
     sums = sums[sums["compared"] >= _COMPARED_AT_LEAST].astype(dict.fromkeys(columns, float))
-    mean = sums["o_b"] / np.sqrt(sums["error_squared"] * sums["compared"])
-    rms = np.log(np.sqrt(sums["o_b_in_errors_squared"] / sums["compared"]))
-    return [
-        sums.assign(quantity=name, value=values)[["time", *_NAMES, "value"]]
-        for name, values in (("mean", mean), ("rms", rms))
-    ]
+    found = {
+        "mean": sums["o_b"] / np.sqrt(sums["error_squared"] * sums["compared"]),
+        "rms": np.log(np.sqrt(sums["o_b_in_errors_squared"] / sums["compared"])),
+    }
+    if members:
+        spreads = {record.time: spread_by_layer([record]) for record in records}
+        keys = zip(sums["time"], sums["variable"], sums["layer"], strict=True)
+        spread = np.array([spreads[time].get((variable, layer), np.nan) for time, variable, layer in keys])
+        explained = spread * sums["compared"] + sums["error_squared"]
+        found["spread"] = np.log(np.sqrt(sums["o_b_squared"] / explained))
+    tables = [sums.assign(quantity=name, value=values)[["time", *_NAMES, "value"]] for name, values in found.items()]
+    return [table.dropna(subset="value") for table in tables]

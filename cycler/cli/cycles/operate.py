@@ -1,4 +1,4 @@
-"""Commands that operate an installation: `serve`, `deploy`, `alerts`, `audit` and `doctor`."""
+"""Commands that operate an installation: `serve`, `web`, `deploy`, `alerts`, `audit` and `doctor`."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,6 +44,26 @@ def serve(
     service = Service(load_experiment(experiment), Archive(archive, create=True), forecasts, threads)
     with nullcontext() if metrics is None else served(archive, metrics):
         service.serve()
+
+
+@app.command()
+def web(
+    archive: ArchiveFolder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8710,
+    host: Annotated[
+        str, typer.Option(help="Address; another than that of this machine shows the archive to everybody there.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve the operator's page of an archive: all experiments, cycles, stations and alerts, live and read-only.
+
+    It reads what is committed and writes nothing. /metrics is for Prometheus, /health for a supervisor, /api for
+    programs. SIGTERM or Ctrl-C stops it.
+
+    Example: dacycle web --archive archive
+    """
+    from dacycle.cycler.web.app import serve as show
+
+    show(archive, host, port)
 
 
 @app.command()

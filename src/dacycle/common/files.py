@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dacycle.common.places import is_remote
 
-__all__ = ["flush", "flush_all", "whole", "write_whole"]
+__all__ = ["flush", "flush_all", "stamp", "whole", "write_whole"]
 
 
 @contextmanager
@@ -55,6 +55,15 @@ def whole(path: Path, replace: bool = True, durable: bool = True) -> Iterator[Pa
             flush(path.parent)
     finally:
         _remove(temporary)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is replaced, or when the names in a folder change; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 def write_whole(path: Path, content: bytes) -> None:

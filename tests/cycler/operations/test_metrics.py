@@ -56,6 +56,9 @@ def test_metrics_are_those_of_the_newest_cycle(tiny, tmp_path: Path) -> None:
     assert found["cycles", "run", "ok"] == 5
     assert found["cycles", "run", "fallback"] == 1
     assert found["alerts_open", "run", "critical"] == 1
+    assert (
+        found["alert_began_timestamp_seconds", "run", "fallback", "critical"] == pd.Timestamp("2024-02-01").timestamp()
+    )
     assert found["cycle_timestamp_seconds", "run"] == record.time.timestamp()
     assert found["source_reports", "run", "sondes"] == 40
     assert found["source_latency_seconds", "run", "sondes"] == 3000
@@ -73,9 +76,11 @@ def test_drift_is_that_of_the_newest_forecast_that_is_verified(world, tmp_path: 
     described = load_experiment(path)
     replay.run_due_cycles(described, archive)
     branch = archive.branch(described.name)
-    list(make_forecasts(branch, load_world(world.folder), load_model(described.model)))
     with served(archive.folder, 0) as port:
+        assert samples(ask(port, "/metrics")[1])["queue", described.name, "forecasts"] == 3
+        list(make_forecasts(branch, load_world(world.folder), load_model(described.model)))
         found = samples(ask(port, "/metrics")[1])
+    assert found["queue", described.name, "forecasts"] == 0
     scores = world_scores(branch)
     assert found["forecast_rmse", described.name, "z500", "24"] == pytest.approx(scores["z500"])
     assert found["stage_seconds", described.name, "background"] > 0
@@ -100,7 +105,11 @@ def test_health_says_how_far_a_live_run_is_behind(world, tmp_path: Path) -> None
     with served(archive.folder, 0) as port:
         status, text = ask(port, "/health")
         assert (status, json.loads(text)) == (503, {"cycles_behind": {"tiny": 1}})
-        assert samples(ask(port, "/metrics")[1])["cycles_behind", "tiny"] == 1
+        found = samples(ask(port, "/metrics")[1])
+        assert found["cycles_behind", "tiny"] == 1
+        assert found["queue", "tiny", "cycles"] == 1
+        assert found["next_cycle_due_timestamp_seconds", "tiny"] == (since + described.wait).timestamp()
+        assert found["cycle_delay_seconds", "tiny"] > 0
         replay.run_due_cycles(described, archive, until=since)
         assert ask(port, "/health")[0] == 200
 
@@ -122,7 +131,9 @@ def test_each_metric_has_a_meaning_and_no_other_is_given(tiny, tmp_path: Path) -
     make_run(tmp_path, tiny, cycles=6)
     with served(tmp_path, 0) as port:
         families = list(text_string_to_metric_families(ask(port, "/metrics")[1]))
-    own = {f"dacycle_{name}" for name in METRICS} | {"dacycle_unreadable_experiments", "dacycle_disk_free_bytes"}
+    own = {f"dacycle_{name}" for name in METRICS} | {
+        "dacycle_unreadable_experiments", "dacycle_disk_free_bytes", "dacycle_disk_size_bytes"
+    }  # fmt: skip
     assert {family.name for family in families} == own
     assert all(family.documentation for family in families)
 

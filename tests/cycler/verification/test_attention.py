@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from dacycle.cycler.verification.attention import conditions, schedule
+from dacycle.forecast_adapter.channels import NAMES
 from tests.cycler.histories import DAYS, fits, record, source
 from tests.cycler.runs import experiment
 
@@ -133,3 +134,24 @@ def test_a_changed_increment_is_named(asked, past):
 
 def test_a_run_without_cycles_is_well(asked):
     assert conditions(asked, [], fits([]), asked.start) == []
+
+
+def test_members_that_spread_less_than_before_are_told_and_a_source_that_changed_is_told_alone(asked):
+    spread = dict.fromkeys(NAMES, 2.0)
+    past = [replace(record(day), background_spread=spread) for day in range(DAYS)]
+
+    def table(records, mean_square):
+        return fits(records).assign(
+            layer="700-300 hPa", o_b_squared=100 * mean_square, o_b_in_errors_squared=100 * mean_square
+        )
+
+    assert found(asked, past, table(past, 5.0)) == {}
+    narrow = [*past[:-1], replace(past[-1], background_spread=dict.fromkeys(NAMES, 0.3))]
+    told = found(asked, narrow, table(narrow, 5.0))
+    assert list(told) == ["spread unusual"]
+    assert (
+        "t 700-300 hPa RMS O-B over what spread and stated error explain: 2.14; 1.00 is usual"
+        in told["spread unusual"].text
+    )
+    worse = pd.concat([table(past[:-1], 5.0), table(past[-1:], 20.0)])
+    assert list(found(asked, past, worse)) == ["source sondes unusual"]
