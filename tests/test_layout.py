@@ -20,7 +20,7 @@ COMPONENTS = ("cycler", "assimilators", "obs_ingest", "forecast_adapter")  # eac
 ROOMS = {
     "cycler": (
         "cli", "cli.cycles", "cli.files", "cli.models", "cli.texts", "cli.options", "cli.show",
-        "sweep", "benchmark", "comparison", "timing", "operations",
+        "sweep", "benchmark", "comparison", "timing", "up", "operations",
         "report", "report.data", "single", "cycle", "verification", "archive", "experiment",
     ),
     "assimilators": (

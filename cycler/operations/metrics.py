@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app, write_to_textfil
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from dacycle.common.clock import now
 from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.archive.exceptions import ArchiveError
@@ -109,8 +110,7 @@ def _of_branch(branch: Branch) -> Iterator[Sample]:
 
 
 def _behind(branch: Branch) -> int:
-    now = pd.Timestamp.now("UTC").tz_localize(None)
-    return 0 if branch.next_time is None else schedule(branch.experiment, branch.next_time - STEP, now).behind
+    return 0 if branch.next_time is None else schedule(branch.experiment, branch.next_time - STEP, now()).behind
 
 
 def _of_cycle(branch: Branch) -> Iterator[Sample]:

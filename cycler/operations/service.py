@@ -14,7 +14,7 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from dacycle.common import logs
+from dacycle.common import clock, logs
 from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
@@ -96,8 +96,10 @@ class Service:
             RunStoppedError: more cycles in a row fell back to their background than the experiment allows.
             ExperimentError: the experiment cannot run as it is.
         """
-        first = self.experiment.start + self.experiment.wait
-        every = IntervalTrigger(hours=STEP // pd.Timedelta(hours=1), start_date=first.tz_localize("UTC"))
+        by = clock.read_clock()
+        first = by.of_machine(self.experiment.start + self.experiment.wait)
+        seconds = STEP.total_seconds() / by.speed
+        every = IntervalTrigger(seconds=max(1, round(seconds)), start_date=first.tz_localize("UTC"))
         self._scheduler.add_job(self._wake, every, id="wake", next_run_time=pd.Timestamp.now("UTC"))
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -145,7 +147,7 @@ class Service:
         alerts are told.
         A free run that leaves the model's range is logged and does not stop the experiment.
         """
-        now = pd.Timestamp.now("UTC").tz_localize(None) if now is None else now
+        now = clock.now() if now is None else now
         for run in self.experiment.runs():
             with logs.context(experiment=run.name):
                 try:
