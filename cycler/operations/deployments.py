@@ -27,7 +27,7 @@ from dacycle.cycler.experiment import STEP, Experiment, load_experiment
 from dacycle.cycler.operations import flows
 from dacycle.cycler.operations.flows import ServerError, check_server
 
-__all__ = ["Deployment", "deploy", "deployments"]
+__all__ = ["Deployment", "deploy", "deployments", "schedule_of"]
 
 AFTER_CUTOFF = pd.Timedelta(minutes=5)
 """How long after the last cutoff cycles are woken, and after them forecasts and the report."""
@@ -94,7 +94,7 @@ def deploy(path: Path, archive: Path, pool: str) -> list[Deployment]:
             flow,
             name=experiment.name,
             description=described.text,
-            schedules=[_schedule(described.cron)] if described.cron else [],
+            schedules=[schedule_of(described.cron)] if described.cron else [],
             parameters={"experiment": str(path.resolve()), "archive": str(archive.resolve())},
             concurrency_limit=one,
             work_pool_name=pool,
@@ -106,7 +106,7 @@ def deploy(path: Path, archive: Path, pool: str) -> list[Deployment]:
     return made
 
 
-def _schedule(cron: str) -> Schedule:
+def schedule_of(cron: str) -> Schedule:
     """Return the schedule of a cron line whose hours are evenly spaced; in a rehearsal, as its clock goes."""
     clock = read_clock()
     if not clock.rehearses:

@@ -1,15 +1,13 @@
 """One machine's Prefect: a database, a server, workers and the deployments of experiments, until told to stop.
 
-What it makes stays in one folder from run to run: the database, its password, the ports, Prefect's own files, logs. None
-of it holds a cycle: the archive is the ledger, and the folder may be deleted while nothing runs.
+What it makes stays in one folder from run to run: the database, its password, the ports, Prefect's own files, logs. No
+cycle is in it: the archive is the ledger, and the folder may be deleted while nothing runs.
 """
 
-import json
 import logging
 import os
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,16 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import httpx
 
-from dacycle.common.errors import DacycleError
-from dacycle.common.files import write_whole
 from dacycle.common.locks import locked
 from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations.watchdog import notify
-from dacycle.cycler.up.postgres import Cluster, as_user, find_cluster
+from dacycle.cycler.up.kept import Kept, UpError
 from dacycle.cycler.up.pool import Pool
+from dacycle.cycler.up.postgres import Cluster, as_user, find_cluster
 from dacycle.cycler.up.supervisor import Supervised, end_leftovers, flow_runs, kill, tail
 
 __all__ = ["Plan", "UpError", "bring_up"]
@@ -40,14 +38,15 @@ DATABASE_PORTS = range(54320, 54420)
 STARTING = 300.0
 """Seconds in which a database or a server has to answer for the first time: it may have to recover or to migrate."""
 
+TRIES = 5
+"""Times that a process is started, or an experiment deployed, before that counts as failed."""
+
+MAIN = "from dacycle.cycler.cli import main; main()"
+
 LOOKING = 10.0
 """Seconds between two looks at what killed flow runs hold."""
 
 DATABASE_SETTINGS = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
-
-
-class UpError(DacycleError, RuntimeError):
-    """Something cannot be brought up; says what, why and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +99,19 @@ def bring_up(plan: Plan, say: Callable[[str], None] = print) -> None:
 
 
 class _Machine:
-    """The processes of a plan, and what is kept of them in `state.json`."""
+    """The processes of a plan."""
 
     def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
         self.plan, self.say = plan, say
         self.state = plan.state.resolve()
-        self.file = self.state / "state.json"
-        self.kept = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.kept = Kept.read(self.state / "state.json")
         self.running: list[Supervised] = []
         self.signals = 0
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told)
-        end_leftovers(self.kept.get("processes", {}), self.state)
+        end_leftovers(self.kept.processes, self.state)
         try:
             for begin in (self._database, self._server, self._deployments, self._workers):
                 if not self.plan.stopping.is_set():
@@ -129,7 +127,8 @@ class _Machine:
     # --- one after another ---
 
     def _database(self) -> None:
-        given = self.plan.database or next((os.environ[name] for name in DATABASE_SETTINGS if os.environ.get(name)), None)
+        settings = (os.environ[name] for name in DATABASE_SETTINGS if os.environ.get(name))
+        given = self.plan.database or next(settings, None)
         if given == "sqlite":
             self.url = f"sqlite+aiosqlite:///{self.state / 'prefect.db'}"
         elif given is not None:
@@ -139,7 +138,7 @@ class _Machine:
 
     def _private_database(self, cluster: Cluster) -> None:
         cluster.make()
-        port = self._port("database", DATABASE_PORTS)
+        port = self.kept.port("database", "127.0.0.1", DATABASE_PORTS)
         database = self._supervised(
             "database", cluster.command(port), {}, signal.SIGINT, lambda: cluster.answers(port), as_user(cluster.user)
         )
@@ -147,11 +146,11 @@ class _Machine:
         self.url = cluster.url(port)
 
     def _server(self) -> None:
-        port = self._port("server", PAGE_PORTS, self.plan.port)
-        listens = "127.0.0.1" if self.plan.host in ("0.0.0.0", "::") else self.plan.host  # noqa: S104 - a comparison
+        port = self.kept.port("server", self.plan.host, PAGE_PORTS, self.plan.port)
+        listens = "127.0.0.1" if self.plan.host in ("0.0.0.0", "::") else self.plan.host
         self.page = f"http://{listens}:{port}"
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-        command += ["--host", self.plan.host, "--port", str(port), "--timeout-keep-alive", "5", "--log-level", "warning"]
+        command += [f"--host={self.plan.host}", f"--port={port}", "--timeout-keep-alive=5", "--log-level=warning"]
         # Leases in files outlive a killed server; in memory, what they hold would stay held.
         leases = "prefect.server.concurrency.lease_storage.filesystem"
         env = {
@@ -163,20 +162,28 @@ class _Machine:
         self._start(self._supervised("server", command, env, answers=lambda: _answers(f"{self.page}/api/ready")))
 
     def _deployments(self) -> None:
-        main = "from dacycle.cycler.cli import main; main()"
+        log = self.state / "logs" / "deploy.log"
         for path in self.plan.experiments:
-            command = [sys.executable, "-c", main, "deploy", str(path), "--archive", str(self.plan.archive)]
-            made = subprocess.run(
-                [*command, "--pool", self.plan.pool], env=self._env(), capture_output=True, text=True, timeout=STARTING
-            )
-            if made.returncode != 0:
-                raise UpError(f"{path}: its deployments could not be made: {made.stderr.strip() or made.stdout.strip()}")
+            arguments = ["deploy", str(path), "--archive", str(self.plan.archive), "--pool", self.plan.pool]
+            for _ in range(TRIES):  # the server may be killed meanwhile
+                if self._succeeds([sys.executable, "-c", MAIN, *arguments], log) or self.plan.stopping.is_set():
+                    break
+            else:
+                raise UpError(f"{path}: its deployments could not be made; the end of {log}:\n{tail(log)}")
             self.say(f"{path}: deployed to the pool {self.plan.pool}")
+
+    def _succeeds(self, command: list[str], log: Path) -> bool:
+        """Run a command to its end, and look after the processes meanwhile; return whether it ended well."""
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=self._env(), stdout=output, stderr=output)
+        if not self._wait(lambda: process.poll() is not None):
+            process.kill()
+        return process.wait() == 0
 
     def _workers(self) -> None:
         self.pool = Pool(f"{self.page}/api", self.plan.pool, self._names())
-        if self.kept.pop("paused", False):  # when it was last stopped
-            self.pool.pause(False)
+        if self.kept.paused and self.pool.pause(False):  # it was, when all was last stopped
+            self.kept.set_paused(False)
         for name in self._names():
             command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--type", "process"]
             command += ["--pool", self.plan.pool, "--name", name]
@@ -191,11 +198,7 @@ class _Machine:
     def _look_after(self) -> None:
         looked = time.monotonic()
         while not self.plan.stopping.wait(1.0):
-            pids = [each.pid for each in self.running]
-            for each in self.running:
-                each.tend()
-            if pids != [each.pid for each in self.running]:
-                self._keep()
+            self._tend()
             if time.monotonic() - looked > LOOKING:
                 self.pool.free()
                 looked = time.monotonic()
@@ -212,8 +215,7 @@ class _Machine:
 
     def _finish_flow_runs(self) -> None:
         """Let no further flow run start, and wait for those that run; a second signal ends the wait, and kills them."""
-        self.kept["paused"] = True
-        self._keep()
+        self.kept.set_paused(True)
         self.pool.pause()
         if flow_runs(self.state):
             self.say("stopping: running cycles finish first; a second Ctrl-C or SIGTERM kills them")
@@ -248,54 +250,40 @@ class _Machine:
         env: dict[str, str],
         told: signal.Signals = signal.SIGTERM,
         answers: Callable[[], bool] | None = None,
-        options: dict[str, object] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> Supervised:
         folder = Path("/") if name == "database" else Path.cwd()
         log = self.state / "logs" / f"{name}.log"
         return Supervised(name, command, self._env() | env, folder, log, answers, told, options=options or {})
 
     def _start(self, process: Supervised) -> None:
-        """Start a process and wait until it answers."""
+        """Start a process and wait until it answers; what runs already is looked after meanwhile."""
         process.start()
         self.running.append(process)
         self._keep()
         assert process.answers is not None
-        until = time.monotonic() + STARTING
-        while not process.answers():
-            if self.plan.stopping.wait(0.3):
-                return
-            process.tend()
-            if process.starts > 3 or time.monotonic() > until:
-                raise UpError(f"the {process.name} does not start; the end of {process.log}:\n{tail(process.log)}")
+        if not self._wait(process.answers, lambda: process.starts > TRIES) and not self.plan.stopping.is_set():
+            raise UpError(f"the {process.name} does not start; the end of {process.log}:\n{tail(process.log)}")
 
-    def _port(self, name: str, among: range, wanted: int | None = None) -> int:
-        """Return the port that is asked for, that of the last time, or a free one; it is kept."""
-        if wanted is not None and not _is_free(self.plan.host, wanted):
-            raise UpError(f"port {wanted} is taken by another program: end it, or name another port with --port")
-        host = self.plan.host if name == "server" else "127.0.0.1"
-        last = self.kept.get(name)
-        port = next((p for p in (wanted, last, *among) if p is not None and _is_free(host, p)), None)
-        if port is None:
-            raise UpError(f"no port is free for the {name} among {among.start} to {among.stop - 1}")
-        if last not in (None, port) and wanted is None:
-            self.say(f"port {last} of the {name} is taken by another program; it is {port} now")
-        self.kept[name] = port
-        return port
+    def _wait(self, done: Callable[[], bool], failed: Callable[[], bool] = lambda: False) -> bool:
+        """Return whether something has come true before it failed, its time was over, or this is to stop."""
+        until = time.monotonic() + STARTING
+        while not done():
+            if failed() or time.monotonic() > until or self.plan.stopping.wait(0.3):
+                return False
+            self._tend()
+        return True
+
+    def _tend(self) -> None:
+        """Start again what has died."""
+        pids = [each.pid for each in self.running]
+        for each in self.running:
+            each.tend()
+        if pids != [each.pid for each in self.running]:
+            self._keep()
 
     def _keep(self) -> None:
-        self.kept["processes"] = {each.name: each.pid for each in self.running if each.pid is not None}
-        write_whole(self.file, json.dumps(self.kept, indent=1).encode())
-
-
-def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((host, port))
-        except OSError:
-            return False
-    return True
+        self.kept.set_processes({each.name: each.pid for each in self.running if each.pid is not None})
 
 
 def _answers(url: str) -> bool:

@@ -1,7 +1,7 @@
 """The work pool: it is paused while running cycles finish, and what killed flow runs hold is given back at once.
 
-Prefect shows the run of a killed process as running, and lets its deployment start no other until a lease ends. `up` knows
-better where its own workers are the only ones: such a run is told to have crashed.
+Prefect shows the run of a killed process as running, and lets its deployment start no other until a lease ends, after
+five minutes. Where all workers are of this machine, `up` knows better: it tells the server that such a run has crashed.
 """
 
 import logging
@@ -47,7 +47,7 @@ class Pool:
             return False
 
     def free(self) -> int:
-        """Give back what no process holds; return how many runs or slots that was. A server that is away is no error."""
+        """Give back what no process holds; return how many runs or slots that was, 0 if the server is away."""
         try:
             return self._free()
         except httpx.HTTPError as error:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import whole
@@ -75,7 +76,7 @@ class Cluster:
             self._run(["postgres", "--single", "-D", str(part), "postgres"], f"CREATE DATABASE {NAME};\n")
 
     def command(self, port: int) -> list[str]:
-        """Return the command that runs it in the foreground, on a port of 127.0.0.1 and, if its path is short, a socket."""
+        """Return the command that runs it, on a port of 127.0.0.1 and, if its path is short enough, a socket."""
         fits = len(os.fsencode(self.folder / f".s.PGSQL.{port}")) <= LONGEST_SOCKET
         settings = {
             "listen_addresses": "127.0.0.1",
@@ -102,13 +103,19 @@ class Cluster:
     def _run(self, command: list[str], given: str = "") -> None:
         program = str(self.programs / command[0])
         done = subprocess.run(
-            [program, *command[1:]], input=given, capture_output=True, text=True, timeout=300, cwd="/", **as_user(self.user)
+            [program, *command[1:]],
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd="/",
+            **as_user(self.user),
         )
         if done.returncode != 0:
             raise DatabaseError(f"{program} failed in {self.folder}: {done.stderr.strip() or done.stdout.strip()}")
 
 
-def as_user(user: str | None) -> dict[str, object]:
+def as_user(user: str | None) -> dict[str, Any]:
     """Return the arguments that let `subprocess` run a process as another user, with no groups but its own."""
     if user is None:
         return {}
@@ -123,8 +130,8 @@ def find_cluster(folder: Path, user: str | None = None) -> Cluster:
         user: that its processes run as where the present one is root; None: `postgres`.
 
     Raises:
-        DatabaseError: PostgreSQL is not installed, or not in the version that made the cluster; it would run as root, or
-            its user cannot reach the folder.
+        DatabaseError: PostgreSQL is not installed, or not in the version that made the cluster; it would run as
+            root; or its user cannot reach the folder.
     """
     installed = dict(_installed())
     if not installed:
@@ -148,7 +155,9 @@ def _installed() -> Iterator[tuple[int, Path]]:
     on_path = shutil.which("initdb")
     for programs in [*folders, *([Path(on_path).resolve().parent] if on_path else [])]:
         if all((programs / name).exists() for name in ("initdb", "postgres", "pg_isready")):
-            said = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, timeout=30).stdout
+            said = subprocess.run(
+                [programs / "postgres", "--version"], capture_output=True, text=True, timeout=30
+            ).stdout
             if version := re.search(r"\) (\d+)", said):
                 yield int(version[1]), programs
 
@@ -171,12 +180,13 @@ def _user(user: str | None) -> str | None:
 
 def _check_reach(cluster: Cluster) -> None:
     """Give the folder to the user of the processes, and refuse one that this user cannot enter."""
+    cluster.folder.chmod(0o700)
     cluster._own(cluster.folder)
     if cluster.user is None:
         return
     asked = ["test", "-w", str(cluster.folder), "-a", "-x", str(cluster.folder)]
-    if subprocess.run(asked, timeout=30, cwd="/", **as_user(cluster.user)).returncode != 0:  # type: ignore[call-overload]
+    if subprocess.run(asked, timeout=30, cwd="/", **as_user(cluster.user)).returncode != 0:
         raise DatabaseError(
-            f"user {cluster.user}, which PostgreSQL runs as, cannot enter {cluster.folder}: choose a folder that it can "
-            "reach with --state, e.g. below /var/lib, or run `dacycle up` as a user other than root"
+            f"user {cluster.user}, which PostgreSQL runs as, cannot enter {cluster.folder}: choose a folder that it "
+            "can reach with --state, e.g. below /var/lib, or run `dacycle up` as a user other than root"
         )

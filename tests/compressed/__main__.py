@@ -28,8 +28,13 @@ LIMIT = 900.0
 
 @dataclass(frozen=True)
 class Kill:
-    """Hold a kill: after which cycle, of what, and the seconds until all ran again, and until the next cycle and all
-    others that had become due meanwhile were there.
+    """Hold a kill, and the seconds of the recovery.
+
+    Attributes:
+        after: the newest cycle.
+        what: was killed.
+        running: until everything ran again.
+        caught_up: until the next cycle and all others that had become due meanwhile were there.
     """
 
     after: str
@@ -46,7 +51,9 @@ class Trial:
         self.archive, self.last = folder / ARCHIVE, self.experiment.start + (cycles - 1) * STEP
         began = (pd.Timestamp.now("UTC").tz_localize(None) + pd.Timedelta(seconds=60)).floor("1s")
         speed = STEP.total_seconds() / seconds
-        clock = f"{self.experiment.start + pd.Timedelta(hours=2):%Y-%m-%dT%H} since {began:%Y-%m-%dT%H:%M:%S} x{speed:g}"
+        clock = (
+            f"{self.experiment.start + pd.Timedelta(hours=2):%Y-%m-%dT%H} since {began:%Y-%m-%dT%H:%M:%S} x{speed:g}"
+        )
         self.machine = Machine(folder, workers, clock)
         self.clock = clock
 
@@ -75,7 +82,9 @@ class Trial:
         def goes_on() -> bool:
             return self.next() > min(after + STEP, self.last) and self.is_caught_up()
 
-        return Kill(cycle_id(after), what, running, running + until(goes_on, f"a cycle after the kill of {what}", LIMIT))
+        return Kill(
+            cycle_id(after), what, running, running + until(goes_on, f"a cycle after the kill of {what}", LIMIT)
+        )
 
     def has_forecasts(self) -> bool:
         """Return whether all forecasts are scored."""
@@ -147,7 +156,9 @@ def main() -> int:
     kills = disturb(trial, random.Random(given.seed), given.seconds)
     until(trial.has_forecasts, "the last forecasts", LIMIT)
     status = trial.machine.stop()
-    print(f"{len(kills)} kills in {(time.monotonic() - begun) / 60:.0f} min; `dacycle up` ended with status {status}")
+    minutes = (time.monotonic() - begun) / 60
+    print(f"{len(kills)} kills in {minutes:.0f} min; `dacycle up` ended by itself {trial.machine.given_up} times")
+    print(f"told to end, it ended with status {status}")
     undisturbed(given.folder, trial.last)
     wrong = gaps(trial.archive) + differences(trial.archive, given.folder / UNDISTURBED, trial.last)
     print("the archive is as undisturbed" if not wrong else "differs from the undisturbed: " + ", ".join(wrong))

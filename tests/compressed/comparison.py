@@ -1,5 +1,6 @@
 """What two archives of the demonstration have to have in common, up to a cycle."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,5 +47,5 @@ def gaps(folder: Path) -> list[str]:
     found = []
     for name in NAMES:
         times = [record.time for record in Archive(folder).branch(name).records]
-        found += [f"{name} after {cycle_id(a)}" for a, b in zip(times, times[1:], strict=False) if b - a != STEP]
+        found += [f"{name} after {cycle_id(a)}" for a, b in pairwise(times) if b - a != STEP]
     return found

@@ -23,6 +23,7 @@ class Machine:
         self.state = folder / f"{ARCHIVE}.up"
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | {"DACYCLE_CLOCK": clock}
         self.process: subprocess.Popen[bytes] | None = None
+        self.given_up = 0
 
     def start(self) -> None:
         """Start it, as a supervisor does after it has died."""
@@ -40,14 +41,19 @@ class Machine:
 
     def is_well(self) -> bool:
         """Return whether everything runs and the server answers."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None:
             return False
+        if self.process.poll() is not None:
+            self.given_up += 1
+            self.start()
         kept = self._kept()
         processes = kept.get("processes", {})
         if len(processes) != 2 + self.workers or not all(_lives(pid) for pid in processes.values()):
             return False
         try:
-            return httpx.get(f"http://127.0.0.1:{kept['server']}/api/ready", timeout=2, trust_env=False).is_success
+            return httpx.get(
+                f"http://127.0.0.1:{kept['ports']['server']}/api/ready", timeout=2, trust_env=False
+            ).is_success
         except httpx.HTTPError:
             return False
 

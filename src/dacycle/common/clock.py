@@ -1,8 +1,8 @@
 """The clock of live runs: the machine's own, or in a rehearsal a past time that passes faster.
 
-`DACYCLE_CLOCK="2024-01-05T03 since 2026-11-29T05:10 x480"` says that it was 2024-01-05T03 when the machine's clock showed
-2026-11-29T05:10, and that a second of the machine's is 480 seconds since. Cycles then become due, are verified and are
-told late by that clock. What is recorded of the machine itself, such as the time of a commit, stays the machine's.
+`DACYCLE_CLOCK="2024-01-05T03 since 2026-11-29T05:10 x480"` says that it was 2024-01-05T03 when the machine's clock
+showed 2026-11-29T05:10, and runs 480 times as fast since. By that clock cycles become due and are told late.
+What is recorded of the machine itself, such as the time of a commit, stays the machine's.
 """
 
 import re
@@ -15,6 +15,8 @@ from dacycle.common.times import parse_time
 
 __all__ = ["Clock", "now", "read_clock"]
 
+EPOCH = pd.Timestamp(0)
+
 _FORM = re.compile(r"(?P<shown>\S+) since (?P<began>\S+)(?: x(?P<speed>\d+(?:\.\d+)?))?")
 
 
@@ -22,8 +24,8 @@ _FORM = re.compile(r"(?P<shown>\S+) since (?P<began>\S+)(?: x(?P<speed>\d+(?:\.\
 class Clock:
     """Hold a clock that showed `shown` when the machine's showed `began`, both UTC, and runs `speed` times as fast."""
 
-    shown: pd.Timestamp = pd.Timestamp(0)
-    began: pd.Timestamp = pd.Timestamp(0)
+    shown: pd.Timestamp = EPOCH
+    began: pd.Timestamp = EPOCH
     speed: float = 1.0
 
     @property

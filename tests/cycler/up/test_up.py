@@ -1,0 +1,95 @@
+"""`dacycle up` with real processes: what it brings up, keeps up, and ends."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+
+from tests.cycler.tiny import records, write_experiment
+
+pytestmark = pytest.mark.prefect
+DACYCLE = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
+
+
+def until(what: str, done: Callable[[], Any], log: Path, limit: float = 400) -> Any:
+    begun = time.monotonic()
+    while time.monotonic() - begun < limit:
+        if result := done():
+            return result
+        time.sleep(0.3)
+    logs = [log, *sorted(log.parent.glob("*.up/logs/*.log"))]
+    pytest.fail(f"{what} did not come\n" + "\n".join(f"{path}:\n{path.read_text()[-3000:]}" for path in logs))
+
+
+def answers(path: Path) -> bool:
+    try:
+        port = json.loads(path.read_text())["ports"]["server"]
+        return httpx.get(f"http://127.0.0.1:{port}/api/ready", timeout=5, trust_env=False).is_success
+    except (httpx.HTTPError, FileNotFoundError, KeyError):
+        return False
+
+
+def processes(path: Path) -> dict[str, int]:
+    return json.loads(path.read_text())["processes"] if path.exists() else {}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder that the user of the database can reach, too."""
+    for each in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        each.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.skipif(not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")), reason="PostgreSQL is not installed")
+def test_everything_comes_up_stays_up_and_ends_after_the_running_cycle(world, folder: Path) -> None:
+    model = Path(shutil.copy(world.model, folder / "double.onnx"))
+    write_experiment(folder, world, end=None, model=model.name)
+    began = pd.Timestamp.now("UTC") + pd.Timedelta(seconds=30)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
+        "DACYCLE_CLOCK": f"2024-01-02T15 since {began:%Y-%m-%dT%H:%M:%S} x1800",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    command = [*DACYCLE, "up", "tiny.yaml", "--archive", "archive"]
+    log, state = folder / "up.log", folder / "archive.up/state.json"
+    with log.open("w") as output:
+        up = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
+    try:
+        until("the page", lambda: "ready: http://127.0.0.1:" in log.read_text(), log)
+        worker = next(name for name in processes(state) if name not in ("database", "server"))
+        assert list(processes(state)) == ["database", "server", worker]
+
+        again = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+        assert again.returncode == 2
+        assert f"process {up.pid} on" in again.stderr
+
+        for name in (worker, "database"):
+            before = processes(state)[name]
+            os.kill(before, signal.SIGKILL)
+            until(f"another {name}", lambda b=before, n=name: processes(state).get(n) not in (None, b), log)
+        until("the server", lambda: answers(state), log)
+        until(
+            "a cycle", lambda: (folder / "archive/branches/tiny").exists() and len(records(folder / "archive")) > 2, log
+        )
+
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(120) == 0, log.read_text()
+    finally:
+        if up.poll() is None:
+            up.kill()
+            up.wait()
+    assert processes(state) == {}
+    assert not answers(state)
+    ids = [record.id for record in records(folder / "archive")]
+    assert ids == sorted(set(ids))
+    assert (folder / "archive.up/postgres/data/PG_VERSION").exists(), "what was made is kept for the next time"
