@@ -39,7 +39,7 @@ ROOMS = {
 }  # fmt: skip
 """The rooms of each component, and the modules at its top; each may import those after it."""
 MOST_MODULES = 14
-DATA = {".csv", ".html", ".json", ".md", ".nc", ".npz", ".onnx", ".service", ".yaml"}
+DATA = {".Dockerfile", ".csv", ".html", ".json", ".md", ".nc", ".npz", ".onnx", ".service", ".yaml"}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -1,6 +1,9 @@
 """The private PostgreSQL: which programs, as whom, and what is said where it cannot be."""
 
 import os
+import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +30,11 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def open_folder(tmp_path: Path) -> Path:
-    """Return a folder that every user can reach."""
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder.owner() == "root" and folder != Path("/tmp"):
-            folder.chmod(0o755)
-    return tmp_path
+def open_folder() -> Iterator[Path]:
+    """Yield a folder that the user of the database can reach, too, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def test_without_postgresql_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +79,6 @@ def test_a_long_path_has_no_socket(tmp_path: Path) -> None:
 def test_a_port_is_kept_and_another_one_is_taken_where_it_is_in_use(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import socket
-
     file = tmp_path / "state.json"
     with socket.socket() as one, socket.socket() as other:
         for used in (one, other):

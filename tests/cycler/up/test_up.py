@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,15 @@ def processes(path: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a folder that the user of the database can reach, too."""
-    for each in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        each.chmod(0o755)
-    return tmp_path
+def folder() -> Iterator[Path]:
+    """Yield a folder that the user of the database can reach, too, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.mark.skipif(not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")), reason="PostgreSQL is not installed")
-def test_everything_comes_up_stays_up_and_ends_after_the_running_cycle(world, folder: Path) -> None:
+def test_everything_comes_up_stays_up_and_ends_when_told(world, folder: Path) -> None:
     model = Path(shutil.copy(world.model, folder / "double.onnx"))
     write_experiment(folder, world, end=None, model=model.name)
     began = pd.Timestamp.now("UTC") + pd.Timedelta(seconds=30)
