@@ -93,7 +93,7 @@ class Cluster:
 
     def answers(self, port: int) -> bool:
         """Return whether it takes connections."""
-        asked = [self.programs / "pg_isready", "--quiet", "--host=127.0.0.1", f"--port={port}", "--timeout=3"]
+        asked = [str(self.programs / "pg_isready"), "--quiet", "--host=127.0.0.1", f"--port={port}", "--timeout=3"]
         return subprocess.run(asked, timeout=10).returncode == 0
 
     def _own(self, path: Path) -> None:
