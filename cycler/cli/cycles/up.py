@@ -47,6 +47,7 @@ def up(
     """
     from dacycle.cycler.up.bring_up import Plan, bring_up
 
-    folder = archive.with_name(f"{archive.name}.up") if state is None else state
+    whole = archive.resolve()
+    folder = whole.with_name(f"{whole.name}.up") if state is None else state
     plan = Plan(experiments, archive, folder, workers, pool, host, port, database, user, patience)
     bring_up(plan, lambda sentence: console.print(sentence, soft_wrap=True, markup=False, highlight=False))

@@ -16,6 +16,7 @@ import httpx
 import pandas as pd
 import pytest
 
+from dacycle.cycler.archive.branches import ArchiveError
 from tests.cycler.tiny import records, write_experiment
 
 pytestmark = pytest.mark.prefect
@@ -37,6 +38,36 @@ def answers(path: Path) -> bool:
         port = json.loads(path.read_text())["ports"]["server"]
         return httpx.get(f"http://127.0.0.1:{port}/api/ready", timeout=5, trust_env=False).is_success
     except (httpx.HTTPError, FileNotFoundError, KeyError):
+        return False
+
+
+def check_that_a_killed_run_gives_back_its_slot(state: Path, log: Path) -> None:
+    """Let a run of the report be taken by a process that is dead, as after a SIGKILL."""
+    port = json.loads(state.read_text())["ports"]["server"]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30, trust_env=False) as api:
+        deployment = api.get("/deployments/name/report/tiny").json()["id"]
+        api.patch(f"/deployments/{deployment}", json={"paused": True}).raise_for_status()
+        later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+        run = api.post(f"/deployments/{deployment}/create_flow_run", json={"state": later}).json()["id"]
+
+        def becomes(state_type: str) -> bool:
+            answer = api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": state_type}})
+            return answer.json()["status"] == "ACCEPT"
+
+        until("a free slot", lambda: becomes("PENDING"), log)
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        api.patch(f"/flow_runs/{run}", json={"infrastructure_pid": str(dead.pid)}).raise_for_status()
+        assert becomes("RUNNING")
+        until("the end of the run", lambda: api.get(f"/flow_runs/{run}").json()["state_type"] == "CRASHED", log, 100)
+        found = api.get("/deployments/name/report/tiny").json()
+        assert found["global_concurrency_limit"]["active_slots"] == 0
+
+
+def has_cycles(archive: Path) -> bool:
+    try:
+        return len(records(archive)) > 2
+    except ArchiveError:  # nothing is there yet
         return False
 
 
@@ -79,10 +110,8 @@ def test_everything_comes_up_stays_up_and_ends_when_told(world, folder: Path) ->
             os.kill(before, signal.SIGKILL)
             until(f"another {name}", lambda b=before, n=name: processes(state).get(n) not in (None, b), log)
         until("the server", lambda: answers(state), log)
-        until(
-            "a cycle", lambda: (folder / "archive/branches/tiny").exists() and len(records(folder / "archive")) > 2, log
-        )
-
+        until("a cycle", lambda: has_cycles(folder / "archive"), log)
+        check_that_a_killed_run_gives_back_its_slot(state, log)
         up.send_signal(signal.SIGTERM)
         assert up.wait(120) == 0, log.read_text()
     finally:
