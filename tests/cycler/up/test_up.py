@@ -19,7 +19,7 @@ import pytest
 from dacycle.cycler.archive.branches import ArchiveError
 from tests.cycler.tiny import records, write_experiment
 
-pytestmark = pytest.mark.prefect
+pytestmark = [pytest.mark.prefect, pytest.mark.trial]
 DACYCLE = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
 
 
