@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # folder of the demonstration
 DEMO   ?= demo
+# what `make up` runs, and where its archive is
+EXPERIMENT ?= deploy/experiments/demo.yaml
+ARCHIVE    ?= archive
 # what `make fnp` trains
 RECIPE ?= deploy/recipes/fnp-cpu.yaml
 # where `make era5` works, what it fetches the reanalysis from, and which years; docs/era5.md
@@ -22,7 +25,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 SHELL         := bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup dev train fnp era5 demo test lint wheel docs bench clean
+.PHONY: help setup dev train fnp era5 demo up test lint wheel docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -60,6 +63,9 @@ train: $(VENV)/train.stamp  ## .venv with PyTorch and the nature run's model as 
 
 demo: $(VENV)/runtime.stamp  ## run the demonstration, offline, and write its report
 	$(BIN)/dacycle demo $(DEMO)
+
+up: $(VENV)/runtime.stamp  ## Prefect on PostgreSQL, with workers, for EXPERIMENT=FILE and ARCHIVE=FOLDER; Ctrl-C ends it
+	@exec $(BIN)/dacycle up $(EXPERIMENT) --archive $(ARCHIVE)
 
 # glibc gives memory back after every update and has it zeroed again; kept, training is faster.
 fnp: export MALLOC_MMAP_THRESHOLD_ := 4000000000

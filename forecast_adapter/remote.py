@@ -7,7 +7,6 @@ its tries and pauses, and less inside `within`: a server that sends a byte now a
 
 import http.client
 import json
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -23,12 +22,14 @@ import fsspec
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import whole, write_whole
 from dacycle.common.foreign import reading
+from dacycle.common.limits import in_time
 from dacycle.common.settings import read_settings
 
 __all__ = ["FetchError", "is_url", "local_copies", "within"]
 
 LIMIT = 1800.0  # seconds of a transfer as a whole
 TIMEOUT = 20.0  # seconds without an answer
+OBJECT = 600.0  # seconds of an object of a remote store, or of a question about one
 TRIES = 4
 PAUSE = 2.0  # seconds before the second try; twice as long before each further one
 LONGEST_PAUSE = 60.0  # seconds; a server that asks for a longer one is not asked again
@@ -97,27 +98,15 @@ def local_copies(url: str, folder: Path | None = None, patterns: Sequence[str] =
 
 
 def _in_time(url: str, deadline: float, fetch: Callable[[], list[Path]]) -> list[Path]:
-    """Fetch in a thread, which is left to itself after the deadline: no call of a library ends a read that drips."""
-    outcome: list[list[Path] | DacycleError] = []
 
-    def run() -> None:
-        try:
-            with reading(url, FetchError):
-                outcome.append(fetch())
-        except DacycleError as error:
-            outcome.append(error)
+    def read() -> list[Path]:
+        with reading(url, FetchError):
+            return fetch()
 
-    left = deadline - time.monotonic()
-    if left > 0:
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(left)
-    if not outcome:
-        spent = f"not whole after {left:.0f} s" if left > 0 else "no time is left"
-        raise FetchError(f"{url}: cannot be fetched: {spent}")
-    if isinstance(outcome[0], DacycleError):
-        raise outcome[0]
-    return outcome[0]
+    try:
+        return in_time(deadline - time.monotonic(), read)
+    except TimeoutError as error:
+        raise FetchError(f"{url}: cannot be fetched: {error}") from None
 
 
 def _target(url: str, folder: Path | None) -> Path:

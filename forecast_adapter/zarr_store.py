@@ -6,10 +6,10 @@ times. A `KeptStore` keeps the objects in a folder, for all processes of a comma
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
@@ -21,7 +21,9 @@ from dacycle.common.foreign import reading
 from dacycle.forecast_adapter import remote
 from dacycle.forecast_adapter.state import StateError
 
-__all__ = ["Arrays", "KeptStore"]
+__all__ = ["Arrays", "KeptStore", "RemoteStore"]
+
+T = TypeVar("T")
 
 
 class Arrays:
@@ -79,39 +81,32 @@ class Arrays:
         return all(found)
 
 
-class KeptStore(WrapperStore[Store]):
-    """A remote store whose objects are kept in a folder, from where they are read the next time.
+class RemoteStore(WrapperStore[Store]):
+    """A remote store that is asked for each object a bounded number of times, with a time limit for each.
 
     Args:
         url: the store.
-        folder: the folder to keep objects in.
-
-    Attributes:
-        fresh: whether every object is asked for again, as metadata are when a command opens the store. Where one has
-            changed, all that was kept is removed.
     """
 
-    def __init__(self, url: str, folder: Path, fresh: bool) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__(FsspecStore.from_url(url, read_only=True))
-        self._url, self._folder, self._kept, self.fresh = url, folder, LocalStore(folder, read_only=True), fresh
+        self._url = url
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return an object, or a part of it; None where there is none.
 
         Raises:
-            StateError: it cannot be fetched in `remote.TRIES` tries.
+            StateError: it cannot be fetched in `remote.TRIES` tries of at most `remote.OBJECT` seconds each.
         """
-        kept = None if self.fresh else await self._kept.get(key, prototype, byte_range)
-        if kept is not None:
-            return kept
-        content = await self._ask(key, prototype)
-        if content is None:
-            return None
-        if self.fresh:
-            self._renew(key, content.to_bytes())
-        else:
-            await asyncio.to_thread(write_whole, self._folder / key, content.to_bytes())
-        return content if byte_range is None else await self._kept.get(key, prototype, byte_range)
+        for attempt in range(remote.TRIES):
+            try:
+                with reading(f"{self._url}/{key}", StateError):
+                    return await _limited(self._store.get(key, prototype, byte_range))
+            except StateError:
+                if attempt == remote.TRIES - 1:
+                    raise
+                await asyncio.sleep(remote.PAUSE * 2**attempt)
+        raise AssertionError
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -127,18 +122,53 @@ class KeptStore(WrapperStore[Store]):
 
     async def exists(self, key: str) -> bool:
         """Return whether the store has an object."""
-        return self.holds(key) or await self._store.exists(key)
+        return await _limited(self._store.exists(key))
 
-    async def _ask(self, key: str, prototype: BufferPrototype) -> Buffer | None:
-        for attempt in range(remote.TRIES):
-            try:
-                with reading(f"{self._url}/{key}", StateError):
-                    return await self._store.get(key, prototype)
-            except StateError:
-                if attempt == remote.TRIES - 1:
-                    raise
-                await asyncio.sleep(remote.PAUSE * 2**attempt)
-        raise AssertionError
+    async def getsize(self, key: str) -> int:
+        """Return the bytes of an object."""
+        return await _limited(self._store.getsize(key))
+
+
+async def _limited(answer: Awaitable[T]) -> T:
+    try:
+        return await asyncio.wait_for(answer, remote.OBJECT)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {remote.OBJECT:.0f} s") from None
+
+
+class KeptStore(RemoteStore):
+    """A remote store whose objects are kept in a folder, from where they are read the next time.
+
+    Args:
+        url: the store.
+        folder: the folder to keep objects in.
+
+    Attributes:
+        fresh: whether every object is asked for again, as metadata are when a command opens the store. Where one has
+            changed, all that was kept is removed.
+    """
+
+    def __init__(self, url: str, folder: Path, fresh: bool) -> None:
+        super().__init__(url)
+        self._folder, self._kept, self.fresh = folder, LocalStore(folder, read_only=True), fresh
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return an object, or a part of it; None where there is none; errors as of `RemoteStore.get`."""
+        kept = None if self.fresh else await self._kept.get(key, prototype, byte_range)
+        if kept is not None:
+            return kept
+        content = await super().get(key, prototype)
+        if content is None:
+            return None
+        if self.fresh:
+            self._renew(key, content.to_bytes())
+        else:
+            await asyncio.to_thread(write_whole, self._folder / key, content.to_bytes())
+        return content if byte_range is None else await self._kept.get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        """Return whether the store has an object."""
+        return self.holds(key) or await super().exists(key)
 
     def _renew(self, key: str, content: bytes) -> None:
         path = self._folder / key
@@ -173,7 +203,7 @@ class KeptStore(WrapperStore[Store]):
 
         async def size(key: str) -> int:
             try:
-                return await self._store.getsize(key)
+                return await self.getsize(key)
             except FileNotFoundError:
                 return 0
 

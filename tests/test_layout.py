@@ -20,7 +20,7 @@ COMPONENTS = ("cycler", "assimilators", "obs_ingest", "forecast_adapter")  # eac
 ROOMS = {
     "cycler": (
         "cli", "cli.cycles", "cli.files", "cli.models", "cli.texts", "cli.options", "cli.show",
-        "web", "sweep", "benchmark", "comparison", "timing", "operations", "keeping",
+        "up", "web", "sweep", "benchmark", "comparison", "timing", "operations", "keeping",
         "report", "report.data", "single", "cycle", "verification", "archive", "experiment",
     ),
     "assimilators": (
@@ -39,7 +39,7 @@ ROOMS = {
 }  # fmt: skip
 """The rooms of each component, and the modules at its top; each may import those after it."""
 MOST_MODULES = 14
-DATA = {".csv", ".html", ".js", ".json", ".md", ".nc", ".npz", ".onnx", ".service", ".yaml"}
+DATA = {".Dockerfile", ".csv", ".html", ".js", ".json", ".md", ".nc", ".npz", ".onnx", ".service", ".yaml"}
 
 
 def sources(folder: Path) -> list[Path]:

@@ -111,6 +111,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "audit": "Show which files made a cycle, and check that no value was used that came after the cutoff.",
         "doctor": "Check the installation, and what an experiment needs; print what is wrong and how to mend it.",
     },
+    "cycles.up": {
+        "up": "Bring up Prefect on this machine and keep it up: database, server, workers, deployments of experiments.",
+    },
     "models.world": {
         "nature-run": "Run SPEEDY and write its states, precipitation and OLR.",
         "world": "Make a world from a nature run or a dataset: statistics and climatology of its training "

@@ -17,17 +17,18 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Interval, Schedule
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
 from dacycle.assimilators.training.recipe import recipe_kind
+from dacycle.common.clock import read_clock
 from dacycle.cycler.experiment import STEP, Experiment, load_experiment
 from dacycle.cycler.operations import flows
 from dacycle.cycler.operations.flows import ServerError, check_server
 
-__all__ = ["Deployment", "deploy", "deployments"]
+__all__ = ["Deployment", "deploy", "deployments", "schedule_of"]
 
 AFTER_CUTOFF = pd.Timedelta(minutes=5)
 """How long after the last cutoff cycles are woken, and after them forecasts and the report."""
@@ -115,7 +116,7 @@ def _apply(flow: Flow[Any, Any], described: Deployment, pool: str, parameters: d
         flow,
         name=described.name.partition("/")[2],
         description=described.text,
-        schedules=[Cron(described.cron, timezone="UTC")] if described.cron else [],
+        schedules=[schedule_of(described.cron)] if described.cron else [],
         parameters=parameters,
         concurrency_limit=one,
         work_pool_name=pool,
@@ -123,6 +124,18 @@ def _apply(flow: Flow[Any, Any], described: Deployment, pool: str, parameters: d
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     deployment.apply()
+
+
+def schedule_of(cron: str) -> Schedule:
+    """Return the schedule of a cron line whose hours are evenly spaced; in a rehearsal, as its clock goes."""
+    clock = read_clock()
+    if not clock.rehearses:
+        return Cron(cron, timezone="UTC")
+    minute, hours = (text.split(",") for text in cron.split()[:2])
+    first = clock.shown.floor("1D") + pd.Timedelta(hours=int(hours[0]), minutes=int(minute[0]))
+    every = pd.Timedelta(days=1) / len(hours) / clock.speed
+    anchor = clock.of_machine(first).tz_localize("UTC").to_pydatetime(warn=False)
+    return Interval(every.to_pytimedelta(), anchor_date=anchor, timezone="UTC")
 
 
 def _settings() -> dict[str, str]:

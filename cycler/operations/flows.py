@@ -30,6 +30,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 
 from dacycle.common import logs
+from dacycle.common.clock import now
 from dacycle.common.errors import DacycleError
 from dacycle.common.locks import locked
 from dacycle.common.settings import read_settings
@@ -223,7 +224,7 @@ def catch_up(experiment: str, archive: str, name: str) -> list[str]:
 
     chain = load_experiment(experiment)
     patience = replay.PATIENCE_WITH_LATE if chain.late is not None and name == chain.late_run().name else 0.0
-    replay.run_due_cycles(described, Archive(archive, create=True), now=_now(), progress=show, patience=patience)
+    replay.run_due_cycles(described, Archive(archive, create=True), now=now(), progress=show, patience=patience)
     if not done:
         get_run_logger().info("%s: no cycle is due", described.name)
     return done
@@ -250,7 +251,7 @@ def tell_alerts(experiment: str, archive: str, name: str) -> list[str]:
     described = _find(experiment, name)
     ways = {"event": _emit, **ways_of_telling(read_settings())}
     branch, world = Archive(archive).branch(described.name), load_world(described.world)
-    opened = watch(branch, world, _now(), ways)
+    opened = watch(branch, world, now(), ways)
     write_metrics(Path(archive), described.name)
     return [alert.text for alert in opened]
 
@@ -279,10 +280,6 @@ def _emit(alert: Alert) -> None:
         },
         payload={"text": alert.text, "cycle": alert.cycle, "began": alert.began, "ended": alert.ended},
     )
-
-
-def _now() -> pd.Timestamp:
-    return pd.Timestamp.now("UTC").tz_localize(None)
 
 
 def _show(experiment: Experiment, record: CycleRecord) -> None:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app, write_to_textfil
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from dacycle.common.clock import now
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import stamp
 from dacycle.common.settings import read_settings
@@ -119,10 +120,10 @@ def _of_clock(branch: Branch) -> Iterator[Sample]:
     """Yield what changes with time alone."""
     if branch.next_time is None:
         return
-    last, now = branch.next_time - STEP, pd.Timestamp.now("UTC").tz_localize(None)
-    yield "cycles_behind", (), schedule(branch.experiment, last, now).behind
+    last, time = branch.next_time - STEP, now()
+    yield "cycles_behind", (), schedule(branch.experiment, last, time).behind
     end = branch.experiment.end
-    could = (now - branch.experiment.wait if end is None else end) - last
+    could = (time - branch.experiment.wait if end is None else end) - last
     yield "queue", ("cycles",), max(0, could // STEP)
 
 
@@ -148,8 +149,7 @@ def _of_commit(branch: Branch) -> Iterator[Sample]:
 
 
 def _behind(branch: Branch) -> int:
-    now = pd.Timestamp.now("UTC").tz_localize(None)
-    return 0 if branch.next_time is None else schedule(branch.experiment, branch.next_time - STEP, now).behind
+    return 0 if branch.next_time is None else schedule(branch.experiment, branch.next_time - STEP, now()).behind
 
 
 def _of_cycle(branch: Branch) -> Iterator[Sample]:

@@ -14,7 +14,7 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from dacycle.common import logs
+from dacycle.common import clock, logs
 from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
@@ -116,8 +116,11 @@ class Service:
             raise self._failure
 
     def _wake_after(self, first: pd.Timestamp, name: str, **options: pd.Timestamp) -> None:
-        """Wake every six hours from a time on, UTC."""
-        every = IntervalTrigger(hours=STEP // pd.Timedelta(hours=1), start_date=first.tz_localize("UTC"))
+        """Wake every six hours from a time on, UTC; in a rehearsal, as its clock goes."""
+        by = clock.read_clock()
+        seconds = STEP.total_seconds() / by.speed
+        start = by.of_machine(first).tz_localize("UTC")
+        every = IntervalTrigger(seconds=max(1, round(seconds)), start_date=start)
         self._scheduler.add_job(self._wake, every, id=name, **options)
 
     def _wait(self) -> None:
@@ -152,7 +155,7 @@ class Service:
         alerts are told.
         A late chain or a free run that stops is logged and does not stop the experiment.
         """
-        now = pd.Timestamp.now("UTC").tz_localize(None) if now is None else now
+        now = clock.now() if now is None else now
         for run in self.experiment.runs():
             with logs.context(experiment=run.name):
                 try:

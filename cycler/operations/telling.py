@@ -8,6 +8,7 @@ from functools import partial
 
 import httpx
 
+from dacycle.common.limits import in_time
 from dacycle.common.settings import Settings
 from dacycle.cycler.operations.alerts import Alert, Tell
 
@@ -16,7 +17,10 @@ __all__ = ["ways_of_telling"]
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 10.0
-"""Seconds in which a server has to answer."""
+"""Seconds without an answer."""
+
+_LIMIT = 30.0
+"""Seconds of the whole; what could not be told is tried again at the next look."""
 
 
 def ways_of_telling(settings: Settings) -> dict[str, Tell]:
@@ -39,9 +43,9 @@ def _post(url: str, alert: Alert) -> None:
     content = {**asdict(alert), "state": alert.state, "sentence": alert.text, "text": _line(alert)}
     content.pop("told")
     try:
-        answer = httpx.post(url, json=content, timeout=_PATIENCE)
+        answer = in_time(_LIMIT, lambda: httpx.post(url, json=content, timeout=_PATIENCE))
         answer.raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, TimeoutError) as error:
         raise OSError(f"webhook {url}: {error or type(error).__name__}") from error
 
 
@@ -53,8 +57,12 @@ def _send(settings: Settings, alert: Alert) -> None:
     times = f"since {alert.began} UTC, cycle {alert.cycle}" + (f"; over at {alert.ended} UTC" if alert.ended else "")
     message.set_content(f"{_line(alert)}\n\n{times}\n")
     host, _, port = settings.mail_server.partition(":")
-    with smtplib.SMTP(host, int(port or 25), timeout=_PATIENCE) as server:
-        server.send_message(message)
+
+    def send() -> None:
+        with smtplib.SMTP(host, int(port or 25), timeout=_PATIENCE) as server:
+            server.send_message(message)
+
+    in_time(_LIMIT, send)
 
 
 def _line(alert: Alert) -> str:

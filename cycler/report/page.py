@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from dacycle.common import clock
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
@@ -109,7 +110,7 @@ def _health(
 ) -> dict[str, Any]:
     """Return what the first screen shows: schedule, last cycle, sources, what needs attention, maps, stations."""
     last = records[-1]
-    now = now or pd.Timestamp.now("UTC").tz_localize(None)
+    now = now or clock.now()
     plan, found = schedule(branch.experiment, last.time, now), conditions(branch.experiment, records, fits, now)
     states = [branch.headline_fields(kind, last.time).astype(float) for kind in ("background", "analysis")]
     departures = dict(branch.each_departures([last.time] if last.departures is not None else []))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dacycle.common import clock
 from dacycle.cycler.operations.audit import audit
 from dacycle.cycler.report.health import source_rows
 from dacycle.cycler.verification.attention import HISTORY, conditions
@@ -43,7 +44,7 @@ def experiment(run: Run) -> dict[str, Any]:
 
     def sources() -> dict[str, Any]:
         fits = run.fits()
-        found = conditions(run.experiment, records, fits, pd.Timestamp.now("UTC").tz_localize(None))
+        found = conditions(run.experiment, records, fits, clock.now())
         return {"conditions": [asdict(one) for one in found], "rows": source_rows(records, fits, found)}
 
     content["sources"] = attempt(sources)

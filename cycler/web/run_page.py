@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dacycle.common import clock
 from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.operations.metrics import LEADS
@@ -42,7 +43,7 @@ def run_content(run: Run, month: str | None) -> dict[str, Any]:
     records = run.records
     if not records:
         return content | {"records": []}
-    now = pd.Timestamp.now("UTC").tz_localize(None)
+    now = clock.now()
 
     def attention() -> dict[str, Any]:
         recent, fits = records[-HISTORY:], run.fits()

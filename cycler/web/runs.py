@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
+from dacycle.common import clock
 from dacycle.common.files import stamp
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.archive.commits import branch_names, newest_commit
@@ -121,7 +122,7 @@ class Run:
 
     def plan(self, last: pd.Timestamp) -> Schedule:
         """Return how the run stands after its newest cycle."""
-        return schedule(self.experiment, last, pd.Timestamp.now("UTC").tz_localize(None))
+        return schedule(self.experiment, last, clock.now())
 
     @property
     def holding(self) -> Holding:

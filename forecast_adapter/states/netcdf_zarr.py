@@ -33,7 +33,7 @@ from dacycle.forecast_adapter.states.schema import (
     with_dates,
 )
 from dacycle.forecast_adapter.states.source import StateSource, read_files
-from dacycle.forecast_adapter.zarr_store import KeptStore
+from dacycle.forecast_adapter.zarr_store import KeptStore, RemoteStore
 
 __all__ = ["NetcdfStates", "ZarrStates", "from_dataset"]
 
@@ -208,7 +208,7 @@ class ZarrStates(DatasetStates):
         with reading(f"{name}: as Zarr", StateError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other files beside the arrays; metadata that are not consolidated
             self.store = KeptStore(name, kept, fresh) if kept is not None and is_url(name) else None
-            group = zarr.open_group(self.store or name, mode="r")
+            group = zarr.open_group(self.store or (RemoteStore(name) if is_url(name) else name), mode="r")
             arrays = dict(group.arrays())
             empty = [array for array, about in arrays.items() if 0 in (about.shards or about.chunks)]
             if empty:

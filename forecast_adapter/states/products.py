@@ -16,6 +16,8 @@ from pathlib import Path
 import fsspec
 
 from dacycle.common.foreign import reading
+from dacycle.common.limits import in_time
+from dacycle.forecast_adapter import remote
 from dacycle.forecast_adapter.remote import FetchError, is_url, local_copies
 from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.formats import GRIB, ZARR_METADATA, file_kind
@@ -131,6 +133,10 @@ def _refuse_stores(folder: Path) -> None:
 
 def is_zarr(product: str) -> bool:
     """Return whether a path or URL is that of a Zarr store; raise StateError where that cannot be told."""
-    with reading(product, StateError):
+
+    def look() -> bool:
         system, path = fsspec.core.url_to_fs(product)
         return any(system.exists(f"{path.rstrip('/')}/{name}") for name in ZARR_METADATA)
+
+    with reading(product, StateError):
+        return in_time(remote.OBJECT, look) if is_url(product) else look()

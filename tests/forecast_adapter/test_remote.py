@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from dacycle.forecast_adapter import remote
+from dacycle.forecast_adapter.state import StateError
+from dacycle.forecast_adapter.states.netcdf_zarr import ZarrStates
+from dacycle.forecast_adapter.states.products import is_zarr
 
 ANSWERS = {
     "/stall": b"",
@@ -25,6 +28,7 @@ class Handler(socketserver.StreamRequestHandler):
         path = self.rfile.readline().split()[1].decode()
         while self.rfile.readline().strip():
             pass
+        path = "/" + path.split("/")[1]
         self.wfile.write(ANSWERS[path])
         while path not in ("/busy", "/whole") and not self.server.over.wait(0.05):
             if path != "/stall":
@@ -82,3 +86,13 @@ def test_several_transfers_have_their_time_together(server, tmp_path):
             remote.local_copies(f"{server}/whole", tmp_path)
     (path,) = remote.local_copies(f"{server}/whole", tmp_path)
     assert path.read_text() == "ok"
+
+
+@pytest.mark.parametrize("path", ["/drip", "/drip-headers", "/stall"])
+@pytest.mark.parametrize("ask", [is_zarr, ZarrStates])
+def test_a_store_is_asked_in_a_bounded_time_however_the_server_behaves(server, monkeypatch, path, ask):
+    monkeypatch.setattr(remote, "OBJECT", 0.3)
+    begun = time.monotonic()
+    with pytest.raises(StateError, match=f"{path}.*no(t whole| answer).* 0 s"):
+        ask(f"{server}{path}/store.zarr")
+    assert time.monotonic() - begun < 20

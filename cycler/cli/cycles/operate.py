@@ -116,8 +116,7 @@ def alerts(
 
     Example: dacycle alerts --archive archive
     """
-    import pandas as pd
-
+    from dacycle.common import clock
     from dacycle.common.settings import read_settings
     from dacycle.cycler.operations.alerts import alerts_of, watch
     from dacycle.cycler.operations.telling import ways_of_telling
@@ -127,7 +126,7 @@ def alerts(
     branches = opened.branches()
     free_runs = {f"{name}-free" for name in branches}
     names = [experiment] if experiment else [name for name in branches if name not in free_runs]
-    now, ways = pd.Timestamp.now("UTC").tz_localize(None), ways_of_telling(read_settings()) if tell else {}
+    now, ways = clock.now(), ways_of_telling(read_settings()) if tell else {}
     found = []
     for name in names:
         branch = opened.branch(name)

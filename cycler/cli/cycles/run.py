@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from dacycle.common import clock
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
 from dacycle.cycler.archive.writer import write
@@ -181,7 +182,7 @@ def cycle(experiment: ExperimentFile, archive: ArchiveFolder, threads: Threads =
     Example: dacycle cycle deploy/experiments/demo.yaml
     """
     described = load_experiment(experiment)
-    now = pd.Timestamp.now("UTC").tz_localize(None)
+    now = clock.now()
     opened = Archive(archive, create=True)
     with quiet_cycles():
         done = run_due_cycles(described, opened, now=now, limit=1, threads=threads)

@@ -44,6 +44,7 @@ class Settings(BaseModel):
         mail_from: sender of these mails.
         mail_server: HOST or HOST:PORT that takes them.
         metrics: folder to which live runs write `dacycle-EXPERIMENT.prom`, for Prometheus' node_exporter.
+        clock: time of live runs in a rehearsal: TIME since TIME OF THE MACHINE xSPEED; docs/every-six-hours.md.
         samples: folder of genuine sample files, for `dacycle bench ingest` and the tests.
     """
 
@@ -64,6 +65,7 @@ class Settings(BaseModel):
     mail_from: str = "dacycle@localhost"
     mail_server: str = Field(default="localhost", pattern=r"^[^:\s]+(:\d+)?$")
     metrics: Path | None = None
+    clock: str | None = None
     samples: Path | None = None
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from dacycle.common.settings import Settings, SettingsError, read_settings
 from dacycle.cycler.archive.branches import ArchiveError
 from dacycle.cycler.cli import app
+from dacycle.cycler.operations import telling
 from dacycle.cycler.operations.alerts import Alert, alerts_of, watch
 from dacycle.cycler.operations.telling import ways_of_telling
 from tests.cycler.runs import make_run
@@ -157,6 +158,27 @@ def test_a_webhook_that_refuses_or_is_not_there_is_named() -> None:
         ways_of_telling(Settings(alert_webhook=url))["webhook"](ALERT)
     with pytest.raises(OSError, match=f"webhook {url}"):
         ways_of_telling(Settings(alert_webhook=url))["webhook"](ALERT)
+
+
+@pytest.mark.parametrize("way", ["webhook", "mail"])
+def test_a_server_that_answers_a_byte_now_and_then_is_left_in_time(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "_LIMIT", 1.0)
+    over = threading.Event()
+
+    class Dripping(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while not over.wait(0.1):
+                self.request.sendall(b"2")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        settings = Settings(alert_webhook=f"http://{address}", alert_mail="night@shift", mail_server=address)
+        with pytest.raises(OSError, match="not whole after 1 s"):
+            ways_of_telling(settings)[way](ALERT)
+        over.set()
+        server.shutdown()
 
 
 def test_a_mail_says_what_since_when() -> None:

@@ -1,5 +1,6 @@
 """What Prefect is asked to wake, and when; tests with a server are in test_flows_server.py."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pytest
 from prefect.settings import temporary_settings
 
 from dacycle.cycler.experiment import load_experiment
-from dacycle.cycler.operations.deployments import deploy, deployments
+from dacycle.cycler.operations.deployments import deploy, deployments, schedule_of
 from dacycle.cycler.operations.flows import ServerError
 from tests.cycler.tiny import write_experiment
 from tests.worlds import register_doubles
@@ -56,6 +57,16 @@ def test_each_woken_cycle_has_passed_its_cutoff(world, tmp_path: Path) -> None:
 def test_an_experiment_with_an_end_is_replayed_by_hand(world, tmp_path: Path) -> None:
     described = load_experiment(write_experiment(tmp_path, world))
     assert [(made.name, made.cron) for _, made in deployments(described)] == [("hindcast/tiny", "")]
+
+
+def test_in_a_rehearsal_the_schedule_goes_as_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DACYCLE_CLOCK", "2024-01-05T02 since 2026-11-29T05:00 x360")
+    made = schedule_of("5 3,9,15,21 * * *")
+    assert made.interval == timedelta(minutes=1)
+    assert made.anchor_date == datetime(2026, 11, 29, 5, 0, 10, 833333, tzinfo=UTC), "65 minutes of its clock later"
+    assert schedule_of("5 1 * * *").interval == timedelta(minutes=4), "once a day"
+    monkeypatch.delenv("DACYCLE_CLOCK")
+    assert schedule_of("5 1 * * *").cron == "5 1 * * *"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,147 @@
+"""Processes that are started again, told to end, and never left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from dacycle.cycler.up import supervisor
+from dacycle.cycler.up.supervisor import Supervised, end_leftovers, flow_runs
+
+
+def until(done: Callable[[], object]) -> None:
+    for _ in range(300):
+        if done():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not come")
+
+
+def lives(pid: int | None) -> bool:
+    """Return whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def sleeping(tmp_path: Path, code: str = "import time; time.sleep(60)", **settings: object) -> Supervised:
+    return Supervised("it", [sys.executable, "-c", code], dict(os.environ), tmp_path, tmp_path / "it.log", **settings)
+
+
+def test_what_is_killed_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    process = sleeping(tmp_path)
+    process.start()
+    first = process.pid
+    os.kill(first, signal.SIGKILL)
+    until(lambda: process.tend() or (process.pid not in (None, first)))
+    assert lives(process.pid)
+    assert "it: ended (killed by SIGKILL); see" in caplog.text
+    process.end()
+    assert process.pid is None
+
+
+def test_what_dies_at_once_is_started_more_and_more_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: clock[0])
+    process = sleeping(tmp_path, "raise SystemExit(3)")
+    process.start()
+    starts = []
+    for second in range(200):
+        clock[0] = float(second)
+        while process.pid is not None and lives(process.pid):
+            time.sleep(0.01)
+        before = process.starts
+        process.tend()
+        if process.starts > before:
+            starts.append(second)
+    pauses = [b - a for a, b in pairwise(starts)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] >= 60
+    assert len(starts) < 9
+
+
+def test_what_does_not_answer_is_ended_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ASKING", 0.1)
+    monkeypatch.setattr(supervisor, "SILENT", 0.5)
+    process = sleeping(tmp_path, answers=lambda: False)
+    process.start()
+    first = process.pid
+    until(lambda: process.tend() or (process.pid not in (None, first)))
+    assert not lives(first)
+    process.end()
+
+
+def test_what_does_not_end_when_told_is_killed(tmp_path: Path) -> None:
+    process = sleeping(
+        tmp_path, "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
+    process.start()
+    first = process.pid
+    until(lambda: "up" in (tmp_path / "it.log").read_text())
+    process.end(0.3)
+    assert not lives(first)
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from dacycle.cycler.up.supervisor import Supervised
+folder = Path(sys.argv[1])
+command = [sys.executable, "-c", "import time; time.sleep(60)"]
+process = Supervised("it", command, dict(os.environ), folder, folder / "log")
+process.start()
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_processes_of_a_killed_supervisor_end_with_it(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert lives(child)
+    parent.kill()
+    parent.communicate()
+    until(lambda: not lives(child))
+
+
+def test_leftovers_are_ended_and_strangers_are_not(tmp_path: Path) -> None:
+    code = "import time; time.sleep(60)"
+    ours = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], start_new_session=True)
+    stranger = subprocess.Popen([sys.executable, "-c", code])
+    flow_run = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT__FLOW_RUN_ID": "1"},
+        start_new_session=True,
+    )
+    try:
+        until(lambda: flow_runs(tmp_path) == [flow_run.pid])
+        end_leftovers({"ours": ours.pid, "stranger": stranger.pid}, tmp_path, patience=0.5)
+        until(lambda: ours.poll() is not None)
+        assert stranger.poll() is None
+        assert flow_run.poll() is None, "a cycle that runs on finishes"
+    finally:
+        for process in (ours, stranger, flow_run):
+            process.kill()
+            process.wait()
+
+
+def test_a_log_is_kept_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LARGEST_LOG", 1000)
+    process = sleeping(
+        tmp_path, "import time\nfor i in range(10 ** 6): print('x' * 50, i, flush=True); time.sleep(0.01)"
+    )
+    process.start()
+    log = tmp_path / "it.log"
+    until(lambda: log.exists() and log.stat().st_size > 1000)
+    process.tend()
+    assert log.stat().st_size < 1000
+    assert (tmp_path / "it.log.1").stat().st_size > 1000
+    process.end()
