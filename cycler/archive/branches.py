@@ -251,7 +251,20 @@ class Branch:
                 yield record.time, self._departures_of(record.id, record.departures)
 
     def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
-        path = self.folder / "departures" / f"{name}.parquet"
+        path, content = self._departures_path(name), self._departures_content(name, digest)
+        table = from_arrow(pq.read_table(io.BytesIO(content)), str(path))
+        table["cycle"] = pd.Timestamp(name)
+        return table
+
+    def departures_file(self, record: CycleRecord) -> bytes:
+        """Return the content of the file with a cycle's departures; raise ArchiveError where it is another one."""
+        return self._departures_content(record.id, record.departures or "")
+
+    def _departures_path(self, name: str) -> Path:
+        return self.folder / "departures" / f"{name}.parquet"
+
+    def _departures_content(self, name: str, digest: str) -> bytes:
+        path = self._departures_path(name)
         with reading(path, ArchiveError):
             content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != digest:
@@ -259,9 +272,7 @@ class Branch:
             raise ArchiveError(
                 f"{path} is {state}: it is not the file that cycle {name} committed; rewind and run again"
             )
-        table = from_arrow(pq.read_table(io.BytesIO(content)), str(path))
-        table["cycle"] = pd.Timestamp(name)
-        return table
+        return content
 
     def commit_of(self, time: pd.Timestamp) -> str:
         """Return the id of the snapshot in which a cycle was published.

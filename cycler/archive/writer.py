@@ -198,8 +198,16 @@ class Writer(Branch):
                 f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
                 f"which is on world {old.world}, {old.grid}"
             )
+        self.begin_from(donor, time)
+
+    def begin_from(self, donor: Branch, time: pd.Timestamp) -> None:
+        """Publish the past of another branch, up to a cycle, as this branch's own.
+
+        Raises:
+            ArchiveError: there is no such cycle.
+        """
         snapshot = donor.commit_of(time)
-        _freeze(self.folder, new)
+        _freeze(self.folder, self.experiment)
         for kind in ("departures", "drift"):
             (self.folder / kind).mkdir(exist_ok=True)
             for path in sorted((donor.folder / kind).glob("[!.]*.parquet")):
@@ -238,11 +246,42 @@ class Writer(Branch):
             ArchiveError: the cycle is not the one that comes next in the branch.
             ArchiveError, OSError: this commit or, within `committing_behind`, the one before has failed.
         """
+        content = _parquet(departures)
+        record = replace(record, departures=hashlib.sha256(content).hexdigest())
+        self._commit_whole(background, analysis, content, record, notes, members, smoothed)
+        return record
+
+    def commit_copy(self, donor: Branch, record: CycleRecord, notes: Mapping[str, Any]) -> None:
+        """Publish a cycle of another branch as this branch's next one: states, record and departures as they are there.
+
+        Args:
+            donor: the other branch.
+            record: of its cycle.
+            notes: of the cycle's commit there.
+
+        Raises:
+            ArchiveError: the cycle is not the one that comes next in this branch, or it is damaged.
+        """
+        background, analysis = (donor.state(name, record.time).values for name in ("background", "analysis"))
+        frame, of_frame = donor.smoothed(record.time), donor.smoothed_members(record.time)
+        smoothed = None if frame is None or of_frame is None else Smoothed(frame, of_frame)
+        content = donor.departures_file(record)
+        self._commit_whole(background, analysis, content, record, notes, donor.members(record.time), smoothed)
+
+    def _commit_whole(
+        self,
+        background: NDArray,
+        analysis: NDArray,
+        departures: bytes,
+        record: CycleRecord,
+        notes: Mapping[str, Any],
+        members: NDArray | None,
+        smoothed: Smoothed | None,
+    ) -> None:
+        """Publish a cycle with the content of its departures' file; the arguments are those of `commit_cycle`."""
         time = record.time
         if self.next_time != time:
             raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
-        content = _parquet(departures)
-        record = replace(record, departures=hashlib.sha256(content).hexdigest())
         form = _state_rows if self._appended else _state_dataset  # the first cycle of a branch makes its groups
         groups: dict[str, xr.Dataset | Rows] = {
             name: form(self._checked(array, time, name), self.grid, time)
@@ -259,7 +298,7 @@ class Writer(Branch):
         holding = self._holding.after([record.as_dict()])
         metadata = {"time": cycle_id(time), **notes}
         self.settle()
-        publish = partial(self._publish, cycle_id(time), content, groups, metadata, holding.to_json())
+        publish = partial(self._publish, cycle_id(time), departures, groups, metadata, holding.to_json())
         if self._thread is None:
             publish()
         else:
@@ -268,7 +307,6 @@ class Writer(Branch):
         self._remember([record], [analysis], holding)
         if members is not None:
             self._members = dict([*self._members.items(), (time, members)][-2:])
-        return record
 
     def _publish(
         self,

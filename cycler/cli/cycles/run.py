@@ -10,9 +10,17 @@ import typer
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.writer import write
-from dacycle.cycler.cli.options import ArchiveFolder, ExperimentFile, ExperimentName, Threads, quiet_cycles
+from dacycle.cycler.cli.options import (
+    ArchiveFolder,
+    Dask,
+    ExperimentFile,
+    ExperimentName,
+    Threads,
+    Workers,
+    quiet_cycles,
+)
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar
-from dacycle.cycler.cli.texts import cycle_time, parse_setting
+from dacycle.cycler.cli.texts import cycle_time, duration, parse_setting
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.cycle.run_cycle import Cycle
@@ -90,15 +98,36 @@ def hindcast(
     prefect: Annotated[
         bool, typer.Option("--prefect", help="As a Prefect flow, with forecasts and report, on a server of its own.")
     ] = False,
+    streams: Annotated[
+        int | None, typer.Option(min=2, help="Cut the period into so many streams, run in parallel and then joined.")
+    ] = None,
+    overlap: Annotated[str, typer.Option(help="Spin-up of each stream before its part, e.g. 36h or 5d.")] = "5d",
+    workers: Workers = None,
+    dask: Dask = None,
 ) -> None:
     """Run all cycles that are not yet in the archive; run the command again to continue after an interruption.
 
-    With `drift.free_run` the free run NAME-free, the same run without assimilation, follows.
+    With `drift.free_run` the free run NAME-free, the same run without assimilation, follows. With `--streams` the parts
+    run on the branches NAME-1, NAME-2 ..., and `dacycle seams NAME` says how far they agree where they meet.
 
     Example: dacycle hindcast deploy/experiments/demo.yaml --archive archive
 
     Example: dacycle hindcast year.yaml --forecasts
+
+    Example: dacycle hindcast year.yaml --streams 4 --overlap 7d --dask deploy/dask/slurm.yaml
     """
+    if streams is not None:
+        if until is not None or limit is not None or prefect:
+            raise typer.BadParameter("--streams runs the whole experiment; leave --until, --limit and --prefect out")
+        from dacycle.cycler.cli.cycles.streams import hindcast_in_streams
+
+        hindcast_in_streams(
+            load_experiment(experiment), archive, streams, duration(overlap, "--overlap"), workers, dask, forecasts,
+            threads,
+        )  # fmt: skip
+        return
+    if workers is not None or dask is not None:
+        raise typer.BadParameter("--workers and --dask go with --streams: one chain of cycles runs in one process")
     if prefect:
         if until is not None or limit is not None or forecasts or threads != 1:
             raise typer.BadParameter("--prefect runs the whole experiment on one thread; leave the other options out")
