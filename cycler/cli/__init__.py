@@ -179,6 +179,7 @@ FORMER_OPTIONS: dict[str, dict[str, str]] = {
     "fork": {"--output": "--out"},
     "ingest": {"--start": "--since", "--end": "--until"},
     "report": {"--output": "--out"},
+    "sweep": {"--processes": "--workers"},
     "world": {"--start": "--since"},
 }
 """Names that options had in earlier versions, by command: still understood, not shown."""

@@ -41,8 +41,10 @@ class Cluster(Strict):
         return {**self.options, "n_workers": workers or self.workers}
 
 
-LOCAL = Cluster(cluster="distributed.LocalCluster", workers=2, options={"threads_per_worker": 1})
-"""What `--dask local` means."""
+LOCAL = Cluster(
+    cluster="distributed.LocalCluster", workers=2, options={"threads_per_worker": 1, "dashboard_address": ":0"}
+)
+"""What `--dask local` means; its page is at a free port."""
 
 
 def load_cluster(path: Path) -> Cluster:
@@ -125,4 +127,5 @@ def _started(made: Callable[..., Any], described: Cluster, workers: int | None) 
     except TypeError as error:  # an option that the class does not have
         raise ClusterError(f"options of {described.cluster}: {error}") from error
     with cluster:
+        cluster.scale(workers or described.workers)  # where the class takes a number of workers otherwise
         yield cluster
