@@ -33,7 +33,9 @@ Workers = Annotated[
 ]
 Dask = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Share the work on a Dask cluster: `local`, or a file such as deploy/dask/*.yaml."),
+    typer.Option(
+        metavar="FILE", help="Share the work on a Dask cluster: `local`, or a file such as deploy/dask/*.yaml."
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the networks; other numbers round differently.")]
 

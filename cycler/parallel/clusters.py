@@ -33,7 +33,7 @@ class Cluster(Strict):
     """Its class, e.g. `distributed.LocalCluster`."""
     workers: int = Field(ge=1)
     """Number of workers; each runs one piece at a time for each of its threads."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the class."""
 
     def arguments(self, workers: int | None = None) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def on_cluster(described: Cluster, workers: int | None, home: Path) -> Iterator[
         ClusterError: a package is missing, or the class does not take these options.
     """
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise ClusterError(f"Dask clusters need prefect-dask ({error}): pip install 'dacycle[dask]'") from error
     from prefect import flow, task
@@ -99,7 +99,10 @@ def on_cluster(described: Cluster, workers: int | None, home: Path) -> Iterator[
             return call()
 
         def each(function: Callable[..., T], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, T]]:
-            @flow(name=function.__name__.strip("_"), task_runner=DaskTaskRunner(address=cluster.scheduler_address), persist_result=False)
+            # by address: what a flow holds goes to the workers, and a cluster object cannot
+            runner: Any = DaskTaskRunner(address=cluster.scheduler_address)
+
+            @flow(name=function.__name__.strip("_"), task_runner=runner, persist_result=False)
             def run() -> Iterator[tuple[int, T]]:
                 futures = {piece.submit(partial(function, *one)): number for number, one in enumerate(pieces)}
                 for future in as_completed(list(futures)):

@@ -7,6 +7,7 @@ of the error of the earlier stream's analyses at the same times.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -63,7 +64,7 @@ def seams(archive: Archive, streams: Sequence[Stream], world: World) -> list[Sea
     Raises:
         ArchiveError: a stream has not begun, or is damaged.
     """
-    return [_seam(archive, before, after, world) for before, after in zip(streams, streams[1:], strict=False)]
+    return [_seam(archive, before, after, world) for before, after in pairwise(streams)]
 
 
 def _seam(archive: Archive, before: Stream, after: Stream, world: World) -> Seam:
@@ -91,7 +92,9 @@ def _seam(archive: Archive, before: Stream, after: Stream, world: World) -> Seam
     share = float(np.sqrt((table["share"].loc[list(HEADLINE)] ** 2).mean()))
     falls = late / early if early > 0 else np.nan
     before_last = share / falls if np.isfinite(falls) else np.nan
-    return Seam(first.name, second.name, after.first, len(times), table, share, before_last, falls, verdict(share, falls))
+    return Seam(
+        first.name, second.name, after.first, len(times), table, share, before_last, falls, verdict(share, falls)
+    )
 
 
 def _mean(squares: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -83,7 +83,7 @@ def find_streams(archive: Archive, name: str) -> list[Stream]:
     Raises:
         ExperimentError: there are not at least two.
     """
-    found, begun = [], set(archive.branches())
+    found, begun = list[Experiment](), set(archive.branches())
     while (part := f"{name}-{len(found) + 1}") in begun:
         found.append(archive.branch(part).experiment)
     if len(found) < 2:

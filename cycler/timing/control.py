@@ -5,6 +5,7 @@ import tempfile
 import time as clock
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from dacycle.cycler.timing.measure import machine
 from dacycle.forecast_adapter.worlds.world import load_world
 
 __all__ = ["Control", "measure_control"]
+
+Seconds = tuple[float, float]
+"""Of the processor, and of the wall clock."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Control:
         added: milliseconds a cycle that the flow takes beyond the plain functions, report included in both, median.
         share: `added` over `plain`, of each pair.
         wall: the same share of wall time, of each pair.
-        server: milliseconds a cycle that Prefect's server takes beside, in a process of its own.
+        server: share of a core that Prefect's server takes beside, in a process of its own, most of it when idle.
         load: load of the machine at the end.
     """
 
@@ -51,7 +55,7 @@ def measure_control(experiment: Experiment, cycles: int, pairs: int) -> Control:
 
     drift = experiment.drift.model_copy(update={"starts": (), "free_run": False})
     short = experiment.model_copy(update={"end": experiment.start + (cycles - 1) * STEP, "drift": drift})
-    plain, whole, flow = [], [], []
+    plain, whole, flow = list[Seconds](), list[Seconds](), list[Seconds]()
     with tempfile.TemporaryDirectory(prefix="dacycle-bench-") as name:
         folder = Path(name)
         file = folder / "experiment.yaml"
@@ -65,15 +69,15 @@ def measure_control(experiment: Experiment, cycles: int, pairs: int) -> Control:
             by_hand(folder / "first")  # fills caches of both
             flows.hindcast(str(file), str(folder / "first"))
             plain.clear()
-            server = -_of_children()
+            server, begun = -_of_children(), clock.perf_counter()
             for pair in range(pairs):
-                ways: list[tuple[list, Callable[[], object]]] = [
-                    (whole, lambda at=folder / f"plain-{pair}": by_hand(at)),
-                    (flow, lambda at=folder / f"flow-{pair}": flows.hindcast(str(file), str(at))),
+                ways: list[tuple[list[Seconds], Callable[[], object]]] = [
+                    (whole, partial(by_hand, folder / f"plain-{pair}")),
+                    (flow, partial(flows.hindcast, str(file), str(folder / f"flow-{pair}"))),
                 ]
                 for taken, way in ways if pair % 2 == 0 else reversed(ways):
                     taken.append(_taken(way))
-            server += _of_children()
+            server = (server + _of_children()) / (clock.perf_counter() - begun)
     plains, added = np.array(plain), np.array(flow) - np.array(whole)
     shares = added / plains
     return Control(
@@ -84,12 +88,12 @@ def measure_control(experiment: Experiment, cycles: int, pairs: int) -> Control:
         added=float(1000 * np.median(added[:, 0]) / cycles),
         share=shares[:, 0].tolist(),
         wall=shares[:, 1].tolist(),
-        server=1000 * server / (pairs * cycles),
+        server=server,
         load=os.getloadavg()[0],
     )
 
 
-def _taken(call: Callable[[], object]) -> tuple[float, float]:
+def _taken(call: Callable[[], object]) -> Seconds:
     """Return the seconds of the processor and of the wall clock that a call takes."""
     begin = clock.process_time(), clock.perf_counter()
     call()

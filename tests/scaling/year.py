@@ -98,17 +98,17 @@ def main() -> None:
             begin, end = marks[-STRETCH - 1], marks[-1]
             processor, wall = (1000 * (end[i] - begin[i]) / STRETCH for i in (0, 1))
             kept = database.stat().st_size / 1e6 if database.exists() else 0.0
-            row = [f"{len(marks)}", f"{processor:.1f}", f"{wall:.1f}", f"{end[2]:.0f}", f"{size(archive):.0f}", f"{kept:.1f}"]
-            print(f"| {' | '.join(row)} |", flush=True)
+            row = f"{processor:.1f} | {wall:.1f} | {end[2]:.0f} | {size(archive):.0f} | {kept:.1f}"
+            print(f"| {len(marks)} | {row} |", flush=True)
 
     plain: Callable[..., Any] = replay.run_due_cycles
     if asked.prefect:
         from dacycle.cycler.operations import flows
 
         # the flow has no place for a progress of its own
-        with patch.object(replay, "run_due_cycles", lambda *args, **more: plain(*args, progress=show, **more)):
-            with flows.embedded_server(database.parent):
-                flows.hindcast(str(experiment), str(archive))
+        watched = patch.object(replay, "run_due_cycles", lambda *args, **more: plain(*args, progress=show, **more))
+        with watched, flows.embedded_server(database.parent):
+            flows.hindcast(str(experiment), str(archive))
     else:
         plain(load_experiment(experiment), Archive(archive, create=True), progress=show)
     first, last = (marks[at + STRETCH][0] - marks[at][0] for at in (STRETCH, len(marks) - 1 - STRETCH))

@@ -92,7 +92,7 @@ def control(
     shares, walls = (", ".join(f"{share:+.1%}" for share in found) for found in (result.share, result.wall))
     console.print(f"plain {result.plain:.1f} ms of the processor a cycle, the flow {result.added:+.1f} ms: {shares}")
     console.print(f"wall time: {walls}; load {result.load:.1f}")
-    console.print(f"Prefect's server takes {result.server:.1f} ms a cycle beside, in a process of its own")
+    console.print(f"Prefect's server takes {result.server:.1%} of a core beside, in a process of its own")
 
 
 @bench.command()
