@@ -28,7 +28,7 @@ from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.commits import COPY, READ, check_commit, seal_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
-from dacycle.cycler.archive.growth import Growth, Rows, create, rows_of
+from dacycle.cycler.archive.growth import Encoded, Growth, Rows, create, encoded_row, rows_of
 
 if TYPE_CHECKING:  # what only looks at records, such as `dacycle status`, imports neither
     import pandas as pd
@@ -215,6 +215,18 @@ class Store:
         values = self._read(self._snapshot(branch), paths, int(when[0]), f" at {np.datetime64(time, 'h')}")
         return dict(zip(names, values, strict=True))
 
+    def encoded(self, branch: str, group: str, time: "pd.Timestamp", names: list[str]) -> Rows:
+        """Return the arrays of one time as they are stored, to append them to a group of the same layout. Errors as `read`.
+
+        A group that has no such time gives nothing.
+        """
+        when = np.flatnonzero(self.times(branch, group) == np.datetime64(time, "h"))
+        if not when.size:
+            return {}
+        snapshot, paths = self._snapshot(branch), [f"{group}/{name}" for name in names]
+        found = self._checked(_together(_copy(snapshot, path, int(when[0])) for path in paths), paths, f" at {np.datetime64(time, 'h')}")
+        return {"time": np.array([time], "datetime64[h]"), **dict(zip(names, found, strict=True))}
+
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:
         """Return an array (time, ...) of a group, or some rows of it."""
         return self._read(self._snapshot(branch), [f"{group}/{name}"], rows)[0]
@@ -231,13 +243,17 @@ class Store:
 
     def _read(self, snapshot: _Snapshot, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
         values = _together(_fetch(snapshot, path, at) for path in paths)
+        return [np.asarray(value) for value in self._checked(values, paths, when)]
+
+    def _checked(self, values: list[Any], paths: list[str], when: str) -> list[Any]:
+        """Return what was read of arrays; raise ArchiveError where one is damaged."""
         for path, value in zip(paths, values, strict=True):
             if isinstance(value, BaseException):
                 raise ArchiveError(
                     f"{self.folder}: {path}{when} is damaged ({value}); "
                     "rewind the branch to a cycle before it and run again, or restore the folder from a copy"
                 ) from value
-        return [np.asarray(value) for value in values]
+        return values
 
     def append(
         self,
@@ -301,6 +317,12 @@ async def _fetch(snapshot: _Snapshot, path: str, at: int | slice) -> Any:
     if path not in snapshot.arrays:
         snapshot.arrays[path] = await _open(snapshot.store, path)
     return await snapshot.arrays[path].getitem(at)
+
+
+async def _copy(snapshot: _Snapshot, path: str, row: int) -> Encoded:
+    if path not in snapshot.arrays:
+        snapshot.arrays[path] = await _open(snapshot.store, path)
+    return await encoded_row(snapshot.store, path, snapshot.arrays[path], row)
 
 
 async def _write(store: icechunk.IcechunkStore, contents: Mapping[str, bytes]) -> None:

@@ -34,12 +34,14 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.seals import seal_text
 from dacycle.cycler.archive.store import Rows, Store
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, differences, parse_donor, write_experiment
+from dacycle.forecast_adapter.channels import WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import check_array, make_state, to_arrays, to_dataset
 from dacycle.obs_ingest.table import to_arrow
 
 __all__ = ["Writer", "write"]
 
+_VARIABLES = list(WB2_NAMES.values())
 _KEPT_RECORDS = 64
 """Newest records that a writer keeps in memory: more than a cycle looks at."""
 
@@ -143,7 +145,7 @@ class Writer(Branch):
             self._times = self._times.append(pd.DatetimeIndex([record.time for record in records]).as_unit("s"))
         self._newest = [*self._newest, *(CycleRecord.from_json(record.to_json()) for record in records)]
         self._newest = self._newest[-_KEPT_RECORDS:]
-        for record, frame in zip(records, frames, strict=True):
+        for record, frame in zip(records, frames, strict=False):  # copies come without frames
             stored = np.array(frame, np.float32)
             stored.flags.writeable = False
             self._frames[record.time] = stored
@@ -246,42 +248,10 @@ class Writer(Branch):
             ArchiveError: the cycle is not the one that comes next in the branch.
             ArchiveError, OSError: this commit or, within `committing_behind`, the one before has failed.
         """
+        time = record.time
+        self._refuse_other_than_next(time)
         content = _parquet(departures)
         record = replace(record, departures=hashlib.sha256(content).hexdigest())
-        self._commit_whole(background, analysis, content, record, notes, members, smoothed)
-        return record
-
-    def commit_copy(self, donor: Branch, record: CycleRecord, notes: Mapping[str, Any]) -> None:
-        """Publish a cycle of another branch as this branch's next one: states, record and departures as they are there.
-
-        Args:
-            donor: the other branch.
-            record: of its cycle.
-            notes: of the cycle's commit there.
-
-        Raises:
-            ArchiveError: the cycle is not the one that comes next in this branch, or it is damaged.
-        """
-        background, analysis = (donor.state(name, record.time).values for name in ("background", "analysis"))
-        frame, of_frame = donor.smoothed(record.time), donor.smoothed_members(record.time)
-        smoothed = None if frame is None or of_frame is None else Smoothed(frame, of_frame)
-        content = donor.departures_file(record)
-        self._commit_whole(background, analysis, content, record, notes, donor.members(record.time), smoothed)
-
-    def _commit_whole(
-        self,
-        background: NDArray,
-        analysis: NDArray,
-        departures: bytes,
-        record: CycleRecord,
-        notes: Mapping[str, Any],
-        members: NDArray | None,
-        smoothed: Smoothed | None,
-    ) -> None:
-        """Publish a cycle with the content of its departures' file; the arguments are those of `commit_cycle`."""
-        time = record.time
-        if self.next_time != time:
-            raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
         form = _state_rows if self._appended else _state_dataset  # the first cycle of a branch makes its groups
         groups: dict[str, xr.Dataset | Rows] = {
             name: form(self._checked(array, time, name), self.grid, time)
@@ -298,7 +268,7 @@ class Writer(Branch):
         holding = self._holding.after([record.as_dict()])
         metadata = {"time": cycle_id(time), **notes}
         self.settle()
-        publish = partial(self._publish, cycle_id(time), departures, groups, metadata, holding.to_json())
+        publish = partial(self._publish, cycle_id(time), content, groups, metadata, holding.to_json())
         if self._thread is None:
             publish()
         else:
@@ -307,6 +277,34 @@ class Writer(Branch):
         self._remember([record], [analysis], holding)
         if members is not None:
             self._members = dict([*self._members.items(), (time, members)][-2:])
+        return record
+
+    def commit_copy(self, donor: Branch, record: CycleRecord, notes: Mapping[str, Any]) -> None:
+        """Publish a cycle of another branch as this branch's next one: states, record and departures as they are there.
+
+        Chunks are copied as they are stored.
+
+        Args:
+            donor: the other branch, with the groups that this one has.
+            record: of its cycle.
+            notes: of the cycle's commit there.
+
+        Raises:
+            ArchiveError: the cycle is not the one that comes next in this branch, or it is damaged.
+        """
+        time = record.time
+        self._refuse_other_than_next(time)
+        names = ("analysis", "background", MEMBERS, SMOOTHED, SMOOTHED_MEMBERS)
+        found = {name: self.states.encoded(donor.name, name, time, _VARIABLES) for name in names}
+        groups: dict[str, xr.Dataset | Rows] = {name: rows for name, rows in found.items() if rows}
+        groups["cycles"] = _record_rows([record])
+        holding = self._holding.after([record.as_dict()])
+        self._publish(record.id, donor.departures_file(record), groups, notes, holding.to_json())
+        self._remember([record], [], holding)
+
+    def _refuse_other_than_next(self, time: pd.Timestamp) -> None:
+        if self.next_time != time:
+            raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
 
     def _publish(
         self,

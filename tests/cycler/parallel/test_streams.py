@@ -181,6 +181,19 @@ def test_the_joining_goes_on_where_it_was_cut_short(done, tmp_path):
     assert replays.everything(archive.folder, "whole") == replays.everything(done / "archive", "whole")
 
 
+def test_members_and_smoothed_frames_are_joined_too(world, tiny, tmp_path):
+    changes = replays.with_members(tmp_path, tiny) | {"frames": "smoothed"}
+    experiment = replays.experiment(replays.content(world.folder, world.model, tmp_path, **changes))
+    archive = Archive(tmp_path / "archive", create=True)
+    streams = cut(experiment, 2, STEP)
+    list(in_turn(run_stream, [(archive.folder, stream.experiment, 1) for stream in streams]))
+    list(join(archive, experiment, streams))
+    whole, last = archive.branch("demo"), archive.branch("demo-2")
+    for read in ("members", "smoothed", "smoothed_members"):
+        np.testing.assert_array_equal(getattr(whole, read)(replays.LAST), getattr(last, read)(replays.LAST))
+    assert not whole.damaged()
+
+
 def test_other_cuts_and_runs_without_streams_are_refused(done, world, tmp_path):
     command = ["hindcast", str(done / "whole.yaml"), "--archive", str(done / "archive"), "--workers", "1"]
     other = CliRunner().invoke(app, [*command, "--streams", "3", "--overlap", "18h"])
