@@ -41,6 +41,7 @@ from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow
 __all__ = ["Archive", "ArchiveError", "Branch", "open_experiment", "read_frozen"]
 
 _NAMES = list(WB2_NAMES.values())
+_TEXTS = 64
 
 
 class Archive:
@@ -167,6 +168,12 @@ class Branch:
     def recent_records(self, count: int) -> list[CycleRecord]:
         """Return the records of the last `count` analyses, or of all where there are fewer, in order."""
         return self._records(slice(-count, None))
+
+    def records_with(self, key: str) -> Iterator[CycleRecord]:
+        """Yield the records that hold a key, in order, some in memory at a time; the others are not interpreted."""
+        for begin in range(0, len(self.times), _TEXTS):
+            texts = self.states.column(self.name, "cycles", "record", slice(begin, begin + _TEXTS))
+            yield from (CycleRecord.from_json(str(text)) for text in texts if f'"{key}": ' in str(text))
 
     def _records(self, rows: slice) -> list[CycleRecord]:
         texts = self.states.column(self.name, "cycles", "record", rows)

@@ -216,15 +216,17 @@ class Store:
         return dict(zip(names, values, strict=True))
 
     def encoded(self, branch: str, group: str, time: "pd.Timestamp", names: list[str]) -> Rows:
-        """Return the arrays of one time as they are stored, to append them to a group of the same layout. Errors as `read`.
+        """Return the arrays of one time as they are stored, to append them to a group of the same layout.
 
-        A group that has no such time gives nothing.
+        A group that has no such time gives nothing. Errors as `read`.
         """
         when = np.flatnonzero(self.times(branch, group) == np.datetime64(time, "h"))
         if not when.size:
             return {}
         snapshot, paths = self._snapshot(branch), [f"{group}/{name}" for name in names]
-        found = self._checked(_together(_copy(snapshot, path, int(when[0])) for path in paths), paths, f" at {np.datetime64(time, 'h')}")
+        found = self._checked(
+            _together(_copy(snapshot, path, int(when[0])) for path in paths), paths, f" at {np.datetime64(time, 'h')}"
+        )
         return {"time": np.array([time], "datetime64[h]"), **dict(zip(names, found, strict=True))}
 
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:

@@ -29,7 +29,7 @@ from dacycle.common.errors import DacycleError
 from dacycle.common.pieces import Each, in_turn
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
-from dacycle.cycler.cycle.replay import run_due_cycles
+from dacycle.cycler.cycle.replay import each_due_cycle
 from dacycle.cycler.experiment import Duration, Experiment, load_experiment
 from dacycle.cycler.report import tables
 from dacycle.cycler.timing.measure import in_new_process, peak_memory
@@ -254,7 +254,8 @@ def run_cycles(benchmark: Benchmark, each: Each = in_turn) -> None:
 
 def _run_method(folder: Path, experiment: Experiment) -> None:
     archive = Archive(folder)
-    run_due_cycles(experiment, archive)
+    for _ in each_due_cycle(experiment, archive):
+        pass
     branch, world = archive.branch(experiment.name), load_world(experiment.world)
     for _ in drift.make_forecasts(branch, world, load_model(experiment.model)):
         pass

@@ -20,7 +20,7 @@ import pandas as pd
 
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.archive.writer import write
-from dacycle.cycler.cycle.replay import run_due_cycles
+from dacycle.cycler.cycle.replay import each_due_cycle
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, differences
 
 __all__ = ["Stream", "cut", "find_streams", "join", "refuse_other_runs", "run_stream"]
@@ -119,8 +119,8 @@ def refuse_other_runs(archive: Archive, experiment: Experiment, streams: Sequenc
 
 def run_stream(folder: Path, experiment: Experiment, threads: int) -> dict[str, int]:
     """Run what is due of a stream or of the free run; return how many cycles had each status. Errors as a replay."""
-    done = run_due_cycles(experiment, Archive(folder), threads=threads)
-    return dict(Counter(str(cycle.record.status) for cycle in done))
+    running = each_due_cycle(experiment, Archive(folder), threads=threads)
+    return dict(Counter(str(cycle.record.status) for cycle in running))
 
 
 def join(archive: Archive, experiment: Experiment, streams: Sequence[Stream]) -> Iterator[pd.Timestamp]:

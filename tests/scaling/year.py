@@ -110,7 +110,8 @@ def main() -> None:
         with watched, flows.embedded_server(database.parent):
             flows.hindcast(str(experiment), str(archive))
     else:
-        plain(load_experiment(experiment), Archive(archive, create=True), progress=show)
+        for cycle in replay.each_due_cycle(load_experiment(experiment), Archive(archive, create=True)):
+            show(cycle)
     first, last = (marks[at + STRETCH][0] - marks[at][0] for at in (STRETCH, len(marks) - 1 - STRETCH))
     print(f"\ntime a cycle, last hundred over second: {last / first:.2f}")
     print(f"memory, end over cycle {2 * STRETCH}: {marks[-1][2] / marks[2 * STRETCH][2]:.3f}")

@@ -1,5 +1,6 @@
 """Commands that run experiments and look after their branches."""
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +23,7 @@ from dacycle.cycler.cli.options import (
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar
 from dacycle.cycler.cli.texts import cycle_time, duration, parse_setting
 from dacycle.cycler.cycle.inputs import load_inputs
-from dacycle.cycler.cycle.replay import run_due_cycles
-from dacycle.cycler.cycle.run_cycle import Cycle
+from dacycle.cycler.cycle.replay import each_due_cycle, run_due_cycles
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,
@@ -161,29 +161,27 @@ def _forecast(making: Forecasting) -> None:
 def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, limit: int | None, threads: int) -> None:
     """Run one experiment with a progress bar."""
     last = min(time for time in (until, experiment.end, pd.Timestamp.max) if time is not None)
-    done: list[Cycle] = []
-    with progress_bar() as bar, quiet_cycles():
+    done: list[tuple[str, dict[str, float]]] = []  # without records, which add up
+    running = each_due_cycle(experiment, archive, until=until, limit=limit, threads=threads)
+    with progress_bar() as bar, quiet_cycles(), closing(running):
         task = bar.add_task(experiment.name, total=limit)
-
-        def show(cycle: Cycle) -> None:
-            left = int((last - cycle.time) / STEP) + len(done)
-            done.append(cycle)
-            total = left + 1 if limit is None else min(left + 1, limit)
-            description = f"{experiment.name} {cycle.record.id} {cycle.record.status}"
-            bar.update(task, completed=len(done), total=total, description=description)
-
         try:
-            run_due_cycles(experiment, archive, progress=show, until=until, limit=limit, threads=threads)
+            for cycle in running:
+                left = int((last - cycle.time) / STEP) + len(done)
+                done.append((cycle.record.status, cycle.seconds))
+                total = left + 1 if limit is None else min(left + 1, limit)
+                description = f"{experiment.name} {cycle.record.id} {cycle.record.status}"
+                bar.update(task, completed=len(done), total=total, description=description)
         except KeyboardInterrupt:
             console.print(f"interrupted after {len(done)} cycles; the archive is whole, the same command goes on")
             raise typer.Exit(130) from None
     _summarise(experiment, archive, done)
 
 
-def _summarise(experiment: Experiment, archive: Archive, done: list[Cycle]) -> None:
-    statuses = pd.Series([cycle.record.status for cycle in done], dtype=str).value_counts()
+def _summarise(experiment: Experiment, archive: Archive, done: list[tuple[str, dict[str, float]]]) -> None:
+    statuses = pd.Series([status for status, _ in done], dtype=str).value_counts()
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing was due"
-    seconds = pd.DataFrame([cycle.seconds for cycle in done]).mean()
+    seconds = pd.DataFrame([seconds for _, seconds in done]).mean()
     stages = ", ".join(f"{stage} {value * 1000:.0f}" for stage, value in seconds.items())
     console.print(f"{experiment.name}: {counts}; it stands at {cycle_id(archive.branch(experiment.name).times[-1])}")
     if stages:
