@@ -350,8 +350,8 @@ def _state_rows(state: NDArray, grid: Grid, time: pd.Timestamp) -> Rows:
 
 
 def _record_dataset(records: Sequence[CycleRecord]) -> xr.Dataset:
-    rows = _record_rows(records)
-    return xr.Dataset({"record": ("time", rows["record"])}, coords={"time": rows["time"].astype("datetime64[s]")})
+    times = np.array([record.time for record in records], "datetime64[s]")
+    return xr.Dataset({"record": ("time", _record_rows(records)["record"])}, coords={"time": times})
 
 
 def _record_rows(records: Sequence[CycleRecord]) -> Rows:
