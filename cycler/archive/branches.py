@@ -46,6 +46,7 @@ from dacycle.obs_ingest.table import BIAS_COLUMN, concatenate, from_arrow
 __all__ = ["HEADLINE_FIELDS", "Archive", "ArchiveError", "Branch", "Damage", "open_experiment", "read_frozen"]
 
 _NAMES = list(WB2_NAMES.values())
+_TEXTS = 64
 
 HEADLINE_FIELDS = {"analysis": "headline_analysis", "background": "headline_background"}
 """The groups of headline fields, up to the time before which `keep` removes states."""
@@ -223,6 +224,12 @@ class Branch:
         times = self.times
         return self._records(times.slice_indexer(first, last)) if len(times) else []
 
+    def records_with(self, key: str) -> Iterator[CycleRecord]:
+        """Yield the records that hold a key, in order, some in memory at a time; the others are not interpreted."""
+        for begin in range(0, len(self.times), _TEXTS):
+            texts = self.states.column(self.name, "cycles", "record", slice(begin, begin + _TEXTS))
+            yield from (CycleRecord.from_json(str(text)) for text in texts if f'"{key}": ' in str(text))
+
     def _records(self, rows: slice) -> list[CycleRecord]:
         texts = self.states.column(self.name, "cycles", "record", rows)
         return [CycleRecord.from_json(str(text)) for text in texts]
@@ -335,7 +342,21 @@ class Branch:
                 yield record.time, self._departures_of(record.id, record.departures, station)
 
     def _departures_of(self, name: str, digest: str, station: str | None = None) -> pd.DataFrame:
-        path = self.folder / "departures" / f"{name}.parquet"
+        path, content = self._departures_path(name), self._departures_content(name, digest)
+        rows = None if station is None else pc.field("station") == station
+        table = from_arrow(pq.read_table(io.BytesIO(content), filters=rows), str(path))
+        table["cycle"] = pd.Timestamp(name)
+        return table
+
+    def departures_file(self, record: CycleRecord) -> bytes:
+        """Return the content of the file with a cycle's departures; raise ArchiveError where it is another one."""
+        return self._departures_content(record.id, record.departures or "")
+
+    def _departures_path(self, name: str) -> Path:
+        return self.folder / "departures" / f"{name}.parquet"
+
+    def _departures_content(self, name: str, digest: str) -> bytes:
+        path = self._departures_path(name)
         with reading(path, ArchiveError):
             content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != digest:
@@ -343,10 +364,7 @@ class Branch:
             raise ArchiveError(
                 f"{path} is {state}: it is not the file that cycle {name} committed; rewind and run again"
             )
-        rows = None if station is None else pc.field("station") == station
-        table = from_arrow(pq.read_table(io.BytesIO(content), filters=rows), str(path))
-        table["cycle"] = pd.Timestamp(name)
-        return table
+        return content
 
     def commit_of(self, time: pd.Timestamp) -> str:
         """Return the id of a snapshot that ends with a cycle: the one in which it was published.

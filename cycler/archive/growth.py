@@ -28,9 +28,25 @@ from dacycle.cycler.archive.exceptions import ArchiveError
 if TYPE_CHECKING:  # what only looks at records, such as `dacycle status`, does not import it
     import xarray as xr
 
-__all__ = ["COMPRESSORS", "Growth", "Rows", "create", "hours", "rows_of"]
+__all__ = ["COMPRESSORS", "Encoded", "Growth", "Rows", "create", "encoded_row", "hours", "rows_of"]
 
-Rows = dict[str, NDArray]
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row of an array that has one row in a chunk, as it is stored; its checksum has been verified.
+
+    Attributes:
+        content: of the chunk.
+        shape: of the array, without the number of rows.
+        codecs: of the array, as its metadata hold them.
+    """
+
+    content: bytes
+    shape: tuple[int, ...]
+    codecs: str
+
+
+Rows = dict[str, NDArray | Encoded]
 """What a group that is there grows by: its arrays by name, time first, with `time` itself as datetime64."""
 
 TIME_UNITS = "hours since 1970-01-01"
@@ -111,13 +127,35 @@ class Growth:
         Raises:
             ArchiveError: a time does not come after those of the group, or a shape is another.
         """
-        new, last = hours(rows["time"]), self.last[group]
+        times = rows["time"]
+        assert not isinstance(times, Encoded)  # times share chunks
+        new, last = hours(times), self.last[group]
         joined = new if last is None else np.concatenate([[last], new])
         if np.any(np.diff(joined) <= 0):
             before, first = (np.int64(hour).astype("datetime64[h]") for hour in (joined[0], new[0]))
             raise ArchiveError(f"{group} already goes to {before}; cannot append {first}")
         self.last[group] = int(new[-1])
-        return [self._arrays[f"{group}/{name}"].grow(values) for name, values in {**rows, "time": new}.items()]
+        values: Rows = {**rows, "time": new}
+        return [self._arrays[f"{group}/{name}"].grow(value) for name, value in values.items()]
+
+
+async def encoded_row(store: IcechunkStore, path: str, array: zarr.AsyncArray, row: int) -> Encoded:
+    """Return a row of an array that has one row in a chunk, as it is stored.
+
+    Raises:
+        ArchiveError: the chunk is not there, or its checksum fails.
+    """
+    key = _chunk_key(path, row, array.ndim)
+    found = await store.get(key, default_buffer_prototype())
+    content = b"" if found is None else found.to_bytes()
+    if array.chunks[0] != 1 or google_crc32c.value(content[:-4]).to_bytes(4, "little") != content[-4:]:
+        raise ArchiveError(f"{key}: its checksum fails")
+    described = array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
+    return Encoded(content, array.shape[1:], _codecs(json.loads(described.to_bytes())))
+
+
+def _chunk_key(path: str, number: int, dimensions: int) -> str:
+    return "/".join([path, "c", str(number), *["0"] * (dimensions - 1)])
 
 
 @dataclass
@@ -170,12 +208,14 @@ class _Array:
         before, _, after = json.dumps({**self.metadata, "shape": shape}, indent=2).partition(f'"{_LENGTH}"')
         return before, after
 
-    def grow(self, values: NDArray) -> dict[str, bytes]:
+    def grow(self, values: NDArray | Encoded) -> dict[str, bytes]:
         """Add rows (n, ...), and return what the store must hold for them, by key, the metadata first.
 
         Raises:
             ArchiveError: their shape is another.
         """
+        if isinstance(values, Encoded):
+            return self._grow_encoded(values)
         shape = self.metadata["shape"]
         if shape[1:] != list(values.shape[1:]):
             raise ArchiveError(f"{self.path} is {tuple(shape)} and cannot be followed by {values.shape}")
@@ -189,9 +229,19 @@ class _Array:
             if len(chunk) < self.rows:
                 absent = np.full((self.rows - len(chunk), *chunk.shape[1:]), self.fill, self.dtype)
                 chunk = np.concatenate([chunk, absent])
-            contents["/".join([self.path, "c", str(number), *["0"] * (values.ndim - 1)])] = encode(chunk)
+            contents[_chunk_key(self.path, number, values.ndim)] = encode(chunk)
         self.open = pending[len(pending) // self.rows * self.rows :]
         return contents
+
+    def _grow_encoded(self, row: Encoded) -> dict[str, bytes]:
+        shape = self.metadata["shape"]
+        if (self.rows, shape[1:], _codecs(self.metadata)) != (1, list(row.shape), row.codecs):
+            raise ArchiveError(f"{self.path} has another shape or other codecs than what is to be copied to it")
+        number = self.length
+        shape[0] += 1
+        before, after = self._around_length
+        metadata = f"{before}{self.length}{after}".encode()
+        return {f"{self.path}/zarr.json": metadata, _chunk_key(self.path, number, len(shape)): row.content}
 
 
 def _codecs(metadata: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ from dacycle.common.foreign import reading
 from dacycle.common.places import is_remote, s3_address
 from dacycle.cycler.archive.commits import COPY, READ, branch_names, check_commit, point, seal_commit
 from dacycle.cycler.archive.exceptions import ArchiveError
-from dacycle.cycler.archive.growth import Growth, Rows, create, rows_of
+from dacycle.cycler.archive.growth import Encoded, Growth, Rows, create, encoded_row, rows_of
 from dacycle.cycler.archive.removal import Times, collect, drop_states, forget_past, removed_times, shorten
 
 if TYPE_CHECKING:  # what only looks at records, such as `dacycle status`, imports neither
@@ -44,6 +44,8 @@ icechunk.set_logs_filter("error")
 
 # Without splitting, every commit writes the whole manifest of a year again.
 _TIMES_PER_MANIFEST = 120
+_COMMITS_AT_A_TIME = 120
+"""Commits after which the repository is opened anew: Icechunk keeps something of each, 0.1 MB at 5.625 degrees."""
 
 
 def _configuration() -> icechunk.RepositoryConfig:
@@ -117,6 +119,7 @@ class Store:
         self._digests: dict[str, str] = {}  # of files that were checked or sealed; they never change
         self._opened: dict[str, _Snapshot] = {}  # by commit, the last two
         self._growth: dict[str, Growth] = {}  # by branch
+        self._commits = 0  # since the repository was opened
 
     @property
     def exists(self) -> bool:
@@ -270,15 +273,32 @@ class Store:
         when = np.flatnonzero(self._rows(snapshot, group) == wanted)
         if when.size != 1:
             raise ArchiveError(f"{self.folder}, branch {branch}: {group} has no time {wanted}")
-        if wanted in self._removed(snapshot, group):
-            kept = self.times(branch, group)
-            near = [*kept[kept < wanted][-1:], *kept[kept > wanted][:1]]
-            raise ArchiveError(
-                f"{self.folder}, branch {branch}: {group} at {wanted} was removed by retention (`keep` in the "
-                f"experiment); the nearest that are kept: {' and '.join(map(str, near)) or 'none'}"
-            )
+        self._refuse_removed(snapshot, branch, group, wanted)
         values = self._read(snapshot, [f"{group}/{name}" for name in names], int(when[0]), f" at {wanted}")
         return dict(zip(names, values, strict=True))
+
+    def _refuse_removed(self, snapshot: _Snapshot, branch: str, group: str, time: np.datetime64) -> None:
+        if time in self._removed(snapshot, group):
+            kept = self.times(branch, group)
+            near = [*kept[kept < time][-1:], *kept[kept > time][:1]]
+            raise ArchiveError(
+                f"{self.folder}, branch {branch}: {group} at {time} was removed by retention (`keep` in the "
+                f"experiment); the nearest that are kept: {' and '.join(map(str, near)) or 'none'}"
+            )
+
+    def encoded(self, branch: str, group: str, time: "pd.Timestamp", names: list[str]) -> Rows:
+        """Return the arrays of one time as they are stored, to append them to a group of the same layout.
+
+        A group that has no such time gives nothing. Errors as `read`.
+        """
+        snapshot, wanted = self._snapshot(branch), np.datetime64(time, "h")
+        when = np.flatnonzero(self._rows(snapshot, group) == wanted)
+        if not when.size:
+            return {}
+        self._refuse_removed(snapshot, branch, group, wanted)
+        paths = [f"{group}/{name}" for name in names]
+        found = self._checked(_together(_copy(snapshot, path, int(when[0])) for path in paths), paths, f" at {wanted}")
+        return {"time": np.array([time], "datetime64[h]"), **dict(zip(names, found, strict=True))}
 
     def column(self, branch: str, group: str, name: str, rows: slice = slice(None)) -> NDArray:
         """Return an array (time, ...) of a group, or some rows of it."""
@@ -297,13 +317,17 @@ class Store:
 
     def _read(self, snapshot: _Snapshot, paths: list[str], at: int | slice, when: str = "") -> list[NDArray]:
         values = _together(_fetch(snapshot, path, at) for path in paths)
+        return [np.asarray(value) for value in self._checked(values, paths, when)]
+
+    def _checked(self, values: list[Any], paths: list[str], when: str) -> list[Any]:
+        """Return what was read of arrays; raise ArchiveError where one is damaged."""
         for path, value in zip(paths, values, strict=True):
             if isinstance(value, BaseException):
                 raise ArchiveError(
                     f"{self.folder}: {path}{when} is damaged ({value}); "
                     "rewind the branch to a cycle before it and run again, or restore the folder from a copy"
                 ) from value
-        return [np.asarray(value) for value in values]
+        return values
 
     def append(
         self,
@@ -336,6 +360,10 @@ class Store:
         point(self.folder, branch, snapshot)
         growth.tip = snapshot
         self._growth[branch] = growth
+        self._commits += 1
+        if self._commits == _COMMITS_AT_A_TIME:
+            self.__dict__.pop("_repository", None)
+            self._commits = 0
         return snapshot
 
     def _grow(
@@ -454,6 +482,12 @@ async def _fetch(snapshot: _Snapshot, path: str, at: int | slice) -> Any:
     if path not in snapshot.arrays:
         snapshot.arrays[path] = await _open(snapshot.store, path)
     return await snapshot.arrays[path].getitem(at)
+
+
+async def _copy(snapshot: _Snapshot, path: str, row: int) -> Encoded:
+    if path not in snapshot.arrays:
+        snapshot.arrays[path] = await _open(snapshot.store, path)
+    return await encoded_row(snapshot.store, path, snapshot.arrays[path], row)
 
 
 async def _write(store: icechunk.IcechunkStore, contents: Mapping[str, bytes]) -> None:

@@ -34,12 +34,14 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.seals import seal_text
 from dacycle.cycler.archive.store import Rows, Store
 from dacycle.cycler.experiment import STEP, Experiment, cycle_id, differences, parse_donor, write_experiment
+from dacycle.forecast_adapter.channels import WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import check_array, make_state, to_arrays, to_dataset
 from dacycle.obs_ingest.table import to_arrow
 
 __all__ = ["Writer", "write"]
 
+_VARIABLES = list(WB2_NAMES.values())
 _KEPT_RECORDS = 64
 """Newest records that a writer keeps in memory: more than a cycle looks at."""
 
@@ -147,7 +149,7 @@ class Writer(Branch):
             self._times = self._times.append(pd.DatetimeIndex([record.time for record in records]).as_unit("s"))
         self._newest = [*self._newest, *(CycleRecord.from_json(record.to_json()) for record in records)]
         self._newest = self._newest[-_KEPT_RECORDS:]
-        for record, frame in zip(records, frames, strict=True):
+        for record, frame in zip(records, frames, strict=False):  # copies come without frames
             stored = np.array(frame, np.float32)
             stored.flags.writeable = False
             self._frames[record.time] = stored
@@ -202,8 +204,16 @@ class Writer(Branch):
                 f"{new.name} is on world {new.world}, {new.grid}; it cannot go on from {old.name}, "
                 f"which is on world {old.world}, {old.grid}"
             )
+        self.begin_from(donor, time)
+
+    def begin_from(self, donor: Branch, time: pd.Timestamp) -> None:
+        """Publish the past of another branch, up to a cycle, as this branch's own.
+
+        Raises:
+            ArchiveError: there is no such cycle.
+        """
         snapshot = donor.commit_of(time)
-        _freeze(self.folder, new)
+        _freeze(self.folder, self.experiment)
         for kind in ("departures", "drift", "verification"):
             (self.folder / kind).mkdir(exist_ok=True)
             for path in sorted((donor.folder / kind).glob("[!.]*.parquet")):
@@ -244,8 +254,7 @@ class Writer(Branch):
             ArchiveError, OSError: this commit or, within `committing_behind`, the one before has failed.
         """
         time = record.time
-        if self.next_time != time:
-            raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
+        self._refuse_other_than_next(time)
         content = _parquet(departures)
         record = replace(record, departures=hashlib.sha256(content).hexdigest())
         form = _state_rows if self._appended else _state_dataset  # the first cycle of a branch makes its groups
@@ -275,6 +284,33 @@ class Writer(Branch):
         if members is not None:
             self._members = dict([*self._members.items(), (time, members)][-2:])
         return record
+
+    def commit_copy(self, donor: Branch, record: CycleRecord, notes: Mapping[str, Any]) -> None:
+        """Publish a cycle of another branch as this branch's next one: states, record and departures as they are there.
+
+        Chunks are copied as they are stored.
+
+        Args:
+            donor: the other branch, with the groups that this one has.
+            record: of its cycle.
+            notes: of the cycle's commit there.
+
+        Raises:
+            ArchiveError: the cycle is not the one that comes next in this branch, or it is damaged.
+        """
+        time = record.time
+        self._refuse_other_than_next(time)
+        names = ("analysis", "background", MEMBERS, SMOOTHED, SMOOTHED_MEMBERS)
+        found = {name: self.states.encoded(donor.name, name, time, _VARIABLES) for name in names}
+        groups: dict[str, xr.Dataset | Rows] = {name: rows for name, rows in found.items() if rows}
+        groups["cycles"] = _record_rows([record])
+        holding = self._holding.after([record.as_dict()])
+        self._publish(record.id, donor.departures_file(record), groups, notes, holding.to_json())
+        self._remember([record], [], holding)
+
+    def _refuse_other_than_next(self, time: pd.Timestamp) -> None:
+        if self.next_time != time:
+            raise ArchiveError(f"{self.archive.folder}: the next cycle of {self.name} is {self.next_time}, not {time}")
 
     def _publish(
         self,
@@ -320,8 +356,8 @@ def _state_rows(state: NDArray, grid: Grid, time: pd.Timestamp) -> Rows:
 
 
 def _record_dataset(records: Sequence[CycleRecord]) -> xr.Dataset:
-    rows = _record_rows(records)
-    return xr.Dataset({"record": ("time", rows["record"])}, coords={"time": rows["time"].astype("datetime64[s]")})
+    times = np.array([record.time for record in records], "datetime64[s]")
+    return xr.Dataset({"record": ("time", _record_rows(records)["record"])}, coords={"time": times})
 
 
 def _record_rows(records: Sequence[CycleRecord]) -> Rows:

@@ -26,9 +26,10 @@ from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.common.configuration import Strict, read_checked
 from dacycle.common.errors import DacycleError
+from dacycle.common.pieces import Each, in_turn
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
-from dacycle.cycler.cycle.replay import run_due_cycles
+from dacycle.cycler.cycle.replay import each_due_cycle
 from dacycle.cycler.experiment import Duration, Experiment, load_experiment
 from dacycle.cycler.report import tables
 from dacycle.cycler.timing.measure import in_new_process, peak_memory
@@ -110,12 +111,13 @@ def load_benchmark(path: Path) -> Benchmark:
     return read_checked(path, Benchmark, "a benchmark", BenchmarkError)
 
 
-def run_single_analyses(benchmark: Benchmark, folder: Path) -> pd.DataFrame:
+def run_single_analyses(benchmark: Benchmark, folder: Path, each: Each = in_turn) -> pd.DataFrame:
     """Run the single analyses that are not there yet, and return all scores.
 
     Args:
         benchmark: what is compared.
-        folder: where the table is kept.
+        folder: where the table is kept; only this process writes it.
+        each: where the runs of methods in settings go.
 
     Returns:
         The rows of `score_single_analyses` with method, setting and seed before them; for the protocol also the
@@ -125,25 +127,35 @@ def run_single_analyses(benchmark: Benchmark, folder: Path) -> pd.DataFrame:
         AssimilatorError: a method was trained on the benchmark's year.
     """
     stored, stored_keys = read_tables(folder, ["single"])
-    keys: dict[str, str] = {}
-    for method, setting, seed in _jobs(benchmark):
-        job = f"{method} | {setting.name} | {seed}"
-        keys[job] = _key(benchmark, method, setting, seed)
-        if stored_keys.get(job) == keys[job]:
-            continue
+    keys = {_job_name(*job): _key(benchmark, *job) for job in _jobs(benchmark)}
+    due = [job for job in _jobs(benchmark) if stored_keys.get(_job_name(*job)) != keys[_job_name(*job)]]
+    for number, table in each(_run_job, [(benchmark, *job) for job in due]):
+        job = _job_name(*due[number])
         logger.info("%s", job)
-        table = score_single_analyses(
-            _method(benchmark, method), _observing(benchmark), _backgrounds(benchmark), setting, seed
-        )
-        if (setting, seed) == (benchmark.settings[0], benchmark.seeds[0]):
-            table = pd.concat([table, _memory(benchmark, method)], ignore_index=True)
-        for column, value in reversed({"job": job, "method": method, "setting": setting.name, "seed": seed}.items()):
-            table.insert(0, column, value)
         others = stored["single"][stored["single"]["job"] != job] if "job" in stored["single"] else None
         stored["single"] = table if others is None else pd.concat([others, table], ignore_index=True)
         stored_keys = {**stored_keys, job: keys[job]}
         write_tables(folder, stored, stored_keys)
-    return stored["single"][stored["single"]["job"].isin(keys)].drop(columns="job")
+    order = pd.Categorical(stored["single"]["job"], list(keys))
+    found = stored["single"].assign(job=order).dropna(subset="job").sort_values("job", kind="stable")
+    return found.drop(columns="job").reset_index(drop=True)
+
+
+def _run_job(benchmark: Benchmark, method: str, setting: Setting, seed: int) -> pd.DataFrame:
+    """Return the scores of a method in a setting, for one seed."""
+    table = score_single_analyses(
+        _method(benchmark, method), _observing(benchmark), _backgrounds(benchmark), setting, seed
+    )
+    if (setting, seed) == (benchmark.settings[0], benchmark.seeds[0]):
+        table = pd.concat([table, _memory(benchmark, method)], ignore_index=True)
+    columns = {"job": _job_name(method, setting, seed), "method": method, "setting": setting.name, "seed": seed}
+    for column, value in reversed(columns.items()):
+        table.insert(0, column, value)
+    return table
+
+
+def _job_name(method: str, setting: Setting, seed: int) -> str:
+    return f"{method} | {setting.name} | {seed}"
 
 
 def _jobs(benchmark: Benchmark) -> Iterator[tuple[str, Setting, int]]:
@@ -224,18 +236,29 @@ def _measure_memory(world_name: str, method: str) -> float:
     return np.nan if peak is None else peak / 2**20
 
 
-def run_cycles(benchmark: Benchmark) -> None:
-    """Run the cycled experiment with every method, then the forecasts from its analyses; skip those already made."""
+def run_cycles(benchmark: Benchmark, each: Each = in_turn) -> None:
+    """Run the cycled experiment with every method, then the forecasts from its analyses; skip those already made.
+
+    Args:
+        benchmark: what is compared.
+        each: where the methods go; each has a branch of its own.
+    """
     if benchmark.cycled is None:
         return
-    archive = Archive(benchmark.cycled.archive, create=True)
-    for method, experiment in _experiments(benchmark, benchmark.cycled).items():
-        logger.info("%s: cycles", method)
-        run_due_cycles(experiment, archive)
-        logger.info("%s: forecasts", method)
-        branch, world = archive.branch(experiment.name), load_world(experiment.world)
-        for _ in drift.make_forecasts(branch, world, load_model(experiment.model)):
-            pass
+    folder, experiments = benchmark.cycled.archive, _experiments(benchmark, benchmark.cycled)
+    Archive(folder, create=True)
+    methods = list(experiments)
+    for number, _ in each(_run_method, [(folder, experiment) for experiment in experiments.values()]):
+        logger.info("%s: cycles and forecasts are made", methods[number])
+
+
+def _run_method(folder: Path, experiment: Experiment) -> None:
+    archive = Archive(folder)
+    for _ in each_due_cycle(experiment, archive):
+        pass
+    branch, world = archive.branch(experiment.name), load_world(experiment.world)
+    for _ in drift.make_forecasts(branch, world, load_model(experiment.model)):
+        pass
 
 
 def _experiments(benchmark: Benchmark, cycled: CycledRuns) -> dict[str, Experiment]:

@@ -38,6 +38,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "fork": "Begin an experiment on the past of another one, with some settings changed.",
         "rewind": "Take an experiment back to one of its cycles; later cycles are dropped and can be run again.",
     },
+    "cycles.streams": {
+        "seams": "Show how far the streams of a hindcast agree where one takes over from another.",
+    },
     "cycles.status": {
         "status": "Show the progress of each experiment in an archive, and the input that its last cycle "
         "could not read.",
@@ -184,6 +187,7 @@ FORMER_OPTIONS: dict[str, dict[str, str]] = {
     "fork": {"--output": "--out"},
     "ingest": {"--start": "--since", "--end": "--until"},
     "report": {"--output": "--out"},
+    "sweep": {"--processes": "--workers"},
     "world": {"--start": "--since"},
 }
 """Names that options had in earlier versions, by command: still understood, not shown."""

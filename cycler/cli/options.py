@@ -11,7 +11,16 @@ import typer
 from dacycle.common.places import place
 from dacycle.common.settings import read_settings
 
-__all__ = ["ArchiveFolder", "ExperimentFile", "ExperimentName", "Threads", "as_place", "quiet_cycles"]
+__all__ = [
+    "ArchiveFolder",
+    "Dask",
+    "ExperimentFile",
+    "ExperimentName",
+    "Threads",
+    "Workers",
+    "as_place",
+    "quiet_cycles",
+]
 
 
 def _archive_folder() -> Path:
@@ -36,6 +45,15 @@ ArchiveFolder = Annotated[
 ]
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of an experiment in the archive.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that share the work, or workers of the Dask cluster.")
+]
+Dask = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Share the work on a Dask cluster: `local`, or a file such as deploy/dask/*.yaml."
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the networks; other numbers round differently.")]
 
 

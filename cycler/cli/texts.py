@@ -9,11 +9,11 @@ import typer
 
 from dacycle.common.configuration import parse_value
 from dacycle.common.times import parse_time
-from dacycle.cycler.experiment import ExperimentError, parse_cycle_time
+from dacycle.cycler.experiment import ExperimentError, parse_cycle_time, parse_duration
 from dacycle.forecast_adapter.models.model import ModelFileError
 from dacycle.forecast_adapter.state import as_hour
 
-__all__ = ["cycle_time", "need_torch", "parse_hour", "parse_setting", "parse_years"]
+__all__ = ["cycle_time", "duration", "need_torch", "parse_hour", "parse_setting", "parse_years"]
 
 
 def cycle_time(text: str | None) -> pd.Timestamp | None:
@@ -28,6 +28,14 @@ def cycle_time(text: str | None) -> pd.Timestamp | None:
         return parse_cycle_time(text)
     except ValueError as error:
         raise ExperimentError(str(error)) from None
+
+
+def duration(text: str, option: str) -> pd.Timedelta:
+    """Return the duration that an option gives; raise typer.BadParameter where it is none."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def parse_hour(text: str, option: str = "--time") -> np.datetime64:

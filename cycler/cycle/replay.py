@@ -27,7 +27,7 @@ from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_i
 from dacycle.obs_ingest.errors.station_bias import StationBias
 from dacycle.obs_ingest.operators.learned import NO_OPERATOR
 
-__all__ = ["PATIENCE_WITH_LATE", "due", "open_run", "run_due_cycles"]
+__all__ = ["PATIENCE_WITH_LATE", "due", "each_due_cycle", "open_run", "run_due_cycles"]
 
 PATIENCE_WITH_LATE = 1800.0
 """Seconds for which a cycle waits while another process runs the late chain that it starts from."""
@@ -63,7 +63,7 @@ def open_run(
             writer.commit_start(cold_start(inputs), inputs.digests, frame)
         _refuse_changed_files(writer, inputs)
         refuse_other_members(inputs, writer)
-        seen = [(a, b) for record in writer.records for a, b in record.withheld_sites or ()]
+        seen = [(a, b) for record in writer.records_with("withheld_sites") for a, b in record.withheld_sites or ()]
         yield Run(inputs, Readings(), writer, StoredFrames(writer), _station_bias(experiment), seen)
 
 
@@ -135,12 +135,43 @@ def run_due_cycles(
 ) -> list[Cycle]:
     """Run all cycles that are due, or the first `limit` of them; a further call continues where this one ended.
 
+    The returned list holds all records; for a long run there is `each_due_cycle`.
+
+    Args:
+        progress: called with each cycle once it is committed.
+        experiment, archive, until, now, limit, threads, inputs, patience: as for `each_due_cycle`; errors are
+            the same.
+    """
+    done: list[Cycle] = []
+    running = each_due_cycle(
+        experiment, archive, until=until, now=now, limit=limit, threads=threads, inputs=inputs, patience=patience
+    )
+    with closing(running):
+        for cycle in running:
+            done.append(cycle)
+            if progress is not None:
+                progress(cycle)
+    return done
+
+
+def each_due_cycle(
+    experiment: Experiment,
+    archive: Archive,
+    *,
+    until: pd.Timestamp | None = None,
+    now: pd.Timestamp | None = None,
+    limit: int | None = None,
+    threads: int = 1,
+    inputs: Inputs | None = None,
+    patience: float = 0.0,
+) -> Generator[Cycle]:
+    """Run all cycles that are due, or the first `limit` of them, and yield each once it is committed.
+
     With `late` the cycles of the late chain from which they start run first, if they are not there.
 
     Args:
         experiment: the experiment; its late chain and its free run are others (`Experiment.runs`).
         archive: its archive.
-        progress: called with each cycle once it is committed.
         until, now: as in `due`.
         limit: the largest number of cycles to run.
         threads, inputs, patience: as in `open_run`.
@@ -151,7 +182,6 @@ def run_due_cycles(
     """
     if now is None and (absent := absent_files(experiment)):
         raise ExperimentError("\n".join(f"experiment {experiment.name}: {sentence}" for sentence in absent.values()))
-    done: list[Cycle] = []
     with logs.context(experiment=experiment.name), open_run(experiment, archive, threads, inputs, patience) as run:
         _stop_after_fallbacks(experiment, run.writer.recent_records(experiment.guards.fallbacks_in_a_row + 1))
         times, last = islice(due(run, until, now), limit), _last(run, until, limit)
@@ -161,10 +191,7 @@ def run_due_cycles(
             for cycle in running:
                 with logs.context(cycle=cycle_id(cycle.time)):
                     _log(cycle)
-                    done.append(cycle)
-                    if progress is not None:
-                        progress(cycle)
-    return done
+                    yield cycle
 
 
 def _run(run: Run, times: Iterable[pd.Timestamp], late: LateChain | None) -> Generator[Cycle]:

@@ -312,13 +312,14 @@ def _slug(name: str) -> str:
 
 
 @flow(name="hindcast", **_FLOW)
-def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
+def hindcast(experiment: str, archive: str, days_per_task: int = 10) -> None:
     """Replay an experiment, its late chain and its free run, with forecasts beside the chain, and report.
 
     Args:
         experiment: path of the experiment's file.
         archive: path of the archive's folder.
-        days_per_task: days of cycles in one task; what a run loads is kept from task to task.
+        days_per_task: days of cycles in one task. A task opens the archive and the run anew, which costs as much as a
+            cycle or two; what a run loads is kept from task to task.
     """
     described = load_experiment(experiment)
     forecasting: PrefectFuture[list[str]] | None = None
@@ -326,6 +327,8 @@ def hindcast(experiment: str, archive: str, days_per_task: int = 1) -> None:
         for run in described.runs()[0 if described.late is None else 1 :]:  # the late chain runs where it is needed
             for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
                 replay_stretch(experiment, archive, run.name, first, last)
+                if not run.drift.starts:
+                    continue
                 # The chain never needs forecasts, so they run beside it, one at a time and in order.
                 forecasting = make_forecasts.submit(
                     experiment, archive, run.name, return_state=False, wait_for=forecasting
@@ -410,6 +413,8 @@ def make_forecasts(experiment: str, archive: str, name: str) -> list[str]:
     """Make the forecasts that are due; return their starts."""
     described = _find(experiment, name)
     branch, world = Archive(archive).branch(name), load_world(described.world)
+    if not drift.due(branch, world):  # a model takes longer to load
+        return []
     starts = drift.make_forecasts(branch, world, load_model(described.model))
     return [cycle_id(start) for start in starts]
 

@@ -7,13 +7,12 @@ is refused. What trials name alike is loaded once in a process: world, model, op
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
 
+from dacycle.common.pieces import Each, in_turn
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.inputs import Inputs, load_inputs
 from dacycle.cycler.cycle.replay import run_due_cycles
@@ -62,7 +61,7 @@ class Outlook:
 def run_study(
     study: Study,
     trials: Sequence[Trial],
-    processes: int = 1,
+    each: Each = in_turn,
     progress: Progress | None = None,
     until: pd.Timestamp | None = None,
 ) -> dict[str, str]:
@@ -72,7 +71,7 @@ def run_study(
 
     Args:
         study, trials: the study.
-        processes: number of runs at a time, each in its own process; the results are the same.
+        each: where the runs go, such as `pieces.in_processes`; the results are the same.
         progress: called with the name of each run that is finished.
         until: the last cycle of all runs; a further call without it runs the rest.
 
@@ -83,24 +82,13 @@ def run_study(
     Archive(study.archive, create=True)
     stopped: dict[str, str] = {}
 
-    def finish(name: str, reason: str) -> None:
+    pieces = [(study.archive, experiment, study.forecasts, until) for experiment in experiments]
+    for number, reason in each(_run, pieces):
+        name = experiments[number].name
         if reason:
             stopped[name] = reason
         elif progress is not None:
             progress(name)
-
-    if processes == 1:
-        for experiment in experiments:
-            finish(experiment.name, _run(study.archive, experiment, study.forecasts, until))
-        return stopped
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run, study.archive, one, study.forecasts, until): one.name for one in experiments}
-        try:
-            for future in as_completed(futures):
-                finish(futures[future], future.result())
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
     return stopped
 
 

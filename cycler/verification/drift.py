@@ -20,7 +20,8 @@ reference had been there from the beginning.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -51,10 +52,14 @@ from dacycle.forecast_adapter.worlds.world import World
 __all__ = [
     "KINDS",
     "LEAD_STEP",
+    "Due",
+    "Made",
+    "commit_forecasts",
     "due",
     "fill_in",
     "forecasts",
     "make_forecasts",
+    "make_one",
     "member_scores",
     "read_scores",
     "unmade",
@@ -66,6 +71,39 @@ LEAD_STEP = 12
 """Hours between the leads that are stored and scored, from 0; the model itself steps 6 hours."""
 
 
+@dataclass(frozen=True)
+class Due:
+    """A start whose forecast is due.
+
+    Attributes:
+        start: its time.
+        made_from: fingerprint of the two cycles that it starts from.
+        digest: of the model that the run had there.
+        chain, members: whether the forecast of the chain is due, and those of members.
+    """
+
+    start: pd.Timestamp
+    made_from: str
+    digest: str
+    chain: bool
+    members: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What was made of a start; its scores are on disk.
+
+    Attributes:
+        due: the start.
+        fields: (leads, 6, H, W) of the headline channels; None where the forecast of the chain was not due.
+        model: name of the model.
+    """
+
+    due: Due
+    fields: NDArray[np.float32] | None
+    model: str
+
+
 def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterator[pd.Timestamp]:
     """Make and score the forecasts that are due, in order, and yield each start once it is on disk.
 
@@ -75,30 +113,50 @@ def make_forecasts(branch: Branch, world: World, model: ForecastModel) -> Iterat
         ArchiveError: another process makes this branch's forecasts, a state is damaged, or the model is not that of
             the run.
     """
+    yield from commit_forecasts(branch, world, lambda starts: (make_one(branch, world, model, one) for one in starts))
+
+
+def commit_forecasts(
+    branch: Branch, world: World, make: Callable[[Sequence[Due]], Iterator[Made]]
+) -> Iterator[pd.Timestamp]:
+    """Commit the forecasts that are due as `make` makes them, in order. Yields and raises as `make_forecasts`."""
     with branch.archive.lock(f"{branch.name}/drift"):
         _prepare(branch)
         yield from _fill_in(branch, world, skipped=_due(branch, world))
         # Cycles may be committed meanwhile: the records read below hold at least those that `due` has seen.
         starts, of_chain = due(branch, world), set(_due(branch, world))
         sources, committed = _sources(branch), _committed(branch)
-        models = {record.id: record.digests["model"] for record in branch.records}
-        for start in starts:
-            if models[cycle_id(start)] != model.digest:
-                raise ArchiveError(
-                    f"{branch.archive.folder}: cycle {cycle_id(start)} of {branch.name} ran with a forecast model of "
-                    f"digest {models[cycle_id(start)][:12]}, but {model.name} is {model.digest[:12]}; put that one back"
-                )
-            if start in of_chain:
-                fields, scores_of_start = _forecast(branch, world, model, start)
-                write_scores(branch, start, scores_of_start, sources[start])
-            if _members_are_due(branch, world, start, sources[start]):
-                verifiable = verifiable_leads(branch, world, start)
-                members.make_scores(branch, world, model, start, sources[start], verifiable)
-            if start not in committed:
-                groups = {"forecasts": fields, "starts": _start_dataset(start, sources[start], model)}
+        models = {record.time: record.digests["model"] for record in branch.records}
+        of_members = {start for start in starts if _members_are_due(branch, world, start, sources[start])}
+        asked = [Due(s, sources[s], models[s], s in of_chain, s in of_members) for s in starts]
+        for made in make(asked):
+            start = made.due.start
+            if start not in committed and made.fields is not None:
+                fields = _field_dataset(branch, start, leads(branch), made.fields)
+                groups = {"forecasts": fields, "starts": _start_dataset(made)}
                 metadata = {"time": cycle_id(start)}
                 branch.archive.forecasts.append(branch.name, groups, f"forecast {cycle_id(start)}", metadata)
             yield start
+
+
+def make_one(branch: Branch, world: World, model: ForecastModel, one: Due) -> Made:
+    """Make and score the forecasts of a start, and write the scores; its fields are not committed yet.
+
+    Raises:
+        ArchiveError: a state is damaged, or the model is not that of the run.
+    """
+    start, fields = one.start, None
+    if one.digest != model.digest:
+        raise ArchiveError(
+            f"{branch.archive.folder}: cycle {cycle_id(start)} of {branch.name} ran with a forecast model of "
+            f"digest {one.digest[:12]}, but {model.name} is {model.digest[:12]}; put that one back"
+        )
+    if one.chain:
+        fields, scores_of_start = _forecast(branch, world, model, start)
+        write_scores(branch, start, scores_of_start, one.made_from)
+    if one.members:
+        members.make_scores(branch, world, model, start, one.made_from, verifiable_leads(branch, world, start))
+    return Made(one, fields, model.name)
 
 
 def due(branch: Branch, world: World) -> list[pd.Timestamp]:
@@ -309,7 +367,7 @@ def _score_stored(world: World, start: np.datetime64, lead: int, headline: NDArr
 
 def _forecast(
     branch: Branch, world: World, model: ForecastModel, start: pd.Timestamp
-) -> tuple[xr.Dataset, pd.DataFrame]:
+) -> tuple[NDArray[np.float32], pd.DataFrame]:
     """Run the model from the analyses and, where it is there, from the reference; return headline fields and scores."""
     times = [np.datetime64(start - STEP, "h"), np.datetime64(start, "h")]
     stored_leads, verifiable = leads(branch), verifiable_leads(branch, world, start)
@@ -328,7 +386,7 @@ def _forecast(
     own = score_states(world, times[1], states())
     if shared is None:
         shared = shared_scores(branch.archive, world, model, start, verifiable)
-    return _field_dataset(branch, start, stored_leads, np.stack(fields)), join([own, shared])
+    return np.stack(fields), join([own, shared])
 
 
 def _field_dataset(branch: Branch, start: pd.Timestamp, stored_leads: NDArray, fields: NDArray) -> xr.Dataset:
@@ -345,7 +403,8 @@ def _field_dataset(branch: Branch, start: pd.Timestamp, stored_leads: NDArray, f
     return xr.Dataset(variables, coordinates)
 
 
-def _start_dataset(start: pd.Timestamp, made_from: str, model: ForecastModel) -> xr.Dataset:
-    record = {"time": cycle_id(start), "made_from": made_from, "model": model.name, "digest": model.digest}
+def _start_dataset(made: Made) -> xr.Dataset:
+    one, start = made.due, made.due.start
+    record = {"time": cycle_id(start), "made_from": one.made_from, "model": made.model, "digest": one.digest}
     text = np.array([json.dumps(record, sort_keys=True)], dtype=object)
     return xr.Dataset({"record": ("time", text)}, {"time": [start]})

@@ -11,11 +11,8 @@ adds files.
 """
 
 import logging
-import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -26,6 +23,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.common.foreign import reading
+from dacycle.common.pieces import Each, in_turn
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.state import StateError
@@ -68,9 +66,10 @@ def build_dataset(
     grid: Grid,
     times: NDArray[np.datetime64],
     static: str | None = None,
-    workers: int = 1,
+    each: Each = in_turn,
     fetched: Callable[[int, int], None] = lambda done, total: None,
     beside: Sequence[str] = (),
+    requests: int = 2,
 ) -> Manifest:
     """Make a dataset, continue one that was interrupted, or add times to a finished one.
 
@@ -80,9 +79,10 @@ def build_dataset(
         grid: a named grid; states are averaged conservatively to a coarser grid, else interpolated bilinearly.
         times: (n,) datetime64[h], ascending. Times that the product does not hold are logged and left out.
         static: the file or store of the static fields, if they are not in the product.
-        workers: number of processes that make states; twice as many objects are fetched at once.
+        each: where states are made, such as `pieces.in_processes`; its processes see the folder.
         beside: further products, whose extra fields are taken where the product (and those before) lacks them.
         fetched: called with the number of times fetched so far and the number to fetch, for a progress bar.
+        requests: number of objects that are fetched at once.
 
     Returns:
         The manifest as it stands in the folder.
@@ -108,17 +108,16 @@ def build_dataset(
     parts = {time: _part(folder, time) for time in todo}
     groups = [list(group) for _, group in groupby(todo, key=lambda time: _period(time, grid))]
     done = 0
-    with _workers(workers) as pool:
-        for group, coming in pairwise([*groups, []]):
-            missing = [time for time in group if not parts[time].exists()]
-            transfers.fetch(missing, 2 * workers)
-            for time, error in _make_all(places, grid, {time: parts[time] for time in missing}, pool):
-                failures |= {} if error is None else {time: error}
-                fetched(done := done + 1, len(todo))
-            fetched(done := done + len(group) - len(missing), len(todo))
-            if not failures.keys() & set(group):
-                _join([parts[time] for time in group], folder, grid, manifest)
-                transfers.forget(group, coming)
+    for group, coming in pairwise([*groups, []]):
+        missing = [time for time in group if not parts[time].exists()]
+        transfers.fetch(missing, requests)
+        for number, error in each(make_part, [(places, grid.name, time, parts[time]) for time in missing]):
+            failures |= {} if error is None else {missing[number]: error}
+            fetched(done := done + 1, len(todo))
+        fetched(done := done + len(group) - len(missing), len(todo))
+        if not failures.keys() & set(group):
+            _join([parts[time] for time in group], folder, grid, manifest)
+            transfers.forget(group, coming)
     if failures:
         raise DatasetError(_spell(folder, failures, len(todo)))
     manifest.finished = True
@@ -239,34 +238,6 @@ def _available(source: StateSource, times: NDArray[np.datetime64]) -> list[np.da
 def _period(time: np.datetime64, grid: Grid) -> np.datetime64:
     """Return the month, or on fine grids the day, whose times share a file."""
     return time.astype("datetime64[M]" if grid.shape[0] * grid.shape[1] <= _MONTH_CELLS else "datetime64[D]")
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[Executor | None]:
-    """Yield processes that make states; None where this process makes them itself."""
-    if count == 1:
-        yield None
-        return
-    # Spawned: the threads of a network file system do not survive a fork.
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _make_all(
-    places: tuple[Place, ...], grid: Grid, parts: dict[np.datetime64, Path], pool: Executor | None
-) -> Iterator[tuple[np.datetime64, str | None]]:
-    """Yield each time once its file is on disk, with None, or with the reason where it could not be made."""
-    if pool is None or len(parts) < 2:
-        yield from ((time, make_part(places, grid.name, time, part)) for time, part in parts.items())
-        return
-    waiting: dict[Future[str | None], np.datetime64] = {
-        pool.submit(make_part, places, grid.name, time, part): time for time, part in parts.items()
-    }
-    for done in as_completed(waiting):
-        yield waiting[done], done.result()
 
 
 def _join(parts: list[Path], folder: Path, grid: Grid, manifest: Manifest) -> None:

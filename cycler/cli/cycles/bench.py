@@ -72,6 +72,30 @@ def cycles(
 
 
 @bench.command()
+def control(
+    experiment: Demonstration = DEMONSTRATION,
+    number: Annotated[int, typer.Option("--cycles", min=2, help="Number of cycles of a run.")] = 40,
+    pairs: Annotated[int, typer.Option(min=1, help="Runs by each way, in turns.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what Prefect adds: the flow `hindcast` against the plain functions, in pairs of runs.
+
+    Example: dacycle bench control deploy/experiments/demo.yaml --cycles 40 --pairs 5
+    """
+    from dacycle.cycler.timing.control import measure_control
+
+    result = measure_control(load_experiment(experiment), number, pairs)
+    if as_json:
+        print(json.dumps(asdict(result)))
+        return
+    console.print(f"{result.pairs} pairs of {result.cycles} cycles of {experiment}\non {result.machine}")
+    shares, walls = (", ".join(f"{share:+.1%}" for share in found) for found in (result.share, result.wall))
+    console.print(f"plain {result.plain:.1f} ms of the processor a cycle, the flow {result.added:+.1f} ms: {shares}")
+    console.print(f"wall time: {walls}; load {result.load:.1f}")
+    console.print(f"Prefect's server takes {result.server:.1%} of a core beside, in a process of its own")
+
+
+@bench.command()
 def commands(
     experiment: Demonstration = DEMONSTRATION,
     number: Annotated[int, typer.Option("--cycles", min=2, help="Number of cycles to run.")] = 12,

@@ -9,7 +9,9 @@ import typer
 
 from dacycle.cycler.benchmark.page import write_report
 from dacycle.cycler.benchmark.run import cycled_results, load_benchmark, run_cycles, run_single_analyses
+from dacycle.cycler.cli.options import Dask, Workers
 from dacycle.cycler.cli.show import console
+from dacycle.cycler.parallel.clusters import spread
 from dacycle.cycler.timing.measure import machine
 
 __all__ = ["app"]
@@ -26,6 +28,8 @@ def benchmark(
     ),
     method: Annotated[list[str] | None, typer.Option(help="Only these methods of the file; may be repeated.")] = None,
     cycles: Annotated[bool, typer.Option(help="Also run and show the file's experiment in cycles.")] = True,
+    workers: Workers = None,
+    dask: Dask = None,
 ) -> None:
     """Compare methods on the same single analyses, and in the same cycles; run it again to continue.
 
@@ -42,8 +46,9 @@ def benchmark(
     if not cycles:
         comparison = comparison.model_copy(update={"cycled": None})
     try:
-        single = run_single_analyses(comparison, kept)
-        run_cycles(comparison)
+        with spread(workers, dask, kept / "prefect") as each:
+            single = run_single_analyses(comparison, kept, each)
+            run_cycles(comparison, each)
     except KeyboardInterrupt:
         console.print("interrupted; what was done is kept, the same command goes on")
         raise typer.Exit(130) from None

@@ -1,5 +1,6 @@
 """Commands that run experiments and look after their branches."""
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +12,20 @@ from dacycle.common import clock
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
 from dacycle.cycler.archive.writer import write
-from dacycle.cycler.cli.options import ArchiveFolder, ExperimentFile, ExperimentName, Threads, quiet_cycles
+from dacycle.cycler.cli.options import (
+    ArchiveFolder,
+    Dask,
+    ExperimentFile,
+    ExperimentName,
+    Threads,
+    Workers,
+    quiet_cycles,
+)
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar
-from dacycle.cycler.cli.texts import cycle_time, parse_setting
+from dacycle.cycler.cli.texts import cycle_time, duration, parse_setting
 from dacycle.cycler.cycle.inputs import load_inputs
-from dacycle.cycler.cycle.replay import run_due_cycles
-from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
+from dacycle.cycler.cycle.replay import each_due_cycle, run_due_cycles
+from dacycle.cycler.cycle.run_cycle import RunStoppedError
 from dacycle.cycler.experiment import (
     STEP,
     Experiment,
@@ -93,16 +102,37 @@ def hindcast(
     prefect: Annotated[
         bool, typer.Option("--prefect", help="As a Prefect flow, with forecasts and report, on a server of its own.")
     ] = False,
+    streams: Annotated[
+        int | None, typer.Option(min=2, help="Cut the period into so many streams, run in parallel and then joined.")
+    ] = None,
+    overlap: Annotated[str, typer.Option(help="Spin-up of each stream before its part, e.g. 36h or 5d.")] = "5d",
+    workers: Workers = None,
+    dask: Dask = None,
 ) -> None:
     """Run all cycles that are not yet in the archive; run the command again to continue after an interruption.
 
     With `late` the late chain NAME-late runs first. With `drift.free_run` the free run NAME-free, the same run without
-    assimilation, follows.
+    assimilation, follows. With `--streams` the parts run on the branches NAME-1, NAME-2 ..., and `dacycle seams NAME`
+    says how far they agree where they meet.
 
     Example: dacycle hindcast deploy/experiments/demo.yaml --archive archive
 
     Example: dacycle hindcast year.yaml --forecasts
+
+    Example: dacycle hindcast year.yaml --streams 4 --overlap 7d --dask deploy/dask/slurm.yaml
     """
+    if streams is not None:
+        if until is not None or limit is not None or prefect:
+            raise typer.BadParameter("--streams runs the whole experiment; leave --until, --limit and --prefect out")
+        from dacycle.cycler.cli.cycles.streams import hindcast_in_streams
+
+        hindcast_in_streams(
+            load_experiment(experiment), archive, streams, duration(overlap, "--overlap"), workers, dask, forecasts,
+            threads,
+        )  # fmt: skip
+        return
+    if workers is not None or dask is not None:
+        raise typer.BadParameter("--workers and --dask go with --streams: one chain of cycles runs in one process")
     if prefect:
         if until is not None or limit is not None or forecasts or threads != 1:
             raise typer.BadParameter("--prefect runs the whole experiment on one thread; leave the other options out")
@@ -144,29 +174,27 @@ def _forecast(making: Forecasting) -> None:
 def _run(experiment: Experiment, archive: Archive, until: pd.Timestamp | None, limit: int | None, threads: int) -> None:
     """Run one experiment with a progress bar."""
     last = min(time for time in (until, experiment.end, pd.Timestamp.max) if time is not None)
-    done: list[Cycle] = []
-    with progress_bar() as bar, quiet_cycles():
+    done: list[tuple[str, dict[str, float]]] = []  # without records, which add up
+    running = each_due_cycle(experiment, archive, until=until, limit=limit, threads=threads)
+    with progress_bar() as bar, quiet_cycles(), closing(running):
         task = bar.add_task(experiment.name, total=limit)
-
-        def show(cycle: Cycle) -> None:
-            left = int((last - cycle.time) / STEP) + len(done)
-            done.append(cycle)
-            total = left + 1 if limit is None else min(left + 1, limit)
-            description = f"{experiment.name} {cycle.record.id} {cycle.record.status}"
-            bar.update(task, completed=len(done), total=total, description=description)
-
         try:
-            run_due_cycles(experiment, archive, progress=show, until=until, limit=limit, threads=threads)
+            for cycle in running:
+                left = int((last - cycle.time) / STEP) + len(done)
+                done.append((cycle.record.status, cycle.seconds))
+                total = left + 1 if limit is None else min(left + 1, limit)
+                description = f"{experiment.name} {cycle.record.id} {cycle.record.status}"
+                bar.update(task, completed=len(done), total=total, description=description)
         except KeyboardInterrupt:
             console.print(f"interrupted after {len(done)} cycles; the archive is whole, the same command goes on")
             raise typer.Exit(130) from None
     _summarise(experiment, archive, done)
 
 
-def _summarise(experiment: Experiment, archive: Archive, done: list[Cycle]) -> None:
-    statuses = pd.Series([cycle.record.status for cycle in done], dtype=str).value_counts()
+def _summarise(experiment: Experiment, archive: Archive, done: list[tuple[str, dict[str, float]]]) -> None:
+    statuses = pd.Series([status for status, _ in done], dtype=str).value_counts()
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "nothing was due"
-    seconds = pd.DataFrame([cycle.seconds for cycle in done]).mean()
+    seconds = pd.DataFrame([seconds for _, seconds in done]).mean()
     stages = ", ".join(f"{stage} {value * 1000:.0f}" for stage, value in seconds.items())
     console.print(f"{experiment.name}: {counts}; it stands at {cycle_id(archive.branch(experiment.name).times[-1])}")
     if stages:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from dacycle.cycler.cli.options import quiet_cycles
+from dacycle.cycler.cli.options import Dask, Workers, quiet_cycles
 from dacycle.cycler.cli.show import AsJson, console, print_json
 from dacycle.cycler.cli.texts import cycle_time
+from dacycle.cycler.parallel.clusters import spread
 from dacycle.cycler.sweep.run import Outlook, plan_study, run_study
 from dacycle.cycler.sweep.study import load_study, trials_of
 from dacycle.cycler.sweep.table import markdown, tables_of, write_table
@@ -26,7 +27,8 @@ def sweep(
     until: Annotated[
         str | None, typer.Option(help="Last cycle of all runs, e.g. 20240118T00; default: their own end.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Runs at the same time, each in its own process.")] = 1,
+    workers: Workers = None,
+    dask: Dask = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would run and what it would cost.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Only write the table of what the archive holds.")] = False,
     as_json: AsJson = False,
@@ -38,7 +40,7 @@ def sweep(
 
     Example: dacycle sweep deploy/studies/oi.yaml --plan
 
-    Example: dacycle sweep deploy/studies/oi.yaml --processes 2
+    Example: dacycle sweep deploy/studies/oi.yaml --workers 2
     """
     described, name = load_study(study), study.stem
     trials = trials_of(described, name)
@@ -53,8 +55,8 @@ def sweep(
 
         count = sum(len(trial.experiments) for trial in trials)
         try:
-            with quiet_cycles():
-                stopped = run_study(described, trials, processes, show, cycle_time(until))
+            with quiet_cycles(), spread(workers, dask, described.archive / "prefect") as each:
+                stopped = run_study(described, trials, each, show, cycle_time(until))
         except KeyboardInterrupt:
             console.print("interrupted; what was done is kept, the same command goes on")
             raise typer.Exit(130) from None

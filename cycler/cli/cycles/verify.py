@@ -1,7 +1,7 @@
 """Commands that verify runs: forecasts and their drift, the report, two experiments side by side."""
 
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
-from dacycle.cycler.cli.options import ArchiveFolder, ExperimentName, Threads
+from dacycle.cycler.cli.options import ArchiveFolder, Dask, ExperimentName, Threads, Workers
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, progress_bar, waiting
 from dacycle.cycler.cli.texts import cycle_time
 from dacycle.cycler.comparison.card import chance_text, readable_row, summary
@@ -39,23 +39,28 @@ def drift(
     experiment: ExperimentName,
     archive: ArchiveFolder,
     threads: Threads = 1,
+    workers: Workers = None,
+    dask: Dask = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the missing forecasts from committed analyses, and score them against the reference and at observations.
 
     Run it again to continue after an interruption. Where the reference comes later, `dacycle verify` scores the kept
     headline fields as far as it reaches. Once it holds all leads of a start, this command runs the forecast again to
-    score every channel. Where there is a second core, two processes share the work.
+    score every channel. Where there is a second core, two processes share the work; with `--workers` or `--dask` every
+    start, its members included, is a piece of its own.
 
     Example: dacycle drift demo
+
+    Example: dacycle drift demo --workers 8
     """
     branch = Archive(archive).branch(experiment)
     world = load_world(branch.experiment.world)
     number = len(due(branch, world))
-    with forecasting(branch.archive, [experiment], number, threads) as forecasts, progress_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(experiment, total=number)
         try:
-            for _, start in forecasts.rest():
+            for start in _made(branch, number, threads, workers, dask):
                 bar.update(task, advance=1, description=f"{experiment} {cycle_id(start)}")
         except KeyboardInterrupt:
             print("interrupted; what was made is kept, the same command goes on", file=sys.stderr)
@@ -71,6 +76,19 @@ def drift(
         _print_drift(content)
         _print_members(of_members)
         _print_at_observations(observed)
+
+
+def _made(branch: Branch, number: int, threads: int, workers: int | None, dask: Path | None) -> Iterator[pd.Timestamp]:
+    """Make the forecasts that are due, as the options say, and yield their starts."""
+    if workers is None and dask is None:
+        with forecasting(branch.archive, [branch.name], number, threads) as forecasts:
+            yield from (start for _, start in forecasts.rest())
+        return
+    from dacycle.cycler.parallel.clusters import spread
+    from dacycle.cycler.parallel.forecasts import make_forecasts
+
+    with spread(workers, dask, branch.archive.folder / "prefect") as each:
+        yield from make_forecasts(branch, each, threads)
 
 
 def _print_members(rows: list[dict[str, Any]]) -> None:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from dacycle.common.locks import locked
 from dacycle.common.times import parse_time
+from dacycle.cycler.cli.options import Dask
 from dacycle.cycler.cli.show import console, progress_bar
 from dacycle.cycler.experiment import parse_duration
+from dacycle.cycler.parallel.clusters import spread
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import as_hour
 from dacycle.forecast_adapter.states.products import open_states
@@ -42,6 +44,7 @@ def dataset(
     static: Annotated[str | None, typer.Option(help="File of orography and land_sea_mask, if SOURCE has none.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A time to leave out permanently; may be repeated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes; each fetches two chunks at once.")] = 4,
+    dask: Dask = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be fetched, and end.")] = False,
     verify: Annotated[Path | None, typer.Option(help="Check the files of this dataset against their SHA-256.")] = None,
 ) -> None:
@@ -73,11 +76,13 @@ def dataset(
     with locked(folder / ".lock", f"dataset {folder}", DatasetError), progress_bar() as bar:
         task = bar.add_task(str(folder), total=None)
         try:
-            manifest = build_dataset(
-                source, folder, get_grid(grid), times, static, workers,
-                fetched=lambda done, total: bar.update(task, completed=done, total=total),
-                beside=beside or (),
-            )  # fmt: skip
+            with spread(workers, dask, folder / ".prefect") as each:
+                manifest = build_dataset(
+                    source, folder, get_grid(grid), times, static, each,
+                    fetched=lambda done, total: bar.update(task, completed=done, total=total),
+                    beside=beside or (),
+                    requests=2 * workers,
+                )  # fmt: skip
         except KeyboardInterrupt:
             console.print("interrupted; what was fetched is kept, the same command goes on")
             raise typer.Exit(130) from None

@@ -149,7 +149,7 @@ def test_a_killed_study_goes_on_and_ends_as_one_that_was_not(finished, base, tmp
     study = load_study(path)
     kept = held(study.archive, "small-oi-inflation-0.5")
     assert len(kept) < 6 or "small-none" not in Archive(study.archive).branches()
-    done = subprocess.run([*command, "--processes", "2"], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*command, "--workers", "2"], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(kept) <= set(held(study.archive, "small-oi-inflation-0.5")), "no cycle was run again"
     whole = load_study(finished).archive

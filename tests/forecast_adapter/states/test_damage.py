@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 from zarr.codecs import BloscCodec
 
+from dacycle.common.pieces import in_processes
 from dacycle.cycler.cli import app
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import StateError
@@ -84,8 +85,9 @@ class TestZarrChunks:
         store = zarr_store(tmp_path / "s.zarr", version)
         cut(chunk_of(store, version, "temperature", 1), kept)
         times = START + np.array([0, 6, 12])
-        with pytest.raises(DatasetError, match=r"(?s)1 of 3 times.*2024-03-01T06: .*temperature: cannot be read"):
-            build_dataset(str(store), tmp_path / "d", get_grid("5.625deg"), times, workers=workers)
+        refusal = pytest.raises(DatasetError, match=r"(?s)1 of 3 times.*2024-03-01T06: .*temperature: cannot be read")
+        with refusal, in_processes(workers) as each:
+            build_dataset(str(store), tmp_path / "d", get_grid("5.625deg"), times, each=each)
         build_dataset(str(store), tmp_path / "d", get_grid("5.625deg"), times[[0, 2]])
         assert list(Reference(tmp_path / "d").times) == [times[0], times[2]]
 

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
+from dacycle.common.pieces import in_processes
 from dacycle.forecast_adapter.channels import NAMES, index
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
 from dacycle.forecast_adapter.models.fengwu import ERA5, published_statistics
@@ -128,7 +129,8 @@ class TestDataset:
         assert manifest.files["2024/2024-01-30T00.nc"].times == ["2024-01-30T00", "2024-01-31T18", 8]
 
     def test_side_by_side_gives_the_same_bytes(self, store: str, made: Path, tmp_path: Path) -> None:
-        build_dataset(store, tmp_path / "other", GRID, TIMES[6:], workers=2)
+        with in_processes(2) as each:
+            build_dataset(store, tmp_path / "other", GRID, TIMES[6:], each=each)
         same = "2024/2024-02-01T00.nc"
         assert contents(tmp_path / "other")[same] == contents(made)[same]
 

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.testing import assert_array_equal
 from typer.testing import CliRunner
 
+from dacycle.common.pieces import in_processes
 from dacycle.cycler.cli.files.dataset import app
 from dacycle.forecast_adapter import remote
 from dacycle.forecast_adapter.grid import get_grid
@@ -64,7 +65,8 @@ def test_each_chunk_is_asked_for_once_and_the_plan_counts_them(stores: Path, tmp
         place = f"{archive.url}/era5.zarr"
         plan = plan_dataset(place, tmp_path / "era5", GRID, TIMES)
         assert not chunks_sent(archive.sent)
-        build_dataset(place, tmp_path / "era5", GRID, TIMES, workers=2)
+        with in_processes(2) as each:
+            build_dataset(place, tmp_path / "era5", GRID, TIMES, each=each, requests=4)
         sent = chunks_sent(archive.sent)
         sent = Counter({name: n for name, n in sent.items() if "geopotential_at" not in name and "mask" not in name})
     assert set(sent.values()) == {1}
@@ -109,7 +111,8 @@ def test_a_resumed_dataset_asks_for_nothing_again(
 def test_a_product_beside_gives_only_what_is_lacking(stores: Path, tmp_path: Path) -> None:
     with serving(stores) as archive:
         beside = f"{archive.url}/arco.zarr"
-        build_dataset(f"{archive.url}/era5.zarr", tmp_path / "era5", GRID, TIMES, beside=[beside], workers=2)
+        with in_processes(2) as each:
+            build_dataset(f"{archive.url}/era5.zarr", tmp_path / "era5", GRID, TIMES, each=each, beside=[beside])
         sent = chunks_sent(archive.sent)
     assert set(sent.values()) == {1}
     of_arco = Counter(name.split("/")[1] for name in sent if name.startswith("arco"))

@@ -1,0 +1,73 @@
+"""Measure how much sooner two workers end independent work than one; see the package's docstring.
+
+One and two workers run in turns, because other work on the machine slows both; the load stands beside the walls.
+"""
+
+import argparse
+import os
+import time as clock
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from dacycle.common.pieces import Each
+from dacycle.cycler.archive.branches import Archive
+from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.parallel.clusters import spread
+from dacycle.cycler.parallel.streams import cut, run_stream
+from tests.scaling.year import write_experiment
+from tests.worlds import register_doubles
+
+
+def busy(seconds: float) -> None:
+    """Use the processor for so many seconds of its time."""
+    end = clock.process_time() + seconds
+    while clock.process_time() < end:
+        pass
+
+
+def numbers(each: Each, folder: Path) -> None:
+    """Run eight pieces that only compute."""
+    list(each(busy, [(2.0,)] * 8))
+
+
+def streams(each: Each, folder: Path, experiment: Path) -> None:
+    """Run a hindcast of 160 cycles in four streams."""
+    archive = Archive(folder, create=True)
+    parts = cut(load_experiment(experiment), 4, pd.Timedelta(days=5))
+    list(each(run_piece, [(archive.folder, part.experiment) for part in parts]))
+
+
+def run_piece(folder: Path, experiment: object) -> None:
+    """Run a stream in a process that must be told of the test's own assimilator first."""
+    register_doubles()
+    run_stream(folder, experiment, 1)
+
+
+def main() -> None:
+    """Print the walls of each pair."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", type=int, default=3)
+    asked = parser.parse_args()
+    register_doubles()
+    folder = asked.folder.resolve()
+    experiment = write_experiment(folder, 160)
+    print("| work | where | one worker, s | two workers, s | speed-up | load |\n|---|---|---|---|---|---|", flush=True)
+    for name, work in {"eight sums": numbers, "four streams": partial(streams, experiment=experiment)}.items():
+        for place in ("processes", "dask"):
+            for pair in range(asked.pairs):
+                walls = {}
+                for workers in (1, 2) if pair % 2 else (2, 1):
+                    with spread(workers, Path("local") if place == "dask" else None, folder / "prefect") as each:
+                        list(each(busy, [(0.2,)] * 4))  # processes have started
+                        begin = clock.perf_counter()
+                        work(each, folder / f"{name}-{place}-{pair}-{workers}")
+                        walls[workers] = clock.perf_counter() - begin
+                row = (f"{walls[1]:.1f}", f"{walls[2]:.1f}", f"{walls[1] / walls[2]:.2f}", f"{os.getloadavg()[0]:.1f}")
+                print(f"| {name} | {place} | {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
