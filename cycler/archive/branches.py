@@ -107,7 +107,7 @@ class Archive:
                 path.unlink()
             yield
 
-    def adding(self, alone: bool = False) -> AbstractContextManager[None]:
+    def adding(self, alone: bool = False) -> AbstractContextManager[object]:
         """Hold the lock of those who add to the archive; `alone`, nobody else adds to it meanwhile.
 
         Raises:
@@ -116,7 +116,7 @@ class Archive:
         path = self.folder / "lock.adding"
         return locked(path, f"the archive {self.folder}", ArchiveError, wait=not alone, shared=not alone)
 
-    def removing(self, alone: bool = False) -> AbstractContextManager[None]:
+    def removing(self, alone: bool = False) -> AbstractContextManager[object]:
         """Hold the lock of those who remove something from the archive; `alone`, nobody else removes anything.
 
         Raises:

@@ -118,6 +118,9 @@ class Bridge(Branch):
         kept = self._kept[time].smoothed
         return None if kept is None else kept.members
 
-    def _departures_of(self, name: str, digest: str) -> pd.DataFrame:
+    def _departures_of(self, name: str, digest: str, station: str | None = None) -> pd.DataFrame:
         kept = self._kept.get(pd.Timestamp(name))
-        return super()._departures_of(name, digest) if kept is None else kept.departures
+        if kept is None:
+            return super()._departures_of(name, digest, station)
+        rows = kept.departures
+        return rows if station is None else rows[rows["station"] == station]

@@ -53,6 +53,8 @@ def cut(experiment: Experiment, number: int, overlap: pd.Timedelta) -> list[Stre
     name, times, spin_up = experiment.name, experiment.times(), overlap // STEP
     if spin_up < 1 or overlap % STEP:
         raise ExperimentError(f"experiment {name}: the overlap of streams is a multiple of 6h, not {overlap}")
+    if experiment.late is not None:
+        raise ExperimentError(f"experiment {name}: a late chain is serial; leave `late` out to run in streams")
     if number > 1 and experiment.cold_start.from_ is not None:
         raise ExperimentError(
             f"experiment {name}: cold_start.from begins at one time only; streams need lagged, climatology, or a state "

@@ -83,7 +83,7 @@ def _increments(record: CycleRecord) -> list[dict[str, Any]]:
 
 def _maps(run: Run, record: CycleRecord) -> dict[str, Any]:
     background, analysis = (
-        tables.headline_fields(run.branch, kind, record.time) for kind in ("background", "analysis")
+        run.branch.headline_fields(kind, record.time).astype(float) for kind in ("background", "analysis")
     )
     grid = run.branch.grid
     return {
