@@ -21,7 +21,7 @@ ROOMS = {
     "cycler": (
         "cli", "cli.cycles", "cli.files", "cli.models", "cli.texts", "cli.options", "cli.show", "parallel",
         "up", "web", "sweep", "benchmark", "comparison", "timing", "operations", "keeping",
-        "report", "report.data", "single", "cycle", "verification", "archive", "experiment",
+        "report", "report.data", "single", "cycle", "verification", "archive", "experiment", "blocks",
     ),
     "assimilators": (
         "export", "training", "judging", "variational", "sampling", "networks", "networks.blocks", "", "ensemble",

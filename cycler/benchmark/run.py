@@ -29,8 +29,9 @@ from dacycle.common.errors import DacycleError
 from dacycle.common.pieces import Each, in_turn
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
+from dacycle.cycler.blocks import Duration
 from dacycle.cycler.cycle.replay import each_due_cycle
-from dacycle.cycler.experiment import Duration, Experiment, load_experiment
+from dacycle.cycler.experiment import Experiment, load_experiment
 from dacycle.cycler.report import tables
 from dacycle.cycler.timing.measure import in_new_process, peak_memory
 from dacycle.cycler.verification import drift

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 
 from dacycle.common.configuration import Strict, read_checked
 from dacycle.common.errors import DacycleError
+from dacycle.cycler.blocks import Duration
 from dacycle.cycler.experiment import (
-    Duration,
     Experiment,
     ExperimentError,
     load_experiment,
