@@ -64,6 +64,7 @@ class Plan:
         database: `postgresql://...`; `sqlite`; None: a private PostgreSQL.
         user: that a private PostgreSQL runs as, for root.
         patience: seconds that running flow runs have to end.
+        recipes: files of trainings, each of which gets a deployment.
     """
 
     experiments: Sequence[Path]
@@ -76,6 +77,7 @@ class Plan:
     database: str | None = None
     user: str | None = None
     patience: float = 900.0
+    recipes: Sequence[Path] = ()
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set to stop."""
 
@@ -163,8 +165,9 @@ class _Machine:
 
     def _deployments(self) -> None:
         log = self.state / "logs" / "deploy.log"
+        recipes = [word for recipe in self.plan.recipes for word in ("--recipe", str(recipe))]
         for path in self.plan.experiments:
-            arguments = ["deploy", str(path), "--archive", str(self.plan.archive), "--pool", self.plan.pool]
+            arguments = ["deploy", str(path), "--archive", str(self.plan.archive), "--pool", self.plan.pool, *recipes]
             for _ in range(TRIES):  # the server may be killed meanwhile
                 if self._succeeds([sys.executable, "-c", MAIN, *arguments], log) or self.plan.stopping.is_set():
                     break

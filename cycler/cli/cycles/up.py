@@ -37,6 +37,10 @@ def up(
     ] = None,
     pool: Annotated[str, typer.Option(help="Name of the work pool.")] = "dacycle",
     patience: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Time for running cycles to end.")] = 900,
+    recipe: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RECIPE.yaml", help="Also a deployment that trains by this recipe; may be repeated."),
+    ] = None,
 ) -> None:
     """Bring up Prefect on this machine and keep it up: database, server, workers, deployments of experiments.
 
@@ -49,5 +53,5 @@ def up(
 
     whole = archive.resolve()
     folder = whole.with_name(f"{whole.name}.up") if state is None else state
-    plan = Plan(experiments, archive, folder, workers, pool, host, port, database, user, patience)
+    plan = Plan(experiments, archive, folder, workers, pool, host, port, database, user, patience, recipe or ())
     bring_up(plan, lambda sentence: console.print(sentence, soft_wrap=True, markup=False, highlight=False))
