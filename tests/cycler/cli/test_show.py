@@ -43,7 +43,18 @@ def test_the_log_fits_80_columns_and_has_the_year(narrow, capsys):
     times = {"cycle": pd.Timestamp("2024-12-31T18"), "written": pd.Timestamp("2026-11-28T12:31:38")}
     reason = "increment of q700 is beyond its limit"
     _print_log(
-        LONG, [times | {"status": "fallback", "values": values, "seconds": 12.34, "reason": reason, "problems": {}}]
+        LONG,
+        [
+            times
+            | {
+                "status": "fallback",
+                "values": values,
+                "seconds": 12.34,
+                "reason": reason,
+                "problems": {},
+                "start": None,
+            }
+        ],
     )
     fits(capsys.readouterr().out, "20241231T18", "2026-11-28 12:31", f"20241231T18: {reason}")
 

@@ -184,15 +184,15 @@ def test_no_value_is_used_after_its_cutoff_in_either_chain(ran):
 def test_an_audit_finds_a_start_that_was_not_due_and_a_late_value_in_between(ran, monkeypatch):
     """No cycle has them, so that the record of this one is read with others."""
     _, _, folder = ran
-    read = Branch.records.fget
+    read = Branch.record
     again = {cycle_id(END - 2 * STEP): {"status": "ok", "received": {"stations": "2024-01-04T15:00:01"}}}
     wrong = {"from": LATE, "cycle": cycle_id(END - STEP), "digest": "0" * 64, "again": again}
 
-    def tampered(branch):
-        *others, last = read(branch)
-        return [*others, replace(last, start=wrong) if branch.name == "demo" else last]
+    def tampered(branch, time):
+        record = read(branch, time)
+        return replace(record, start=wrong) if (branch.name, time) == ("demo", END) else record
 
-    monkeypatch.setattr(Branch, "records", property(tampered))
+    monkeypatch.setattr(Branch, "record", tampered)
     start = audit(Archive(folder), "demo", END).start
     assert start.too_early
     assert list(start.too_late) == [f"stations in {cycle_id(END - 2 * STEP)}"]

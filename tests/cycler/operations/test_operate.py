@@ -302,9 +302,9 @@ def test_a_service_wakes_after_the_early_and_the_late_cutoff(
     stopped = Service(load_experiment(write_experiment(tmp_path, world, **asked)), Archive(tmp_path, create=True))
     wakes, real = [], service.IntervalTrigger
 
-    def trigger(hours: int, start_date: pd.Timestamp) -> object:
-        wakes.append((hours, (start_date.tz_localize(None) - START) // pd.Timedelta("1h")))
-        return real(hours=hours, start_date=start_date)
+    def trigger(seconds: int, start_date: pd.Timestamp) -> object:
+        wakes.append((seconds // 3600, (start_date.tz_localize(None) - START) // pd.Timedelta("1h")))
+        return real(seconds=seconds, start_date=start_date)
 
     monkeypatch.setattr(service, "IntervalTrigger", trigger)
     monkeypatch.setattr(Service, "run_due", lambda self: None)

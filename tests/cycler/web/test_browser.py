@@ -59,7 +59,7 @@ def test_new_cycles_show_by_themselves_while_a_hindcast_goes_on(world: Any, tmp_
         assert last.wait() == 0
         assert page.evaluate("window.stays"), "the page was not loaded again"
         assert page.evaluate("document.activeElement.id") == "cycle-20240102T12", "the focus stays"
-        page.wait_for_function("document.getElementById('said').textContent.includes('20240103T12')")
+        page.wait_for_selector("#said:has-text('20240103T12')", state="attached")
         page.keyboard.press("ArrowDown")
         assert page.evaluate("document.activeElement.id") == "cycle-20240102T18"
         page.click("#cycle-20240103T06")
@@ -80,5 +80,5 @@ def test_new_cycles_show_by_themselves_while_a_hindcast_goes_on(world: Any, tmp_
                 cut = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
                 assert cut == 0, f"{path} is cut off at {width} pixels"
         page.goto(f"{address}/run/tiny")
-        page.wait_for_function("document.getElementById('said').textContent !== ''")
+        page.wait_for_selector("#said:not(:empty)", state="attached")
     page.wait_for_selector("text=No answer from dacycle web")
