@@ -77,17 +77,28 @@ class Readings:
                 self._thread = self._last = self._next = None
 
     def of(self, inputs: Inputs, time: pd.Timestamp) -> Reading:
-        """Return the reading of a cycle, and begin with that of the next one where there is one to read ahead.
+        """Return the reading of a cycle; where it had to be waited for, begin with that of the next one at once.
 
         Raises:
             ReferenceDataError: see `read_sources`.
         """
         if self._reading is None or self._reading.time != time:
             begun, self._next = self._next, None
+            behind = begun is None or not begun.done()
             self._reading = read_sources(inputs, time) if begun is None else begun.result()
-            if self._thread is not None and self._last is not None and time < self._last:
-                self._next = self._thread.submit(copy_context().run, _read_ahead, inputs, time + STEP)
+            if behind:
+                self.read_ahead(inputs)
         return self._reading
+
+    def read_ahead(self, inputs: Inputs) -> None:
+        """Begin with the reading of the next cycle, if there is one to read ahead and it has not begun.
+
+        The best moment is before a network computes: reading needs Python, and a network does not.
+        """
+        if self._thread is None or self._last is None or self._reading is None or self._next is not None:
+            return
+        if self._reading.time < self._last:
+            self._next = self._thread.submit(copy_context().run, _read_ahead, inputs, self._reading.time + STEP)
 
 
 def _read_ahead(inputs: Inputs, time: pd.Timestamp) -> Reading:

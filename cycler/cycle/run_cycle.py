@@ -206,6 +206,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
             with_members(inputs, time, predicted), inputs, run.past, run.frames, time, (before, previous),
             longest=not from_background,
         )  # fmt: skip
+    run.readings.read_ahead(inputs)
     with watch("analysis"), _in_range(may_be_the_analysis=True):
         step = assimilate(
             method,
