@@ -42,7 +42,7 @@ def answers(path: Path) -> bool:
 
 
 def check_that_a_killed_run_gives_back_its_slot(state: Path, log: Path) -> None:
-    """Let a run of the report be taken by a process that is dead, as after a SIGKILL."""
+    """Let a run of the report be taken by a process that is then killed."""
     port = json.loads(state.read_text())["ports"]["server"]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30, trust_env=False) as api:
         deployment = api.get("/deployments/name/report/tiny").json()["id"]
@@ -55,10 +55,10 @@ def check_that_a_killed_run_gives_back_its_slot(state: Path, log: Path) -> None:
             return answer.json()["status"] == "ACCEPT"
 
         until("a free slot", lambda: becomes("PENDING"), log)
-        dead = subprocess.Popen(["true"])
-        dead.wait()
-        api.patch(f"/flow_runs/{run}", json={"infrastructure_pid": str(dead.pid)}).raise_for_status()
-        assert becomes("RUNNING")
+        with subprocess.Popen(["sleep", "600"]) as process:
+            api.patch(f"/flow_runs/{run}", json={"infrastructure_pid": str(process.pid)}).raise_for_status()
+            assert becomes("RUNNING")
+            process.kill()
         until("the end of the run", lambda: api.get(f"/flow_runs/{run}").json()["state_type"] == "CRASHED", log, 100)
         found = api.get("/deployments/name/report/tiny").json()
         assert found["global_concurrency_limit"]["active_slots"] == 0
