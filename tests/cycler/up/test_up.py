@@ -48,16 +48,19 @@ def check_that_a_killed_run_gives_back_its_slot(state: Path, log: Path) -> None:
         deployment = api.get("/deployments/name/report/tiny").json()["id"]
         api.patch(f"/deployments/{deployment}", json={"paused": True}).raise_for_status()
         later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
-        run = api.post(f"/deployments/{deployment}/create_flow_run", json={"state": later}).json()["id"]
 
-        def becomes(state_type: str) -> bool:
+        def becomes(run: str, state_type: str) -> bool:
             answer = api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": state_type}})
             return answer.json()["status"] == "ACCEPT"
 
-        until("a free slot", lambda: becomes("PENDING"), log)
+        def pending() -> str | None:  # while another run of the deployment is active, a new one is cancelled
+            run = api.post(f"/deployments/{deployment}/create_flow_run", json={"state": later}).json()["id"]
+            return run if becomes(run, "PENDING") else None
+
+        run = until("a free slot", pending, log)
         with subprocess.Popen(["sleep", "600"]) as process:
             api.patch(f"/flow_runs/{run}", json={"infrastructure_pid": str(process.pid)}).raise_for_status()
-            assert becomes("RUNNING")
+            assert becomes(run, "RUNNING")
             process.kill()
         until("the end of the run", lambda: api.get(f"/flow_runs/{run}").json()["state_type"] == "CRASHED", log, 100)
         found = api.get("/deployments/name/report/tiny").json()
