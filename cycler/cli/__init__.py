@@ -7,9 +7,11 @@ a module of one of the three, and a line in `COMMANDS`.
 
 import errno
 import os
+import signal
 import sys
 from importlib import import_module
-from typing import Annotated, Any
+from threading import Timer
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +19,9 @@ from typer.core import TyperGroup
 from dacycle import __version__
 from dacycle.common.blas import limit_blas
 from dacycle.common.errors import DacycleError
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 __all__ = ["COMMANDS", "app", "main"]
 
@@ -282,6 +287,7 @@ def main() -> None:
     An interrupted process ends at once instead of through Python's own shutdown: threads of the archive's library may
     still be at work, and they abort the process when the interpreter is gone.
     """
+    sys.unraisablehook = _interrupt_again
     try:
         app()
     except SystemExit as end:
@@ -290,3 +296,11 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(INTERRUPTED)
+
+
+def _interrupt_again(lost: "UnraisableHookArgs") -> None:
+    """Send an interrupt again that Python has dropped, as it does in callbacks of weak references."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
