@@ -121,6 +121,23 @@ def _branch_name(name: str) -> str:
     return name
 
 
+def parse_donor(text: str) -> tuple[str, pd.Timestamp]:
+    """Split `EXPERIMENT@TIME`.
+
+    Raises:
+        ValueError: it has no `@`, or no cycle time after it.
+    """
+    name, at, time = text.partition("@")
+    if not (name and at):
+        raise ValueError(f"{text!r} is not EXPERIMENT@TIME, e.g. demo@20240110T00")
+    return name, parse_cycle_time(time)
+
+
+def _donor_form(value: str) -> str:
+    parse_donor(value)
+    return value
+
+
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_cycle_time), PlainSerializer(_write_time)]
 Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
@@ -128,6 +145,7 @@ Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
 ModelBiasRemoval = Annotated[Literal["removed"] | None, BeforeValidator(_none_is_absent)]
 PathOrUrl = Annotated[str, BeforeValidator(_normalise_path)]
 Name = Annotated[str, AfterValidator(_branch_name)]
+Donor = Annotated[str, AfterValidator(_donor_form)]
 
 
 class ColdStart(Strict):
@@ -141,7 +159,7 @@ class ColdStart(Strict):
     """Whether `state` holds only the later of the two, which is then used for both; the record says so."""
     climatology: Literal[True] | None = None
     """Use the world's climatology at both times."""
-    from_: Annotated[str | None, Field(alias="from")] = None
+    from_: Annotated[Donor | None, Field(alias="from")] = None
     """EXPERIMENT@TIME: continue from that cycle of another experiment; the branch shares its past."""
 
     @model_validator(mode="after")
@@ -158,25 +176,6 @@ class ColdStart(Strict):
         if value is not None and (value < 2 * STEP or value % STEP):
             raise ValueError("a lagged start is a multiple of 6h, at least 12h")
         return value
-
-    @field_validator("from_")
-    @classmethod
-    def _donor_form(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_donor(value)
-        return value
-
-
-def parse_donor(text: str) -> tuple[str, pd.Timestamp]:
-    """Split `EXPERIMENT@TIME`.
-
-    Raises:
-        ValueError: it has no `@`, or no cycle time after it.
-    """
-    name, at, time = text.partition("@")
-    if not (name and at):
-        raise ValueError(f"{text!r} is not EXPERIMENT@TIME, e.g. demo@20240110T00")
-    return name, parse_cycle_time(time)
 
 
 class ObservationSource(BaseModel):
@@ -298,15 +297,8 @@ class LateSettings(Strict):
 
     cutoff: Duration
     """The late cycle at t takes what was received by t plus this; sources with `cutoff: none` keep that."""
-    from_: Annotated[str | None, Field(alias="from")] = None
+    from_: Annotated[Donor | None, Field(alias="from")] = None
     """EXPERIMENT@TIME: the late cycle that the late chain of a fork goes on from; default: as `cold_start` says."""
-
-    @field_validator("from_")
-    @classmethod
-    def _donor_form(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_donor(value)
-        return value
 
 
 class KeepSettings(Strict):

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 __all__ = ["in_time"]
@@ -17,21 +18,18 @@ def in_time(seconds: float, call: Callable[[], T]) -> T:
     Raises:
         TimeoutError: the time is over.
     """
-    outcome: list[tuple[T | None, BaseException | None]] = []
+    if seconds <= 0:
+        raise TimeoutError("no time is left")
+    outcome: Future[T] = Future()
 
     def run() -> None:
         try:
-            outcome.append((call(), None))
+            outcome.set_result(call())
         except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asked
-            outcome.append((None, error))
+            outcome.set_exception(error)
 
-    if seconds > 0:
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(seconds)
-    if not outcome:
-        raise TimeoutError(f"not whole after {seconds:.0f} s" if seconds > 0 else "no time is left")
-    result, problem = outcome[0]
-    if problem is not None:
-        raise problem
-    return result  # type: ignore[return-value]
+    # A thread of a pool would be waited for when the process ends.
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([outcome], seconds).done:
+        raise TimeoutError(f"not whole after {seconds:.0f} s")
+    return outcome.result()
