@@ -11,6 +11,7 @@ from dacycle.cycler.cli import app
 from dacycle.cycler.experiment import load_experiment, write_experiment
 from dacycle.cycler.verification.drift import read_scores
 from tests.cycler import replays
+from tests.cycler.commands import dacycle
 from tests.cycler.cycle.test_late_files import reports
 
 
@@ -23,13 +24,6 @@ def place(world, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
-
-
-def dacycle(*arguments: str, status: int = 0) -> str:
-    """Return what a command prints; check its exit status."""
-    ended = CliRunner().invoke(app, arguments)
-    assert ended.exit_code == status, (ended.output, ended.exception)
-    return " ".join(ended.output.split())
 
 
 def test_from_plan_to_rewind(place):

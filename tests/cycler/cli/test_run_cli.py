@@ -19,6 +19,7 @@ from dacycle.cycler.experiment import load_experiment, write_experiment
 from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
+from tests.cycler.commands import dacycle
 from tests.cycler.runs import make_run
 
 
@@ -30,14 +31,6 @@ def place(world, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
-
-
-def dacycle(*arguments: str, status: int = 0) -> str:
-    """Return what a command prints; check its exit status, and that no user sees a traceback."""
-    ended = CliRunner().invoke(app, arguments)
-    assert ended.exit_code == status, (ended.output, ended.exception)
-    assert "Traceback" not in ended.output
-    return " ".join(ended.output.split())
 
 
 def test_from_plan_to_status(place):

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from dacycle.cycler.archive.branches import open_experiment
-from dacycle.cycler.cli import app
 from tests.cycler import tiny
+from tests.cycler.commands import dacycle
 
 SOURCES = [
     {"source": "synop_bufr", "name": "stations", "path": "observations/stations", "cutoff": "3h"},
@@ -14,12 +13,6 @@ SOURCES = [
     {"source": "temp_bufr", "name": "sondes", "path": "observations/sondes", "cutoff": "3h", "tolerance": 1000},
     {"source": "olr_netcdf", "name": "olr", "path": "observations/olr", "cutoff": "none"},
 ]
-
-
-def dacycle(*arguments, status=0):
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exit_code == status, result.output
-    return " ".join(result.output.split())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.experiment import load_experiment
+from tests.cycler.commands import until
 from tests.cycler.tiny import CYCLES, END, cutoff_passed_until, records, write_experiment
 
 pytestmark = pytest.mark.prefect
@@ -42,17 +43,6 @@ def process(command: list[str], log: Path, env: dict[str, str]) -> Iterator[None
         except subprocess.TimeoutExpired:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
-
-
-def until(what: str, done: Callable[[], Any], folder: Path, limit: float = 400) -> Any:
-    """Poll for something to come true; the limit only keeps a broken run from hanging."""
-    begun = time.monotonic()
-    while time.monotonic() - begun < limit:
-        if result := done():
-            return result
-        time.sleep(0.3)
-    logs = "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in sorted(folder.glob("*.log")))
-    pytest.fail(f"{what} did not come\n{logs}")
 
 
 class Api:

@@ -7,30 +7,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pandas as pd
 import pytest
 
 from dacycle.cycler.archive.branches import ArchiveError
+from tests.cycler.commands import until
 from tests.cycler.tiny import records, write_experiment
 
 pytestmark = [pytest.mark.prefect, pytest.mark.trial]
 DACYCLE = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
-
-
-def until(what: str, done: Callable[[], Any], log: Path, limit: float = 400) -> Any:
-    begun = time.monotonic()
-    while time.monotonic() - begun < limit:
-        if result := done():
-            return result
-        time.sleep(0.3)
-    logs = [log, *sorted(log.parent.glob("*.up/logs/*.log"))]
-    pytest.fail(f"{what} did not come\n" + "\n".join(f"{path}:\n{path.read_text()[-3000:]}" for path in logs))
 
 
 def answers(path: Path) -> bool:
@@ -41,7 +30,7 @@ def answers(path: Path) -> bool:
         return False
 
 
-def check_that_a_killed_run_gives_back_its_slot(state: Path, log: Path) -> None:
+def check_that_a_killed_run_gives_back_its_slot(state: Path, folder: Path) -> None:
     """Let a run of the report be taken by a process that is then killed."""
     port = json.loads(state.read_text())["ports"]["server"]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30, trust_env=False) as api:
@@ -57,12 +46,17 @@ def check_that_a_killed_run_gives_back_its_slot(state: Path, log: Path) -> None:
             run = api.post(f"/deployments/{deployment}/create_flow_run", json={"state": later}).json()["id"]
             return run if becomes(run, "PENDING") else None
 
-        run = until("a free slot", pending, log)
+        run = until("a free slot", pending, folder)
         with subprocess.Popen(["sleep", "600"]) as process:
             api.patch(f"/flow_runs/{run}", json={"infrastructure_pid": str(process.pid)}).raise_for_status()
             assert becomes(run, "RUNNING")
             process.kill()
-        until("the end of the run", lambda: api.get(f"/flow_runs/{run}").json()["state_type"] == "CRASHED", log, 100)
+        until(
+            "the end of the run",
+            lambda: api.get(f"/flow_runs/{run}").json()["state_type"] == "CRASHED",
+            folder,
+            100,
+        )
         found = api.get("/deployments/name/report/tiny").json()
         assert found["global_concurrency_limit"]["active_slots"] == 0
 
@@ -100,7 +94,7 @@ def test_everything_comes_up_stays_up_and_ends_when_told(world, folder: Path) ->
     with log.open("w") as output:
         up = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
-        until("the page", lambda: "ready: http://127.0.0.1:" in log.read_text(), log)
+        until("the page", lambda: "ready: http://127.0.0.1:" in log.read_text(), folder)
         worker = next(name for name in processes(state) if name not in ("database", "server"))
         assert list(processes(state)) == ["database", "server", worker]
 
@@ -111,10 +105,10 @@ def test_everything_comes_up_stays_up_and_ends_when_told(world, folder: Path) ->
         for name in (worker, "database"):
             before = processes(state)[name]
             os.kill(before, signal.SIGKILL)
-            until(f"another {name}", lambda b=before, n=name: processes(state).get(n) not in (None, b), log)
-        until("the server", lambda: answers(state), log)
-        until("a cycle", lambda: has_cycles(folder / "archive"), log)
-        check_that_a_killed_run_gives_back_its_slot(state, log)
+            until(f"another {name}", lambda b=before, n=name: processes(state).get(n) not in (None, b), folder)
+        until("the server", lambda: answers(state), folder)
+        until("a cycle", lambda: has_cycles(folder / "archive"), folder)
+        check_that_a_killed_run_gives_back_its_slot(state, folder)
         up.send_signal(signal.SIGTERM)
         assert up.wait(120) == 0, log.read_text()
     finally:
