@@ -232,6 +232,11 @@ class Experiment(Strict):
         without = {"assimilator": "none", **methods}
         return self.model_copy(update={"name": f"{self.name}-free", **without, "drift": drift})
 
+    @property
+    def late_name(self) -> str | None:
+        """Return the name of the late chain; None where there is none."""
+        return None if self.late is None else f"{self.name}-late"
+
     def late_run(self) -> "Experiment":
         """Return the late chain: the same experiment on branch NAME-late, with the late cutoff, without forecasts."""
         assert self.late is not None, "only an experiment with `late` has a late chain"
@@ -242,7 +247,7 @@ class Experiment(Strict):
         if origin is not None:
             begin = ColdStart.model_validate({"from": origin})
             changes |= {"cold_start": begin, "start": parse_donor(origin)[1] + STEP}
-        return self.model_copy(update={"name": f"{self.name}-late", **changes})
+        return self.model_copy(update={"name": self.late_name, **changes})
 
     def runs(self) -> list["Experiment"]:
         """Return the runs that this experiment asks for, in the order in which they run.

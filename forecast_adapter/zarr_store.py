@@ -6,7 +6,7 @@ times. A `KeptStore` keeps the objects in a folder, for all processes of a comma
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,15 +98,7 @@ class RemoteStore(WrapperStore[Store]):
         Raises:
             StateError: it cannot be fetched in `remote.TRIES` tries of at most `remote.OBJECT` seconds each.
         """
-        for attempt in range(remote.TRIES):
-            try:
-                with reading(f"{self._url}/{key}", StateError):
-                    return await _limited(self._store.get(key, prototype, byte_range))
-            except StateError:
-                if attempt == remote.TRIES - 1:
-                    raise
-                await asyncio.sleep(remote.PAUSE * 2**attempt)
-        raise AssertionError
+        return await self._ask(key, lambda: self._store.get(key, prototype, byte_range))
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -121,12 +113,32 @@ class RemoteStore(WrapperStore[Store]):
             yield key, await self.get(key, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
-        """Return whether the store has an object."""
-        return await _limited(self._store.exists(key))
+        """Return whether the store has an object. Errors as `get`."""
+        return await self._ask(key, lambda: self._store.exists(key))
 
     async def getsize(self, key: str) -> int:
-        """Return the bytes of an object."""
-        return await _limited(self._store.getsize(key))
+        """Return the bytes of an object. Errors as `get`."""
+        return await self._ask(key, lambda: self._store.getsize(key))
+
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Yield the names below a prefix. Errors as `get`."""
+
+        async def names() -> list[str]:
+            return [name async for name in self._store.list_dir(prefix)]
+
+        for name in await self._ask(prefix, names):
+            yield name
+
+    async def _ask(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        for attempt in range(remote.TRIES):
+            try:
+                with reading(f"{self._url}/{key}", StateError):
+                    return await _limited(call())
+            except StateError:
+                if attempt == remote.TRIES - 1:
+                    raise
+                await asyncio.sleep(remote.PAUSE * 2**attempt)
+        raise AssertionError
 
 
 async def _limited(answer: Awaitable[T]) -> T:

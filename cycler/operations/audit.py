@@ -68,7 +68,8 @@ class StartAudit:
         experiment: the late chain, or the experiment itself where that had stopped.
         cycle: the time of its analysis.
         digest: the SHA-256 of its record and analysis.
-        now: `same`, `changed` or `absent`: whether the archive still holds it.
+        now: `same`, `changed` or `absent`: whether the archive still holds it; `removed` where retention has removed
+            its analysis, which cannot be compared any more.
         due: when its last observations were due, UTC; None for the experiment's own.
         too_early: whether that was after the cutoff of the cycle that starts from it, which must not be.
         again: number of cycles that were run again in between.
@@ -144,7 +145,7 @@ def audit(archive: Archive, name: str, time: pd.Timestamp, read_files: bool = Tr
 
 def _start(archive: Archive, experiment: Experiment, time: pd.Timestamp, start: Mapping[str, Any]) -> StartAudit:
     name, cycle, late = start["from"], pd.Timestamp(start["cycle"]), experiment.late
-    due = cycle + late.cutoff if late is not None and name == experiment.late_run().name else None
+    due = cycle + late.cutoff if late is not None and name == experiment.late_name else None
     cutoffs = {source.name: source.cutoff for source in experiment.observations}
     again = start.get("again", {})
     too_late = [
@@ -167,10 +168,11 @@ def _start(archive: Archive, experiment: Experiment, time: pd.Timestamp, start: 
 
 def _cycle_now(archive: Archive, name: str, cycle: pd.Timestamp, was: str) -> str:
     branch = archive.branch(name) if name in archive.branches() else None
-    if branch is None or np.datetime64(cycle, "h") not in branch.states.times(name, "analysis"):
+    if branch is None or cycle not in branch.times:
         return "absent"
-    record = next(record for record in branch.records if record.time == cycle)
-    return "same" if digest_of(record, branch.frame(cycle)) == was else "changed"
+    if cycle not in branch.kept("analysis"):
+        return "removed"
+    return "same" if digest_of(branch.record(cycle), branch.frame(cycle)) == was else "changed"
 
 
 def _source(

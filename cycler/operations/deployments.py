@@ -6,6 +6,7 @@ experiment mean what they mean on the command line.
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ __all__ = ["Deployment", "deploy", "deployments", "schedule_of"]
 AFTER_CUTOFF = pd.Timedelta(minutes=5)
 """How long after the last cutoff cycles are woken, and after them forecasts and the report."""
 BETWEEN = pd.Timedelta(minutes=30)
+
+_OF_EXPERIMENTS = (flows.cycle, flows.late, flows.forecasts, flows.verification, flows.report, flows.hindcast)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def _cron(hours: range | list[int], after: pd.Timedelta) -> str:
 def deploy(path: Path, archive: Path, pool: str, recipes: Sequence[Path] = ()) -> list[Deployment]:
     """Make or renew an experiment's deployments on the Prefect server that is configured, and the pool if need be.
 
+    Those that an earlier form of the file asked for are removed.
+
     Args:
         path: the experiment's file.
         archive: its archive.
@@ -100,6 +105,7 @@ def deploy(path: Path, archive: Path, pool: str, recipes: Sequence[Path] = ()) -
     for flow, described in deployments(experiment):
         _apply(flow, described, pool, {"experiment": str(path.resolve()), "archive": str(archive.resolve())})
         made.append(described)
+    _remove_former(experiment.name, {described.name for described in made})
     for recipe in recipes:
         described = Deployment(f"training/{recipe.stem}", "the training of this recipe; it goes on where it was", "")
         out = str((Path("runs") / recipe.stem).resolve())
@@ -124,6 +130,15 @@ def _apply(flow: Flow[Any, Any], described: Deployment, pool: str, parameters: d
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     deployment.apply()
+
+
+def _remove_former(experiment: str, made: set[str]) -> None:
+    """Remove the deployments of an experiment that its file no longer asks for, such as the cycles of one with an end."""
+    with get_client(sync_client=True) as client:
+        for flow in _OF_EXPERIMENTS:
+            if (name := f"{flow.name}/{experiment}") not in made:
+                with suppress(ObjectNotFound):
+                    client.delete_deployment(client.read_deployment_by_name(name).id)
 
 
 def schedule_of(cron: str) -> Schedule:

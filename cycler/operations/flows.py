@@ -38,7 +38,7 @@ from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.inputs import Inputs, load_inputs
-from dacycle.cycler.cycle.run_cycle import Cycle
+from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import Experiment, cycle_id, load_experiment
 from dacycle.cycler.keeping.tidy import is_due, tidy
 from dacycle.cycler.operations.alerts import Alert, watch
@@ -173,13 +173,33 @@ def cycle(experiment: str, archive: str) -> list[str]:
         The names of the experiment's cycles; empty if none was due.
     """
     with _logging():
-        described, done = load_experiment(experiment), {}
-        for run in described.runs()[0 if described.late is None else 1 :]:
-            done[run.name] = catch_up(experiment, archive, run.name)
-            fill_in(experiment, archive, run.name)
-        tell_alerts(experiment, archive, described.name)
+        described = load_experiment(experiment)
+        done = _run_live(experiment, archive, described.name)
+        for run in described.runs():
+            if run.name not in (described.name, described.late_name):
+                _run_free(experiment, archive, run.name)
         remove_states(experiment, archive)
-    return done[described.name]
+    return done
+
+
+def _run_live(experiment: str, archive: str, name: str) -> list[str]:
+    """Run what is due of an experiment or of its late chain, verify it, and tell its alerts, also where it stops."""
+    try:
+        done = catch_up(experiment, archive, name)
+        fill_in(experiment, archive, name)
+    finally:
+        if name in Archive(archive, create=True).branches():
+            tell_alerts(experiment, archive, name)
+    return done
+
+
+def _run_free(experiment: str, archive: str, name: str) -> None:
+    """Run and verify what is due of the free run, which does not stop the experiment where it stops itself."""
+    try:
+        catch_up(experiment, archive, name)
+        fill_in(experiment, archive, name)
+    except RunStoppedError as error:
+        get_run_logger().error("%s", error)
 
 
 @flow(name="late", **_FLOW)
@@ -190,11 +210,7 @@ def late(experiment: str, archive: str) -> list[str]:
         The names of the cycles; empty if none was due.
     """
     with _logging():
-        name = load_experiment(experiment).late_run().name
-        done = catch_up(experiment, archive, name)
-        fill_in(experiment, archive, name)
-        tell_alerts(experiment, archive, name)
-    return done
+        return _run_live(experiment, archive, load_experiment(experiment).late_run().name)
 
 
 @flow(name="verification", **_FLOW)
@@ -222,8 +238,8 @@ def catch_up(experiment: str, archive: str, name: str) -> list[str]:
         _show(described, cycle.record)
         write_metrics(Path(archive), name)
 
-    chain = load_experiment(experiment)
-    patience = replay.PATIENCE_WITH_LATE if chain.late is not None and name == chain.late_run().name else 0.0
+    is_late = name == load_experiment(experiment).late_name
+    patience = replay.PATIENCE_WITH_LATE if is_late else 0.0
     replay.run_due_cycles(described, Archive(archive, create=True), now=now(), progress=show, patience=patience)
     if not done:
         get_run_logger().info("%s: no cycle is due", described.name)
@@ -260,11 +276,9 @@ def tell_alerts(experiment: str, archive: str, name: str) -> list[str]:
 def remove_states(experiment: str, archive: str) -> int:
     """Remove the states that the experiment does not keep, at most once a day of its cycles; return the bytes freed."""
     opened, described = Archive(archive), load_experiment(experiment)
-    if not is_due(opened, described):
-        return 0
     try:
-        return tidy(opened).bytes
-    except ArchiveError as error:  # others use the archive; the next run tries again
+        return tidy(opened).bytes if is_due(opened, described) else 0
+    except (DacycleError, OSError) as error:  # others use the archive, or another experiment of it cannot be read
         get_run_logger().warning("%s; states that are not kept are removed by the next run", error)
         return 0
 
@@ -315,27 +329,35 @@ def _slug(name: str) -> str:
 def hindcast(experiment: str, archive: str, days_per_task: int = 10) -> None:
     """Replay an experiment, its late chain and its free run, with forecasts beside the chain, and report.
 
+    A late chain that stops does not stop the experiment; the flow run then fails at its end.
+
     Args:
         experiment: path of the experiment's file.
         archive: path of the archive's folder.
         days_per_task: days of cycles in one task. A task opens the archive and the run anew, which costs as much as a
             cycle or two; what a run loads is kept from task to task.
     """
-    described = load_experiment(experiment)
+    described, stopped = load_experiment(experiment), None
     forecasting: PrefectFuture[list[str]] | None = None
     with _logging(), _keeping_inputs():
-        for run in described.runs()[0 if described.late is None else 1 :]:  # the late chain runs where it is needed
-            for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
-                replay_stretch(experiment, archive, run.name, first, last)
-                if not run.drift.starts:
-                    continue
-                # The chain never needs forecasts, so they run beside it, one at a time and in order.
-                forecasting = make_forecasts.submit(
-                    experiment, archive, run.name, return_state=False, wait_for=forecasting
-                )
+        for run in described.runs():
+            try:
+                for first, last in _stretches(run, Archive(archive, create=True), pd.Timedelta(days=days_per_task)):
+                    replay_stretch(experiment, archive, run.name, first, last)
+                    if run.drift.starts:
+                        # The chain never needs forecasts, so they run beside it, one at a time and in order.
+                        forecasting = make_forecasts.submit(
+                            experiment, archive, run.name, return_state=False, wait_for=forecasting
+                        )
+            except RunStoppedError as error:
+                if run.name != described.late_name:
+                    raise
+                stopped = error  # the experiment goes on from its own analyses
         if forecasting is not None:
             forecasting.result()
         write_report(experiment, archive)
+    if stopped is not None:
+        raise stopped
 
 
 _KEPT: dict[str, Inputs] = {}

@@ -120,7 +120,7 @@ class Service:
         by = clock.read_clock()
         seconds = STEP.total_seconds() / by.speed
         start = by.of_machine(first).tz_localize("UTC")
-        every = IntervalTrigger(seconds=max(1, round(seconds)), start_date=start)
+        every = IntervalTrigger(seconds=seconds, start_date=start)
         self._scheduler.add_job(self._wake, every, id=name, **options)
 
     def _wait(self) -> None:
@@ -161,10 +161,10 @@ class Service:
                 try:
                     self._run(run, now)
                 except RunStoppedError as error:
+                    self._look_at(run, now)
                     if run.name == self.experiment.name:
                         raise
                     logger.error("%s", error)
-                    self._look_at(run, now)
         self._tidy()
         branch = self.archive.branch(self.experiment.name)
         next_time, end, late = branch.next_time, self.experiment.end, self.experiment.late

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.writer import write
 from dacycle.cycler.cycle.replay import each_due_cycle
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id, differences
@@ -75,8 +75,9 @@ def cut(experiment: Experiment, number: int, overlap: pd.Timedelta) -> list[Stre
 
 
 def _part_of(experiment: Experiment, part: dict[str, object]) -> Experiment:
+    """Return a stream, which keeps all its states: they are copied when the streams are joined."""
     drift = experiment.drift.model_copy(update={"free_run": False})
-    return experiment.model_copy(update={**part, "drift": drift})
+    return experiment.model_copy(update={**part, "drift": drift, "keep": None})
 
 
 def find_streams(archive: Archive, name: str) -> list[Stream]:
@@ -139,18 +140,7 @@ def join(archive: Archive, experiment: Experiment, streams: Sequence[Stream]) ->
             begin = max(writer.next_time or stream.first, stream.first)
             if begin > part.times[-1]:
                 continue
-            notes = _notes(part, begin)
+            notes = {note["time"]: note for note in part.states.notes(part.name)}
             for record in part.recent_records(int((part.times >= begin).sum())):
-                writer.commit_copy(part, record, notes[record.id])
+                writer.commit_copy(part, record, notes.get(record.id, {}))
                 yield record.time
-
-
-def _notes(branch: Branch, begin: pd.Timestamp) -> dict[str, dict[str, object]]:
-    """Return what the commits of a branch note beside its records, by cycle, from one cycle on."""
-    notes: dict[str, dict[str, object]] = {}
-    for commit in branch.archive.states.commits(branch.name):
-        cycle = str(commit.metadata.get("time", ""))
-        if cycle < cycle_id(begin):
-            break
-        notes[cycle] = dict(commit.metadata)
-    return notes

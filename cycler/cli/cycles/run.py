@@ -150,7 +150,7 @@ def hindcast(
             try:
                 _run(run, opened, last, limit, threads)
             except RunStoppedError as error:
-                if described.late is None or run.name != described.late_run().name:
+                if run.name != described.late_name:
                     raise
                 stopped = error  # the experiment goes on from its own analyses
         if forecasts:

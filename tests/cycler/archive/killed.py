@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import icechunk
@@ -22,6 +23,7 @@ from dacycle.cycler.archive import writer as archive_module
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.store import Store
 from dacycle.cycler.cycle.replay import run_due_cycles
+from dacycle.cycler.cycle.run_cycle import Cycle
 from dacycle.cycler.experiment import Experiment, load_experiment
 from tests.worlds import register_doubles
 
@@ -75,14 +77,24 @@ AIMS: dict[str, Callable[[], None]] = {
 
 
 def killed(aim: str, experiment: Experiment, archive: Path, rng: random.Random) -> int:
-    """Run a hindcast in a child that dies at `aim`, or some time after its first cycle; return its exit status."""
+    """Run a hindcast in a child that dies at `aim`, or some time after its first cycle; return its exit status.
+
+    A child without an aim runs two cycles and then waits to be killed, so that cycles are left for the next one.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         AIMS.get(aim, lambda: None)()
+        told = count(1)
+
+        def progress(_: Cycle) -> None:
+            os.write(writing, b".")
+            if aim not in AIMS and next(told) == 2:
+                signal.pause()
+
         limit = None if experiment.late is None else 1  # by turns with the late chain
         opened = Archive(archive, create=True)
-        while run_due_cycles(experiment, opened, progress=lambda cycle: os.write(writing, b"."), limit=limit):
+        while run_due_cycles(experiment, opened, progress=progress, limit=limit):
             pass
         os._exit(0)
     os.close(writing)  # so that reading ends with the child

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from typer.testing import CliRunner
 
 from dacycle.assimilators.sampling.backgrounds import Backgrounds, write_backgrounds, year_times
@@ -18,6 +20,8 @@ from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.run_cycle import Cycle, RunStoppedError
 from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations import flows
+from dacycle.cycler.operations.alerts import alerts_of
+from dacycle.cycler.operations.deployments import deploy
 from dacycle.cycler.verification.drift import read_scores
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.state import StateError
@@ -167,6 +171,43 @@ def test_a_late_chain_that_stops_fails_its_own_flow_only(
     assert statuses == ["ok", "ok", "ok", "ok", "degraded"]
     with pytest.raises(RunStoppedError, match="tiny-late: 2 cycles in a row fell back"):
         flows.late(experiment, archive)
+    late = open_experiment(tmp_path / "archive", "tiny-late")
+    assert "fallback" in {alert.key for alert in alerts_of(late) if alert.ended is None}, "it is told all the same"
+    hindcast = str(tmp_path / "hindcast")
+    with pytest.raises(RunStoppedError, match="tiny-late: 2 cycles in a row fell back"):
+        flows.hindcast(experiment, hindcast)
+    assert len(records(tmp_path / "hindcast")) == 2 + CYCLES, "the experiment goes on to its end"
+
+
+def test_a_free_run_that_stops_does_not_stop_the_experiment(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"drift": {"starts": [0], "lead": "24h"}, "end": None, "observations": cutoff_passed_until(END)}
+    experiment, archive = str(write_experiment(tmp_path, world, **asked)), str(tmp_path / "archive")
+    run_due_cycles, told = replay.run_due_cycles, []
+
+    def stopped(run, *arguments, **options):
+        if run.name == "tiny-free":
+            raise RunStoppedError("it has left its range")
+        return run_due_cycles(run, *arguments, **options)
+
+    monkeypatch.setattr(replay, "run_due_cycles", stopped)
+    monkeypatch.setattr(flows, "watch", lambda branch, *_: told.append(branch.name) or [])
+    assert len(flows.cycle(experiment, archive)) == CYCLES
+    assert told == ["tiny"]
+
+
+def test_deployments_that_a_file_no_longer_asks_for_are_removed(world, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, world, end=None)
+    deploy(path, tmp_path / "archive", "dacycle")
+    path.write_text(path.read_text() + f"\nend: {END:%Y-%m-%dT%H}\n")
+    deploy(path, tmp_path / "archive", "dacycle")
+    with get_client(sync_client=True) as client:
+        names = {deployment.name for deployment in client.read_deployments()}
+        assert names == {"tiny"}
+        assert client.read_deployment_by_name("hindcast/tiny")
+        with pytest.raises(ObjectNotFound):
+            client.read_deployment_by_name("cycle/tiny")
 
 
 def test_training_runs_a_recipe_in_its_own_process(world, tmp_path: Path) -> None:
