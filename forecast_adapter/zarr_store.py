@@ -117,7 +117,7 @@ class RemoteStore(WrapperStore[Store]):
         return await self._ask(key, lambda: self._store.exists(key))
 
     async def getsize(self, key: str) -> int:
-        """Return the bytes of an object. Errors as `get`."""
+        """Return the bytes of an object. Errors as `get`; FileNotFoundError where there is none."""
         return await self._ask(key, lambda: self._store.getsize(key))
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
@@ -134,7 +134,9 @@ class RemoteStore(WrapperStore[Store]):
             try:
                 with reading(f"{self._url}/{key}", StateError):
                     return await _limited(call())
-            except StateError:
+            except StateError as error:
+                if isinstance(error.__cause__, FileNotFoundError):  # an answer
+                    raise error.__cause__ from None
                 if attempt == remote.TRIES - 1:
                     raise
                 await asyncio.sleep(remote.PAUSE * 2**attempt)
