@@ -188,14 +188,14 @@ def _keep(target: Path, read: Callable[[int], bytes], length: int | None, deadli
     """Write the blocks that `read` returns to the target; a file that has this content stays as it is.
 
     Raises:
-        FetchError: the deadline is over.
+        TimeoutError: the deadline is over.
     """
     with suppress(_Unchanged), whole(target) as temporary:
         with temporary.open("wb") as file:
             while block := read(_BLOCK):
                 file.write(block)
                 if time.monotonic() > deadline:
-                    raise FetchError(f"{target}: not whole when its time was over")
+                    raise TimeoutError("not whole when its time was over")
             size = file.tell()
         if length is not None and size != length:
             raise _TryAgain(f"{size} of {length} bytes came")

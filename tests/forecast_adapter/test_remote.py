@@ -56,7 +56,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[str]:
 def test_a_transfer_ends_with_its_time_however_the_server_behaves(server, tmp_path, monkeypatch, path):
     monkeypatch.setattr(remote, "LIMIT", 1.0)
     begun = time.monotonic()
-    with pytest.raises(remote.FetchError, match=f"{path}: cannot be fetched: (not whole after 1 s|timed out)"):
+    with pytest.raises(remote.FetchError, match=f"{path}: cannot be fetched: .*(not whole|timed out)"):
         remote.local_copies(f"{server}{path}", tmp_path / "kept")
     assert time.monotonic() - begun < 20
     for _ in range(200):  # the transfer that was given up clears up after itself
@@ -80,7 +80,7 @@ def test_a_server_that_asks_for_long_patience_is_not_asked_again(server, tmp_pat
 
 def test_several_transfers_have_their_time_together(server, tmp_path):
     with remote.within(1.0):
-        with pytest.raises(remote.FetchError, match="not whole after 1 s"):
+        with pytest.raises(remote.FetchError, match="cannot be fetched: .*not whole"):
             remote.local_copies(f"{server}/drip", tmp_path)
         with pytest.raises(remote.FetchError, match="no time is left"):
             remote.local_copies(f"{server}/whole", tmp_path)
