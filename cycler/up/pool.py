@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from dacycle.cycler.up.supervisor import lives
+
 __all__ = ["Pool"]
 
 logger = logging.getLogger(__name__)
@@ -104,12 +106,4 @@ def _held(deployments: list[dict[str, Any]], busy: set[str]) -> Iterator[str]:
 
 def _is_dead(pid: str | None) -> bool:
     """Return whether a process has ended; False where there is none yet."""
-    if pid is None or not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return pid is not None and pid.isdecimal() and not lives(int(pid))

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Supervised", "end_leftovers", "flow_runs", "kill", "tail"]
+__all__ = ["Supervised", "end_leftovers", "flow_runs", "kill", "lives", "tail"]
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +201,15 @@ def flow_runs(folder: Path) -> list[int]:
         if wanted in environment and any(each.startswith(b"PREFECT__FLOW_RUN_ID=") for each in environment):
             found.append(int(path.parent.name))
     return sorted(found)
+
+
+def lives(pid: int) -> bool:
+    """Return whether a process runs; one that has ended does not, although nobody has waited for it yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def kill(pid: int) -> None:

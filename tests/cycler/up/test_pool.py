@@ -3,6 +3,7 @@
 import json
 import subprocess
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 
 from dacycle.cycler.up import pool
 from dacycle.cycler.up.pool import Pool
+from tests.cycler.commands import until
 
 
 class Server:
@@ -87,11 +89,13 @@ def test_a_look_that_fails_or_sees_a_stranger_counts_for_nothing(server: Server,
     assert (looked_after.free(), server.held) == (0, True)
 
 
-def test_a_run_whose_process_has_ended_has_crashed(server: Server, looked_after: Pool) -> None:
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    server.begin(process.pid)
-    assert (looked_after.free(), server.crashed) == (1, ["1"])
+def test_a_run_whose_process_has_ended_has_crashed(server: Server, looked_after: Pool, tmp_path: Path) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        server.begin(process.pid)
+        assert (looked_after.free(), server.crashed) == (0, [])
+        process.kill()  # and nobody waits for it yet, as where `up` is the first process of a container
+        until("its end", lambda: looked_after.free() == 1, tmp_path)
+    assert server.crashed == ["1"]
 
 
 def test_a_pool_is_paused_and_resumed_when_the_server_is_there(server: Server, looked_after: Pool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dacycle.cycler.up import supervisor
-from dacycle.cycler.up.supervisor import Supervised, end_leftovers, flow_runs
+from dacycle.cycler.up.supervisor import Supervised, end_leftovers, flow_runs, lives
 
 
 def until(done: Callable[[], object]) -> None:
@@ -22,14 +22,6 @@ def until(done: Callable[[], object]) -> None:
             return
         time.sleep(0.1)
     pytest.fail("it did not come")
-
-
-def lives(pid: int | None) -> bool:
-    """Return whether a process runs; one that has ended and was not waited for does not."""
-    try:
-        return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def sleeping(tmp_path: Path, code: str = "import time; time.sleep(60)", **settings: object) -> Supervised:
@@ -93,7 +85,10 @@ def test_the_first_answer_may_take_longer_than_any_other(tmp_path: Path, monkeyp
     process.end()
 
 
-def test_what_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_started_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PROVEN", 0.0)
     process = sleeping(tmp_path)
     process.start()
     first = process.pid
