@@ -148,8 +148,7 @@ class _Machine:
 
     def _server(self) -> None:
         port = self.kept.port("server", self.plan.host, PAGE_PORTS, self.plan.port)
-        asked = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.plan.host, self.plan.host)
-        self.page = f"http://[{asked}]:{port}" if ":" in asked else f"http://{asked}:{port}"
+        self.page = f"http://{_asked_at(self.plan.host)}:{port}"
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += [f"--host={self.plan.host}", f"--port={port}", "--timeout-keep-alive=5", "--log-level=warning"]
         # Leases in files outlive a killed server; in memory, what they hold would stay held.
@@ -238,7 +237,7 @@ class _Machine:
         """Let no further flow run start, and wait for those that run; a second signal ends the wait, and kills them."""
         paused = self.pool.pause()
         if flow_runs(self.state):
-            self.say("stopping: what runs finishes first; a second Ctrl-C or SIGTERM kills it")
+            logger.info("stopping: what runs finishes first; a second Ctrl-C or SIGTERM kills it")
         until = time.monotonic() + self.plan.patience
         while flow_runs(self.state) and self.signals < 2 and time.monotonic() < until:
             time.sleep(0.3)
@@ -311,8 +310,14 @@ class _Machine:
             logger.error("%s cannot be written: %s", self.kept.file, error)
 
 
+def _asked_at(host: str) -> str:
+    """Return where, in a URL, a server is asked that listens at an address."""
+    asked = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{asked}]" if ":" in asked else asked
+
+
 def _answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=5, trust_env=False).is_success
-    except (httpx.HTTPError, httpx.InvalidURL):
+    except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return False
