@@ -4,8 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # folder of the demonstration
 DEMO   ?= demo
-# what `make up` runs, and where its archive is
-EXPERIMENT ?= deploy/experiments/demo.yaml
+# where the archive of `make up` is
 ARCHIVE    ?= archive
 # what `make fnp` trains
 RECIPE ?= deploy/recipes/fnp-cpu.yaml
@@ -65,6 +64,7 @@ demo: $(VENV)/runtime.stamp  ## run the demonstration, offline, and write its re
 	$(BIN)/dacycle demo $(DEMO)
 
 up: $(VENV)/runtime.stamp  ## Prefect on PostgreSQL, with workers, for EXPERIMENT=FILE and ARCHIVE=FOLDER; Ctrl-C ends it
+	@test -n "$(EXPERIMENT)" || { echo "name a live experiment, one without an end: make up EXPERIMENT=live.yaml" >&2; exit 1; }
 	@exec $(BIN)/dacycle up $(EXPERIMENT) --archive $(ARCHIVE)
 
 # glibc gives memory back after every update and has it zeroed again; kept, training is faster.

@@ -4,6 +4,7 @@ What it makes stays in one folder from run to run: the database, its password, t
 cycle is in it: the archive is the ledger, and the folder may be deleted while nothing runs.
 """
 
+import json
 import logging
 import os
 import platform
@@ -25,8 +26,8 @@ from dacycle.cycler.experiment import load_experiment
 from dacycle.cycler.operations.watchdog import notify
 from dacycle.cycler.up.kept import Kept, UpError
 from dacycle.cycler.up.pool import Pool
-from dacycle.cycler.up.postgres import Cluster, as_user, find_cluster
-from dacycle.cycler.up.supervisor import Supervised, end_leftovers, flow_runs, kill, tail
+from dacycle.cycler.up.postgres import Cluster, as_user, find_cluster, url_for_prefect
+from dacycle.cycler.up.supervisor import STARTING, Supervised, end_leftovers, flow_runs, kill, tail
 
 __all__ = ["Plan", "UpError", "bring_up"]
 
@@ -34,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 PAGE_PORTS = range(4200, 4300)
 DATABASE_PORTS = range(54320, 54420)
-
-STARTING = 300.0
-"""Seconds in which a database or a server has to answer for the first time: it may have to recover or to migrate."""
 
 TRIES = 5
 """Times that a process is started, or an experiment deployed, before that counts as failed."""
@@ -91,7 +89,7 @@ def bring_up(plan: Plan, say: Callable[[str], None] = print) -> None:
 
     Raises:
         UpError: another process does this for the folder, a port is taken, or something does not start.
-        DatabaseError: as `find_cluster`.
+        DatabaseError: as `find_cluster` and `url_for_prefect`.
         ExperimentError: the file of an experiment cannot be read.
     """
     for path in plan.experiments:
@@ -107,7 +105,8 @@ class _Machine:
         self.plan, self.say = plan, say
         self.state = plan.state.resolve()
         self.kept = Kept.read(self.state / "state.json")
-        self.running: list[Supervised] = []
+        self.services: list[Supervised] = []
+        self.workers: list[Supervised] = []
         self.signals = 0
 
     def run(self) -> None:
@@ -134,7 +133,7 @@ class _Machine:
         if given == "sqlite":
             self.url = f"sqlite+aiosqlite:///{self.state / 'prefect.db'}"
         elif given is not None:
-            self.url = given.replace("postgresql://", "postgresql+asyncpg://", 1)
+            self.url = url_for_prefect(given)
         else:
             self._private_database(find_cluster(self.state / "postgres", self.plan.user))
 
@@ -149,8 +148,7 @@ class _Machine:
 
     def _server(self) -> None:
         port = self.kept.port("server", self.plan.host, PAGE_PORTS, self.plan.port)
-        listens = "127.0.0.1" if self.plan.host in ("0.0.0.0", "::") else self.plan.host
-        self.page = f"http://{listens}:{port}"
+        self.page = f"http://{_asked_at(self.plan.host)}:{port}"
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += [f"--host={self.plan.host}", f"--port={port}", "--timeout-keep-alive=5", "--log-level=warning"]
         # Leases in files outlive a killed server; in memory, what they hold would stay held.
@@ -164,36 +162,50 @@ class _Machine:
         self._start(self._supervised("server", command, env, answers=lambda: _answers(f"{self.page}/api/ready")))
 
     def _deployments(self) -> None:
-        log = self.state / "logs" / "deploy.log"
-        recipes = [word for recipe in self.plan.recipes for word in ("--recipe", str(recipe))]
         for path in self.plan.experiments:
-            arguments = ["deploy", str(path), "--archive", str(self.plan.archive), "--pool", self.plan.pool, *recipes]
-            for _ in range(TRIES):  # the server may be killed meanwhile
-                if self._succeeds([sys.executable, "-c", MAIN, *arguments], log) or self.plan.stopping.is_set():
-                    break
-            else:
-                raise UpError(f"{path}: its deployments could not be made; the end of {log}:\n{tail(log)}")
+            made = self._deploy(path)
+            if self.plan.stopping.is_set():
+                return
             self.say(f"{path}: deployed to the pool {self.plan.pool}")
+            for each in made:
+                when = f"at {each['cron']} UTC" if each["cron"] else "when a person starts it"
+                self.say(f"  {each['name']}, {when}: {each['text']}")
 
-    def _succeeds(self, command: list[str], log: Path) -> bool:
-        """Run a command to its end, and look after the processes meanwhile; return whether it ended well."""
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, env=self._env(), stdout=output, stderr=output)
+    def _deploy(self, path: Path) -> list[dict[str, str]]:
+        """Return what `dacycle deploy` makes of an experiment, as often as the server is killed meanwhile."""
+        log = self.state / "logs" / "deploy.log"
+        command = [sys.executable, "-c", MAIN, "deploy", str(path), "--archive", str(self.plan.archive), "--json"]
+        command += ["--pool", self.plan.pool]
+        command += [word for recipe in self.plan.recipes for word in ("--recipe", str(recipe))]
+        for _ in range(TRIES):
+            if (output := self._output(command, log)) is not None:
+                return list(json.loads(output)["deployments"])
+            if self.plan.stopping.is_set():
+                return []
+        raise UpError(f"{path}: its deployments could not be made; the end of {log}:\n{tail(log)}")
+
+    def _output(self, command: list[str], log: Path) -> bytes | None:
+        """Return the output of a command, or None where it fails, and look after the processes meanwhile."""
+        with log.open("wb") as errors:
+            process = subprocess.Popen(command, env=self._env(), stdout=subprocess.PIPE, stderr=errors)
         if not self._wait(lambda: process.poll() is not None):
             process.kill()
-        return process.wait() == 0
+        output, _ = process.communicate()
+        return output if process.returncode == 0 else None
 
     def _workers(self) -> None:
         self.pool = Pool(f"{self.page}/api", self.plan.pool, self._names())
-        if self.kept.paused and self.pool.pause(False):  # it was, when all was last stopped
-            self.kept.set_paused(False)
+        if not self._wait(self.pool.resume):  # a killed `up` may have paused it
+            if self.plan.stopping.is_set():
+                return
+            raise UpError(f"the work pool {self.plan.pool} cannot be resumed: see {self.state / 'logs/server.log'}")
         for name in self._names():
             command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--type", "process"]
             command += ["--pool", self.plan.pool, "--name", name]
             worker = self._supervised(name, command, {})
             worker.tied = signal.SIGKILL  # told to end, it would kill the cycles that run
             worker.start()
-            self.running.append(worker)
+            self.workers.append(worker)
         self._keep()
 
     # --- together ---
@@ -205,27 +217,32 @@ class _Machine:
             if time.monotonic() - looked > LOOKING:
                 self.pool.free()
                 looked = time.monotonic()
-            notify("WATCHDOG=1")
 
     def _end(self) -> None:
         """Let running cycles finish, then end the workers, the server and the database."""
-        if any(each.name in self._names() for each in self.running):
-            self._finish_flow_runs()
-        for each in reversed(self.running):
-            each.end()
-        self.running.clear()
-        self._keep()
+        try:
+            if self.workers:
+                self._finish_flow_runs()
+        finally:
+            for worker in self.workers:
+                worker.end()
+            if self.workers:
+                self.pool.resume()
+            for service in reversed(self.services):
+                service.end()
+            self.services, self.workers = [], []
+            self._keep()
 
     def _finish_flow_runs(self) -> None:
         """Let no further flow run start, and wait for those that run; a second signal ends the wait, and kills them."""
-        self.kept.set_paused(True)
-        self.pool.pause()
+        paused = self.pool.pause()
         if flow_runs(self.state):
-            self.say("stopping: running cycles finish first; a second Ctrl-C or SIGTERM kills them")
+            logger.info("stopping: what runs finishes first; a second Ctrl-C or SIGTERM kills it")
         until = time.monotonic() + self.plan.patience
         while flow_runs(self.state) and self.signals < 2 and time.monotonic() < until:
-            notify("WATCHDOG=1")
             time.sleep(0.3)
+            self._tend()
+            paused = paused or self.pool.pause()
         for pid in flow_runs(self.state):
             logger.error("flow run of process %d did not end and is killed", pid)
             kill(pid)
@@ -262,10 +279,9 @@ class _Machine:
     def _start(self, process: Supervised) -> None:
         """Start a process and wait until it answers; what runs already is looked after meanwhile."""
         process.start()
-        self.running.append(process)
+        self.services.append(process)
         self._keep()
-        assert process.answers is not None
-        if not self._wait(process.answers, lambda: process.starts > TRIES) and not self.plan.stopping.is_set():
+        if not self._wait(process.is_ready, lambda: process.starts > TRIES) and not self.plan.stopping.is_set():
             raise UpError(f"the {process.name} does not start; the end of {process.log}:\n{tail(process.log)}")
 
     def _wait(self, done: Callable[[], bool], failed: Callable[[], bool] = lambda: False) -> bool:
@@ -279,18 +295,29 @@ class _Machine:
 
     def _tend(self) -> None:
         """Start again what has died."""
-        pids = [each.pid for each in self.running]
-        for each in self.running:
+        for each in self.services + self.workers:
             each.tend()
-        if pids != [each.pid for each in self.running]:
-            self._keep()
+        self._keep()
+        notify("WATCHDOG=1")
 
     def _keep(self) -> None:
-        self.kept.set_processes({each.name: each.pid for each in self.running if each.pid is not None})
+        """Keep the processes that run now, if the disk takes it."""
+        try:
+            self.kept.set_processes(
+                {each.name: each.pid for each in self.services + self.workers if each.pid is not None}
+            )
+        except OSError as error:
+            logger.error("%s cannot be written: %s", self.kept.file, error)
+
+
+def _asked_at(host: str) -> str:
+    """Return where, in a URL, a server is asked that listens at an address."""
+    asked = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{asked}]" if ":" in asked else asked
 
 
 def _answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=5, trust_env=False).is_success
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return False

@@ -1,4 +1,4 @@
-"""What `up` keeps from one run to the next: ports, processes, and whether it has paused the work pool."""
+"""What `up` keeps from one run to the next: ports and processes."""
 
 import json
 import logging
@@ -27,13 +27,11 @@ class Kept:
         file: where.
         ports: by what listens there.
         processes: by name.
-        paused: whether the work pool was paused to let cycles finish.
     """
 
     file: Path
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, int] = field(default_factory=dict)
-    paused: bool = False
 
     @classmethod
     def read(cls, file: Path) -> "Kept":
@@ -46,19 +44,15 @@ class Kept:
             return cls(file)
         try:
             content = json.loads(file.read_text())
-            return cls(file, dict(content["ports"]), dict(content["processes"]), bool(content["paused"]))
+            return cls(file, dict(content["ports"]), dict(content["processes"]))
         except (ValueError, KeyError, TypeError):
             raise UpError(f"{file} is damaged: delete it; ports are then chosen again") from None
 
     def set_processes(self, processes: Mapping[str, int]) -> None:
-        """Keep the processes that run now."""
-        self.processes = dict(processes)
-        self._write()
-
-    def set_paused(self, paused: bool) -> None:
-        """Keep whether the work pool is paused."""
-        self.paused = paused
-        self._write()
+        """Keep the processes that run now; nothing is written where they are the same as before."""
+        if self.processes != processes:
+            self.processes = dict(processes)
+            self._write()
 
     def port(self, name: str, host: str, among: range, wanted: int | None = None) -> int:
         """Return the port that is asked for, that of the last time, or a free one, for what listens at a host.
@@ -71,7 +65,7 @@ class Kept:
         last = self.ports.get(name)
         port = next((p for p in (wanted, last, *among) if p is not None and is_free(host, p)), None)
         if port is None:
-            raise UpError(f"no port is free for the {name} among {among.start} to {among.stop - 1}")
+            raise UpError(f"no port is free at {host} for the {name} among {among.start} to {among.stop - 1}")
         if last not in (None, port) and wanted is None:
             logger.warning("port %d of the %s is taken by another program; it is %d now", last, name, port)
         self.ports[name] = port
@@ -79,7 +73,7 @@ class Kept:
         return port
 
     def _write(self) -> None:
-        content = {"ports": self.ports, "processes": self.processes, "paused": self.paused}
+        content = {"ports": self.ports, "processes": self.processes}
         write_whole(self.file, json.dumps(content, indent=1).encode())
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from dacycle.cycler.up.supervisor import lives
+
 __all__ = ["Pool"]
 
 logger = logging.getLogger(__name__)
@@ -37,13 +39,19 @@ class Pool:
         self._pool, self._workers = pool, workers
         self._unused: set[str] = set()
 
-    def pause(self, paused: bool = True) -> bool:
-        """Let workers start no further flow runs, or again; return whether the server has taken it."""
+    def pause(self) -> bool:
+        """Let workers start no further flow runs; return whether the server has taken it."""
+        return self._set_paused(True)
+
+    def resume(self) -> bool:
+        """Let workers start flow runs; return whether the server has taken it."""
+        return self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> bool:
         try:
-            answer = self._client.patch(f"/work_pools/{self._pool}", json={"is_paused": paused})
-            return answer.is_success
+            return self._client.patch(f"/work_pools/{self._pool}", json={"is_paused": paused}).is_success
         except httpx.HTTPError as error:
-            logger.warning("the work pool could not be %s: %s", "paused" if paused else "resumed", error)
+            logger.debug("%s", error)
             return False
 
     def free(self) -> int:
@@ -55,6 +63,7 @@ class Pool:
             return 0
 
     def _free(self) -> int:
+        unused, self._unused = self._unused, set()
         known = self._post(f"/work_pools/{self._pool}/workers/filter", {"workers": {"status": {"any_": ["ONLINE"]}}})
         if any(worker["name"] not in self._workers for worker in known):
             return 0  # processes of another machine cannot be seen from here
@@ -66,24 +75,20 @@ class Pool:
         if dead:
             return len(dead)
         busy = {run["deployment_id"] for run in runs}
-        deployments = self._post("/deployments/filter", of_pool)
-        return sum(self._reset(limit) for limit in _held(deployments, busy) if self._again(limit))
+        held = set(_held(self._post("/deployments/filter", of_pool), busy))
+        for limit in held & unused:  # at two looks in turn: at one, a run may have been about to begin
+            self._reset(limit)
+        self._unused = held - unused
+        return len(held & unused)
 
     def _crash(self, run: dict[str, Any]) -> None:
         state = {"type": "CRASHED", "name": "Crashed", "message": "its process has been killed"}
         self._post(f"/flow_runs/{run['id']}/set_state", {"state": state})
         logger.warning("flow run %s: process %s was killed", run["name"], run["infrastructure_pid"])
 
-    def _again(self, limit: str) -> bool:
-        """Return whether nobody held this limit at the last look either: a run may have been about to begin."""
-        seen = limit in self._unused
-        self._unused ^= {limit}
-        return seen
-
-    def _reset(self, limit: str) -> int:
+    def _reset(self, limit: str) -> None:
         self._client.patch(f"/v2/concurrency_limits/{limit}", json={"active_slots": 0}).raise_for_status()
         logger.warning("a deployment was held by no flow run, and is free again")
-        return 1
 
     def _post(self, path: str, content: dict[str, Any]) -> Any:
         answer = self._client.post(path, json=content)
@@ -101,12 +106,4 @@ def _held(deployments: list[dict[str, Any]], busy: set[str]) -> Iterator[str]:
 
 def _is_dead(pid: str | None) -> bool:
     """Return whether a process has ended; False where there is none yet."""
-    if pid is None or not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return pid is not None and pid.isdecimal() and not lives(int(pid))

@@ -14,7 +14,7 @@ from typing import Any
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import whole
 
-__all__ = ["Cluster", "DatabaseError", "find_cluster"]
+__all__ = ["Cluster", "DatabaseError", "as_user", "find_cluster", "url_for_prefect"]
 
 NAME = "dacycle"
 """Name of the role and of the database."""
@@ -92,9 +92,12 @@ class Cluster:
         return f"postgresql+asyncpg://{NAME}:{password}@127.0.0.1:{port}/{NAME}"
 
     def answers(self, port: int) -> bool:
-        """Return whether it takes connections."""
+        """Return whether it takes connections; False also where that cannot be found out now."""
         asked = [str(self.programs / "pg_isready"), "--quiet", "--host=127.0.0.1", f"--port={port}", "--timeout=3"]
-        return subprocess.run(asked, timeout=10).returncode == 0
+        try:
+            return subprocess.run(asked, timeout=10).returncode == 0
+        except (subprocess.TimeoutExpired, OSError):
+            return False
 
     def _own(self, path: Path) -> None:
         if self.user is not None:
@@ -120,6 +123,20 @@ def as_user(user: str | None) -> dict[str, Any]:
     if user is None:
         return {}
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
+def url_for_prefect(url: str) -> str:
+    """Return the address of a database with the driver that Prefect needs.
+
+    Raises:
+        DatabaseError: it is of another kind.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "postgresql":
+        return f"postgresql+asyncpg://{rest}"
+    if scheme not in ("postgresql+asyncpg", "sqlite+aiosqlite"):
+        raise DatabaseError("a database is named as postgresql://USER:PASSWORD@HOST/NAME or sqlite, by no other scheme")
+    return url
 
 
 def find_cluster(folder: Path, user: str | None = None) -> Cluster:

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Supervised", "end_leftovers", "flow_runs", "kill", "tail"]
+__all__ = ["Supervised", "end_leftovers", "flow_runs", "kill", "lives", "tail"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +23,14 @@ LONGEST_PAUSE = 60.0
 PROVEN = 60.0
 """Seconds after which a process that dies has run long enough for the pauses to begin anew."""
 
+STARTING = 300.0
+"""Seconds in which a process has to answer for the first time after a start: it may have to recover or to migrate."""
+
 ASKING = 10.0
 """Seconds between two questions whether a process answers."""
 
 SILENT = 120.0
-"""Seconds without an answer after which a process that once answered is ended, to be started again."""
+"""Seconds without an answer after which a process that has answered since its start is ended, to be started again."""
 
 PATIENCE = 60.0
 """Seconds that a process has to end after it was told to."""
@@ -65,7 +70,8 @@ class Supervised:
 
     def __post_init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = self._answered = self._asked = self._due = 0.0
+        self._started = self._asked = self._due = 0.0
+        self._answered: float | None = None
         self._pause = 1.0
         self.starts = 0
 
@@ -75,7 +81,12 @@ class Supervised:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start it, in a session of its own; the kernel tells it to end if this process dies."""
+        """Start it, in a session of its own; the kernel tells it to end if this process dies.
+
+        Raises:
+            OSError: the system lets no process start, or its log cannot be written.
+        """
+        self._started, self._answered = time.monotonic(), None
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -86,43 +97,53 @@ class Supervised:
                 env=dict(self.env),
                 cwd=self.folder,
                 start_new_session=True,
-                preexec_fn=self._tie,
+                preexec_fn=partial(self._tie, os.getpid()),
                 **self.options,
             )
-        self._started = self._answered = time.monotonic()
         self.starts += 1
 
-    def _tie(self) -> None:
+    def _tie(self, parent: int) -> None:
         """Ask the kernel, in the child, for a signal when the parent dies."""
         number = self.tied or self.told
         _libc.prctl(_PR_SET_PDEATHSIG, int(number))
-        if os.getppid() == 1:  # it has died already
+        if os.getppid() != parent:  # it has died already
             os.kill(os.getpid(), number)
+
+    def is_ready(self) -> bool:
+        """Return whether it runs and answers now."""
+        self._asked = time.monotonic()
+        ready = self._process is not None and (self.answers is None or self.answers())
+        if ready:
+            self._answered = self._asked
+        return ready
 
     def tend(self) -> None:
         """Start it again where it has died, after a pause; end it where it has not answered for long."""
         _keep_short(self.log)
-        now = time.monotonic()
         if self._process is None:
-            if now >= self._due:
-                self.start()
-                logger.info("%s: started again (process %s)", self.name, self.pid)
-            return
-        status = self._process.poll()
-        if status is None:
-            if self.answers is None or now - self._asked < ASKING:
-                return
-            self._asked = now
-            if self.answers():
-                self._answered = now
-            elif now - self._answered > SILENT:
-                logger.error("%s: has not answered for %.0f s and is ended; see %s", self.name, SILENT, self.log)
-                self.end(10)
-                self._lie_down()
-            return
-        logger.error("%s: ended (%s); see %s", self.name, _of(status), self.log)
-        self._process = None
-        self._lie_down()
+            if time.monotonic() >= self._due:
+                self._start_again()
+        elif (status := self._process.poll()) is not None:
+            logger.error("%s: ended (%s); see %s", self.name, _of(status), self.log)
+            self._process = None
+            self._lie_down()
+        elif time.monotonic() - self._asked >= ASKING and not self.is_ready():
+            self._end_if_silent()
+
+    def _start_again(self) -> None:
+        try:
+            self.start()
+            logger.info("%s: started again (process %s)", self.name, self.pid)
+        except OSError as error:
+            logger.error("%s: cannot be started: %s", self.name, error)
+            self._lie_down()
+
+    def _end_if_silent(self) -> None:
+        since, limit = (self._started, STARTING) if self._answered is None else (self._answered, SILENT)
+        if time.monotonic() - since > limit:
+            logger.error("%s: has not answered for %.0f s and is ended; see %s", self.name, limit, self.log)
+            self.end(10)
+            self._lie_down()
 
     def _lie_down(self) -> None:
         """Set when it is started again: sooner where it has run for a while."""
@@ -182,6 +203,15 @@ def flow_runs(folder: Path) -> list[int]:
     return sorted(found)
 
 
+def lives(pid: int) -> bool:
+    """Return whether a process runs; one that has ended does not, although nobody has waited for it yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
 def kill(pid: int) -> None:
     """Kill a process that leads a group, and its group."""
     try:
@@ -195,13 +225,12 @@ def _of(status: int) -> str:
 
 
 def _keep_short(log: Path) -> None:
-    """Begin a log anew that has grown large; the process writes on at the file's end."""
-    try:
+    """Begin a log anew that has grown large, on a full disk without a copy; the process writes on at the file's end."""
+    with suppress(OSError):
         if log.stat().st_size > LARGEST_LOG:
-            log.with_suffix(".log.1").write_bytes(log.read_bytes())
+            with suppress(OSError):
+                log.with_suffix(".log.1").write_bytes(log.read_bytes())
             os.truncate(log, 0)
-    except FileNotFoundError:
-        return
 
 
 def tail(log: Path, lines: int = 15) -> str:

@@ -33,7 +33,7 @@ class Kill:
     Attributes:
         after: the newest cycle.
         what: was killed.
-        running: until everything ran again.
+        running: until everything ran again, and no killed flow run held its deployment.
         caught_up: until the next cycle and all others that had become due meanwhile were there.
     """
 
@@ -70,13 +70,20 @@ class Trial:
         due = min(read_clock().now() - self.experiment.wait, self.last + STEP)
         return self.next() > due - STEP
 
-    def kill(self, *parts: str, pause: float = 0) -> Kill:
-        """Kill one or several parts, with a pause between them, and wait until the cycles have caught up."""
-        after, what = self.next() - STEP, " and ".join(parts)
-        self.machine.kill(parts[0])
-        for part in parts[1:]:
-            time.sleep(pause)
-            self.machine.kill(part)
+    def kill(self, *parts: str, pause: float = 0) -> Kill | None:
+        """Kill one or several parts, with a pause between them, and wait until the cycles have caught up.
+
+        A part that is not there at its moment is left out; None where none is.
+        """
+        after, killed = self.next() - STEP, []
+        self.machine.killed.clear()
+        for number, part in enumerate(parts):
+            time.sleep(pause if number else 0)
+            if self.machine.kill(part):
+                killed.append(part)
+        if not killed:
+            return None
+        what = " and ".join(killed)
         running = until(self.machine.is_well, f"recovery from the kill of {what}", LIMIT)
 
         def goes_on() -> bool:
@@ -132,8 +139,9 @@ def disturb(trial: Trial, draw: random.Random, seconds: float) -> list[Kill]:
             time.sleep(draw.uniform(0, 15))
         second = [draw.choice(VICTIMS)] if draw.random() < 0.3 else []  # before the first has been recovered from
         kill = trial.kill(what, *second, pause=draw.uniform(0, 20))
-        kills.append(kill)
-        print(f"| {kill.after} | {kill.what} | {kill.running:.0f} | {kill.caught_up:.0f} |", flush=True)
+        if kill is not None:
+            kills.append(kill)
+            print(f"| {kill.after} | {kill.what} | {kill.running:.0f} | {kill.caught_up:.0f} |", flush=True)
     return kills
 
 

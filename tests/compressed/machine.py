@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+
+from dacycle.cycler.up.supervisor import lives
 
 DACYCLE = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
 EXPERIMENT, ARCHIVE = "demo.yaml", "archive"
@@ -24,6 +27,7 @@ class Machine:
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | {"DACYCLE_CLOCK": clock}
         self.process: subprocess.Popen[bytes] | None = None
         self.given_up = 0
+        self.killed: set[int] = set()
 
     def start(self) -> None:
         """Start it, as a supervisor does after it has died."""
@@ -40,7 +44,7 @@ class Machine:
         return self.process.wait(300)
 
     def is_well(self) -> bool:
-        """Return whether everything runs and the server answers."""
+        """Return whether everything runs, and the server answers and shows no killed flow run as active."""
         if self.process is None:
             return False
         if self.process.poll() is not None:
@@ -48,25 +52,28 @@ class Machine:
             self.start()
         kept = self._kept()
         processes = kept.get("processes", {})
-        if len(processes) != 2 + self.workers or not all(_lives(pid) for pid in processes.values()):
+        if len(processes) != 2 + self.workers or not all(lives(pid) for pid in processes.values()):
             return False
         try:
-            return httpx.get(
-                f"http://127.0.0.1:{kept['ports']['server']}/api/ready", timeout=2, trust_env=False
-            ).is_success
+            return not self._active(kept["ports"]["server"]) & {str(pid) for pid in self.killed}
         except httpx.HTTPError:
             return False
 
+    def _active(self, port: int) -> set[str | None]:
+        """Return the processes of the flow runs that the server shows as active."""
+        states = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}}
+        url = f"http://127.0.0.1:{port}/api/flow_runs/filter"
+        answer = httpx.post(url, json=states, timeout=5, trust_env=False).raise_for_status()
+        return {run["infrastructure_pid"] for run in answer.json()}
+
     def kill(self, what: str) -> bool:
         """Kill a part by SIGKILL; return False where there is none at this moment."""
-        pids = self._of(what)
+        pids = [pid for pid in self._of(what) if lives(pid)]
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        if what in ("up", "everything"):
-            assert self.process is not None
+        self.killed.update(pids)
+        if self.process is not None and self.process.pid in pids:
             self.process.wait()
             self.start()
         return bool(pids)
@@ -104,14 +111,6 @@ class Machine:
     def _kept(self) -> dict[str, object]:
         path = self.state / "state.json"
         return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def until(done: Callable[[], bool], what: str, limit: float) -> float:

@@ -75,6 +75,7 @@ def deploy(
         list[Path] | None,
         typer.Option(metavar="RECIPE.yaml", help="Also deploy the training of this recipe; may be repeated."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make the Prefect deployments of an experiment: names, schedules and paths come from its file.
 
@@ -89,8 +90,12 @@ def deploy(
     """
     from dacycle.cycler.operations.deployments import deploy as make
 
+    deployments = make(experiment, archive, pool, recipe or ())
+    if as_json:
+        print_json({"pool": pool, "deployments": deployments})
+        return
     table = new_table("deployment", "what it does", "schedule (UTC)")
-    for made in make(experiment, archive, pool, recipe or ()):
+    for made in deployments:
         table.add_row(made.name, made.text, made.cron or "started by hand")
     console.print(table)
     console.print(f"next, on each machine with this archive: prefect worker start --pool {pool}", soft_wrap=True)

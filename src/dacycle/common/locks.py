@@ -67,6 +67,7 @@ def locked(
                 holder = file.read().strip()
                 raise error_class(f"{what} is being written by {holder}; wait for it, or stop it") from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()} ({' '.join(sys.argv)[:200]})\n")
+        command = " ".join(sys.argv[:2])[:200]  # what follows may hold a password
+        file.write(f"process {os.getpid()} on {platform.node()} ({command})\n")
         file.flush()
         yield file

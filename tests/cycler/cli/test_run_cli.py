@@ -137,10 +137,10 @@ def test_a_fork_from_the_start_shares_the_cold_start(place):
 def test_what_a_command_took_is_kept_where_it_is_asked_for(place):
     environment = {**os.environ, "DACYCLE_COSTS": "costs.csv"}
     command = [sys.executable, "-c", "from dacycle.cycler.cli import main; main()"]
-    for arguments, status in ((["models", "mini"], 0), (["hindcast", "no.yaml"], 2)):
+    for arguments, status in ((["models", "mini"], 0), (["hindcast", "x://me:s/e@cret@host/no.yaml"], 2)):
         assert subprocess.run([*command, *arguments], env=environment, cwd=place).returncode == status
     one, other = pd.read_csv(place / "costs.csv").itertuples()
-    assert (one.command, other.command) == ("models mini", "hindcast no.yaml")
+    assert (one.command, other.command) == ("models mini", "hindcast x://me:***@host/no.yaml")
     assert one.seconds > 0 < one.processor_seconds
     assert 0.05 < one.peak_gb < 8
     assert 0.05 < other.peak_gb < 8

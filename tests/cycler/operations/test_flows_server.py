@@ -109,6 +109,7 @@ def test_a_schedule_starts_the_flow_and_it_runs_what_is_due(world, tmp_path: Pat
             runs = until("a completed flow run", lambda: api.post("/flow_runs/filter", ours), tmp_path)
     assert runs[0]["auto_scheduled"], "nobody but the schedule started it"
     assert runs[0]["name"].startswith("tiny ")
+    assert runs[0]["infrastructure_pid"].isdecimal(), "so `dacycle up` knows its process"
     assert len(records(archive)) == 2 + CYCLES
     with Archive(archive).lock("tiny"):
         pass  # nobody holds it any more

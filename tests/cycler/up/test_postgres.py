@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from dacycle.cycler.up import postgres
 from dacycle.cycler.up.kept import Kept, UpError
-from dacycle.cycler.up.postgres import DatabaseError, find_cluster
+from dacycle.cycler.up.postgres import DatabaseError, find_cluster, url_for_prefect
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user can only be chosen by root")
 
@@ -76,6 +77,29 @@ def test_a_long_path_has_no_socket(tmp_path: Path) -> None:
     assert "unix_socket_directories=" in long.command(54320)
 
 
+def test_a_database_that_cannot_be_asked_does_not_answer(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = postgres.Cluster(Path("/var/lib/up"), programs / "17/bin", None)
+    assert cluster.answers(54320)
+    (programs / "17/bin/pg_isready").unlink()
+    assert not cluster.answers(54320)
+
+    def hang(command: list[str], timeout: float) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(postgres.subprocess, "run", hang)
+    assert not cluster.answers(54320)
+
+
+def test_another_database_is_a_postgresql_or_sqlite() -> None:
+    assert url_for_prefect("postgresql://me:word@host/name") == "postgresql+asyncpg://me:word@host/name"
+    for url in ("postgresql+asyncpg://me@host/name", "sqlite+aiosqlite:////var/lib/up.db"):
+        assert url_for_prefect(url) == url
+    for url in ("postgres://me:word@host/name", "mysql://me:word@host/name", "me:word@host"):
+        with pytest.raises(DatabaseError, match="postgresql://USER:PASSWORD@HOST/NAME or sqlite") as refused:
+            url_for_prefect(url)
+        assert "word" not in str(refused.value)
+
+
 def test_a_port_is_kept_and_another_one_is_taken_where_it_is_in_use(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,7 +116,7 @@ def test_a_port_is_kept_and_another_one_is_taken_where_it_is_in_use(
         assert Kept.read(file).ports == kept.ports
         with pytest.raises(UpError, match=f"port {port} is taken by another program.*--port"):
             kept.port("server", "127.0.0.1", range(free, free + 50), wanted=port)
-        with pytest.raises(UpError, match="no port is free"):
+        with pytest.raises(UpError, match=r"no port is free at 127.0.0.1 for the database"):
             kept.port("database", "127.0.0.1", range(port, port + 1))
     file.write_text("{")
     with pytest.raises(UpError, match=r"state.json is damaged: delete it"):

@@ -1,6 +1,7 @@
 """Processes that are started again, told to end, and never left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dacycle.cycler.up import supervisor
-from dacycle.cycler.up.supervisor import Supervised, end_leftovers, flow_runs
+from dacycle.cycler.up.supervisor import Supervised, end_leftovers, flow_runs, lives
 
 
 def until(done: Callable[[], object]) -> None:
@@ -21,14 +22,6 @@ def until(done: Callable[[], object]) -> None:
             return
         time.sleep(0.1)
     pytest.fail("it did not come")
-
-
-def lives(pid: int | None) -> bool:
-    """Return whether a process runs; one that has ended and was not waited for does not."""
-    try:
-        return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def sleeping(tmp_path: Path, code: str = "import time; time.sleep(60)", **settings: object) -> Supervised:
@@ -67,14 +60,45 @@ def test_what_dies_at_once_is_started_more_and_more_seldom(tmp_path: Path, monke
     assert len(starts) < 9
 
 
-def test_what_does_not_answer_is_ended_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_falls_silent_is_ended_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "ASKING", 0.1)
     monkeypatch.setattr(supervisor, "SILENT", 0.5)
-    process = sleeping(tmp_path, answers=lambda: False)
+    answers = iter([True])
+    process = sleeping(tmp_path, answers=lambda: next(answers, False))
     process.start()
     first = process.pid
     until(lambda: process.tend() or (process.pid not in (None, first)))
     assert not lives(first)
+    process.end()
+
+
+def test_the_first_answer_may_take_longer_than_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ASKING", 0.0)
+    monkeypatch.setattr(supervisor, "SILENT", 0.1)
+    monkeypatch.setattr(supervisor, "STARTING", 1.0)
+    process = sleeping(tmp_path, answers=lambda: False)
+    process.start()
+    first, begun = process.pid, time.monotonic()
+    until(lambda: process.tend() or process.pid != first)
+    assert time.monotonic() - begun >= 1
+    assert not lives(first)
+    process.end()
+
+
+def test_what_cannot_be_started_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PROVEN", 0.0)
+    process = sleeping(tmp_path)
+    process.start()
+    first = process.pid
+    (tmp_path / "it.log").unlink()
+    (tmp_path / "it.log").mkdir()  # as a full disk does, it lets no log be written
+    os.kill(first, signal.SIGKILL)
+    until(lambda: process.tend() or "it: cannot be started" in caplog.text)
+    (tmp_path / "it.log").rmdir()
+    until(lambda: process.tend() or process.pid is not None)
+    assert lives(process.pid)
     process.end()
 
 
@@ -98,18 +122,33 @@ command = [sys.executable, "-c", "import time; time.sleep(60)"]
 process = Supervised("it", command, dict(os.environ), folder, folder / "log")
 process.start()
 print(process.pid, flush=True)
-time.sleep(60)
+time.sleep(float(sys.argv[2]))
+print(process._process.poll(), flush=True)
+process.end()
 """
 
 
 def test_the_processes_of_a_killed_supervisor_end_with_it(tmp_path: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), "60"], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     assert lives(child)
     parent.kill()
     parent.communicate()
     until(lambda: not lives(child))
+
+
+needs_namespaces = pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(["unshare", "--pid", "--fork", "true"]).returncode != 0,
+    reason="no process may be the first of its own here",
+)
+
+
+@needs_namespaces
+def test_as_the_first_process_of_a_container_it_keeps_what_it_starts(tmp_path: Path) -> None:
+    first = ["unshare", "--pid", "--fork", sys.executable, "-c", PARENT, str(tmp_path), "1"]
+    said = subprocess.run(first, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    assert said[1] == "None", "it still ran after a second"
 
 
 def test_leftovers_are_ended_and_strangers_are_not(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pandas as pd
@@ -30,35 +32,62 @@ def answers(path: Path) -> bool:
         return False
 
 
-def check_that_a_killed_run_gives_back_its_slot(state: Path, folder: Path) -> None:
-    """Let a run of the report be taken by a process that is then killed."""
-    port = json.loads(state.read_text())["ports"]["server"]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30, trust_env=False) as api:
-        deployment = api.get("/deployments/name/report/tiny").json()["id"]
-        api.patch(f"/deployments/{deployment}", json={"paused": True}).raise_for_status()
-        later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+class Deployment:
+    """A deployment that only this starts, through the server's interface."""
 
-        def becomes(run: str, state_type: str) -> bool:
-            answer = api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": state_type}})
-            return answer.json()["status"] == "ACCEPT"
+    def __init__(self, port: int, name: str, folder: Path) -> None:
+        self.api = httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30, trust_env=False)
+        self.id = self.api.get(f"/deployments/name/{name}").json()["id"]
+        self.folder = folder
+        self.api.patch(f"/deployments/{self.id}", json={"paused": True}).raise_for_status()
+        until("the end of what was begun before", lambda: not self.active(), folder)
 
-        def pending() -> str | None:  # while another run of the deployment is active, a new one is cancelled
-            run = api.post(f"/deployments/{deployment}/create_flow_run", json={"state": later}).json()["id"]
-            return run if becomes(run, "PENDING") else None
+    def active(self) -> list[dict[str, Any]]:
+        states = {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING"]}}}
+        ours = {"deployments": {"id": {"any_": [self.id]}}, "flow_runs": states}
+        return self.api.post("/flow_runs/filter", json=ours).raise_for_status().json()
 
-        run = until("a free slot", pending, folder)
-        with subprocess.Popen(["sleep", "600"]) as process:
-            api.patch(f"/flow_runs/{run}", json={"infrastructure_pid": str(process.pid)}).raise_for_status()
-            assert becomes(run, "RUNNING")
-            process.kill()
-        until(
-            "the end of the run",
-            lambda: api.get(f"/flow_runs/{run}").json()["state_type"] == "CRASHED",
-            folder,
-            100,
-        )
-        found = api.get("/deployments/name/report/tiny").json()
-        assert found["global_concurrency_limit"]["active_slots"] == 0
+    def begin(self) -> str:
+        scheduled = {"state": {"type": "SCHEDULED"}}
+        return self.api.post(f"/deployments/{self.id}/create_flow_run", json=scheduled).raise_for_status().json()["id"]
+
+    def look(self, run: str) -> dict[str, Any]:
+        return self.api.get(f"/flow_runs/{run}").raise_for_status().json()
+
+    def stop_one(self) -> tuple[str, int] | None:
+        """Begin a run and stop its process; return both, or None where it had ended before."""
+        run = self.begin()
+        pid = until("the process of a run", lambda: self.look(run)["infrastructure_pid"], self.folder)
+        assert pid.isdecimal(), "up takes it for the number of a process"
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGSTOP)
+        return (run, int(pid)) if self.active() else None
+
+    def end(self, run: str) -> tuple[str, str]:
+        """Return how a run ends, and what is said of it."""
+        until("the end of a run", lambda: self.look(run)["end_time"], self.folder)
+        found = self.look(run)["state"]
+        return found["type"], found["message"]
+
+
+def kill_worker_and_run(state: Path, worker: str, folder: Path) -> None:
+    """Kill a worker and its flow run, of which nobody then tells the server, and let the next run begin."""
+    report = Deployment(json.loads(state.read_text())["ports"]["server"], "report/tiny", folder)
+    run, pid = until("a run that is stopped", report.stop_one, folder)
+    try:
+        kill_and_wait(state, worker, folder)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert report.end(run) == ("CRASHED", "its process has been killed")
+    how, text = report.end(report.begin())
+    assert how == "COMPLETED", f"{text}: where the killed run holds its slot, the next one is cancelled"
+
+
+def kill_and_wait(state: Path, name: str, folder: Path) -> None:
+    """Kill a process, and wait until there is another in its place."""
+    before = processes(state)[name]
+    os.kill(before, signal.SIGKILL)
+    until(f"another {name}", lambda: processes(state).get(name) not in (None, before), folder)
 
 
 def has_cycles(archive: Path) -> bool:
@@ -95,22 +124,21 @@ def test_everything_comes_up_stays_up_and_ends_when_told(world, folder: Path) ->
         up = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
         until("the page", lambda: "ready: http://127.0.0.1:" in log.read_text(), folder)
+        assert "cycle/tiny, at 5 3,9,15,21 * * * UTC: every cycle" in log.read_text()
         worker = next(name for name in processes(state) if name not in ("database", "server"))
         assert list(processes(state)) == ["database", "server", worker]
 
-        again = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+        again = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=400)
         assert again.returncode == 2
         assert f"process {up.pid} on" in again.stderr
 
-        for name in (worker, "database"):
-            before = processes(state)[name]
-            os.kill(before, signal.SIGKILL)
-            until(f"another {name}", lambda b=before, n=name: processes(state).get(n) not in (None, b), folder)
+        kill_and_wait(state, "database", folder)
         until("the server", lambda: answers(state), folder)
         until("a cycle", lambda: has_cycles(folder / "archive"), folder)
-        check_that_a_killed_run_gives_back_its_slot(state, folder)
+        kill_worker_and_run(state, worker, folder)
         up.send_signal(signal.SIGTERM)
-        assert up.wait(120) == 0, log.read_text()
+        until("the end", lambda: up.poll() is not None, folder)
+        assert up.returncode == 0, log.read_text()
     finally:
         if up.poll() is None:
             up.kill()
