@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from dacycle.common.foreign import reading
 from dacycle.common.locks import locked
 from dacycle.common.places import place
+from dacycle.cycler.archive.derived import CYCLE_TABLES, LAST_COPY
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
 from dacycle.cycler.archive.progress import FROZEN_REMEDY, STATES, Holding, find_states, refuse_unknown
@@ -406,6 +407,12 @@ class Branch:
         near = [*restarts[restarts < time][-1:], *restarts[restarts > time][:1]]
         return " or ".join(map(cycle_id, near)) or "no cycle"
 
+    @property
+    def scores_remedy(self) -> str:
+        """Say what mends a damaged file with scores of forecasts."""
+        again = f"delete it and run `dacycle drift {self.name}` again"
+        return f"restore it from a backup; where the states of its start are kept, you can also {again}"
+
     def damaged(self) -> list[str]:
         """Read everything that is kept of the run; return a sentence for each damaged array or file."""
         return [each.sentence for each in self.damage()]
@@ -445,11 +452,13 @@ class Branch:
             for start in forecasts.times(self.name, "starts"):
                 yield None, partial(forecasts.read, self.name, "forecasts", start, list(HEADLINE))
         for path in sorted(self.folder.glob("drift/*.parquet")):
-            yield None, partial(read_sealed_table, path, f"delete it and run `dacycle drift {self.name}` again")
+            yield None, partial(read_sealed_table, path, self.scores_remedy)
+        again = "it is made again when it is next needed"
+        last_copies = CYCLE_TABLES if len(self.kept("background")) < len(self.times[2:]) else ()
         for path in sorted(
             (*self.folder.glob("verification/*.parquet"), *self.archive.folder.glob("shared/*/*.parquet"))
         ):
-            yield None, partial(read_sealed_table, path, "it is made again when it is next needed")
+            yield None, partial(read_sealed_table, path, LAST_COPY if path.stem in last_copies else again)
 
 
 def open_experiment(archive: Path | str, branch: str) -> Branch:

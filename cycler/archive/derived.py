@@ -1,11 +1,12 @@
 """Tables derived from the archive, kept beside it, so that nothing is computed twice of the same cycle.
 
 Each file holds, in its metadata, the cycles that went into it and a key for each; whoever reads it computes again what
-a changed key concerns. A file can be deleted at any time; one that is damaged is computed again, with a warning.
+a changed key concerns. A file can be deleted at any time; one that is damaged is computed again, with a warning. Only
+the scores of states that retention has removed cannot be: their tables are refused where they are damaged.
 
 Several processes may read and write the same tables at once, such as `dacycle serve` and `dacycle report`. Each file
 is seen whole, and a lock lets one process at a time write the files of a folder. A reader that meets files of two
-writers sees that their keys differ, and computes everything again.
+writers, or of one that was killed between two files, sees by their keys on which cycles they agree.
 """
 
 import json
@@ -22,31 +23,80 @@ from dacycle.common.locks import locked
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 
-__all__ = ["read_rows", "read_tables", "write_tables"]
+__all__ = ["CYCLE_TABLES", "LAST_COPY", "read_cycle_tables", "read_rows", "read_tables", "write_tables"]
 
 logger = logging.getLogger(__name__)
 
 _KEYS = b"dacycle.cycles.4"
-"""Where the keys are kept; with another number, tables of an older layout are computed again."""
+"""Where the keys are kept; with another number, tables of an older layout are computed again. Those with scores of
+removed states cannot be, and are refused: a higher number needs a reader of the one before it."""
+
+CYCLE_TABLES = ("errors", "means", "fits")
+"""Tables whose rows are of single cycles: the scores, of removed states as well."""
+
+_AGAIN = "its tables are computed again"
+LAST_COPY = (
+    "it holds scores of states that retention has removed: restore it from a backup (`dacycle archive restore BACKUP "
+    "ARCHIVE --only FILE`); without one, delete the tables of its folder, which gives these scores up"
+)
+"""What mends a table that cannot be computed again."""
 
 
 def read_tables(folder: Path, names: Sequence[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Return the stored tables and the key of each cycle in them; both are empty where the files do not agree."""
-    tables, keys = {}, []
-    for name in names:
-        path = folder / f"{name}.parquet"
-        if not path.is_file():
-            break
-        try:
-            table = read_sealed_table(path, "its tables are computed again")
-        except ArchiveError as error:
-            logger.warning("%s", error)
-            break
-        tables[name] = table.to_pandas()
-        keys.append((table.schema.metadata or {}).get(_KEYS, b"{}"))
-    if len(keys) < len(names) or len(set(keys)) != 1 or keys[0] == b"{}":
-        return {name: pd.DataFrame(columns=["time"]) for name in names}, {}
-    return tables, json.loads(keys[0])
+    tables, keys = _read_all(folder, names)
+    if not keys[0] or any(other != keys[0] for other in keys):
+        return {name: _empty() for name in names}, {}
+    return tables, keys[0]
+
+
+def read_cycle_tables(folder: Path, last_copy: bool) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Return the CYCLE_TABLES that are stored, and the key of each cycle in them, "" where the files disagree on it.
+
+    Args:
+        folder: of the files.
+        last_copy: whether they hold what cannot be computed again.
+
+    Raises:
+        ArchiveError: a table that cannot be computed again is damaged, missing beside others, or of another layout.
+    """
+    tables, keys = _read_all(folder, CYCLE_TABLES, last_copy)
+    cycles = {cycle: key for of_one in keys for cycle, key in of_one.items()}
+    return tables, {c: key if all(of_one.get(c) == key for of_one in keys) else "" for c, key in cycles.items()}
+
+
+def _read_all(
+    folder: Path, names: Sequence[str], last_copy: bool = False
+) -> tuple[dict[str, pd.DataFrame], list[dict[str, str]]]:
+    """Return each table, and the keys in each file; nothing of a file that has to be computed again."""
+    paths = [folder / f"{name}.parquet" for name in names]
+    last_copy = last_copy and any(path.is_file() for path in paths)
+    found = [_read(path, last_copy) for path in paths]
+    return {name: table for name, (table, _) in zip(names, found, strict=True)}, [keys for _, keys in found]
+
+
+def _read(path: Path, last_copy: bool) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return a table and its keys; nothing where it has to be computed again. Raises as `read_cycle_tables`."""
+    keys: dict[str, str] = {}
+    try:
+        if path.is_file():
+            table = read_sealed_table(path, LAST_COPY if last_copy else _AGAIN)
+            keys = _keys(table)
+    except ArchiveError as error:
+        if last_copy:
+            raise
+        logger.warning("%s", error)
+    if last_copy and not keys:
+        raise ArchiveError(f"{path} is missing, or of another version of dacycle; {LAST_COPY}")
+    return (table.to_pandas(), keys) if keys else (_empty(), {})
+
+
+def _keys(table: pa.Table) -> dict[str, str]:
+    return dict(json.loads((table.schema.metadata or {}).get(_KEYS, b"{}")))
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame(columns=["time"])
 
 
 def read_rows(folder: Path, name: str, rows: pc.Expression) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -57,9 +107,9 @@ def read_rows(folder: Path, name: str, rows: pc.Expression) -> tuple[pd.DataFram
     """
     path = folder / f"{name}.parquet"
     if not path.is_file():
-        return pd.DataFrame(columns=["time"]), {}
-    table = read_sealed_table(path, "its tables are computed again")
-    return table.filter(rows).to_pandas(), json.loads((table.schema.metadata or {}).get(_KEYS, b"{}"))
+        return _empty(), {}
+    table = read_sealed_table(path, _AGAIN)
+    return table.filter(rows).to_pandas(), _keys(table)
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], keys: Mapping[str, str]) -> None:

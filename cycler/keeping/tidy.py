@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from dacycle.cycler.archive.branches import HEADLINE_FIELDS, Archive, Branch
+from dacycle.cycler.archive.branches import HEADLINE_FIELDS, Archive, ArchiveError, Branch
+from dacycle.cycler.archive.derived import read_cycle_tables
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
 from dacycle.cycler.archive.progress import read_holding
 from dacycle.cycler.archive.removal import Times
@@ -98,6 +99,7 @@ def tidy(archive: Archive, plan: bool = False) -> Tidied:
 
 def _remove(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> None:
     verify(branch, load_world(branch.experiment.world))
+    _refuse_unscored(branch, gone)
     store, boundary = branch.archive.states, _boundary(branch)
     kept_since = cycle_id(boundary)
     notes = list(takewhile(lambda note: note["time"] >= kept_since, store.notes(branch.name)))
@@ -110,6 +112,14 @@ def _remove(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> None:
         metadata,
         read_holding(store.folder, branch.name).to_json(),
     )
+
+
+def _refuse_unscored(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> None:
+    """Raise ArchiveError where the scores of states that are to go are not on disk, such as a full one."""
+    folder = branch.folder / "verification"
+    _, scored = read_cycle_tables(folder, last_copy=True)
+    if not all(scored.get(cycle_id(time)) for time in gone.get("background", ())):
+        raise ArchiveError(f"{folder}: the scores of {branch.name} could not be written; its states are not removed")
 
 
 def _without_carried(note: Mapping[str, Any]) -> dict[str, Any]:

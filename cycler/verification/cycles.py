@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dacycle.cycler.archive.branches import Branch
-from dacycle.cycler.archive.derived import read_rows, read_tables, write_tables
+from dacycle.cycler.archive.derived import read_cycle_tables, read_rows, write_tables
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import parse_donor
 from dacycle.forecast_adapter import scores
@@ -39,8 +39,6 @@ __all__ = [
     "verify_free_run",
     "withheld_fits",
 ]
-
-_TABLES = ("errors", "means", "fits")
 
 LAYERS: dict[str, tuple[float, float]] = {
     "1000-700 hPa": (70000.0, np.inf),
@@ -87,7 +85,7 @@ def verify(branch: Branch, world: World) -> Verification:
     A cycle whose states were removed keeps the errors that it had; where it had none, it has only its fits.
 
     Raises:
-        ArchiveError: a state or a departure table is damaged.
+        ArchiveError: a state or a departure table is damaged, or a table with errors of removed states.
     """
     return verify_all([branch], world)[0]
 
@@ -96,7 +94,7 @@ def verify_all(branches: Sequence[Branch], world: World) -> list[Verification]:
     """Verify branches of one world together, so that each state of the reference is read once. Errors as `verify`."""
     kept = {branch.folder: _Kept(branch, world) for branch in branches}
     for time, table, run in heapq.merge(*(run.departures() for run in kept.values()), key=itemgetter(0)):
-        run.new.append(_verify_cycle(run.branch, world, time, table))
+        run.new.append(_verify_cycle(run.branch, world, time, table, time in run.kept))
     verified = {folder: run.joined() for folder, run in kept.items()}
     return [verified[branch.folder] for branch in branches]
 
@@ -124,9 +122,10 @@ class _Kept:
     def __init__(self, branch: Branch, world: World) -> None:
         self.branch, self.new = branch, list[Verification]()
         records = [r for r in branch.records if r.status != "cold_start"]
-        self._tables, self._stored_keys = read_tables(branch.folder / "verification", _TABLES)
-        kept = set(branch.kept("background"))
-        self._keys = {r.id: _key(r, world) if r.time in kept else self._key_then(r) for r in records}
+        self.kept = set(branch.kept("background"))
+        removed = any(record.time not in self.kept for record in records)
+        self._tables, self._stored_keys = read_cycle_tables(branch.folder / "verification", removed)
+        self._keys = {r.id: _key(r, world) if r.time in self.kept else self._key_then(r) for r in records}
         self._current = {cycle for cycle, key in self._keys.items() if self._stored_keys.get(cycle) == key}
 
     def _key_then(self, record: CycleRecord) -> str:
@@ -188,9 +187,12 @@ def _key(record: CycleRecord, world: World) -> str:
 # --- one cycle --------------------------------------------------------------------------------------------------------
 
 
-def _verify_cycle(branch: Branch, world: World, time: pd.Timestamp, departures: pd.DataFrame) -> Verification:
+def _verify_cycle(
+    branch: Branch, world: World, time: pd.Timestamp, departures: pd.DataFrame, kept: bool
+) -> Verification:
+    """Verify one cycle; raise ArchiveError where its states, `kept` when the tables were read, have gone meanwhile."""
     when = np.datetime64(time, "h")
-    kinds = ("background", "analysis") if time in branch.kept("background") else ()
+    kinds = ("background", "analysis") if kept else ()
     states = {kind: branch.state(kind, time).values for kind in kinds}
     errors = []
     if states and when in world.reference:

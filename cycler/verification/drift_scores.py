@@ -127,7 +127,7 @@ def _read(branch: Branch, start: pd.Timestamp, made_from: str, columns: Sequence
     path = _path(branch, start)
     if not path.is_file():
         return None
-    table = read_sealed_table(path, f"delete it and run `dacycle drift {branch.name}` again", columns)
+    table = read_sealed_table(path, branch.scores_remedy, columns)
     return table if (table.schema.metadata or {}).get(_MADE_FROM) == made_from.encode() else None
 
 

@@ -176,7 +176,7 @@ def _read(branch: Branch, start: pd.Timestamp, made_from: str) -> pa.Table | Non
     path = _path(branch, start)
     if not path.is_file():
         return None
-    table = read_sealed_table(path, f"delete it and run `dacycle drift {branch.name}` again")
+    table = read_sealed_table(path, branch.scores_remedy)
     return table if (table.schema.metadata or {}).get(_KEY) == _made(branch, made_from) else None
 
 

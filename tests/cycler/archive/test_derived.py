@@ -6,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-from dacycle.cycler.archive.derived import read_tables, write_tables
+from dacycle.cycler.archive.derived import read_cycle_tables, read_tables, write_tables
 
 WRITER = """
 import sys
@@ -41,6 +41,15 @@ def test_files_that_do_not_agree_are_not_used(tmp_path, change):
     tables, known = read_tables(tmp_path, ("errors", "fits"))
     assert known == {}
     assert all(table.empty for table in tables.values())
+
+
+def test_of_files_between_which_a_process_was_killed_the_cycles_count_on_which_they_agree(tmp_path):
+    before, after = {"20240103T18": "old", "20240104T00": "a key"}, {"20240104T00": "a key", "20240104T06": "new"}
+    write_tables(tmp_path, {"errors": frame(1), "means": frame(3), "fits": frame(2)}, before)
+    write_tables(tmp_path, {"errors": frame(1)}, after)
+    tables, known = read_cycle_tables(tmp_path, last_copy=True)
+    assert known == {"20240103T18": "", "20240104T00": "a key", "20240104T06": ""}
+    assert (tables["errors"]["value"].item(), tables["fits"]["value"].item()) == (1, 2)
 
 
 def test_two_processes_that_write_at_once_leave_tables_of_one_of_them(tmp_path):

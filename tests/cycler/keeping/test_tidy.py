@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
+from dacycle.cycler.archive.derived import CYCLE_TABLES
 from dacycle.cycler.archive.writer import write
 from dacycle.cycler.experiment import ExperimentError, parse_experiment, write_experiment
 from dacycle.cycler.keeping.tidy import is_due, tidy
@@ -80,6 +81,53 @@ def test_what_retention_removed_stays_out_of_reports_and_audits(run, tiny, tmp_p
     path = write_report(run, tiny, tmp_path / "report.html")
     assert path.stat().st_size > 100_000
     assert audit(run.archive, "run", pd.Timestamp("2024-01-02T12")).status == "ok"
+
+
+def test_scores_of_removed_states_outlive_a_kill_between_two_tables(run, tiny, tmp_path):
+    """The table that was written before the kill knows a cycle more than the others."""
+    folder = run.folder / "verification"
+    before = verify(run, tiny)
+    shutil.copytree(folder, tmp_path / "older")
+    longer = make_run(run.archive.folder, tiny, cycles=17, keep=KEEP)
+    verify(longer, tiny)
+    for name in ("means", "fits"):
+        shutil.copy(tmp_path / f"older/{name}.parquet", folder)
+    after = verify(longer, tiny)
+    assert len(longer.times) - 2 == after.errors["time"].nunique() == 17
+    for name in CYCLE_TABLES:
+        pd.testing.assert_frame_equal(getattr(after.within(run.times[:-1]), name), getattr(before, name))
+
+
+def test_scores_of_removed_states_are_not_made_again_without_them(run, tiny, monkeypatch):
+    folder, harmed = run.folder / "verification", run.folder / "verification/means.parquet"
+    content = harmed.read_bytes()
+    longer = make_run(run.archive.folder, tiny, cycles=17, keep=KEEP)
+
+    def refused() -> None:
+        there = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(ArchiveError, match="restore it from a backup"):
+            verify(longer, tiny)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == there
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dacycle.cycler.archive.derived._KEYS", b"dacycle.cycles.5")
+        refused()
+    harmed.unlink()
+    refused()
+    harmed.write_bytes(content[:300] + bytes([content[300] ^ 0x11]) + content[301:])
+    refused()
+    assert "restore it from a backup" in longer.damaged()[0]
+    harmed.write_bytes(content)
+    assert verify(longer, tiny).errors["time"].nunique() == 17
+
+
+def test_states_whose_scores_cannot_be_written_stay(whole, tmp_path):
+    archive = copy(whole.archive.folder, tmp_path / "archive")
+    shutil.rmtree(archive.folder / "branches/run/verification", ignore_errors=True)
+    (archive.folder / "branches/run/verification").write_text("in the way")
+    with pytest.raises(ArchiveError, match="the scores of run could not be written"):
+        tidy(archive)
+    assert len(archive.branch("run").kept("analysis")) == len(whole.times)
 
 
 def test_a_tidied_run_goes_on_and_is_tidied_again(whole, run, tmp_path, tiny):
