@@ -377,8 +377,11 @@ class Branch:
             ArchiveError: there is no such cycle, or a forecast cannot start from it as its states were removed.
         """
         for commit in self.states.commits(self.name):
-            if commit.metadata.get("time") == cycle_id(time):
+            published = commit.metadata.get("time")
+            if published == cycle_id(time):
                 return str(commit.id)
+            if published is not None and published < cycle_id(time):  # in what is behind it were only dropped cycles
+                break
         if time not in self.times:
             raise ArchiveError(f"{self.archive.folder}: {self.name} has no committed cycle {cycle_id(time)}")
         if time not in self.restarts:
@@ -388,7 +391,9 @@ class Branch:
             )
         records = self._records(slice(len(self.times[self.times <= time])))
         holding = Holding().after(record.as_dict() for record in records)
-        metadata = {"time": cycle_id(time)}
+        notes = [note for note in self.states.notes(self.name) if note["time"] <= cycle_id(time)]
+        own = notes.pop(0) if notes and notes[0]["time"] == cycle_id(time) else {"time": cycle_id(time)}
+        metadata = {**own, "carried": notes}
         message = f"cut off after {cycle_id(time)}"
         return self.states.shortened(self.name, time, message, metadata, holding.to_json())
 

@@ -7,6 +7,7 @@ it. A commit that removes states is therefore made without a past; what only its
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ REMOVED = "removed"
 
 Times = NDArray[np.datetime64]
 
+_ALONE = ".forget."
+"""How the names of folders begin in which the past of one commit is forgotten."""
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -101,6 +104,7 @@ def forget_past(folder: Path, snapshot: str) -> None:
     """Make the store's first commit the parent of a commit that no branch points to yet.
 
     Icechunk expires what is older than a time in all branches. Here it sees one branch, which ends with this commit.
+    Other processes may add to the store meanwhile.
 
     Args:
         folder: of the store.
@@ -109,12 +113,14 @@ def forget_past(folder: Path, snapshot: str) -> None:
     Raises:
         ArchiveError: its past could not be forgotten.
     """
-    alone = folder.parent / f".forget.{folder.name}"
-    shutil.rmtree(alone, ignore_errors=True)
+    alone = Path(tempfile.mkdtemp(prefix=_ALONE, dir=folder.parent))
     try:
         (alone / "refs/branch.main").mkdir(parents=True)
         (alone / "refs/branch.main/ref.json").write_text(json.dumps({"snapshot": snapshot}))
-        shutil.copytree(folder / "snapshots", alone / "snapshots", copy_function=_link)
+        (alone / "snapshots").mkdir()
+        whole = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder)))
+        for commit in whole.ancestry(snapshot_id=snapshot):
+            (alone / "snapshots" / commit.id).hardlink_to(folder / "snapshots" / commit.id)
         shutil.copy(folder / "config.yaml", alone)
         repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(alone)))
         repository.expire_snapshots(repository.lookup_snapshot(snapshot).written_at)
@@ -129,10 +135,6 @@ def forget_past(folder: Path, snapshot: str) -> None:
         shutil.rmtree(alone, ignore_errors=True)
 
 
-def _link(source: str, target: str) -> None:
-    Path(target).hardlink_to(source)
-
-
 def collect(folder: Path, plan: bool = False) -> int:
     """Delete what no branch of a store leads to; return the number of bytes.
 
@@ -142,6 +144,8 @@ def collect(folder: Path, plan: bool = False) -> int:
         folder: of the store.
         plan: only count.
     """
+    for path in folder.parent.glob(f"{_ALONE}*"):
+        shutil.rmtree(path)
     for path in folder.glob("refs/branch.*"):
         if not (path / "ref.json").is_file():  # a process was killed before the branch began
             shutil.rmtree(path)

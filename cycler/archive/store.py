@@ -196,9 +196,9 @@ class Store:
         """
         last = None
         for commit in self.commits(branch):
-            own = [commit.metadata] if "time" in commit.metadata else []
-            for note in (*own, *commit.metadata.get("carried", [])):
-                if last is None or note["time"] < last:  # a branch that was rewound has carried later ones
+            own = {name: value for name, value in commit.metadata.items() if name != "carried"}
+            for note in (*([own] if "time" in own else []), *commit.metadata.get("carried", [])):
+                if last is None or note["time"] < last:  # a branch that an older version cut off has later ones, too
                     last = note["time"]
                     yield note
 
@@ -455,12 +455,16 @@ class Store:
         point(self.folder, branch, self._flush(session, message, metadata, note, past=False))
 
     def shortened(self, branch: str, last: "pd.Timestamp", message: str, metadata: Mapping[str, Any], note: str) -> str:
-        """Write a commit that holds what a branch does up to a time, and return its id; no branch points to it yet."""
+        """Write a commit without a past that holds what a branch does up to a time; no branch points to it yet.
+
+        Returns:
+            Its id.
+        """
         self._check(self._tip(branch), READ)
         session = self._repository.writable_session(branch)
         with self._reading():
             shorten(session.store, np.datetime64(last, "h"))
-        return self._flush(session, message, metadata, note)
+        return self._flush(session, message, metadata, note, past=False)
 
     def collect(self, plan: bool = False) -> int:
         """Delete what no branch leads to, while no process adds to the store; return its bytes. `plan`: only count."""

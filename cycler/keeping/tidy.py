@@ -103,7 +103,7 @@ def _remove(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> None:
     store, boundary = branch.archive.states, _boundary(branch)
     kept_since = cycle_id(boundary)
     notes = list(takewhile(lambda note: note["time"] >= kept_since, store.notes(branch.name)))
-    metadata: dict[str, Any] = {"carried": [_without_carried(note) for note in notes]}
+    metadata: dict[str, Any] = {"carried": notes}
     store.remove(
         branch.name,
         {group: _hours(times) for group, times in gone.items()},
@@ -120,10 +120,6 @@ def _refuse_unscored(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> No
     _, scored = read_cycle_tables(folder, last_copy=True)
     if not all(scored.get(cycle_id(time)) for time in gone.get("background", ())):
         raise ArchiveError(f"{folder}: the scores of {branch.name} could not be written; its states are not removed")
-
-
-def _without_carried(note: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in note.items() if key != "carried"}
 
 
 def _hours(times: pd.DatetimeIndex) -> Times:

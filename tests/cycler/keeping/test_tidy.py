@@ -12,7 +12,7 @@ import pytest
 from dacycle.cycler.archive.branches import Archive, ArchiveError, open_experiment
 from dacycle.cycler.archive.derived import CYCLE_TABLES
 from dacycle.cycler.archive.writer import write
-from dacycle.cycler.experiment import ExperimentError, parse_experiment, write_experiment
+from dacycle.cycler.experiment import ExperimentError, cycle_id, parse_experiment, write_experiment
 from dacycle.cycler.keeping.tidy import is_due, tidy
 from dacycle.cycler.operations.audit import audit
 from dacycle.cycler.report.page import write_report
@@ -144,18 +144,26 @@ def test_a_tidied_run_goes_on_and_is_tidied_again(whole, run, tmp_path, tiny):
 
 @pytest.mark.parametrize("time", ["2024-01-03T00", "2024-01-04T06"])
 def test_rewind_and_fork_reach_behind_what_was_forgotten(run, tiny, time):
+    run = make_run(run.archive.folder, tiny, cycles=17, keep=KEEP)
     expected = {t: run.frame(t) for t in run.kept("analysis") if t <= pd.Timestamp(time)}
     make_run(
         run.archive.folder, tiny, cycles=16, name="fork", keep=KEEP,
         start=f"{pd.Timestamp(time) + pd.Timedelta(hours=6):%Y-%m-%dT%H}", cold_start={"from": f"run@{time}"},
     )  # fmt: skip
+    notes, newest = list(run.archive.states.notes("run")), run.times[-1]
     run.archive.rewind("run", pd.Timestamp(time))
     for name in ("run", "fork"):
         branch = run.archive.branch(name)
         assert branch.damaged() == []
         for t, frame in expected.items():
             np.testing.assert_array_equal(branch.frame(t), frame)
-    assert run.archive.branch("run").times[-1] == pd.Timestamp(time)
+    rewound = run.archive.branch("run")
+    assert rewound.times[-1] == pd.Timestamp(time)
+    assert list(rewound.archive.states.notes("run")) == [
+        note for note in notes if note["time"] <= cycle_id(pd.Timestamp(time))
+    ]
+    with pytest.raises(ArchiveError, match="has no committed cycle"):  # it was dropped
+        run.archive.rewind("run", newest)
     again = make_run(run.archive.folder, tiny, cycles=16, keep=KEEP)
     fork = run.archive.branch("fork")
     assert list(again.times) == list(fork.times)
