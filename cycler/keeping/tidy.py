@@ -7,7 +7,7 @@ done again by the next call as far as they are missing.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,8 @@ from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
 from dacycle.cycler.archive.progress import read_holding
 from dacycle.cycler.archive.removal import Times
 from dacycle.cycler.archive.store import Rows
-from dacycle.cycler.experiment import STEP, Experiment, cycle_id
+from dacycle.cycler.cycle.late import start_of
+from dacycle.cycler.experiment import STEP, Experiment, cycle_id, differences
 from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.worlds.world import load_world
@@ -46,17 +47,18 @@ class Tidied:
 def removable(branch: Branch) -> dict[str, pd.DatetimeIndex]:
     """Return by group the times whose states the experiment's `keep` no longer asks for, and that are still there.
 
-    Whole days are removed. The two frames before the experiment's own first cycle stay, so that it can be forked there.
+    Whole days are removed. The two frames before the experiment's own first cycle stay, so that it can be forked there,
+    and so does what other runs of the archive have still to read.
     """
     keep, times = branch.experiment.keep, branch.times
     if keep is None or not len(times):
         return {}
-    first = branch.experiment.start - STEP
+    first, boundary, shared = branch.experiment.start - STEP, _boundary(branch), _overlaps(branch)
     found = {}
     for group in (*_PAIRS, *_SINGLE):
         there = branch.kept(group)
-        old = there[there < _boundary(branch)]
-        stays = old.isin([first - STEP, first])
+        old = there[there < boundary]
+        stays = old.isin([first - STEP, first, *shared])
         if keep.then == "daily":
             stays |= (old.hour == 0) | ((old + STEP).hour == 0) & (group in _PAIRS)
         if len(gone := old[~stays]):
@@ -67,7 +69,54 @@ def removable(branch: Branch) -> dict[str, pd.DatetimeIndex]:
 def _boundary(branch: Branch) -> pd.Timestamp:
     """Return the time from which every cycle keeps its states."""
     assert branch.experiment.keep is not None
-    return (branch.times[-1] - branch.experiment.keep.cycles).floor("D")
+    return (min(branch.times[-1], _awaited(branch)) - branch.experiment.keep.cycles).floor("D")
+
+
+def _awaited(branch: Branch) -> pd.Timestamp:
+    """Return the time of the first analysis that another run of the archive has still to start from, or to copy.
+
+    The cycles of an experiment start from those of its late chain; a hindcast is joined of its streams.
+    """
+    archive, begun = branch.archive, branch.archive.branches()
+    early = branch.name.removesuffix("-late")
+    if early != branch.name:
+        if early not in begun:
+            return branch.times[0]
+        experiment, following = archive.branch(early).experiment, archive.branch(early).next_time
+        return pd.Timestamp.max if experiment.late is None else start_of(experiment, following or experiment.start)
+    streams = _streams(branch)
+    if branch.name in [stream.name for stream in streams[1:]]:  # the whole begins on what the first one keeps
+        whole = branch.name.rpartition("-")[0]
+        joined = archive.branch(whole).next_time if whole in begun else None
+        if joined is None or joined <= branch.times[-1]:
+            return branch.times[0]
+    return pd.Timestamp.max
+
+
+def _overlaps(branch: Branch) -> pd.DatetimeIndex:
+    """Return the times at which a stream is compared with its neighbours; none of another run."""
+    return pd.DatetimeIndex(
+        [
+            time
+            for before, after in pairwise(_streams(branch))
+            if branch.name in (before.name, after.name)
+            for time in pd.date_range(after.start, before.end, freq=STEP)
+        ]
+    )
+
+
+def _streams(branch: Branch) -> list[Experiment]:
+    """Return the streams NAME-1, NAME-2 ... of which a branch is one, in order of their starts; none of another run.
+
+    They have an end, and differ in nothing but name and start.
+    """
+    archive, (whole, _, number) = branch.archive, branch.name.rpartition("-")
+    if not number.isdigit():
+        return []
+    numbered = [name for name in archive.branches() if name.removeprefix(f"{whole}-").isdigit()]
+    parts = [archive.branch(name).experiment for name in numbered]
+    alike = [one for one in parts if differences(branch.experiment, one).keys() <= {"name", "start"}]
+    return sorted((one for one in alike if one.end is not None), key=lambda one: one.start)
 
 
 def is_due(archive: Archive, experiment: Experiment) -> bool:

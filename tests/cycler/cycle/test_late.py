@@ -1,6 +1,7 @@
 """A late chain, and cycles that start from it."""
 
 import json
+import shutil
 import threading
 import time as clock
 from dataclasses import replace
@@ -13,11 +14,13 @@ from typer.testing import CliRunner
 
 from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
 from dacycle.cycler.archive.frames import StoredFrames
+from dacycle.cycler.blocks import KeepSettings
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle import replay
 from dacycle.cycler.cycle.late import digest_of, runs_again, start_of
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
+from dacycle.cycler.keeping.tidy import removable
 from dacycle.cycler.operations.audit import audit
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
@@ -147,6 +150,25 @@ def test_a_cycle_is_what_forks_of_the_late_chain_with_the_cutoffs_of_the_hour_gi
     if kind == "filter":
         pairs = [StoredFrames(each).perturbations(END) for each in (branch, fork)]
         assert [x.tobytes() for x in pairs[0]] == [x.tobytes() for x in pairs[1]]
+
+
+def test_retention_leaves_the_late_analyses_that_cycles_have_still_to_start_from(ran, tmp_path, monkeypatch):
+    """The late chain is at its end; by itself it would keep what is not older than the day of 6 h before that."""
+    shutil.copytree(ran[2], tmp_path / "archive")
+    archive = Archive(tmp_path / "archive")
+
+    def gone() -> list[pd.Timestamp]:
+        late = archive.branch(LATE)
+        keep = KeepSettings.model_construct(cycles=STEP, then="none")
+        late.experiment = late.experiment.model_copy(update={"keep": keep})
+        return list(removable(late).get("analysis", ()))
+
+    assert gone() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Branch, "next_time", END + pd.Timedelta("1D"))
+        assert gone() == [replays.START, replays.START + STEP]
+    shutil.rmtree(archive.folder / "states.icechunk/refs/branch.demo")
+    assert gone() == []
 
 
 def test_the_record_says_from_which_late_cycle_and_what_was_run_again(ran):
