@@ -16,9 +16,11 @@ def place(text: str | Path) -> Path:
     """Return a folder, or for `s3://BUCKET/PREFIX` what stands for it with the methods of a path.
 
     Raises:
-        PlaceError: the packages for buckets are not installed.
+        PlaceError: it is another kind of address, or the packages for buckets are not installed.
     """
     if isinstance(text, str) and "://" in text:
+        if not text.startswith("s3://"):
+            raise PlaceError(f"{text}: archives and their copies are in folders or in s3://BUCKET/PREFIX")
         try:
             from upath import UPath
 
