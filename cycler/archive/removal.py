@@ -142,13 +142,10 @@ def collect(folder: Path, plan: bool = False) -> int:
 
     Args:
         folder: of the store.
-        plan: only count.
+        plan: only count; others may add to it.
     """
-    for path in folder.parent.glob(f"{_ALONE}*"):
-        shutil.rmtree(path)
-    for path in folder.glob("refs/branch.*"):
-        if not (path / "ref.json").is_file():  # a process was killed before the branch began
-            shutil.rmtree(path)
+    if not plan:
+        _clear(folder)
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder)))
     found = repository.garbage_collect(_NEVER, dry_run=plan)
     if not plan:
@@ -156,3 +153,10 @@ def collect(folder: Path, plan: bool = False) -> int:
             if not (folder / "snapshots" / seal.name).is_file():
                 seal.unlink()
     return int(found.bytes_deleted)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the folders that killed processes have left."""
+    unbegun = [path for path in folder.glob("refs/branch.*") if not (path / "ref.json").is_file()]
+    for path in (*unbegun, *folder.parent.glob(f"{_ALONE}*")):
+        shutil.rmtree(path)

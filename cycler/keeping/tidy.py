@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import HEADLINE_FIELDS, Archive, ArchiveError, Branch
 from dacycle.cycler.archive.derived import read_cycle_tables
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
@@ -128,22 +129,37 @@ def is_due(archive: Archive, experiment: Experiment) -> bool:
 def tidy(archive: Archive, plan: bool = False) -> Tidied:
     """Remove the states that no experiment of an archive keeps, and collect garbage.
 
-    Cycles are verified before their states go.
+    Cycles are verified before their states go. What cannot be done of one experiment is done of the others.
 
     Args:
         archive: with all its experiments; no other process may add to it, or make a backup of it, meanwhile.
-        plan: change nothing, and count only the garbage that is there already.
+        plan: change nothing, wait for nobody, and count only the garbage that is there already.
 
     Raises:
-        ArchiveError: another process adds to the archive, or it is damaged.
+        ArchiveError: another process adds to the archive, it is damaged, or an experiment's world cannot be read.
     """
+    if plan:
+        return _tidy(archive, plan)
     with archive.adding(alone=True), archive.removing():
-        states = {name: gone for name in archive.branches() if (gone := removable(archive.branch(name)))}
-        if not plan:
-            for name, gone in states.items():
-                _remove(archive.branch(name), gone)
-        stores = [store for store in (archive.states, archive.forecasts) if store.exists]
-        return Tidied(states, sum(store.collect(plan) for store in stores))
+        return _tidy(archive, plan)
+
+
+def _tidy(archive: Archive, plan: bool) -> Tidied:
+    states, problems = dict[str, Mapping[str, pd.DatetimeIndex]](), list[str]()
+    for name in archive.branches():
+        branch = archive.branch(name)
+        try:
+            if gone := removable(branch):
+                if not plan:
+                    _remove(branch, gone)
+                states[name] = gone
+        except (DacycleError, OSError) as error:
+            problems.append(f"the states of {name} that are not kept stay: {error}")
+    stores = [store for store in (archive.states, archive.forecasts) if store.exists]
+    freed = sum(store.collect(plan) for store in stores)
+    if problems:
+        raise ArchiveError("\n".join(problems))
+    return Tidied(states, freed)
 
 
 def _remove(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> None:

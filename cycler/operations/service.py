@@ -15,6 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from dacycle.common import clock, logs
+from dacycle.common.errors import DacycleError
 from dacycle.common.settings import read_settings
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cycle import replay
@@ -208,11 +209,11 @@ class Service:
 
     def _tidy(self) -> None:
         """Remove the states that the experiment does not keep; at the next wake-up, where others use the archive."""
-        if is_due(self.archive, self.experiment):
-            try:
+        try:
+            if is_due(self.archive, self.experiment):
                 logger.info("removed states that are not kept: %.0f MB freed", tidy(self.archive).bytes / 1e6)
-            except ArchiveError as error:
-                logger.warning("%s; states that are not kept are removed at the next wake-up", error)
+        except (DacycleError, OSError) as error:
+            logger.warning("%s; states that are not kept are removed at the next wake-up", error)
 
     def _leave_if_told(self) -> None:
         self._progress = time.monotonic()

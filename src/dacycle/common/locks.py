@@ -17,6 +17,7 @@ __all__ = ["locked"]
 
 _PAUSE = 0.2
 """Seconds between tries while another process holds a lock."""
+_SHARED = "last taken by "
 
 
 @contextmanager
@@ -54,20 +55,32 @@ def locked(
     except OSError as error:
         raise error_class(f"{what} cannot be written: {path}: {error.strerror}") from error
     with file:
-        until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-                break
-            except BlockingIOError:
-                if time.monotonic() < until:
-                    time.sleep(_PAUSE)
-                    continue
-                file.seek(0)
-                holder = file.read().strip()
-                raise error_class(f"{what} is being written by {holder}; wait for it, or stop it") from None
+        if not _take(file, wait, patience, shared):
+            file.seek(0)
+            holder = file.read().strip()
+            is_shared = holder.startswith(_SHARED)  # who took it last may have given it back
+            use = (
+                f"in use, {holder}; wait a while"
+                if is_shared
+                else f"being written by {holder}; wait for it, or stop it"
+            )
+            raise error_class(f"{what} is {use}")
         file.truncate(0)
         command = " ".join(sys.argv[:2])[:200]  # what follows may hold a password
-        file.write(f"process {os.getpid()} on {platform.node()} ({command})\n")
+        file.write(f"{_SHARED if shared else ''}process {os.getpid()} on {platform.node()} ({command})\n")
         file.flush()
         yield file
+
+
+def _take(file: IO[str], wait: bool, patience: float, shared: bool) -> bool:
+    """Lock an open file; return whether that succeeded. Arguments as `locked`."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_PAUSE)
+        else:
+            return True

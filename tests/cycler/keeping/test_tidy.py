@@ -15,6 +15,7 @@ from dacycle.cycler.archive.writer import write
 from dacycle.cycler.experiment import ExperimentError, cycle_id, parse_experiment, write_experiment
 from dacycle.cycler.keeping.tidy import is_due, tidy
 from dacycle.cycler.operations.audit import audit
+from dacycle.cycler.operations.service import Service
 from dacycle.cycler.report.page import write_report
 from dacycle.cycler.verification.cycles import verify
 from tests.cycler.runs import experiment, make_run
@@ -197,18 +198,33 @@ def test_none_is_kept_of_older_cycles_where_the_experiment_says_so(whole, tmp_pa
     assert kept[2] == pd.Timestamp("2024-01-03")
 
 
+def test_an_experiment_that_cannot_be_tidied_does_not_keep_others_from_it(whole, tmp_path, tiny, caplog):
+    archive = copy(whole.archive.folder, tmp_path / "archive")
+    other = {"name": "a-fork", "start": "2024-01-05T18", "cold_start": {"from": "run@2024-01-05T12"}}
+    make_run(archive.folder, tiny, cycles=16, keep=KEEP, **other)
+    frozen = archive.folder / "branches/a-fork/experiment.yaml"
+    frozen.write_text(frozen.read_text().replace("start:", "begin:"))
+    Service(whole.experiment, archive)._tidy()
+    assert "the states of a-fork that are not kept stay" in caplog.text
+    assert len(archive.branch("run").kept("analysis")) < len(whole.times)
+
+
 def test_plan_changes_nothing(whole, tmp_path):
     archive = copy(whole.archive.folder, tmp_path / "archive")
-    files = sorted(path for path in archive.folder.rglob("*") if not path.name.startswith("lock"))
-    planned = tidy(archive, plan=True)
-    assert len(planned.states["run"]["analysis"]) == 2
-    assert sorted(path for path in archive.folder.rglob("*") if not path.name.startswith("lock")) == files
+    (archive.folder / "states.icechunk/refs/branch.unbegun").mkdir()
+    with archive.adding():
+        files = sorted(archive.folder.rglob("*"))
+        planned = tidy(archive, plan=True)
+        assert len(planned.states["run"]["analysis"]) == 2
+        assert sorted(archive.folder.rglob("*")) == files
+    tidy(archive)
+    assert not (archive.folder / "states.icechunk/refs/branch.unbegun").exists()
 
 
 def test_it_waits_for_no_writer_and_says_who_writes(run):
     with (
         write(run.archive, run.experiment),
-        pytest.raises(ArchiveError, match=f"is being written by process .*{Path(sys.argv[0]).name}"),
+        pytest.raises(ArchiveError, match=f"is in use, last taken by process .*{Path(sys.argv[0]).name}"),
     ):
         tidy(run.archive)
 
