@@ -5,7 +5,7 @@
     forecasts.icechunk     forecasts, with commits of their own
     branches/NAME/         experiment.yaml, lock, departures/CYCLE.parquet, drift/, verification/, report/
     lock.adding            held together by all that add to a store, alone by what collects garbage
-    lock.removing          held together by all that remove files, alone by a backup
+    lock.removing          held together by all that remove files, alone by a backup and a check
 
 The archive is the ledger: the next cycle is read from `cycles`, and a file beside the stores counts only if a committed
 cycle names it. A cycle's departures have their final name on disk before its commit. A process that is killed at any
@@ -14,8 +14,9 @@ moment therefore leaves either a whole cycle, or a file that no cycle names and 
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from dacycle.common.foreign import reading
 from dacycle.common.locks import locked
-from dacycle.common.places import place
+from dacycle.common.places import is_remote, place
 from dacycle.cycler.archive.derived import CYCLE_TABLES, LAST_COPY
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
@@ -124,6 +125,15 @@ class Archive:
             ArchiveError: another process removes something, or keeps all from doing so, such as a backup.
         """
         return locked(self.folder / "lock.removing", f"the archive {self.folder}", ArchiveError, shared=not alone)
+
+    def nothing_removed(self) -> AbstractContextManager[object]:
+        """Keep others from removing anything; in a bucket, and on a disk that cannot be written, nobody does.
+
+        Raises:
+            ArchiveError: as `removing`.
+        """
+        can_be = not is_remote(self.folder) and os.access(self.folder, os.W_OK)
+        return self.removing(alone=True) if can_be else nullcontext()
 
     def rewind(self, name: str, time: pd.Timestamp) -> None:
         """Make `time` the newest cycle of an experiment again; drop later cycles and their files.
@@ -451,7 +461,7 @@ class Branch:
             yield time, partial(self.smoothed, time)
             yield time, partial(self.smoothed_members, time)
             if record.status != "cold_start":
-                yield time, partial(self.departures, [time])
+                yield time, partial(self.departures_file, record)
         forecasts = self.archive.forecasts
         if self.name in forecasts.branches():
             for start in forecasts.times(self.name, "starts"):

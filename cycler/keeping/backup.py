@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +27,7 @@ from dacycle.cycler.archive.progress import STATES, find_states
 __all__ = ["Copied", "backup", "differing", "restore"]
 
 _NOTES = "backup.json"
+_TRUNK = f"{STATES}/refs/branch.main/ref.json"
 _OBJECTS = ("chunks", "manifests", "transactions", "snapshots", "seals")
 """Folders of a store whose files never change, in the order in which they are copied."""
 _AT_ONCE = 8
@@ -46,9 +46,11 @@ def backup(archive: Archive, destination: Path) -> Copied:
     """Copy what is new of an archive to a folder or bucket, while its runs may go on; rewinds and tidying wait.
 
     Raises:
-        ArchiveError: something is being removed from the archive, or the destination holds another archive.
+        ArchiveError: something is being removed from the archive, or the destination holds another archive, lies in
+            this one, or this one in it.
     """
-    with _nothing_removed(archive):
+    _refuse_nested(archive.folder, destination)
+    with archive.nothing_removed():
         source = archive.folder
         newest = _branches(source)
         _refuse_other(destination, source)
@@ -58,10 +60,11 @@ def backup(archive: Archive, destination: Path) -> Copied:
         # What replaces a file of the copy comes after all that is new.
         new.sort(key=lambda name: (_rank(name), name in copied))
         _copy(source, destination, [name for name in new if name not in newest])
-        _write(destination / _NOTES, json.dumps(found).encode())
+        gone = [name for name in copied if name not in there and (_is_object(name) or name in notes)]
+        noted = {name: notes[name] for name in gone if name in notes} | found
+        _write(destination / _NOTES, json.dumps(noted).encode())
         _settle(destination)
         _point(destination, newest)
-        gone = [name for name in copied if name not in there and name != _NOTES]
         _each(lambda name: (destination / name).unlink(), gone)
         return Copied(len(new), sum(there[name] for name in new), len(gone))
 
@@ -75,8 +78,9 @@ def restore(backup: Path, folder: Path, only: Iterable[str] = ()) -> Copied:
         only: files, named as below the archive's folder, that are put in the place of damaged ones.
 
     Raises:
-        ArchiveError: the backup is none or lacks a file, or the archive is there already.
+        ArchiveError: the backup is none or lacks a file, or the archive is there already, or lies in the backup.
     """
+    _refuse_nested(backup, folder)
     find_states(backup)
     there = {name: size for name, size in _files(backup).items() if name != _NOTES}
     if chosen := [_below(name, folder) for name in only]:
@@ -98,38 +102,50 @@ def restore(backup: Path, folder: Path, only: Iterable[str] = ()) -> Copied:
     return Copied(len(new), sum(there[name] for name in new), 0)
 
 
-def differing(archive: Path, backup: Path) -> list[str]:
+def differing(archive: Path, backup: Path, is_whole: bool) -> list[str]:
     """Return the files of the stores that are not what their copy in a backup is: one of the two is damaged.
 
+    Args:
+        archive, backup: the two.
+        is_whole: nothing is missing in the archive: what only the backup has was removed since.
+
     Raises:
-        ArchiveError: the backup is none.
+        ArchiveError: the backup is none, or one of another archive.
     """
     find_states(backup)
+    _refuse_other(backup, archive)
     there, copied = _files(archive), _files(backup)
 
     def differs(name: str) -> bool:
         return there.get(name) != copied[name] or (archive / name).read_bytes() != (backup / name).read_bytes()
 
-    names = sorted(name for name in copied if _is_object(name))
+    names = sorted(name for name in copied if _is_object(name) and (name in there or not is_whole))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return [name for name, other in zip(names, pool.map(differs, names), strict=True) if other]
 
 
-def _nothing_removed(archive: Archive) -> AbstractContextManager[Any]:
-    """Keep others from removing what is being copied; on a disk that cannot be written, nobody does."""
-    return archive.removing(alone=True) if os.access(archive.folder, os.W_OK) else nullcontext()
-
-
 def _refuse_other(destination: Path, source: Path) -> None:
-    """Raise ArchiveError where the destination is a copy of another archive."""
+    """Raise ArchiveError where the destination is a copy of another archive: each has a trunk of its own."""
     if not (destination / STATES / "refs").is_dir():
         return
     unknown = sorted(set(branch_names(destination / STATES)) - set(branch_names(source / STATES)))
-    if unknown:
+    copied, trunk = destination / _TRUNK, source / _TRUNK
+    is_other = copied.is_file() and trunk.is_file() and copied.read_bytes() != trunk.read_bytes()
+    if unknown or is_other:
+        held = ", ".join(unknown or branch_names(destination / STATES))
         raise ArchiveError(
-            f"{destination} holds {', '.join(unknown)}, which {source} does not: it is a copy of another archive; name "
-            "another destination"
+            f"{destination} holds {held}, which {source} does not: it is a copy of another archive; name another "
+            "destination"
         )
+
+
+def _refuse_nested(source: Path, destination: Path) -> None:
+    """Raise ArchiveError where one of two folders is, or lies in, the other."""
+    if is_remote(source) or is_remote(destination):
+        return
+    one, other = source.resolve(), destination.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise ArchiveError(f"{destination} and {source} lie in one another; name another destination")
 
 
 def _branches(root: Path) -> dict[str, bytes]:

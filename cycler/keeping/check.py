@@ -1,7 +1,7 @@
 """Whether an archive is whole, and how what is not is mended."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -38,9 +38,16 @@ class Health:
 def check(archive: Archive, backup: Path | None = None) -> Health:
     """Read everything that an archive holds, compare it with its digests, and with a backup where one is named.
 
+    Runs may go on meanwhile; rewinds and tidying wait.
+
     Raises:
-        ArchiveError: the backup is none.
+        ArchiveError: the backup is none, or one of another archive, or something is being removed from the archive.
     """
+    with archive.nothing_removed():
+        return _check(archive, backup)
+
+
+def _check(archive: Archive, backup: Path | None) -> Health:
     damaged: dict[str, list[str]] = {}
     rewinds: dict[str, tuple[pd.Timestamp, int]] = {}
     told: set[str] = set()  # runs share scores and a past
@@ -52,7 +59,8 @@ def check(archive: Archive, backup: Path | None = None) -> Health:
         cycles = [each.cycle for each in found if each.cycle is not None]
         if cycles and (target := _target(branch, min(cycles))):
             rewinds[name] = target
-    return Health(damaged, rewinds, None if backup is None else differing(archive.folder, backup))
+    health = Health(damaged, rewinds)
+    return health if backup is None else replace(health, differing=differing(archive.folder, backup, health.is_whole))
 
 
 def _target(branch: Branch, damaged: pd.Timestamp) -> tuple[pd.Timestamp, int] | None:

@@ -36,6 +36,10 @@ def dacycle(*arguments: str | Path) -> str:
     return output
 
 
+def chunks(copy: Path) -> int:
+    return len(list(copy.glob("*.icechunk/chunks/[!.]*")))
+
+
 def contents(archive: Path, name: str = "run") -> dict[str, object]:
     return replays.everything(archive, name)
 
@@ -54,14 +58,17 @@ def run(whole, tmp_path):
 def test_a_backup_copies_what_is_new_and_drops_what_is_gone(run, tmp_path, tiny):
     copy, archive = tmp_path / "copy", run.archive
     first = backup(archive, copy)
+    (copy / "notes.txt").write_text("of somebody else")
     assert contents(copy) == contents(archive.folder)
     assert backup(archive, copy).files == 0
     make_run(archive.folder, tiny, cycles=15, keep={"cycles": "2d"})
     second = backup(archive, copy)
     assert 0 < second.files < first.files / 4
     tidy(archive)
+    assert check(archive, copy).differing == [], "what was removed since is not damaged"
     third = backup(archive, copy)
     assert third.removed > 0
+    assert (copy / "notes.txt").read_text() == "of somebody else"
     assert contents(copy) == contents(archive.folder)
     assert check(Archive(copy)).is_whole
 
@@ -77,27 +84,31 @@ def test_a_restored_archive_goes_on_to_the_same_archive(run, tmp_path, tiny):
 
 
 def test_backups_that_are_killed_while_cycles_run_are_whole(world, tmp_path):
-    """Three are killed; after each, and at the end, the copy is an archive without damage."""
+    """Three are killed once they have copied a chunk; after each, and at the end, the copy is an undamaged archive."""
     content = replays.content(world.folder, world.model, tmp_path, end="2024-01-06T18", assimilator="none")
     file, archive, copy = tmp_path / "demo.yaml", tmp_path / "archive", tmp_path / "copy"
     file.write_text(write_experiment(content))
     dacycle("hindcast", file, "--archive", archive, "--limit", "1")
     running = start("hindcast", file, "--archive", archive)
-    lengths = []
-    for seconds in (1.2, 1.6, 2.0, None):
+    lengths, had_begun = [], []
+    for is_killed in (True, True, True, False):
+        before = chunks(copy)
         process = start("archive", "backup", archive, copy)
-        if seconds is None:
-            assert process.wait() == 0
-        else:
-            time.sleep(seconds)
+        if is_killed:
+            while process.poll() is None and chunks(copy) == before:
+                time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
             process.communicate()
+            had_begun.append(process.returncode == -signal.SIGKILL)
+        else:
+            assert process.wait() == 0
         if (copy / "states.icechunk/refs/branch.demo").exists():
             found = Archive(copy)
             assert check(found).is_whole
             lengths.append(len(found.branch("demo").times))
     running.communicate()
     assert running.returncode == 0
+    assert any(had_begun)
     assert lengths == sorted(lengths)
     assert lengths
     restore(copy, tmp_path / "restored")
@@ -130,11 +141,13 @@ def test_the_check_names_what_the_backup_mends(run, tmp_path):
     assert check(Archive(run.archive.folder), tmp_path / "copy").is_whole
 
 
-def test_nothing_is_removed_while_a_backup_is_made(run, tmp_path):
+def test_nothing_is_removed_while_a_backup_or_a_check_is_made(run, tmp_path):
     with run.archive.removing(alone=True):
         for remove in (lambda: tidy(run.archive), lambda: run.archive.rewind("run", run.times[-2])):
             with pytest.raises(ArchiveError, match="is being written by process"):
                 remove()
+    with run.archive.removing(), pytest.raises(ArchiveError, match="is in use, last taken by process"):
+        check(run.archive)
     run.archive.rewind("run", run.times[-2])
 
 
@@ -143,8 +156,21 @@ def test_the_copy_of_another_archive_is_not_overwritten(run, tmp_path, tiny):
     backup(run.archive, tmp_path / "copy")
     with pytest.raises(ArchiveError, match="a copy of another archive"):
         backup(Archive(tmp_path / "other"), tmp_path / "copy")
+    make_run(tmp_path / "same name", tiny, cycles=1)
+    for use in (backup, check):
+        with pytest.raises(ArchiveError, match=r"holds run, which .* does not: it is a copy of another archive"):
+            use(Archive(tmp_path / "same name"), tmp_path / "copy")
     with pytest.raises(ArchiveError, match="is not an archive"):
-        restore(tmp_path, tmp_path / "restored")
+        restore(tmp_path / "other/branches", tmp_path / "restored")
+
+
+@pytest.mark.parametrize("place", [".", "..", "copy"])
+def test_a_copy_beside_its_archive_is_refused(run, place):
+    """A backup would remove the archive in it, as a file that is gone."""
+    folder = run.archive.folder
+    for copied in (lambda: backup(run.archive, folder / place), lambda: restore(folder, folder / place)):
+        with pytest.raises(ArchiveError, match="lie in one another"):
+            copied()
 
 
 # --- buckets ----------------------------------------------------------------------------------------------------------
