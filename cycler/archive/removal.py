@@ -7,7 +7,6 @@ it. A commit that removes states is therefore made without a past; what only its
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from dacycle.common.files import flush
+from dacycle.common.locks import locked
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.growth import COMPRESSORS, hours
 
@@ -30,8 +30,6 @@ REMOVED = "removed"
 
 Times = NDArray[np.datetime64]
 
-_ALONE = ".forget."
-"""How the names of folders begin in which the past of one commit is forgotten."""
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -113,7 +111,13 @@ def forget_past(folder: Path, snapshot: str) -> None:
     Raises:
         ArchiveError: its past could not be forgotten.
     """
-    alone = Path(tempfile.mkdtemp(prefix=_ALONE, dir=folder.parent))
+    with locked(folder.parent / "lock.forgetting", f"the archive {folder.parent}", ArchiveError, wait=True):
+        _forget_past(folder, snapshot, folder.parent / f".forget.{folder.name}")
+
+
+def _forget_past(folder: Path, snapshot: str, alone: Path) -> None:
+    """Do so in a temporary folder, in which a killed process may have left something."""
+    shutil.rmtree(alone, ignore_errors=True)
     try:
         (alone / "refs/branch.main").mkdir(parents=True)
         (alone / "refs/branch.main/ref.json").write_text(json.dumps({"snapshot": snapshot}))
@@ -144,8 +148,9 @@ def collect(folder: Path, plan: bool = False) -> int:
         folder: of the store.
         plan: only count; others may add to it.
     """
-    if not plan:
-        _clear(folder)
+    for path in () if plan else folder.glob("refs/branch.*"):
+        if not (path / "ref.json").is_file():  # a process was killed before the branch began
+            shutil.rmtree(path)
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder)))
     found = repository.garbage_collect(_NEVER, dry_run=plan)
     if not plan:
@@ -153,10 +158,3 @@ def collect(folder: Path, plan: bool = False) -> int:
             if not (folder / "snapshots" / seal.name).is_file():
                 seal.unlink()
     return int(found.bytes_deleted)
-
-
-def _clear(folder: Path) -> None:
-    """Remove the folders that killed processes have left."""
-    unbegun = [path for path in folder.glob("refs/branch.*") if not (path / "ref.json").is_file()]
-    for path in (*unbegun, *folder.parent.glob(f"{_ALONE}*")):
-        shutil.rmtree(path)

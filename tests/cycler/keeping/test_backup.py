@@ -164,13 +164,12 @@ def test_the_copy_of_another_archive_is_not_overwritten(run, tmp_path, tiny):
         restore(tmp_path / "other/branches", tmp_path / "restored")
 
 
-@pytest.mark.parametrize("place", [".", "..", "copy"])
-def test_a_copy_beside_its_archive_is_refused(run, place):
-    """A backup would remove the archive in it, as a file that is gone."""
+def test_a_copy_in_its_archive_or_around_it_is_refused(run):
     folder = run.archive.folder
-    for copied in (lambda: backup(run.archive, folder / place), lambda: restore(folder, folder / place)):
-        with pytest.raises(ArchiveError, match="lie in one another"):
-            copied()
+    for place in (folder, folder.parent, folder / "copy"):
+        for copied in (lambda to: backup(run.archive, to), lambda to: restore(folder, to)):
+            with pytest.raises(ArchiveError, match="lie in one another"):
+                copied(place)
 
 
 # --- buckets ----------------------------------------------------------------------------------------------------------

@@ -58,6 +58,8 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "restore": ("backup", ["archive", "restore", "copy", "restored"]),
     "rewind past": ("tidy", ["rewind", "long", "20240104T00", "--yes"]),
     "fork past": ("tidy", ["fork", "long@20240104T00", "fp"]),
+    "longer": ("tidy", ["hindcast", "longer.yaml"]),
+    "report past": ("longer", ["report", "long"]),
 }
 """The command after whose undisturbed end each begins, and its arguments."""
 
@@ -266,6 +268,7 @@ def main(world: Path, model: Path, folder: Path, every: str, *names: str) -> Non
     (nothing / "demo.yaml").write_text(write_yaml(content))
     kept = {"name": "long", "end": "2024-01-06T18", "keep": {"cycles": "2d"}}
     (nothing / "long.yaml").write_text(write_yaml(content | kept))
+    (nothing / "longer.yaml").write_text(write_yaml(content | kept | {"end": "2024-01-07T00"}))
     source = {"source": "olr_netcdf", "name": "olr", "path": "observations/olr", "cutoff": "none"}
     (nothing / "files.yaml").write_text(write_yaml(content | {"observations": [source]}))
     if ":" in every:

@@ -48,13 +48,13 @@ def test_a_fork_that_is_killed_is_finished_by_the_same_command(killer, world, tm
 
 
 @pytest.mark.trial
-@pytest.mark.parametrize("command", ["hindcast", "drift", "fork", "rewind", "report", "simulate"])
+@pytest.mark.parametrize("command", ["hindcast", "drift", "fork", "rewind", "report", "simulate", "report past"])
 def test_a_command_that_is_killed_anywhere_ends_as_if_undisturbed(killer, world, tmp_path, command):
     check(killed(killer, world, tmp_path / "sweep", int(os.environ.get("SWEEP_EVERY", "40")), command))
 
 
 RANDOM = ["hindcast", "drift", "fork", "rewind", "report", "simulate", "long", "tidy", "backup", "restore",
-          "rewind past", "fork past"]  # fmt: skip
+          "rewind past", "fork past", "longer", "report past"]  # fmt: skip
 
 
 @pytest.mark.trial
