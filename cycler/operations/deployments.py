@@ -133,7 +133,7 @@ def _apply(flow: Flow[Any, Any], described: Deployment, pool: str, parameters: d
 
 
 def _remove_former(experiment: str, made: set[str]) -> None:
-    """Remove the deployments of an experiment that its file no longer asks for, such as the cycles of one with an end."""
+    """Remove the deployments that an experiment's file no longer asks for, such as the cycles of one with an end."""
     with get_client(sync_client=True) as client:
         for flow in _OF_EXPERIMENTS:
             if (name := f"{flow.name}/{experiment}") not in made:

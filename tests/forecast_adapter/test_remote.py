@@ -80,7 +80,7 @@ def test_a_server_that_asks_for_long_patience_is_not_asked_again(server, tmp_pat
 
 def test_several_transfers_have_their_time_together(server, tmp_path):
     with remote.within(1.0):
-        with pytest.raises(remote.FetchError, match="cannot be fetched: .*not whole"):
+        with pytest.raises(remote.FetchError, match=r"cannot be fetched: .*not whole"):
             remote.local_copies(f"{server}/drip", tmp_path)
         with pytest.raises(remote.FetchError, match="no time is left"):
             remote.local_copies(f"{server}/whole", tmp_path)
