@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from dacycle.common.foreign import reading
 from dacycle.common.locks import locked
 from dacycle.common.places import place
-from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.exceptions import ArchiveError, NotInArchiveError
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
 from dacycle.cycler.archive.progress import FROZEN_REMEDY, STATES, Holding, find_states, refuse_unknown
 from dacycle.cycler.archive.record import CycleRecord
@@ -86,7 +86,7 @@ class Archive:
         """Return one experiment, to read.
 
         Raises:
-            ArchiveError: there is none of that name; the message lists the names.
+            NotInArchiveError: there is none of that name; the message lists the names.
         """
         refuse_unknown(self.folder, name)
         return Branch(self, name)
@@ -211,12 +211,13 @@ class Branch:
         """Return the record of one analysis; no other is read.
 
         Raises:
-            ArchiveError: there is no such cycle; the message says which there are.
+            NotInArchiveError: there is no such cycle; the message says which there are.
         """
         times = self.times
         if time not in times:
             there = f"{cycle_id(times[0])} to {cycle_id(times[-1])}" if len(times) else "none yet"
-            raise ArchiveError(f"{self.archive.folder}: {self.name} has no cycle {cycle_id(time)} (it has {there})")
+            text = f"{self.archive.folder}: {self.name} has no cycle {cycle_id(time)} (it has {there})"
+            raise NotInArchiveError(text)
         return self._records(times.slice_indexer(time, time))[0]
 
     def records_between(self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None) -> list[CycleRecord]:

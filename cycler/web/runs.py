@@ -18,7 +18,7 @@ from dacycle.common import clock
 from dacycle.common.files import stamp
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.archive.commits import branch_names, newest_commit
-from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.exceptions import NotInArchiveError
 from dacycle.cycler.archive.progress import Holding, find_states, read_holding, refuse_unknown
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import Experiment
@@ -58,7 +58,7 @@ class Runs:
         """Return the names of the experiments.
 
         Raises:
-            ArchiveError: there is no archive.
+            NotInArchiveError: there is no archive.
         """
         return branch_names(find_states(self.folder))
 
@@ -66,7 +66,7 @@ class Runs:
         """Return one experiment.
 
         Raises:
-            ArchiveError: there is no archive, or no experiment of that name; the message lists the names.
+            NotInArchiveError: there is no archive, or no experiment of that name; the message lists the names.
         """
         find_states(self.folder)
         refuse_unknown(self.folder, name)
@@ -259,14 +259,14 @@ class Run:
         """Return the record of a cycle.
 
         Raises:
-            ArchiveError: there is none; the message says which there are.
+            NotInArchiveError: there is none; the message says which there are.
         """
         records = self.records
         place = int(np.searchsorted([record.time for record in records], time)) if records else 0
         if place < len(records) and records[place].time == time:
             return records[place]
         there = f"{records[0].id} to {records[-1].id}" if records else "none yet"
-        raise ArchiveError(f"{self.name} has no cycle {time:%Y%m%dT%H} (it has {there})")
+        raise NotInArchiveError(f"{self.name} has no cycle {time:%Y%m%dT%H} (it has {there})")
 
 
 def _stations(branch: Branch, recent: list[CycleRecord]) -> list[dict[str, Any]]:
