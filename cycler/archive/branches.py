@@ -340,7 +340,11 @@ class Branch:
         """
         for record in self.records_between(first, last):
             if record.departures is not None:
-                yield record.time, self._departures_of(record.id, record.departures, station)
+                yield record.time, self.departures_of(record, station)
+
+    def departures_of(self, record: CycleRecord, station: str | None = None) -> pd.DataFrame:
+        """Return the departures of a cycle that has some. Arguments and errors as `departures_between`."""
+        return self._departures_of(record.id, record.departures or "", station)
 
     def _departures_of(self, name: str, digest: str, station: str | None = None) -> pd.DataFrame:
         path, content = self._departures_path(name), self._departures_content(name, digest)

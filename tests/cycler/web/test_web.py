@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 
 from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.cycler.keeping.tidy import tidy
 from dacycle.cycler.operations.alerts import watch
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts
 from dacycle.cycler.web.app import serve
+from dacycle.cycler.web.runs import Runs
 from dacycle.forecast_adapter.models.model import load_model
 from tests.cycler import runs
 from tests.cycler.pages import Page
@@ -155,6 +157,12 @@ def test_odd_names_are_shown_as_they_are_and_do_nothing(client: httpx.Client) ->
     assert "values, the newest first" in found.text
     searched = client.get("/run/run/stations", params={"search": "<script>alert(1)</script>"}).text
     assert "<script>alert" not in searched
+
+
+def test_a_station_is_read_in_any_cycles(archive: Path) -> None:
+    run = Runs(archive).run("run")
+    some = run.records[::2]
+    assert list(run.station("s5", some)["cycle"].unique()) == [record.time for record in some]
 
 
 def test_stations_are_found_by_a_part_of_their_name(client: httpx.Client) -> None:
@@ -297,6 +305,15 @@ def test_a_new_cycle_and_a_rewind_show_without_a_new_start(own: Path) -> None:
         assert client.get("/run/run/cycles/20240103T06").status_code == 404
 
 
+def test_a_new_report_is_linked_as_soon_as_it_is_there(own: Path) -> None:
+    with shown(own) as address, httpx.Client(base_url=address, timeout=60) as client:
+        assert "/run/run/report" not in read(client, "/run/run").references
+        (own / "branches/run/report").mkdir()
+        (own / "branches/run/report/index.html").write_text("<p>errors of the run</p>")
+        assert "/run/run/report" in read(client, "/run/run").references
+        assert "errors of the run" in client.get("/run/run/report").text
+
+
 def test_several_viewers_see_the_same(archive: Path) -> None:
     paths = ["/", "/run/run", "/run/run-free", "/run/run/cycles/20240103T00", "/run/run/stations", "/metrics"]
     with shown(archive) as address, httpx.Client(base_url=address, timeout=60) as client:
@@ -305,6 +322,13 @@ def test_several_viewers_see_the_same(archive: Path) -> None:
         assert {answer.status_code for answer in answers} == {200}
         for i in range(len(paths) - 1):
             assert len({answer.text for answer in answers[i :: len(paths)]}) == 1
+
+
+def test_seconds_of_a_cycle_outlast_retention(tiny: Any, tmp_path: Path) -> None:
+    make_run(tmp_path, tiny, cycles=14, keep={"cycles": "2d"}, notes={"seconds": {"background": 0.5}})
+    assert tidy(Archive(tmp_path)).states["run"]
+    with shown(tmp_path) as address, httpx.Client(base_url=address, timeout=60) as client:
+        assert "background 0.50" in read(client, "/run/run/cycles/20240104T12").words
 
 
 def test_nothing_is_written(own: Path) -> None:
