@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,8 +19,10 @@ import pytest
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.keeping.tidy import tidy
 from dacycle.cycler.operations.alerts import watch
+from dacycle.cycler.operations.audit import Audit, StartAudit, audit
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts
+from dacycle.cycler.web import cycle_page
 from dacycle.cycler.web.app import serve
 from dacycle.cycler.web.runs import Runs
 from dacycle.forecast_adapter.models.model import load_model
@@ -120,6 +123,28 @@ def test_a_cycle_shows_what_made_it_and_what_it_changed(client: httpx.Client, ar
     assert sum(reference.startswith("data:image/png") for reference in page.references) >= 10, "maps"
     assert "stations: msl" in page.words, "a map of departures"
     assert "0.50" in page.words, "seconds of a stage"
+
+
+def test_a_cycle_says_what_it_starts_from_and_what_came_too_late(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cycle uses what came too late, so the audit of this one is given another start."""
+    start = StartAudit(
+        experiment="run-late", cycle=pd.Timestamp("2024-01-02T12"), digest="d" * 64, now="changed",
+        due=pd.Timestamp("2024-01-03T01"), too_early=False, again=2, too_late=[],
+    )  # fmt: skip
+    made = {"20240103T00": start, "20240103T06": replace(start, too_early=True)}
+    made |= {"20240103T12": replace(start, too_late=["sondes in 20240102T18"])}
+
+    def audited(archive: Archive, name: str, time: pd.Timestamp, read_files: bool) -> Audit:
+        return replace(audit(archive, name, time, read_files), start=made[f"{time:%Y%m%dT%H}"])
+
+    monkeypatch.setattr(cycle_page, "audit", audited)
+    with shown(own) as address, httpx.Client(base_url=address, timeout=60) as client:
+        well, early, late = (read(client, f"/run/run/cycles/{cycle}").words for cycle in made)
+    assert "run-late 20240102T12 03 01:00 changed 2 none" in well
+    assert "No value was used that was received after its cutoff" in well
+    for words, said in ((early, "starts from was due after the cutoff"), (late, "sondes in 20240102T18")):
+        assert said in words
+        assert "No value was used that was received after its cutoff" not in words
 
 
 def test_the_first_and_the_newest_cycle_have_one_neighbour(client: httpx.Client, archive: Path) -> None:
