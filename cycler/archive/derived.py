@@ -49,8 +49,14 @@ def read_tables(folder: Path, names: Sequence[str]) -> tuple[dict[str, pd.DataFr
     return tables, json.loads(keys[0])
 
 
-def read_rows(folder: Path, name: str, rows: pc.Expression) -> tuple[pd.DataFrame, dict[str, str]]:
+def read_rows(folder: Path, name: str, rows: pc.Expression, remedy: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """Return some rows of one stored table, and the key of each cycle in it; both are empty where there is none.
+
+    Args:
+        folder: of the tables.
+        name: of the table.
+        rows: which rows.
+        remedy: what mends a file that is damaged.
 
     Raises:
         ArchiveError: the file is damaged.
@@ -58,7 +64,7 @@ def read_rows(folder: Path, name: str, rows: pc.Expression) -> tuple[pd.DataFram
     path = folder / f"{name}.parquet"
     if not path.is_file():
         return pd.DataFrame(columns=["time"]), {}
-    table = read_sealed_table(path, "its tables are computed again")
+    table = read_sealed_table(path, remedy)
     return table.filter(rows).to_pandas(), json.loads((table.schema.metadata or {}).get(_KEYS, b"{}"))
 
 

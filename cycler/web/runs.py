@@ -114,17 +114,16 @@ class Run:
         parts = [self.tip, self._forecast_tip()]
         parts += [str(stamp(folder / name)) for name in _SHOWN_FILES]
         last = self.holding.last
-        plan = None if last is None else self.plan(pd.Timestamp(last))
-        parts.append("" if plan is None else f"{plan.short} {plan.level}")
+        parts.append("" if last is None else self.plan(pd.Timestamp(last), clock.now()).text)
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
     def _forecast_tip(self) -> str:
         store = self.archive.forecasts.folder
         return newest_commit(store, self.name) if (store / f"refs/branch.{self.name}").is_dir() else ""
 
-    def plan(self, last: pd.Timestamp) -> Schedule:
-        """Return how the run stands after its newest cycle."""
-        return schedule(self.experiment, last, clock.now())
+    def plan(self, last: pd.Timestamp, now: pd.Timestamp) -> Schedule:
+        """Return how the run stands after its newest cycle, at a time, UTC."""
+        return schedule(self.experiment, last, now)
 
     @property
     def holding(self) -> Holding:
