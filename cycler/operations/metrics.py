@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app, write_to_textfil
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from dacycle.common.clock import now
+from dacycle.common.clock import now, read_clock
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import stamp
 from dacycle.common.settings import read_settings
@@ -141,7 +141,7 @@ def _of_commit(branch: Branch) -> Iterator[Sample]:
         return
     yield "cycle_timestamp_seconds", (), (branch.next_time - STEP).timestamp()
     if branch.experiment.end is None:
-        due = branch.next_time + branch.experiment.wait
+        due = read_clock().of_machine(branch.next_time + branch.experiment.wait)
         yield "next_cycle_due_timestamp_seconds", (), due.timestamp()
     yield "queue", ("forecasts",), len(unmade(branch))
     yield from _of_cycle(branch)
@@ -161,7 +161,7 @@ def _of_cycle(branch: Branch) -> Iterator[Sample]:
     for stage, seconds in dict(notes.get("seconds", {})).items():
         yield "stage_seconds", (str(stage),), float(seconds)
     if branch.experiment.end is None and "written" in notes:
-        written, due = pd.Timestamp(notes["written"]), record.time + branch.experiment.wait
+        written, due = pd.Timestamp(notes["written"]), read_clock().of_machine(record.time + branch.experiment.wait)
         yield "cycle_delay_seconds", (), (written.tz_localize(None) - due).total_seconds()
     for channel in HEADLINE:
         if record.background_spread and channel in record.background_spread:
@@ -251,12 +251,21 @@ def registry_of(archive: Path) -> CollectorRegistry:
 
 
 def health_of(archive: Path) -> tuple[bool, dict[str, object]]:
-    """Return whether no experiment is behind its schedule, and the number of cycles by which each is."""
-    behind: dict[str, object] = {}
+    """Return whether all experiments can be read and none is behind its schedule, and the cycles by which each is.
+
+    `unreadable` says of those that cannot be read why not.
+    """
     try:
         opened = Archive(archive)
-        for name in opened.branches():
-            behind[name] = _behind(opened.branch(name))
-    except ArchiveError as error:
+        names = opened.branches()
+    except (DacycleError, OSError) as error:
         return False, {"error": str(error)}
-    return not any(behind.values()), {"cycles_behind": behind}
+    behind: dict[str, int] = {}
+    unreadable: dict[str, str] = {}
+    for name in names:
+        try:
+            behind[name] = _behind(opened.branch(name))
+        except (DacycleError, OSError) as error:
+            unreadable[name] = str(error)
+    content: dict[str, object] = {"cycles_behind": behind}
+    return not unreadable and not any(behind.values()), content | ({"unreadable": unreadable} if unreadable else {})
