@@ -32,7 +32,7 @@ from dacycle.common.foreign import reading
 from dacycle.common.locks import locked
 from dacycle.common.places import is_remote, place
 from dacycle.cycler.archive.derived import CYCLE_TABLES, LAST_COPY
-from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.exceptions import ArchiveError, NotInArchiveError
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
 from dacycle.cycler.archive.progress import FROZEN_REMEDY, STATES, Holding, find_states, refuse_unknown
 from dacycle.cycler.archive.record import CycleRecord
@@ -88,7 +88,7 @@ class Archive:
         """Return one experiment, to read.
 
         Raises:
-            ArchiveError: there is none of that name; the message lists the names.
+            NotInArchiveError: there is none of that name; the message lists the names.
         """
         refuse_unknown(self.folder, name)
         return Branch(self, name)
@@ -222,12 +222,13 @@ class Branch:
         """Return the record of one analysis; no other is read.
 
         Raises:
-            ArchiveError: there is no such cycle; the message says which there are.
+            NotInArchiveError: there is no such cycle; the message says which there are.
         """
         times = self.times
         if time not in times:
             there = f"{cycle_id(times[0])} to {cycle_id(times[-1])}" if len(times) else "none yet"
-            raise ArchiveError(f"{self.archive.folder}: {self.name} has no cycle {cycle_id(time)} (it has {there})")
+            text = f"{self.archive.folder}: {self.name} has no cycle {cycle_id(time)} (it has {there})"
+            raise NotInArchiveError(text)
         return self._records(times.slice_indexer(time, time))[0]
 
     def records_between(self, first: pd.Timestamp | None = None, last: pd.Timestamp | None = None) -> list[CycleRecord]:
@@ -350,7 +351,11 @@ class Branch:
         """
         for record in self.records_between(first, last):
             if record.departures is not None:
-                yield record.time, self._departures_of(record.id, record.departures, station)
+                yield record.time, self.departures_of(record, station)
+
+    def departures_of(self, record: CycleRecord, station: str | None = None) -> pd.DataFrame:
+        """Return the departures of a cycle that has some. Arguments and errors as `departures_between`."""
+        return self._departures_of(record.id, record.departures or "", station)
 
     def _departures_of(self, name: str, digest: str, station: str | None = None) -> pd.DataFrame:
         path, content = self._departures_path(name), self._departures_content(name, digest)

@@ -99,8 +99,14 @@ def _empty() -> pd.DataFrame:
     return pd.DataFrame(columns=["time"])
 
 
-def read_rows(folder: Path, name: str, rows: pc.Expression) -> tuple[pd.DataFrame, dict[str, str]]:
+def read_rows(folder: Path, name: str, rows: pc.Expression, remedy: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """Return some rows of one stored table, and the key of each cycle in it; both are empty where there is none.
+
+    Args:
+        folder: of the tables.
+        name: of the table.
+        rows: which rows.
+        remedy: what mends a file that is damaged.
 
     Raises:
         ArchiveError: the file is damaged.
@@ -108,7 +114,7 @@ def read_rows(folder: Path, name: str, rows: pc.Expression) -> tuple[pd.DataFram
     path = folder / f"{name}.parquet"
     if not path.is_file():
         return _empty(), {}
-    table = read_sealed_table(path, _AGAIN)
+    table = read_sealed_table(path, remedy)
     return table.filter(rows).to_pandas(), _keys(table)
 
 

@@ -16,7 +16,7 @@ from dacycle.common.configuration import parse_yaml
 from dacycle.common.foreign import reading
 from dacycle.common.times import parse_datetime
 from dacycle.cycler.archive.commits import READ, branch_names, check_commit, newest_commit
-from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.exceptions import ArchiveError, NotInArchiveError
 from dacycle.cycler.archive.record import read_content
 from dacycle.cycler.archive.seals import read_sealed_text
 
@@ -100,21 +100,21 @@ def find_states(folder: Path) -> Path:
     """Return the folder of the states of an archive.
 
     Raises:
-        ArchiveError: the folder is no archive.
+        NotInArchiveError: the folder is no archive.
     """
     states = folder / STATES
     if states.is_dir():
         return states
     if not folder.is_dir():
-        raise ArchiveError(f"no archive at {folder}; give --archive or set DACYCLE_ARCHIVE")
-    raise ArchiveError(f"{folder} is not an archive (it has no {STATES}); give --archive or set DACYCLE_ARCHIVE")
+        raise NotInArchiveError(f"no archive at {folder}; give --archive or set DACYCLE_ARCHIVE")
+    raise NotInArchiveError(f"{folder} is not an archive (it has no {STATES}); give --archive or set DACYCLE_ARCHIVE")
 
 
 def refuse_unknown(folder: Path, name: str) -> None:
-    """Raise ArchiveError where the archive in a folder has no experiment of this name; the message lists them."""
+    """Raise NotInArchiveError where the archive in a folder has no experiment of this name; the message lists them."""
     names = branch_names(folder / STATES)
     if name not in names:
-        raise ArchiveError(f"{folder}: no experiment {name!r} here (there are: {', '.join(names) or 'none yet'})")
+        raise NotInArchiveError(f"{folder}: no experiment {name!r} here (there are: {', '.join(names) or 'none yet'})")
 
 
 def problems(record: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app, write_to_textfil
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from dacycle.common.clock import now
+from dacycle.common.clock import now, read_clock
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import stamp
 from dacycle.common.settings import read_settings
@@ -28,7 +29,7 @@ from dacycle.cycler.experiment import STEP
 from dacycle.cycler.operations.alerts import alerts_of
 from dacycle.cycler.verification.attention import schedule
 from dacycle.cycler.verification.cycles import fit_table
-from dacycle.cycler.verification.drift import read_scores, unmade
+from dacycle.cycler.verification.drift import newest_scores, unmade
 from dacycle.forecast_adapter.channels import HEADLINE
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "next_cycle_due_timestamp_seconds": ("When the next cycle of a live run is due, seconds since 1970.", ()),
     "cycle_delay_seconds": ("From when the newest cycle of a live run was due to its commit.", ()),
     "cycles_behind": ("Live cycles whose cutoff has passed and that are not in the archive; 0 for replays.", ()),
-    "queue": ("What could run now: `cycles` that are due, or until a replay's end; `forecasts`.", ("kind",)),
+    "queue": ("What could run now: `cycles` that are due, or until a replay's end; `forecasts` that wait.", ("kind",)),
     "cycles": ("Committed cycles by status.", ("status",)),
     "stage_seconds": ("Wall time of a stage of the newest cycle.", ("stage",)),
     "observations": ("Values of the newest cycle by source and use.", ("source", "use")),
@@ -55,7 +56,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "departure_mean": ("Mean O-B of values used in the newest cycle, in stated errors.", ("source", "variable")),
     "departure_rms": ("Root mean square O-B of values used in the newest cycle, in stated errors.",
                       ("source", "variable")),
-    "forecast_rmse": ("Global error of the newest verified forecast against the reference, SI.", ("channel", "lead")),
+    "forecast_rmse": ("Global error of the newest forecast that is verified at a lead, SI.", ("channel", "lead")),
     "background_spread": ("Spread of the members in the newest background, SI.", ("channel",)),
     "alerts_open": ("Open alerts by severity.", ("severity",)),
     "alert_began_timestamp_seconds": ("When an alert that is open began, seconds since 1970.", ("key", "severity")),
@@ -141,11 +142,16 @@ def _of_commit(branch: Branch) -> Iterator[Sample]:
         return
     yield "cycle_timestamp_seconds", (), (branch.next_time - STEP).timestamp()
     if branch.experiment.end is None:
-        due = branch.next_time + branch.experiment.wait
+        due = read_clock().of_machine(branch.next_time + branch.experiment.wait)
         yield "next_cycle_due_timestamp_seconds", (), due.timestamp()
-    yield "queue", ("forecasts",), len(unmade(branch))
+    yield "queue", ("forecasts",), len(unmade(branch)) if _makes_forecasts(branch) else 0
     yield from _of_cycle(branch)
     yield from _of_forecasts(branch)
+
+
+def _makes_forecasts(branch: Branch) -> bool:
+    """Whether forecasts of a run are waited for: a live one, or a replay of which some were made, unlike a stream."""
+    return branch.experiment.end is None or branch.name in branch.archive.forecasts.branches()
 
 
 def _behind(branch: Branch) -> int:
@@ -161,7 +167,7 @@ def _of_cycle(branch: Branch) -> Iterator[Sample]:
     for stage, seconds in dict(notes.get("seconds", {})).items():
         yield "stage_seconds", (str(stage),), float(seconds)
     if branch.experiment.end is None and "written" in notes:
-        written, due = pd.Timestamp(notes["written"]), record.time + branch.experiment.wait
+        written, due = pd.Timestamp(notes["written"]), read_clock().of_machine(record.time + branch.experiment.wait)
         yield "cycle_delay_seconds", (), (written.tz_localize(None) - due).total_seconds()
     for channel in HEADLINE:
         if record.background_spread and channel in record.background_spread:
@@ -187,11 +193,10 @@ def _of_departures(used: pd.DataFrame) -> Iterator[Sample]:
 
 def _of_forecasts(branch: Branch) -> Iterator[Sample]:
     """Yield the error of the newest forecast that is verified at each lead."""
-    scores = read_scores(branch, newest=2 * max(LEADS) // 12)
-    own = scores[(scores["kind"] == "analysis") & (scores["region"] == "globe") & scores["lead"].isin(LEADS)]
-    last = own[own["channel"].isin(HEADLINE)].sort_values("start").groupby(["channel", "lead"]).last()
-    for (channel, lead), row in last.iterrows():
-        yield "forecast_rmse", (channel, str(lead)), float(np.sqrt(row["mse"]))
+    scores = newest_scores(branch, LEADS)
+    own = scores[(scores["kind"] == "analysis") & (scores["region"] == "globe") & scores["channel"].isin(HEADLINE)]
+    for channel, lead, mse in own[["channel", "lead", "mse"]].itertuples(index=False):
+        yield "forecast_rmse", (channel, str(lead)), float(np.sqrt(mse))
 
 
 # --- giving them ------------------------------------------------------------------------------------------------------
@@ -205,12 +210,18 @@ def write_metrics(archive: Path, name: str) -> None:
     folder = read_settings().metrics
     if folder is None:
         return
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_OfArchive(archive, [name]))
     try:
-        write_to_textfile(str(folder / f"dacycle-{name}.prom"), registry)
+        write_to_textfile(str(folder / f"dacycle-{name}.prom"), _registry_of_run(archive, name))
     except OSError as error:
         logger.warning("metrics of %s cannot be written to %s: %s", name, folder, error)
+
+
+@lru_cache(maxsize=8)
+def _registry_of_run(archive: Path, name: str) -> CollectorRegistry:
+    """Return the metrics of one run, which a process keeps: what was read of a commit is not read for the next one."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_OfArchive(archive, [name]))
+    return registry
 
 
 @contextmanager
@@ -251,12 +262,21 @@ def registry_of(archive: Path) -> CollectorRegistry:
 
 
 def health_of(archive: Path) -> tuple[bool, dict[str, object]]:
-    """Return whether no experiment is behind its schedule, and the number of cycles by which each is."""
-    behind: dict[str, object] = {}
+    """Return whether all experiments can be read and none is behind its schedule, and the cycles by which each is.
+
+    `unreadable` says of those that cannot be read why not.
+    """
     try:
         opened = Archive(archive)
-        for name in opened.branches():
-            behind[name] = _behind(opened.branch(name))
-    except ArchiveError as error:
+        names = opened.branches()
+    except (DacycleError, OSError) as error:
         return False, {"error": str(error)}
-    return not any(behind.values()), {"cycles_behind": behind}
+    behind: dict[str, int] = {}
+    unreadable: dict[str, str] = {}
+    for name in names:
+        try:
+            behind[name] = _behind(opened.branch(name))
+        except (DacycleError, OSError) as error:
+            unreadable[name] = str(error)
+    content: dict[str, object] = {"cycles_behind": behind}
+    return not unreadable and not any(behind.values()), content | ({"unreadable": unreadable} if unreadable else {})

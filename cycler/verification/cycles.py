@@ -111,7 +111,8 @@ def kept_rows(branch: Branch, name: str, rows: pc.Expression, records: Sequence[
     Raises:
         ArchiveError: the file is damaged.
     """
-    table, keys = read_rows(branch.folder / "verification", name, rows)
+    remedy = f"`dacycle verify {branch.name}` makes it again, or says that only a backup does"
+    table, keys = read_rows(branch.folder / "verification", name, rows, remedy)
     current = [r.time for r in records if keys.get(r.id, "").startswith(fingerprint([r]))]
     return table[table["time"].isin(current)]
 

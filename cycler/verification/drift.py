@@ -20,7 +20,7 @@ reference had been there from the beginning.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,10 @@ from dacycle.cycler.verification.cycles import fingerprint
 from dacycle.cycler.verification.drift_scores import (
     COLUMNS,
     KINDS,
+    has_scores,
     is_whole,
     join,
+    kept_leads,
     read_scores_of,
     score_states,
     scored_leads,
@@ -61,6 +63,7 @@ __all__ = [
     "make_forecasts",
     "make_one",
     "member_scores",
+    "newest_scores",
     "read_scores",
     "unmade",
     "unverified",
@@ -69,6 +72,8 @@ __all__ = [
 
 LEAD_STEP = 12
 """Hours between the leads that are stored and scored, from 0; the model itself steps 6 hours."""
+_SEARCHED = pd.Timedelta(days=100)
+"""How far back the newest verified forecast is looked for: a reference may come months later."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,11 @@ def commit_forecasts(
     """Commit the forecasts that are due as `make` makes them, in order. Yields and raises as `make_forecasts`."""
     with branch.archive.lock(f"{branch.name}/drift"):
         _prepare(branch)
-        yield from _fill_in(branch, world, skipped=_due(branch, world))
+        yield from _fill_in(branch, world, skipped=_due(branch, world, _sources(branch)))
         # Cycles may be committed meanwhile: the records read below hold at least those that `due` has seen.
-        starts, of_chain = due(branch, world), set(_due(branch, world))
-        sources, committed = _sources(branch), _committed(branch)
+        starts = due(branch, world)
+        sources = _sources(branch)
+        of_chain, committed = set(_due(branch, world, sources)), _committed(branch, sources)
         models = {record.time: record.digests["model"] for record in branch.records}
         of_members = {start for start in starts if _members_are_due(branch, world, start, sources[start])}
         asked = [Due(s, sources[s], models[s], s in of_chain, s in of_members) for s in starts]
@@ -164,8 +170,9 @@ def due(branch: Branch, world: World) -> list[pd.Timestamp]:
 
     Forecasts of members count as well, where the experiment asks for them.
     """
-    of_members = {s for s, found in _sources(branch).items() if _members_are_due(branch, world, s, found)}
-    return sorted(of_members.union(_due(branch, world)))
+    sources = _sources(branch)
+    of_members = {s for s, found in sources.items() if _members_are_due(branch, world, s, found)}
+    return sorted(of_members.union(_due(branch, world, sources)))
 
 
 def _members_are_due(branch: Branch, world: World, start: pd.Timestamp, made_from: str) -> bool:
@@ -173,9 +180,9 @@ def _members_are_due(branch: Branch, world: World, start: pd.Timestamp, made_fro
     return members.are_wanted(branch, start, made_from, leads_there, all_leads)
 
 
-def _due(branch: Branch, world: World) -> list[pd.Timestamp]:
+def _due(branch: Branch, world: World, sources: Mapping[pd.Timestamp, str]) -> list[pd.Timestamp]:
     """Return the starts at which the forecast of the chain is due."""
-    sources, committed, restarts = _sources(branch), _committed(branch), set(branch.restarts)
+    committed, restarts = _committed(branch, sources), set(branch.restarts)
     return [
         start
         for start, made_from in sources.items()
@@ -189,8 +196,13 @@ def _due(branch: Branch, world: World) -> list[pd.Timestamp]:
 
 
 def unmade(branch: Branch) -> list[pd.Timestamp]:
-    """Return the starts that an experiment asks for and whose forecast is not in the archive, in order."""
-    return sorted(_sources(branch).keys() - _committed(branch))
+    """Return the starts that an experiment asks for and whose forecast is still to be made, in order.
+
+    Those whose states retention removed cannot be made. No record is read, as `_made` says.
+    """
+    restarts = branch.restarts.difference(branch.times[:2])
+    wanted = restarts[restarts.hour.isin(branch.experiment.drift.starts)]
+    return list(wanted.difference(_made(branch)))
 
 
 def fill_in(branch: Branch, world: World) -> Iterator[pd.Timestamp]:
@@ -209,7 +221,8 @@ def fill_in(branch: Branch, world: World) -> Iterator[pd.Timestamp]:
 def unverified(branch: Branch) -> dict[pd.Timestamp, int]:
     """Return the number of leads without scores of each stored forecast; starts with all scores are left out."""
     sources, count = _sources(branch), len(leads(branch))
-    missing = {s: count - len(scored_leads(branch, s, sources[s]) or ()) for s in sorted(_committed(branch))}
+    committed = sorted(_committed(branch, sources))
+    missing = {s: count - len(scored_leads(branch, s, sources[s]) or ()) for s in committed}
     return {start: number for start, number in missing.items() if number}
 
 
@@ -223,12 +236,33 @@ def read_scores(branch: Branch, newest: int | None = None) -> pd.DataFrame:
     Raises:
         ArchiveError: the file of a committed start is missing, damaged, or belongs to other analyses.
     """
-    sources, starts = _sources(branch), sorted(_committed(branch))[-newest if newest else None :]
+    sources = _sources(branch)
+    starts = sorted(_committed(branch, sources))[-newest if newest else None :]
     tables = {start: read_scores_of(branch, start, sources[start]) for start in starts}
     for start, table in tables.items():
         table.insert(0, "start", start)
     filled = [table for table in tables.values() if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=["start", *COLUMNS])
+
+
+def newest_scores(branch: Branch, wanted: Collection[int]) -> pd.DataFrame:
+    """Read the scores at some leads (hours), each of the newest start that is verified there; at most 100 days back.
+
+    Columns are those of `read_scores`. What is read does not grow with the length of the run.
+
+    Raises:
+        ArchiveError: a file is damaged, or belongs to other analyses.
+    """
+    made, left, found = _made(branch), set(wanted).intersection(leads(branch).tolist()), []
+    for start in made[made >= made.max() - _SEARCHED][::-1]:
+        there = left & kept_leads(branch, start)
+        if there:
+            table = read_scores_of(branch, start, fingerprint(branch.records_between(start - STEP, start)))
+            found.append(table[table["lead"].isin(there)].assign(start=start))
+            left -= there
+        if not left:
+            break
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["start", *COLUMNS])
 
 
 def member_scores(branch: Branch) -> pd.DataFrame:
@@ -242,7 +276,7 @@ def forecasts(branch: Branch) -> xr.Dataset:
     Raises:
         ArchiveError: no forecast has been made.
     """
-    store, starts = branch.archive.forecasts, sorted(_committed(branch))
+    store, starts = branch.archive.forecasts, sorted(_committed(branch, _sources(branch)))
     if not starts or branch.name not in store.branches():
         raise ArchiveError(
             f"{branch.archive.folder}: {branch.name} has no forecasts; make them with `dacycle drift {branch.name}`"
@@ -269,21 +303,31 @@ def _sources(branch: Branch) -> dict[pd.Timestamp, str]:
     }
 
 
-def _committed(branch: Branch) -> set[pd.Timestamp]:
-    """Return the starts whose forecast is in the archive and was made from the analyses that are there now.
+def _committed(branch: Branch, sources: Mapping[pd.Timestamp, str]) -> set[pd.Timestamp]:
+    """Return the starts whose forecast is in the archive and was made from the analyses that are there now, `sources`.
 
     A forked experiment without forecasts of its own uses its donor's, as far as it got their scores when it was forked.
     """
     store, name = branch.archive.forecasts, _stored_under(branch)
     if name is None or not len(store.times(name, "starts")):
         return set()
-    sources = _sources(branch)
     made_from = {
         pd.Timestamp(record["time"]): record["made_from"]
         for record in map(json.loads, store.column(name, "starts", "record"))
     }
     starts = {start for start, fingerprint_then in made_from.items() if sources.get(start) == fingerprint_then}
     return starts if name == branch.name else {s for s in starts if scored_leads(branch, s, sources[s]) is not None}
+
+
+def _made(branch: Branch) -> pd.DatetimeIndex:
+    """Return the starts whose forecast is stored and has a file of scores, in order.
+
+    A rewind removes the files of the starts that it takes back, so that these are those of `_committed`, unless one was
+    killed; no record is read.
+    """
+    store, name = branch.archive.forecasts, _stored_under(branch)
+    stored = np.array([], "datetime64[s]") if name is None else store.times(name, "starts").astype("datetime64[s]")
+    return pd.DatetimeIndex([start for start in pd.DatetimeIndex(stored) if has_scores(branch, start)])
 
 
 def _stored_under(branch: Branch) -> str | None:
@@ -299,13 +343,14 @@ def _prepare(branch: Branch) -> None:
     branch.archive.make(store)
     if branch.name not in store.branches():
         store.create_branch(branch.name, _shared_past(branch))
-    current = _committed(branch)
+    sources = _sources(branch)
+    current = _committed(branch, sources)
     stored = pd.DatetimeIndex(store.times(branch.name, "starts").astype("datetime64[s]"))
     stale = [start for start in stored if start not in current]
     # The store only appends in order of time: to add an earlier start, those after it are taken back.
     # A start whose states were removed stays without a forecast.
     restarts = set(branch.restarts)
-    possible = [start for start in _sources(branch) if start in restarts]
+    possible = [start for start in sources if start in restarts]
     skipped = [start for start in possible if len(stored) and start < stored[-1] and start not in stored]
     if stale or skipped:
         first = cycle_id(min([*stale, *skipped]))
@@ -341,7 +386,7 @@ def _is_covered(branch: Branch, world: World, start: pd.Timestamp) -> bool:
 
 def _fill_in(branch: Branch, world: World, skipped: list[pd.Timestamp]) -> Iterator[pd.Timestamp]:
     sources, name = _sources(branch), _stored_under(branch)
-    for start in sorted(_committed(branch) - set(skipped)):
+    for start in sorted(_committed(branch, sources) - set(skipped)):
         scored = scored_leads(branch, start, sources[start])
         new = [lead for lead in verifiable_leads(branch, world, start) if scored is not None and lead not in scored]
         if new and name is not None:

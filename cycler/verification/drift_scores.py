@@ -7,6 +7,7 @@ fingerprint counts as missing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dacycle.common.files import write_whole
+from dacycle.common.files import stamp, write_whole
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 from dacycle.cycler.experiment import cycle_id
@@ -25,8 +26,10 @@ from dacycle.forecast_adapter.worlds.world import World
 __all__ = [
     "COLUMNS",
     "KINDS",
+    "has_scores",
     "is_whole",
     "join",
+    "kept_leads",
     "read_scores_of",
     "score",
     "score_states",
@@ -89,6 +92,26 @@ def write_scores(branch: Branch, start: pd.Timestamp, frame: pd.DataFrame, made_
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _MADE_FROM: made_from.encode()})
     write_whole(_path(branch, start), seal_table(table))
+
+
+def has_scores(branch: Branch, start: pd.Timestamp) -> bool:
+    """Return whether there is a file with scores of a start; which analyses they are of is not looked at."""
+    return _path(branch, start).is_file()
+
+
+def kept_leads(branch: Branch, start: pd.Timestamp) -> set[int]:
+    """Return the leads with scores in the file of a start, of whatever analyses; a file that stays is read once.
+
+    Raises:
+        ArchiveError: the file is damaged.
+    """
+    path = _path(branch, start)
+    return set(_leads_in(path, stamp(path), branch.scores_remedy))
+
+
+@lru_cache(maxsize=1024)
+def _leads_in(path: Path, written: object, remedy: str) -> frozenset[int]:
+    return frozenset(read_sealed_table(path, remedy, ["lead"])["lead"].unique().to_pylist())
 
 
 def scored_leads(branch: Branch, start: pd.Timestamp, made_from: str) -> set[int] | None:

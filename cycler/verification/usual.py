@@ -16,7 +16,7 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.verification.consistency import spread_by_layer
 from dacycle.forecast_adapter.channels import HEADLINE
 
-__all__ = ["FEWEST", "LIMIT", "PAST", "quantities", "strengths", "typical", "typical_of_each"]
+__all__ = ["FEWEST", "LIMIT", "PAST", "newest_of_errors", "quantities", "strengths", "typical", "typical_of_each"]
 
 PAST = 30
 """Most earlier cycles at the same hour with which a cycle is compared: a run changes with the seasons."""
@@ -35,6 +35,7 @@ _LEAST = {
     "rms": 0.02,
     "spread": 0.02,
     "increment": 0.02,
+    "error": 0.02,
 }
 """Least standard deviation of each quantity, in its own unit."""
 _COMPARED_AT_LEAST = 20
@@ -111,6 +112,23 @@ def typical_of_each(values: pd.DataFrame) -> pd.DataFrame:
     """Return what was usual of each series at each cycle, from the cycles before it; NaN as in `typical`."""
     rows = [_typical(values, row) for row in range(len(values))]
     return pd.DataFrame(np.reshape(rows, values.shape), values.index, values.columns)
+
+
+def newest_of_errors(errors: pd.Series, together: int = 1) -> tuple[float, float]:
+    """Return what is usual of an error, and how strongly the newest departs from it; NaN where fewer than five say.
+
+    Usual is the median of the values before. The strength is in standard deviations of the logarithm, positive for a
+    larger error, by the rules of `strengths`.
+
+    Args:
+        errors: the root mean square errors of a run, in order, positive.
+        together: number of values whose mean is compared, with the means of as many before.
+    """
+    logs = np.log(errors.rolling(together).mean().to_numpy(float)[together - 1 :])
+    past = logs[: max(0, len(logs) - together), None]
+    typical = _median(past)
+    strength = _deviation(logs[-1:] - typical, past - typical, np.array([_LEAST["error"]]))
+    return float(np.exp(typical[0])), float(strength[0])
 
 
 def _typical(values: pd.DataFrame, row: int) -> NDArray:

@@ -11,7 +11,8 @@ from dacycle.cycler.operations.audit import audit
 from dacycle.cycler.report.health import source_rows
 from dacycle.cycler.verification.attention import HISTORY, conditions
 from dacycle.cycler.web.overview import overview, standing
-from dacycle.cycler.web.run_page import attempt, drift_rows
+from dacycle.cycler.web.parts import attempt
+from dacycle.cycler.web.run_page import drift_rows
 from dacycle.cycler.web.runs import Run, Runs
 from dacycle.cycler.web.stations import station_content, stations_content
 
@@ -19,7 +20,7 @@ __all__ = ["cycle", "cycles", "experiment", "experiments", "plain", "station", "
 
 
 def experiments(runs: Runs) -> list[dict[str, Any]]:
-    """Return how each experiment stands; `trouble` says why one cannot be read."""
+    """Return how each experiment stands; `trouble` says why one cannot be read, `alerts` why its alerts cannot."""
     return [_stands(row) for row in overview(runs)]
 
 
@@ -30,6 +31,7 @@ def _stands(row: dict[str, Any]) -> dict[str, Any]:
     newest, plan = row["newest"], row["plan"]
     return {
         **{name: row[name] for name in kept if name in row},
+        **({"alerts": row["alerts"]} if row["alerts"]["trouble"] else {}),
         "newest": None if newest is None else {"cycle": newest.id, "status": newest.status, "reason": newest.reason},
         "schedule": None if plan is None else asdict(plan),
     }
@@ -37,14 +39,15 @@ def _stands(row: dict[str, Any]) -> dict[str, Any]:
 
 def experiment(run: Run) -> dict[str, Any]:
     """Return how an experiment stands, what its sources had in the newest cycle, its alerts, and its drift."""
-    content = {"name": run.name, **_stands(standing(run))}
+    now = clock.now()
+    content = {"name": run.name, **_stands(standing(run, now))}
     records = run.records[-HISTORY:]
     if not records:
         return content
 
     def sources() -> dict[str, Any]:
         fits = run.fits()
-        found = conditions(run.experiment, records, fits, clock.now())
+        found = conditions(run.experiment, records, fits, now)
         return {"conditions": [asdict(one) for one in found], "rows": source_rows(records, fits, found)}
 
     content["sources"] = attempt(sources)

@@ -20,7 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from dacycle import __version__
 from dacycle.common.errors import DacycleError
-from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.exceptions import ArchiveError, NotInArchiveError
 from dacycle.cycler.experiment import parse_cycle_time
 from dacycle.cycler.operations.metrics import health_of, registry_of
 from dacycle.cycler.web import api
@@ -210,9 +210,8 @@ def _add_answers_to_errors(app: FastAPI, pages: Pages) -> None:
 
     @app.exception_handler(DacycleError)
     def mendable(request: Request, error: DacycleError) -> Response:
-        text = str(error)
-        absent = "no experiment" in text or "has no cycle" in text or "no archive" in text
-        return answer(request, "Not here" if absent else "This cannot be read", text, 404 if absent else 500)
+        absent = isinstance(error, NotInArchiveError)
+        return answer(request, "Not here" if absent else "This cannot be read", str(error), 404 if absent else 500)
 
     @app.exception_handler(AnyHTTPException)
     def refused(request: Request, error: AnyHTTPException) -> Response:

@@ -20,8 +20,11 @@ class Cache:
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what is kept under a key, or make it; what `make` raises is raised, and not kept."""
+    def get(self, key: Hashable, make: Callable[[], Any], lasts: Callable[[Any], bool] = lambda _: True) -> Any:
+        """Return what is kept under a key, or make it; what `make` raises is raised, and not kept.
+
+        Nor is a result kept of which `lasts` says that it does not.
+        """
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
@@ -29,8 +32,10 @@ class Cache:
                 self._entries.popitem(last=False)
         with entry.lock:
             if not entry.made:
-                entry.value = make()
-                entry.made = True
+                value = make()
+                if not lasts(value):
+                    return value
+                entry.value, entry.made = value, True
             return entry.value
 
 

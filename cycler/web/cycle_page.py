@@ -9,7 +9,7 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.operations.audit import audit
 from dacycle.cycler.report import health, maps, observation_figures, observations, style, tables
 from dacycle.cycler.verification.cycles import fit_table
-from dacycle.cycler.web.run_page import attempt
+from dacycle.cycler.web.parts import attempt
 from dacycle.cycler.web.runs import Run
 from dacycle.forecast_adapter.channels import HEADLINE
 

@@ -12,6 +12,7 @@ from dacycle.cycler.verification.cycles import fingerprint
 from dacycle.cycler.web.cache import Cache
 from dacycle.cycler.web.cycle_page import cycle_content
 from dacycle.cycler.web.overview import overview
+from dacycle.cycler.web.parts import attempt, is_troubled
 from dacycle.cycler.web.run_page import run_content
 from dacycle.cycler.web.runs import Run, Runs
 from dacycle.cycler.web.stations import CYCLES, station_content, stations_content
@@ -22,7 +23,7 @@ _PACKAGES = ("dacycle.cycler.web", "dacycle.cycler.report")
 
 
 class Page:
-    """A page: its HTML, and the version of what it shows."""
+    """A page: its HTML, and the version of what it shows; none where a part could not be read, which may be mended."""
 
     def __init__(self, html: str, version: str, status: int = 200) -> None:
         self.html, self.version, self.status = html, version, status
@@ -46,10 +47,7 @@ class Pages:
         folder, version = str(self._runs.folder), self.version_of_all()
 
         def content() -> dict[str, Any]:
-            try:
-                return {"folder": folder, "rows": overview(self._runs), "trouble": ""}
-            except (DacycleError, OSError) as error:
-                return {"folder": folder, "rows": [], "trouble": str(error)}
+            return {"folder": folder, "rows": [], **attempt(lambda: {"rows": overview(self._runs)})}
 
         return self._page("overview.html", version, (), content, [("Experiments", "")], "/api/version")
 
@@ -102,7 +100,7 @@ class Pages:
 
         def content() -> dict[str, Any]:
             empty = {"experiment": run.experiment, "rows": [], "found": 0, "all": 0}
-            return {"search": search, "cycles": CYCLES, **_guarded(empty, lambda: stations_content(run, search))}
+            return {"search": search, "cycles": CYCLES, **empty, **attempt(lambda: stations_content(run, search))}
 
         path = [*_ROOT, (name, f"/run/{name}"), ("Stations", "")]
         return self._page("stations.html", run.version, (name, search), content, path)
@@ -113,7 +111,7 @@ class Pages:
 
         def content() -> dict[str, Any]:
             empty = {"experiment": run.experiment, "station": station, "plain": ""}
-            return _guarded(empty, lambda: station_content(run, station, days))
+            return {**empty, **attempt(lambda: station_content(run, station, days))}
 
         path = [*_ROOT, (name, f"/run/{name}"), ("Stations", f"/run/{name}/stations"), (station, "")]
         watch = f"/api/version?experiment={name}"
@@ -138,20 +136,14 @@ class Pages:
 
         def make() -> Page:
             frame = {"path": path, "watch": watch, "version": version, "statuses_css": self._colours}
-            html = self._environment.get_template(template).render(**frame, **content())
-            return Page(html, version)
+            shown = content()
+            html = self._environment.get_template(template).render(**frame, **shown)
+            return Page(html, "" if is_troubled(shown) else version)
 
         if not keep:
             return make()
-        page: Page = self._kept.get((template, about, version), make)
+        page: Page = self._kept.get((template, about, version), make, lasts=lambda page: bool(page.version))
         return page
 
 
 _ROOT = [("Experiments", "/")]
-
-
-def _guarded(empty: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    try:
-        return {**make(), "trouble": ""}
-    except (DacycleError, OSError) as error:
-        return {**empty, "trouble": str(error)}

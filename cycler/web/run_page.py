@@ -1,14 +1,13 @@
 """What the page of one experiment shows: its cycles, what came in, alerts, errors and drift, beside its own past."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dacycle.common import clock
-from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.operations.metrics import LEADS
 from dacycle.cycler.report import figures, health, style
@@ -16,17 +15,16 @@ from dacycle.cycler.report.charts import Chart, Figure, Line
 from dacycle.cycler.verification import usual
 from dacycle.cycler.verification.attention import HISTORY, conditions
 from dacycle.cycler.web.overview import standing
+from dacycle.cycler.web.parts import attempt
 from dacycle.cycler.web.runs import Run
 from dacycle.forecast_adapter.channels import HEADLINE
 
-__all__ = ["attempt", "calendar", "drift_rows", "run_content"]
+__all__ = ["calendar", "drift_rows", "run_content"]
 
 DAYS = 31
 """Days of the timeline, where no month is asked for."""
 _SMALL = (250, 130)
 _SHADES = dict(zip(LEADS, ("shade 1", "shade 3", "shade 5"), strict=True))
-_UNUSUAL = 3.0
-"""An error this many standard deviations above the run's own past is marked."""
 
 
 def run_content(run: Run, month: str | None) -> dict[str, Any]:
@@ -39,15 +37,16 @@ def run_content(run: Run, month: str | None) -> dict[str, Any]:
     Raises:
         ArchiveError: nothing of the run can be read.
     """
-    content = standing(run) | {"experiment": run.experiment, "report": (run.branch.folder / _REPORT).is_file()}
+    now = clock.now()
+    content = standing(run, now)
+    content |= {"experiment": run.experiment, "report": (run.branch.folder / "report/index.html").is_file()}
     records = run.records
     if not records:
         return content | {"records": []}
-    now = clock.now()
 
     def attention() -> dict[str, Any]:
         recent, fits = records[-HISTORY:], run.fits()
-        found, plan = conditions(run.experiment, recent, fits, now), run.plan(recent[-1].time)
+        found, plan = conditions(run.experiment, recent, fits, now), run.plan(recent[-1].time, now)
         return {
             "found": [one for one in health.attention(recent, plan, found) if one.text != plan.text],
             "counts": health.last_counts(recent[-1], fits),
@@ -62,23 +61,11 @@ def run_content(run: Run, month: str | None) -> dict[str, Any]:
         "calendar": calendar(records, month),
         "incidents": [record for record in reversed(records) if record.status != "ok"],
         "now": attempt(attention),
-        "alerts": attempt(lambda: {"rows": run.alerts}),
         "errors": attempt(lambda: {"figure": _errors(run.errors())}),
         "drift": attempt(lambda: {"rows": drift_rows(run.drift()), "figure": _drift(run.drift())}),
         "spread": _spread(records[-HISTORY:]),
     }
     return content
-
-
-_REPORT = "report/index.html"
-
-
-def attempt(make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what `make` returns, with an empty `trouble`; or why it could not be made, as `trouble`."""
-    try:
-        return {**make(), "trouble": ""}
-    except (DacycleError, OSError) as error:
-        return {"trouble": str(error)}
 
 
 # --- cycles -----------------------------------------------------------------------------------------------------------
@@ -161,7 +148,8 @@ def drift_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the error of the newest verified forecast by headline channel and lead, beside those of earlier starts.
 
     A row has `channel`, `unit`, `lead`, `start`, `now`, `usual` (the median of earlier starts, NaN where fewer than
-    five say), `strength` (in standard deviations of its logarithm) and `level`, `bad` where it is unusually large.
+    five say), `strength` (in standard deviations of its logarithm) and `level`, `bad` where it is unusually large:
+    beyond the limit of the alerts.
     """
     rows = []
     for channel in HEADLINE:
@@ -170,11 +158,7 @@ def drift_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
             series = _by_start(scores, channel, lead)
             if series.empty:
                 continue
-            past, strength = np.log(series.iloc[:-1]), np.nan
-            known = len(past) >= usual.FEWEST
-            if known:
-                spread = max(1.4826 * float((past - past.median()).abs().median()), float(past.std()), 0.02)
-                strength = float((np.log(series.iloc[-1]) - past.median()) / spread)
+            past, strength = usual.newest_of_errors(series)
             rows.append(
                 {
                     "channel": channel,
@@ -182,9 +166,9 @@ def drift_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
                     "lead": lead,
                     "start": series.index[-1],
                     "now": factor * float(series.iloc[-1]),
-                    "usual": factor * float(np.exp(past.median())) if known else np.nan,
+                    "usual": factor * past,
                     "strength": strength,
-                    "level": "bad" if strength > _UNUSUAL else "",
+                    "level": "bad" if strength > usual.LIMIT else "",
                 }
             )
     return rows

@@ -5,7 +5,7 @@ Only what is committed is read, and nothing is written. Several threads may ask 
 
 import hashlib
 import threading
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dacycle.common import clock
 from dacycle.common.files import stamp
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.archive.commits import branch_names, newest_commit
-from dacycle.cycler.archive.exceptions import ArchiveError
+from dacycle.cycler.archive.exceptions import NotInArchiveError
 from dacycle.cycler.archive.progress import Holding, find_states, read_holding, refuse_unknown
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import Experiment
@@ -35,6 +35,8 @@ SHOWN = HISTORY
 """Number of newest cycles whose departures and errors are shown, about a month."""
 STARTS = 60
 """Number of newest forecasts whose errors are shown."""
+_SHOWN_FILES = ("alerts.json", "verification/fits.parquet", "drift", "report/index.html")
+"""Files and folders of a run whose change changes a page."""
 _TEXTS = ("site", "station", "variable", "source", "use", "reason")
 
 
@@ -58,7 +60,7 @@ class Runs:
         """Return the names of the experiments.
 
         Raises:
-            ArchiveError: there is no archive.
+            NotInArchiveError: there is no archive.
         """
         return branch_names(find_states(self.folder))
 
@@ -66,7 +68,7 @@ class Runs:
         """Return one experiment.
 
         Raises:
-            ArchiveError: there is no archive, or no experiment of that name; the message lists the names.
+            NotInArchiveError: there is no archive, or no experiment of that name; the message lists the names.
         """
         find_states(self.folder)
         refuse_unknown(self.folder, name)
@@ -83,7 +85,7 @@ class Run:
         self.archive, self.name = archive, name
         self._kept = Cache(24)  # what was read, by what it depends on
         self._cycles = Cache(2 * SHOWN)  # what was counted, and of single cycles
-        self._stations = Cache(64)  # of single stations, by cycle
+        self._stations = Cache(64 * SHOWN)  # the departures of a station in a cycle
         self._known: tuple[str, list[CycleRecord]] = ("", [])
         self._generation = 0  # how often the records did not only grow, as after a rewind
         self._lock = threading.RLock()
@@ -110,19 +112,18 @@ class Run:
         """Return a text that changes whenever something changes that a page shows."""
         folder = self.branch.folder
         parts = [self.tip, self._forecast_tip()]
-        parts += [str(stamp(folder / name)) for name in ("alerts.json", "verification/fits.parquet", "drift")]
+        parts += [str(stamp(folder / name)) for name in _SHOWN_FILES]
         last = self.holding.last
-        plan = None if last is None else self.plan(pd.Timestamp(last))
-        parts.append("" if plan is None else f"{plan.short} {plan.level}")
+        parts.append("" if last is None else self.plan(pd.Timestamp(last), clock.now()).text)
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
     def _forecast_tip(self) -> str:
         store = self.archive.forecasts.folder
         return newest_commit(store, self.name) if (store / f"refs/branch.{self.name}").is_dir() else ""
 
-    def plan(self, last: pd.Timestamp) -> Schedule:
-        """Return how the run stands after its newest cycle."""
-        return schedule(self.experiment, last, clock.now())
+    def plan(self, last: pd.Timestamp, now: pd.Timestamp) -> Schedule:
+        """Return how the run stands after its newest cycle, at a time, UTC."""
+        return schedule(self.experiment, last, now)
 
     @property
     def holding(self) -> Holding:
@@ -181,18 +182,15 @@ class Run:
 
     def _count(self, records: list[CycleRecord]) -> list[pd.DataFrame]:
         """Return the counts of cycles that nothing has verified, each counted once."""
-        known: dict[str | None, pd.DataFrame] = self._cycles.get("counts", dict)
-        uncounted = [record for record in records if record.departures not in known]
-        if uncounted:
-            digests = {record.time: record.departures for record in uncounted}
-            for time, departures in self.branch.departures_between(uncounted[0].time, uncounted[-1].time):
-                if time in digests:
-                    known[digests[time]] = fit_table(time, departures)
-        current = {record.departures for record in records}
-        for digest in known.keys() - current:
-            known.pop(digest, None)
-        found = [known.get(record.departures) for record in records]
-        return [table for table in found if table is not None]
+
+        def count(record: CycleRecord) -> pd.DataFrame:
+            return fit_table(record.time, self.branch.departures_of(record))
+
+        return [
+            self._cycles.get(("counts", record.departures), partial(count, record))
+            for record in records
+            if record.departures is not None
+        ]
 
     def errors(self) -> pd.DataFrame:
         """Return global errors of the headline channels in the newest `SHOWN` cycles, as far as they are verified."""
@@ -223,13 +221,16 @@ class Run:
 
     def station(self, name: str, records: list[CycleRecord]) -> pd.DataFrame:
         """Return the departures of a station in some cycles, with their `cycle`."""
-        known: dict[str | None, pd.DataFrame] = self._stations.get(name, dict)
-        unread = [record for record in records if record.departures not in known]
-        if unread:
-            digests = {record.time: record.departures for record in records}
-            for time, table in self.branch.departures_between(unread[0].time, unread[-1].time, name):
-                known[digests[time]] = table.astype(dict.fromkeys(_TEXTS, str))
-        filled = [known[record.departures] for record in records if len(known.get(record.departures, ()))]
+
+        def read(record: CycleRecord) -> pd.DataFrame:
+            return self.branch.departures_of(record, name).astype(dict.fromkeys(_TEXTS, str))
+
+        tables = [
+            self._stations.get((name, record.departures), partial(read, record))
+            for record in records
+            if record.departures is not None
+        ]
+        filled = [table for table in tables if len(table)]
         return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
     def stations(self, cycles: int) -> list[dict[str, Any]]:
@@ -247,9 +248,9 @@ class Run:
         """Return the wall time of each stage of one of the newest cycles, seconds; nothing for earlier cycles."""
 
         def read() -> dict[str, float]:
-            for commit in islice(self.archive.states.commits(self.name), SHOWN):
-                if commit.metadata.get("time") == record.id:
-                    return {str(stage): float(took) for stage, took in commit.metadata.get("seconds", {}).items()}
+            for note in islice(self.archive.states.notes(self.name), SHOWN):
+                if note["time"] == record.id:
+                    return {str(stage): float(took) for stage, took in note.get("seconds", {}).items()}
             return {}
 
         found: dict[str, float] = self._cycles.get(("seconds", fingerprint([record])), read)
@@ -259,14 +260,14 @@ class Run:
         """Return the record of a cycle.
 
         Raises:
-            ArchiveError: there is none; the message says which there are.
+            NotInArchiveError: there is none; the message says which there are.
         """
         records = self.records
         place = int(np.searchsorted([record.time for record in records], time)) if records else 0
         if place < len(records) and records[place].time == time:
             return records[place]
         there = f"{records[0].id} to {records[-1].id}" if records else "none yet"
-        raise ArchiveError(f"{self.name} has no cycle {time:%Y%m%dT%H} (it has {there})")
+        raise NotInArchiveError(f"{self.name} has no cycle {time:%Y%m%dT%H} (it has {there})")
 
 
 def _stations(branch: Branch, recent: list[CycleRecord]) -> list[dict[str, Any]]:

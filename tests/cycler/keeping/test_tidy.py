@@ -18,6 +18,7 @@ from dacycle.cycler.operations.audit import audit
 from dacycle.cycler.operations.service import Service
 from dacycle.cycler.report.page import write_report
 from dacycle.cycler.verification.cycles import verify
+from dacycle.cycler.verification.drift import unmade
 from tests.cycler.runs import experiment, make_run
 
 DACYCLE = "from dacycle.cycler.cli import main; main()"
@@ -56,6 +57,9 @@ def test_older_cycles_keep_the_states_from_which_a_forecast_can_start(whole, run
     assert list(run.kept("analysis")) == list(kept)
     assert list(run.kept("background")) == list(times[~old].insert(0, pd.Timestamp("2024-01-02T00")))
     assert pd.Timestamp("2024-01-03T00") in run.restarts
+    starts = list(pd.date_range("2024-01-02", "2024-01-05T12", freq="12h"))
+    assert unmade(whole) == starts
+    assert unmade(run) == [start for start in starts if start != pd.Timestamp("2024-01-02T12")], "its states are gone"
     assert size(run.archive.folder) < size(whole.archive.folder)
 
 

@@ -15,7 +15,10 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prefect import Flow
 from prefect.events import AutomationCore
+
+from dacycle.cycler.operations import flows
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 FILE = DEPLOY / "prefect/automations.yaml"
@@ -28,6 +31,8 @@ def test_prefects_own_schema_takes_the_automations() -> None:
     assert alert.trigger.expect == {"dacycle.alert.open", "dacycle.alert.over"}
     assert silent.trigger.posture == "Proactive"
     assert "prefect.flow-run.Failed" in failed.trigger.expect
+    watched = failed.trigger.match_related.model_dump()["prefect.resource.name"]
+    assert sorted(watched) == sorted(each.name for each in vars(flows).values() if isinstance(each, Flow))
     assert all(str(action.block_document_id) == NO_BLOCK for each in automations for action in each.actions)
 
 

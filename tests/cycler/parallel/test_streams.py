@@ -23,6 +23,7 @@ from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError, load_experiment
 from dacycle.cycler.keeping.tidy import removable
+from dacycle.cycler.operations.metrics import registry_of
 from dacycle.cycler.parallel.forecasts import make_forecasts
 from dacycle.cycler.parallel.seams import seams, verdict
 from dacycle.cycler.parallel.streams import cut, find_streams, join, run_stream
@@ -137,6 +138,10 @@ def test_commands_read_the_joined_run_as_one(done):
     assert CliRunner().invoke(app, ["report", "whole", *archive]).exit_code == 0
     starts = drift.read_scores(open_experiment(done / "archive", "whole"))["start"].unique()
     assert len(starts) == 3, "--forecasts makes those of the joined run"
+    metrics = registry_of(done / "archive")
+    for name in ("whole", "whole-1", "whole-2"):
+        queue = metrics.get_sample_value("dacycle_queue", {"experiment": name, "kind": "forecasts"})
+        assert queue == 0, "no forecasts are made of a stream"
 
 
 def test_the_seam_error_is_the_difference_of_both_analyses(done, tiny):

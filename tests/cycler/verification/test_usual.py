@@ -84,3 +84,14 @@ def test_a_jump_of_a_series_that_changes_slowly_is_found_at_once():
     assert usual.strengths(series(values)).max(axis=None) < usual.LIMIT
     values[-1] += 1.0
     assert usual.strengths(series(values)).iloc[-1, 0] > usual.LIMIT
+
+
+def test_errors_of_a_day_are_compared_with_days_before_that_share_none_of_its_cycles():
+    logs = 0.05 * np.sin(np.arange(40.0))
+    errors = pd.Series(np.exp([*logs, *np.full(4, 0.5)]))
+    past = [np.log(np.exp(logs[first : first + 4]).mean()) for first in range(37)]
+    typical, strength = usual.newest_of_errors(errors, together=4)
+    assert typical == pytest.approx(np.exp(np.median(past)))
+    assert strength > usual.LIMIT
+    assert usual.newest_of_errors(errors[:-4], together=4)[1] < 3
+    assert np.isnan(usual.newest_of_errors(errors[:11], together=4)).all(), "of four days before, too few to say"

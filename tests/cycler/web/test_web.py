@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,10 +17,15 @@ import pandas as pd
 import pytest
 
 from dacycle.cycler.archive.branches import Archive, Branch
+from dacycle.cycler.keeping.tidy import tidy
 from dacycle.cycler.operations.alerts import watch
+from dacycle.cycler.operations.audit import Audit, StartAudit, audit
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts
+from dacycle.cycler.web import cycle_page
 from dacycle.cycler.web.app import serve
+from dacycle.cycler.web.run_page import drift_rows
+from dacycle.cycler.web.runs import Runs
 from dacycle.forecast_adapter.models.model import load_model
 from tests.cycler import runs
 from tests.cycler.pages import Page
@@ -120,6 +126,28 @@ def test_a_cycle_shows_what_made_it_and_what_it_changed(client: httpx.Client, ar
     assert "0.50" in page.words, "seconds of a stage"
 
 
+def test_a_cycle_says_what_it_starts_from_and_what_came_too_late(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cycle uses what came too late, so the audit of this one is given another start."""
+    start = StartAudit(
+        experiment="run-late", cycle=pd.Timestamp("2024-01-02T12"), digest="d" * 64, now="changed",
+        due=pd.Timestamp("2024-01-03T01"), too_early=False, again=2, too_late=[],
+    )  # fmt: skip
+    made = {"20240103T00": start, "20240103T06": replace(start, too_early=True)}
+    made |= {"20240103T12": replace(start, too_late=["sondes in 20240102T18"])}
+
+    def audited(archive: Archive, name: str, time: pd.Timestamp, read_files: bool) -> Audit:
+        return replace(audit(archive, name, time, read_files), start=made[f"{time:%Y%m%dT%H}"])
+
+    monkeypatch.setattr(cycle_page, "audit", audited)
+    with shown(own) as address, httpx.Client(base_url=address, timeout=60) as client:
+        well, early, late = (read(client, f"/run/run/cycles/{cycle}").words for cycle in made)
+    assert "run-late 20240102T12 03 01:00 changed 2 none" in well
+    assert "No value was used that was received after its cutoff" in well
+    for words, said in ((early, "starts from was due after the cutoff"), (late, "sondes in 20240102T18")):
+        assert said in words
+        assert "No value was used that was received after its cutoff" not in words
+
+
 def test_the_first_and_the_newest_cycle_have_one_neighbour(client: httpx.Client, archive: Path) -> None:
     records = branch_of(archive).records[2:]
     first, last = (read(client, f"/run/run/cycles/{record.id}") for record in (records[0], records[-1]))
@@ -155,6 +183,25 @@ def test_odd_names_are_shown_as_they_are_and_do_nothing(client: httpx.Client) ->
     assert "values, the newest first" in found.text
     searched = client.get("/run/run/stations", params={"search": "<script>alert(1)</script>"}).text
     assert "<script>alert" not in searched
+
+
+def test_a_station_is_read_in_any_cycles(archive: Path) -> None:
+    run = Runs(archive).run("run")
+    some = run.records[::2]
+    assert list(run.station("s5", some)["cycle"].unique()) == [record.time for record in some]
+
+
+def test_an_error_is_marked_where_it_is_unusual_for_the_run() -> None:
+    def level(*newest: float) -> list[str]:
+        starts = pd.date_range("2024-01-02", periods=30 + len(newest), freq="12h")
+        past = 100 * np.exp(0.05 * np.sin(np.arange(30)))
+        rmse = np.array([*past, *newest])
+        table = pd.DataFrame({"start": starts, "kind": "analysis", "channel": "z500", "lead": 72, "mse": rmse**2})
+        return [row["level"] for row in drift_rows(table)]
+
+    assert level(125.0) == [""], "six of its past's standard deviations, of 30 values, are not beyond the limit"
+    assert level(200.0) == ["bad"]
+    assert level(50.0) == [""], "smaller errors are welcome"
 
 
 def test_stations_are_found_by_a_part_of_their_name(client: httpx.Client) -> None:
@@ -240,10 +287,52 @@ def test_damaged_departures_are_named_and_the_rest_is_shown(own: Path) -> None:
         assert "20240103T12.parquet is damaged" in page.words
         assert "Increments of the headline channels" in page.words
         assert "alerts.json" in read(client, "/").words
-        assert "alerts.json" in read(client, "/run/run", 500).words
+        page = read(client, "/run/run")
+        assert "alerts.json" in page.words
+        assert "Forecast error by start" in client.get("/run/run").text
         assert "is damaged" in read(client, "/run/run/stations").words
-        assert client.get("/api/experiments/run").status_code == 500
+        about = client.get("/api/experiments/run").json()
+        assert "alerts.json" in about["alerts"]["trouble"]
+        assert about["critical"] is None, "it is not known"
         assert "run-free" in read(client, "/run/run-free").words
+
+
+def test_a_part_that_is_mended_is_shown_again(own: Path) -> None:
+    paths = ["/run/run/cycles/20240103T12", "/run/run/stations", "/run/run/station?station=s5"]
+    path = own / "branches/run/departures/20240103T12.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5] + b"12345")
+    with shown(own) as address, httpx.Client(base_url=address, timeout=60) as client:
+        for page in paths:
+            answer = client.get(page)
+            assert "is damaged" in Page(answer.text).words
+            assert "etag" not in answer.headers
+        path.write_bytes(whole)
+        for page in paths:
+            answer = client.get(page)
+            assert "is damaged" not in Page(answer.text).words
+            assert "etag" in answer.headers
+
+
+def test_a_damaged_table_of_errors_does_not_hide_how_a_run_stands(own: Path, tiny: Any) -> None:
+    errors = own / "branches/run/verification/errors.parquet"
+    errors.write_bytes(errors.read_bytes()[:-5] + b"12345")
+    with shown(own) as address, httpx.Client(base_url=address, timeout=60) as client:
+        page = read(client, "/")
+        assert "20240103T12 ok" in page.words
+        assert "errors.parquet is damaged; `dacycle verify run` makes it again" in page.words
+        stands = client.get("/api/experiments").json()[0]
+        assert (stands["name"], stands["cycles"], stands["critical"]) == ("run", CYCLES, 0)
+        verify(branch_of(own), tiny)
+        assert "cannot be read" not in read(client, "/").words
+
+
+def test_only_what_is_not_there_is_said_not_to_be(own: Path, tmp_path: Path) -> None:
+    there = own.rename(tmp_path / "no archive, no experiment, has no cycle")
+    (there / "states.icechunk/refs/branch.run/ref.json").write_text("{")
+    with shown(there) as address, httpx.Client(base_url=address, timeout=60) as client:
+        assert client.get("/run/run").status_code == 500
+        assert client.get("/run/nobody").status_code == 404
 
 
 def test_a_damaged_state_is_named_and_the_rest_is_shown(own: Path) -> None:
@@ -297,6 +386,38 @@ def test_a_new_cycle_and_a_rewind_show_without_a_new_start(own: Path) -> None:
         assert client.get("/run/run/cycles/20240103T06").status_code == 404
 
 
+def test_how_long_a_cycle_has_been_due_shows_as_time_goes_on(
+    own: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = make_run(own, tiny, cycles=3, name="live", end=None, observations=[]).times[-1]
+    with shown(own) as address, httpx.Client(base_url=address, timeout=60) as client:
+
+        def at(hours: float) -> httpx.Response:
+            """Ask when so much time has passed since the next cycle was due."""
+            shows = newest + pd.Timedelta(hours=6 + hours)
+            machine = pd.Timestamp.now("UTC")
+            monkeypatch.setenv("DACYCLE_CLOCK", f"{shows:%Y-%m-%dT%H:%M:%S} since {machine:%Y-%m-%dT%H:%M:%S}")
+            return client.get("/run/live", headers={"If-None-Match": tag})
+
+        tag = ""
+        first = at(3)
+        assert "20240102T18 has been due for 3 h" in Page(first.text).words
+        tag = first.headers["etag"]
+        assert at(3).status_code == 304
+        later = at(5)
+        assert "20240102T18 has been due for 5 h" in Page(later.text).words
+        assert "due for 3 h" not in Page(later.text).words
+
+
+def test_a_new_report_is_linked_as_soon_as_it_is_there(own: Path) -> None:
+    with shown(own) as address, httpx.Client(base_url=address, timeout=60) as client:
+        assert "/run/run/report" not in read(client, "/run/run").references
+        (own / "branches/run/report").mkdir()
+        (own / "branches/run/report/index.html").write_text("<p>errors of the run</p>")
+        assert "/run/run/report" in read(client, "/run/run").references
+        assert "errors of the run" in client.get("/run/run/report").text
+
+
 def test_several_viewers_see_the_same(archive: Path) -> None:
     paths = ["/", "/run/run", "/run/run-free", "/run/run/cycles/20240103T00", "/run/run/stations", "/metrics"]
     with shown(archive) as address, httpx.Client(base_url=address, timeout=60) as client:
@@ -305,6 +426,13 @@ def test_several_viewers_see_the_same(archive: Path) -> None:
         assert {answer.status_code for answer in answers} == {200}
         for i in range(len(paths) - 1):
             assert len({answer.text for answer in answers[i :: len(paths)]}) == 1
+
+
+def test_seconds_of_a_cycle_outlast_retention(tiny: Any, tmp_path: Path) -> None:
+    make_run(tmp_path, tiny, cycles=14, keep={"cycles": "2d"}, notes={"seconds": {"background": 0.5}})
+    assert tidy(Archive(tmp_path)).states["run"]
+    with shown(tmp_path) as address, httpx.Client(base_url=address, timeout=60) as client:
+        assert "background 0.50" in read(client, "/run/run/cycles/20240104T12").words
 
 
 def test_nothing_is_written(own: Path) -> None:
