@@ -75,8 +75,8 @@ def cut(experiment: Experiment, number: int, overlap: pd.Timedelta) -> list[Stre
 
 
 def _part_of(experiment: Experiment, part: dict[str, object]) -> Experiment:
-    """Return a stream, which keeps all its states: they are copied when the streams are joined."""
-    drift = experiment.drift.model_copy(update={"free_run": False})
+    """Return a stream, which keeps all its states, as they are copied when it is joined; forecasts are of the whole."""
+    drift = experiment.drift.model_copy(update={"starts": (), "members": None, "free_run": False})
     return experiment.model_copy(update={**part, "drift": drift, "keep": None})
 
 
