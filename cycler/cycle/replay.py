@@ -74,8 +74,8 @@ def _station_bias(experiment: Experiment) -> StationBias | None:
 
 def _refuse_changed_files(writer: Writer, inputs: Inputs) -> None:
     """Raise ExperimentError where a model, assimilator or operator is another file than at the last cycle."""
-    last = writer.records[-1]
-    if last.digests["experiment"] != inputs.digests["experiment"]:
+    (last,) = writer.recent_records(1)
+    if writer.experiment.cold_start.from_ is not None and last.time < writer.experiment.start:
         return  # the last cycle belongs to the experiment that this one was forked from
     # Records older than learned operators name none; such a branch may continue with one.
     recorded = [key for key in ("model", "assimilator", "operator", "model_bias") if key in last.digests]

@@ -32,6 +32,7 @@ from dacycle.forecast_adapter.channels import index
 from dacycle.forecast_adapter.models.model import load_model
 from tests.cycler import replays
 from tests.cycler.experiments import base
+from tests.worlds import make_model
 
 START, END = pd.Timestamp("2024-01-02T12"), pd.Timestamp("2024-01-05T06")
 OVERLAP = pd.Timedelta(hours=18)
@@ -212,7 +213,8 @@ def test_the_joining_goes_on_where_it_was_cut_short(done, tmp_path):
 
 def test_members_and_smoothed_frames_are_joined_too(world, tiny, tmp_path):
     changes = replays.with_members(tmp_path, tiny) | {"frames": "smoothed"}
-    experiment = replays.experiment(replays.content(world.folder, world.model, tmp_path, **changes))
+    model = Path(shutil.copy(world.model, tmp_path / "model.onnx"))
+    experiment = replays.experiment(replays.content(world.folder, model, tmp_path, **changes))
     archive = Archive(tmp_path / "archive", create=True)
     streams = cut(experiment, 2, STEP)
     list(in_turn(run_stream, [(archive.folder, stream.experiment, 1) for stream in streams]))
@@ -221,6 +223,9 @@ def test_members_and_smoothed_frames_are_joined_too(world, tiny, tmp_path):
     for read in ("members", "smoothed", "smoothed_members"):
         np.testing.assert_array_equal(getattr(whole, read)(replays.LAST), getattr(last, read)(replays.LAST))
     assert not whole.damaged()
+    make_model(model, scale=0.5)
+    with pytest.raises(ExperimentError, match=r"model double is another file than at cycle"):
+        run_due_cycles(experiment, archive)
 
 
 def test_other_cuts_and_runs_without_streams_are_refused(done, world, tmp_path):
