@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.exceptions import DataError
 from dacycle.common.files import whole
+from dacycle.common.pieces import processes
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import conservative_average
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
@@ -215,8 +215,7 @@ def make_months(make: Callable[..., None], folder: Path, years: Sequence[int], w
     """Call ``make(folder, month, *arguments)`` in a process of its own for each month that a store lacks."""
     months = [month for month in months_of(years) if not (folder / f"{month}.nc").exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with processes(workers) as pool:
         futures = {pool.submit(make, folder, month, *arguments): month for month in months}
         for future in as_completed(futures):
             future.result()

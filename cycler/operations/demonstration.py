@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from dacycle.common.files import write_whole
+from dacycle.common.pieces import processes
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, Experiment, load_experiment
@@ -73,7 +74,7 @@ def run_demonstration(folder: Path, days: int, progress: Progress) -> Summary:
     experiment = _experiment(days)
     archive = Archive(Path("archive"), create=True)
     world = load_world(experiment.world)
-    with get_context("spawn").Manager() as manager, _pool() as pool:
+    with get_context("spawn").Manager() as manager, processes(2) as pool:
         for tasks in (_drawing(experiment), _reading(experiment), _running(experiment)):
             _complete(pool, manager, tasks, progress)
         branch = archive.branch(experiment.name)
@@ -82,10 +83,6 @@ def run_demonstration(folder: Path, days: int, progress: Progress) -> Summary:
 
         report = write_report(branch, world, Path("report.html"))
         return Summary(folder / report, _since(experiment), summary.result())
-
-
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
 
 
 def _experiment(days: int) -> Experiment:

@@ -22,6 +22,7 @@ from queue import Empty
 
 import pandas as pd
 
+from dacycle.common import logs
 from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.experiment import STEP, Experiment
@@ -66,7 +67,7 @@ class Forecasting:
         context = get_context("spawn")
         self._made: Queue[Made | DacycleError] = context.Queue()
         self._cycled: Event = context.Event()
-        arguments = (str(self._archive.folder), self._names, self._threads, self._cycled, self._made)
+        arguments = (str(self._archive.folder), self._names, self._threads, self._cycled, self._made, logs.as_here())
         self._process = context.Process(target=_beside, args=arguments, daemon=True)
         self._process.start()
 
@@ -174,9 +175,17 @@ def _forecasts(archive: Archive, name: str, load: Callable[[str], ForecastModel]
             yield name, start
 
 
-def _beside(folder: str, names: Sequence[str], threads: int, cycled: Event, made: "Queue[Made | DacycleError]") -> None:
+def _beside(
+    folder: str,
+    names: Sequence[str],
+    threads: int,
+    cycled: Event,
+    made: "Queue[Made | DacycleError]",
+    log: Callable[[], None],
+) -> None:
     """Make what is due whenever cycles were committed, until nothing is after the last one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends this process
+    log()
     starter = parent_process()
     assert starter is not None
     archive, load = Archive(folder), lru_cache(maxsize=1)(partial(load_model, threads=threads))

@@ -10,10 +10,9 @@ does (Trenberth, Berry and Buja 1993, NCAR/TN-396+STR, section 3).
 
 import hashlib
 import logging
-import multiprocessing
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dacycle.common.files import whole
+from dacycle.common.pieces import processes
 from dacycle.forecast_adapter.channels import LEVELS, LOG_LEVELS, WB2_NAMES
 from dacycle.forecast_adapter.grid import Grid, conservative_average, get_grid
 from dacycle.forecast_adapter.physics import (
@@ -65,8 +65,7 @@ def run(folder: Path, years: list[int], seed: int = 1, workers: int = 1) -> None
         workers: number of years run at the same time, each in its own process.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with processes(workers) as pool:
         jobs = {pool.submit(_run_year, folder, year, seed): year for year in years}
         for job in as_completed(jobs):
             logger.info("%d: %d months written", jobs[job], job.result())

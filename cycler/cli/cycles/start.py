@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from dacycle.common.errors import DacycleError
 from dacycle.common.files import write_whole
+from dacycle.cycler.cli.options import quiet_cycles
 
 app = typer.Typer()
 console = Console()
@@ -55,7 +56,7 @@ def demo(
     from dacycle.cycler.operations.demonstration import run_demonstration
 
     begun = time.monotonic()
-    with _Display() as display:
+    with quiet_cycles(), _Display() as display:
         summary = run_demonstration(folder.absolute(), days, display.show)
     free, rival = summary.against.values()
     since = f"{summary.since.day} {summary.since:%B}"

@@ -1,24 +1,27 @@
 """Logging: one logger a module, records that know their experiment and cycle, lines for people or for machines.
 
-Modules log with `logging.getLogger(__name__)`; the command line and the flows call `configure` once. `DACYCLE_LOG=json`
-writes one JSON object a line.
+Modules log with `logging.getLogger(__name__)`; the command line and the flows call `configure` once, and processes that
+they start what `as_here` returned. `DACYCLE_LOG=json` writes one JSON object a line.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from rich.console import Console
 from rich.logging import RichHandler
 
-__all__ = ["configure", "context"]
+__all__ = ["as_here", "configure", "context"]
 
 ROOT = "dacycle"
+
+Style = Literal["human", "json"]
 
 _experiment: ContextVar[str] = ContextVar("experiment", default="")
 _cycle: ContextVar[str] = ContextVar("cycle", default="")
@@ -36,7 +39,7 @@ def context(experiment: str | None = None, cycle: str | None = None) -> Iterator
             variable.reset(token)
 
 
-def configure(style: Literal["human", "json"] = "human", level: int = logging.INFO) -> None:
+def configure(style: Style = "human", level: int = logging.INFO) -> None:
     """Write the records of all of dacycle's loggers to standard error; called again, replace the handler."""
     logger = logging.getLogger(ROOT)
     for handler in [each for each in logger.handlers if each.name == ROOT]:
@@ -46,6 +49,24 @@ def configure(style: Literal["human", "json"] = "human", level: int = logging.IN
     handler.set_name(ROOT)
     logger.addHandler(handler)
     logger.setLevel(level)
+
+
+def as_here() -> Callable[[], None]:
+    """Return a call that lets another process, to which it is sent, write its records as this one does."""
+    formatters = [handler.formatter for handler in logging.getLogger(ROOT).handlers if handler.name == ROOT]
+    styles: list[Style] = ["json" if isinstance(formatter, _Json) else "human" for formatter in formatters]
+    ours = {name: each for name, each in logging.root.manager.loggerDict.items() if name.partition(".")[0] == ROOT}
+    levels = {name: each.level for name, each in ours.items() if isinstance(each, logging.Logger)}
+    return partial(_configure_process, styles[0] if styles else None, levels)
+
+
+def _configure_process(style: Style | None, levels: Mapping[str, int]) -> None:
+    """Configure a process that works for another one, as that one is; without a style it has no handler."""
+    if style is not None:
+        configure(style)
+        logging.getLogger(ROOT).propagate = False  # Prefect's handler in its workers would repeat them
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _handler(style: str) -> logging.Handler:

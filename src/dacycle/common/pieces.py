@@ -6,17 +6,21 @@ it returns small values only.
 """
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
+from dacycle.common import logs
 from dacycle.common.errors import DacycleError
 
-__all__ = ["Each", "PieceError", "in_processes", "in_turn"]
+__all__ = ["Each", "PieceError", "in_processes", "in_turn", "processes"]
 
 T = TypeVar("T")
 
@@ -44,7 +48,7 @@ def in_turn(function: Callable[..., T], pieces: Sequence[tuple[Any, ...]]) -> It
 
 @contextmanager
 def in_processes(count: int) -> Iterator[Each]:
-    """Yield an `Each` with so many processes, which end with this one, however it ends; one is this process itself.
+    """Yield an `Each` with so many processes, as `processes` makes them; one is this process itself.
 
     Raises:
         PieceError: from the `Each`, where one of its processes was killed.
@@ -52,33 +56,50 @@ def in_processes(count: int) -> Iterator[Each]:
     if count == 1:
         yield in_turn
         return
-    # Spawned: the threads of networks, stores and network file systems do not survive a fork.
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    with processes(count) as pool:
 
-    def each(function: Callable[..., T], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, T]]:
-        futures = {pool.submit(function, *piece): number for number, piece in enumerate(pieces)}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise PieceError(
-                "a process ended before its work did, as a killed one does; what it has written is kept, and the same "
-                "command goes on"
-            ) from error
+        def each(function: Callable[..., T], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, T]]:
+            futures = {pool.submit(function, *piece): number for number, piece in enumerate(pieces)}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise PieceError(
+                    "a process ended before its work did, as a killed one does; what it has written is kept, and the "
+                    "same command goes on"
+                ) from error
 
-    try:
         yield each
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, even if that was killed."""
-    parent = parent_process()
+@contextmanager
+def processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield an executor whose processes end with this one, however it ends, and at once where the block raises.
+
+    They leave an interrupt to this process, and write log records as it does.
+    """
+    # Spawned: the threads of networks, stores and network file systems do not survive a fork.
+    context = get_context("spawn")
+    watched, held = context.Pipe(duplex=False)
+    with watched, held:
+        begin = partial(_begin, watched, logs.as_here())
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=begin)
+        try:
+            yield pool
+        except BaseException:
+            held.close()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(watched: Connection, log: Callable[[], None]) -> None:
+    """Prepare a process of `processes`; it ends when the other end of what it watches is closed, even by a kill."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log()
 
     def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        watched.poll(None)
+        os._exit(1)
 
     threading.Thread(target=wait, name="end with parent", daemon=True).start()
