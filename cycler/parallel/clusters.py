@@ -5,7 +5,7 @@ its number of workers and its options. Prefect shows the pieces; their results a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
+from dacycle.common import logs
 from dacycle.common.configuration import Strict, read_checked
 from dacycle.common.errors import DacycleError
 from dacycle.common.pieces import Each, in_processes
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 class ClusterError(DacycleError, ValueError):
-    """A cluster cannot be started; the message names its file, the key, and what to install or change."""
+    """A cluster cannot be started; the message names its file, and what to install or change."""
 
 
 class Cluster(Strict):
@@ -64,22 +65,23 @@ def spread(workers: int | None, dask: Path | None, home: Path) -> Iterator[Each]
     Raises:
         ClusterError: the cluster cannot be started.
     """
-    place = in_processes(workers or 1) if dask is None else on_cluster(load_cluster(dask), workers, home)
+    place = in_processes(workers or 1) if dask is None else on_cluster(load_cluster(dask), workers, home, dask)
     with place as each:
         yield each
 
 
 @contextmanager
-def on_cluster(described: Cluster, workers: int | None, home: Path) -> Iterator[Each]:
+def on_cluster(described: Cluster, workers: int | None, home: Path, file: Path) -> Iterator[Each]:
     """Start a cluster, and yield an `Each` whose pieces are tasks on it; stop it at the end.
 
     Args:
         described: the cluster.
         workers: number of workers; None: as described.
         home: folder for the records of a Prefect server, where none is configured.
+        file: what describes the cluster, for messages.
 
     Raises:
-        ClusterError: a package is missing, or the class does not take these options.
+        ClusterError: a package is missing, or the cluster does not start.
     """
     try:
         from prefect_dask.task_runners import DaskTaskRunner
@@ -91,11 +93,12 @@ def on_cluster(described: Cluster, workers: int | None, home: Path) -> Iterator[
 
     from dacycle.cycler.operations.flows import embedded_server
 
-    made = _class_of(described)
-    with embedded_server(home), _started(made, described, workers) as cluster:
+    made, log = _class_of(described, file), logs.as_here()
+    with embedded_server(home), _started(made, described, workers, file) as cluster:
 
         @task(name="piece", persist_result=False, cache_policy=NO_CACHE)
         def piece(call: Callable[[], T]) -> T:
+            log()  # Prefect has configured the worker's logs otherwise
             return call()
 
         def each(function: Callable[..., T], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, T]]:
@@ -104,7 +107,8 @@ def on_cluster(described: Cluster, workers: int | None, home: Path) -> Iterator[
 
             @flow(name=function.__name__.strip("_"), task_runner=runner, persist_result=False)
             def run() -> Iterator[tuple[int, T]]:
-                futures = {piece.submit(partial(function, *one)): number for number, one in enumerate(pieces)}
+                calls = [partial(function, *map(_absolute, one)) for one in pieces]
+                futures = {piece.submit(call): number for number, call in enumerate(calls)}
                 for future in as_completed(list(futures)):
                     yield futures[future], future.result()
 
@@ -113,22 +117,31 @@ def on_cluster(described: Cluster, workers: int | None, home: Path) -> Iterator[
         yield each
 
 
-def _class_of(described: Cluster) -> Callable[..., Any]:
+def _absolute(argument: Any) -> Any:
+    """Return an argument of a piece as workers that run in another folder take it."""
+    return argument.absolute() if isinstance(argument, Path) else argument
+
+
+def _class_of(described: Cluster, file: Path) -> Callable[..., Any]:
     module, _, name = described.cluster.rpartition(".")
     try:
         made: Callable[..., Any] = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         package = module.partition(".")[0].replace("_", "-") or described.cluster
-        raise ClusterError(f"cluster: there is no {described.cluster} ({error}): pip install {package}") from error
+        sentence = f"{file}: cluster: there is no {described.cluster} ({error}): pip install {package}"
+        raise ClusterError(sentence) from error
     return made
 
 
 @contextmanager
-def _started(made: Callable[..., Any], described: Cluster, workers: int | None) -> Iterator[Any]:
-    try:
-        cluster = made(**described.arguments(workers))
-    except TypeError as error:  # an option that the class does not have
-        raise ClusterError(f"options of {described.cluster}: {error}") from error
-    with cluster:
-        cluster.scale(workers or described.workers)  # where the class takes a number of workers otherwise
+def _started(made: Callable[..., Any], described: Cluster, workers: int | None, file: Path) -> Iterator[Any]:
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(made(**described.arguments(workers)))
+            cluster.scale(workers or described.workers)  # where the class takes a number of workers otherwise
+        except Exception as error:  # whatever the class, and what it asks for workers, run into
+            raise ClusterError(
+                f"{file}: {described.cluster} does not start ({type(error).__name__}: {error}); change its options in "
+                "the file, or see to what it asks for workers"
+            ) from error
         yield cluster

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from dacycle.common.pieces import Each, PieceError, in_processes, in_turn
 from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.operations import flows
 from dacycle.cycler.parallel.clusters import Cluster, ClusterError, load_cluster, on_cluster, spread
 from dacycle.cycler.parallel.streams import cut, join, run_stream
 from tests.cycler import replays
@@ -74,8 +76,26 @@ def test_an_unknown_key_and_missing_packages_are_told(tmp_path, monkeypatch):
 
 def test_a_cluster_of_a_package_that_is_not_there_is_told(tmp_path):
     pytest.importorskip("prefect_dask")
-    cluster = Cluster(cluster="dask_jobqueue_of_tomorrow.Cluster", workers=1)
-    with pytest.raises(ClusterError, match="pip install dask-jobqueue-of-tomorrow"), on_cluster(cluster, 1, tmp_path):
+    cluster, file = Cluster(cluster="dask_jobqueue_of_tomorrow.Cluster", workers=1), Path("tomorrow.yaml")
+    there_is_none = r"tomorrow\.yaml: .* pip install dask-jobqueue-of-tomorrow"
+    with pytest.raises(ClusterError, match=there_is_none), on_cluster(cluster, 1, tmp_path, file):
+        pass
+
+
+class Refused:
+    """A cluster whose scheduler does not let it in."""
+
+    def __init__(self, **options: object) -> None:
+        raise PermissionError("sbatch: Invalid account")
+
+
+def test_a_cluster_that_does_not_start_is_told_whatever_it_raises(tmp_path, monkeypatch):
+    pytest.importorskip("prefect_dask")
+    monkeypatch.setattr(flows, "embedded_server", lambda home: nullcontext())
+    file = tmp_path / "refused.yaml"
+    file.write_text(f"cluster: {__name__}.Refused\nworkers: 2\n")
+    expected = r"refused\.yaml: .*Refused does not start \(PermissionError: sbatch: Invalid account\); change its"
+    with pytest.raises(ClusterError, match=expected), spread(None, file, tmp_path / "home"):
         pass
 
 
@@ -89,6 +109,7 @@ def test_streams_on_a_dask_cluster_are_the_same(world, tmp_path):
     list(in_turn(run_stream, [(alone.folder, *piece) for piece in pieces]))
     with spread(2, FILES / "local.yaml", tmp_path / "prefect") as each:
         check(each, elsewhere=True)
+        assert dict(each(Path.is_absolute, [(Path("archive"),)])) == {0: True}
         counts = dict(each(run_stream, [(dask.folder, *piece) for piece in pieces]))
     assert [sum(count.values()) for _, count in sorted(counts.items())] == [8, 7]
     for archive in (alone, dask):
