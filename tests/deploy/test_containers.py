@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ DEPLOY = ROOT / "deploy"
 DOCKERFILE = DEPLOY / "containers/dacycle.Dockerfile"
 COMPOSE = sorted((DEPLOY / "containers").glob("*.yaml"))
 MANIFESTS = sorted((DEPLOY / "kubernetes").rglob("*.yaml"))
+DASK = DEPLOY / "dask/kubernetes.yaml"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 
 
@@ -50,6 +52,10 @@ def containers() -> Iterator[tuple[str, dict[str, Any]]]:
             pod = each.get("spec", {}).get("template", {}).get("spec", {})
             for container in [*pod.get("initContainers", []), *pod.get("containers", [])]:
                 yield f"{path.name} {container['name']}", container
+    (cluster,) = load(DASK)
+    for part in ("worker", "scheduler"):
+        for container in cluster["options"]["custom_cluster_spec"]["spec"][part]["spec"]["containers"]:
+            yield f"dask {part}", container
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
@@ -178,7 +184,7 @@ def test_kubernetes_names_only_what_it_makes() -> None:
     for path in MANIFESTS:
         for each in load(path):
             made.setdefault(each["kind"], set()).add(each.get("metadata", {}).get("name", ""))
-    text = "".join(path.read_text() for path in MANIFESTS)
+    text = "".join(path.read_text() for path in [*MANIFESTS, DASK])
     claims = set(re.findall(r"claimName: (\w+)", text))
     assert claims <= made["PersistentVolumeClaim"]
     assert set(re.findall(r"http://(\w+):4200", text)) <= made["Service"]
@@ -189,6 +195,21 @@ def test_kubernetes_names_only_what_it_makes() -> None:
     secrets = set(re.findall(r"secretKeyRef: \{name: (\w+), key: (\w+)\}", text))
     said = (DEPLOY / "kubernetes/base/kustomization.yaml").read_text()
     assert all(f"generic {name}" in said and f"--from-literal={key}=" in said for name, key in secrets)
+
+
+def test_pods_of_dask_start_from_its_own_programs_in_the_folder_that_is_shared() -> None:
+    of_dask = [container for name, container in containers() if name.startswith("dask")]
+    pytest.importorskip("distributed")
+    programs = {("dask", entry.name) for entry in entry_points(group="dask_cli")}
+    assert {tuple(container["args"][:2]) for container in of_dask} <= programs
+    built = re.findall(r"docker build -t (\S+)", DASK.read_text())
+    assert {container["image"] for container in of_dask} == set(built)
+    (worker, *_) = of_dask
+    (mount,) = worker["volumeMounts"]
+    assert worker["workingDir"] == mount["mountPath"]
+    (command,) = re.findall(r"dacycle hindcast .*", DASK.read_text())
+    assert f"--archive {mount['mountPath']}/" in command
+    assert {part for part in command.split() if part.startswith("--")} <= options_of("hindcast")
 
 
 def test_a_probe_asks_a_port_of_its_container() -> None:
