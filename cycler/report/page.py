@@ -19,6 +19,7 @@ from dacycle.cycler.experiment import write_experiment
 from dacycle.cycler.report import figures, health, maps, observation_figures, observations, style, tables
 from dacycle.cycler.report.at_observations import observation_rows, observation_table
 from dacycle.cycler.report.rendering import render
+from dacycle.cycler.report.seams import seams_of
 from dacycle.cycler.verification.attention import conditions, schedule
 from dacycle.cycler.verification.cycles import (
     QUANTITIES,
@@ -67,6 +68,7 @@ def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
         "centred": [source.source for source in branch.experiment.observations if getattr(source, "centred", False)],
         "strip": status_strip(records),
         "incidents": [r for r in records if r.status != "ok"],
+        "seams": seams_of(branch, records, world),
         "free_name": None if free_run is None else free_run.name,
         "withheld": tables.withheld_rows(verification.fits),
         "fits": figures.fits_over_time(verification.fits),

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ from dacycle.cycler.cli.show import AsJson, console, new_table, print_json, prog
 from dacycle.cycler.experiment import Experiment, cycle_id
 from dacycle.cycler.parallel.clusters import spread
 from dacycle.cycler.parallel.forecasts import make_forecasts
-from dacycle.cycler.parallel.seams import Seam
-from dacycle.cycler.parallel.seams import seams as compare_streams
 from dacycle.cycler.parallel.streams import Stream, cut, find_streams, join, refuse_other_runs, run_stream
 from dacycle.cycler.report import style, tables
+from dacycle.cycler.report.seams import Seam, compare_streams
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.worlds.world import load_world
 
@@ -90,7 +90,9 @@ def seams(experiment: ExperimentName, archive: ArchiveFolder, as_json: AsJson = 
 
 def _seams(archive: Archive, streams: Sequence[Stream]) -> list[Seam]:
     with waiting("comparing streams"):
-        return compare_streams(archive, streams, load_world(streams[0].experiment.world))
+        world, names = load_world(streams[0].experiment.world), [stream.experiment.name for stream in streams]
+        joints = zip(pairwise(names), streams[1:], strict=True)
+        return [compare_streams(archive, *neighbours, later.first, world) for neighbours, later in joints]
 
 
 def _content(seam: Seam) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from dacycle.common.configuration import write_yaml
 from dacycle.common.pieces import in_processes, in_turn
 from dacycle.cycler.archive.branches import Archive, open_experiment
+from dacycle.cycler.archive.progress import read_holding
 from dacycle.cycler.blocks import KeepSettings
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.replay import run_due_cycles
@@ -25,8 +27,8 @@ from dacycle.cycler.experiment import STEP, ExperimentError, load_experiment
 from dacycle.cycler.keeping.tidy import removable
 from dacycle.cycler.operations.metrics import registry_of
 from dacycle.cycler.parallel.forecasts import make_forecasts
-from dacycle.cycler.parallel.seams import seams, verdict
 from dacycle.cycler.parallel.streams import cut, find_streams, join, run_stream
+from dacycle.cycler.report.seams import REMOVED, compare_streams, verdict
 from dacycle.cycler.verification import drift
 from dacycle.forecast_adapter.channels import index
 from dacycle.forecast_adapter.models.model import load_model
@@ -138,6 +140,13 @@ def test_commands_read_the_joined_run_as_one(done):
     scores = CliRunner().invoke(app, ["scores", "whole", *archive, "--json"])
     assert json.loads(scores.output)["until"] == f"{END:%Y-%m-%dT%H:%M:%SZ}"
     assert CliRunner().invoke(app, ["report", "whole", *archive]).exit_code == 0
+    (seam,) = json.loads(CliRunner().invoke(app, ["seams", "whole", *archive, "--json"]).output)
+    (page,) = (done / "archive/branches/whole/report").glob("index.html")
+    (row,) = re.findall(r"<tr>.*whole-2</td>.*</tr>", page.read_text())
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
+    assert cells[:3] == ["20240104T12", "whole-2", "whole-1"]
+    assert float(cells[3]) == pytest.approx(seam["share"], rel=0.01)
+    assert cells[4] == seam["verdict"]
     starts = drift.read_scores(open_experiment(done / "archive", "whole"))["start"].unique()
     assert len(starts) == 3, "--forecasts makes those of the joined run"
     metrics = registry_of(done / "archive")
@@ -148,7 +157,7 @@ def test_commands_read_the_joined_run_as_one(done):
 
 def test_the_seam_error_is_the_difference_of_both_analyses(done, tiny):
     archive = Archive(done / "archive")
-    (seam,) = seams(archive, find_streams(archive, "whole"), tiny)
+    seam = compare_streams(archive, "whole-1", "whole-2", find_streams(archive, "whole")[1].first, tiny)
     first, second = archive.branch("whole-1"), archive.branch("whole-2")
     times = [seam.time - k * STEP for k in (3, 2, 1)]
     latitude = np.radians(tiny.grid.latitude)
@@ -169,6 +178,19 @@ def test_the_seam_error_is_the_difference_of_both_analyses(done, tiny):
     assert "too short to tell" in seam.verdict
     shown = CliRunner().invoke(app, ["seams", "whole", "--archive", str(done / "archive"), "--json"])
     assert json.loads(shown.output)[0]["share"] == pytest.approx(seam.share)
+    same = compare_streams(archive, "whole-1", "whole-1", seam.time, tiny)
+    assert (same.share, same.verdict[:9]) == (0, "converged")
+
+
+def test_a_seam_whose_states_were_removed_is_not_known(done, tmp_path):
+    shutil.copytree(done / "archive", tmp_path / "archive")
+    archive = Archive(tmp_path / "archive")
+    times = archive.branch("whole-2").times[2:4].values.astype("datetime64[h]")
+    holding = read_holding(archive.states.folder, "whole-2").to_json()
+    archive.states.remove("whole-2", {"analysis": times}, (), "as retention does", {}, holding)
+    shown = CliRunner().invoke(app, ["seams", "whole", "--archive", str(archive.folder), "--json"])
+    (seam,) = json.loads(shown.output)
+    assert (seam["share"], seam["verdict"]) == (None, REMOVED)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +201,7 @@ def test_the_seam_error_is_the_difference_of_both_analyses(done, tiny):
         (0.4, 0.5, "not converged: falling by 50% a day; about 2 more days"),
         (0.4, np.nan, "not converged: the overlap is too short"),
         (np.nan, 0.5, "not converged: falling by 50% a day"),
+        (np.inf, 0.5, "not converged: falling by 50% a day"),
     ],
 )
 def test_the_verdict_says_whether_a_longer_overlap_would_help(share, falls, said):
