@@ -6,7 +6,7 @@ its number of workers and its options. Prefect shows the pieces; their results a
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,7 +72,7 @@ def spread(workers: int | None, dask: Path | None, home: Path) -> Iterator[Each]
 
 @contextmanager
 def on_cluster(described: Cluster, workers: int | None, home: Path, file: Path) -> Iterator[Each]:
-    """Start a cluster, and yield an `Each` whose pieces are tasks on it; stop it at the end.
+    """Yield an `Each` whose pieces are tasks on a cluster, which is started for the first one and stopped at the end.
 
     Args:
         described: the cluster.
@@ -81,7 +81,7 @@ def on_cluster(described: Cluster, workers: int | None, home: Path, file: Path) 
         file: what describes the cluster, for messages.
 
     Raises:
-        ClusterError: a package is missing, or the cluster does not start.
+        ClusterError: a package is missing; from the `Each`: the cluster does not start.
     """
     try:
         from prefect_dask.task_runners import DaskTaskRunner
@@ -94,7 +94,12 @@ def on_cluster(described: Cluster, workers: int | None, home: Path, file: Path) 
     from dacycle.cycler.operations.flows import embedded_server
 
     made, log = _class_of(described, file), logs.as_here()
-    with embedded_server(home), _started(made, described, workers, file) as cluster:
+    with ExitStack() as stack:
+
+        @cache
+        def address() -> str:
+            stack.enter_context(embedded_server(home))
+            return str(stack.enter_context(_started(made, described, workers, file)).scheduler_address)
 
         @task(name="piece", persist_result=False, cache_policy=NO_CACHE)
         def piece(call: Callable[[], T]) -> T:
@@ -102,8 +107,10 @@ def on_cluster(described: Cluster, workers: int | None, home: Path, file: Path) 
             return call()
 
         def each(function: Callable[..., T], pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, T]]:
+            if not pieces:
+                return
             # by address: what a flow holds goes to the workers, and a cluster object cannot
-            runner: Any = DaskTaskRunner(address=cluster.scheduler_address)
+            runner: Any = DaskTaskRunner(address=address())
 
             @flow(name=function.__name__.strip("_"), task_runner=runner, persist_result=False)
             def run() -> Iterator[tuple[int, T]]:

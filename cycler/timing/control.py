@@ -13,7 +13,7 @@ import numpy as np
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, Experiment, write_experiment
-from dacycle.cycler.timing.measure import machine
+from dacycle.cycler.timing.measure import children_seconds, machine
 from dacycle.forecast_adapter.worlds.world import load_world
 
 __all__ = ["Control", "measure_control"]
@@ -65,11 +65,13 @@ def measure_control(experiment: Experiment, cycles: int, pairs: int) -> Control:
             plain.append(_taken(lambda: run_due_cycles(short, Archive(archive, create=True))))
             write_report(Archive(archive).branch(short.name), load_world(short.world))
 
+        others = set(children_seconds())
         with flows.embedded_server(folder / "prefect"):
+            servers = set(children_seconds()) - others
             by_hand(folder / "first")  # fills caches of both
             flows.hindcast(str(file), str(folder / "first"))
             plain.clear()
-            server, begun = -_of_children(), clock.perf_counter()
+            before, begun = children_seconds(), clock.perf_counter()
             for pair in range(pairs):
                 ways: list[tuple[list[Seconds], Callable[[], object]]] = [
                     (whole, partial(by_hand, folder / f"plain-{pair}")),
@@ -77,7 +79,8 @@ def measure_control(experiment: Experiment, cycles: int, pairs: int) -> Control:
                 ]
                 for taken, way in ways if pair % 2 == 0 else reversed(ways):
                     taken.append(_taken(way))
-            server = (server + _of_children()) / (clock.perf_counter() - begun)
+            after, wall = children_seconds(), clock.perf_counter() - begun
+            server = sum(after[process] - before[process] for process in servers) / wall
     plains, added = np.array(plain), np.array(flow) - np.array(whole)
     shares = added / plains
     return Control(
@@ -98,16 +101,3 @@ def _taken(call: Callable[[], object]) -> Seconds:
     begin = clock.process_time(), clock.perf_counter()
     call()
     return clock.process_time() - begin[0], clock.perf_counter() - begin[1]
-
-
-def _of_children() -> float:
-    """Return the processor seconds of the children of this process that are running; 0 where Linux does not tell."""
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            values = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        if int(values[1]) == os.getpid():
-            ticks += int(values[11]) + int(values[12])
-    return ticks / os.sysconf("SC_CLK_TCK")

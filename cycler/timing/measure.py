@@ -13,7 +13,16 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["Clock", "in_new_process", "machine", "median_seconds", "peak_memory", "processor_seconds", "timed"]
+__all__ = [
+    "Clock",
+    "children_seconds",
+    "in_new_process",
+    "machine",
+    "median_seconds",
+    "peak_memory",
+    "processor_seconds",
+    "timed",
+]
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -32,6 +41,19 @@ def processor_seconds() -> float:
     """Return the processor time of this process and of its ended children; other work on the machine adds nothing."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def children_seconds() -> dict[int, float]:
+    """Return the processor time of each child of this process that is running; none where Linux does not tell."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            values = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(values[1]) == os.getpid():
+            found[int(path.parent.name)] = (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def timed(call: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[T, float]:

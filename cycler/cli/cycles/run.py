@@ -105,7 +105,9 @@ def hindcast(
     streams: Annotated[
         int | None, typer.Option(min=2, help="Cut the period into so many streams, run in parallel and then joined.")
     ] = None,
-    overlap: Annotated[str, typer.Option(help="Spin-up of each stream before its part, e.g. 36h or 5d.")] = "5d",
+    overlap: Annotated[
+        str | None, typer.Option(help="Spin-up of each stream before its part, e.g. 36h; default: 5d.")
+    ] = None,
     workers: Workers = None,
     dask: Dask = None,
 ) -> None:
@@ -126,13 +128,15 @@ def hindcast(
             raise typer.BadParameter("--streams runs the whole experiment; leave --until, --limit and --prefect out")
         from dacycle.cycler.cli.cycles.streams import hindcast_in_streams
 
+        spin_up = duration(overlap or "5d", "--overlap")
         hindcast_in_streams(
-            load_experiment(experiment), archive, streams, duration(overlap, "--overlap"), workers, dask, forecasts,
-            threads,
+            load_experiment(experiment), archive, streams, spin_up, workers, dask, forecasts, threads
         )  # fmt: skip
         return
-    if workers is not None or dask is not None:
-        raise typer.BadParameter("--workers and --dask go with --streams: one chain of cycles runs in one process")
+    if workers is not None or dask is not None or overlap is not None:
+        raise typer.BadParameter(
+            "--workers, --dask and --overlap go with --streams: one chain of cycles runs in one process"
+        )
     if prefect:
         if until is not None or limit is not None or forecasts or threads != 1:
             raise typer.BadParameter("--prefect runs the whole experiment on one thread; leave the other options out")

@@ -25,6 +25,9 @@ __all__ = ["app"]
 
 app = typer.Typer()
 
+PROCESSES = 4
+"""Processes where the options say nothing."""
+
 
 @app.command()
 def dataset(
@@ -43,7 +46,12 @@ def dataset(
     ] = None,
     static: Annotated[str | None, typer.Option(help="File of orography and land_sea_mask, if SOURCE has none.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="A time to leave out permanently; may be repeated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes; each fetches two chunks at once.")] = 4,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes, 4 by default, or workers of the Dask cluster; each fetches two objects at once."
+        ),
+    ] = None,
     dask: Dask = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be fetched, and end.")] = False,
     verify: Annotated[Path | None, typer.Option(help="Check the files of this dataset against their SHA-256.")] = None,
@@ -76,12 +84,12 @@ def dataset(
     with locked(folder / ".lock", f"dataset {folder}", DatasetError), progress_bar() as bar:
         task = bar.add_task(str(folder), total=None)
         try:
-            with spread(workers, dask, folder / ".prefect") as each:
+            with spread(workers if dask else workers or PROCESSES, dask, folder / ".prefect") as each:
                 manifest = build_dataset(
                     source, folder, get_grid(grid), times, static, each,
                     fetched=lambda done, total: bar.update(task, completed=done, total=total),
                     beside=beside or (),
-                    requests=2 * workers,
+                    requests=2 * (workers or PROCESSES),
                 )  # fmt: skip
         except KeyboardInterrupt:
             console.print("interrupted; what was fetched is kept, the same command goes on")

@@ -1,5 +1,6 @@
 """`dacycle dataset`: the bounds that it takes, what it says, and what it refuses."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from typer.testing import CliRunner
 
+from dacycle.common.pieces import Each, PieceError
 from dacycle.cycler.cli import app
 from dacycle.forecast_adapter.worlds.reference import Reference
 from tests.forecast_adapter.worlds.test_dataset import TIMES, in_the_wild
@@ -41,6 +43,24 @@ def test_a_dataset_grows_and_is_checked(store: str, tmp_path: Path) -> None:
     code, said = call("--verify", str(folder))
     assert code == 2
     assert "2024-01-30T12.nc: missing" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [([], 4), (["--workers", "3"], 3), (["--dask", "local"], None), (["--dask", "local", "--workers", "3"], 3)],
+)
+def test_a_cluster_has_the_workers_of_its_file_unless_an_option_says_otherwise(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], number: int | None
+) -> None:
+    asked = []
+
+    def spread(workers: int | None, dask: Path | None, home: Path) -> AbstractContextManager[Each]:
+        asked.append(workers)
+        raise PieceError("enough")
+
+    monkeypatch.setattr("dacycle.cycler.cli.files.dataset.spread", spread)
+    ended = CliRunner().invoke(app, ["dataset", store, str(tmp_path / "era5"), *options])
+    assert (ended.exit_code, asked) == (1, [number]), ended.output
 
 
 @pytest.mark.parametrize(

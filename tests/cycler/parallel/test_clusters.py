@@ -95,8 +95,10 @@ def test_a_cluster_that_does_not_start_is_told_whatever_it_raises(tmp_path, monk
     file = tmp_path / "refused.yaml"
     file.write_text(f"cluster: {__name__}.Refused\nworkers: 2\n")
     expected = r"refused\.yaml: .*Refused does not start \(PermissionError: sbatch: Invalid account\); change its"
-    with pytest.raises(ClusterError, match=expected), spread(None, file, tmp_path / "home"):
-        pass
+    with spread(None, file, tmp_path / "home") as each:
+        assert not list(each(squared, [])), "without pieces nothing is started"
+        with pytest.raises(ClusterError, match=expected):
+            list(each(squared, [(1,)]))
 
 
 @pytest.mark.trial

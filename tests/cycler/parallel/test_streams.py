@@ -260,6 +260,8 @@ def test_other_cuts_and_runs_without_streams_are_refused(done, world, tmp_path):
     assert CliRunner().invoke(app, ["hindcast", str(serial), *archive, "--limit", "1"]).exit_code == 0
     refused = CliRunner().invoke(app, ["hindcast", str(serial), *archive, "--streams", "2", "--overlap", "18h"])
     assert refused.exit_code == 2
+    alone = CliRunner().invoke(app, ["hindcast", str(serial), *archive, "--overlap", "18h"], env={"COLUMNS": "1000"})
+    assert "--overlap go with --streams" in alone.output
     content = base("late", world.folder, world.model, START, END, cold_start={"from": "demo@20240102T06"})
     with pytest.raises(ExperimentError, match=r"cold_start\.from begins at one time only"):
         cut(replays.experiment(content), 2, OVERLAP)
