@@ -5,5 +5,6 @@
     python -m tests.scaling.workers FOLDER          # two workers against one, in processes and on a Dask cluster
     python -m tests.scaling.states FOLDER           # committing and reading cycles at 0.25 degrees
 
-The folder must be new. docs/scaling.md has their tables.
+The folder must be new. Progress is written to standard error; the table comes at the end, in Markdown, and is in
+docs/scaling.md.
 """

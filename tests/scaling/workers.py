@@ -5,6 +5,7 @@ One and two workers run in turns, because other work on the machine slows both; 
 
 import argparse
 import os
+import sys
 import time as clock
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ def run_piece(folder: Path, experiment: object) -> None:
 
 
 def main() -> None:
-    """Print the walls of each pair."""
+    """Print the walls of each pair once all have run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", type=int, default=3)
@@ -54,7 +55,7 @@ def main() -> None:
     register_doubles()
     folder = asked.folder.resolve()
     experiment = write_experiment(folder, 160)
-    print("| work | where | one worker, s | two workers, s | speed-up | load |\n|---|---|---|---|---|---|", flush=True)
+    rows = ["| work | where | one worker, s | two workers, s | speed-up | load |", "|---|---|---|---|---|---|"]
     for name, work in {"eight sums": numbers, "four streams": partial(streams, experiment=experiment)}.items():
         for place in ("processes", "dask"):
             for pair in range(asked.pairs):
@@ -65,8 +66,11 @@ def main() -> None:
                         begin = clock.perf_counter()
                         work(each, folder / f"{name}-{place}-{pair}-{workers}")
                         walls[workers] = clock.perf_counter() - begin
+                        said = f"{name}, {place}, pair {pair + 1} of {asked.pairs}, {workers} of 2 workers"
+                        print(f"{said}: {walls[workers]:.1f} s", file=sys.stderr, flush=True)
                 row = (f"{walls[1]:.1f}", f"{walls[2]:.1f}", f"{walls[1] / walls[2]:.2f}", f"{os.getloadavg()[0]:.1f}")
-                print(f"| {name} | {place} | {' | '.join(row)} |", flush=True)
+                rows.append(f"| {name} | {place} | {' | '.join(row)} |")
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import time as clock
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,7 @@ def size(folder: Path) -> float:
 
 
 def main() -> None:
-    """Run the year and print a row for each hundred cycles."""
+    """Run the year and print a row for each hundred cycles, or each quarter of a shorter run, at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cycles", type=int, default=CYCLES)
@@ -89,17 +90,22 @@ def main() -> None:
     experiment, archive = write_experiment(folder, asked.cycles), folder / "archive"
     database = folder / "prefect" / "prefect.db"
     marks: list[tuple[float, float, float]] = []
-    print("| cycles | processor ms a cycle | wall ms a cycle | memory, MB | archive, MB | Prefect's database, MB |")
-    print("|---|---|---|---|---|---|", flush=True)
+    stretch = min(STRETCH, asked.cycles // 4)
+    rows = [
+        "| cycles | processor ms a cycle | memory, MB | archive, MB | Prefect's database, MB |",
+        "|---|---|---|---|---|",
+    ]
 
     def show(cycle: object) -> None:
         marks.append((clock.process_time(), clock.perf_counter(), resident()))
-        if len(marks) % STRETCH == 0 and len(marks) > STRETCH:
-            begin, end = marks[-STRETCH - 1], marks[-1]
-            processor, wall = (1000 * (end[i] - begin[i]) / STRETCH for i in (0, 1))
+        if len(marks) % stretch == 0 and len(marks) > stretch:
+            begin, end = marks[-stretch - 1], marks[-1]
+            processor, wall = (1000 * (end[i] - begin[i]) / stretch for i in (0, 1))
             kept = database.stat().st_size / 1e6 if database.exists() else 0.0
-            row = f"{processor:.1f} | {wall:.1f} | {end[2]:.0f} | {size(archive):.0f} | {kept:.1f}"
-            print(f"| {len(marks)} | {row} |", flush=True)
+            numbers = f"{processor:.0f} | {end[2]:.0f} | {size(archive):.0f} | {kept:.1f}"
+            rows.append(f"| {len(marks) - stretch + 1} to {len(marks)} | {numbers} |")
+            said = f"{processor:.0f} ms of the processor a cycle, wall {wall:.0f} ms, load {os.getloadavg()[0]:.1f}"
+            print(f"{len(marks)} of {asked.cycles} cycles: {said}", file=sys.stderr, flush=True)
 
     plain: Callable[..., Any] = replay.run_due_cycles
     if asked.prefect:
@@ -112,9 +118,10 @@ def main() -> None:
     else:
         for cycle in replay.each_due_cycle(load_experiment(experiment), Archive(archive, create=True)):
             show(cycle)
-    first, last = (marks[at + STRETCH][0] - marks[at][0] for at in (STRETCH, len(marks) - 1 - STRETCH))
-    print(f"\ntime a cycle, last hundred over second: {last / first:.2f}")
-    print(f"memory, end over cycle {2 * STRETCH}: {marks[-1][2] / marks[2 * STRETCH][2]:.3f}")
+    print("\n".join(rows))
+    first, last = (marks[at + stretch][0] - marks[at][0] for at in (stretch, len(marks) - 1 - stretch))
+    print(f"\ntime a cycle, last {stretch} over second: {last / first:.2f}")
+    print(f"memory, end over cycle {2 * stretch}: {marks[-1][2] / marks[2 * stretch][2]:.3f}")
     print(f"archive {size(archive):.0f} MB, {len(list(archive.rglob('*')))} files; load {os.getloadavg()[0]:.1f}")
 
 
