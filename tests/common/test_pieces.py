@@ -19,6 +19,7 @@ def wait(folder: Path) -> None:
 
 
 def wait_in_two(folder: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with in_processes(2) as each:
         list(each(wait, [(Path(folder),)] * 2))
 

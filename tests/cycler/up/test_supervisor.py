@@ -77,8 +77,9 @@ def test_the_first_answer_may_take_longer_than_any_other(tmp_path: Path, monkeyp
     monkeypatch.setattr(supervisor, "SILENT", 0.1)
     monkeypatch.setattr(supervisor, "STARTING", 1.0)
     process = sleeping(tmp_path, answers=lambda: False)
+    begun = time.monotonic()
     process.start()
-    first, begun = process.pid, time.monotonic()
+    first = process.pid
     until(lambda: process.tend() or process.pid != first)
     assert time.monotonic() - begun >= 1
     assert not lives(first)
