@@ -75,10 +75,9 @@ def with_olr(seen: tuple[NDArray, NDArray], older: NDArray, newer: NDArray, seed
     return fields[0].astype(np.float32), fields[1].astype(np.float32)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.7])
-def test_with_an_operator_of_two_frames_the_analysis_is_that_of_full_matrices(share: float) -> None:
+def test_with_an_operator_of_two_frames_the_analysis_is_that_of_full_matrices() -> None:
     """3D-Var of the newer frame, and 4D-Var over two steps, whose frames all change."""
-    model, B, H = Shifting(), covariance("4x8", 3), TwoFrames()
+    model, B, H, share = Shifting(), covariance("4x8", 3), TwoFrames(), 0.7
     older, newer = 300 + noise((2, 69, *TINY.shape), 1)
     matrix, units = dense(B), np.eye(newer.size, dtype=np.float32).reshape(-1, *newer.shape)
 

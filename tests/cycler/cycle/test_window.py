@@ -102,11 +102,11 @@ def test_3dvar_with_a_learned_operator_of_olr_draws_to_it_from_the_frame_before(
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ThreeDVarWithPast, "with_past", lambda method, past: seen.append(past) or with_past(method, past))
-        run_due_cycles(asked, Archive(tmp_path / "archive", create=True), limit=2)
+        run_due_cycles(asked, Archive(tmp_path / "archive", create=True), limit=1)
     branch = open_experiment(tmp_path / "archive", "demo")
-    assert [record.status for record in branch.records] == ["cold_start", "cold_start", "ok", "ok"]
-    for time, past in zip(branch.times[2:], seen, strict=True):
-        np.testing.assert_array_equal(past.newer, branch.frame(time - STEP))
+    assert branch.records[-1].status == "ok"
+    (past,) = seen
+    np.testing.assert_array_equal(past.newer, branch.frame(branch.times[1]))
     rows = branch.departures().query("variable == 'olr' and use == 'assimilated'")
     assert len(rows) > 100
     assert rows["o_a"].std() < 0.9 * rows["o_b"].std()
