@@ -211,9 +211,10 @@ def gradient(
     ],
     out: Annotated[Path | None, typer.Option(help="The file to write; default: where it is looked for.")] = None,
 ) -> None:
-    """Write the tangent linear and the adjoint of a forecast model, which 4dvar needs, or of a learned operator of OLR.
+    """Write the tangent linear and the adjoint of a forecast model or learned operator, checked.
 
-    They are checked. By default the file is in the folder `gradients` beside the network's, under the same name.
+    4dvar needs those of the model, and `variational: {olr: learned}` those of the operator. By default the file is in
+    the folder `gradients` beside the network's, under the same name.
 
     Example: dacycle gradient runs/mini-cpu/mini.onnx
 
