@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dacycle.assimilators.variational.settings import VariationalSettings
     from dacycle.forecast_adapter.models.model import ForecastModel
     from dacycle.forecast_adapter.worlds.world import World
+    from dacycle.obs_ingest.operators.learned import LearnedOperator
 
 __all__ = [
     "ENSEMBLE_METHODS",
@@ -273,6 +274,7 @@ def load_assimilator(
     tuning: Mapping[str, Any] | None = None,
     variational: "VariationalSettings | None" = None,
     model: "ForecastModel | None" = None,
+    operator: "LearnedOperator | None" = None,
 ) -> Assimilator:
     """Load the assimilator of that name, or of that file, for a world.
 
@@ -284,6 +286,7 @@ def load_assimilator(
         tuning: settings (`classical.background_error.Tuning`) in place of those of a file of background errors.
         variational: settings of a method that minimises a cost function.
         model: for 4dvar, whose cost function has a forecast in it.
+        operator: for a variational method that takes OLR through a learned operator.
 
     Raises:
         AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
@@ -299,12 +302,12 @@ def load_assimilator(
         return of_members
     if ensemble is not None:
         perturbed = import_module("dacycle.assimilators.ensemble.perturbed")
-        single = load_assimilator(name, world, threads, tuning=tuning, variational=variational, model=model)
+        single = load_assimilator(name, world, threads, None, tuning, variational, model, operator)
         of_analyses: Assimilator = perturbed.load(single, world, ensemble)
         return of_analyses
     if name in VARIATIONAL_METHODS:
         methods = import_module("dacycle.assimilators.variational.methods")
-        of_cost: Assimilator = methods.load(name, world, variational, threads, model)
+        of_cost: Assimilator = methods.load(name, world, variational, threads, model, operator)
         return of_cost
     if name in _METHODS:
         return _METHODS[name](world, threads)

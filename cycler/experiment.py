@@ -168,6 +168,8 @@ class Experiment(Strict):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.assimilator == "4dvar" and self.assimilation_grid not in (None, self.grid):
             raise ValueError("assimilation_grid: 4dvar controls states on the model's grid; leave it out")
+        if getattr(self.variational, "olr", None) == "learned" and self.assimilation_grid not in (None, self.grid):
+            raise ValueError("assimilation_grid: the learned operator of OLR is on the model's grid; leave it out")
         if self.late is not None:
             _check_late(self, self.late)
         if self.cold_start.from_ is not None:
@@ -193,7 +195,8 @@ class Experiment(Strict):
         if self.tuning is not None:
             content["tuning"] = self.tuning.model_dump(mode="json", exclude_none=True)
         if self.assimilator in VARIATIONAL_METHODS:
-            content["variational"] = (self.variational or VariationalSettings()).model_dump(mode="json")
+            settings = self.variational or VariationalSettings()
+            content["variational"] = settings.model_dump(mode="json", exclude_none=True)
         # Unused keys are left out, so that experiments that are older than a key keep their digest.
         return {key: value for key, value in content.items() if value is not None or key == "end"}
 

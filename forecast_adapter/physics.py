@@ -14,6 +14,7 @@ __all__ = [
     "DRY_AIR_GAS_CONSTANT",
     "EARTH_RADIUS_KM",
     "GRAVITY",
+    "HALF_GLOBE_KM",
     "KAPPA",
     "KNOT",
     "LAPSE_RATE",
@@ -41,6 +42,9 @@ GRAVITY = 9.80665
 
 EARTH_RADIUS_KM = 6371.0
 """Mean radius of the Earth, km; all distances are great circles, or chords, of this sphere."""
+
+HALF_GLOBE_KM = 20015.0
+"""Largest distance of two places on it, km."""
 
 DRY_AIR_GAS_CONSTANT = 287.05
 """Specific gas constant of dry air, J kg-1 K-1 (ICAO standard atmosphere, 1993: 287.053)."""

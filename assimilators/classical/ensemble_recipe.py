@@ -11,6 +11,7 @@ from dacycle.assimilators.classical.settings import Inflation
 from dacycle.common.configuration import Number, Strict, read_checked
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.physics import HALF_GLOBE_KM
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
@@ -39,7 +40,7 @@ class EnsembleRecipe(Strict):
         members: of the ensemble.
         seed: of the draw.
         inflation: factor on the ensemble's deviations: one number, or one for each group of channels.
-        distance_km: beyond which covariances are zero.
+        distance_km: beyond which covariances are zero; at most half the globe.
         shift, block: see `background_error.Tuning`.
         olr: whether to fit an operator, so that OLR is assimilated.
     """
@@ -56,7 +57,7 @@ class EnsembleRecipe(Strict):
     members: int = Field(ge=2)
     seed: int
     inflation: Inflation
-    distance_km: Number = Field(gt=0)
+    distance_km: Number = Field(gt=0, le=HALF_GLOBE_KM)
     shift: Number = Field(default=0, ge=0, lt=180)
     block: int = Field(default=1, ge=1)
     olr: bool

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, PlainValidator
 from dacycle.assimilators.classical.background_error import Tuning
 from dacycle.common.configuration import Number, Strict
 from dacycle.forecast_adapter.channels import GROUPS
+from dacycle.forecast_adapter.physics import HALF_GLOBE_KM
 
 __all__ = ["Inflation", "TuningSettings"]
 
@@ -30,8 +31,8 @@ class TuningSettings(Strict):
 
     inflation: Inflation | None = None
     """Factor on the ensemble's deviations: one number, or one for each group of channels."""
-    distance_km: Number | None = Field(default=None, gt=0)
-    """Great-circle distance from which on an observation has no influence."""
+    distance_km: Number | None = Field(default=None, gt=0, le=HALF_GLOBE_KM)
+    """Great-circle distance from which on an observation has no influence, at most half the globe."""
     shift: Number | None = Field(default=None, ge=0, lt=180)
     """Degrees of longitude by which the members are also shifted, to the west and to the east; 0: they are not."""
     block: int | None = Field(default=None, ge=1)

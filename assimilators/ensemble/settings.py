@@ -3,10 +3,9 @@
 from pydantic import Field
 
 from dacycle.common.configuration import Strict
+from dacycle.forecast_adapter.physics import HALF_GLOBE_KM
 
 __all__ = ["OF_FILTERS", "EnsembleSettings"]
-
-HALF_GLOBE_KM = 20015.0
 
 
 class EnsembleSettings(Strict):

@@ -1,4 +1,4 @@
-"""The operations of ONNX graphs in torch, by name; those that the exported forecast models have.
+"""The operations of ONNX graphs in torch, by name; those that exported forecast models and learned operators have.
 
 An attribute that is not known here, or a value of one that is not followed, is an ExportError or a TypeError.
 
@@ -95,7 +95,7 @@ def _depth_to_space(x: Tensor, *, blocksize: int, mode: bytes) -> Tensor:
 
 
 def _gather(x: Tensor, indices: Integers, *, axis: int = 0) -> Tensor:
-    taken = x.index_select(axis, torch.from_numpy(np.reshape(indices, -1)))
+    taken = x.index_select(axis, torch.from_numpy(np.array(indices).reshape(-1)))
     return taken.reshape(*x.shape[:axis], *np.shape(indices), *x.shape[axis + 1 :])
 
 
@@ -132,6 +132,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Expand": _expand,
     "Gather": _gather,
     "GatherND": _gather_nd,
+    "Greater": operator.gt,
     "Gemm": _gemm,
     "LayerNormalization": _layer_norm,
     "Max": torch.maximum,
@@ -143,10 +144,13 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "ReduceMean": lambda x, axes, keepdims=1, noop_with_empty_axes=0: x.mean(_integers(axes), keepdim=bool(keepdims)),
     "Reshape": _reshape,
     "Shape": lambda x, start=0, end=None: np.array(x.shape[start:end]),
+    "Sigmoid": torch.sigmoid,
     "Slice": _slice,
+    "Softplus": functional.softplus,
     "Squeeze": _squeeze,
     "Sub": operator.sub,
     "Tanh": torch.tanh,
     "Transpose": lambda x, perm: x.permute(perm),
     "Unsqueeze": _unsqueeze,
+    "Where": torch.where,
 }

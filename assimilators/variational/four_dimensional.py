@@ -22,10 +22,11 @@ from dacycle.assimilators.classical.observed import check_fields
 from dacycle.assimilators.variational.covariance import Covariance
 from dacycle.assimilators.variational.departures import Departures, Linearised
 from dacycle.assimilators.variational.minimisation import Inner, minimise
+from dacycle.assimilators.variational.olr import Olr
 from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.assimilators.variational.three_dimensional import ThreeDVar
 from dacycle.forecast_adapter.channels import GROUPS
-from dacycle.forecast_adapter.models.gradient import ModelGradient
+from dacycle.forecast_adapter.models.gradient import Gradient
 from dacycle.forecast_adapter.models.model import ForecastModel
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class FourDVar:
         model: the forecast model.
         gradient: of the model.
         threads: threads of the matrix products; the same number gives the same bits.
+        olr: operator of OLR; None: the covariance's, if it has one.
     """
 
     name = "4dvar"
@@ -54,10 +56,11 @@ class FourDVar:
         covariance: Covariance,
         settings: VariationalSettings,
         model: ForecastModel,
-        gradient: ModelGradient,
+        gradient: Gradient,
         threads: int = 1,
+        olr: Olr | None = None,
     ) -> None:
-        self.three = ThreeDVar(covariance, settings, threads)
+        self.three = ThreeDVar(covariance, settings, threads, olr)
         self.settings, self.model, self.gradient = settings, model, gradient
         self.grid: Grid = covariance.grid
         self.world, self.digest = covariance.world, covariance.digest
@@ -80,13 +83,11 @@ class FourDVar:
         fields = [*past.observations, (values[0], errors[0])]
         for some in fields:
             check_fields(self.name, self.grid, self.planes, past.newer[None], some[0][None], some[1][None])
-        observed = [Departures(*some, self.three.olr) for some in fields]
+        none = np.zeros(self.three.covariance.shape, np.float32)
         with self._pools.limit(limits=self._threads, user_api="blas"):
-            minimum = minimise(
-                lambda v: self._linearised(past, observed, v),
-                np.zeros(self.three.covariance.shape, np.float32),
-                self.settings,
-            )
+            first = pairwise(self._trajectory(past, none)[1:])
+            observed = [Departures(*some, self.three.olr, frames) for some, frames in zip(fields, first, strict=True)]
+            minimum = minimise(lambda v: self._linearised(past, observed, v), none, self.settings)
             state = self._trajectory(past, minimum.v)[-1]
         return Analysis(
             state[None],
@@ -110,9 +111,10 @@ class FourDVar:
     def _linearised(self, past: Past, observed: Sequence[Departures], v: NDArray) -> Inner:
         """Return the inner loop about the trajectory of v."""
         states = self._trajectory(past, v)
-        operators = [of_time.linearised(state) for of_time, state in zip(observed, states[2:], strict=True)]
+        pairs = list(pairwise(states[1:]))
+        operators = [of_time.linearised(*pair) for of_time, pair in zip(observed, pairs, strict=True)]
         return Inner(
-            np.stack([of_time.of(state) for of_time, state in zip(observed, states[2:], strict=True)]),
+            np.stack([of_time.of(*pair) for of_time, pair in zip(observed, pairs, strict=True)]),
             lambda dv: self._forward(states, operators, past.share, dv),
             lambda y: self._backward(states, operators, past.share, y),
         )
@@ -124,7 +126,7 @@ class FourDVar:
         found = []
         for pair, operator in zip(pairwise(states[:-1]), operators, strict=True):
             older, newer = newer, self.gradient.tangent(*pair, older, newer)
-            found.append(operator.apply(newer))
+            found.append(operator.apply(older, newer))
         return np.stack(found)
 
     def _backward(self, states: Frames, operators: Sequence[Linearised], share: float, y: NDArray) -> NDArray:
@@ -133,8 +135,9 @@ class FourDVar:
         older = newer.copy()  # sensitivities to the frames of a step
         pairs = list(pairwise(states[:-1]))
         for (first, second), operator, of_time in zip(pairs[::-1], operators[::-1], y[::-1], strict=True):
-            before, now = self.gradient.adjoint(first, second, newer + operator.adjoint(of_time))
-            older, newer = before, now + older
+            of_second, of_third = operator.adjoint(of_time)
+            before, now = self.gradient.adjoint(first, second, newer + of_third)
+            older, newer = before, now + older + of_second
         return self.three.transform_adjoint(newer + np.float32(share) * older)
 
 

@@ -20,6 +20,9 @@ class VariationalSettings(Strict):
     olr_inflation: float = Field(default=4.0, ge=1)
     """Factor on the error of the operator of OLR: its errors are alike in neighbouring cells, which the cost function
     takes as independent."""
+    olr: Literal["learned"] | None = None
+    """`learned`: the world's learned operator computes OLR, from both frames of the six hours; default: the regression
+    on a column that the covariance's file holds."""
     iterations: int = Field(default=40, ge=1, le=500)
     """Most conjugate-gradient iterations of an inner loop."""
     tolerance: float = Field(default=0.02, gt=0, lt=1)

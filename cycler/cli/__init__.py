@@ -71,7 +71,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "or of cycles.",
         "train": "Train a network, or estimate statistics of errors (recipes of `kind: oi`, `3dvar`, `bias`).",
         "export": "Write a run's network as ONNX with its metadata and check it against torch.",
-        "gradient": "Write the tangent linear and the adjoint of a forecast model, which 4dvar needs, and check them.",
+        "gradient": "Write the tangent linear and the adjoint of a forecast model or learned operator, checked.",
         "gate": "Judge a trained assimilator and write its card: parity, single observations, single analyses, cycles.",
         "evaluate": "Score single analyses of held-out backgrounds: errors over the globe, against the "
         "background and another method.",

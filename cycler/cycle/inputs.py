@@ -119,8 +119,8 @@ def load_inputs(experiment: Experiment, threads: int = 1, like: Inputs | None = 
         world = load_world(experiment.world)
         same = _Same(like, experiment)
         model = same("model", lambda: load_model(experiment.model, threads))
-        assimilator = same("assimilator", lambda: _load_assimilator(experiment, world, model, threads))
         operator = same("operator", lambda: load_operator(experiment.operator, world, threads))
+        assimilator = same("assimilator", lambda: _load_assimilator(experiment, world, model, operator, threads))
         sources = same("sources", lambda: _build_sources(experiment, world))
         checks = experiment.quality.checks()
         bias = same("model_bias", lambda: _load_bias(model) if experiment.model_bias else None)
@@ -142,7 +142,10 @@ def load_inputs(experiment: Experiment, threads: int = 1, like: Inputs | None = 
 
 _DEPEND_ON: dict[str, tuple[str, ...]] = {
     "model": ("model",),
-    "assimilator": ("world", "model", "assimilator", "ensemble", "tuning", "variational", "assimilation_grid"),
+    "assimilator": (
+        *("world", "model", "operator", "assimilator"),
+        *("ensemble", "tuning", "variational", "assimilation_grid"),
+    ),
     "operator": ("world", "operator"),
     "sources": ("world", "observations", "seed"),
     "model_bias": ("model", "model_bias"),
@@ -172,7 +175,9 @@ def _build_sources(experiment: Experiment, world: World) -> tuple[Source, ...]:
     return tuple(build_source(spec, world, experiment.seed) for spec in specs)
 
 
-def _load_assimilator(experiment: Experiment, world: World, model: ForecastModel, threads: int) -> Assimilator:
+def _load_assimilator(
+    experiment: Experiment, world: World, model: ForecastModel, operator: LearnedOperator | None, threads: int
+) -> Assimilator:
     """Return the assimilator on the world's grid, if need be with increments from a coarser grid."""
     load = partial(
         load_assimilator,
@@ -182,7 +187,7 @@ def _load_assimilator(experiment: Experiment, world: World, model: ForecastModel
         variational=experiment.variational,
     )
     if experiment.assimilation_grid in (None, world.grid.name):
-        return load(world=world, ensemble=experiment.members, model=model)
+        return load(world=world, ensemble=experiment.members, model=model, operator=operator)
     return Incremental(load(world=world.on(get_grid(experiment.assimilation_grid))), world.grid)
 
 

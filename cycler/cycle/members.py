@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, EnsembleAssimilator, OlderFrame
 from dacycle.cycler.archive.frames import StoredFrames
-from dacycle.cycler.archive.members import Smoothed, around
+from dacycle.cycler.archive.members import MEMBERS, Smoothed, around
 from dacycle.cycler.archive.writer import Writer
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
@@ -65,7 +65,7 @@ def forecast(
     before, now = (None, None) if afresh else frames.perturbations(time - STEP)
     if before is None or now is None:
         first = method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
-        before, now = (first if kept is None else kept for kept in (before, now))
+        before, now = (first, first) if now is None else (first, now)  # both of one ensemble
     forecasts = next(iter(inputs.model.forecast(around(older, before), around(newer, now), 1)))
     forecasts = inputs.unbiased(forecasts, time)
     for number, state in enumerate(forecasts, 1):
@@ -80,13 +80,16 @@ def _one(inputs: Inputs, older: NDArray, newer: NDArray, time: pd.Timestamp) -> 
 
 
 def refuse_other_members(inputs: Inputs, writer: Writer) -> None:
-    """Raise ExperimentError where the newest analysis has another number of members, as after a fork."""
-    method, newest = inputs.assimilator, writer.times[-1]
-    members = writer.members(newest) if isinstance(method, EnsembleAssimilator) else None
-    if members is not None and isinstance(method, EnsembleAssimilator) and len(members) != method.size:
+    """Raise ExperimentError where analyses before have another number of members, as after a fork: a branch has one."""
+    method, kept = inputs.assimilator, writer.archive.states.times(writer.name, MEMBERS)
+    if not isinstance(method, EnsembleAssimilator) or not len(kept):
+        return
+    newest = pd.Timestamp(kept[-1])
+    members = writer.members(newest)
+    if members is not None and len(members) != method.size:
         raise ExperimentError(
-            f"experiment {writer.name}: ensemble.members is {method.size}, but the analysis {cycle_id(newest)} that it "
-            f"goes on from has {len(members)}; take as many"
+            f"experiment {writer.name}: ensemble.members is {method.size}, but the analysis {cycle_id(newest)} of its "
+            f"past has {len(members)}; take as many"
         )
 
 

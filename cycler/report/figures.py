@@ -25,6 +25,7 @@ __all__ = [
     "errors_over_time",
     "fits_over_time",
     "means_over_time",
+    "rank_histograms",
     "spectra",
     "spectra_of_errors",
 ]
@@ -326,6 +327,26 @@ def spectra_of_errors(powers: Mapping[str, NDArray]) -> Figure:
         line = Line("analysis error over background error", wavenumber, share, "shade 3")
         shares.append(Chart(f"{channel}: analysis over backgr.", [line], level=(1.0, "background"), **axis))
     return Figure("Zonal power of increments and errors", [*sizes, *shares], columns=6, x_name="wavenumber")
+
+
+def rank_histograms(ranks: NDArray) -> Figure | None:
+    """Draw how often the reference has each rank among N members, from shares (6, N + 1), over the right frequency."""
+    count = ranks.shape[1]
+    if not count:
+        return None
+    edges = np.arange(count + 1)
+    charts = [
+        Chart(
+            channel,
+            [Line("reference", edges, count * shares, "analysis", steps=True)],
+            size_=(205, 130),
+            x_label="members below",
+            from_zero=True,
+            level=(1.0, "reference"),
+        )
+        for channel, shares in zip(HEADLINE, ranks, strict=True)
+    ]
+    return Figure("Rank of the reference among the members of the analyses", charts, columns=6, x_name="rank")
 
 
 def _globe(errors: pd.DataFrame, channels: str | Sequence[str]) -> pd.DataFrame:

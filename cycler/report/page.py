@@ -260,6 +260,7 @@ def _fields(branch: Branch, world: World, records: list[CycleRecord]) -> dict[st
     return {
         "sampled": sample.cycles,
         "increments": maps.increment_maps(sample.increment, sample.increment_rms, world.grid),
+        "ranks": figures.rank_histograms(sample.ranks),
         "daily_rows": tables.daily_rows(sample, world, records),
         "error_maps": maps.error_maps(**sample.errors, grid=world.grid) if verified else None,
         "spectra": figures.spectra({k: p for k, p in sample.powers.items() if k not in tables.SPECTRA})

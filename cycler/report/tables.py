@@ -19,7 +19,7 @@ from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.report import style
 from dacycle.cycler.verification.cycles import LAYERS, fingerprint, withheld_fits
 from dacycle.cycler.verification.daily_cycle import daily_cycles, project
-from dacycle.cycler.verification.members import summary
+from dacycle.cycler.verification.members import rank_shares, summary
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.worlds.world import World
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 _HEADLINE = [index(name) for name in HEADLINE]
-_SAMPLE_FORM = "sample 3"
+_SAMPLE_FORM = "sample 4"
 """With another text here, samples that were kept before are read anew."""
 
 SPECTRA = ("increment", "background error", "analysis error")
@@ -235,6 +235,8 @@ class SampleFields:
         powers: zonal power spectra of each kind of state; where there is a reference, also of the increments and of
             the errors of backgrounds and analyses.
         daily: (n, 2, 2, 6, 5) projections of increments and backgrounds, see `verification.daily_cycle.project`.
+        ranks: (6, N + 1) shares of the area where the reference has each rank among the N members of the analyses;
+            (6, 0) without a reference or members.
     """
 
     cycles: int
@@ -243,6 +245,7 @@ class SampleFields:
     errors: Mapping[str, NDArray]
     powers: Mapping[str, NDArray]
     daily: NDArray
+    ranks: NDArray
 
 
 def sample_fields(branch: Branch, world: World, records: Sequence[CycleRecord]) -> SampleFields:
@@ -296,7 +299,7 @@ def _kept_sample(path: Path, key: str) -> SampleFields | None:
         for part in ("errors", "powers")
     }
     means = arrays["increment"], arrays["increment_rms"]
-    return SampleFields(int(arrays["cycles"]), *means, of["errors"], of["powers"], arrays["daily"])
+    return SampleFields(int(arrays["cycles"]), *means, of["errors"], of["powers"], arrays["daily"], arrays["ranks"])
 
 
 def _keep_sample(path: Path, key: str, sample: SampleFields) -> SampleFields:
@@ -306,6 +309,7 @@ def _keep_sample(path: Path, key: str, sample: SampleFields) -> SampleFields:
         "increment": sample.increment,
         "increment_rms": sample.increment_rms,
         "daily": sample.daily,
+        "ranks": sample.ranks,
         **{f"errors {name}": field for name, field in sample.errors.items()},
         **{f"powers {name}": power for name, power in sample.powers.items()},
     }
@@ -325,7 +329,7 @@ def _read_sample(
     total, square = np.zeros(shape), np.zeros(shape)
     errors = {kind: np.zeros(shape) for kind in ("background", "analysis")}
     powers: dict[str, list[NDArray]] = {name: [] for name in ("background", "analysis", "reference", *SPECTRA)}
-    daily = []
+    daily, ranks = [], []
     for record, has_reference in zip(sampled, verified, strict=True):
         fields = {kind: branch.headline_fields(kind, record.time).astype(float) for kind in errors}
         increment = fields["analysis"] - fields["background"]
@@ -338,6 +342,7 @@ def _read_sample(
                 errors[kind] += (field - truth) ** 2
             fields |= {"increment": increment, **{f"{kind} error": field - truth for kind, field in fields.items()}}
             fields["reference"] = truth
+            ranks += _ranks(branch, record.time, fields["analysis"], truth)
         for kind, field in fields.items():
             powers[kind].append(scores.zonal_power_spectrum(field, world.grid))
     return SampleFields(
@@ -347,4 +352,14 @@ def _read_sample(
         {kind: np.sqrt(field / sum(verified)) for kind, field in errors.items()} if any(verified) else {},
         {kind: np.mean(power, axis=0) for kind, power in powers.items() if power},
         np.array(daily),
+        np.mean(ranks, axis=0) if ranks else np.empty((len(HEADLINE), 0)),
     )
+
+
+def _ranks(branch: Branch, time: pd.Timestamp, analysis: NDArray, truth: NDArray) -> list[NDArray]:
+    """Return the shares of the ranks (6, N + 1) of the truth among the members of an analysis, if it has some."""
+    perturbations = branch.members(time)
+    if perturbations is None:
+        return []
+    shares = rank_shares(analysis + perturbations[:, _HEADLINE], truth, branch.grid)
+    return [shares[:, list(scores.REGIONS).index("globe")]]

@@ -28,10 +28,19 @@ from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 from dacycle.cycler.experiment import STEP, cycle_id
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["are_wanted", "make_scores", "read_scores_of_members", "score_members", "spread_over_error", "summary"]
+__all__ = [
+    "are_wanted",
+    "make_scores",
+    "rank_shares",
+    "read_scores_of_members",
+    "score_members",
+    "spread_over_error",
+    "summary",
+]
 
 _KEY = b"dacycle.members"
 """In a file's metadata: what its scores were made from, and of how many members."""
@@ -82,20 +91,34 @@ def score_members(world: World, start: np.datetime64, states: Iterable[tuple[int
     channels, tables = [index(name) for name in HEADLINE], []
     for lead, state in states:
         members, truth = state[:, channels], world.reference.array(start + lead)[channels]
-        below = (members < truth).sum(axis=0)
-        shares = [scores.region_means(below == rank, world.grid) for rank in range(len(members) + 1)]
+        shares = rank_shares(members, truth, world.grid)
         columns = {
             "mse": scores.mse(members.mean(axis=0, dtype=np.float64), truth, world.grid),
             "variance": scores.region_means(members.var(axis=0, ddof=1, dtype=np.float64), world.grid),
             "crps": scores.region_means(scores.ensemble_crps(members, truth), world.grid),
         }
         found = pd.DataFrame({name: values.ravel().astype(np.float32) for name, values in columns.items()})
-        found["ranks"] = list(np.stack(shares, axis=-1).reshape(-1, len(members) + 1).astype(np.float32))
+        found["ranks"] = list(shares.reshape(-1, len(members) + 1).astype(np.float32))
         found.insert(0, "lead", np.int16(lead))
         found.insert(1, "channel", np.repeat(HEADLINE, len(scores.REGIONS)))
         found.insert(2, "region", np.tile(list(scores.REGIONS), len(HEADLINE)))
         tables.append(found)
     return pd.concat(tables, ignore_index=True)
+
+
+def rank_shares(members: NDArray, truth: NDArray, grid: Grid) -> NDArray[np.float64]:
+    """Return the share of the area (C, region, N + 1) where the truth has each rank among the members.
+
+    The rank is the number of members below it. Where the spread is right, each is as frequent (Hamill 2001,
+    doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2).
+
+    Args:
+        members: (N, C, H, W).
+        truth: (C, H, W).
+        grid: of both.
+    """
+    below = (members < truth).sum(axis=0)
+    return np.stack([scores.region_means(below == rank, grid) for rank in range(len(members) + 1)], axis=-1)
 
 
 def read_scores_of_members(branch: Branch, sources: dict[pd.Timestamp, str]) -> pd.DataFrame:

@@ -229,5 +229,7 @@ def test_the_tuning_of_a_method_is_part_of_its_experiment_and_survives_a_file():
     assert "tuning" not in tuned.free_run().as_dict()
     method = load_inputs(tuned.model_copy(update={"observations": ()})).assimilator
     assert (method.tuning.inflation, method.tuning.distance_km, method.tuning.block) == (0.3, 3000, 2)
+    with pytest.raises(ExperimentError, match=r"tuning\.distance_km: .* less than or equal to 20015"):
+        parse_experiment(GOOD + "tuning: {distance_km: 30000}\n", "demo.yaml")
     with pytest.raises(ExperimentError, match="tuning goes with oi"):
         load_inputs(tuned.model_copy(update={"assimilator": "fnp"}))

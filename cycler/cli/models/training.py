@@ -206,19 +206,26 @@ def export(
 
 @app.command()
 def gradient(
-    model: Annotated[str, typer.Argument(help="A packaged forecast model, or the ONNX file of one.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write; default: where 4dvar looks for it.")] = None,
+    network: Annotated[
+        str, typer.Argument(help="A packaged forecast model or learned observation operator, or the ONNX file of one.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The file to write; default: where it is looked for.")] = None,
 ) -> None:
-    """Write the tangent linear and the adjoint of a forecast model, which 4dvar needs, and check them.
+    """Write the tangent linear and the adjoint of a forecast model or learned operator, checked.
 
-    By default the file is in the folder `gradients` beside the model's, under the same name.
+    4dvar needs those of the model, and `variational: {olr: learned}` those of the operator. By default the file is in
+    the folder `gradients` beside the network's, under the same name.
 
     Example: dacycle gradient runs/mini-cpu/mini.onnx
+
+    Example: dacycle gradient runs/olr-tp-cpu/olr-tp.onnx
     """
     need_torch()
     from dacycle.assimilators.export.gradient import export_gradient
 
-    typer.echo(export_gradient(load_model(model), out))
+    path = operator_files().get(network, Path(network))
+    is_operator = path.is_file() and read_metadata(path).get("kind") == OPERATOR
+    typer.echo(export_gradient(LearnedOperator(path) if is_operator else load_model(network), out))
 
 
 @app.command()

@@ -257,6 +257,7 @@ def test_the_packaged_recipe_is_readable() -> None:
         ("inflation: 0.25", "inflation: much", r"\d+: inflation: is one number or one for each of"),
         ("inflation: 0.25", "inflation: -1", r"\d+: inflation: .* must be positive"),
         ("distance_km: 3000", "distance_km: 0", r"\d+: distance_km: Input should be greater than 0"),
+        ("distance_km: 3000", "distance_km: 30000", r"\d+: distance_km: .* less than or equal to 20015"),
     ],
 )
 def test_a_recipe_with_a_mistake_says_which_and_where(tmp_path: Path, right: str, wrong: str, message: str) -> None:

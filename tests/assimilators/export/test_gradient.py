@@ -35,7 +35,7 @@ def test_a_graph_that_torch_runs_otherwise_than_the_file_is_refused(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced(model, monkeypatch, lambda own, a, b: 1.01 * own(a, b))
-    with pytest.raises(ExportError, match="forecasts of the file and of torch differ"):
+    with pytest.raises(ExportError, match="outputs of the file and of torch differ"):
         gradient.export_gradient(load_model(model))
     assert not gradient_path(model).exists()
 

@@ -17,6 +17,7 @@ from dacycle.assimilators.variational.departures import Departures
 from dacycle.assimilators.variational.estimation import estimate_covariance
 from dacycle.assimilators.variational.harmonics import Harmonics
 from dacycle.assimilators.variational.minimisation import conjugate_gradients
+from dacycle.assimilators.variational.olr import OfColumns
 from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.assimilators.variational.three_dimensional import ThreeDVar
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
@@ -188,15 +189,16 @@ def test_the_gradient_of_the_cost_function_passes_the_taylor_test() -> None:
     state = columns(8)
     values = np.concatenate([state + noise(state.shape, 9), np.full((1, *COARSE.shape), 240, np.float32)])
     errors = np.concatenate([np.where(noise(state.shape, 10) > 1, 1, 0), np.full((1, *COARSE.shape), 20)])
-    observed = Departures(values, errors.astype(np.float32), B.olr)
+    observed = Departures(values, errors.astype(np.float32), OfColumns(B.olr), (state, state))
     v, direction = 0.05 * noise(B.shape, 11) * B.harmonics.exists, noise(B.shape, 12) * B.harmonics.exists
 
     def cost(v: NDArray) -> float:
-        departures = observed.of(state + B.apply(v).astype(np.float64))
+        x = state + B.apply(v).astype(np.float64)
+        departures = observed.of(x, x)
         return float(np.square(v, dtype=np.float64).sum() + np.square(departures, dtype=np.float64).sum()) / 2
 
     x = state + B.apply(v)
-    gradient = v - B.adjoint(observed.linearised(x).adjoint(observed.of(x)))
+    gradient = v - B.adjoint(observed.linearised(x, x).adjoint(observed.of(x, x))[1])
     slope = np.vdot(gradient.astype(np.float64), direction)
     size = 1e-3
     found = (cost(v + size * direction) - cost(v - size * direction)) / (2 * size)

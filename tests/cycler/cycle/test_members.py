@@ -122,7 +122,8 @@ def test_forks_go_on_from_the_members_or_draw_the_first(content, run, tmp_path):
     archive, name = Archive(run), "cold_start"
     time = archive.branch("demo").times[3]
     begin = {name: {"from": f"demo@{time:%Y%m%dT%H}"}, "start": f"{time + STEP:%Y-%m-%dT%H}"}
-    with pytest.raises(ExperimentError, match=r"members is 9, but the analysis \w+ that it goes on from has 8"):
+    refused = pytest.raises(ExperimentError, match=r"members is 9, but the analysis \w+ of its past has 8")
+    with refused:
         run_due_cycles(replays.experiment(changed(content, members=9) | begin | {"name": "nine"}), archive)
     run_due_cycles(replays.experiment(content | begin | {"name": "same"}), archive, limit=1)
     np.testing.assert_array_equal(*(archive.branch(b).members(time + STEP) for b in ("demo", "same")))
@@ -130,16 +131,27 @@ def test_forks_go_on_from_the_members_or_draw_the_first(content, run, tmp_path):
     run_due_cycles(replays.experiment(plain | begin | {"name": "plain"}), archive)
     later = archive.branch("plain").times[-2]
     back = {name: {"from": f"plain@{later:%Y%m%dT%H}"}, "start": f"{later + STEP:%Y-%m-%dT%H}", "name": "back"}
-    run_due_cycles(replays.experiment(content | back), archive, limit=1)
-    assert archive.branch("back").members(later + STEP) is not None
-    assert archive.branch("back").members(later) is None
+    drawn = replays.experiment(content | back)
+    run_due_cycles(drawn, archive, limit=1)
+    branch, inputs = archive.branch("back"), load_inputs(drawn)
+    assert branch.members(later + STEP) is not None
+    assert branch.members(later) is None
+    assert branch.members(later - STEP) is not None, "of another ensemble, and not used"
+    first = inputs.assimilator.first_members(np.random.default_rng([1, int(drawn.start.timestamp()) // 3600, 0]))
+    frames = [branch.frame(time) + first for time in (later - STEP, later)]
+    for frame in frames:
+        frame[:, GROUPS["q"]] = np.maximum(frame[:, GROUPS["q"]], 0)
+    expected = next(iter(inputs.model.forecast(*frames, 1))).mean(axis=0)
+    np.testing.assert_allclose(branch.state("background", later + STEP).values, expected, rtol=1e-6, atol=1e-6)
+    with refused:
+        run_due_cycles(replays.experiment(changed(content, members=9) | back | {"name": "nine-more"}), archive)
 
 
 class Failing:
-    """A model whose forecast of member 3 has an impossible temperature in one call; the first is of the cold start."""
+    """A model whose forecast of member 3 has this temperature in one call; the first is of the cold start."""
 
-    def __init__(self, model, call):
-        self._model, self._call, self._calls = model, call, 0
+    def __init__(self, model, call, temperature):
+        self._model, self._call, self._calls, self._temperature = model, call, 0, temperature
 
     def __getattr__(self, name):
         return getattr(self._model, name)
@@ -148,14 +160,15 @@ class Failing:
         self._calls += 1
         for states in self._model.forecast(previous, current, steps):
             if self._calls == self._call:
-                states[2, index("t850"), 5, 5] = 900
+                states[2, index("t850"), 5, 5] = self._temperature
             yield states
 
 
-def test_a_member_out_of_range_marks_the_cycle_and_the_ensemble_is_drawn_anew(content, tmp_path):
+@pytest.mark.parametrize("temperature", [900, np.nan])
+def test_a_member_out_of_range_marks_the_cycle_and_the_ensemble_is_drawn_anew(content, tmp_path, temperature):
     experiment = replays.experiment(content)
     inputs = load_inputs(experiment)
-    inputs = replace(inputs, model=Failing(inputs.model, 4))
+    inputs = replace(inputs, model=Failing(inputs.model, 4, temperature))
     archive = Archive(tmp_path / "archive", create=True)
     run_due_cycles(experiment, archive, inputs=inputs)
     records = archive.branch("demo").records[2:]

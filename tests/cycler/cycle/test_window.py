@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dacycle.assimilators.variational.four_dimensional import FourDVar
+from dacycle.assimilators.variational.three_dimensional import ThreeDVarWithPast
 from dacycle.cycler.archive.branches import Archive, open_experiment
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.inputs import load_inputs
@@ -17,9 +18,12 @@ from dacycle.forecast_adapter.models.gradient import gradient_path, load_gradien
 from dacycle.forecast_adapter.models.model import OnnxForecastModel, load_model
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
+from tests.learned import make_operator
 from tests.worlds import GRID, make_model
 
 pytest.importorskip("torch", reason="the gradient of the double is made here")
+
+with_past = ThreeDVarWithPast.with_past
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,32 @@ def test_the_command_makes_the_gradient_that_a_window_takes(tmp_path):
     assert np.vdot(change, change) == pytest.approx(np.vdot(back, x), rel=1e-4)
 
 
+def test_3dvar_with_a_learned_operator_of_olr_draws_to_it_from_the_frame_before(content, tmp_path):
+    operator = make_operator(tmp_path / "double.onnx")
+    result = CliRunner().invoke(app, ["gradient", str(operator)])
+    assert result.exit_code == 0, result.output
+    asked = replays.experiment(
+        content
+        | {
+            "assimilator": "3dvar",
+            "operator": str(operator),
+            "observations": [*content["observations"], {"source": "olr", "cutoff": "none"}],
+            "variational": {"covariance": content["variational"]["covariance"], "olr": "learned", "olr_inflation": 1},
+        }
+    )
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThreeDVarWithPast, "with_past", lambda method, past: seen.append(past) or with_past(method, past))
+        run_due_cycles(asked, Archive(tmp_path / "archive", create=True), limit=1)
+    branch = open_experiment(tmp_path / "archive", "demo")
+    assert branch.records[-1].status == "ok"
+    (past,) = seen
+    np.testing.assert_array_equal(past.newer, branch.frame(branch.times[1]))
+    rows = branch.departures().query("variable == 'olr' and use == 'assimilated'")
+    assert len(rows) > 100
+    assert rows["o_a"].std() < 0.9 * rows["o_b"].std()
+
+
 def test_a_model_without_a_gradient_is_refused(content, world, monkeypatch):
     monkeypatch.setattr("dacycle.forecast_adapter.models.gradient.gradient_path", lambda model: model / "nowhere")
     with pytest.raises(ExperimentError, match=r"has no gradient at .*`dacycle gradient .*` makes it"):
@@ -109,6 +139,10 @@ def test_the_gradient_of_another_model_is_refused(content, world, monkeypatch):
         ({"variational": {"inflation": 0}}, "variational.inflation"),
         ({"variational": {"window": "24h"}}, "variational.window"),
         ({"variational": {"inflaton": 1}}, "did you mean inflation"),
+        (
+            {"assimilator": "3dvar", "variational": {"olr": "learned"}, "assimilation_grid": "11.25deg"},
+            "the learned operator of OLR is on the model's grid",
+        ),
     ],
 )
 def test_settings_are_refused_by_name(content, changes, message):

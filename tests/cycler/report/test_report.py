@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from dacycle.cycler.archive.branches import ArchiveError
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.cli.cycles.verify import app
-from dacycle.cycler.report import maps, tables
+from dacycle.cycler.report import figures, maps, tables
 from dacycle.cycler.report.page import page, status_strip, write_report
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts, read_scores
-from dacycle.forecast_adapter.channels import HEADLINE
+from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.obs_ingest.table import add_departures, empty_table
@@ -25,6 +25,7 @@ from tests.cycler.runs import make_run
 from tests.worlds import make_world
 
 CYCLES = 6
+KINDS = ("background", "analysis")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,10 @@ def test_the_page_has_every_part(html):
     for part in ("Summary", "Errors against the reference", "Observations", "Fit to withheld sites", "Spectra",
                  "Drift of the forecasts", "Maps", "Global means", "The experiment"):  # fmt: skip
         assert part in words
+    for figure in ("Error by region and level", "Zonal power of increments and errors", "Histograms of O-B and O-A"):
+        assert figure in html
+    for said in ("χ²", "DFS a cycle", "stations, withheld"):
+        assert said in words
     for said in ("above 200 hPa", "free run", "persistence", "climatology", "southern extratropics", "O-B", "SHA-256"):
         assert said in words
     assert not re.search(r"\bnan\b|\binf\b", words, flags=re.IGNORECASE)
@@ -98,6 +103,25 @@ def test_a_kept_sample_is_used_again_and_a_damaged_one_is_not(html, run, tiny, m
     kept = tables.sample_fields(run, tiny, records)
     np.testing.assert_array_equal(kept.errors["analysis"], first.errors["analysis"])
     np.testing.assert_array_equal(kept.powers["reference"], first.powers["reference"])
+
+
+def test_spectra_of_increments_and_errors_and_profiles_by_region_are_those_of_the_states(run, tiny):
+    records = [record for record in run.records if record.status != "cold_start"]
+    powers, z500 = tables.sample_fields(run, tiny, records).powers, index("z500")
+    found = dict.fromkeys(tables.SPECTRA, 0.0)
+    for record in records:
+        background, analysis = (run.state(kind, record.time).values[z500].astype(float) for kind in KINDS)
+        truth = tiny.reference.array(np.datetime64(record.time, "h"))[z500]
+        for name, field in zip(found, (analysis - background, background - truth, analysis - truth), strict=True):
+            waves = np.abs(np.fft.rfft(field, axis=-1)[:, 3] / field.shape[-1]) ** 2
+            found[name] += 2 * float(np.average(waves, weights=np.broadcast_to(tiny.grid.weights, field.shape)[:, 0]))
+    for name, power in found.items():
+        assert powers[name][HEADLINE.index("z500"), 3] == pytest.approx(power / len(records), rel=1e-4)
+    errors, std = verify(run, tiny).errors, tiny.statistics.std
+    drawn = figures.errors_by_region_and_level({"analysis": errors[errors["kind"] == "analysis"]}, std)
+    tropics = next(chart for chart in drawn.panels if chart.title == "z, tropics").lines[0]
+    expected = tables.rmse_of(errors, "analysis", "z500", "tropics") / std[z500]
+    assert tropics.x[list(tropics.y).index(500)] == pytest.approx(expected)
 
 
 def test_the_experiment_and_its_digests_are_printed(html, run):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from dacycle.cycler.verification.cycles import verify
 from dacycle.forecast_adapter.channels import HEADLINE
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +240,30 @@ def test_what_trials_name_alike_is_loaded_once(finished):
     assert again.assimilator is not inputs.assimilator
     assert load_inputs(first, like=inputs).assimilator is inputs.assimilator
     assert load_inputs(none.model_copy(update={"seed": 9}), like=inputs).sources is not inputs.sources
+
+
+STUDIES = [path for path in sorted((ROOT / "deploy/studies").glob("*.yaml")) if path.stem != "knobs"]  # see below
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_studies_that_come_with_it_make_experiments(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert trials_of(load_study(path), path.stem)
+
+
+def test_the_study_of_knobs_has_each_number_a_factor_of_one_and_a_half_down_and_up(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    factors = {}
+    for trial in trials_of(load_study(Path("deploy/studies/knobs.yaml")), "knobs"):
+        content = next(iter(trial.experiments.values())).as_dict()
+        if not trial.settings:
+            first = content
+        for key in trial.settings:
+            group, name = key.split(".")
+            factors.setdefault((trial.method, key), []).append(content[group][name] / first[group][name])
+    for found in factors.values():
+        assert found == pytest.approx([1 / 1.5, 1.5], rel=0.02)
+    assert {method for method, _ in factors} == {"oi", "3dvar", "4dvar", "letkf", "hybrid"}
 
 
 @pytest.mark.parametrize(

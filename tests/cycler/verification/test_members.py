@@ -11,6 +11,8 @@ from dacycle.cycler.archive.branches import Archive, ArchiveError
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
+from dacycle.cycler.report.page import page
+from dacycle.cycler.report.tables import sample_fields
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import due, make_forecasts, member_scores, read_scores
 from dacycle.cycler.verification.members import score_members, summary
@@ -105,6 +107,22 @@ def test_the_spread_of_cycles_is_shown_over_their_error(done, world):
     assert found["z500"]["analysis"] == pytest.approx(np.sqrt(variance / of_z["mse"].mean()), rel=1e-5)
     printed = CliRunner().invoke(app, ["scores", "demo", "--archive", str(done.archive.folder)])
     assert "spread of the members / error" in " ".join(printed.output.split())
+
+
+def test_the_report_has_the_ranks_of_the_reference_among_the_members_of_analyses(done, world):
+    tiny = load_world(str(world.folder))
+    records = [record for record in done.records if record.status != "cold_start"]
+    ranks = sample_fields(done, tiny, records).ranks
+    assert ranks.shape == (len(HEADLINE), 9)
+    counted, channel = np.zeros(9), index("msl")
+    for time in done.times[2:]:
+        members = np.sort(done.frame(time)[channel].astype(float) + done.members(time)[:, channel], axis=0)
+        truth = tiny.reference.array(np.datetime64(time, "h"))[channel]
+        for row, column in np.ndindex(truth.shape):
+            rank = np.searchsorted(members[:, row, column], truth[row, column])
+            counted[rank] += np.broadcast_to(tiny.grid.weights, truth.shape)[row, column]
+    np.testing.assert_allclose(ranks[HEADLINE.index("msl")], counted / counted.sum(), rtol=1e-6)
+    assert "Rank of the reference among the members of the analyses" in page(done, tiny)
 
 
 def test_of_a_right_spread_the_ratio_is_one(tiny):
