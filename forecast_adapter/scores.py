@@ -174,13 +174,12 @@ def spectral_divergence(power: Array, reference: Array) -> Array:
     Both are normalised to a sum of one over wavenumbers of at least 1, so that the *shape* of the full zonal spectrum
     is judged. (The published SpecDiv bins a two-dimensional FFT and keeps its last tenth, the corners beyond the zonal
     Nyquist wavenumber on a 121 x 240 grid; the numbers are not comparable.) The divergence is infinite where a scale
-    of the reference is missing.
+    of the reference is missing, and NaN where the reference itself has none.
     """
-    p, q = reference[..., 1:], power[..., 1:]
-    p = p / p.sum(axis=-1, keepdims=True)
-    q = q / q.sum(axis=-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(p > 0, p * np.log(p / q), 0.0)
+        p = reference[..., 1:] / reference[..., 1:].sum(axis=-1, keepdims=True)
+        q = power[..., 1:] / power[..., 1:].sum(axis=-1, keepdims=True)
+        terms = np.where(p > 0, p * np.log(p / np.nan_to_num(q)), p)
     return terms.sum(axis=-1)
 
 

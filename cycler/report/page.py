@@ -153,11 +153,12 @@ def _headline(
 
 
 def _slope(slopes: pd.DataFrame, channel: str, factor: float) -> dict[str, Any]:
-    """Return the trend of the background error of a channel with its interval; NaN where there is one cycle only."""
-    names = ("estimate", "low", "high")
-    if slopes.empty:
+    """Return the trend of the background error of a channel with its interval; NaN where one cycle is verified."""
+    names, wanted = ("estimate", "low", "high"), (f"{channel} error", "background")
+    found = [slope for _, slope in slopes.iterrows() if (slope["of"], slope["kind"]) == wanted]
+    if not found:
         return {**dict.fromkeys((*names, "effective"), np.nan), "excludes_zero": False}
-    slope = slopes[(slopes["of"] == f"{channel} error") & (slopes["kind"] == "background")].iloc[0]
+    (slope,) = found
     return {**{name: factor * float(slope[name]) for name in names}, **slope[["effective", "excludes_zero"]]}
 
 

@@ -144,6 +144,9 @@ def test_divergence_of_a_smoothed_field_by_hand():
     found = scores.spectral_divergence(np.array([9.0, 3.0, 1.0]), np.array([1.0, 5.0, 5.0]))
     assert found == pytest.approx(0.5 * np.log(2 / 3) + 0.5 * np.log(2))
     assert scores.spectral_divergence(np.array([0.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0])) == np.inf
+    nothing, something = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 1.0])
+    assert scores.spectral_divergence(nothing, something) == np.inf
+    assert np.isnan(scores.spectral_divergence(something, nothing))
 
 
 def test_lead_time_lost_by_hand():

@@ -1,7 +1,7 @@
 """Measure how much sooner two workers on two cores end independent work than one on one; see the package's docstring.
 
-A process of a hindcast commits in a thread, and so uses more than a core where it finds them. One and two workers run in
-turns, because other work on the machine slows both; the load stands beside the walls.
+A process of a hindcast commits in a thread, and so uses more than a core where there are more. One and two workers run
+in turns, because other work on the machine slows both; the load stands beside the walls.
 """
 
 import argparse

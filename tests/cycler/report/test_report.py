@@ -159,6 +159,15 @@ def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations
     assert not re.search(r"\bnan\b", words, flags=re.IGNORECASE)
 
 
+def test_where_the_reference_ends_after_one_cycle_there_are_errors_and_no_trend(run, tiny, tmp_path):
+    make_world(tmp_path / "short", days=1)
+    short = replace(tiny, reference=Reference(tmp_path / "short" / "reference"))
+    words = Page(page(run.archive.branch("run-free"), short)).words
+    assert "Errors against the reference" in words
+    assert "errors cannot be given" not in words
+    assert not re.search(r"\bnan\b", words, flags=re.IGNORECASE)
+
+
 def test_what_sources_found_and_could_not_read_is_printed(html):
     words = Page(html).words
     for said in ("Inventories of the sources", "Use of the values", "Number of sites in these maps", "withheld site"):
