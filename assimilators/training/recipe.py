@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from dacycle.assimilators.base import current_name
 from dacycle.assimilators.exceptions import RecipeError
-from dacycle.common.configuration import Number, Strict, read_checked, suggestion
+from dacycle.common.configuration import NO_CHANGES, Number, Strict, read_checked, suggestion
 from dacycle.forecast_adapter.models.frames import Frames
 
 __all__ = [
@@ -285,12 +285,15 @@ def recipe_kind(path: Path | str) -> str:
     return read_checked(path, _Kind, "a recipe", RecipeError).kind
 
 
-def load_recipe(path: Path | str, data: str | None = None) -> NetworkRecipe:
+def load_recipe(
+    path: Path | str, data: str | None = None, changes: Mapping[str, Any] = NO_CHANGES
+) -> NetworkRecipe:
     """Read and check the recipe of a network.
 
     Args:
         path: the YAML file.
         data: folder with the years, in place of the recipe's.
+        changes: other values of the recipe's keys, such as {"seed": 2, "network.width": 64}.
 
     Raises:
         RecipeError: one line for each mistake, with file, line and key.
@@ -298,7 +301,7 @@ def load_recipe(path: Path | str, data: str | None = None) -> NetworkRecipe:
     kind = recipe_kind(path)
     if kind not in _TYPES:
         raise RecipeError(f"{path}: its kind is {kind!r}, which trains no network; here it is {' or '.join(_TYPES)}")
-    recipe = read_checked(path, _TYPES[kind], "a recipe", RecipeError)
+    recipe = read_checked(path, _TYPES[kind], "a recipe", RecipeError, changes)
     return recipe if data is None else recipe.model_copy(update={"data": data})
 
 

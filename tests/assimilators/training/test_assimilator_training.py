@@ -37,6 +37,7 @@ from dacycle.assimilators.sampling.backgrounds import (
 from dacycle.assimilators.sampling.cycles import cycled_errors
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
+from dacycle.assimilators.training import assimilator_run
 from dacycle.assimilators.training.assimilator_run import (
     accepted_round,
     fit_assimilator,
@@ -172,6 +173,26 @@ def test_errors_are_mixed_by_default_where_years_are_few(years: range, mixed: fl
     assert load_recipe(tmp_path / "r.yaml").mixed == mixed
     (tmp_path / "own.yaml").write_text(text.replace("mixed: 0.75\n", "mixed: 0.3\n"))
     assert load_recipe(tmp_path / "own.yaml").mixed == 0.3
+
+
+def test_a_recipe_is_trained_with_other_values_without_a_copy_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(__file__).parents[3] / "deploy/recipes/fnp-cpu.yaml"
+    trained: list[tuple[AssimilatorRecipe, Path]] = []
+    monkeypatch.setattr(assimilator_run, "train_assimilator", lambda recipe, folder: trained.append((recipe, folder)))
+    command = ["train", str(path), "--set", "seed=2", "--set", "network.joint=64"]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    (recipe, folder), written = trained[0], load_recipe(path)
+    assert folder == Path("runs/fnp-cpu-seed-2-network.joint-64")
+    changed = {"seed": 2, "network": {**written.network, "joint": 64}}
+    assert recipe == written.model_copy(update=changed)
+    with pytest.raises(RecipeError, match=r"fnp-cpu.yaml:\d+: seed: Input should be a valid integer"):
+        load_recipe(path, changes={"seed": "two"})
+    with pytest.raises(RecipeError, match=r"fnp-cpu.yaml:1: seeds: unknown key; did you mean seed"):
+        load_recipe(path, changes={"seeds": 2})
+    with pytest.raises(RecipeError, match=r"seed.first: seed is no mapping, so it has no entry first"):
+        load_recipe(path, changes={"seed.first": 2})
 
 
 def test_samples_of_a_store_are_those_of_its_arrays(
