@@ -25,7 +25,7 @@ from dacycle.assimilators.judging.evaluation import OneShot, evaluate
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.sampling.backgrounds import held_out
 from dacycle.assimilators.sampling.cycles import cycled_errors, run_chain
-from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of, random_subset
+from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.assimilators.trained.network import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
 from dacycle.assimilators.training.assimilation import TorchAssimilator
 from dacycle.assimilators.training.assimilator_run import accepted_round, read_assimilator_run
@@ -81,9 +81,8 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, extent: Ex
     recipe, record, trained = read_assimilator_run(run)
     world = load_world(recipe.world)
     year = recipe.validation_years[0]
-    observing = observing_of(
-        world, Reference(Path(data or recipe.data) / str(year)), recipe.observations, tuple(trained.planes)
-    )
+    reference, planes = Reference(Path(data or recipe.data) / str(year)), tuple(trained.planes)
+    observing = observing_of(world, reference, recipe.observations, planes, recipe.optional)
     network = copy.deepcopy(trained)
     round_weights(network)
     rounded, exact = (TorchAssimilator(each, world.grid, world.name) for each in (network, trained))
@@ -180,6 +179,7 @@ def _metadata(
             "model": recipe.backgrounds_of or recipe.model,
             **({} if recipe.frames is None else {"frames": write_frames(recipe.frames)}),
             "observations": recipe.observations,
+            **({"optional": recipe.optional} if recipe.optional else {}),
             "errors": record.get("errors", FORMER_KIND),
             "years": recipe.training_years,
             "samples": record["samples"],
@@ -227,7 +227,7 @@ def _real_inputs(observing: Observing, recipe: AssimilatorRecipe, samples: int) 
     inputs: list[tuple[NDArray, ...]] = []
     for sample, (time, error) in enumerate(zip(backgrounds.times, backgrounds.errors, strict=True)):
         generator = np.random.default_rng([recipe.seed, sample])
-        subset = random_subset(generator, observing.names)
+        subset = observing.random_subset(generator)
         background = world.reference.array(time) + error.astype(np.float32) * world.statistics.std[:, None, None]
         drawn = observing.draw(time, background, subset, generator)
         inputs.append((background[None], drawn.values[None], drawn.errors[None]))

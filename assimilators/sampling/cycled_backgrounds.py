@@ -22,7 +22,7 @@ from dacycle.assimilators.sampling.backgrounds import (
     write_backgrounds,
 )
 from dacycle.assimilators.sampling.cycles import DROPPED, LAG, run_chain
-from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of, random_subset
+from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
@@ -100,7 +100,7 @@ def cycled_errors_between(
     std = world.statistics.std[:, None, None]
     times, errors = [], []
     for chain in range(2):
-        subset = random_subset(np.random.default_rng(seed + chain), observing.names) if chain else USUAL
+        subset = observing.random_subset(np.random.default_rng(seed + chain)) if chain else USUAL
         cycles = int((end - begin) / STEP)
         whole_chain = run_chain(method, model, observing, begin, cycles, seed + chain, subset, frames)
         for cycle in islice(whole_chain, DROPPED, None):

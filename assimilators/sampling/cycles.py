@@ -115,6 +115,8 @@ def cycled_errors(
 ) -> CycledErrors:
     """Return the errors of four chains of `days`, spread over the reference; `frames` as for `run_chain`.
 
+    Two of them are without the optional sources.
+
     Raises:
         DataError: the reference is shorter than a chain, or a chain is not longer than its unscored beginning.
     """
@@ -124,7 +126,7 @@ def cycled_errors(
         raise DataError(f"{observing.world.reference.folder}: {len(times)} times are too few for chains of {days} days")
     squares, spreads, fallbacks = [], [], 0
     for k, start in enumerate(times[np.linspace(first, last, VALIDATION_CHAINS).astype(int)]):
-        chain = run_chain(assimilator, model, observing, start, 4 * days, seed + k, frames=frames)
+        chain = run_chain(assimilator, model, observing, start, 4 * days, seed + k, observing.usual(k), frames)
         for number, cycle in enumerate(chain):
             fallbacks += cycle.status == "fallback"
             if number >= DROPPED:

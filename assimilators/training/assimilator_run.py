@@ -108,7 +108,7 @@ def train_assimilator(recipe: AssimilatorRecipe, folder: Path) -> Path:
     check = preload if recipe.in_memory else check_complete
     for year in recipe.training_years:
         check(reference, year_times(year), world.grid)
-    observing = observing_of(world, reference, recipe.observations, planes)
+    observing = observing_of(world, reference, recipe.observations, planes, recipe.optional)
     return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world, planes))
 
 
@@ -138,6 +138,9 @@ def fit_assimilator(
     )
     rounds = _Rounds(recipe, folder, observing, backgrounds, validation, operator_updates)
     for number in range(recipe.rounds + 1):
+        if _gained_little(folder, number, recipe.least_gain):
+            logger.info("round %d gained less than %g: the last", number - 1, recipe.least_gain)
+            break
         rounds.train(number)
         rounds.judge(number)
     return checkpoint_of(folder / f"round-{accepted_round(folder)}")
@@ -208,6 +211,7 @@ def read_assimilator_run(folder: Path) -> tuple[AssimilatorRecipe, dict[str, Any
     recipe, record = read_record_of(AssimilatorRecipe, folder)
     network = load_round(folder, accepted_round(folder))
     record["rounds"] = _finished_rounds(folder)
+    record["samples"] = recipe.samples_of(len(record["rounds"]) - 1)
     record["minutes"] = round(sum(minutes_of(curve.parent) for curve in sorted(folder.glob("round-*/curve.csv"))))
     return recipe, record, network
 
@@ -224,6 +228,12 @@ def _best_before(folder: Path, number: int) -> int:
     return accepted[-1]
 
 
+def _gained_little(folder: Path, number: int, least: float) -> bool:
+    """Whether the round before a number lowered the cycled error of all before it by less than a share."""
+    errors = [float(row["cycled_error"]) for row in _finished_rounds(folder)[:number]]
+    return least > 0 and len(errors) > 1 and errors[-1] > (1 - least) * min(errors[:-1])
+
+
 def _finished_rounds(folder: Path) -> list[dict[str, str]]:
     """Return the rows of `rounds.csv`, in order."""
     return read_rows(folder / "rounds.csv")
@@ -234,7 +244,7 @@ def _held_out(recipe: AssimilatorRecipe, world: World, planes: tuple[str, ...]) 
     reference = Reference(Path(recipe.data) / str(recipe.validation_years[0]))
     backgrounds = held_out(load_model(recipe.model), reference, world, HELD_OUT_STARTS)
     order, unused = np.arange(len(backgrounds.times)), np.zeros(len(NAMES), np.float32)
-    observing = observing_of(world, reference, recipe.observations, planes)
+    observing = observing_of(world, reference, recipe.observations, planes, recipe.optional)
     return Samples(backgrounds, observing, order, recipe.seed, unused, whole=True)
 
 

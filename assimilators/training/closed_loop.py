@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.sampling.observing import USUAL
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.frames import older_frame
@@ -89,7 +88,8 @@ class ClosedLoop(Dataset[Batch]):
         self._background[slot] = torch.from_numpy(background)
         time = self._starts[slot] + (int(self._cycles[slot]) + 1) * STEP
         # Errors of sparsely observed chains are many times as large, and would dominate the loss.
-        fields = self.others.observed(time, background, USUAL, np.random.default_rng([self.others.seed, item]))
+        subset = self.others.observing.usual(slot // EVERY)
+        fields = self.others.observed(time, background, subset, np.random.default_rng([self.others.seed, item]))
         return *fields, torch.tensor(slot)
 
     def analysed(self, slots: Tensor, analyses: Tensor) -> None:

@@ -124,7 +124,7 @@ class Recipe(Strict):
             del content["mixed"]  # the share of all recipes that are older than this entry
         if not content.get("backgrounds_of"):
             content.pop("backgrounds_of", None)  # so are the backgrounds of another model
-        for younger in ("frames", "weights"):
+        for younger in ("frames", "weights", "optional", "least_gain"):
             if not content.get(younger):
                 content.pop(younger, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -186,8 +186,12 @@ class AssimilatorRecipe(Recipe):
             such an error does not depend on the flow. Default: 0 with `YEARS_ENOUGH` training years, else `MIXED`.
         frames: as in an experiment: what the cycles of the rounds, of the validation and of the gate do with the older
             frame.
-        rounds: closed-loop rounds, trained on cycles of the network in training. A finished run goes on if this number
-            is raised.
+        optional: those of the sources that every second sample, and every second chain of cycles, is without, all
+            together: the file then serves networks with them and without.
+        rounds: most closed-loop rounds, trained on cycles of the network in training. A finished run goes on if this
+            number is raised.
+        least_gain: a round whose cycled error is not lower than the best before by this share is the last; 0: all
+            rounds are made.
         round_epochs, round_learning_rate: of each round.
         validation_days: length of the cycles that a round is judged by.
         base: folder of a finished run, whose network is an adapter's base. The base stays fixed in the first training.
@@ -208,7 +212,9 @@ class AssimilatorRecipe(Recipe):
     in_memory: bool = True
     mixed: Number = Field(default=None, validate_default=True, ge=0, le=1)
     frames: Frames = None
+    optional: list[str] = Field(default_factory=list)
     rounds: int = Field(default=1, ge=0)
+    least_gain: Number = Field(default=0.0, ge=0, lt=1)
     round_epochs: int = Field(default=4, gt=0)
     round_learning_rate: Number = Field(default=5e-4, gt=0)
     validation_days: int = 12
@@ -225,6 +231,14 @@ class AssimilatorRecipe(Recipe):
         if not all("source" in entry for entry in observations):
             raise ValueError("every entry is a mapping with a source, as in an experiment")
         return observations
+
+    @field_validator("optional")
+    @classmethod
+    def _of_the_sources(cls, optional: list[str], info: ValidationInfo) -> list[str]:
+        names = [entry.get("name", entry["source"]) for entry in info.data.get("observations", [])]
+        for name in set(optional) - set(names):
+            raise ValueError(f"{name} is no source of the observations; they are {', '.join(names)}")
+        return optional
 
     @field_validator("mixed", mode="before")
     @classmethod
@@ -248,7 +262,11 @@ class AssimilatorRecipe(Recipe):
     @property
     def samples(self) -> int:
         """Samples of the whole training."""
-        return (self.epochs + self.rounds * self.round_epochs) * self.epoch_samples
+        return self.samples_of(self.rounds)
+
+    def samples_of(self, rounds: int) -> int:
+        """Return the samples of the first training and of so many rounds."""
+        return (self.epochs + rounds * self.round_epochs) * self.epoch_samples
 
 
 class OperatorRecipe(Recipe):

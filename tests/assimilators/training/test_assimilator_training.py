@@ -42,6 +42,7 @@ from dacycle.assimilators.training.assimilator_run import (
     accepted_round,
     fit_assimilator,
     load_round,
+    read_assimilator_run,
     train_assimilator,
 )
 from dacycle.assimilators.training.closed_loop import ClosedLoop
@@ -315,6 +316,7 @@ def test_an_unknown_method_or_size_is_refused(
         ({"epochs": 0}, r":\d+: epochs: Input should be greater than 0"),
         ({"epoch_samples": 3}, r":\d+: epoch_samples: must be at least one batch of 4"),
         ({"observations": []}, r":\d+: observations: List should have at least 1 item"),
+        ({"optional": ["ships"]}, r":\d+: optional: ships is no source of the observations; they are stations, sondes"),
         ({"observations": [{"name": "stations"}]}, r":\d+: observations: every entry is a mapping with a source"),
         ({"backgrounds": []}, r":\d+: backgrounds: List should have at least 1 item"),
         ({"backgrounds": ["forecasts", 7]}, r":\d+: backgrounds\.1: Input should be a valid string"),
@@ -376,6 +378,9 @@ def test_a_finished_run_goes_on_with_one_more_round_and_with_nothing_else_change
     given = (observing, backgrounds, held(backgrounds, observing), FEW)
     with pytest.raises(RecipeError, match="holds a run of another recipe"):
         fit_assimilator(recipe_of(entries, rounds=2, seed=4), folder, *given)
+    fit_assimilator(recipe_of(entries, rounds=2, least_gain=0.99), folder, *given)
+    assert rounds(folder) == rounds(run)  # no round lowers the error by 99 %, so the first is the last
+    assert read_assimilator_run(folder)[1]["samples"] == 3 * 8
     fit_assimilator(recipe_of(entries, rounds=2), folder, *given)
     assert rounds(folder)[:2] == rounds(run)
     assert len(rounds(folder)) == 3
