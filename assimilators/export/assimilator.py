@@ -173,7 +173,7 @@ def _metadata(
         source=METHODS[recipe.method].source,
         **({} if network.stepping is None else {"stepping": network.stepping.as_dict()}),
         licence=recipe.licence,
-        removes_model_bias=True,
+        removes_model_bias=bool(network.bias.any()),
         training={
             "recipe": recipe.digest(),
             "model": recipe.backgrounds_of or recipe.model,

@@ -52,8 +52,9 @@ class RolloutStage(Strict):
     epochs: int = Field(gt=0)
 
 
-Guidance = Literal["solved", "published"]
-"""The one entry of a network that is a word: how observations guide a diffusion."""
+Word = Literal["solved", "published", "departures", "absolute", "removed", "kept", "odd", "none"]
+"""What the entries of a network can be that are no numbers: the guidance of a diffusion, and the form of a feed-forward
+method (`networks.blocks.departures.DepartureSize`)."""
 
 YEARS_ENOUGH = 10
 """Training years from which errors are not mixed unless a recipe says so.
@@ -98,7 +99,7 @@ class Recipe(Strict):
     validation_years: Years
     seed: int
     licence: str = "Apache-2.0"
-    network: dict[str, int | Guidance] = Field(default_factory=dict)
+    network: dict[str, int | Word] = Field(default_factory=dict)
     batch: int = Field(default=16, gt=0)
     learning_rate: Number = Field(default=2e-3, gt=0)
     weight_decay: Number = Field(default=0.05, ge=0)
