@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dacycle.assimilators.exceptions import DataError
+from dacycle.assimilators.sampling.backgrounds import within_years
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.frames import older_frame
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 
-__all__ = ["ClosedLoop"]
+__all__ = ["EVERY", "ClosedLoop"]
 
 CYCLES = 48
 """Most cycles of a chain: 12 days."""
@@ -62,9 +63,7 @@ class ClosedLoop(Dataset[Batch]):
     def _begin(self, slots: int, cycles: int) -> tuple[NDArray[np.datetime64], NDArray[np.float16]]:
         """Return when each chain begins, and with which error; each chain lies within one year."""
         backgrounds, reference = self.others.backgrounds, self.others.observing.world.reference
-        first, last = backgrounds.times - STEP, backgrounds.times + cycles * STEP
-        whole = first.astype("datetime64[Y]") == last.astype("datetime64[Y]")
-        whole &= np.isin(first, reference.times) & np.isin(last, reference.times)
+        whole = within_years(reference, backgrounds.times - STEP, backgrounds.times + cycles * STEP)
         if not whole.any():
             raise DataError(f"{reference.folder}: too short for chains of {cycles} cycles")
         generator = np.random.default_rng(self.others.seed)

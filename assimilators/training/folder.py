@@ -43,7 +43,7 @@ SomeRecipe = TypeVar("SomeRecipe", bound=Recipe)
 
 
 def check_folder(recipe: Recipe, folder: Path) -> None:
-    """Raise RecipeError where the folder holds a run of another recipe; more rounds than before are allowed, and another end."""
+    """Raise RecipeError where the folder holds a run of another recipe; rounds and their end may change."""
     if not (folder / "run.json").exists():
         return
     before, _ = read_record(folder)

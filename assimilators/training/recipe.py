@@ -304,9 +304,7 @@ def recipe_kind(path: Path | str) -> str:
     return read_checked(path, _Kind, "a recipe", RecipeError).kind
 
 
-def load_recipe(
-    path: Path | str, data: str | None = None, changes: Mapping[str, Any] = NO_CHANGES
-) -> NetworkRecipe:
+def load_recipe(path: Path | str, data: str | None = None, changes: Mapping[str, Any] = NO_CHANGES) -> NetworkRecipe:
     """Read and check the recipe of a network.
 
     Args:

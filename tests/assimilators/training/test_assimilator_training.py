@@ -27,6 +27,7 @@ from dacycle.assimilators.judging.gate import Check, Verdict, judge_assimilator,
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.blocks.departures import gaussian_loss
 from dacycle.assimilators.sampling.backgrounds import (
+    CYCLED,
     Backgrounds,
     held_out,
     months_of,
@@ -34,7 +35,7 @@ from dacycle.assimilators.sampling.backgrounds import (
     systematic_error,
     write_backgrounds,
 )
-from dacycle.assimilators.sampling.cycles import cycled_errors
+from dacycle.assimilators.sampling.cycles import CycledErrors, cycled_errors
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.assimilators.training import assimilator_run
@@ -49,7 +50,7 @@ from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, recipe_kind
 from dacycle.assimilators.training.samples import ErrorPairs, Samples, idealised
 from dacycle.cycler.cli.models.training import app
-from dacycle.forecast_adapter.channels import GROUPS, NAMES
+from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, NAMES
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.errors.model import KIND
@@ -291,10 +292,6 @@ def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
             {"method": "magic"},
             "method: 'magic' is unknown; the methods are adas, adas-adapter, convcnp, fnp, fnp-adapter",
         ),
-        (
-            {"method": "diffusion", "network": {}},
-            "rounds: diffusion learns from errors alone, in no closed loop; it must be 0",
-        ),
         ({"network": {"joints": 3}}, r"network\.joints: unknown entry \(did you mean joint\?\); the entries are joint"),
         ({"base": "fnp"}, "base: fnp has none"),
         ({"method": "fnp-adapter"}, "base: fnp-adapter needs one"),
@@ -511,6 +508,38 @@ def test_a_prior_is_trained_without_observations_and_exported_as_a_step(
     metadata = TrainedAssimilator(exported).metadata
     assert metadata["parity"]["analysis"]["largest"] < 1e-4
     assert metadata["stepping"]["steps"] == 5
+
+
+def test_a_round_of_a_prior_learns_from_the_errors_of_its_own_cycles(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tiny: World, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    changes = {"method": "vae-var", "network": PRIORS["vae-var"], "epochs": 1, "epoch_samples": 10, "batch": 5}
+    recipe, given = recipe_of(entries, **changes), (observing, backgrounds, held(backgrounds, observing), FEW)
+    drawn: list[Samples] = []
+
+    def samples(*arguments: Any, **options: Any) -> Samples:
+        drawn.append(Samples(*arguments, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(assimilator_run, "Samples", samples)
+    scores = CycledErrors(dict.fromkeys(HEADLINE, 1.0), dict.fromkeys(HEADLINE, 1.0), 1, 0, None)
+    monkeypatch.setattr(assimilator_run, "cycled_errors", lambda *_: scores)  # the judging cycles take longer
+    fit_assimilator(recipe, tmp_path, *given)
+    paths = sorted((tmp_path / "round-1/cycles").iterdir())
+    assert [path.name for path in paths] == ["0000.nc", "0001.nc"]  # of four cycles each, after the first three days
+    own = read_store(tmp_path / "round-1/cycles", tiny)
+    first, second = drawn
+    assert first.backgrounds is backgrounds
+    assert (second.order[1::2] >= len(backgrounds.times)).all()
+    assert (second.order[::2] < len(backgrounds.times)).all()
+    number = second.order[1]
+    np.testing.assert_array_equal(second.backgrounds.errors[number], own.errors[number - len(backgrounds.times)])
+    assert second.backgrounds.leads[number] == CYCLED
+    assert [row["round"] for row in rounds(tmp_path)] == ["0", "1"]
+    made = [path.stat().st_mtime_ns for path in paths]
+    fit_assimilator(recipe, tmp_path, *given)
+    assert [path.stat().st_mtime_ns for path in paths] == made
 
 
 def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(
