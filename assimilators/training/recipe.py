@@ -189,14 +189,14 @@ class AssimilatorRecipe(Recipe):
             frame.
         optional: those of the sources that every second sample, and every second chain of cycles, is without, all
             together: the file then serves networks with them and without.
-        rounds: most closed-loop rounds, trained on cycles of the network in training. A finished run goes on if this
-            number is raised.
+        rounds: most closed-loop rounds, trained on cycles of the network in training; those of a prior, on errors of
+            its cycles before the round. A finished run goes on if this number is raised.
         least_gain: a round whose cycled error is not lower than the best before by this share is the last; 0: all
             rounds are made.
         round_epochs, round_learning_rate: of each round.
         validation_days: length of the cycles that a round is judged by.
         base: folder of a finished run, whose network is an adapter's base. The base stays fixed in the first training.
-            In the rounds it is trained with the adapter; those of a prior have no closed loop.
+            In the rounds it is trained with the adapter.
     """
 
     product: ClassVar[str] = "an assimilator"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
@@ -170,11 +171,10 @@ def test_errors_stay_at_their_dates_unless_a_recipe_mixes_them(
 @pytest.mark.parametrize(("years", "mixed"), [(range(2010, 2012), 0.75), (range(2010, 2020), 0.0)])
 def test_errors_are_mixed_by_default_where_years_are_few(years: range, mixed: float, tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "deploy/recipes/diffusion-cpu.yaml").read_text()
-    text = text.replace("training_years: [2020, 2021]", f"training_years: {list(years)}")
-    (tmp_path / "r.yaml").write_text(text.replace("mixed: 0.75\n", ""))
-    assert load_recipe(tmp_path / "r.yaml").mixed == mixed
-    (tmp_path / "own.yaml").write_text(text.replace("mixed: 0.75\n", "mixed: 0.3\n"))
-    assert load_recipe(tmp_path / "own.yaml").mixed == 0.3
+    path = tmp_path / "r.yaml"
+    path.write_text(text.replace("mixed: 0.0\n", ""))
+    assert load_recipe(path, changes={"training_years": list(years)}).mixed == mixed
+    assert load_recipe(path, changes={"training_years": list(years), "mixed": 0.3}).mixed == 0.3
 
 
 def test_a_recipe_is_trained_with_other_values_without_a_copy_of_it(
@@ -283,6 +283,22 @@ def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
     assert {recipe.method for recipe in recipes} == set(METHODS)
     for recipe in recipes:
         assert not set(recipe.training_years) & {*recipe.validation_years, 2024}
+
+
+def test_the_packaged_methods_have_equal_samples_of_the_full_network_and_of_the_stations() -> None:
+    folder = Path(__file__).parents[3] / "deploy/recipes"
+    recipes = [load_recipe(folder / f"{method}-cpu.yaml") for method in METHODS]
+    apart = (
+        "name", "version", "method", "base", "network", "learning_rate", "round_learning_rate", "warm_up", "precision",
+        "workers",
+    )  # fmt: skip
+    first, *others = [recipe.model_dump(exclude=set(apart)) for recipe in recipes]
+    assert all(other == first for other in others)
+    assert first["mixed"] == 0
+    sources = yaml.safe_load((folder.parent / "experiments/demo-full.yaml").read_text())["observations"]
+    names = [entry["name"] for entry in sources]
+    assert [entry["source"] for entry in first["observations"]] == names
+    assert set(names) - set(first["optional"]) == {entry["source"] for entry in SOURCES}
 
 
 @pytest.mark.parametrize(
