@@ -66,7 +66,7 @@ class FnpNetwork(DepartureNetwork):
         fine, wide = self.set_convolutions.fine, self.set_convolutions.coarse
         towers, half = len(GROUPS), (grid.shape[0] // 2, grid.shape[1] // 2)
         observed = [len(group) for group in GROUPS.values()]
-        observed[0] += len(planes)
+        observed[0] += self.inputs - CHANNEL_COUNT
         self.encode_joint = nn.Conv2d(fine * inputs, size.joint, 2, stride=2)
         self.encode_groups = nn.ModuleList(nn.Conv2d(fine * n, size.group, 2, stride=2) for n in observed)
         self.wide_joint = Pointwise(1, wide * inputs, size.joint)

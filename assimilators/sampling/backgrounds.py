@@ -75,7 +75,7 @@ class Errors:
     def __init__(self, arrays: Sequence[NDArray[np.float16] | Errors]) -> None:
         self._arrays = list(arrays)
         self._ends = np.cumsum([len(array) for array in arrays])
-        self.shape = (int(self._ends[-1]), *arrays[0].shape[1:])
+        self.shape: tuple[int, ...] = (int(self._ends[-1]), *arrays[0].shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]

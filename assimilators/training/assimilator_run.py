@@ -45,6 +45,7 @@ from dacycle.assimilators.training.assimilation import (
     PREFETCH,
     AssimilationTraining,
     TorchAssimilator,
+    takes_recent,
     typical_errors,
 )
 from dacycle.assimilators.training.closed_loop import EVERY, ClosedLoop
@@ -334,6 +335,7 @@ class _Rounds:
         constants = Constants(**read_constants(self.folder))
         lightning.seed_everything(recipe.seed, verbose=False)
         network = self._initial_network(number, constants)
+        recent = takes_recent(network)
         epochs, rate = (
             (recipe.round_epochs, recipe.round_learning_rate) if number else (recipe.epochs, recipe.learning_rate)
         )
@@ -353,7 +355,7 @@ class _Rounds:
         def samples(epoch: int) -> Samples | ClosedLoop:
             others = open_loop(epoch)
             ahead = recipe.batch * (PREFETCH * recipe.workers + 1)
-            return ClosedLoop(others, recipe.model, ahead, recipe.frames) if number else others
+            return ClosedLoop(others, recipe.model, ahead, recipe.frames, recent) if number else others
 
         module: Training = (
             PriorTraining(network, recipe, area, open_loop, self.validation, epochs, rate)

@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 
 from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.backgrounds import within_years
+from dacycle.assimilators.trained.recent import CYCLES as RECENT_CYCLES
+from dacycle.assimilators.trained.recent import recent_departures
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.frames import older_frame
@@ -42,19 +44,26 @@ class ClosedLoop(Dataset[Batch]):
         model: the forecast model, by name or file.
         ahead: how many samples may be in flight.
         frames: as an experiment's, the share of the increment in the older frame of the next forecast.
+        recent: whether values and errors of a sample have the departures of the last 24 hours behind them, 0 in the
+            other samples.
 
     Raises:
         DataError: the reference is too short for a chain.
     """
 
-    def __init__(self, others: Samples, model: str, ahead: int, frames: float | None = None) -> None:
-        self.others, self.model, self.frames = others, model, frames
+    def __init__(
+        self, others: Samples, model: str, ahead: int, frames: float | None = None, recent: bool = False
+    ) -> None:
+        self.others, self.model, self.frames, self.recent = others, model, frames, recent
         slots = EVERY * -(-max(len(others) // CYCLES, ahead) // EVERY)
         self._starts, errors = self._begin(slots, -(-len(others) // slots))
         world = others.observing.world
         shape = (slots, len(NAMES), *world.grid.shape)
         self._previous, self._current, self._background = (_shared(shape, torch.float32) for _ in range(3))
         self._cycles = _shared((slots,), torch.int64)
+        # Departures of the last cycles, and their errors; the newest takes the place of the oldest.
+        kept = (slots, RECENT_CYCLES if recent else 0, *shape[1:])
+        self._values, self._errors = _shared(kept, torch.float32), _shared(kept, torch.float32)
         for slot, (start, error) in enumerate(zip(self._starts, errors, strict=True)):
             error = error.astype(np.float32) * world.statistics.std[:, None, None]
             for frame, time in ((self._previous, start - STEP), (self._current, start)):
@@ -81,7 +90,7 @@ class ClosedLoop(Dataset[Batch]):
     def __getitem__(self, item: int) -> Batch:
         slot = item % len(self._starts)
         if slot % EVERY == 0:
-            return self.others[item]
+            return self._with_recent(self.others[item])
         previous, current = (frame[slot].numpy()[None] for frame in (self._previous, self._current))
         background = next(self._forecaster.forecast(previous, current, 1))[0]
         self._background[slot] = torch.from_numpy(background)
@@ -89,7 +98,26 @@ class ClosedLoop(Dataset[Batch]):
         # Errors of sparsely observed chains are many times as large, and would dominate the loss.
         subset = self.others.observing.usual(slot // EVERY)
         fields = self.others.observed(time, background, subset, np.random.default_rng([self.others.seed, item]))
-        return *fields, torch.tensor(slot)
+        batch = self._with_recent((*fields, torch.tensor(slot)), slot)
+        if self.recent:
+            seen = fields[2][: len(NAMES)] > 0
+            newest = int(self._cycles[slot]) % RECENT_CYCLES
+            self._values[slot, newest] = torch.where(seen, fields[1][: len(NAMES)] - torch.from_numpy(background), 0)
+            self._errors[slot, newest] = fields[2][: len(NAMES)]
+        return batch
+
+    def _with_recent(self, batch: Batch, slot: int | None = None) -> Batch:
+        """Return a sample with the recent departures of a chain, or of none, behind its values and errors."""
+        if not self.recent:
+            return batch
+        state, values, errors, target, number = batch
+        departures, their_errors = np.zeros((2, *state.shape), np.float32)
+        if slot is not None:
+            past = zip(self._values[slot].numpy(), self._errors[slot].numpy(), strict=True)
+            departures, their_errors = recent_departures([(np.zeros_like(departures), *cycle) for cycle in past])
+        further = (torch.from_numpy(part) for part in (departures, their_errors))
+        values, errors = (torch.cat(pair) for pair in zip((values, errors), further, strict=True))
+        return state, values, errors, target, number
 
     def analysed(self, slots: Tensor, analyses: Tensor) -> None:
         """Continue the chains from the normalised analyses (B, 69, H, W) of a batch."""

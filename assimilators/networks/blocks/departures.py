@@ -45,17 +45,21 @@ class DepartureSize:
             `absolute` normalised observations go in and a normalised analysis comes out.
         bias: whether the forecast model's mean error is `removed` from the background, or `kept`.
         symmetry: whether the increment is `odd` in the departures, or has no symmetry (`none`).
+        recent: 1: the departures of the last 24 hours are further inputs (`trained.recent`).
     """
 
     reach_km: int = 2500
     fields: str = "departures"
     bias: str = "removed"
     symmetry: str = "odd"
+    recent: int = 0
 
     def __post_init__(self) -> None:
         for name, words in _FORMS.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is unknown; it is {' or '.join(words)}")
+        if self.recent not in (0, 1):
+            raise ValueError(f"recent: {self.recent} is unknown; it is 0 or 1")
         if self.fields == "absolute" and self.symmetry == "odd":
             raise ValueError("symmetry: absolute fields have no opposites; it must be none")
 
@@ -70,6 +74,7 @@ class DepartureNetwork(AnalysisNetwork, ABC):
             constants = replace(constants, bias=np.zeros_like(constants.bias))
         super().__init__(grid, constants, size.reach_km, planes)
         self.absolute, self.odd = size.fields == "absolute", size.symmetry == "odd"
+        self.inputs += size.recent * CHANNEL_COUNT
 
     @abstractmethod
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
@@ -149,7 +154,22 @@ class DepartureNetwork(AnalysisNetwork, ABC):
         return increment, None if spread is None else size * self._spread(spread)
 
     def departures(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `AnalysisNetwork.departures`; of absolute fields the observations themselves, and sizes of 1."""
+        """Return `AnalysisNetwork.departures`, and behind them the recent ones, 0 where the values lack them.
+
+        Of absolute fields they are the observations themselves, and the sizes are 1.
+        """
+        own = CHANNEL_COUNT + len(self.planes)
+        if self.inputs == own:
+            return self._departures_now(state, values, errors)
+        missing = (0, 0, 0, 0, 0, self.inputs - values.shape[1])
+        (values, recent), (errors, recent_error) = (
+            functional.pad(part, missing).split([own, CHANNEL_COUNT], 1) for part in (values, errors)
+        )
+        departure, error, sizes = self._departures_now(state, values, errors)
+        scale = self.std * self.error * sizes[:, :1]
+        return torch.cat([departure, recent / scale], 1), torch.cat([error, recent_error / scale], 1), sizes
+
+    def _departures_now(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         departure, error, sizes = super().departures(state, values, errors)
         if not self.absolute:
             return departure, error, sizes

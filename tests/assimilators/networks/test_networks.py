@@ -1,6 +1,7 @@
 """Layers on the sphere against independent sums, and the invariants of every method for any weights."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -167,6 +168,32 @@ def test_absolute_fields_go_in_and_come_out() -> None:
     torch.testing.assert_close(weight, torch.where(seen, 1 / (1 + (errors / 1.0) ** 2), 0.0)[:, :69])
     gate = network.gate(given[0][1])
     torch.testing.assert_close(analysis, background + gate * (3 + 2 * 0.7 - background), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["adas", "convcnp", "fnp", "fnp-adapter"])
+def test_recent_departures_are_further_inputs_and_may_be_missing(method: str) -> None:
+    torch.manual_seed(0)
+    ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
+    static, season = np.zeros((4, *GRID.shape), np.float32), np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
+    bias = np.zeros((5, 69, *GRID.shape), np.float32)
+    constants = Constants(0 * ones, 2 * ones, ones, 0 * planes, planes, static, season, bias)
+    network = METHODS[method].network(GRID, constants, dataclasses.replace(SIZES[method], recent=1)).eval()
+    for weights in network.parameters():
+        if weights.ndim > 1 and not weights.any():
+            torch.nn.init.normal_(weights, std=0.1)
+    background, values, errors = of_channels(4, 0.0)  # they agree with the background, as far as they go
+    recent = torch.where(errors[:, :69] > 0, 1.0, 0.0)
+    with torch.no_grad():
+        missing = network(background, values, errors)[0]
+        zeros = (torch.cat([part, 0 * recent], 1) for part in (values, errors))
+        assert torch.equal(network(background, *zeros)[0], missing)
+        up, down = (
+            network(background, torch.cat([values, sign * recent], 1), torch.cat([errors, recent], 1))[0] - background
+            for sign in (1, -1)
+        )
+    torch.testing.assert_close(missing, background, atol=1e-5, rtol=1e-5)
+    assert up.abs().max() > 0.01
+    torch.testing.assert_close(up, -down, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

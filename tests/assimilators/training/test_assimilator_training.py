@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from dacycle.assimilators.base import AssimilatorError, load_assimilator
+from dacycle.assimilators.base import AssimilatorError, Past, has_window, load_assimilator, removes_model_bias
 from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
-from dacycle.assimilators.export.assimilator import Extent, export_assimilator
+from dacycle.assimilators.export.assimilator import Extent, export_assimilator, file_metadata, write_graph
 from dacycle.assimilators.judging.evaluation import evaluate
 from dacycle.assimilators.judging.gate import Check, Verdict, judge_assimilator, register_assimilator
 from dacycle.assimilators.networks import METHODS
@@ -39,7 +39,9 @@ from dacycle.assimilators.sampling.backgrounds import (
 from dacycle.assimilators.sampling.cycles import CycledErrors, cycled_errors
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
+from dacycle.assimilators.trained.recent import recent_departures
 from dacycle.assimilators.training import assimilator_run
+from dacycle.assimilators.training.assimilation import TorchAssimilator
 from dacycle.assimilators.training.assimilator_run import (
     accepted_round,
     fit_assimilator,
@@ -53,6 +55,7 @@ from dacycle.assimilators.training.samples import ErrorPairs, Samples, idealised
 from dacycle.cycler.cli.models.training import app
 from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, NAMES
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.errors.model import KIND
 from tests.assimilators.trained.test_trained import make_file
@@ -265,6 +268,25 @@ def test_a_chain_goes_on_from_its_analyses(
     np.testing.assert_allclose(errors[1:], expected, atol=0.1)
 
 
+def test_a_chain_hands_on_the_departures_of_its_last_cycles(
+    backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World
+) -> None:
+    first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
+    chains = ClosedLoop(first, str(world.model), 4, recent=True)
+    cycles = []
+    for item in (3, 7, 11):
+        state, values, errors, target, slot = chains[item]
+        own = tuple(part[:72].numpy() for part in (values, errors))
+        departures, their_errors = recent_departures(cycles) if cycles else np.zeros((2, *state.shape))
+        np.testing.assert_allclose(values[72:], departures, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(errors[72:], their_errors, rtol=1e-5)
+        cycles.append((tiny.statistics.denormalise(state.numpy()[None])[0], *own))
+        chains.analysed(slot[None], (state + target)[None])
+        _, others, their_own, *_ = chains[item - 1]
+        assert others.shape == their_own.shape == values.shape
+        assert not their_own[72:].any()
+
+
 def test_chains_longer_than_the_reference_are_refused(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld
 ) -> None:
@@ -308,7 +330,10 @@ def test_the_packaged_methods_have_equal_samples_of_the_full_network_and_of_the_
             {"method": "magic"},
             "method: 'magic' is unknown; the methods are adas, adas-adapter, convcnp, fnp, fnp-adapter",
         ),
-        ({"network": {"joints": 3}}, r"network\.joints: unknown entry \(did you mean joint\?\); the entries are joint"),
+        (
+            {"network": {"joints": 3}},
+            r"network\.joints: unknown entry \(did you mean joint\?\); the entries are reach_km",
+        ),
         ({"base": "fnp"}, "base: fnp has none"),
         ({"method": "fnp-adapter"}, "base: fnp-adapter needs one"),
     ],
@@ -504,6 +529,39 @@ def test_a_method_without_a_spread_is_trained_exported_and_judged(
     assert "no spread" in [check.found for check in verdict.checks]
 
 
+def unjudged(*_: Any) -> CycledErrors:
+    """Stand in for the cycles that judge a round, which take longer than the training."""
+    return CycledErrors(dict.fromkeys(HEADLINE, 1.0), dict.fromkeys(HEADLINE, 1.0), 1, 0, None)
+
+
+def test_a_method_that_takes_recent_departures_is_trained_in_its_cycles_and_written(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tiny: World, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(assimilator_run, "cycled_errors", unjudged)
+    network = {"width": 16, "fine": 8, "layers": 1, "merged": 1, "recent": 1}
+    recipe = recipe_of(entries, method="convcnp", network={**network, "bias": "kept"}, epochs=1)
+    fit_assimilator(recipe, tmp_path, observing, backgrounds, held(backgrounds, observing), FEW)
+    ours = TorchAssimilator(load_round(tmp_path, 1), tiny.grid, tiny.name)
+    write_graph(ours.network, tmp_path / "recent.onnx")
+    recipe, record, _ = read_assimilator_run(tmp_path)
+    write_metadata(tmp_path / "recent.onnx", file_metadata(recipe, record, tiny, ours.network, 1))
+    exported = load_assimilator(tmp_path / "recent.onnx", tiny)
+    assert has_window(exported)
+    assert not removes_model_bias(exported)
+    time, std = tiny.reference.times[8], tiny.statistics.std[:, None, None]
+    background = tiny.reference.array(time) + 0.3 * std
+    drawn = observing.draw(time, background, Subset(), np.random.default_rng(0))
+    past = Past(background, background, [(drawn.values, drawn.errors)], backgrounds=[background - 20 * std])
+    given = background[None], drawn.values[None], drawn.errors[None]
+    analyses = []
+    for method in (ours, exported):
+        analyses += [each.analyse(*given).state for each in (method, method.with_past(past))]
+    np.testing.assert_allclose(analyses[2] / std, analyses[0] / std, atol=1e-4, rtol=1e-6)
+    np.testing.assert_allclose(analyses[3] / std, analyses[1] / std, atol=1e-4, rtol=1e-6)
+    assert np.abs((analyses[3] - analyses[2]) / std).max() > 1e-3
+
+
 PRIORS = {
     "latent-diffusion": {
         "context": 8, "width": 16, "coarse": 16, "depth": 1, "steps": 5, "pairs": 1, "latent": 16, "auto": 16,
@@ -530,7 +588,7 @@ def test_a_round_of_a_prior_learns_from_the_errors_of_its_own_cycles(
     entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tiny: World, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    changes = {"method": "vae-var", "network": PRIORS["vae-var"], "epochs": 1, "epoch_samples": 10, "batch": 5}
+    changes = {"method": "vae-var", "network": PRIORS["vae-var"], "epochs": 1}
     recipe, given = recipe_of(entries, **changes), (observing, backgrounds, held(backgrounds, observing), FEW)
     drawn: list[Samples] = []
 
@@ -539,11 +597,10 @@ def test_a_round_of_a_prior_learns_from_the_errors_of_its_own_cycles(
         return drawn[-1]
 
     monkeypatch.setattr(assimilator_run, "Samples", samples)
-    scores = CycledErrors(dict.fromkeys(HEADLINE, 1.0), dict.fromkeys(HEADLINE, 1.0), 1, 0, None)
-    monkeypatch.setattr(assimilator_run, "cycled_errors", lambda *_: scores)  # the judging cycles take longer
+    monkeypatch.setattr(assimilator_run, "cycled_errors", unjudged)
     fit_assimilator(recipe, tmp_path, *given)
     paths = sorted((tmp_path / "round-1/cycles").iterdir())
-    assert [path.name for path in paths] == ["0000.nc", "0001.nc"]  # of four cycles each, after the first three days
+    assert [path.name for path in paths] == ["0000.nc"]  # of four cycles, after the first three days
     own = read_store(tmp_path / "round-1/cycles", tiny)
     first, second = drawn
     assert first.backgrounds is backgrounds
