@@ -6,8 +6,8 @@ BIN    := $(VENV)/bin
 DEMO   ?= demo
 # where the archive of `make up` is
 ARCHIVE    ?= archive
-# what `make fnp` trains
-RECIPE ?= deploy/recipes/fnp-cpu.yaml
+# what `make methods` changes in all recipes of networks, such as "workers=12 compile=true"
+SET    ?=
 # where `make era5` works, what it fetches the reanalysis from, and which years; docs/era5.md
 ERA5          ?= era5
 ERA5_STORE    ?= gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr
@@ -24,7 +24,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 SHELL         := bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup dev train fnp era5 demo up test lint wheel docs bench clean
+.PHONY: help setup dev train methods era5 demo up test lint wheel docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what can be made
@@ -67,16 +67,43 @@ up: $(VENV)/runtime.stamp  ## Prefect on PostgreSQL, with workers, for EXPERIMEN
 	@test -n "$(EXPERIMENT)" || { echo "name a live experiment, one without an end: make up EXPERIMENT=live.yaml" >&2; exit 1; }
 	@exec $(BIN)/dacycle up $(EXPERIMENT) --archive $(ARCHIVE)
 
-# glibc gives memory back after every update and has it zeroed again; kept, training is faster.
-fnp: export MALLOC_MMAP_THRESHOLD_ := 4000000000
-fnp: export MALLOC_TRIM_THRESHOLD_ := 8000000000
-fnp: export OMP_NUM_THREADS := 1
-fnp: $(VENV)/train.stamp  ## train the packaged assimilator again from nothing; goes on where it was interrupted
-	$(BIN)/dacycle nature-run nature --years 2020,2021,2023,2024 --workers 2
-	$(BIN)/dacycle backgrounds nature backgrounds --years 2020,2021
-	$(BIN)/dacycle train $(RECIPE)
-	$(BIN)/dacycle export runs/$(basename $(notdir $(RECIPE)))
-	$(BIN)/dacycle gate runs/$(basename $(notdir $(RECIPE)))/fnp.onnx --data nature --register
+# Everything that the recipes of deploy/recipes make. Each stage leaves a file in runs/.done, so that what is done is not done
+# again; each command continues by itself where it was interrupted. A method that does not pass the gate stops make, unless
+# it is called with --keep-going. glibc gives memory back after every update and has it zeroed again; kept, training is faster.
+estimated := oi 3dvar bias
+trained   := convcnp adas fnp vae-var diffusion latent-diffusion adas-adapter fnp-adapter vae-var-adapter
+done      := runs/.done
+dacycle   := $(BIN)/dacycle
+methods: export MALLOC_MMAP_THRESHOLD_ := 4000000000
+methods: export MALLOC_TRIM_THRESHOLD_ := 8000000000
+methods: export OMP_NUM_THREADS := 1
+methods: $(addprefix $(done)/,$(estimated) olr-tp $(trained))  ## train all packaged methods again from nothing; goes on where it was interrupted
+$(done)/nature: | $(VENV)/train.stamp
+	mkdir -p $(@D)
+	$(dacycle) nature-run nature --years 2010-2021,2023,2024 --workers 2
+	touch $@
+$(done)/backgrounds: $(done)/nature
+	$(dacycle) backgrounds nature backgrounds --years 2010-2019
+	touch $@
+$(done)/bias: $(done)/backgrounds
+$(done)/3dvar: $(done)/oi
+$(addprefix $(done)/,$(estimated)): $(done)/%: $(done)/nature
+	$(dacycle) train deploy/recipes/$*.yaml
+	touch $@
+$(done)/olr-tp: $(done)/nature
+	$(dacycle) train deploy/recipes/olr-tp-cpu.yaml
+	$(dacycle) export runs/olr-tp-cpu --out obs_ingest/weights/olr-tp.onnx
+	touch $@
+$(addprefix $(done)/train-,$(trained)): $(done)/train-%: $(done)/backgrounds
+	$(dacycle) train deploy/recipes/$*-cpu.yaml --out runs/$*-cpu $(addprefix --set ,$(SET))
+	touch $@
+$(done)/train-adas-adapter: $(done)/train-adas
+$(done)/train-fnp-adapter: $(done)/train-fnp
+$(done)/train-vae-var-adapter: $(done)/train-vae-var
+$(addprefix $(done)/,$(trained)): $(done)/%: $(done)/train-%
+	$(dacycle) export runs/$*-cpu
+	$(dacycle) gate runs/$*-cpu/$*.onnx --data nature --register
+	touch $@
 
 # Each stage leaves a file in .done, so that what is done is not done again; each command continues by itself where it was
 # interrupted, and adds what it took to costs.csv. Recipes and experiment are written once and may then be changed.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ __all__ = [
     "WindowAssimilator",
     "check_fits",
     "current_name",
+    "has_window",
     "known_assimilators",
     "load_assimilator",
     "packaged_assimilators",
@@ -196,7 +197,7 @@ def removes_model_bias(method: Assimilator) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """Hold what comes before an analysis, for a method that corrects the start of a forecast over a window.
+    """Hold what comes before an analysis, for a method with a window.
 
     Attributes:
         older, newer: (69, H, W) SI: the two frames of the start, 6 h apart, the newer one at the start of the window.
@@ -204,6 +205,7 @@ class Past:
             has one step more.
         share: of a correction of the newer frame that the older one gets, as an experiment's `frames` says.
         bias: (69, H, W) SI of each step: the mean error that is taken off its forecast; empty: none is.
+        backgrounds: (69, H, W) SI of the cycle of each of `observations`.
     """
 
     older: NDArray
@@ -211,14 +213,15 @@ class Past:
     observations: Sequence[tuple[NDArray, NDArray]] = ()
     share: float = 0.0
     bias: Sequence[NDArray] = ()
+    backgrounds: Sequence[NDArray] = ()
 
 
 @runtime_checkable
 class WindowAssimilator(Assimilator, Protocol):
-    """Correct the start of a forecast over a window, whose end is the analysis.
+    """Use what comes before an analysis, in a window whose end it is.
 
     Attributes:
-        steps: of 6 h in the window; a past with fewer makes it shorter.
+        steps: of 6 h in the window, 0 where the method has none; a past with fewer makes it shorter.
     """
 
     @property
@@ -227,6 +230,11 @@ class WindowAssimilator(Assimilator, Protocol):
     def with_past(self, past: Past) -> Assimilator:
         """Return the assimilator of one chain with this past."""
         ...
+
+
+def has_window(method: Assimilator) -> TypeGuard[WindowAssimilator]:
+    """Return whether a method uses what comes before an analysis."""
+    return isinstance(method, WindowAssimilator) and method.steps > 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError, WindowAssimilator
+from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError, has_window
 from dacycle.assimilators.classical.background_error import BackgroundError
 from dacycle.assimilators.ensemble.algebra import collapse, spread
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
@@ -157,6 +157,6 @@ def load(method: Assimilator, world: "World", settings: EnsembleSettings) -> Ens
     """
     if method.name == "none":
         raise AssimilatorError("ensemble: without an assimilation there are no analyses to make an ensemble of")
-    if isinstance(method, WindowAssimilator):
-        raise AssimilatorError(f"ensemble: {method.name} needs the frames before, which members do not hand on")
+    if has_window(method):
+        raise AssimilatorError(f"ensemble: {method.name} needs the cycles before, which members do not hand on")
     return EnsembleOfAnalyses(method, load_static(settings.static, world), settings)

@@ -25,9 +25,10 @@ from dacycle.assimilators.judging.evaluation import OneShot, evaluate
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.sampling.backgrounds import held_out
 from dacycle.assimilators.sampling.cycles import cycled_errors, run_chain
-from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of, random_subset
+from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.assimilators.trained.network import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
-from dacycle.assimilators.training.assimilation import TorchAssimilator
+from dacycle.assimilators.trained.recent import HOURS
+from dacycle.assimilators.training.assimilation import TorchAssimilator, takes_recent
 from dacycle.assimilators.training.assimilator_run import accepted_round, read_assimilator_run
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.common.files import whole
@@ -39,7 +40,7 @@ from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.errors.model import FORMER_KIND
 
-__all__ = ["Extent", "example_inputs", "export_assimilator", "write_graph"]
+__all__ = ["Extent", "example_inputs", "export_assimilator", "file_metadata", "write_graph"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +82,8 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, extent: Ex
     recipe, record, trained = read_assimilator_run(run)
     world = load_world(recipe.world)
     year = recipe.validation_years[0]
-    observing = observing_of(
-        world, Reference(Path(data or recipe.data) / str(year)), recipe.observations, tuple(trained.planes)
-    )
+    reference, planes = Reference(Path(data or recipe.data) / str(year)), tuple(trained.planes)
+    observing = observing_of(world, reference, recipe.observations, planes, recipe.optional)
     network = copy.deepcopy(trained)
     round_weights(network)
     rounded, exact = (TorchAssimilator(each, world.grid, world.name) for each in (network, trained))
@@ -94,7 +94,7 @@ def export_assimilator(run: Path, out: Path, data: str | None = None, extent: Ex
     with whole(out) as temporary:
         write_graph(network, temporary)
         store_rounded(temporary)
-        about = _metadata(recipe, record, world, network, accepted_round(run)) | {"calibration": calibration}
+        about = file_metadata(recipe, record, world, network, accepted_round(run)) | {"calibration": calibration}
         about["rounding"] = {
             f"overall_mse_{name}": float(f"{(scores.analysis.mean(0) / world.statistics.std**2).mean():.6g}")
             for name, scores in (("rounded", single), ("exact", single_exact))
@@ -160,9 +160,10 @@ def _calibrate(
     return {name: round(float(ratio), 3) for name, ratio in ratios.items() if ratio is not None}
 
 
-def _metadata(
+def file_metadata(
     recipe: AssimilatorRecipe, record: dict[str, Any], world: World, network: Any, number: int
 ) -> dict[str, Any]:
+    """Return the metadata of the file of a run's round, without those of its checks."""
     return assimilator_metadata(
         recipe.name,
         recipe.version,
@@ -174,12 +175,14 @@ def _metadata(
         source=METHODS[recipe.method].source,
         **({} if network.stepping is None else {"stepping": network.stepping.as_dict()}),
         licence=recipe.licence,
-        removes_model_bias=True,
+        removes_model_bias=bool(network.bias.any()),
+        **({"recent_hours": HOURS} if takes_recent(network) else {}),
         training={
             "recipe": recipe.digest(),
             "model": recipe.backgrounds_of or recipe.model,
             **({} if recipe.frames is None else {"frames": write_frames(recipe.frames)}),
             "observations": recipe.observations,
+            **({"optional": recipe.optional} if recipe.optional else {}),
             "errors": record.get("errors", FORMER_KIND),
             "years": recipe.training_years,
             "samples": record["samples"],
@@ -227,7 +230,7 @@ def _real_inputs(observing: Observing, recipe: AssimilatorRecipe, samples: int) 
     inputs: list[tuple[NDArray, ...]] = []
     for sample, (time, error) in enumerate(zip(backgrounds.times, backgrounds.errors, strict=True)):
         generator = np.random.default_rng([recipe.seed, sample])
-        subset = random_subset(generator, observing.names)
+        subset = observing.random_subset(generator)
         background = world.reference.array(time) + error.astype(np.float32) * world.statistics.std[:, None, None]
         drawn = observing.draw(time, background, subset, generator)
         inputs.append((background[None], drawn.values[None], drawn.errors[None]))

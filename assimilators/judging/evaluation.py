@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.sampling.backgrounds import Backgrounds
-from dacycle.assimilators.sampling.observing import USUAL, Observing
+from dacycle.assimilators.sampling.observing import Observing
 from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.grid import Grid, great_circle_km
 from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
@@ -100,7 +100,7 @@ def evaluate(assimilator: Assimilator, observing: Observing, backgrounds: Backgr
         truth = world.reference.array(time)
         background = (truth + error.astype(np.float32) * std)[None]
         generator = np.random.default_rng([seed, sample])
-        drawn = observing.draw(time, background[0], USUAL, generator, assimilator.planes)
+        drawn = observing.draw(time, background[0], observing.usual(sample), generator, assimilator.planes)
         began = clock.perf_counter()
         analysis = assimilator.analyse(background, drawn.values[None], drawn.errors[None])
         seconds.append(clock.perf_counter() - began)

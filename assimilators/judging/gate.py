@@ -113,10 +113,12 @@ def judge_assimilator(
         raise AssimilatorError(f"{path} was trained on {training_years[0]}: it cannot be judged by that year")
     methods: dict[str, Assimilator] = {judged.name: judged, baseline: load_assimilator(baseline, home)}
     model = load_model(judged.metadata["training"]["model"])
-    sources = judged.metadata["training"]["observations"]
+    sources, optional = judged.metadata["training"]["observations"], judged.metadata["training"].get("optional", [])
     frames = read_frames(judged.metadata["training"].get("frames"))
     one_shot: dict[int, dict[str, OneShot]] = {}
-    observing = {year: observing_of(home, Reference(Path(data) / str(year)), sources) for year in years}
+    observing = {
+        year: observing_of(home, Reference(Path(data) / str(year)), sources, optional=optional) for year in years
+    }
     for year in years:
         backgrounds = held_out(model, observing[year].world.reference, home, starts)
         one_shot[year] = {}
@@ -222,6 +224,11 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
         f"torch {training['versions']['torch']}",
         f"- sha256 of the backgrounds: `{training['data_sha256'][:16]}…`",
         f"- observation errors in training: {training.get('errors', FORMER_KIND)}",
+        *(
+            [f"- half of the samples and of the cycles, here too, are without {', '.join(training['optional'])}"]
+            if training.get("optional")
+            else []
+        ),
         f"- ONNX Runtime against torch, {parity['inputs']} inputs: at most "
         f"{parity['analysis']['largest']:.1e} standard deviations ({parity['analysis']['channel']}); after "
         f"{parity['cycled']['cycles']} cycles the two differ by {parity['cycled']['rms_difference']:.1e} (root mean "

@@ -188,7 +188,7 @@ class AdaptedNetwork(DepartureNetwork, Adapted):
         self, base: Callable[..., Any], grid: Grid, constants: Constants, size: Any,
         planes: tuple[str, ...] = tuple(PLANES),
     ) -> None:  # fmt: skip
-        super().__init__(grid, constants, size.reach_km, planes)
+        super().__init__(grid, constants, size, planes)
         self.size = size
         self.base = base(grid, constants, size, planes)
         self.base.operator = self.operator  # shared

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.blocks.base import Constants
-from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, SetConvolutions, added
+from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, DepartureSize, SetConvolutions, added
 from dacycle.assimilators.networks.blocks.layers import Attention, Pointwise
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
@@ -30,8 +30,8 @@ __all__ = ["AdasNetwork", "AdasSize", "unified_mae"]
 
 
 @dataclass(frozen=True)
-class AdasSize:
-    """Hold the size of the network.
+class AdasSize(DepartureSize):
+    """Hold the size of the network, beside `DepartureSize`.
 
     Attributes:
         width: on 2 x 2 blocks of cells; twice that on blocks of 4 x 4.
@@ -39,7 +39,6 @@ class AdasSize:
         rows, columns: of a window, in blocks.
         layers: window attentions after the stages.
         fine: width of the perceptron on the full grid.
-        reach_km: distance beyond which an observation has no influence.
     """
 
     width: int = 64
@@ -48,7 +47,6 @@ class AdasSize:
     columns: int = 8
     layers: int = 2
     fine: int = 64
-    reach_km: int = 2500
 
     @property
     def window(self) -> tuple[int, int]:
@@ -62,7 +60,7 @@ class AdasNetwork(DepartureNetwork):
     def __init__(
         self, grid: Grid, constants: Constants, size: AdasSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
-        super().__init__(grid, constants, size.reach_km, planes)
+        super().__init__(grid, constants, size, planes)
         self.size = size
         self.set_convolutions = SetConvolutions(grid)
         near, wide = (k * self.inputs // 2 for k in (self.set_convolutions.fine, self.set_convolutions.coarse))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.blocks.base import Constants
-from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, SetConvolutions, added
+from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, DepartureSize, SetConvolutions, added
 from dacycle.assimilators.networks.blocks.layers import ConvolutionBlock, Pointwise
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
@@ -27,14 +27,13 @@ __all__ = ["ConvCnpNetwork", "ConvCnpSize"]
 
 
 @dataclass(frozen=True)
-class ConvCnpSize:
-    """Hold the size of the network.
+class ConvCnpSize(DepartureSize):
+    """Hold the size of the network, beside `DepartureSize`.
 
     Attributes:
         width, fine: of the towers, and of the perceptron on the full grid.
         layers, merged: convolution blocks of each source's tower, and of the fused one.
         kernel: of each block.
-        reach_km: distance beyond which an observation has no influence.
     """
 
     width: int = 128
@@ -42,7 +41,6 @@ class ConvCnpSize:
     layers: int = 2
     merged: int = 5
     kernel: int = 5
-    reach_km: int = 2500
 
 
 class ConvCnpNetwork(DepartureNetwork):
@@ -51,7 +49,7 @@ class ConvCnpNetwork(DepartureNetwork):
     def __init__(
         self, grid: Grid, constants: Constants, size: ConvCnpSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
-        super().__init__(grid, constants, size.reach_km, planes)
+        super().__init__(grid, constants, size, planes)
         self.size, self.latent = size, size.width
         self.set_convolutions = SetConvolutions(grid)
         fine, coarse = (k * self.inputs for k in (self.set_convolutions.fine, self.set_convolutions.coarse))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dacycle.assimilators.networks.blocks.base import Constants
-from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, SetConvolutions, added
+from dacycle.assimilators.networks.blocks.departures import DepartureNetwork, DepartureSize, SetConvolutions, added
 from dacycle.assimilators.networks.blocks.layers import FourierLayer, Pointwise
 from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, PLANES
 from dacycle.forecast_adapter.grid import Grid
@@ -34,14 +34,13 @@ __all__ = ["FnpNetwork", "FnpSize"]
 
 
 @dataclass(frozen=True)
-class FnpSize:
-    """Hold the size of the network.
+class FnpSize(DepartureSize):
+    """Hold the size of the network, beside `DepartureSize`.
 
     Attributes:
         joint, group, fine: widths of the joint tower, of each group's tower, and of the layers on the full grid.
         layers, merged: Fourier layers before and after the merging.
         kernel, modes, block: of each layer: its convolution, its modes along each axis, the channels that a mode mixes.
-        reach_km: distance beyond which an observation has no influence.
     """
 
     joint: int = 96
@@ -52,7 +51,6 @@ class FnpSize:
     kernel: int = 5
     modes: int = 8
     block: int = 16
-    reach_km: int = 2500
 
 
 class FnpNetwork(DepartureNetwork):
@@ -61,14 +59,14 @@ class FnpNetwork(DepartureNetwork):
     def __init__(
         self, grid: Grid, constants: Constants, size: FnpSize, planes: tuple[str, ...] = tuple(PLANES)
     ) -> None:
-        super().__init__(grid, constants, size.reach_km, planes)
+        super().__init__(grid, constants, size, planes)
         self.size, self.latent = size, size.joint
         self.set_convolutions = SetConvolutions(grid)
         inputs, known = self.inputs, self.known
         fine, wide = self.set_convolutions.fine, self.set_convolutions.coarse
         towers, half = len(GROUPS), (grid.shape[0] // 2, grid.shape[1] // 2)
         observed = [len(group) for group in GROUPS.values()]
-        observed[0] += len(planes)
+        observed[0] += self.inputs - CHANNEL_COUNT
         self.encode_joint = nn.Conv2d(fine * inputs, size.joint, 2, stride=2)
         self.encode_groups = nn.ModuleList(nn.Conv2d(fine * n, size.group, 2, stride=2) for n in observed)
         self.wide_joint = Pointwise(1, wide * inputs, size.joint)

@@ -38,12 +38,14 @@ __all__ = [
     "check_years",
     "forecast_errors",
     "held_out",
+    "joined",
     "make_forecasts",
     "make_months",
     "month_of_forecasts",
     "months_of",
     "read_store",
     "systematic_error",
+    "within_years",
     "write_backgrounds",
     "year_times",
 ]
@@ -67,13 +69,13 @@ class Errors:
     """Hold errors (n, 69, H, W) float16 of several files as one sequence; each is read when it is asked for.
 
     Args:
-        arrays: (n_i, 69, H, W) each, mapped or in memory.
+        arrays: (n_i, 69, H, W) each, mapped, in memory, or of several files themselves.
     """
 
-    def __init__(self, arrays: Sequence[NDArray[np.float16]]) -> None:
+    def __init__(self, arrays: Sequence[NDArray[np.float16] | Errors]) -> None:
         self._arrays = list(arrays)
         self._ends = np.cumsum([len(array) for array in arrays])
-        self.shape = (int(self._ends[-1]), *arrays[0].shape[1:])
+        self.shape: tuple[int, ...] = (int(self._ends[-1]), *arrays[0].shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -118,6 +120,12 @@ class Backgrounds:
         return digest.hexdigest()
 
 
+def joined(parts: Sequence[Backgrounds]) -> Backgrounds:
+    """Return the samples of several stores of one model, one after the other."""
+    times, leads = (np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "leads"))
+    return Backgrounds(times, leads, Errors([part.errors for part in parts]), parts[0].model)
+
+
 def systematic_error(backgrounds: Backgrounds, daily: bool = False) -> NDArray[np.float16]:
     """Return the mean error that one step of the model adds, by place, season and hour, in standard deviations.
 
@@ -157,6 +165,14 @@ def _mean_error(backgrounds: Backgrounds, lead: int, daily: bool) -> NDArray[np.
 def year_times(year: int) -> NDArray[np.datetime64]:
     """Return every 6 h of a year, from 1 January 00 UTC, datetime64[h]."""
     return np.arange(np.datetime64(f"{year}-01-01T00", "h"), np.datetime64(f"{year + 1}-01-01T00", "h"), STEP)
+
+
+def within_years(
+    reference: Reference, first: NDArray[np.datetime64], last: NDArray[np.datetime64]
+) -> NDArray[np.bool_]:
+    """Return (n,) whether a reference has both of two times, and they are in one year: years need not follow on."""
+    whole = first.astype("datetime64[Y]") == last.astype("datetime64[Y]")
+    return whole & np.isin(first, reference.times) & np.isin(last, reference.times)
 
 
 def months_of(years: Sequence[int]) -> list[np.datetime64]:
@@ -304,8 +320,7 @@ def read_store(folders: Path | Sequence[Path], world: World, years: Sequence[int
         raise DataError(
             f"{', '.join(map(str, folders))}: backgrounds of {len(models)} different models; make them anew with one"
         )
-    times, leads = (np.concatenate([getattr(month, name) for month in months]) for name in ("times", "leads"))
-    return Backgrounds(times, leads, Errors([np.asarray(month.errors) for month in months]), models.pop())
+    return joined(months)
 
 
 def _mapped(path: Path, name: str) -> NDArray[np.float16]:

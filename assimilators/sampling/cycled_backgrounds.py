@@ -1,17 +1,21 @@
 """Backgrounds of cycles to train with: the errors of the backgrounds of another assimilator's cycles.
 
 A cycle removes the errors that it observes. Those that remain are large where there are no observations, and have grown
-over days. Priors, which have no closed loop, learn about them from these stores.
+over days. Priors, which have no closed loop, learn about them from these stores, and in rounds from cycles of their
+own (`make_chains`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Assimilator, load_assimilator
 from dacycle.assimilators.sampling.backgrounds import (
@@ -21,14 +25,17 @@ from dacycle.assimilators.sampling.backgrounds import (
     make_months,
     write_backgrounds,
 )
-from dacycle.assimilators.sampling.cycles import DROPPED, LAG, run_chain
-from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of, random_subset
+from dacycle.assimilators.sampling.cycles import DROPPED, LAG, ChainCycle, run_chain
+from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of
+from dacycle.common.pieces import in_processes
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
-from dacycle.forecast_adapter.worlds.world import load_world
+from dacycle.forecast_adapter.worlds.world import World, load_world
 
-__all__ = ["cycled_errors_between", "make_cycles"]
+__all__ = ["Cycling", "cycled_errors_between", "make_chains", "make_cycles"]
+
+logger = logging.getLogger(__name__)
 
 
 def make_cycles(
@@ -97,13 +104,68 @@ def cycled_errors_between(
     """
     world = observing.world
     begin = max(first - DROPPED * STEP, world.reference.times[LAG + 2])
+    subsets = USUAL, observing.random_subset(np.random.default_rng(seed + 1))
+    cycles = int((end - begin) / STEP)
+    chains = (
+        run_chain(method, model, observing, begin, cycles, seed + number, subset, frames)
+        for number, subset in enumerate(subsets)
+    )
+    return _errors_of_chains(chains, model, world)
+
+
+@dataclass(frozen=True, eq=False)
+class Cycling:
+    """Hold what makes a chain: the assimilator, the model, the observing system, and `frames` as for `run_chain`."""
+
+    method: Assimilator
+    model: ForecastModel
+    observing: Observing
+    frames: float | None
+
+
+def make_chains(
+    cycling: Callable[[], Cycling], folder: Path, starts: NDArray[np.datetime64], cycles: int, seed: int, workers: int
+) -> None:
+    """Write the errors of the backgrounds of chains, a file each; those that exist are kept.
+
+    Every second chain is observed by a random subset, the others as in an experiment.
+
+    Args:
+        cycling: returns what makes the chains; it is called in each process.
+        folder: of the files.
+        starts: first analysis time of each chain.
+        cycles: of each chain.
+        seed: of the observations; that of a chain is so many more as its number.
+        workers: chains made at the same time, each in its own process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = [
+        (cycling, folder / f"{chain:04d}.nc", start, cycles, seed + chain, chain % 2 == 1)
+        for chain, start in enumerate(starts)
+        if not (folder / f"{chain:04d}.nc").exists()
+    ]
+    logger.info("%d of %d chains of %d cycles", len(pieces), len(starts), cycles)
+    with in_processes(workers) as each:
+        for _ in each(_make_chain, pieces):
+            pass
+
+
+def _make_chain(
+    cycling: Callable[[], Cycling], path: Path, start: np.datetime64, cycles: int, seed: int, random: bool
+) -> None:
+    made_by = cycling()
+    observing, model = made_by.observing, made_by.model
+    subset = observing.random_subset(np.random.default_rng(seed)) if random else USUAL
+    chain = run_chain(made_by.method, model, observing, start, cycles, seed, subset, made_by.frames)
+    write_backgrounds(_errors_of_chains([chain], model, observing.world), path, observing.world)
+
+
+def _errors_of_chains(chains: Iterable[Iterator[ChainCycle]], model: ForecastModel, world: World) -> Backgrounds:
+    """Return the errors of the backgrounds of chains of cycles with a model, without their first three days."""
     std = world.statistics.std[:, None, None]
     times, errors = [], []
-    for chain in range(2):
-        subset = random_subset(np.random.default_rng(seed + chain), observing.names) if chain else USUAL
-        cycles = int((end - begin) / STEP)
-        whole_chain = run_chain(method, model, observing, begin, cycles, seed + chain, subset, frames)
-        for cycle in islice(whole_chain, DROPPED, None):
+    for chain in chains:
+        for cycle in islice(chain, DROPPED, None):
             times.append(cycle.time)
             errors.append(((cycle.background - cycle.truth) / std).astype(np.float16))
     return Backgrounds(np.array(times), np.full(len(times), CYCLED), np.stack(errors), model.digest)

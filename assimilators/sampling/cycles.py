@@ -5,6 +5,7 @@ The step, the quality control and the superobs are those of a real cycle; nothin
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +13,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Assimilator
+from dacycle.assimilators.base import Assimilator, Past, has_window
 from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.observing import USUAL, Observing, Subset
 from dacycle.assimilators.step import Status, StepGuards, assimilate
@@ -94,15 +95,45 @@ def run_chain(
     start = first - STEP - LAG * STEP
     first_frames = [reference.array(time)[None] for time in (start - STEP, start)]
     previous, current = islice(model.forecast(first_frames[0], first_frames[1], LAG), LAG - 2, LAG)
+    window = Window(assimilator, frames)
     for time in first + STEP * np.arange(cycles):
         background = next(iter(model.forecast(previous, current, 1)))
         drawn, error = observing.draw_with_error(time, background[0], subset, generator, assimilator.planes)
+        method = window.method(previous[0], current[0])
         step = assimilate(
-            assimilator, background, drawn.values[None], drawn.errors[None], StepGuards(), error.on(world.grid)
+            method, background, drawn.values[None], drawn.errors[None], StepGuards(), error.on(world.grid)
         )
+        window.add(background[0], (drawn.values, drawn.errors))
         previous, current = older_frame(current, background, step.state, frames), step.state
         spread = None if step.spread is None or step.status[0] == "fallback" else step.spread[0]
         yield ChainCycle(time, background[0], step.state[0], spread, reference.array(time), step.status[0])
+
+
+class Window:
+    """Keep what a method needs of the cycles before in a chain, if it has a window.
+
+    Args:
+        method: the one that cycles.
+        share: of the increment in the older frame.
+    """
+
+    def __init__(self, method: Assimilator, share: float | None) -> None:
+        self._method, self._share = method, share or 0.0
+        steps = method.steps if has_window(method) else 1
+        self._starts: deque[tuple[NDArray, NDArray]] = deque(maxlen=steps)
+        self._cycles: deque[tuple[NDArray, tuple[NDArray, NDArray]]] = deque(maxlen=steps - 1)
+
+    def method(self, older: NDArray, newer: NDArray) -> Assimilator:
+        """Return the method of a cycle whose background comes from two frames (69, H, W)."""
+        if not has_window(self._method):
+            return self._method
+        self._starts.append((older, newer))
+        backgrounds, observations = [cycle[0] for cycle in self._cycles], [cycle[1] for cycle in self._cycles]
+        return self._method.with_past(Past(*self._starts[0], observations, self._share, backgrounds=backgrounds))
+
+    def add(self, background: NDArray, observed: tuple[NDArray, NDArray]) -> None:
+        """Keep a cycle's background, and the values and errors that it assimilated."""
+        self._cycles.append((background, observed))
 
 
 def cycled_errors(
@@ -115,6 +146,8 @@ def cycled_errors(
 ) -> CycledErrors:
     """Return the errors of four chains of `days`, spread over the reference; `frames` as for `run_chain`.
 
+    Two of them are without the optional sources.
+
     Raises:
         DataError: the reference is shorter than a chain, or a chain is not longer than its unscored beginning.
     """
@@ -124,7 +157,7 @@ def cycled_errors(
         raise DataError(f"{observing.world.reference.folder}: {len(times)} times are too few for chains of {days} days")
     squares, spreads, fallbacks = [], [], 0
     for k, start in enumerate(times[np.linspace(first, last, VALIDATION_CHAINS).astype(int)]):
-        chain = run_chain(assimilator, model, observing, start, 4 * days, seed + k, frames=frames)
+        chain = run_chain(assimilator, model, observing, start, 4 * days, seed + k, observing.usual(k), frames)
         for number, cycle in enumerate(chain):
             fallbacks += cycle.status == "fallback"
             if number >= DROPPED:

@@ -51,13 +51,17 @@ USUAL = Subset(1 - quality.WITHHELD)
 """The share of the sites that an experiment assimilates; the sites are drawn anew each time."""
 
 
-def random_subset(generator: np.random.Generator, sources: Sequence[str]) -> Subset:
-    """Return `USUAL` in half of the cases, else a share of the sites with each source and variable denied at times."""
+def random_subset(generator: np.random.Generator, sources: Sequence[str], optional: Sequence[str] = ()) -> Subset:
+    """Return `USUAL` in half of the cases, else a share of the sites with each source and variable denied at times.
+
+    Half of the cases, of either kind, are without the `optional` sources.
+    """
+    without = optional if optional and generator.random() < WHOLE else ()
     if generator.random() < WHOLE:
-        return USUAL
+        return Subset(USUAL.share, tuple(without))
     share = LEAST ** generator.random()
     deny = [name for name in dict.fromkeys([*sources, *DENIABLE]) if generator.random() < DENIED]
-    return Subset(share, tuple(deny))
+    return Subset(share, tuple(dict.fromkeys([*without, *deny])))
 
 
 class Observing:
@@ -67,15 +71,20 @@ class Observing:
         world: its reference is observed.
         sources: simulated sources, written as an experiment's `observations`; no value arrives too late.
         planes: the planes that `draw` fills where it is not told which.
+        optional: names of the sources that half of all subsets are without, all together.
 
     Raises:
         ObservationError: a source cannot be drawn from the reference.
     """
 
     def __init__(
-        self, world: World, sources: Sequence[Mapping[str, Any]], planes: tuple[str, ...] = tuple(PLANES)
+        self,
+        world: World,
+        sources: Sequence[Mapping[str, Any]],
+        planes: tuple[str, ...] = tuple(PLANES),
+        optional: Sequence[str] = (),
     ) -> None:
-        self.world, self.planes = world, planes
+        self.world, self.planes, self.optional = world, planes, tuple(optional)
         self._sources: list[Simulated] = []
         for spec in sources:
             source = build_source({**spec, "cutoff": "none"}, world, seed=0)
@@ -87,6 +96,14 @@ class Observing:
     def names(self) -> list[str]:
         """Names of the sources."""
         return [source.name for source in self._sources]
+
+    def usual(self, number: int) -> Subset:
+        """Return `USUAL` for a sample or a chain; those of odd number are without the optional sources."""
+        return dataclasses.replace(USUAL, deny=self.optional) if number % 2 else USUAL
+
+    def random_subset(self, generator: np.random.Generator) -> Subset:
+        """Return a random subset of these sources."""
+        return random_subset(generator, self.names, self.optional)
 
     def draw(
         self,
@@ -136,6 +153,7 @@ def observing_of(
     reference: Reference,
     sources: Sequence[Mapping[str, Any]],
     planes: tuple[str, ...] = tuple(PLANES),
+    optional: Sequence[str] = (),
 ) -> Observing:
     """Return the observing system of a world, drawn from another of its references, such as a held-out year."""
-    return Observing(dataclasses.replace(world, reference=reference), sources, planes)
+    return Observing(dataclasses.replace(world, reference=reference), sources, planes, optional)

@@ -2,7 +2,8 @@
 
 Inputs are `background` (B, 69, H, W), and `observations` and `observation_errors` (B, 69 + M, H, W) with the M planes
 named in the metadata. Outputs are `analysis` (B, 69, H, W) and, where the method has one, `spread` of the same shape.
-All are float32, absolute, SI. An error above 0 marks an observed value; both tensors are 0 elsewhere.
+All are float32, absolute, SI. An error above 0 marks an observed value; both tensors are 0 elsewhere. A file whose
+metadata have `recent_hours` takes 69 planes more behind the M (`recent`).
 
 The graph of an iterative method makes one step for one chain (`stepping`); its metadata hold the number of steps, and
 the tensors that are carried from one to the next.
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, current_name
+from dacycle.assimilators.trained.recent import WithRecent, completed
 from dacycle.assimilators.trained.stepping import STEP_INPUT, Stepping, next_name
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, PLANES
 from dacycle.forecast_adapter.models.onnxfile import ORT_ERRORS, ModelFileError, OnnxFile, open_session
@@ -41,7 +43,8 @@ def assimilator_metadata(
         method: one of `assimilators.networks.METHODS`.
         reach_km: distance beyond which a single observation has no noticeable influence.
         more: `stepping` (`Stepping.as_dict`) where the graph makes one step of an iterative method;
-            `removes_model_bias`, which is False where the graph leaves the model's mean error in the background.
+            `removes_model_bias`, which is False where the graph leaves the model's mean error in the background;
+            `recent_hours` where it takes departures of so many hours as further planes (`recent`).
     """
     return {
         "kind": KIND,
@@ -58,7 +61,7 @@ def assimilator_metadata(
     }
 
 
-class TrainedAssimilator:
+class TrainedAssimilator(WithRecent):
     """Run a trained method from its ONNX file, as an `Assimilator`; the session is made once.
 
     Attributes:
@@ -82,8 +85,9 @@ class TrainedAssimilator:
         self.reach_km = float(self.metadata["reach_km"])
         # All files that dacycle exported before they said so remove it.
         self.removes_model_bias = bool(self.metadata.get("removes_model_bias", True))
-        self._stepping = _stepping(self.path, self.metadata)
-        self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, len(self.planes), self._stepping)
+        self._stepping, self.recent = _stepping(self.path, self.metadata), "recent_hours" in self.metadata
+        self._taken = len(NAMES) + len(self.planes) + len(NAMES) * self.recent
+        self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, self._taken, self._stepping)
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """Correct B chains' backgrounds; see `Assimilator.analyse`.
@@ -91,10 +95,11 @@ class TrainedAssimilator:
         Raises:
             AssimilatorError: a tensor has another shape than the file's, or ONNX Runtime fails.
         """
+        if self.recent and values.shape[1] < self._taken:
+            values, errors = completed(values), completed(errors)
         inputs = dict(zip(INPUTS, (background, values, errors), strict=True))
         for name, array in inputs.items():
-            planes = 0 if name == INPUTS[0] else len(self.planes)
-            expected = (len(background), len(NAMES) + planes, *self.grid.shape)
+            expected = (len(background), len(NAMES) if name == INPUTS[0] else self._taken, *self.grid.shape)
             if array.shape != expected:
                 raise AssimilatorError(f"{self.name}: {name} is {array.shape}, but {expected} is needed")
         tensors = [np.ascontiguousarray(array, np.float32) for array in inputs.values()]
@@ -146,13 +151,12 @@ def _stepping(path: Path, metadata: dict[str, Any]) -> Stepping | None:
 
 
 def _checked_outputs(
-    path: Path, session: Any, shape: tuple[int, int], planes: int, stepping: Stepping | None
+    path: Path, session: Any, shape: tuple[int, int], taken: int, stepping: Stepping | None
 ) -> list[str]:
     """Return the names of the graph's outputs. AssimilatorError where its tensors are not those of the contract."""
     batch = "batch" if stepping is None else 1
     expected = {
-        name: ([batch, len(NAMES) + (planes if name in INPUTS[1:] else 0), *shape], "float")
-        for name in (*INPUTS, *OUTPUTS)
+        name: ([batch, taken if name in INPUTS[1:] else len(NAMES), *shape], "float") for name in (*INPUTS, *OUTPUTS)
     }
     if stepping is not None:
         expected[STEP_INPUT] = ([1], "int64")

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from dacycle.assimilators.base import Analysis
 from dacycle.assimilators.sampling.backgrounds import CYCLED, Backgrounds
+from dacycle.assimilators.trained.recent import WithRecent
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.module import Training
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
@@ -21,7 +22,7 @@ from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["PREFETCH", "AssimilationTraining", "TorchAssimilator", "typical_errors"]
+__all__ = ["PREFETCH", "AssimilationTraining", "TorchAssimilator", "takes_recent", "typical_errors"]
 
 PREFETCH = 2
 """Batches that each worker prepares ahead."""
@@ -29,7 +30,7 @@ Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class TorchAssimilator:
+class TorchAssimilator(WithRecent):
     """Run a network that is not yet exported as an `Assimilator`.
 
     A network with `stepping` is called like its exported graph: see `dacycle.assimilators.trained.stepping`.
@@ -46,6 +47,11 @@ class TorchAssimilator:
         """Observation planes of the network."""
         return tuple(self.network.planes)
 
+    @property
+    def recent(self) -> bool:  # type: ignore[override]
+        """Whether the network takes the departures of the last 24 hours."""
+        return takes_recent(self.network)
+
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """Correct B chains' backgrounds; see `Assimilator.analyse`."""
         fields = [np.ascontiguousarray(field, np.float32) for field in (background, values, errors)]
@@ -55,6 +61,11 @@ class TorchAssimilator:
     def _run(self, *tensors: NDArray) -> Any:
         with torch.no_grad():  # not inference mode, because a step may differentiate
             return [output.numpy() for output in self.network(*map(torch.from_numpy, tensors))]
+
+
+def takes_recent(network: Any) -> bool:
+    """Return whether a network takes the departures of the last 24 hours."""
+    return bool(getattr(network.size, "recent", 0))
 
 
 def typical_errors(backgrounds: Backgrounds, weights: NDArray[np.floating]) -> NDArray[np.float32]:

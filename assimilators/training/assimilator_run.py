@@ -1,8 +1,8 @@
-"""The training run of an assimilator: on errors of forecasts, then in closed-loop rounds.
+"""The training run of an assimilator: on errors of forecasts, then in rounds on those of its own cycles.
 
 Its folder holds, beside the files of every run (`training.folder`):
     round-0/        learning curve and checkpoint of the training on forecast errors
-    round-1/ ...    the same for each closed-loop round
+    round-1/ ...    the same for each closed-loop round; of a prior also the errors of its cycles
     rounds.csv      error of each round's network in cycles of the validation year, and whether it was accepted
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,21 +30,25 @@ from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
     Backgrounds,
     held_out,
+    joined,
     months_of,
     read_store,
     systematic_error,
+    within_years,
     year_times,
 )
-from dacycle.assimilators.sampling.cycles import cycled_errors
+from dacycle.assimilators.sampling.cycled_backgrounds import Cycling, make_chains
+from dacycle.assimilators.sampling.cycles import DROPPED, LAG, cycled_errors
 from dacycle.assimilators.sampling.observing import Observing, observing_of
 from dacycle.assimilators.sampling.planes import planes_in, true_planes
 from dacycle.assimilators.training.assimilation import (
     PREFETCH,
     AssimilationTraining,
     TorchAssimilator,
+    takes_recent,
     typical_errors,
 )
-from dacycle.assimilators.training.closed_loop import ClosedLoop
+from dacycle.assimilators.training.closed_loop import EVERY, ClosedLoop
 from dacycle.assimilators.training.data import check_complete, hour_weights, load_states, preload, season_weights
 from dacycle.assimilators.training.folder import (
     begin_run,
@@ -65,6 +70,7 @@ from dacycle.forecast_adapter.channels import HEADLINE, NAMES, PLANES, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.mini import static_planes
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
@@ -108,7 +114,7 @@ def train_assimilator(recipe: AssimilatorRecipe, folder: Path) -> Path:
     check = preload if recipe.in_memory else check_complete
     for year in recipe.training_years:
         check(reference, year_times(year), world.grid)
-    observing = observing_of(world, reference, recipe.observations, planes)
+    observing = observing_of(world, reference, recipe.observations, planes, recipe.optional)
     return fit_assimilator(recipe, folder, observing, backgrounds, _held_out(recipe, world, planes))
 
 
@@ -138,6 +144,9 @@ def fit_assimilator(
     )
     rounds = _Rounds(recipe, folder, observing, backgrounds, validation, operator_updates)
     for number in range(recipe.rounds + 1):
+        if _gained_little(folder, number, recipe.least_gain):
+            logger.info("round %d gained less than %g: the last", number - 1, recipe.least_gain)
+            break
         rounds.train(number)
         rounds.judge(number)
     return checkpoint_of(folder / f"round-{accepted_round(folder)}")
@@ -160,8 +169,6 @@ def build_network(
         )
     method = METHODS[recipe.method]
     network = method.network(grid, constants, network_size(method.size, recipe.network), planes)
-    if method.loss is None and recipe.rounds and not isinstance(network, Adapted):
-        raise RecipeError(f"rounds: {recipe.method} learns from errors alone, in no closed loop; it must be 0")
     if isinstance(network, Adapted) != bool(recipe.base):
         raise RecipeError(f"base: {recipe.method} has none" if recipe.base else f"base: {recipe.method} needs one")
     return network
@@ -208,6 +215,7 @@ def read_assimilator_run(folder: Path) -> tuple[AssimilatorRecipe, dict[str, Any
     recipe, record = read_record_of(AssimilatorRecipe, folder)
     network = load_round(folder, accepted_round(folder))
     record["rounds"] = _finished_rounds(folder)
+    record["samples"] = recipe.samples_of(len(record["rounds"]) - 1)
     record["minutes"] = round(sum(minutes_of(curve.parent) for curve in sorted(folder.glob("round-*/curve.csv"))))
     return recipe, record, network
 
@@ -224,6 +232,12 @@ def _best_before(folder: Path, number: int) -> int:
     return accepted[-1]
 
 
+def _gained_little(folder: Path, number: int, least: float) -> bool:
+    """Whether the round before a number lowered the cycled error of all before it by less than a share."""
+    errors = [float(row["cycled_error"]) for row in _finished_rounds(folder)[:number]]
+    return least > 0 and len(errors) > 1 and errors[-1] > (1 - least) * min(errors[:-1])
+
+
 def _finished_rounds(folder: Path) -> list[dict[str, str]]:
     """Return the rows of `rounds.csv`, in order."""
     return read_rows(folder / "rounds.csv")
@@ -234,7 +248,7 @@ def _held_out(recipe: AssimilatorRecipe, world: World, planes: tuple[str, ...]) 
     reference = Reference(Path(recipe.data) / str(recipe.validation_years[0]))
     backgrounds = held_out(load_model(recipe.model), reference, world, HELD_OUT_STARTS)
     order, unused = np.arange(len(backgrounds.times)), np.zeros(len(NAMES), np.float32)
-    observing = observing_of(world, reference, recipe.observations, planes)
+    observing = observing_of(world, reference, recipe.observations, planes, recipe.optional)
     return Samples(backgrounds, observing, order, recipe.seed, unused, whole=True)
 
 
@@ -284,6 +298,17 @@ def _some_times(backgrounds: Backgrounds) -> NDArray[np.datetime64]:
     return times[:: len(times) // PLANE_STATES | 1]
 
 
+@lru_cache(maxsize=1)
+def _cycling(run: Path, number: int, data: str) -> Cycling:
+    """Return what makes chains with a round of a run in its training years; loaded once a process."""
+    recipe, record = read_record_of(AssimilatorRecipe, run)
+    world = load_world(recipe.world)
+    observing = observing_of(world, Reference(data), recipe.observations, tuple(record["planes"]), recipe.optional)
+    method = TorchAssimilator(load_round(run, number), world.grid, world.name)
+    torch.set_num_threads(recipe.threads if recipe.workers == 1 else 1)
+    return Cycling(method, load_model(recipe.model), observing, recipe.frames)
+
+
 def _begin_with(network: Adapted, base: str) -> None:
     """Give an adapter the network of a run as its base. RecipeError where it is of another method or size."""
     _, _, trained = read_assimilator_run(Path(base))
@@ -310,30 +335,55 @@ class _Rounds:
         constants = Constants(**read_constants(self.folder))
         lightning.seed_everything(recipe.seed, verbose=False)
         network = self._initial_network(number, constants)
+        recent = takes_recent(network)
         epochs, rate = (
             (recipe.round_epochs, recipe.round_learning_rate) if number else (recipe.epochs, recipe.learning_rate)
         )
 
+        loss, first = METHODS[recipe.method].loss, len(self.backgrounds.times)
+        backgrounds = self._with_own_cycles(number) if number and loss is None else self.backgrounds
+
         def open_loop(epoch: int) -> Samples:
             generator = np.random.default_rng([recipe.seed, number, epoch])
-            order = np.resize(generator.permutation(len(self.backgrounds.times)), recipe.epoch_samples)
-            seed = 1000 * (1000 * recipe.seed + number) + epoch
-            return Samples(
-                self.backgrounds, self.observing, order, seed, EXACT * constants.error, mixed=self.recipe.mixed
-            )
+            order = np.resize(generator.permutation(first), recipe.epoch_samples)
+            if len(backgrounds.times) > first:
+                own = first + generator.permutation(len(backgrounds.times) - first)
+                order[1::EVERY] = np.resize(own, len(order[1::EVERY]))
+            seed = self._seed(number) + epoch
+            return Samples(backgrounds, self.observing, order, seed, EXACT * constants.error, mixed=recipe.mixed)
 
         def samples(epoch: int) -> Samples | ClosedLoop:
             others = open_loop(epoch)
             ahead = recipe.batch * (PREFETCH * recipe.workers + 1)
-            return ClosedLoop(others, recipe.model, ahead, recipe.frames) if number else others
+            return ClosedLoop(others, recipe.model, ahead, recipe.frames, recent) if number else others
 
-        loss = METHODS[recipe.method].loss
         module: Training = (
             PriorTraining(network, recipe, area, open_loop, self.validation, epochs, rate)
             if loss is None
             else AssimilationTraining(network, loss, recipe, area, samples, self.validation, epochs, rate)
         )
         run_epochs(module, self.folder / f"round-{number}", epochs)
+
+    def _seed(self, number: int) -> int:
+        """Return the first of a thousand seeds of a round."""
+        return 1000 * (1000 * self.recipe.seed + number)
+
+    def _with_own_cycles(self, number: int) -> Backgrounds:
+        """Return the backgrounds, and those of cycles with the network that a round of a prior begins with.
+
+        There are as many cycles as a closed loop would have, in chains as long as those that judge the round.
+        """
+        recipe, world, folder = self.recipe, self.observing.world, self.folder / f"round-{number}/cycles"
+        cycles = 4 * recipe.validation_days
+        chains = -(-recipe.round_epochs * recipe.epoch_samples // (EVERY * (cycles - DROPPED)))
+        starts = np.unique(self.backgrounds.times)
+        whole = within_years(world.reference, starts - (LAG + 2) * STEP, starts + (cycles - 1) * STEP)
+        if not whole.any():
+            raise DataError(f"{world.reference.folder}: too short for chains of {cycles} cycles")
+        starts = starts[whole][np.linspace(0, whole.sum() - 1, chains).astype(int)]
+        cycling = partial(_cycling, self.folder, _best_before(self.folder, number), recipe.data)
+        make_chains(cycling, folder, starts, cycles, self._seed(number), recipe.workers)
+        return joined([self.backgrounds, read_store(folder, world)])
 
     def _initial_network(self, number: int, constants: Constants) -> Any:
         """Return the network that a round begins with."""

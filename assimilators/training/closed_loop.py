@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.sampling.observing import USUAL
+from dacycle.assimilators.sampling.backgrounds import within_years
+from dacycle.assimilators.trained.recent import CYCLES as RECENT_CYCLES
+from dacycle.assimilators.trained.recent import recent_departures
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.frames import older_frame
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 
-__all__ = ["ClosedLoop"]
+__all__ = ["EVERY", "ClosedLoop"]
 
 CYCLES = 48
 """Most cycles of a chain: 12 days."""
@@ -42,19 +44,26 @@ class ClosedLoop(Dataset[Batch]):
         model: the forecast model, by name or file.
         ahead: how many samples may be in flight.
         frames: as an experiment's, the share of the increment in the older frame of the next forecast.
+        recent: whether values and errors of a sample have the departures of the last 24 hours behind them, 0 in the
+            other samples.
 
     Raises:
         DataError: the reference is too short for a chain.
     """
 
-    def __init__(self, others: Samples, model: str, ahead: int, frames: float | None = None) -> None:
-        self.others, self.model, self.frames = others, model, frames
+    def __init__(
+        self, others: Samples, model: str, ahead: int, frames: float | None = None, recent: bool = False
+    ) -> None:
+        self.others, self.model, self.frames, self.recent = others, model, frames, recent
         slots = EVERY * -(-max(len(others) // CYCLES, ahead) // EVERY)
         self._starts, errors = self._begin(slots, -(-len(others) // slots))
         world = others.observing.world
         shape = (slots, len(NAMES), *world.grid.shape)
         self._previous, self._current, self._background = (_shared(shape, torch.float32) for _ in range(3))
         self._cycles = _shared((slots,), torch.int64)
+        # Departures of the last cycles, and their errors; the newest takes the place of the oldest.
+        kept = (slots, RECENT_CYCLES if recent else 0, *shape[1:])
+        self._values, self._errors = _shared(kept, torch.float32), _shared(kept, torch.float32)
         for slot, (start, error) in enumerate(zip(self._starts, errors, strict=True)):
             error = error.astype(np.float32) * world.statistics.std[:, None, None]
             for frame, time in ((self._previous, start - STEP), (self._current, start)):
@@ -63,9 +72,7 @@ class ClosedLoop(Dataset[Batch]):
     def _begin(self, slots: int, cycles: int) -> tuple[NDArray[np.datetime64], NDArray[np.float16]]:
         """Return when each chain begins, and with which error; each chain lies within one year."""
         backgrounds, reference = self.others.backgrounds, self.others.observing.world.reference
-        first, last = backgrounds.times - STEP, backgrounds.times + cycles * STEP
-        whole = first.astype("datetime64[Y]") == last.astype("datetime64[Y]")
-        whole &= np.isin(first, reference.times) & np.isin(last, reference.times)
+        whole = within_years(reference, backgrounds.times - STEP, backgrounds.times + cycles * STEP)
         if not whole.any():
             raise DataError(f"{reference.folder}: too short for chains of {cycles} cycles")
         generator = np.random.default_rng(self.others.seed)
@@ -83,14 +90,34 @@ class ClosedLoop(Dataset[Batch]):
     def __getitem__(self, item: int) -> Batch:
         slot = item % len(self._starts)
         if slot % EVERY == 0:
-            return self.others[item]
+            return self._with_recent(self.others[item])
         previous, current = (frame[slot].numpy()[None] for frame in (self._previous, self._current))
         background = next(self._forecaster.forecast(previous, current, 1))[0]
         self._background[slot] = torch.from_numpy(background)
         time = self._starts[slot] + (int(self._cycles[slot]) + 1) * STEP
         # Errors of sparsely observed chains are many times as large, and would dominate the loss.
-        fields = self.others.observed(time, background, USUAL, np.random.default_rng([self.others.seed, item]))
-        return *fields, torch.tensor(slot)
+        subset = self.others.observing.usual(slot // EVERY)
+        fields = self.others.observed(time, background, subset, np.random.default_rng([self.others.seed, item]))
+        batch = self._with_recent((*fields, torch.tensor(slot)), slot)
+        if self.recent:
+            seen = fields[2][: len(NAMES)] > 0
+            newest = int(self._cycles[slot]) % RECENT_CYCLES
+            self._values[slot, newest] = torch.where(seen, fields[1][: len(NAMES)] - torch.from_numpy(background), 0)
+            self._errors[slot, newest] = fields[2][: len(NAMES)]
+        return batch
+
+    def _with_recent(self, batch: Batch, slot: int | None = None) -> Batch:
+        """Return a sample with the recent departures of a chain, or of none, behind its values and errors."""
+        if not self.recent:
+            return batch
+        state, values, errors, target, number = batch
+        departures, their_errors = np.zeros((2, *state.shape), np.float32)
+        if slot is not None:
+            past = zip(self._values[slot].numpy(), self._errors[slot].numpy(), strict=True)
+            departures, their_errors = recent_departures([(np.zeros_like(departures), *cycle) for cycle in past])
+        further = (torch.from_numpy(part) for part in (departures, their_errors))
+        values, errors = (torch.cat(pair) for pair in zip((values, errors), further, strict=True))
+        return state, values, errors, target, number
 
     def analysed(self, slots: Tensor, analyses: Tensor) -> None:
         """Continue the chains from the normalised analyses (B, 69, H, W) of a batch."""

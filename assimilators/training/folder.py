@@ -43,12 +43,13 @@ SomeRecipe = TypeVar("SomeRecipe", bound=Recipe)
 
 
 def check_folder(recipe: Recipe, folder: Path) -> None:
-    """Raise RecipeError where the folder holds a run of another recipe; more rounds than before are allowed."""
+    """Raise RecipeError where the folder holds a run of another recipe; rounds and their end may change."""
     if not (folder / "run.json").exists():
         return
     before, _ = read_record(folder)
     if isinstance(recipe, AssimilatorRecipe) and isinstance(before, AssimilatorRecipe):
-        before = before.model_copy(update={"rounds": max(before.rounds, recipe.rounds)})
+        further = {"rounds": max(before.rounds, recipe.rounds), "least_gain": recipe.least_gain}
+        before = before.model_copy(update=further)
     if before.digest() != recipe.digest():
         raise RecipeError(
             f"{folder} holds a run of another recipe ({folder}/recipe.yaml); train into another folder with --out"

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from dacycle.assimilators.base import current_name
 from dacycle.assimilators.exceptions import RecipeError
-from dacycle.common.configuration import Number, Strict, read_checked, suggestion
+from dacycle.common.configuration import NO_CHANGES, Number, Strict, read_checked, suggestion
 from dacycle.forecast_adapter.models.frames import Frames
 
 __all__ = [
@@ -52,8 +52,9 @@ class RolloutStage(Strict):
     epochs: int = Field(gt=0)
 
 
-Guidance = Literal["solved", "published"]
-"""The one entry of a network that is a word: how observations guide a diffusion."""
+Word = Literal["solved", "published", "departures", "absolute", "removed", "kept", "odd", "none"]
+"""What the entries of a network can be that are no numbers: the guidance of a diffusion, and the form of a feed-forward
+method (`networks.blocks.departures.DepartureSize`)."""
 
 YEARS_ENOUGH = 10
 """Training years from which errors are not mixed unless a recipe says so.
@@ -98,7 +99,7 @@ class Recipe(Strict):
     validation_years: Years
     seed: int
     licence: str = "Apache-2.0"
-    network: dict[str, int | Guidance] = Field(default_factory=dict)
+    network: dict[str, int | Word] = Field(default_factory=dict)
     batch: int = Field(default=16, gt=0)
     learning_rate: Number = Field(default=2e-3, gt=0)
     weight_decay: Number = Field(default=0.05, ge=0)
@@ -124,7 +125,7 @@ class Recipe(Strict):
             del content["mixed"]  # the share of all recipes that are older than this entry
         if not content.get("backgrounds_of"):
             content.pop("backgrounds_of", None)  # so are the backgrounds of another model
-        for younger in ("frames", "weights"):
+        for younger in ("frames", "weights", "optional", "least_gain"):
             if not content.get(younger):
                 content.pop(younger, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -186,12 +187,16 @@ class AssimilatorRecipe(Recipe):
             such an error does not depend on the flow. Default: 0 with `YEARS_ENOUGH` training years, else `MIXED`.
         frames: as in an experiment: what the cycles of the rounds, of the validation and of the gate do with the older
             frame.
-        rounds: closed-loop rounds, trained on cycles of the network in training. A finished run goes on if this number
-            is raised.
+        optional: those of the sources that every second sample, and every second chain of cycles, is without, all
+            together: the file then serves networks with them and without.
+        rounds: most closed-loop rounds, trained on cycles of the network in training; those of a prior, on errors of
+            its cycles before the round. A finished run goes on if this number is raised.
+        least_gain: a round whose cycled error is not lower than the best before by this share is the last; 0: all
+            rounds are made.
         round_epochs, round_learning_rate: of each round.
         validation_days: length of the cycles that a round is judged by.
         base: folder of a finished run, whose network is an adapter's base. The base stays fixed in the first training.
-            In the rounds it is trained with the adapter; those of a prior have no closed loop.
+            In the rounds it is trained with the adapter.
     """
 
     product: ClassVar[str] = "an assimilator"
@@ -208,7 +213,9 @@ class AssimilatorRecipe(Recipe):
     in_memory: bool = True
     mixed: Number = Field(default=None, validate_default=True, ge=0, le=1)
     frames: Frames = None
+    optional: list[str] = Field(default_factory=list)
     rounds: int = Field(default=1, ge=0)
+    least_gain: Number = Field(default=0.0, ge=0, lt=1)
     round_epochs: int = Field(default=4, gt=0)
     round_learning_rate: Number = Field(default=5e-4, gt=0)
     validation_days: int = 12
@@ -225,6 +232,14 @@ class AssimilatorRecipe(Recipe):
         if not all("source" in entry for entry in observations):
             raise ValueError("every entry is a mapping with a source, as in an experiment")
         return observations
+
+    @field_validator("optional")
+    @classmethod
+    def _of_the_sources(cls, optional: list[str], info: ValidationInfo) -> list[str]:
+        names = [entry.get("name", entry["source"]) for entry in info.data.get("observations", [])]
+        for name in set(optional) - set(names):
+            raise ValueError(f"{name} is no source of the observations; they are {', '.join(names)}")
+        return optional
 
     @field_validator("mixed", mode="before")
     @classmethod
@@ -248,7 +263,11 @@ class AssimilatorRecipe(Recipe):
     @property
     def samples(self) -> int:
         """Samples of the whole training."""
-        return (self.epochs + self.rounds * self.round_epochs) * self.epoch_samples
+        return self.samples_of(self.rounds)
+
+    def samples_of(self, rounds: int) -> int:
+        """Return the samples of the first training and of so many rounds."""
+        return (self.epochs + rounds * self.round_epochs) * self.epoch_samples
 
 
 class OperatorRecipe(Recipe):
@@ -285,12 +304,13 @@ def recipe_kind(path: Path | str) -> str:
     return read_checked(path, _Kind, "a recipe", RecipeError).kind
 
 
-def load_recipe(path: Path | str, data: str | None = None) -> NetworkRecipe:
+def load_recipe(path: Path | str, data: str | None = None, changes: Mapping[str, Any] = NO_CHANGES) -> NetworkRecipe:
     """Read and check the recipe of a network.
 
     Args:
         path: the YAML file.
         data: folder with the years, in place of the recipe's.
+        changes: other values of the recipe's keys, such as {"seed": 2, "network.width": 64}.
 
     Raises:
         RecipeError: one line for each mistake, with file, line and key.
@@ -298,7 +318,7 @@ def load_recipe(path: Path | str, data: str | None = None) -> NetworkRecipe:
     kind = recipe_kind(path)
     if kind not in _TYPES:
         raise RecipeError(f"{path}: its kind is {kind!r}, which trains no network; here it is {' or '.join(_TYPES)}")
-    recipe = read_checked(path, _TYPES[kind], "a recipe", RecipeError)
+    recipe = read_checked(path, _TYPES[kind], "a recipe", RecipeError, changes)
     return recipe if data is None else recipe.model_copy(update={"data": data})
 
 

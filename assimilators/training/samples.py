@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dacycle.assimilators.sampling.backgrounds import Backgrounds
-from dacycle.assimilators.sampling.observing import USUAL, Observing, Subset, random_subset
+from dacycle.assimilators.sampling.observing import Observing, Subset
 from dacycle.forecast_adapter.channels import GROUPS
 
 __all__ = ["Batch", "ErrorPairs", "Fields", "Samples", "idealised"]
@@ -40,7 +40,7 @@ class Samples(Dataset[Batch]):
         order: (n,) numbers of the backgrounds.
         seed: of the observations; another one in each pass.
         exact: (69,) error of idealised observations, in standard deviations.
-        whole: observe every sample by `USUAL` alone, and leave its background unchanged.
+        whole: observe every sample by its usual subset, and leave its background unchanged.
         mixed: share of the samples whose error is a combination of two of other dates (`_mixed`).
     """
 
@@ -57,7 +57,7 @@ class Samples(Dataset[Batch]):
 
     def __getitem__(self, item: int) -> Batch:
         world, generator = self.observing.world, np.random.default_rng([self.seed, item])
-        subset = USUAL if self.whole else random_subset(generator, self.observing.names)
+        subset = self.observing.usual(item) if self.whole else self.observing.random_subset(generator)
         time, background, truth = self.background(item, generator)
         state, values, errors, target = self.observed(time, background, subset, generator)
         if not self.whole and generator.random() < IDEALISED:

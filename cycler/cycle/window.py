@@ -1,4 +1,4 @@
-"""What a method that corrects the start of a forecast needs of the cycles before: frames and superobs, as committed."""
+"""What a method with a window needs of the cycles before: frames, backgrounds and superobs, as committed."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Assimilator, Past, WindowAssimilator
+from dacycle.assimilators.base import Assimilator, Past, has_window
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.cycle.inputs import Inputs
@@ -36,7 +36,7 @@ def with_past(
         longest: whether a window longer than 6 h may be used: not where the cycle begins from a background. Neither is
             it in the first cycle, before which there is none.
     """
-    if not isinstance(method, WindowAssimilator):
+    if not has_window(method):
         return method
     share = inputs.experiment.frames or 0.0
     assert share != "smoothed"  # an experiment without members has refused it
@@ -44,8 +44,10 @@ def with_past(
     if method.steps == 1 or not longest or first - STEP < past.times[0]:
         return method.with_past(Past(*start, share=share, bias=_bias(inputs, [time])))
     within = [time - k * STEP for k in range(method.steps - 1, 0, -1)]
-    observations = [_superobs(inputs, past, at) for at in within]
-    return method.with_past(Past(*frames.pair(first), observations, share, _bias(inputs, [*within, time])))
+    backgrounds = [past.state("background", at).values for at in within]
+    observations = [_superobs(inputs, past, *cycle) for cycle in zip(within, backgrounds, strict=True)]
+    bias = _bias(inputs, [*within, time])
+    return method.with_past(Past(*frames.pair(first), observations, share, bias, backgrounds))
 
 
 def _bias(inputs: Inputs, times: Sequence[pd.Timestamp]) -> list[NDArray]:
@@ -54,16 +56,15 @@ def _bias(inputs: Inputs, times: Sequence[pd.Timestamp]) -> list[NDArray]:
     return [] if bias is None else [bias.at(np.datetime64(time, "h")) for time in times]
 
 
-def _superobs(inputs: Inputs, past: Branch, time: pd.Timestamp) -> tuple[NDArray, NDArray]:
-    """Return values and errors (69 + M, H, W) of the observations that a committed cycle assimilated.
+def _superobs(inputs: Inputs, past: Branch, time: pd.Timestamp, background: NDArray) -> tuple[NDArray, NDArray]:
+    """Return values and errors (69 + M, H, W) of what a committed cycle with this background assimilated.
 
     Departures are those that it committed, so that a run that is killed and goes on gets the same.
 
     Raises:
-        ArchiveError: its table or its background is missing or damaged.
+        ArchiveError: its table is missing or damaged.
     """
     planes = inputs.assimilator.planes
-    background = past.state("background", time).values
     for _, table in past.departures_between(time, time):
         gridded = grid_observations(
             table, table["background"].to_numpy(), background, inputs.observation_grid, planes,

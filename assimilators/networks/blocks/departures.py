@@ -3,29 +3,78 @@
 A method defines `DepartureNetwork.observe`, `encode` and `decode`. The increment of every method is odd in the
 departures (`estimate`). Otherwise a network learns the mean error of its training backgrounds and removes it in every
 cycle, where it is present or not, and the cycles drift.
+
+So that it can be measured what this harness brings and what the paper's network does, `DepartureSize` has an entry for
+each of its parts, with which the method is without it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.assimilators.networks.blocks.base import AnalysisNetwork, weights_of
+from dacycle.assimilators.networks.blocks.base import AnalysisNetwork, Constants, weights_of
 from dacycle.assimilators.networks.blocks.layers import RadialConvolution
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, PLANES
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["DepartureNetwork", "SetConvolutions", "added", "gaussian_loss", "halved"]
+__all__ = ["DepartureNetwork", "DepartureSize", "SetConvolutions", "added", "gaussian_loss", "halved"]
 
 NEAR, WIDE = (1500.0,), (3000.0, 6000.0)
 """Supports in km of the set convolutions' kernels, on the grid and on its 2 x 2 blocks."""
 
 
+_FORMS = {"fields": ("departures", "absolute"), "bias": ("removed", "kept"), "symmetry": ("odd", "none")}
+
+
+@dataclass(frozen=True)
+class DepartureSize:
+    """Hold what all feed-forward methods have, beside the size of their network.
+
+    The first of the words that each of three entries may have is dacycle's; with the second, the method is in that
+    respect as it was published.
+
+    Attributes:
+        reach_km: distance beyond which an observation has no influence.
+        fields: `departures` in units of the background's error go in and an increment in these units comes out, or
+            `absolute` normalised observations go in and a normalised analysis comes out.
+        bias: whether the forecast model's mean error is `removed` from the background, or `kept`.
+        symmetry: whether the increment is `odd` in the departures, or has no symmetry (`none`).
+        recent: 1: the departures of the last 24 hours are further inputs (`trained.recent`).
+    """
+
+    reach_km: int = 2500
+    fields: str = "departures"
+    bias: str = "removed"
+    symmetry: str = "odd"
+    recent: int = 0
+
+    def __post_init__(self) -> None:
+        for name, words in _FORMS.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is unknown; it is {' or '.join(words)}")
+        if self.recent not in (0, 1):
+            raise ValueError(f"recent: {self.recent} is unknown; it is 0 or 1")
+        if self.fields == "absolute" and self.symmetry == "odd":
+            raise ValueError("symmetry: absolute fields have no opposites; it must be none")
+
+
 class DepartureNetwork(AnalysisNetwork, ABC):
     """Make an increment, and perhaps a spread, of departures; ``estimate`` is trained."""
+
+    def __init__(
+        self, grid: Grid, constants: Constants, size: DepartureSize, planes: tuple[str, ...] = tuple(PLANES)
+    ) -> None:
+        if size.bias == "kept":
+            constants = replace(constants, bias=np.zeros_like(constants.bias))
+        super().__init__(grid, constants, size.reach_km, planes)
+        self.absolute, self.odd = size.fields == "absolute", size.symmetry == "odd"
+        self.inputs += size.recent * CHANNEL_COUNT
 
     @abstractmethod
     def observe(self, departure: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
@@ -64,6 +113,8 @@ class DepartureNetwork(AnalysisNetwork, ABC):
             state: (B, 69, H, W) the normalised background.
             values, errors: (B, 69 + M, H, W) superobs, SI; an error above 0 exactly where there is one.
         """
+        if not self.odd:
+            return self._estimate_once(state, values, errors, state.new_ones(()))
         state, bias = self.unbiased(state)
         departure, error, sizes = self.departures(state, values, errors)
         weight = weights_of(error)
@@ -81,17 +132,51 @@ class DepartureNetwork(AnalysisNetwork, ABC):
         """Return `estimate` at half the cost, for training: half of the samples have the opposite departures.
 
         Training on both signs makes the optimum odd. Signs alternate in pairs, because even and odd samples may come
-        from different sources (`training.closed_loop`).
+        from different sources (`training.closed_loop`). A method without symmetry is trained as it is.
         """
+        if not self.odd:
+            return self._estimate_once(state, values, errors, state.new_ones(()))
+        sign = 1.0 - 2.0 * (torch.arange(state.shape[0], device=state.device)[:, None, None, None] // 2 % 2)
+        return self._estimate_once(state, values, errors, sign)
+
+    def _estimate_once(
+        self, state: Tensor, values: Tensor, errors: Tensor, sign: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return increment and spread from the departures times a sign, one for all samples or (B, 1, 1, 1)."""
         state, bias = self.unbiased(state)
         departure, error, sizes = self.departures(state, values, errors)
         weight = weights_of(error)
         known, size = self.known_beside(sizes), sizes[:, :1]
-        sign = 1.0 - 2.0 * (torch.arange(state.shape[0], device=state.device)[:, None, None, None] // 2 % 2)
         observed = tuple(_signed(features, sign) for features in self.observe(departure, weight))
         increment, spread = self.decode(state, known, self.encode(state, known), observed)
-        increment = self.gate(weight) * (sign * size * increment - bias)
+        increment = (increment - state) / self.error if self.absolute else sign * size * increment
+        increment = self.gate(weight) * (increment - bias)
         return increment, None if spread is None else size * self._spread(spread)
+
+    def departures(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `AnalysisNetwork.departures`, and behind them the recent ones, 0 where the values lack them.
+
+        Of absolute fields they are the observations themselves, and the sizes are 1.
+        """
+        own = CHANNEL_COUNT + len(self.planes)
+        if self.inputs == own:
+            return self._departures_now(state, values, errors)
+        missing = (0, 0, 0, 0, 0, self.inputs - values.shape[1])
+        (values, recent), (errors, recent_error) = (
+            functional.pad(part, missing).split([own, CHANNEL_COUNT], 1) for part in (values, errors)
+        )
+        departure, error, sizes = self._departures_now(state, values, errors)
+        scale = self.std * self.error * sizes[:, :1]
+        return torch.cat([departure, recent / scale], 1), torch.cat([error, recent_error / scale], 1), sizes
+
+    def _departures_now(self, state: Tensor, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        departure, error, sizes = super().departures(state, values, errors)
+        if not self.absolute:
+            return departure, error, sizes
+        channels, planes = values[:, :CHANNEL_COUNT], values[:, CHANNEL_COUNT:]
+        observed = torch.cat([(channels - self.mean) / self.std, self._normalised(planes)], 1)
+        error = torch.cat([error[:, :CHANNEL_COUNT] * sizes[:, :1], error[:, CHANNEL_COUNT:]], 1)
+        return torch.where(errors > 0, observed, 0.0), error, torch.ones_like(sizes)
 
     def _spread(self, raw: Tensor) -> Tensor:
         return 0.01 + 0.99 * functional.softplus(raw)

@@ -1,5 +1,6 @@
 """Commands for networks: make samples, train, export, judge."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +32,7 @@ from dacycle.assimilators.training.recipe import (
 )
 from dacycle.assimilators.variational.recipe import estimate_from_recipe as estimate_covariance_from_recipe
 from dacycle.cycler.cli.show import console
-from dacycle.cycler.cli.texts import need_torch, parse_years
+from dacycle.cycler.cli.texts import need_torch, parse_setting, parse_years
 from dacycle.forecast_adapter.channels import HEADLINE, PLANES, readable
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.model import load_model
@@ -106,17 +107,28 @@ def train(
         str | None,
         typer.Option(metavar="GRID", help="Do not train; print the cost of training an assimilator on this grid."),
     ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of a network's recipe; may be repeated."),
+    ] = None,
 ) -> None:
     """Train a network, or estimate statistics of errors (recipes of `kind: oi`, `3dvar`, `bias`).
 
     A network needs the extra `train`. Run the same command again to continue an interrupted training.
 
+    With --set, the folder's default name also says what is changed.
+
     Example: dacycle train deploy/recipes/mini-cpu.yaml --data nature
+
+    Example: dacycle train deploy/recipes/adas-cpu.yaml --set seed=2   # into runs/adas-cpu-seed-2
 
     Example: dacycle train deploy/recipes/era5/fnp.yaml --estimate 1.40625deg
     """
-    folder, kind = out or Path("runs") / recipe.stem, recipe_kind(recipe)
+    name = "-".join([recipe.stem, *(re.sub(r"[^\w.]+", "-", text).strip("-") for text in change or [])])
+    folder, kind = out or Path("runs") / name, recipe_kind(recipe)
     if kind in ESTIMATES:
+        if change:
+            raise RecipeError(f"--set {change[0]}: {recipe} is of kind {kind}; only networks' recipes can be changed")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{recipe.stem}.nc"
         make, then = ESTIMATES[kind]
@@ -124,7 +136,7 @@ def train(
         typer.echo(f"estimated: {path}; {then}")
         return
     need_torch()
-    read = load_recipe(recipe, data)
+    read = load_recipe(recipe, data, dict(parse_setting(text, "--set") for text in change or []))
     if estimate is not None:
         _say_what_it_takes(read, estimate)
         return

@@ -5,10 +5,10 @@ derived from `Strict`, in the module of what it configures.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from io import StringIO
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -20,9 +20,22 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from dacycle.common.errors import DacycleError
 from dacycle.common.foreign import read_text
 
-__all__ = ["Number", "Strict", "parse_checked", "parse_value", "parse_yaml", "read_checked", "suggestion", "write_yaml"]
+__all__ = [
+    "NO_CHANGES",
+    "Number",
+    "Strict",
+    "parse_checked",
+    "parse_value",
+    "parse_yaml",
+    "read_checked",
+    "suggestion",
+    "write_yaml",
+]
 
 Content = TypeVar("Content", bound=BaseModel)
+
+
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 
 class Strict(BaseModel):
@@ -47,7 +60,9 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(names)}"
 
 
-def read_checked(path: Path | str, kind: type[Content], what: str, error: type[DacycleError]) -> Content:
+def read_checked(
+    path: Path | str, kind: type[Content], what: str, error: type[DacycleError], changes: Mapping[str, Any] = NO_CHANGES
+) -> Content:
     """Read a YAML file and check it against a model.
 
     Args:
@@ -55,6 +70,7 @@ def read_checked(path: Path | str, kind: type[Content], what: str, error: type[D
         kind: the pydantic model.
         what: what the file describes, with its article, for messages: "an experiment".
         error: what is raised.
+        changes: values in place of the file's, by key; `a.b` is the entry b of the mapping a.
 
     Raises:
         error: the file cannot be read, or one line per problem, `FILE:LINE: key: problem`.
@@ -62,17 +78,33 @@ def read_checked(path: Path | str, kind: type[Content], what: str, error: type[D
     path = Path(path)
     if not path.exists():
         raise error(f"{path}: there is no such file ({what} is expected)")
-    return parse_checked(read_text(path, error), str(path), kind, what, error)
+    return parse_checked(read_text(path, error), str(path), kind, what, error, changes)
 
 
-def parse_checked(text: str, source: str, kind: type[Content], what: str, error: type[DacycleError]) -> Content:
+def parse_checked(
+    text: str, source: str, kind: type[Content], what: str, error: type[DacycleError],
+    changes: Mapping[str, Any] = NO_CHANGES,
+) -> Content:  # fmt: skip
     """Check the text of a YAML file; `source` names it in messages. Arguments and errors as `read_checked`."""
     node = parse_yaml(text, source, what, error)
+    for key, value in changes.items():
+        _change(node, key, value, source, error)
     try:
         return kind.model_validate(_plain(node))
     except ValidationError as problems:
         lines = sorted((_explain(node, kind, problem) for problem in problems.errors()), key=lambda line: line[0])
         raise error("\n".join(f"{source}:{line}: {sentence}" for line, sentence in lines)) from None
+
+
+def _change(node: CommentedMap, key: str, value: Any, source: str, error: type[DacycleError]) -> None:
+    """Give an entry of a document, whose key is `a` or `a.b`, another value."""
+    place: Any = node
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        place = place.setdefault(parent, CommentedMap())
+        if not isinstance(place, MutableMapping):
+            raise error(f"{source}: {key}: {parent} is no mapping, so it has no entry {leaf}")
+    place[leaf] = value
 
 
 def parse_yaml(text: str, source: str, what: str, error: type[DacycleError]) -> CommentedMap:
@@ -127,7 +159,7 @@ def _line_of(node: Any, location: tuple[str | int, ...]) -> int:
     """Return the line (from 1) of the deepest part of `location` that the document holds."""
     line = 1
     for part in location:
-        if isinstance(node, CommentedMap) and part in node:
+        if isinstance(node, CommentedMap) and part in (node.lc.data or ()):
             line = node.lc.key(part)[0] + 1
         elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
             line = node.lc.item(part)[0] + 1

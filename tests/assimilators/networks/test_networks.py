@@ -1,6 +1,7 @@
 """Layers on the sphere against independent sums, and the invariants of every method for any weights."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from dacycle.assimilators.networks.adapter import (
 )
 from dacycle.assimilators.networks.adas import AdasNetwork, AdasSize, unified_mae
 from dacycle.assimilators.networks.blocks.base import AnalysisNetwork, Constants
-from dacycle.assimilators.networks.blocks.departures import gaussian_loss
+from dacycle.assimilators.networks.blocks.departures import DepartureSize, gaussian_loss
 from dacycle.assimilators.networks.blocks.diffusion import DiffusionSize
 from dacycle.assimilators.networks.blocks.layers import (
     Attention,
@@ -101,6 +102,110 @@ def observations(seed: int, share: float) -> tuple[torch.Tensor, torch.Tensor, t
     seen = torch.rand(1, 72, *GRID.shape, generator=generator) < share
     values = torch.where(seen, torch.randn(seen.shape, generator=generator), 0.0)
     return background, values, torch.where(seen, 0.3, 0.0)
+
+
+def in_form(mean_error: float = 0.2, **form: str) -> AnalysisNetwork:
+    """Return a ConvCNP in a form, for a model with a mean error, in a world with a mean of 3 and a deviation of 2."""
+    torch.manual_seed(0)
+    ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
+    static, season = np.zeros((4, *GRID.shape), np.float32), np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
+    bias = np.zeros((5, 69, *GRID.shape), np.float32)
+    bias[0] = mean_error
+    constants = Constants(3 * ones, 2 * ones, 0.5 * ones, 0 * planes, planes, static, season, bias)
+    made = METHODS["convcnp"].network(GRID, constants, ConvCnpSize(width=16, fine=8, layers=1, merged=1, **form))
+    torch.nn.init.normal_(made.head.weight, std=0.1)
+    return made.eval()
+
+
+def of_channels(seed: int, departure: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a background, and values and errors of channels alone, with this departure from it."""
+    background, values, errors = observations(seed, 0.3)
+    errors[:, 69:] = 0
+    departures = torch.where(errors > 0, departure, 0.0)
+    values = torch.cat([background, 0 * values[:, 69:]], 1) + departures
+    return background, torch.where(errors > 0, values, 0.0), errors
+
+
+@pytest.mark.parametrize("symmetry", ["odd", "none"])
+def test_a_method_without_symmetry_sees_the_departures_once_and_as_they_are(symmetry: str) -> None:
+    network = in_form(mean_error=0, symmetry=symmetry)
+    with torch.no_grad():
+        increments = []
+        for departure in (1.0, -1.0):
+            background, values, errors = of_channels(1, departure)
+            state = (background - 3) / 2
+            increments.append(network.estimate(state, values, errors)[0])
+        once = network.estimate_one_way(state, values, errors)[0]
+    odd = (increments[0] + increments[1]).abs().max() < 1e-4 * increments[0].abs().max()
+    assert odd == (symmetry == "odd")
+    assert torch.equal(once, increments[1]) == (symmetry == "none")
+
+
+def test_a_method_that_keeps_the_mean_error_leaves_a_background_that_observations_agree_with() -> None:
+    background, values, errors = of_channels(2, 0.0)
+    with torch.no_grad():
+        removed, kept = (in_form(bias=bias)(background, values, errors)[0] for bias in ("removed", "kept"))
+    torch.testing.assert_close(kept, background)
+    assert (removed - background).abs().max() > 0.1
+
+
+def test_absolute_fields_go_in_and_come_out() -> None:
+    network = in_form(fields="absolute", symmetry="none")
+    background, values, errors = observations(3, 0.3)
+    seen = errors > 0
+    observe, given = network.observe, []
+
+    def watched(departure: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given.append((departure, weight))
+        return observe(departure, weight)
+
+    network.observe = watched
+    network.decode = lambda state, *_: (torch.full_like(state, 0.7), torch.zeros_like(state))
+    with torch.no_grad():
+        analysis = network(background, values, errors)[0]
+    observed, weight = (part[:, :69] for part in given[0])
+    torch.testing.assert_close(observed, torch.where(seen, (values - 3) / 2, 0.0)[:, :69])
+    torch.testing.assert_close(weight, torch.where(seen, 1 / (1 + (errors / 1.0) ** 2), 0.0)[:, :69])
+    gate = network.gate(given[0][1])
+    torch.testing.assert_close(analysis, background + gate * (3 + 2 * 0.7 - background), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["adas", "convcnp", "fnp", "fnp-adapter"])
+def test_recent_departures_are_further_inputs_and_may_be_missing(method: str) -> None:
+    torch.manual_seed(0)
+    ones, planes = np.ones(69, np.float32), np.ones(3, np.float32)
+    static, season = np.zeros((4, *GRID.shape), np.float32), np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
+    bias = np.zeros((5, 69, *GRID.shape), np.float32)
+    constants = Constants(0 * ones, 2 * ones, ones, 0 * planes, planes, static, season, bias)
+    network = METHODS[method].network(GRID, constants, dataclasses.replace(SIZES[method], recent=1)).eval()
+    for weights in network.parameters():
+        if weights.ndim > 1 and not weights.any():
+            torch.nn.init.normal_(weights, std=0.1)
+    background, values, errors = of_channels(4, 0.0)  # they agree with the background, as far as they go
+    recent = torch.where(errors[:, :69] > 0, 1.0, 0.0)
+    with torch.no_grad():
+        missing = network(background, values, errors)[0]
+        zeros = (torch.cat([part, 0 * recent], 1) for part in (values, errors))
+        assert torch.equal(network(background, *zeros)[0], missing)
+        up, down = (
+            network(background, torch.cat([values, sign * recent], 1), torch.cat([errors, recent], 1))[0] - background
+            for sign in (1, -1)
+        )
+    torch.testing.assert_close(missing, background, atol=1e-5, rtol=1e-5)
+    assert up.abs().max() > 0.01
+    torch.testing.assert_close(up, -down, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"fields": "absolute"}, "symmetry: absolute fields have no opposites; it must be none"),
+        ({"bias": "gone"}, "bias: 'gone' is unknown; it is removed or kept"),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused(form: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DepartureSize(**form)
 
 
 @given(width=st.integers(2, 12), seed=st.integers(0, 99))

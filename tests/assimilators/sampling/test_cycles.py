@@ -1,13 +1,13 @@
 """Cycles in memory: each forecast starts from the analyses, and the errors are those of the scored cycles."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Analysis, FreeRun
+from dacycle.assimilators.base import Analysis, FreeRun, Past
 from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.cycles import LAG, ChainCycle, cycled_errors, run_chain
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
@@ -87,6 +87,35 @@ def test_a_chain_starts_from_a_forecast_of_48_hours(tiny: World, observing: Obse
     frames = [reference.array(time)[None] for time in reference.times[:2]]
     *_, last = model.forecast(*frames, LAG + 1)
     np.testing.assert_allclose(chain(Nudge("tiny"), model, observing)[0].background, last[0], rtol=1e-6)
+
+
+@dataclass(frozen=True)
+class Looking(Nudge):
+    """Nudge with a window of three steps, which keeps each past that it is given."""
+
+    steps: int = 3
+    pasts: list[Past] = field(default_factory=list)
+
+    def with_past(self, past: Past) -> Nudge:
+        """See `WindowAssimilator`."""
+        self.pasts.append(past)
+        return Nudge("tiny")
+
+
+def test_a_method_with_a_window_is_given_the_cycles_before(
+    tiny: World, model: ForecastModel, observing: Observing
+) -> None:
+    method = Looking("tiny")
+    cycles = chain(method, model, observing)
+    assert [len(past.observations) for past in method.pasts] == [0, 1, 2, 2]
+    for number, past in enumerate(method.pasts):
+        before = cycles[max(number - 2, 0) : number]
+        for cycle, background, (values, errors) in zip(before, past.backgrounds, past.observations, strict=True):
+            np.testing.assert_array_equal(background, cycle.background)
+            moved = Nudge("tiny").analyse(background[None], values[None], errors[None]).state[0]
+            np.testing.assert_allclose(moved, cycle.analysis, rtol=1e-6)
+    np.testing.assert_array_equal(method.pasts[3].newer, cycles[0].analysis)
+    assert chain(Looking("tiny", steps=0), model, observing)[3].analysis.tolist() == cycles[3].analysis.tolist()
 
 
 def test_a_subset_decides_what_a_chain_observes(model: ForecastModel, observing: Observing) -> None:

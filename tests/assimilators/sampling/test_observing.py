@@ -36,6 +36,20 @@ def test_selections_are_of_all_densities_and_every_type_is_denied_at_times() -> 
     assert not USUAL.deny
 
 
+def test_half_of_all_selections_are_without_the_optional_sources(observing: Observing, tiny: World) -> None:
+    both = ("sondes", "olr")
+    full = observing_of(tiny, tiny.reference, SOURCES, optional=both)
+    generator = np.random.default_rng(0)
+    drawn = [full.random_subset(generator) for _ in range(2000)]
+    for kind in ([s for s in drawn if s.share == USUAL.share], [s for s in drawn if s.share != USUAL.share]):
+        assert 0.45 < np.mean([set(both) <= set(selection.deny) for selection in kind]) < 0.57
+    assert [full.usual(number).deny for number in range(3)] == [(), both, ()]
+    assert observing.usual(1) == USUAL
+    one, other = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(20):  # without optional sources, recipes draw what they drew
+        assert observing.random_subset(one) == random_subset(other, observing.names)
+
+
 def test_denied_variables_and_sources_are_not_observed(observing: Observing, tiny: World) -> None:
     time = tiny.reference.times[8]  # 00 UTC, when sondes fly
     background = tiny.reference.array(time)

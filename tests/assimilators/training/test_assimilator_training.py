@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("lightning", reason="the extra `train` is not installed: lightning is missing")
@@ -19,14 +20,15 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from dacycle.assimilators.base import AssimilatorError, load_assimilator
+from dacycle.assimilators.base import AssimilatorError, Past, has_window, load_assimilator, removes_model_bias
 from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
-from dacycle.assimilators.export.assimilator import Extent, export_assimilator
+from dacycle.assimilators.export.assimilator import Extent, export_assimilator, file_metadata, write_graph
 from dacycle.assimilators.judging.evaluation import evaluate
 from dacycle.assimilators.judging.gate import Check, Verdict, judge_assimilator, register_assimilator
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.blocks.departures import gaussian_loss
 from dacycle.assimilators.sampling.backgrounds import (
+    CYCLED,
     Backgrounds,
     held_out,
     months_of,
@@ -34,21 +36,26 @@ from dacycle.assimilators.sampling.backgrounds import (
     systematic_error,
     write_backgrounds,
 )
-from dacycle.assimilators.sampling.cycles import cycled_errors
+from dacycle.assimilators.sampling.cycles import CycledErrors, cycled_errors
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.assimilators.trained.network import TrainedAssimilator
+from dacycle.assimilators.trained.recent import recent_departures
+from dacycle.assimilators.training import assimilator_run
+from dacycle.assimilators.training.assimilation import TorchAssimilator
 from dacycle.assimilators.training.assimilator_run import (
     accepted_round,
     fit_assimilator,
     load_round,
+    read_assimilator_run,
     train_assimilator,
 )
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, recipe_kind
 from dacycle.assimilators.training.samples import ErrorPairs, Samples, idealised
 from dacycle.cycler.cli.models.training import app
-from dacycle.forecast_adapter.channels import GROUPS, NAMES
+from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, NAMES
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.errors.model import KIND
 from tests.assimilators.trained.test_trained import make_file
@@ -167,11 +174,30 @@ def test_errors_stay_at_their_dates_unless_a_recipe_mixes_them(
 @pytest.mark.parametrize(("years", "mixed"), [(range(2010, 2012), 0.75), (range(2010, 2020), 0.0)])
 def test_errors_are_mixed_by_default_where_years_are_few(years: range, mixed: float, tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "deploy/recipes/diffusion-cpu.yaml").read_text()
-    text = text.replace("training_years: [2020, 2021]", f"training_years: {list(years)}")
-    (tmp_path / "r.yaml").write_text(text.replace("mixed: 0.75\n", ""))
-    assert load_recipe(tmp_path / "r.yaml").mixed == mixed
-    (tmp_path / "own.yaml").write_text(text.replace("mixed: 0.75\n", "mixed: 0.3\n"))
-    assert load_recipe(tmp_path / "own.yaml").mixed == 0.3
+    path = tmp_path / "r.yaml"
+    path.write_text(text.replace("mixed: 0.0\n", ""))
+    assert load_recipe(path, changes={"training_years": list(years)}).mixed == mixed
+    assert load_recipe(path, changes={"training_years": list(years), "mixed": 0.3}).mixed == 0.3
+
+
+def test_a_recipe_is_trained_with_other_values_without_a_copy_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(__file__).parents[3] / "deploy/recipes/fnp-cpu.yaml"
+    trained: list[tuple[AssimilatorRecipe, Path]] = []
+    monkeypatch.setattr(assimilator_run, "train_assimilator", lambda recipe, folder: trained.append((recipe, folder)))
+    command = ["train", str(path), "--set", "seed=2", "--set", "network.joint=64"]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    (recipe, folder), written = trained[0], load_recipe(path)
+    assert folder == Path("runs/fnp-cpu-seed-2-network.joint-64")
+    changed = {"seed": 2, "network": {**written.network, "joint": 64}}
+    assert recipe == written.model_copy(update=changed)
+    with pytest.raises(RecipeError, match=r"fnp-cpu.yaml:\d+: seed: Input should be a valid integer"):
+        load_recipe(path, changes={"seed": "two"})
+    with pytest.raises(RecipeError, match=r"fnp-cpu.yaml:1: seeds: unknown key; did you mean seed"):
+        load_recipe(path, changes={"seeds": 2})
+    with pytest.raises(RecipeError, match=r"seed.first: seed is no mapping, so it has no entry first"):
+        load_recipe(path, changes={"seed.first": 2})
 
 
 def test_samples_of_a_store_are_those_of_its_arrays(
@@ -242,6 +268,25 @@ def test_a_chain_goes_on_from_its_analyses(
     np.testing.assert_allclose(errors[1:], expected, atol=0.1)
 
 
+def test_a_chain_hands_on_the_departures_of_its_last_cycles(
+    backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World
+) -> None:
+    first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
+    chains = ClosedLoop(first, str(world.model), 4, recent=True)
+    cycles = []
+    for item in (3, 7, 11):
+        state, values, errors, target, slot = chains[item]
+        own = tuple(part[:72].numpy() for part in (values, errors))
+        departures, their_errors = recent_departures(cycles) if cycles else np.zeros((2, *state.shape))
+        np.testing.assert_allclose(values[72:], departures, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(errors[72:], their_errors, rtol=1e-5)
+        cycles.append((tiny.statistics.denormalise(state.numpy()[None])[0], *own))
+        chains.analysed(slot[None], (state + target)[None])
+        _, others, their_own, *_ = chains[item - 1]
+        assert others.shape == their_own.shape == values.shape
+        assert not their_own[72:].any()
+
+
 def test_chains_longer_than_the_reference_are_refused(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld
 ) -> None:
@@ -262,6 +307,22 @@ def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
         assert not set(recipe.training_years) & {*recipe.validation_years, 2024}
 
 
+def test_the_packaged_methods_have_equal_samples_of_the_full_network_and_of_the_stations() -> None:
+    folder = Path(__file__).parents[3] / "deploy/recipes"
+    recipes = [load_recipe(folder / f"{method}-cpu.yaml") for method in METHODS]
+    apart = (
+        "name", "version", "method", "base", "network", "learning_rate", "round_learning_rate", "warm_up", "precision",
+        "workers",
+    )  # fmt: skip
+    first, *others = [recipe.model_dump(exclude=set(apart)) for recipe in recipes]
+    assert all(other == first for other in others)
+    assert first["mixed"] == 0
+    sources = yaml.safe_load((folder.parent / "experiments/demo-full.yaml").read_text())["observations"]
+    names = [entry["name"] for entry in sources]
+    assert [entry["source"] for entry in first["observations"]] == names
+    assert set(names) - set(first["optional"]) == {entry["source"] for entry in SOURCES}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -270,10 +331,9 @@ def test_the_recipes_in_the_repository_are_sound(folder: str) -> None:
             "method: 'magic' is unknown; the methods are adas, adas-adapter, convcnp, fnp, fnp-adapter",
         ),
         (
-            {"method": "diffusion", "network": {}},
-            "rounds: diffusion learns from errors alone, in no closed loop; it must be 0",
+            {"network": {"joints": 3}},
+            r"network\.joints: unknown entry \(did you mean joint\?\); the entries are reach_km",
         ),
-        ({"network": {"joints": 3}}, r"network\.joints: unknown entry \(did you mean joint\?\); the entries are joint"),
         ({"base": "fnp"}, "base: fnp has none"),
         ({"method": "fnp-adapter"}, "base: fnp-adapter needs one"),
     ],
@@ -294,6 +354,7 @@ def test_an_unknown_method_or_size_is_refused(
         ({"epochs": 0}, r":\d+: epochs: Input should be greater than 0"),
         ({"epoch_samples": 3}, r":\d+: epoch_samples: must be at least one batch of 4"),
         ({"observations": []}, r":\d+: observations: List should have at least 1 item"),
+        ({"optional": ["ships"]}, r":\d+: optional: ships is no source of the observations; they are stations, sondes"),
         ({"observations": [{"name": "stations"}]}, r":\d+: observations: every entry is a mapping with a source"),
         ({"backgrounds": []}, r":\d+: backgrounds: List should have at least 1 item"),
         ({"backgrounds": ["forecasts", 7]}, r":\d+: backgrounds\.1: Input should be a valid string"),
@@ -355,6 +416,9 @@ def test_a_finished_run_goes_on_with_one_more_round_and_with_nothing_else_change
     given = (observing, backgrounds, held(backgrounds, observing), FEW)
     with pytest.raises(RecipeError, match="holds a run of another recipe"):
         fit_assimilator(recipe_of(entries, rounds=2, seed=4), folder, *given)
+    fit_assimilator(recipe_of(entries, rounds=2, least_gain=0.99), folder, *given)
+    assert rounds(folder) == rounds(run)  # no round lowers the error by 99 %, so the first is the last
+    assert read_assimilator_run(folder)[1]["samples"] == 3 * 8
     fit_assimilator(recipe_of(entries, rounds=2), folder, *given)
     assert rounds(folder)[:2] == rounds(run)
     assert len(rounds(folder)) == 3
@@ -465,6 +529,39 @@ def test_a_method_without_a_spread_is_trained_exported_and_judged(
     assert "no spread" in [check.found for check in verdict.checks]
 
 
+def unjudged(*_: Any) -> CycledErrors:
+    """Stand in for the cycles that judge a round, which take longer than the training."""
+    return CycledErrors(dict.fromkeys(HEADLINE, 1.0), dict.fromkeys(HEADLINE, 1.0), 1, 0, None)
+
+
+def test_a_method_that_takes_recent_departures_is_trained_in_its_cycles_and_written(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tiny: World, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(assimilator_run, "cycled_errors", unjudged)
+    network = {"width": 16, "fine": 8, "layers": 1, "merged": 1, "recent": 1}
+    recipe = recipe_of(entries, method="convcnp", network={**network, "bias": "kept"}, epochs=1)
+    fit_assimilator(recipe, tmp_path, observing, backgrounds, held(backgrounds, observing), FEW)
+    ours = TorchAssimilator(load_round(tmp_path, 1), tiny.grid, tiny.name)
+    write_graph(ours.network, tmp_path / "recent.onnx")
+    recipe, record, _ = read_assimilator_run(tmp_path)
+    write_metadata(tmp_path / "recent.onnx", file_metadata(recipe, record, tiny, ours.network, 1))
+    exported = load_assimilator(tmp_path / "recent.onnx", tiny)
+    assert has_window(exported)
+    assert not removes_model_bias(exported)
+    time, std = tiny.reference.times[8], tiny.statistics.std[:, None, None]
+    background = tiny.reference.array(time) + 0.3 * std
+    drawn = observing.draw(time, background, Subset(), np.random.default_rng(0))
+    past = Past(background, background, [(drawn.values, drawn.errors)], backgrounds=[background - 20 * std])
+    given = background[None], drawn.values[None], drawn.errors[None]
+    analyses = []
+    for method in (ours, exported):
+        analyses += [each.analyse(*given).state for each in (method, method.with_past(past))]
+    np.testing.assert_allclose(analyses[2] / std, analyses[0] / std, atol=1e-4, rtol=1e-6)
+    np.testing.assert_allclose(analyses[3] / std, analyses[1] / std, atol=1e-4, rtol=1e-6)
+    assert np.abs((analyses[3] - analyses[2]) / std).max() > 1e-3
+
+
 PRIORS = {
     "latent-diffusion": {
         "context": 8, "width": 16, "coarse": 16, "depth": 1, "steps": 5, "pairs": 1, "latent": 16, "auto": 16,
@@ -485,6 +582,37 @@ def test_a_prior_is_trained_without_observations_and_exported_as_a_step(
     metadata = TrainedAssimilator(exported).metadata
     assert metadata["parity"]["analysis"]["largest"] < 1e-4
     assert metadata["stepping"]["steps"] == 5
+
+
+def test_a_round_of_a_prior_learns_from_the_errors_of_its_own_cycles(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tiny: World, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    changes = {"method": "vae-var", "network": PRIORS["vae-var"], "epochs": 1}
+    recipe, given = recipe_of(entries, **changes), (observing, backgrounds, held(backgrounds, observing), FEW)
+    drawn: list[Samples] = []
+
+    def samples(*arguments: Any, **options: Any) -> Samples:
+        drawn.append(Samples(*arguments, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(assimilator_run, "Samples", samples)
+    monkeypatch.setattr(assimilator_run, "cycled_errors", unjudged)
+    fit_assimilator(recipe, tmp_path, *given)
+    paths = sorted((tmp_path / "round-1/cycles").iterdir())
+    assert [path.name for path in paths] == ["0000.nc"]  # of four cycles, after the first three days
+    own = read_store(tmp_path / "round-1/cycles", tiny)
+    first, second = drawn
+    assert first.backgrounds is backgrounds
+    assert (second.order[1::2] >= len(backgrounds.times)).all()
+    assert (second.order[::2] < len(backgrounds.times)).all()
+    number = second.order[1]
+    np.testing.assert_array_equal(second.backgrounds.errors[number], own.errors[number - len(backgrounds.times)])
+    assert second.backgrounds.leads[number] == CYCLED
+    assert [row["round"] for row in rounds(tmp_path)] == ["0", "1"]
+    made = [path.stat().st_mtime_ns for path in paths]
+    fit_assimilator(recipe, tmp_path, *given)
+    assert [path.stat().st_mtime_ns for path in paths] == made
 
 
 def test_a_run_is_evaluated_before_its_export_with_more_or_fewer_iterations(

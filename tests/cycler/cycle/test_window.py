@@ -65,6 +65,13 @@ def test_the_earlier_observations_are_those_that_the_cycle_before_assimilated(pa
         np.testing.assert_allclose(past.observations[0][1], errors, rtol=1e-5)
 
 
+def test_the_earlier_backgrounds_are_those_that_were_committed(pasts):
+    branch, seen = pasts
+    for time, (past, _, _) in zip(branch.times[3:], seen[1:], strict=True):
+        (background,) = past.backgrounds
+        np.testing.assert_array_equal(background, branch.state("background", time - STEP).values)
+
+
 def test_the_analysis_is_nearer_to_the_truth(pasts, world):
     branch, reference = pasts[0], load_world(str(world.folder)).reference
     assert {record.status for record in branch.records} == {"cold_start", "ok"}
