@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import as_completed
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from dacycle.forecast_adapter.physics import (
 )
 from dacycle.forecast_adapter.worlds.reference import write_times
 
-__all__ = ["run", "to_pressure_levels"]
+__all__ = ["run", "run_twins", "to_pressure_levels"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ SPIN_UP = pd.Timedelta(days=90)
 EXCESS_AIR = np.log(0.985)
 DRIEST = 1e-7  # kg/kg; spectral models have humidity of 0 and below
 STEPS_PER_6H = 12  # half-hour steps
+TWIN_DAYS = 11
+"""Length of a pair of runs: a day in which the perturbation takes the model's own form, and ten to follow it."""
+TWIN_SHARE = 0.01
+"""A twin starts from the control's state plus this share of the control's change since the pair before."""
 Array = NDArray[np.floating]
 
 
@@ -92,6 +97,38 @@ def _run_year(folder: Path, year: int, seed: int) -> int:
         write_times(dataset, folder / str(year) / f"{month:%Y-%m}.nc")
         _checkpoint(folder, month - pd.Timedelta(days=1)).unlink(missing_ok=True)
     return len(todo)
+
+
+def run_twins(folder: Path, year: int, pairs: int, seed: int = 1) -> None:
+    """Make pairs of runs from slightly different states, `folder/control/START.nc` and `folder/twin/START.nc`.
+
+    The control is the realisation of `year`, in pieces of `TWIN_DAYS` from 1 January on. At the start of each piece the
+    twin differs by `TWIN_SHARE` of the control's change over the piece before, which has the atmosphere's own scales
+    and balance. Files hold the same fields as those of `run`.
+
+    Args:
+        folder: the folder to write to.
+        year: label of the realisation.
+        pairs: number of pairs, one after the other.
+        seed: decides the realisation, together with its year.
+    """
+    start = pd.Timestamp(year, 1, 1)
+    speedy = _Speedy(start - SPIN_UP, _year_seed(seed, year))
+    for _ in speedy.days(SPIN_UP.days - TWIN_DAYS):
+        pass
+    before = speedy.model.run_state
+    for _ in speedy.days(TWIN_DAYS):
+        pass
+    for date in pd.date_range(start, periods=pairs, freq=f"{TWIN_DAYS}D"):
+        now = speedy.model.run_state
+        speedy.shift(TWIN_SHARE, before)
+        for kind in ("twin", "control"):
+            dataset = xr.concat(list(speedy.days(TWIN_DAYS)), "time")
+            write_times(dataset, folder / kind / f"{date:%Y-%m-%d}.nc")
+            if kind == "twin":
+                speedy.restore(now)
+        before = now
+        logger.info("pair of %s: %d days", f"{date:%Y-%m-%d}", TWIN_DAYS)
 
 
 def _checkpoint(folder: Path, month: pd.Timestamp) -> Path:
@@ -188,6 +225,16 @@ class _Speedy:
     def _regrid(self, field: Array, target: Grid) -> Array:
         """Regrid fields (..., lon, lat ascending) on the model's grid to (..., lat descending, lon) on `target`."""
         return conservative_average(np.swapaxes(field, -1, -2)[..., ::-1, :], self.grid, target)
+
+    def shift(self, share: float, before: Any) -> None:
+        """Move the prognostic fields by a share of their change since an earlier state."""
+        now = self.model.run_state
+        moved = now.dynamics + share * (now.dynamics - before.dynamics)
+        self.restore(replace(now, dynamics=moved.replace(sim_time=now.dynamics.sim_time)))
+
+    def restore(self, state: Any) -> None:
+        """Go back to a state of this run."""
+        self.model.restore_state(state.dynamics, state.physics, time=state.time, step=state.step)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from typer.core import TyperGroup
 
 from dacycle.assimilators.base import VARIATIONAL_METHODS, current_name, packaged_assimilators
+from dacycle.assimilators.judging.growth import BANDS, measure_growth
 from dacycle.assimilators.judging.increments import run_increment_test
 from dacycle.common.foreign import read_text
 from dacycle.cycler.cli.show import AsJson, console, new_table, print_card, print_json
-from dacycle.forecast_adapter.channels import GROUPS
+from dacycle.forecast_adapter.channels import GROUPS, HEADLINE
 from dacycle.forecast_adapter.grid import Grid as StateGrid
 from dacycle.forecast_adapter.models import registry
 from dacycle.forecast_adapter.models.double import add_double
@@ -123,13 +124,26 @@ def show(
             help="Measure what a forecast model makes of an increment, from states in this file, folder or store.",
         ),
     ] = None,
+    growth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAIRS",
+            help="Compare how small errors grow in a forecast model and in the nature run, from the pairs of "
+            "`dacycle nature-run PAIRS --pairs N`.",
+        ),
+    ] = None,
 ) -> None:
     """Show a card, or how to get a missing model of FengWu.
 
     Example: dacycle models show fengwu-v1
 
     Example: dacycle models fengwu-v1 --increment-test era5.zarr
+
+    Example: dacycle models mini --growth twins
     """
+    if growth is not None:
+        _print_growth(name, growth)
+        return
     if increment_test is not None:
         _test_increments(name, increment_test)
         return
@@ -170,6 +184,20 @@ def _test_increments(name: str, states: str) -> None:
     console.print(f"experiments with {model.name} take `frames: {found.frames}`", soft_wrap=True)
     if name in registered_models():
         registry.registered(name).keep_increments(found.as_dict())
+
+
+def _print_growth(name: str, pairs: Path) -> None:
+    """Print doubling times and ten days' growth of small errors, of the nature run and of a model."""
+    model = load_model(name)
+    found = measure_growth(model, pairs)
+    title = f"errors from {found.pairs} pairs, nature run / {model.name}"
+    table = new_table("total wavenumbers", "", numbers=HEADLINE, title=title)
+    days = [found.doubling_days(sizes) for sizes in (found.nature, found.model)]
+    factors = [sizes[-1] / sizes[0] for sizes in (found.nature, found.model)]
+    for what, (nature, own) in {"doubled in (days)": days, "times after 10 days": factors}.items():
+        for k, band in enumerate(BANDS):
+            table.add_row(band, what, *(f"{a:.1f} / {b:.1f}" for a, b in zip(nature[k], own[k], strict=True)))
+    console.print(table, markup=False)
 
 
 def _pairs_of_states(states: str, grid: StateGrid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -35,16 +35,28 @@ def nature_run(
     years: Annotated[str, typer.Option(help="Labels of the realisations, e.g. 2014-2024 or 2021,2023.")],
     seed: Annotated[int, typer.Option(help="Seed; together with the year it sets the realisation.")] = 1,
     workers: Annotated[int, typer.Option(help="Number of years run at the same time, about 4 GB of memory each.")] = 1,
+    pairs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Make so many pairs of 11 days from slightly different states of one year instead."),
+    ] = None,
 ) -> None:
     """Run SPEEDY and write its states, precipitation and OLR. Needs the extra `nature`.
 
     Example: dacycle nature-run nature --years 2020-2024 --workers 2
+
+    Example: dacycle nature-run twins --years 2022 --pairs 6
     """
     if find_spec("jcm") is None:
         raise WorldError('a nature run needs the package jcm: `make train`, or `pip install -e ".[nature]"`')
     from dacycle.forecast_adapter.worlds import nature
 
-    nature.run(folder, parse_years(years), seed, workers)
+    labels = parse_years(years)
+    if pairs is None:
+        nature.run(folder, labels, seed, workers)
+    elif len(labels) > 1:
+        raise WorldError(f"--pairs: pairs are of one year, not of {len(labels)}")
+    else:
+        nature.run_twins(folder, labels[0], pairs, seed)
 
 
 @app.command()

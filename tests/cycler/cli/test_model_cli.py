@@ -8,8 +8,10 @@ from typer.testing import CliRunner
 
 from dacycle.assimilators.exceptions import DataError, RecipeError
 from dacycle.cycler.cli.models.training import app
+from dacycle.cycler.cli.models.world import app as world_app
 from dacycle.forecast_adapter.channels import HEADLINE, readable
 from dacycle.forecast_adapter.models.onnxfile import read_metadata, write_metadata
+from dacycle.forecast_adapter.worlds.world import WorldError
 from tests.conftest import TinyWorld
 from tests.learned import make_operator
 from tests.worlds import register_doubles
@@ -71,6 +73,13 @@ def test_a_year_that_is_too_short_is_named(world: TinyWorld, data: Path) -> None
     arguments += ["--world", str(world.folder), "--model", str(world.model)]
     with pytest.raises(DataError, match="29 times, too few for 99 starts"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_pairs_of_a_nature_run_are_of_one_year(tmp_path: Path) -> None:
+    pytest.importorskip("jcm", reason="the extra `nature` is not installed")
+    arguments = ["nature-run", str(tmp_path), "--years", "2020,2021", "--pairs", "2"]
+    with pytest.raises(WorldError, match="pairs are of one year, not of 2"):
+        CliRunner().invoke(world_app, arguments, catch_exceptions=False)
 
 
 @pytest.mark.parametrize("card", sorted(ROOT.glob("*/weights/*.md")), ids=lambda path: path.stem)

@@ -84,7 +84,17 @@ def test_a_month_of_speedy_has_an_earthly_climate(tmp_path: Path) -> None:
     assert 98000 < float(first["mean_sea_level_pressure"].mean()) < 104000
     assert float(first["total_precipitation_6hr"].min()) >= 0
     speedy.save(tmp_path / "checkpoint")
+    now = speedy.model.run_state
     expected = next(iter(speedy.days(1)))
+    then = speedy.model.run_state
+    speedy.restore(now)
+    speedy.shift(-0.01, then)  # now, and a hundredth of the day that follows
+    twin = next(iter(speedy.days(1)))
+    assert list(twin.time.values) == list(expected.time.values)
+    apart, day = (abs(other["temperature"] - expected["temperature"]).mean() for other in (twin, first.isel(time=-1)))
+    assert 0.002 * day < apart < 0.05 * day
+    speedy.restore(now)
+    np.testing.assert_array_equal(next(iter(speedy.days(1)))["geopotential"], expected["geopotential"])
     again = nature._Speedy(pd.Timestamp("2021-01-01"), seed=99)
     again.load(tmp_path / "checkpoint")
     np.testing.assert_array_equal(next(iter(again.days(1)))["geopotential"], expected["geopotential"])
