@@ -58,9 +58,9 @@ def _conv(
     auto_pad: bytes = b"NOTSET",
     group: int = 1,
 ) -> Tensor:
-    if any(pads) or {*strides, *dilations} - {1} or auto_pad not in (b"NOTSET", b"VALID"):
-        raise ExportError("a convolution with pads, strides or dilations of its own cannot be differentiated here")
-    return functional.conv2d(x, weight, bias, groups=group)
+    if any(pads) or {*strides} - {1} or auto_pad not in (b"NOTSET", b"VALID"):
+        raise ExportError("a convolution with pads or strides of its own cannot be differentiated here")
+    return functional.conv2d(x, weight, bias, dilation=list(dilations) or 1, groups=group)
 
 
 def _layer_norm(
@@ -142,6 +142,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         x.square().sum(_integers(axes), keepdim=bool(keepdims)).sqrt()
     ),
     "ReduceMean": lambda x, axes, keepdims=1, noop_with_empty_axes=0: x.mean(_integers(axes), keepdim=bool(keepdims)),
+    "Relu": torch.relu,
     "Reshape": _reshape,
     "Shape": lambda x, start=0, end=None: np.array(x.shape[start:end]),
     "Sigmoid": torch.sigmoid,

@@ -7,11 +7,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dacycle.assimilators.training.data import Windows, Year
-from dacycle.assimilators.training.module import Training
+from dacycle.assimilators.training.module import BETAS, Muon, Training
 from dacycle.assimilators.training.recipe import ForecastRecipe
 from dacycle.forecast_adapter.channels import index
 from dacycle.forecast_adapter.models.mini import MiniNetwork
@@ -54,6 +54,25 @@ class ForecastTraining(Training):
             stage.epochs * (len(Windows(self.years[0], 2 + stage.steps)) // self.recipe.batch)
             for stage in self.recipe.stages
         )
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Return AdamW, or Muon for the convolutions that mix channels, except the first and the last one."""
+        if self.recipe.optimiser == "adamw":
+            return super().optimiser()
+        ends = (self.network.stem, self.network.head)
+        layers = [m for m in self.network.modules() if isinstance(m, nn.Conv2d) and m not in ends]
+        mixing = [layer for layer in layers if layer.weight.shape[1] > 1]
+        matrices = {id(layer.weight) for layer in mixing}
+        others = [weight for weight in self.network.parameters() if id(weight) not in matrices]
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [layer.weight for layer in mixing if layer.groups == parts],
+                "parts": parts,
+                "weight_decay": self.recipe.weight_decay,
+            }
+            for parts in sorted({layer.groups for layer in mixing})
+        ]
+        return Muon([*groups, {"params": others, "parts": 0, "weight_decay": 0.0}], self.learning_rate, betas=BETAS)
 
     def describe(self, epoch: int) -> dict[str, Any]:
         """Return the length of an epoch's rollouts."""

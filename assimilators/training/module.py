@@ -1,4 +1,4 @@
-"""The base of all trainings: running average of the weights, optimiser and schedule, check and weights of the loss."""
+"""The base of all trainings: running average of the weights, optimisers and schedule, check and weights of the loss."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ from dacycle.assimilators.exceptions import TrainingError
 from dacycle.assimilators.training.recipe import Recipe
 from dacycle.forecast_adapter.channels import CHANNELS
 
-__all__ = ["Training", "channel_weights", "has_bfloat16"]
+__all__ = ["BETAS", "Muon", "Training", "channel_weights", "has_bfloat16"]
 
 POLAR_FLOOR = 0.5
 """Least weight of a cell in the loss, as a share of the mean cell's. With weights by area alone the network learns the
 rows at the poles badly, and long forecasts and cycles drift from there."""
+
+BETAS = (0.9, 0.98)
+"""Memory of AdamW."""
+MATRIX_RATE = 10.0
+"""Learning rate of the matrices in Muon, as a multiple of AdamW's."""
+MATRIX_MEMORY = 0.95
+"""Share of the momentum that Muon keeps in an update."""
 
 
 def channel_weights(top_weight: float) -> NDArray[np.float32]:
@@ -35,6 +42,53 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class Muon(torch.optim.AdamW):
+    """Update matrices by their momentum made orthogonal, all other weights as AdamW does.
+
+    Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. It is for groups of weights with `parts` above
+    0: the weights (out, in, ...) of convolutions in so many groups, each group's a matrix of its own.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """Make one update; a closure gives the gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"] if group["parts"] else []:
+                self._turn(weight, weight.grad, group)
+                weight.grad = None  # AdamW leaves it alone
+        super().step()
+        return loss
+
+    @torch.no_grad()
+    def _turn(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state["momentum"], state["step"] = torch.zeros_like(weight), torch.zeros(())  # AdamW wants a step
+        momentum = state["momentum"].lerp_(gradient, 1 - MATRIX_MEMORY)
+        matrices = gradient.lerp(momentum, MATRIX_MEMORY).reshape(group["parts"], -1, weight[0].numel())
+        rate = MATRIX_RATE * group["lr"]
+        weight.mul_(1 - rate * group["weight_decay"])
+        taller = max(1.0, matrices.shape[1] / matrices.shape[2])
+        weight.add_(orthogonal(matrices).reshape(weight.shape), alpha=-rate * math.sqrt(taller))
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return matrices (n, rows, columns) with their singular values near 1, by five steps of Muon's iteration."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if has_bfloat16(x.device):
+        x = x.bfloat16()
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for _ in range(5):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Training(lightning.LightningModule, ABC):
@@ -98,7 +152,9 @@ class Training(lightning.LightningModule, ABC):
             for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(weight, 1 - decay)
 
-    def configure_optimizers(self) -> Any:
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Return the optimiser: AdamW."""
+
         # Weight decay is for matrices, not for biases, norms and layer scales.
         def is_matrix(weights: Tensor) -> bool:
             return weights.ndim > 1 and weights.numel() > weights.shape[1]
@@ -108,8 +164,10 @@ class Training(lightning.LightningModule, ABC):
             {"params": [w for w in weights if is_matrix(w)], "weight_decay": self.recipe.weight_decay},
             {"params": [w for w in weights if not is_matrix(w)], "weight_decay": 0.0},
         ]
-        optimiser = torch.optim.AdamW(groups, self.learning_rate, betas=(0.9, 0.98), fused=True)
+        return torch.optim.AdamW(groups, self.learning_rate, betas=BETAS, fused=True)
 
+    def configure_optimizers(self) -> Any:
+        optimiser = self.optimiser()
         updates = max(self.updates // self.trainer.world_size, 1)
 
         def rate(update: int) -> float:

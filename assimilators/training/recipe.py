@@ -128,6 +128,8 @@ class Recipe(Strict):
         for younger in ("frames", "weights", "optional", "least_gain"):
             if not content.get(younger):
                 content.pop(younger, None)
+        if content.get("optimiser") == "adamw":
+            del content["optimiser"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -142,6 +144,8 @@ class ForecastRecipe(Recipe):
             `newest` the older frame is disturbed by itself, because an increment is in the newer one alone.
         weights: folder of a finished run with a network of the same size, whose averaged weights the training begins
             with; without it they are random.
+        optimiser: `adamw`, or `muon`, in which the matrices learn by `MATRIX_RATE` times the learning rate, and they
+            alone decay.
         relaxation_days: time scale on which every step is drawn towards the climate. It is no part of the training, in
             which the network would learn to undo it.
     """
@@ -153,6 +157,7 @@ class ForecastRecipe(Recipe):
     noise: Number = Field(default=0.1, ge=0)
     frames: Frames = None
     weights: str = ""
+    optimiser: Literal["adamw", "muon"] = "adamw"
     relaxation_days: Number = Field(default=10.0, gt=0)
 
     @property

@@ -24,23 +24,60 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacycle.forecast_adapter.channels import CHANNEL_COUNT, index
+from dacycle.forecast_adapter.channels import CHANNEL_COUNT, GROUPS, index
 from dacycle.forecast_adapter.models.time_of_state import annual_cycle, cycles, hour_of_day, local_time
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
+from dacycle.forecast_adapter.state import STEP_HOURS
 
 T2M = index("t2m")
+CARRIED = slice(len(GROUPS["surface"]), CHANNEL_COUNT)
+"""The channels of the five groups on levels, each from the top down."""
+FILTER_SPARE = 2
+"""Zonal wavenumbers that the polar filter keeps beyond a row's share."""
+REACHES = (1, 2, 1, 4)
+"""Distance of the points of a 3 x 3 kernel from each other in successive blocks of the coarse grid."""
 
 
 @dataclass(frozen=True)
 class MiniSize:
     """Widths: `fine` on the full grid, `coarse` on a grid with half of its rows and columns; blocks in `depth`.
 
-    `expansion` is that of the perceptron in a block.
+    `expansion` is that of the perceptron in a block. `joined` channels are convolved together on the coarse grid: 1 in
+    kernels of 7 x 7, more in kernels of 3 x 3 whose reach changes from block to block (`REACHES`). With `squared` 1 the
+    perceptrons' activation is the square of the positive part (So et al. 2021, arXiv 2109.08668) in place of GELU:
+    products of fields, such as advection, are then sums of few terms. With `advection` 1 the network is also given what
+    the wind carries to each point, and every step is filtered near the poles, where the columns lie close together.
     """
 
     fine: int = 64
     coarse: int = 160
     depth: int = 8
     expansion: int = 2
+    joined: int = 1
+    squared: int = 0
+    advection: int = 0
+
+    def __post_init__(self) -> None:
+        if self.coarse % self.joined:
+            raise ValueError(f"joined: {self.joined} is no divisor of coarse, {self.coarse}")
+
+
+def polar_filter(cosine: Tensor, columns: int) -> Tensor:
+    """Return matrices (H, columns, columns) that take waves off a row which are shorter there than on the whole globe.
+
+    A row keeps `FILTER_SPARE` more zonal wavenumbers than the share, its cosine of latitude, of those of the equator.
+
+    Args:
+        cosine: (H,) cosines of the rows' latitudes.
+        columns: number of columns.
+    """
+    waves = torch.arange(columns // 2 + 1)
+    kept = waves[None] <= (columns // 2 * cosine + FILTER_SPARE)[:, None]
+    angle = 2 * torch.pi / columns * torch.arange(columns)
+    twice = torch.where((waves == 0) | (waves == columns // 2), 1.0, 2.0)
+    difference = angle[:, None] - angle[None]
+    cosines = torch.cos(waves[:, None, None] * difference) * twice[:, None, None] / columns
+    return torch.einsum("hm,mvw->hvw", kept.to(cosines.dtype), cosines)
 
 
 @dataclass(frozen=True)
@@ -106,21 +143,23 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Block(nn.Module):
-    """ConvNeXt block on the sphere."""
+    """ConvNeXt block on the sphere; its convolution takes `joined` channels together, `reach` points apart."""
 
-    def __init__(self, width: int, kernel: int, expansion: int) -> None:
+    def __init__(self, width: int, kernel: int, size: MiniSize, joined: int = 1, reach: int = 1) -> None:
         super().__init__()
-        self.margin = kernel // 2
-        self.mix = nn.Conv2d(width, width, kernel, groups=width)
+        self.margin = reach * (kernel // 2)
+        self.squared = bool(size.squared)
+        self.mix = nn.Conv2d(width, width, kernel, groups=width // joined, dilation=reach)
         self.norm = ChannelNorm(width)
-        self.widen = nn.Conv2d(width, expansion * width, 1)
-        self.narrow = nn.Conv2d(expansion * width, width, 1)
+        self.widen = nn.Conv2d(width, size.expansion * width, 1)
+        self.narrow = nn.Conv2d(size.expansion * width, width, 1)
         self.scale = nn.Parameter(torch.full((1, width, 1, 1), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features after the block, (B, width, H, W) like `x`."""
-        y = self.norm(self.mix(pad_sphere(x, self.margin)))
-        return x + self.scale * self.narrow(functional.gelu(self.widen(y), approximate="tanh"))
+        y = self.widen(self.norm(self.mix(pad_sphere(x, self.margin))))
+        y = functional.relu(y).square() if self.squared else functional.gelu(y, approximate="tanh")
+        return x + self.scale * self.narrow(y)
 
 
 class MiniNetwork(nn.Module):
@@ -134,6 +173,7 @@ class MiniNetwork(nn.Module):
     climate: Tensor
     season: Tensor
     hour: Tensor | None
+    filter: Tensor | None
 
     def __init__(self, constants: MiniConstants, size: MiniSize) -> None:
         super().__init__()
@@ -152,16 +192,23 @@ class MiniNetwork(nn.Module):
         self._constant("season", constants.season)
         self._constant("hour", constants.hour)
         self.relaxation = float(constants.relaxation)
+        filter_ = polar_filter(self.static[3, :, 0], width) if size.advection else None
+        self.register_buffer("filter", filter_, persistent=False)
 
         inputs = 2 * CHANNEL_COUNT + len(constants.static) + (3 if constants.hour is None else 5)
+        if size.advection:
+            inputs += CHANNEL_COUNT - CARRIED.start
         self.stem = nn.Conv2d(inputs, size.fine, 1)
-        self.fine_in = Block(size.fine, 3, size.expansion)
+        self.fine_in = Block(size.fine, 3, size)
         # Space to depth keeps all of the fine grid's information on the coarse one.
         self.down = nn.Conv2d(4 * size.fine, size.coarse, 1)
-        self.coarse = nn.Sequential(*(Block(size.coarse, 7, size.expansion) for _ in range(size.depth)))
+        kernel, reaches = (7, [1]) if size.joined == 1 else (3, REACHES)
+        self.coarse = nn.Sequential(
+            *(Block(size.coarse, kernel, size, size.joined, reaches[k % len(reaches)]) for k in range(size.depth))
+        )
         self.up = nn.Conv2d(size.coarse, 4 * size.fine, 1)
         self.join = nn.Conv2d(2 * size.fine, size.fine, 1)
-        self.fine_out = Block(size.fine, 3, size.expansion)
+        self.fine_out = Block(size.fine, 3, size)
         self.head = nn.Conv2d(size.fine, CHANNEL_COUNT, 1)
 
     def _constant(self, name: str, value: NDArray[np.float32] | None) -> None:
@@ -174,6 +221,22 @@ class MiniNetwork(nn.Module):
         annual = annual_cycle(current, self.season)
         return annual, None if self.hour is None else hour_of_day(current, self.hour, self.static[1], annual)
 
+    def _carried(self, current: Tensor) -> Tensor:
+        """Return what the wind carries to each point in 6 h, -(u d/dx + v d/dy) of the fields on levels, in `step_std`.
+
+        Derivatives are central differences, on a grid of equal steps in latitude without poles.
+        """
+        padded = pad_sphere(current[:, CARRIED], 1)
+        east = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
+        north = padded[:, :, :-2, 1:-1] - padded[:, :, 2:, 1:-1]
+        u, v = (current[:, GROUPS[name]] * self.std[GROUPS[name]] + self.mean[GROUPS[name]] for name in "uv")
+        rows, columns = self.static.shape[1:]
+        reach = 3.6 * STEP_HOURS / (2 * EARTH_RADIUS_KM * torch.pi)  # of 1 m/s, in twice the step of a half-circle
+        u, v = u * (reach * columns / 2) / self.static[3], v * (reach * rows)
+        per_group = (1, len(GROUPS) - 1, 1, 1)
+        carried = -(u.repeat(per_group) * east + v.repeat(per_group) * north)
+        return carried * (self.std / self.step_std)[CARRIED]
+
     def increment(self, previous: Tensor, current: Tensor) -> Tensor:
         """Return the 6-h change of normalised states (B, 69, H, W), in units of `step_std`."""
         # In units of its own standard deviation: the difference of normalised fields would be tiny.
@@ -185,6 +248,8 @@ class MiniNetwork(nn.Module):
         inputs = [current, change, static, warmth, season]
         if hour is not None:
             inputs.append(local_time(hour, *self.static.shape[1:]))
+        if self.size.advection:
+            inputs.append(self._carried(current))
         skip = self.fine_in(self.stem(torch.cat(inputs, dim=1)))
         deep = self.up(self.coarse(self.down(functional.pixel_unshuffle(skip, 2))))
         y = self.fine_out(self.join(torch.cat([functional.pixel_shuffle(deep, 2), skip], dim=1)))
@@ -194,6 +259,8 @@ class MiniNetwork(nn.Module):
         """Return x(t+6h) from the physical states x(t-6h) and x(t), each (B, 69, H, W), SI."""
         previous, current = (previous - self.mean) / self.std, (current - self.mean) / self.std
         following = current + self.increment(previous, current) * (self.step_std / self.std)
+        if self.filter is not None:
+            following = torch.einsum("bchv,hvw->bchw", following, self.filter)
         climate = torch.einsum("bs,schw->bchw", cycles(*self._date(current)), self.climate)
         following = following + self.relaxation * (climate - following)
         return torch.maximum(following * self.std + self.mean, self.floor)

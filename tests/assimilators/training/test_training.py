@@ -24,7 +24,7 @@ from dacycle.assimilators.training.forecast_run import (
     read_forecast_run,
     train_forecast,
 )
-from dacycle.assimilators.training.module import channel_weights
+from dacycle.assimilators.training.module import MATRIX_RATE, channel_weights
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, ForecastRecipe, load_recipe, recipe_kind
 from dacycle.forecast_adapter.channels import GROUPS, index
 from dacycle.forecast_adapter.grid import get_grid
@@ -147,7 +147,7 @@ def test_the_data_of_a_recipe_may_lie_elsewhere(tmp_path: Path) -> None:
 def test_the_recipes_in_the_repository_are_sound() -> None:
     folder = Path(__file__).resolve().parents[3] / "deploy/recipes"
     read = [load_recipe(path) for path in sorted(folder.glob("mini*.yaml"))]
-    assert {r.name for r in read} == {"mini", "mini-seamless", "mini-forgiving"}
+    assert {r.name for r in read} == {"mini", "mini-2", "mini-seamless", "mini-forgiving"}
     assert all(r.world == "demonstration" for r in read)
 
 
@@ -282,9 +282,13 @@ def moving(year: Year) -> Year:
     return Year(year.times, states.contiguous())
 
 
-def test_the_loss_falls(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
+NEWER = {**ENTRIES["network"], "joined": 4, "squared": 1, "advection": 1}
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimiser": "muon", "network": NEWER}])
+def test_the_loss_falls(split: tuple[World, list[Year], list[Year]], tmp_path: Path, changes: dict[str, Any]) -> None:
     opened, first, second = split
-    quick = recipe(stages=[{"steps": 1, "epochs": 12}], learning_rate=1e-2, noise=0.0)
+    quick = recipe(stages=[{"steps": 1, "epochs": 12}], learning_rate=1e-2, noise=0.0, **changes)
     fit_forecast(quick, tmp_path, opened, [moving(first[0])], [moving(second[0])])
     rows = curve(tmp_path)
     assert len(rows) == 12
@@ -292,11 +296,33 @@ def test_the_loss_falls(split: tuple[World, list[Year], list[Year]], tmp_path: P
     assert float(rows[-1]["validation_loss"]) < 0.8 * float(rows[0]["validation_loss"])
 
 
+def test_muon_moves_matrices_by_equal_amounts_in_all_directions(split: tuple[World, list[Year], list[Year]]) -> None:
+    """Other weights learn as with AdamW, whose first update is the learning rate in each of them."""
+    opened, first, _ = split
+    chosen = recipe(optimiser="muon", weight_decay=0.0, network={"fine": 8, "coarse": 16, "depth": 1, "joined": 4})
+    network = build_forecast_network(chosen, forecast_constants(chosen, opened, first))
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    optimiser = ForecastTraining(network, chosen, opened.grid.weights).optimiser()
+    for weight in network.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimiser.step()
+    moved = {name: weight.detach() - before[name] for name, weight in network.named_parameters()}
+    rate = chosen.learning_rate
+    for name, parts in {"down.weight": 1, "coarse.0.widen.weight": 1, "coarse.0.mix.weight": 4}.items():
+        matrices = moved[name].reshape(parts, -1, moved[name][0].numel())
+        scale = MATRIX_RATE * rate * max(1, matrices.shape[1] / matrices.shape[2]) ** 0.5
+        values = torch.linalg.svdvals(matrices) / scale
+        assert 0.5 < values.min() < values.max() < 1.5, name
+    for name in ("stem.weight", "head.weight", "fine_in.mix.weight", "coarse.0.mix.bias"):
+        torch.testing.assert_close(moved[name].abs(), torch.full_like(moved[name], rate), rtol=1e-3, atol=0)
+
+
 def test_an_interrupted_run_goes_on_to_the_same_end(
     split: tuple[World, list[Year], list[Year]], tmp_path: Path
 ) -> None:
     """After a stop in the second epoch and another run, weights and curve are those of a run without the stop."""
-    fit_forecast(recipe(), tmp_path / "straight", *split)
+    chosen = recipe(optimiser="muon")
+    fit_forecast(chosen, tmp_path / "straight", *split)
 
     class StopError(Exception):
         pass
@@ -305,9 +331,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
         raise StopError
 
     with pytest.raises(StopError), on_records(stop):
-        fit_forecast(recipe(), tmp_path / "stopped", *split)
+        fit_forecast(chosen, tmp_path / "stopped", *split)
     assert len(curve(tmp_path / "stopped")) == 1
-    fit_forecast(recipe(), tmp_path / "stopped", *split)
+    fit_forecast(chosen, tmp_path / "stopped", *split)
     straight, resumed = (read_forecast_run(tmp_path / name)[2].state_dict() for name in ("straight", "stopped"))
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, msg=name)

@@ -12,16 +12,27 @@ import torch
 
 from dacycle.assimilators.export.forecast import forecast_parity
 from dacycle.assimilators.export.graphs import to_onnx
-from dacycle.forecast_adapter.channels import CHANNELS
-from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, pad_sphere, static_planes
+from dacycle.forecast_adapter.channels import CHANNELS, GROUPS
+from dacycle.forecast_adapter.models.mini import (
+    CARRIED,
+    FILTER_SPARE,
+    MiniConstants,
+    MiniNetwork,
+    MiniSize,
+    pad_sphere,
+    polar_filter,
+    static_planes,
+)
 from dacycle.forecast_adapter.models.model import OnnxForecastModel, forecast_metadata
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
+from dacycle.forecast_adapter.physics import EARTH_RADIUS_KM
 from tests.worlds import GRID, profile
 
 SIZE = MiniSize(fine=8, coarse=16, depth=2)
+JOINED = MiniSize(fine=8, coarse=16, depth=2, joined=8, squared=1, advection=1)
 
 
-def network(orography: float = 500.0, seed: int = 0, relaxation: float = 0.0125) -> MiniNetwork:
+def network(orography: float = 500.0, seed: int = 0, relaxation: float = 0.0125, size: MiniSize = SIZE) -> MiniNetwork:
     """Return a small network with random weights; with `orography` 0 all longitudes are equivalent."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -34,7 +45,7 @@ def network(orography: float = 500.0, seed: int = 0, relaxation: float = 0.0125)
     climate[1:] = 0.1
     season = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
     season[0, :40], season[1, 40:80] = 1, 1
-    return MiniNetwork(MiniConstants(mean, std, 0.2 * std, floor, static, climate, season, relaxation), SIZE).eval()
+    return MiniNetwork(MiniConstants(mean, std, 0.2 * std, floor, static, climate, season, relaxation), size).eval()
 
 
 def states(batch: int, seed: int = 1) -> torch.Tensor:
@@ -57,9 +68,10 @@ def test_the_field_goes_on_around_the_globe_and_across_the_pole() -> None:
     torch.testing.assert_close(padded[0, 3:19], field[0, 0, 2].roll(8))
 
 
-def test_a_globe_without_land_may_be_turned() -> None:
+@pytest.mark.parametrize("size", [SIZE, JOINED])
+def test_a_globe_without_land_may_be_turned(size: MiniSize) -> None:
     """Forecasting and turning by an even number of columns commute (the coarse grid has half as many)."""
-    net, x = network(orography=0.0), states(1)
+    net, x = network(orography=0.0, size=size), states(1)
     with torch.no_grad():
         turned = net(x.roll(10, dims=-1))[:, :69]
         expected = net(x)[:, :69].roll(10, dims=-1)
@@ -95,6 +107,32 @@ def test_a_grid_that_cannot_be_halved_is_refused() -> None:
         MiniNetwork(constants, SIZE)
 
 
+def test_the_wind_carries_what_lies_upstream() -> None:
+    """A wave along a parallel or a meridian, in winds of 10 m/s: minus wind times slope, over six hours."""
+    net = network(size=JOINED)
+    latitude, longitude = np.deg2rad(GRID.latitude)[:, None], np.deg2rad(GRID.longitude)
+    t500, wind = GROUPS["t"][7], {"u": (np.cos(3 * longitude), 3 * np.sin(3 * longitude) / np.cos(latitude))}
+    wind["v"] = (np.sin(latitude) + 0 * longitude, -np.cos(latitude) + 0 * longitude)
+    for name, (field, slope) in wind.items():
+        x = torch.zeros(1, 69, *GRID.shape)
+        x[:, GROUPS["u"]], x[:, GROUPS["v"]] = (
+            ((10.0 if name == w else 0.0) - net.mean[GROUPS[w]]) / net.std[GROUPS[w]] for w in "uv"
+        )
+        x[0, t500] = torch.from_numpy(field + 0 * latitude)
+        carried = net._carried(x)[0, t500 - CARRIED.start].numpy() * net.step_std[t500].item() / net.std[t500].item()
+        expected = 10 * slope * 21600 / (1000 * EARTH_RADIUS_KM)
+        np.testing.assert_allclose(carried[4:-4], expected[4:-4], atol=0.05 * np.abs(expected[4:-4]).max())
+
+
+def test_the_polar_filter_keeps_the_long_waves_of_a_row() -> None:
+    cosine, longitude = np.cos(np.deg2rad(GRID.latitude)), np.deg2rad(GRID.longitude)
+    matrices = polar_filter(torch.from_numpy(cosine.astype(np.float32)), 64).numpy()
+    for wave in (0, 1, 8, 20, 32):
+        field = np.cos(wave * longitude)
+        kept = (field @ matrices)[:, 0]
+        np.testing.assert_allclose(kept, wave <= 32 * cosine + FILTER_SPARE, atol=1e-4, err_msg=str(wave))
+
+
 def test_a_step_is_drawn_towards_the_climate_of_the_season_that_the_state_shows() -> None:
     """Each step removes its fraction of the departure, whatever else the network does."""
     x, share = states(1), 0.25
@@ -111,7 +149,7 @@ def test_a_step_is_drawn_towards_the_climate_of_the_season_that_the_state_shows(
 
 def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
     """The comparison covers one step for batches of 1 and 3, and a rollout of twelve steps."""
-    net, path = network(), tmp_path / "small.onnx"
+    net, path = network(size=JOINED), tmp_path / "small.onnx"
     to_onnx(net, path, {"input": 138}, ["output"])
     for batch in (1, 3):
         # One unit in the last place of z50 is 6e-5 standard deviations of this world.
