@@ -54,7 +54,7 @@ ENTRIES: dict[str, Any] = {
 
 DIGESTS = {
     "mini-cpu": "61403e40a7061947",
-    "fnp-cpu": "a261775f28affd84",
+    "fnp-cpu": "d9aa518718645390",
     "olr-tp-cpu": "16ad6c7b8cca335b",
 }
 
