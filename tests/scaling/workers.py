@@ -1,7 +1,6 @@
-"""Measure how much sooner two workers on two cores end independent work than one on one; see the package's docstring.
+"""Measure how much sooner two workers end independent work than one; see the package's docstring.
 
-A process of a hindcast commits in a thread, and so uses more than a core where there are more. One and two workers run
-in turns, because other work on the machine slows both; the load stands beside the walls.
+One and two workers run in turns, because other work on the machine slows both; the load stands beside the walls.
 """
 
 import argparse
@@ -54,7 +53,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     asked = parser.parse_args()
     register_doubles()
-    folder, cores = asked.folder.resolve(), sorted(os.sched_getaffinity(0))
+    folder = asked.folder.resolve()
     experiment = write_experiment(folder, 160)
     rows = ["| work | where | one worker, s | two workers, s | speed-up | load |", "|---|---|---|---|---|---|"]
     for name, work in {"eight sums": numbers, "four streams": partial(streams, experiment=experiment)}.items():
@@ -62,7 +61,6 @@ def main() -> None:
             for pair in range(asked.pairs):
                 walls = {}
                 for workers in (1, 2) if pair % 2 else (2, 1):
-                    os.sched_setaffinity(0, cores[:workers])
                     with spread(workers, Path("local") if place == "dask" else None, folder / "prefect") as each:
                         list(each(busy, [(0.2,)] * 4))  # processes have started
                         begin = clock.perf_counter()
