@@ -47,7 +47,7 @@ def test_a_method_with_a_window_is_refused() -> None:
         def with_past(self, past: Past) -> Assimilator:
             return self
 
-    with pytest.raises(AssimilatorError, match="linear needs the frames before"):
+    with pytest.raises(AssimilatorError, match="linear needs the cycles before"):
         load(Windowed(), load_world("demonstration"), EnsembleSettings())
 
 
