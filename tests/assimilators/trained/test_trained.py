@@ -222,7 +222,7 @@ def test_a_packaged_file_is_what_its_card_describes(path: Path) -> None:
     single = single_observation_reach(method, state, std, reach)
     assert single.peak > 0.01
     assert single.beyond < 1e-4
-    backgrounds = held_out(load_model("mini"), world.reference, world, 8)
+    backgrounds = held_out(load_model("mini"), world.reference, world, 4)
     observing = observing_of(world, world.reference, method.metadata["training"]["observations"])
     scores = evaluate(method, observing, backgrounds, seed=1)
     for name in HEADLINE:
