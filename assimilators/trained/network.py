@@ -85,9 +85,14 @@ class TrainedAssimilator(WithRecent):
         self.reach_km = float(self.metadata["reach_km"])
         # All files that dacycle exported before they said so remove it.
         self.removes_model_bias = bool(self.metadata.get("removes_model_bias", True))
-        self._stepping, self.recent = _stepping(self.path, self.metadata), "recent_hours" in self.metadata
+        self._stepping = _stepping(self.path, self.metadata)
         self._taken = len(NAMES) + len(self.planes) + len(NAMES) * self.recent
         self._outputs = _checked_outputs(self.path, self._session, self.grid.shape, self._taken, self._stepping)
+
+    @property
+    def recent(self) -> bool:
+        """Whether the file takes the departures of the last 24 hours."""
+        return "recent_hours" in self.metadata
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """Correct B chains' backgrounds; see `Assimilator.analyse`.

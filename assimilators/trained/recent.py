@@ -8,6 +8,7 @@ analyses and in the first cycles of a run, both are 0.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,18 +51,17 @@ def completed(fields: NDArray, further: NDArray | None = None) -> NDArray[np.flo
     return np.concatenate([fields, np.broadcast_to(further, (len(fields), *further.shape))], 1, dtype=np.float32)
 
 
-class WithRecent:
-    """Give a method a window, if it takes the departures of the last 24 hours; see `base.WindowAssimilator`.
+class WithRecent(ABC):
+    """Give a method a window, if it takes the departures of the last 24 hours; see `base.WindowAssimilator`."""
 
-    Attributes:
-        recent: whether it does. Without, `steps` is 0: there is no window.
-    """
-
-    recent: bool
+    @property
+    @abstractmethod
+    def recent(self) -> bool:
+        """Whether the method takes them."""
 
     @property
     def steps(self) -> int:
-        """Steps of the window whose end is the analysis."""
+        """Steps of the window whose end is the analysis; 0 where there is none."""
         return CYCLES + 1 if self.recent else 0
 
     def with_past(self, past: Past) -> InCycle:

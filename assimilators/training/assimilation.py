@@ -48,7 +48,7 @@ class TorchAssimilator(WithRecent):
         return tuple(self.network.planes)
 
     @property
-    def recent(self) -> bool:  # type: ignore[override]
+    def recent(self) -> bool:
         """Whether the network takes the departures of the last 24 hours."""
         return takes_recent(self.network)
 

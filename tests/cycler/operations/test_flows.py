@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from prefect.artifacts import Artifact
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from typer.testing import CliRunner
 
@@ -208,6 +209,20 @@ def test_deployments_that_a_file_no_longer_asks_for_are_removed(world, tmp_path:
         assert client.read_deployment_by_name("hindcast/tiny")
         with pytest.raises(ObjectNotFound):
             client.read_deployment_by_name("cycle/tiny")
+
+
+def test_a_worker_that_makes_the_pool_meanwhile_does_no_harm(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, look = write_experiment(tmp_path, world), SyncPrefectClient.read_work_pool
+
+    def made_just_after(client: SyncPrefectClient, name: str) -> None:
+        monkeypatch.setattr(SyncPrefectClient, "read_work_pool", look)
+        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+        raise ObjectNotFound(http_exc=Exception("not yet"))
+
+    monkeypatch.setattr(SyncPrefectClient, "read_work_pool", made_just_after)
+    assert [made.name for made in deploy(path, tmp_path / "archive", "of a worker")]
 
 
 def test_training_runs_a_recipe_in_its_own_process(world, tmp_path: Path) -> None:
