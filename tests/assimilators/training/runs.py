@@ -8,6 +8,8 @@ from typing import Any
 
 from dacycle.common.configuration import write_yaml
 
+SOURCES = [{"source": "stations"}, {"source": "sondes"}, {"source": "olr"}]
+
 
 def write_recipe(path: Path, entries: dict[str, Any], **changes: Any) -> Path:
     """Write a recipe with some entries changed; `None` leaves an entry out."""
