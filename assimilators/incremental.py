@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError
+from dacycle.assimilators.base import Analysis, Assimilator, AssimilatorError, has_window
 from dacycle.forecast_adapter.grid import Grid, bilinear, conservative_average
 
 __all__ = ["Incremental"]
@@ -32,6 +32,11 @@ class Incremental:
             raise AssimilatorError(
                 f"assimilator {self.inner.name} is on {self.inner.grid.name}, not coarser than {self.grid.name}: only "
                 "increments of a coarser grid are brought up"
+            )
+        if has_window(self.inner):
+            raise AssimilatorError(
+                f"assimilator {self.inner.name} needs the cycles before, which are on {self.grid.name}, on "
+                f"{self.inner.grid.name}; leave out assimilation_grid"
             )
 
     @property

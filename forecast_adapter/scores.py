@@ -178,8 +178,9 @@ def spectral_divergence(power: Array, reference: Array) -> Array:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         p = reference[..., 1:] / reference[..., 1:].sum(axis=-1, keepdims=True)
-        q = power[..., 1:] / power[..., 1:].sum(axis=-1, keepdims=True)
-        terms = np.where(p > 0, p * np.log(p / np.nan_to_num(q)), p)
+        total = power[..., 1:].sum(axis=-1, keepdims=True)
+        q = power[..., 1:] / np.where(total == 0, 1, total)
+        terms = np.where(p > 0, p * np.log(p / q), p)
     return terms.sum(axis=-1)
 
 

@@ -158,7 +158,13 @@ def _places(grid: Grid) -> Tensor:
 
 
 class Adapted(ABC):
-    """Declare what training needs of a method with an adapter."""
+    """Declare what training needs of a method with an adapter.
+
+    Attributes:
+        size: of the base and of the adapter.
+    """
+
+    size: Any
 
     @abstractmethod
     def begin_with(self, trained: nn.Module) -> None:

@@ -128,7 +128,8 @@ def make_chains(
 ) -> None:
     """Write the errors of the backgrounds of chains, a file each; those that exist are kept.
 
-    Every second chain is observed by a random subset, the others as in an experiment.
+    Every second chain is observed by a random subset, the others as in an experiment; half of these are without the
+    optional sources.
 
     Args:
         cycling: returns what makes the chains; it is called in each process.
@@ -140,7 +141,7 @@ def make_chains(
     """
     folder.mkdir(parents=True, exist_ok=True)
     pieces = [
-        (cycling, folder / f"{chain:04d}.nc", start, cycles, seed + chain, chain % 2 == 1)
+        (cycling, folder / f"{chain:04d}.nc", start, cycles, seed + chain, chain)
         for chain, start in enumerate(starts)
         if not (folder / f"{chain:04d}.nc").exists()
     ]
@@ -151,11 +152,12 @@ def make_chains(
 
 
 def _make_chain(
-    cycling: Callable[[], Cycling], path: Path, start: np.datetime64, cycles: int, seed: int, random: bool
+    cycling: Callable[[], Cycling], path: Path, start: np.datetime64, cycles: int, seed: int, number: int
 ) -> None:
     made_by = cycling()
     observing, model = made_by.observing, made_by.model
-    subset = observing.random_subset(np.random.default_rng(seed)) if random else USUAL
+    random = number % 2 == 1
+    subset = observing.random_subset(np.random.default_rng(seed)) if random else observing.usual(number // 2)
     chain = run_chain(made_by.method, model, observing, start, cycles, seed, subset, made_by.frames)
     write_backgrounds(_errors_of_chains([chain], model, observing.world), path, observing.world)
 

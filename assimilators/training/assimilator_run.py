@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingErro
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.adapter import Adapted
 from dacycle.assimilators.networks.blocks.base import Constants
+from dacycle.assimilators.networks.blocks.departures import DepartureSize
 from dacycle.assimilators.networks.blocks.planes import UPDATES
 from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
@@ -310,8 +311,12 @@ def _cycling(run: Path, number: int, data: str) -> Cycling:
 
 
 def _begin_with(network: Adapted, base: str) -> None:
-    """Give an adapter the network of a run as its base. RecipeError where it is of another method or size."""
+    """Give an adapter the network of a run as its base. RecipeError where it is of another method, size or form."""
     _, _, trained = read_assimilator_run(Path(base))
+    for name in (field.name for field in fields(DepartureSize) if hasattr(trained.size, field.name)):
+        theirs, ours = getattr(trained.size, name), getattr(network.size, name)
+        if theirs != ours:
+            raise RecipeError(f"base: {base} was trained with network.{name} {theirs!r}, and this recipe has {ours!r}")
     try:
         network.begin_with(trained)
     except RuntimeError as error:

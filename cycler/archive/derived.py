@@ -11,7 +11,7 @@ writers, or of one that was killed between two files, sees by their keys on whic
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,13 +23,16 @@ from dacycle.common.locks import locked
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 
-__all__ = ["CYCLE_TABLES", "LAST_COPY", "read_cycle_tables", "read_rows", "read_tables", "write_tables"]
+__all__ = ["CYCLE_TABLES", "LAST_COPY", "REMOVED", "read_cycle_tables", "read_rows", "read_tables", "write_tables"]
 
 logger = logging.getLogger(__name__)
 
 _KEYS = b"dacycle.cycles.4"
 """Where the keys are kept; with another number, tables of an older layout are computed again. Those with scores of
 removed states cannot be, and are refused: a higher number needs a reader of the one before it."""
+
+REMOVED = " removed"
+"""How the key of a cycle ends that was never scored before its states were removed."""
 
 CYCLE_TABLES = ("errors", "means", "fits")
 """Tables whose rows are of single cycles: the scores, of removed states as well."""
@@ -50,17 +53,21 @@ def read_tables(folder: Path, names: Sequence[str]) -> tuple[dict[str, pd.DataFr
     return tables, keys[0]
 
 
-def read_cycle_tables(folder: Path, last_copy: bool) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+def read_cycle_tables(folder: Path, removed: Collection[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Return the CYCLE_TABLES that are stored, and the key of each cycle in them, "" where the files disagree on it.
 
     Args:
         folder: of the files.
-        last_copy: whether they hold what cannot be computed again.
+        removed: cycles whose states are gone, so that their scores cannot be computed again.
 
     Raises:
-        ArchiveError: a table that cannot be computed again is damaged, missing beside others, or of another layout.
+        ArchiveError: where such scores may be lost, a table is damaged, missing beside others, or of another layout.
     """
-    tables, keys = _read_all(folder, CYCLE_TABLES, last_copy)
+    tables, keys = _read_all(folder, CYCLE_TABLES, bool(removed))
+    scored = any(not of_one.get(cycle, REMOVED).endswith(REMOVED) for of_one in keys for cycle in removed)
+    if scored and not all(keys):
+        lacking = CYCLE_TABLES[[bool(of_one) for of_one in keys].index(False)]
+        raise ArchiveError(f"{folder / lacking}.parquet is missing; {LAST_COPY}")
     cycles = {cycle: key for of_one in keys for cycle, key in of_one.items()}
     return tables, {c: key if all(of_one.get(c) == key for of_one in keys) else "" for c, key in cycles.items()}
 
@@ -70,24 +77,24 @@ def _read_all(
 ) -> tuple[dict[str, pd.DataFrame], list[dict[str, str]]]:
     """Return each table, and the keys in each file; nothing of a file that has to be computed again."""
     paths = [folder / f"{name}.parquet" for name in names]
-    last_copy = last_copy and any(path.is_file() for path in paths)
     found = [_read(path, last_copy) for path in paths]
     return {name: table for name, (table, _) in zip(names, found, strict=True)}, [keys for _, keys in found]
 
 
 def _read(path: Path, last_copy: bool) -> tuple[pd.DataFrame, dict[str, str]]:
     """Return a table and its keys; nothing where it has to be computed again. Raises as `read_cycle_tables`."""
-    keys: dict[str, str] = {}
+    if not path.is_file():
+        return _empty(), {}
     try:
-        if path.is_file():
-            table = read_sealed_table(path, LAST_COPY if last_copy else _AGAIN)
-            keys = _keys(table)
+        table = read_sealed_table(path, LAST_COPY if last_copy else _AGAIN)
     except ArchiveError as error:
         if last_copy:
             raise
         logger.warning("%s", error)
+        return _empty(), {}
+    keys = _keys(table)
     if last_copy and not keys:
-        raise ArchiveError(f"{path} is missing, or of another version of dacycle; {LAST_COPY}")
+        raise ArchiveError(f"{path} is of another version of dacycle; {LAST_COPY}")
     return (table.to_pandas(), keys) if keys else (_empty(), {})
 
 

@@ -24,7 +24,7 @@ from dacycle.cycler.archive.commits import branch_names
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.archive.progress import STATES, find_states
 
-__all__ = ["Copied", "backup", "differing", "restore"]
+__all__ = ["Copied", "backup", "differing", "refuse_other", "restore"]
 
 _NOTES = "backup.json"
 _TRUNK = f"{STATES}/refs/branch.main/ref.json"
@@ -53,7 +53,9 @@ def backup(archive: Archive, destination: Path) -> Copied:
     with archive.nothing_removed():
         source = archive.folder
         newest = _branches(source)
-        _refuse_other(destination, source)
+        if (destination / STATES / "refs").is_dir():
+            refuse_other(destination, source)
+            _refuse_unknown_branches(destination, source)
         there, copied = _files(source), _files(destination)
         notes, found = _read_notes(destination), _noted(source, there)
         new = [name for name in there if name not in copied or not (_is_object(name) or notes.get(name) == found[name])]
@@ -108,12 +110,7 @@ def differing(archive: Path, backup: Path, is_whole: bool) -> list[str]:
     Args:
         archive, backup: the two.
         is_whole: nothing is missing in the archive: what only the backup has was removed since.
-
-    Raises:
-        ArchiveError: the backup is none, or one of another archive.
     """
-    find_states(backup)
-    _refuse_other(backup, archive)
     there, copied = _files(archive), _files(backup)
 
     def differs(name: str) -> bool:
@@ -124,18 +121,21 @@ def differing(archive: Path, backup: Path, is_whole: bool) -> list[str]:
         return [name for name, other in zip(names, pool.map(differs, names), strict=True) if other]
 
 
-def _refuse_other(destination: Path, source: Path) -> None:
-    """Raise ArchiveError where the destination is a copy of another archive: each has a trunk of its own."""
-    if not (destination / STATES / "refs").is_dir():
-        return
-    unknown = sorted(set(branch_names(destination / STATES)) - set(branch_names(source / STATES)))
-    copied, trunk = destination / _TRUNK, source / _TRUNK
-    is_other = copied.is_file() and trunk.is_file() and copied.read_bytes() != trunk.read_bytes()
-    if unknown or is_other:
-        held = ", ".join(unknown or branch_names(destination / STATES))
+def refuse_other(backup: Path, archive: Path) -> None:
+    """Raise ArchiveError where a backup is none, or one of another archive: each archive has a trunk of its own."""
+    find_states(backup)
+    copied, trunk = backup / _TRUNK, archive / _TRUNK
+    if copied.is_file() and trunk.is_file() and copied.read_bytes() != trunk.read_bytes():
+        raise ArchiveError(f"{backup} is a copy of another archive than {archive}; name another place")
+
+
+def _refuse_unknown_branches(destination: Path, source: Path) -> None:
+    """Raise ArchiveError where the destination holds experiments that the source does not, and would lose them."""
+    unknown = set(branch_names(destination / STATES)) - set(branch_names(source / STATES))
+    if unknown:
         raise ArchiveError(
-            f"{destination} holds {held}, which {source} does not: it is a copy of another archive; name another "
-            "destination"
+            f"{destination} holds {', '.join(sorted(unknown))}, which {source} does not: it is a copy of another "
+            "archive; name another place"
         )
 
 

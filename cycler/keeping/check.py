@@ -9,7 +9,7 @@ import pandas as pd
 from dacycle.cycler.archive.branches import Archive, Branch
 from dacycle.cycler.archive.exceptions import ArchiveError
 from dacycle.cycler.experiment import STEP, cycle_id
-from dacycle.cycler.keeping.backup import differing
+from dacycle.cycler.keeping.backup import differing, refuse_other
 
 __all__ = ["Health", "check", "remedies"]
 
@@ -43,6 +43,8 @@ def check(archive: Archive, backup: Path | None = None) -> Health:
     Raises:
         ArchiveError: the backup is none, or one of another archive, or something is being removed from the archive.
     """
+    if backup is not None:
+        refuse_other(backup, archive.folder)
     with archive.nothing_removed():
         return _check(archive, backup)
 

@@ -7,7 +7,7 @@ done again by the next call as far as they are missing.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from typing import Any
 
 import pandas as pd
@@ -15,14 +15,13 @@ import xarray as xr
 
 from dacycle.common.errors import DacycleError
 from dacycle.cycler.archive.branches import HEADLINE_FIELDS, Archive, ArchiveError, Branch
-from dacycle.cycler.archive.derived import read_cycle_tables
 from dacycle.cycler.archive.members import MEMBERS, SMOOTHED, SMOOTHED_MEMBERS
 from dacycle.cycler.archive.progress import read_holding
 from dacycle.cycler.archive.removal import Times
 from dacycle.cycler.archive.store import Rows
 from dacycle.cycler.cycle.late import start_of
-from dacycle.cycler.experiment import STEP, Experiment, cycle_id, differences
-from dacycle.cycler.verification.cycles import verify
+from dacycle.cycler.experiment import STEP, Experiment, cycle_id
+from dacycle.cycler.verification.cycles import unverified, verify
 from dacycle.forecast_adapter.channels import CHANNELS, HEADLINE, index
 from dacycle.forecast_adapter.worlds.world import load_world
 
@@ -49,17 +48,17 @@ def removable(branch: Branch) -> dict[str, pd.DatetimeIndex]:
     """Return by group the times whose states the experiment's `keep` no longer asks for, and that are still there.
 
     Whole days are removed. The two frames before the experiment's own first cycle stay, so that it can be forked there,
-    and so does what other runs of the archive have still to read.
+    and so does what an experiment has still to read of its late chain.
     """
     keep, times = branch.experiment.keep, branch.times
     if keep is None or not len(times):
         return {}
-    first, boundary, shared = branch.experiment.start - STEP, _boundary(branch), _overlaps(branch)
+    first, boundary = branch.experiment.start - STEP, _boundary(branch)
     found = {}
     for group in (*_PAIRS, *_SINGLE):
         there = branch.kept(group)
         old = there[there < boundary]
-        stays = old.isin([first - STEP, first, *shared])
+        stays = old.isin([first - STEP, first])
         if keep.then == "daily":
             stays |= (old.hour == 0) | ((old + STEP).hour == 0) & (group in _PAIRS)
         if len(gone := old[~stays]):
@@ -74,50 +73,18 @@ def _boundary(branch: Branch) -> pd.Timestamp:
 
 
 def _awaited(branch: Branch) -> pd.Timestamp:
-    """Return the time of the first analysis that another run of the archive has still to start from, or to copy.
+    """Return the time of the first analysis of a late chain that its experiment has still to start from.
 
-    The cycles of an experiment start from those of its late chain; a hindcast is joined of its streams.
+    Of any other run, nothing is waited for.
     """
-    archive, begun = branch.archive, branch.archive.branches()
     early = branch.name.removesuffix("-late")
-    if early != branch.name:
-        if early not in begun:
-            return branch.times[0]
-        experiment, following = archive.branch(early).experiment, archive.branch(early).next_time
-        return pd.Timestamp.max if experiment.late is None else start_of(experiment, following or experiment.start)
-    streams = _streams(branch)
-    if branch.name in [stream.name for stream in streams[1:]]:  # the whole begins on what the first one keeps
-        whole = branch.name.rpartition("-")[0]
-        joined = archive.branch(whole).next_time if whole in begun else None
-        if joined is None or joined <= branch.times[-1]:
-            return branch.times[0]
-    return pd.Timestamp.max
-
-
-def _overlaps(branch: Branch) -> pd.DatetimeIndex:
-    """Return the times at which a stream is compared with its neighbours; none of another run."""
-    return pd.DatetimeIndex(
-        [
-            time
-            for before, after in pairwise(_streams(branch))
-            if branch.name in (before.name, after.name)
-            for time in pd.date_range(after.start, before.end, freq=STEP)
-        ]
-    )
-
-
-def _streams(branch: Branch) -> list[Experiment]:
-    """Return the streams NAME-1, NAME-2 ... of which a branch is one, in order of their starts; none of another run.
-
-    They have an end, and differ in nothing but name and start.
-    """
-    archive, (whole, _, number) = branch.archive, branch.name.rpartition("-")
-    if not number.isdigit():
-        return []
-    numbered = [name for name in archive.branches() if name.removeprefix(f"{whole}-").isdigit()]
-    parts = [archive.branch(name).experiment for name in numbered]
-    alike = [one for one in parts if differences(branch.experiment, one).keys() <= {"name", "start"}]
-    return sorted((one for one in alike if one.end is not None), key=lambda one: one.start)
+    if early == branch.name:
+        return pd.Timestamp.max
+    if early not in branch.archive.branches():
+        return branch.times[0]
+    begun = branch.archive.branch(early)
+    experiment = begun.experiment
+    return pd.Timestamp.max if experiment.late is None else start_of(experiment, begun.next_time or experiment.start)
 
 
 def is_due(archive: Archive, experiment: Experiment) -> bool:
@@ -163,8 +130,11 @@ def _tidy(archive: Archive, plan: bool) -> Tidied:
 
 
 def _remove(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> None:
-    verify(branch, load_world(branch.experiment.world))
-    _refuse_unscored(branch, gone)
+    world = load_world(branch.experiment.world)
+    verify(branch, world)
+    if not gone.get("background", pd.DatetimeIndex([])).intersection(unverified(branch, world)).empty:
+        folder = branch.folder / "verification"
+        raise ArchiveError(f"{folder}: the scores of {branch.name} could not be written; its states are not removed")
     store, boundary = branch.archive.states, _boundary(branch)
     kept_since = cycle_id(boundary)
     notes = list(takewhile(lambda note: note["time"] >= kept_since, store.notes(branch.name)))
@@ -177,14 +147,6 @@ def _remove(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> None:
         metadata,
         read_holding(store.folder, branch.name).to_json(),
     )
-
-
-def _refuse_unscored(branch: Branch, gone: Mapping[str, pd.DatetimeIndex]) -> None:
-    """Raise ArchiveError where the scores of states that are to go are not on disk, such as a full one."""
-    folder = branch.folder / "verification"
-    _, scored = read_cycle_tables(folder, last_copy=True)
-    if not all(scored.get(cycle_id(time)) for time in gone.get("background", ())):
-        raise ArchiveError(f"{folder}: the scores of {branch.name} could not be written; its states are not removed")
 
 
 def _hours(times: pd.DatetimeIndex) -> Times:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, model_validator
 
-from dacycle.common.configuration import Strict, read_checked
+from dacycle.common.configuration import Strict, read_checked, set_entry
 from dacycle.common.errors import DacycleError
 from dacycle.cycler.blocks import Duration
 from dacycle.cycler.experiment import (
@@ -172,7 +172,7 @@ def _experiments(
     for run, of_run in study.runs.items():
         content = deepcopy(base.as_dict())
         for key, value in ({"drift.free_run": False} | study.set | of_run | method.set | dict(settings)).items():
-            _change(content, key, value, f"{name}: {method.name}")
+            set_entry(content, key, value, f"{name}: {method.name}", StudyError)
         parts = [name, method.name, *(f"{key.split('.')[-1]} {_short(value)}" for key, value in settings.items()), run]
         content["name"] = "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-") for part in parts if part)
         if len(content["name"]) > LONGEST_NAME:
@@ -182,20 +182,6 @@ def _experiments(
         except ExperimentError as error:
             raise StudyError(f"{name}: {method.name}, {dict(settings)}: {error}") from error
     return found
-
-
-def _change(content: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Change one entry of an experiment's content, whose key is `a` or `a.b`; None removes it."""
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        inner = content.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise StudyError(f"{where}: {key}: {parent} holds no keys of its own")
-        content = inner
-    if value is None:
-        content.pop(leaf, None)
-    else:
-        content[leaf] = value
 
 
 def _short(value: Any) -> str:

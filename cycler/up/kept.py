@@ -49,10 +49,18 @@ class Kept:
             raise UpError(f"{file} is damaged: delete it; ports are then chosen again") from None
 
     def set_processes(self, processes: Mapping[str, int]) -> None:
-        """Keep the processes that run now; nothing is written where they are the same as before."""
+        """Keep the processes that run now; nothing is written where they are the same as in the file.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         if self.processes != processes:
-            self.processes = dict(processes)
-            self._write()
+            written, self.processes = self.processes, dict(processes)
+            try:
+                self._write()
+            except OSError:
+                self.processes = written
+                raise
 
     def port(self, name: str, host: str, among: range, wanted: int | None = None) -> int:
         """Return the port that is asked for, that of the last time, or a free one, for what listens at a host.

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dacycle.cycler.archive.branches import Branch
-from dacycle.cycler.archive.derived import read_cycle_tables, read_rows, write_tables
+from dacycle.cycler.archive.derived import REMOVED, read_cycle_tables, read_rows, write_tables
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import parse_donor
 from dacycle.forecast_adapter import scores
@@ -34,6 +34,7 @@ __all__ = [
     "kept_rows",
     "layer_of",
     "trends",
+    "unverified",
     "verify",
     "verify_all",
     "verify_free_run",
@@ -99,6 +100,11 @@ def verify_all(branches: Sequence[Branch], world: World) -> list[Verification]:
     return [verified[branch.folder] for branch in branches]
 
 
+def unverified(branch: Branch, world: World) -> list[pd.Timestamp]:
+    """Return the cycles that `verify` would verify now: their rows are not on disk. Errors as `verify`."""
+    return _Kept(branch, world).due
+
+
 def kept_rows(branch: Branch, name: str, rows: pc.Expression, records: Sequence[CycleRecord]) -> pd.DataFrame:
     """Return some rows of a kept table of a run, as it is kept; nothing is computed or written.
 
@@ -124,7 +130,7 @@ class _Kept:
         self.branch, self.new = branch, list[Verification]()
         records = [r for r in branch.records if r.status != "cold_start"]
         self.kept = set(branch.kept("background"))
-        removed = any(record.time not in self.kept for record in records)
+        removed = {record.id for record in records if record.time not in self.kept}
         self._tables, self._stored_keys = read_cycle_tables(branch.folder / "verification", removed)
         self._keys = {r.id: _key(r, world) if r.time in self.kept else self._key_then(r) for r in records}
         self._current = {cycle for cycle, key in self._keys.items() if self._stored_keys.get(cycle) == key}
@@ -132,12 +138,16 @@ class _Kept:
     def _key_then(self, record: CycleRecord) -> str:
         """Return the key of what was made of a cycle before its states were removed."""
         then, made_of = self._stored_keys.get(record.id, ""), fingerprint([record])
-        return then if then.startswith(made_of) else f"{made_of} removed"
+        return then if then.startswith(made_of) else made_of + REMOVED
+
+    @property
+    def due(self) -> list[pd.Timestamp]:
+        """Return the cycles whose rows are missing, or were made of something else."""
+        return [pd.Timestamp(cycle) for cycle in self._keys if cycle not in self._current]
 
     def departures(self) -> Iterator[tuple[pd.Timestamp, pd.DataFrame, "_Kept"]]:
         """Yield time and departures of each cycle that is due, in order, and this."""
-        due = [pd.Timestamp(cycle) for cycle in self._keys if cycle not in self._current]
-        for time, departures in self.branch.each_departures(due):
+        for time, departures in self.branch.each_departures(self.due):
             yield time, departures, self
 
     def joined(self) -> Verification:

@@ -124,6 +124,8 @@ def newest_of_errors(errors: pd.Series, together: int = 1) -> tuple[float, float
         errors: the root mean square errors of a run, in order, positive.
         together: number of values whose mean is compared, with the means of as many before.
     """
+    if len(errors) < together:
+        return np.nan, np.nan
     logs = np.log(errors.rolling(together).mean().to_numpy(float)[together - 1 :])
     past = logs[: max(0, len(logs) - together), None]
     typical = _median(past)

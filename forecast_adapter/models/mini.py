@@ -58,7 +58,10 @@ class MiniSize:
     advection: int = 0
 
     def __post_init__(self) -> None:
-        if self.coarse % self.joined:
+        for name in ("squared", "advection"):
+            if getattr(self, name) not in (0, 1):
+                raise ValueError(f"{name}: {getattr(self, name)} is unknown; it is 0 or 1")
+        if self.joined < 1 or self.coarse % self.joined:
             raise ValueError(f"joined: {self.joined} is no divisor of coarse, {self.coarse}")
 
 
@@ -224,7 +227,8 @@ class MiniNetwork(nn.Module):
     def _carried(self, current: Tensor) -> Tensor:
         """Return what the wind carries to each point in 6 h, -(u d/dx + v d/dy) of the fields on levels, in `step_std`.
 
-        Derivatives are central differences, on a grid of equal steps in latitude without poles.
+        Derivatives are central differences, on a grid of equal steps in latitude without poles. Winds do not change
+        their sign over a pole as they should, so that those of the rows beside it are wrong.
         """
         padded = pad_sphere(current[:, CARRIED], 1)
         east = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]

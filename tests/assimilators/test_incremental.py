@@ -196,3 +196,15 @@ def test_the_imbalance_is_weighted_by_area() -> None:
     after[GROUPS["t"], :8] += 2.0  # north of 45 N
     share = (1 - np.sin(np.deg2rad(45))) / 2
     np.testing.assert_allclose(thickness_imbalance(before, after, COARSE.weights), 2 * np.sqrt(share), rtol=1e-6)
+
+
+def test_a_method_that_needs_the_cycles_before_is_refused() -> None:
+    class Windowed(Nudge):
+        steps = 5
+
+        def with_past(self, past: object) -> "Windowed":
+            """Return the method itself."""
+            return self
+
+    with pytest.raises(AssimilatorError, match=r"needs the cycles before.*leave out assimilation_grid"):
+        Incremental(Windowed("tiny"), FINE)

@@ -147,6 +147,7 @@ def test_divergence_of_a_smoothed_field_by_hand():
     nothing, something = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 1.0])
     assert scores.spectral_divergence(nothing, something) == np.inf
     assert np.isnan(scores.spectral_divergence(something, nothing))
+    assert np.isnan(scores.spectral_divergence(np.array([1.0, np.nan, 1.0]), something))
 
 
 def test_lead_time_lost_by_hand():

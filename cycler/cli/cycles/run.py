@@ -3,12 +3,13 @@
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import typer
 
 from dacycle.common import clock
+from dacycle.common.configuration import set_entry
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Archive, ArchiveError, Branch
 from dacycle.cycler.archive.writer import write
@@ -264,7 +265,7 @@ def fork(
     if content.get("late"):
         content["late"].pop("from", None)  # of the other experiment
     for key, value in changes.items():
-        _change(content, key, value)
+        set_entry(content, key, value, "--set", ExperimentError)
     if content.get("late"):
         content["late"] |= {} if "from" in content["late"] else _late_origin(opened, origin, time)
     text = write_experiment(content)
@@ -302,16 +303,6 @@ def _late_origin(archive: Archive, origin: str, time: pd.Timestamp) -> dict[str,
     late = f"{origin}-late"
     stands = archive.branch(late).times[-1] if late in archive.branches() else None
     return {} if stands is None else {"from": f"{late}@{cycle_id(min(stands, time))}"}
-
-
-def _change(content: Any, key: str, value: Any) -> None:
-    """Change one entry of an experiment's content, whose key is `a` or `a.b`."""
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        content = content.get(parent)
-        if not isinstance(content, dict):
-            raise ExperimentError(f"--set {key}: there is no {parent!r} to set a part of")
-    content[leaf] = value
 
 
 def _cycles_after(branch: Branch, time: pd.Timestamp) -> int:

@@ -28,6 +28,7 @@ __all__ = [
     "parse_value",
     "parse_yaml",
     "read_checked",
+    "set_entry",
     "suggestion",
     "write_yaml",
 ]
@@ -88,7 +89,7 @@ def parse_checked(
     """Check the text of a YAML file; `source` names it in messages. Arguments and errors as `read_checked`."""
     node = parse_yaml(text, source, what, error)
     for key, value in changes.items():
-        _change(node, key, value, source, error)
+        set_entry(node, key, value, source, error)
     try:
         return kind.model_validate(_plain(node))
     except ValidationError as problems:
@@ -96,15 +97,26 @@ def parse_checked(
         raise error("\n".join(f"{source}:{line}: {sentence}" for line, sentence in lines)) from None
 
 
-def _change(node: CommentedMap, key: str, value: Any, source: str, error: type[DacycleError]) -> None:
-    """Give an entry of a document, whose key is `a` or `a.b`, another value."""
-    place: Any = node
+def set_entry(
+    content: MutableMapping[str, Any], key: str, value: Any, source: str, error: type[DacycleError]
+) -> None:  # fmt: skip
+    """Give an entry of a mapping, whose key is `a` or `a.b`, another value.
+
+    None removes it, so that its default counts. Mappings on the way are made.
+
+    Raises:
+        error: something on the way is no mapping; `source` names the content in the message.
+    """
+    place: Any = content
     *parents, leaf = key.split(".")
     for parent in parents:
         place = place.setdefault(parent, CommentedMap())
         if not isinstance(place, MutableMapping):
             raise error(f"{source}: {key}: {parent} is no mapping, so it has no entry {leaf}")
-    place[leaf] = value
+    if value is None:
+        place.pop(leaf, None)
+    else:
+        place[leaf] = value
 
 
 def parse_yaml(text: str, source: str, what: str, error: type[DacycleError]) -> CommentedMap:

@@ -20,7 +20,7 @@ from dacycle.assimilators.sampling.backgrounds import (
     write_backgrounds,
     year_times,
 )
-from dacycle.assimilators.sampling.cycled_backgrounds import cycled_errors_between, make_cycles
+from dacycle.assimilators.sampling.cycled_backgrounds import Cycling, cycled_errors_between, make_chains, make_cycles
 from dacycle.assimilators.sampling.cycles import run_chain
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.forecast_adapter.channels import NAMES
@@ -196,3 +196,15 @@ def backgrounds_of(times: np.ndarray, errors: np.ndarray) -> Backgrounds:
     """Return errors of 24 h, each with an error of 48 h that is 100."""
     both = np.concatenate([errors, np.full_like(errors, 100)]).astype(np.float16)
     return Backgrounds(np.tile(times, 2), np.repeat([24, 48], len(times)), both, "model")
+
+
+def test_half_of_the_chains_that_are_observed_as_usual_are_without_optional_sources(world, tiny, tmp_path, monkeypatch):
+    observing = observing_of(tiny, tiny.reference, [{"source": "stations"}, {"source": "sondes"}], optional=["sondes"])
+    cycling = Cycling(Nudge("tiny"), load_model(world.model), observing, None)
+    denied = []
+    module = "dacycle.assimilators.sampling.cycled_backgrounds"
+    monkeypatch.setattr(f"{module}.run_chain", lambda *arguments: denied.append(arguments[6].deny))
+    monkeypatch.setattr(f"{module}._errors_of_chains", lambda *_: None)
+    monkeypatch.setattr(f"{module}.write_backgrounds", lambda *_: None)
+    make_chains(lambda: cycling, tmp_path / "chains", tiny.reference.times[:4], 1, seed=1, workers=1)
+    assert [tuple(denied[number]) for number in (0, 2)] == [(), ("sondes",)]

@@ -171,6 +171,9 @@ def test_an_adapter_learns_beside_its_base_which_stays_as_it_is(
     for (name, weights), expected in zip(network.base.named_parameters(), base.parameters(), strict=True):
         assert torch.equal(weights, expected), name
     assert network.adapter.project.weight.abs().max() > 0
+    kept = recipe_of(entries, **changes, network={**entries["network"], **adapter, "bias": "kept"})
+    with pytest.raises(RecipeError, match=r"was trained with network\.bias 'removed', and this recipe has 'kept'"):
+        fit_assimilator(kept, tmp_path / "other", observing, backgrounds, held(backgrounds, observing), FEW)
     larger = recipe_of(entries, **changes, network={**entries["network"], **adapter, "joint": 32})
     with pytest.raises(RecipeError, match="of another size than `network` says"):
-        fit_assimilator(larger, tmp_path / "other", observing, backgrounds, held(backgrounds, observing), FEW)
+        fit_assimilator(larger, tmp_path / "larger", observing, backgrounds, held(backgrounds, observing), FEW)

@@ -6,7 +6,8 @@ import sys
 import pandas as pd
 import pytest
 
-from dacycle.cycler.archive.derived import read_cycle_tables, read_tables, write_tables
+from dacycle.cycler.archive.derived import REMOVED, read_cycle_tables, read_tables, write_tables
+from dacycle.cycler.archive.exceptions import ArchiveError
 
 WRITER = """
 import sys
@@ -47,9 +48,20 @@ def test_of_files_between_which_a_process_was_killed_the_cycles_count_on_which_t
     before, after = {"20240103T18": "old", "20240104T00": "a key"}, {"20240104T00": "a key", "20240104T06": "new"}
     write_tables(tmp_path, {"errors": frame(1), "means": frame(3), "fits": frame(2)}, before)
     write_tables(tmp_path, {"errors": frame(1)}, after)
-    tables, known = read_cycle_tables(tmp_path, last_copy=True)
+    tables, known = read_cycle_tables(tmp_path, {"20240103T18"})
     assert known == {"20240103T18": "", "20240104T00": "a key", "20240104T06": ""}
     assert (tables["errors"]["value"].item(), tables["fits"]["value"].item()) == (1, 2)
+
+
+def test_a_table_that_is_not_written_yet_is_missed_only_where_scores_of_removed_states_were(tmp_path):
+    removed = {"20240103T18"}
+    write_tables(tmp_path, {"errors": frame(1)}, {"20240103T18": f"of a record{REMOVED}", "20240104T00": "a key"})
+    tables, known = read_cycle_tables(tmp_path, removed)
+    assert tables["fits"].empty
+    assert set(known.values()) == {""}
+    write_tables(tmp_path, {"errors": frame(1)}, {"20240103T18": "of a record verified"})
+    with pytest.raises(ArchiveError, match=r"means\.parquet is missing; .*restore it from a backup"):
+        read_cycle_tables(tmp_path, removed)
 
 
 def test_two_processes_that_write_at_once_leave_tables_of_one_of_them(tmp_path):

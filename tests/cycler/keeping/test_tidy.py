@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from dacycle.cycler.operations.service import Service
 from dacycle.cycler.report.page import write_report
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import unmade
+from dacycle.forecast_adapter.worlds.reference import Reference
 from tests.cycler.runs import experiment, make_run
+from tests.worlds import make_world
 
 DACYCLE = "from dacycle.cycler.cli import main; main()"
 KEEP = {"cycles": "2d"}
@@ -130,6 +133,16 @@ def test_states_whose_scores_cannot_be_written_stay(whole, tmp_path):
     archive = copy(whole.archive.folder, tmp_path / "archive")
     shutil.rmtree(archive.folder / "branches/run/verification", ignore_errors=True)
     (archive.folder / "branches/run/verification").write_text("in the way")
+    with pytest.raises(ArchiveError, match="the scores of run could not be written"):
+        tidy(archive)
+    assert len(archive.branch("run").kept("analysis")) == len(whole.times)
+
+
+def test_states_whose_scores_on_disk_are_outdated_stay(whole, tmp_path, tiny, monkeypatch):
+    archive = copy(whole.archive.folder, tmp_path / "archive")
+    without = replace(tiny, reference=Reference(make_world(tmp_path / "short", days=0) / "reference"))
+    verify(archive.branch("run"), without)
+    monkeypatch.setattr("dacycle.cycler.verification.cycles.write_tables", lambda *_: None)  # a full disk
     with pytest.raises(ArchiveError, match="the scores of run could not be written"):
         tidy(archive)
     assert len(archive.branch("run").kept("analysis")) == len(whole.times)

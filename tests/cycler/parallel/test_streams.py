@@ -24,7 +24,6 @@ from dacycle.cycler.blocks import KeepSettings
 from dacycle.cycler.cli import app
 from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError, load_experiment
-from dacycle.cycler.keeping.tidy import removable
 from dacycle.cycler.operations.metrics import registry_of
 from dacycle.cycler.parallel.forecasts import make_forecasts
 from dacycle.cycler.parallel.streams import cut, find_streams, join, run_stream
@@ -99,25 +98,10 @@ def test_the_joined_run_has_the_parts_of_its_streams(done):
     assert not whole.damaged()
 
 
-def test_retention_leaves_what_is_still_to_be_joined_or_compared(done, tmp_path):
-    shutil.copytree(done / "archive", tmp_path / "archive")
-    archive = Archive(tmp_path / "archive")
-
-    def gone(name: str) -> set[pd.Timestamp]:
-        branch = archive.branch(name)
-        keep = KeepSettings.model_construct(cycles=STEP, then="none")
-        branch.experiment = branch.experiment.model_copy(update={"keep": keep})
-        return set(removable(branch).get("analysis", ()))
-
-    first, second = (stream.experiment for stream in find_streams(archive, "whole"))
-    overlap = set(pd.date_range(second.start, first.end, freq=STEP))
-    assert gone("whole-2") == set(pd.date_range(first.end + STEP, "2024-01-04T18", freq=STEP))
-    assert gone("whole-1")
-    assert not gone("whole-1") & overlap
-    archive.rewind("whole", first.end)
-    assert (gone("whole-2"), bool(gone("whole-1"))) == (set(), True)
-    shutil.rmtree(archive.folder / "states.icechunk/refs/branch.whole")
-    assert gone("whole-2") == set()
+def test_streams_keep_all_their_states(done):
+    keep = KeepSettings(cycles="2d", then="none")
+    described = load_experiment(done / "whole.yaml").model_copy(update={"keep": keep})
+    assert [part.experiment.keep for part in cut(described, 2, OVERLAP)] == [None, None]
 
 
 def test_up_to_the_seam_it_is_the_run_without_streams(done, tmp_path):

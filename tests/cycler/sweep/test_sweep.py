@@ -290,7 +290,7 @@ def test_a_file_with_a_mistake_is_refused(base, tmp_path, changes, expected):
     [
         ({"tunning.inflation": [1]}, "tunning: unknown key; did you mean tuning?"),
         ({"seed": [-1]}, "seed: Input should be greater than or equal to 0"),
-        ({"seed.x": [1]}, "seed holds no keys of its own"),
+        ({"seed.x": [1]}, "seed.x: seed is no mapping"),
         ({"seed": [1, 1]}, "are both called"),
         ({"withhold": [f"0.{'1' * 90}"]}, "is too long for a name"),
     ],

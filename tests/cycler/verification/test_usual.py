@@ -94,4 +94,5 @@ def test_errors_of_a_day_are_compared_with_days_before_that_share_none_of_its_cy
     assert typical == pytest.approx(np.exp(np.median(past)))
     assert strength > usual.LIMIT
     assert usual.newest_of_errors(errors[:-4], together=4)[1] < 3
-    assert np.isnan(usual.newest_of_errors(errors[:11], together=4)).all(), "of four days before, too few to say"
+    for few in (0, 1, 3, 4, 11):
+        assert np.isnan(usual.newest_of_errors(errors[:few], together=4)).all(), "of four days before, too few to say"

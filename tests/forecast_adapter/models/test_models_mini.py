@@ -163,3 +163,9 @@ def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
             previous, current = current, net.step(previous, current)
             difference = (torch.from_numpy(state) - current).abs().amax((0, 2, 3)) / net.std[:, 0, 0]
             assert difference.max() < 1e-3
+
+
+@pytest.mark.parametrize("wrong", [{"joined": 0}, {"joined": 3}, {"squared": 2}, {"advection": -1}])
+def test_a_size_that_is_none_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        MiniSize(fine=8, coarse=16, depth=2, **wrong)
