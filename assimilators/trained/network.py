@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.assimilators.base import Analysis, AssimilatorError, check_fits, current_name
+from dacycle.assimilators.base import RENAMED, Analysis, AssimilatorError, check_fits
 from dacycle.assimilators.trained.recent import WithRecent, completed
 from dacycle.assimilators.trained.stepping import STEP_INPUT, Stepping, next_name
 from dacycle.forecast_adapter.channels import CHANNELS, NAMES, PLANES
@@ -77,7 +77,8 @@ class TrainedAssimilator(WithRecent):
         except ModelFileError as error:
             raise AssimilatorError(str(error)) from error
         # Files of a method that had another name when they were written hold that name.
-        names = {key: current_name(str(file.metadata[key])) for key in ("name", "method")}
+        written = {key: str(file.metadata[key]) for key in ("name", "method")}
+        names = {key: RENAMED.get(name, name) for key, name in written.items()}
         self.metadata, self.name, self.world = {**file.metadata, **names}, names["name"], file.world
         self.grid, self.digest = file.grid, file.digest
         _check_units(self.path, self.metadata)
