@@ -15,6 +15,7 @@ aloft on the level of a headline channel count.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -123,12 +124,31 @@ def _root(squared: pd.Series) -> pd.Series:
     return np.sqrt(squared.where(squared >= 0))
 
 
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """Accepted values of a time that a headline channel can be compared with.
+
+    Attributes:
+        table: their rows.
+        reference: H(reference) at each, NaN where there is none.
+        groups: source and channel, a row for each pair that occurs.
+        group: (n,) the row of `groups` that each value belongs to.
+        inside: (regions, n) whether each value is in each region.
+    """
+
+    table: pd.DataFrame
+    reference: NDArray[np.float64]
+    groups: pd.DataFrame
+    group: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+
+
 class _Observed:
     """The observations of a run that kept forecasts are compared with, one valid time in memory after the other."""
 
     def __init__(self, branch: Branch, world: World, times: set[pd.Timestamp]) -> None:
         self._branch, self._world, self._times = branch, world, times
-        self._kept: dict[pd.Timestamp, tuple[pd.DataFrame, NDArray]] = {}
+        self._kept: dict[pd.Timestamp, _Values] = {}
 
     def score(self, start: pd.Timestamp, lead: int, headline: NDArray) -> pd.DataFrame:
         """Return the sums of a forecast state (6, H, W) valid `lead` hours after `start`."""
@@ -136,30 +156,27 @@ class _Observed:
         self._kept = {time: kept for time, kept in self._kept.items() if time >= start}
         if valid not in self._times:
             return pd.DataFrame()
-        table, reference = self._at(valid)
-        if lead == 0:
-            unseen = (table["use"] == "withheld").to_numpy()
-            table, reference = table[unseen], reference[unseen]
-        forecast = self._equivalents(table, headline)
-        parts = [_sums(table, forecast, reference)] if len(table) else []
-        withheld = (table["use"] == "withheld").to_numpy()
-        if lead and withheld.any():
-            of_withheld = _sums(table[withheld], forecast[withheld], reference[withheld])
-            parts.append(of_withheld.assign(source=of_withheld["source"] + WITHHELD))
-        return pd.concat(parts, ignore_index=True).assign(start=start, lead=lead) if parts else pd.DataFrame()
+        values = self._at(valid)
+        forecast, withheld = self._equivalents(values.table, headline), (values.table["use"] == "withheld").to_numpy()
+        sums = _sums(values, forecast, withheld if lead == 0 else np.ones_like(withheld))
+        if lead:
+            of_withheld = _sums(values, forecast, withheld)
+            sums = pd.concat([sums, of_withheld.assign(source=of_withheld["source"] + WITHHELD)], ignore_index=True)
+        return sums.assign(start=start, lead=lead)
 
-    def _at(self, valid: pd.Timestamp) -> tuple[pd.DataFrame, NDArray]:
-        """Return the accepted values at a time that a headline channel can be compared with, and H(reference)."""
+    def _at(self, valid: pd.Timestamp) -> _Values:
         if valid not in self._kept:
             table = next(table for _, table in self._branch.each_departures([valid]))
-            table = table[table["use"].isin(["assimilated", "withheld"]).to_numpy()]
-            channel = _channels(table)
-            table = table[channel >= 0].assign(channel=channel[channel >= 0])
+            channel = np.where(table["use"].isin(["assimilated", "withheld"]), _channels(table), -1)
+            table, channel = table[channel >= 0], channel[channel >= 0]
             when, reference = np.datetime64(valid, "h"), np.full(len(table), np.nan)
             if when in self._world.reference:
                 fields = self._world.reference.array(when)[[index(name) for name in HEADLINE]]
                 reference = self._equivalents(table, fields)
-            self._kept[valid] = table, reference
+            of_value = pd.DataFrame({"source": table["source"].to_numpy(str), "channel": np.array(HEADLINE)[channel]})
+            pairs = of_value.groupby(["source", "channel"], sort=False)
+            groups, inside = of_value.drop_duplicates(ignore_index=True), in_regions(table["latitude"].to_numpy())
+            self._kept[valid] = _Values(table, reference, groups, pairs.ngroup().to_numpy(), inside)
         return self._kept[valid]
 
     def _equivalents(self, table: pd.DataFrame, headline: NDArray) -> NDArray[np.float64]:
@@ -179,26 +196,29 @@ def _channels(table: pd.DataFrame) -> NDArray[np.int64]:
     return channel
 
 
-def _sums(table: pd.DataFrame, forecast: NDArray, reference: NDArray) -> pd.DataFrame:
-    """Return the sums of a forecast by source, channel and region."""
-    value, latitude = table["value"].to_numpy(float), table["latitude"].to_numpy()
-    compared = np.isfinite(value - forecast)
-    verified = compared & np.isfinite(reference)
-    stated = np.square(table["error"].to_numpy(float))
+def _sums(values: _Values, forecast: NDArray, chosen: NDArray[np.bool_]) -> pd.DataFrame:
+    """Return the sums of a forecast at chosen values by source, channel and region; those of no value are left out."""
+    value, reference = values.table["value"].to_numpy(float), values.reference
+    compared = chosen & np.isfinite(value - forecast)
+    verified = np.isfinite(reference)
+    stated = np.square(values.table["error"].to_numpy(float))
     columns = {
-        "n": compared,
+        "n": np.ones(len(value)),
         "d_squared": np.square(value - forecast),
         "error_squared": stated,
-        "verified": verified,
+        "verified": verified.astype(float),
         "verified_error_squared": np.where(verified, stated, 0.0),
         "from_reference_squared": np.where(verified, np.square(forecast - reference), 0.0),
         "reference_d_squared": np.where(verified, np.square(value - reference), 0.0),
     }
-    rows = pd.DataFrame(columns).astype(float)[compared]
-    rows["source"] = table["source"].to_numpy(str)[compared]
-    rows["channel"] = np.array(HEADLINE)[table["channel"].to_numpy()[compared]]
-    parts = [
-        rows[inside].groupby(["source", "channel"], as_index=False).sum().assign(region=region)
-        for region, inside in zip(REGIONS, in_regions(latitude[compared]), strict=True)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    count = len(values.groups)
+    places = [values.group[rows] for rows in values.inside & compared]
+    sums = {
+        name: np.concatenate(
+            [np.bincount(of, column[rows], count) for of, rows in zip(places, values.inside & compared, strict=True)]
+        )
+        for name, column in columns.items()
+    }
+    regions = {"region": np.repeat(list(REGIONS), count)}
+    rows = pd.concat([values.groups] * len(REGIONS), ignore_index=True).assign(**regions, **sums)
+    return rows[rows["n"] > 0]

@@ -37,6 +37,7 @@ COPY --from=build /opt/dacycle /opt/dacycle
 ENV PATH=/opt/dacycle/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
+    MALLOC_MMAP_THRESHOLD_=4194304 \
     DO_NOT_TRACK=1 \
     PREFECT_HOME=/var/lib/prefect
 USER 1000

@@ -7,18 +7,18 @@ import argparse
 import os
 import sys
 import time as clock
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from dacycle.common.pieces import Each
 from dacycle.cycler.archive.branches import Archive
-from dacycle.cycler.experiment import load_experiment
+from dacycle.cycler.experiment import Experiment, load_experiment
 from dacycle.cycler.parallel.clusters import spread
 from dacycle.cycler.parallel.streams import cut, run_stream
-from tests.scaling.year import write_experiment
-from tests.worlds import register_doubles
+
+EXPERIMENT = Path(__file__).parents[2] / "deploy/experiments/three-months.yaml"
+END = pd.Timestamp("2024-01-28T12")
 
 
 def busy(seconds: float) -> None:
@@ -33,17 +33,18 @@ def numbers(each: Each, folder: Path) -> None:
     list(each(busy, [(2.0,)] * 8))
 
 
-def streams(each: Each, folder: Path, experiment: Path) -> None:
-    """Run a hindcast of 160 cycles in four streams."""
+def streams(each: Each, folder: Path) -> None:
+    """Run the packaged weeks of the demonstration, 99 cycles of `fnp`, in four streams."""
     archive = Archive(folder, create=True)
-    parts = cut(load_experiment(experiment), 4, pd.Timedelta(days=5))
-    list(each(run_piece, [(archive.folder, part.experiment) for part in parts]))
+    parts = cut(demonstration(), 4, pd.Timedelta(days=3))
+    list(each(run_stream, [(archive.folder, part.experiment, 1) for part in parts]))
 
 
-def run_piece(folder: Path, experiment: object) -> None:
-    """Run a stream in a process that must be told of the test's own assimilator first."""
-    register_doubles()
-    run_stream(folder, experiment, 1)
+def demonstration() -> Experiment:
+    """Return the experiment of three months, as far as the packaged reference reaches and without forecasts."""
+    described = load_experiment(EXPERIMENT)
+    drift = described.drift.model_copy(update={"starts": ()})
+    return described.model_copy(update={"end": END, "drift": drift})
 
 
 def main() -> None:
@@ -52,11 +53,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", type=int, default=3)
     asked = parser.parse_args()
-    register_doubles()
     folder = asked.folder.resolve()
-    experiment = write_experiment(folder, 160)
     rows = ["| work | where | one worker, s | two workers, s | speed-up | load |", "|---|---|---|---|---|---|"]
-    for name, work in {"eight sums": numbers, "four streams": partial(streams, experiment=experiment)}.items():
+    for name, work in {"eight sums": numbers, "four streams": streams}.items():
         for place in ("processes", "dask"):
             for pair in range(asked.pairs):
                 walls = {}
