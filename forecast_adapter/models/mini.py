@@ -34,6 +34,8 @@ CARRIED = slice(len(GROUPS["surface"]), CHANNEL_COUNT)
 """The channels of the five groups on levels, each from the top down."""
 FILTER_SPARE = 2
 """Zonal wavenumbers that the polar filter keeps beyond a row's share."""
+UPSTREAM = 2
+"""Most points from which the wind brings something in a step, along a parallel and along a meridian."""
 REACHES = (1, 2, 1, 4)
 """Distance of the points of a 3 x 3 kernel from each other in successive blocks of the coarse grid."""
 
@@ -46,7 +48,7 @@ class MiniSize:
     kernels of 7 x 7, more in kernels of 3 x 3 whose reach changes from block to block (`REACHES`). With `squared` 1 the
     perceptrons' activation is the square of the positive part (So et al. 2021, arXiv 2109.08668) in place of GELU:
     products of fields, such as advection, are then sums of few terms. With `advection` 1 the network is also given what
-    the wind carries to each point, and every step is filtered near the poles, where the columns lie close together.
+    the wind brings to each point, and every step is filtered near the poles, where the columns lie close together.
     """
 
     fine: int = 64
@@ -137,6 +139,30 @@ def pad_sphere(x: Tensor, margin: int) -> Tensor:
     return torch.cat([x[..., -margin:], x, x[..., :margin]], dim=-1)
 
 
+def turns_over_poles(rows: int) -> Tensor:
+    """Return (65, rows + 2 UPSTREAM, 1) the signs of fields on levels beyond a pole, where winds change theirs, else 1."""
+    signs = torch.ones(CHANNEL_COUNT, rows + 2 * UPSTREAM, 1)
+    for name in "uv":
+        signs[GROUPS[name], :UPSTREAM] = signs[GROUPS[name], -UPSTREAM:] = -1
+    return signs[CARRIED]
+
+
+def upstream(padded: Tensor, way: Tensor, dim: int) -> Tensor:
+    """Return fields (B, groups x levels, H, W) at the points from which the wind comes, interpolated linearly.
+
+    Args:
+        padded: the fields, with `UPSTREAM` more points at both ends of `dim`.
+        way: (B, levels, H, W) points along `dim` that the wind goes in a step, of each level.
+        dim: 2 or 3.
+    """
+    way, groups = way.clamp(-UPSTREAM, UPSTREAM), padded.shape[1] // way.shape[1]
+    parts = [
+        functional.relu(1 - (way - k).abs()).repeat(1, groups, 1, 1) * padded.narrow(dim, UPSTREAM - k, way.shape[dim])
+        for k in range(-UPSTREAM, UPSTREAM + 1)
+    ]
+    return torch.stack(parts).sum(0)
+
+
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, C, H, W)."""
 
@@ -177,6 +203,7 @@ class MiniNetwork(nn.Module):
     season: Tensor
     hour: Tensor | None
     filter: Tensor | None
+    turns: Tensor | None
 
     def __init__(self, constants: MiniConstants, size: MiniSize) -> None:
         super().__init__()
@@ -195,8 +222,10 @@ class MiniNetwork(nn.Module):
         self._constant("season", constants.season)
         self._constant("hour", constants.hour)
         self.relaxation = float(constants.relaxation)
-        filter_ = polar_filter(self.static[3, :, 0], width) if size.advection else None
-        self.register_buffer("filter", filter_, persistent=False)
+        self.register_buffer(
+            "filter", polar_filter(self.static[3, :, 0], width) if size.advection else None, persistent=False
+        )
+        self.register_buffer("turns", turns_over_poles(height) if size.advection else None, persistent=False)
 
         inputs = 2 * CHANNEL_COUNT + len(constants.static) + (3 if constants.hour is None else 5)
         if size.advection:
@@ -224,22 +253,19 @@ class MiniNetwork(nn.Module):
         annual = annual_cycle(current, self.season)
         return annual, None if self.hour is None else hour_of_day(current, self.hour, self.static[1], annual)
 
-    def _carried(self, current: Tensor) -> Tensor:
-        """Return what the wind carries to each point in 6 h, -(u d/dx + v d/dy) of the fields on levels, in `step_std`.
+    def _brought(self, current: Tensor) -> Tensor:
+        """Return what the wind brings in 6 h: the fields on levels upstream minus those of each point, in `step_std`.
 
-        Derivatives are central differences, on a grid of equal steps in latitude without poles. Winds do not change
-        their sign over a pole as they should, so that those of the rows beside it are wrong.
+        They go along the parallels, then along the meridians, of a grid of equal steps in latitude without poles. What
+        is brought is never outside the range of its field, however strong the wind is.
         """
-        padded = pad_sphere(current[:, CARRIED], 1)
-        east = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
-        north = padded[:, :, :-2, 1:-1] - padded[:, :, 2:, 1:-1]
+        fields = current[:, CARRIED]
         u, v = (current[:, GROUPS[name]] * self.std[GROUPS[name]] + self.mean[GROUPS[name]] for name in "uv")
         rows, columns = self.static.shape[1:]
-        reach = 3.6 * STEP_HOURS / (2 * EARTH_RADIUS_KM * torch.pi)  # of 1 m/s, in twice the step of a half-circle
-        u, v = u * (reach * columns / 2) / self.static[3], v * (reach * rows)
-        per_group = (1, len(GROUPS) - 1, 1, 1)
-        carried = -(u.repeat(per_group) * east + v.repeat(per_group) * north)
-        return carried * (self.std / self.step_std)[CARRIED]
+        way = 3.6 * STEP_HOURS / (EARTH_RADIUS_KM * torch.pi)  # of 1 m/s, in half-circles
+        brought = upstream(pad_sphere(fields, UPSTREAM)[:, :, UPSTREAM:-UPSTREAM], u * way * columns / 2 / self.static[3], 3)
+        over_poles = pad_sphere(brought, UPSTREAM)[..., UPSTREAM:-UPSTREAM] * self.turns
+        return (upstream(over_poles, -v * way * rows, 2) - fields) * (self.std / self.step_std)[CARRIED]
 
     def increment(self, previous: Tensor, current: Tensor) -> Tensor:
         """Return the 6-h change of normalised states (B, 69, H, W), in units of `step_std`."""
@@ -253,18 +279,21 @@ class MiniNetwork(nn.Module):
         if hour is not None:
             inputs.append(local_time(hour, *self.static.shape[1:]))
         if self.size.advection:
-            inputs.append(self._carried(current))
+            inputs.append(self._brought(current))
         skip = self.fine_in(self.stem(torch.cat(inputs, dim=1)))
         deep = self.up(self.coarse(self.down(functional.pixel_unshuffle(skip, 2))))
         y = self.fine_out(self.join(torch.cat([functional.pixel_shuffle(deep, 2), skip], dim=1)))
         return self.head(y)
 
+    def filtered(self, states: Tensor) -> Tensor:
+        """Return states (B, 69, H, W) without the waves that the polar filter takes off, if the network has one."""
+        return states if self.filter is None else torch.einsum("bchv,hvw->bchw", states, self.filter)
+
     def step(self, previous: Tensor, current: Tensor) -> Tensor:
         """Return x(t+6h) from the physical states x(t-6h) and x(t), each (B, 69, H, W), SI."""
         previous, current = (previous - self.mean) / self.std, (current - self.mean) / self.std
         following = current + self.increment(previous, current) * (self.step_std / self.std)
-        if self.filter is not None:
-            following = torch.einsum("bchv,hvw->bchw", following, self.filter)
+        following = self.filtered(following)
         climate = torch.einsum("bs,schw->bchw", cycles(*self._date(current)), self.climate)
         following = following + self.relaxation * (climate - following)
         return torch.maximum(following * self.std + self.mean, self.floor)

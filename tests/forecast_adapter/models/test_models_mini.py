@@ -107,21 +107,33 @@ def test_a_grid_that_cannot_be_halved_is_refused() -> None:
         MiniNetwork(constants, SIZE)
 
 
-def test_the_wind_carries_what_lies_upstream() -> None:
-    """A wave along a parallel or a meridian, in winds of 10 m/s: minus wind times slope, over six hours."""
+def test_the_wind_brings_what_lies_upstream() -> None:
+    """A wave along a parallel or a meridian, in winds of 10 m/s; nothing is brought from outside the field's range."""
     net = network(size=JOINED)
     latitude, longitude = np.deg2rad(GRID.latitude)[:, None], np.deg2rad(GRID.longitude)
-    t500, wind = GROUPS["t"][7], {"u": (np.cos(3 * longitude), 3 * np.sin(3 * longitude) / np.cos(latitude))}
-    wind["v"] = (np.sin(latitude) + 0 * longitude, -np.cos(latitude) + 0 * longitude)
-    for name, (field, slope) in wind.items():
-        x = torch.zeros(1, 69, *GRID.shape)
-        x[:, GROUPS["u"]], x[:, GROUPS["v"]] = (
-            ((10.0 if name == w else 0.0) - net.mean[GROUPS[w]]) / net.std[GROUPS[w]] for w in "uv"
-        )
-        x[0, t500] = torch.from_numpy(field + 0 * latitude)
-        carried = net._carried(x)[0, t500 - CARRIED.start].numpy() * net.step_std[t500].item() / net.std[t500].item()
-        expected = 10 * slope * 21600 / (1000 * EARTH_RADIUS_KM)
-        np.testing.assert_allclose(carried[4:-4], expected[4:-4], atol=0.05 * np.abs(expected[4:-4]).max())
+    t500, angle = GROUPS["t"][7], 10 * 21600 / (1000 * EARTH_RADIUS_KM)
+    for wind, (field, expected) in {
+        "u": (np.cos(2 * longitude), np.cos(2 * (longitude - angle / np.cos(latitude)))),
+        "v": (np.sin(2 * latitude), np.sin(2 * (latitude - angle))),
+    }.items():
+        for speed in (10.0, 300.0):
+            x = torch.zeros(1, 69, *GRID.shape)
+            for w in "uv":
+                x[:, GROUPS[w]] = ((speed if w == wind else 0.0) - net.mean[GROUPS[w]]) / net.std[GROUPS[w]]
+            x[0, t500] = torch.from_numpy(field + 0 * latitude)
+            change = net._brought(x)[0, t500 - CARRIED.start] * net.step_std[t500] / net.std[t500]
+            brought = (x[0, t500] + change).numpy()
+            assert np.abs(brought).max() < 1.0001
+            if speed == 10:
+                np.testing.assert_allclose(brought[4:-4], (expected + 0 * longitude)[4:-4], atol=0.01)
+
+
+def test_wind_over_a_pole_keeps_its_direction() -> None:
+    """A wind straight over the pole is northward on one side and southward on the other: it brings itself."""
+    net, v500 = network(size=JOINED), GROUPS["v"][7]
+    x = -net.mean / net.std + torch.zeros(1, 69, *GRID.shape)
+    x[:, v500] += 10 / net.std[v500] * torch.from_numpy(np.cos(np.deg2rad(GRID.longitude))).float()
+    assert net._brought(x)[0, v500 - CARRIED.start, [0, -1]].abs().max() < 1e-3
 
 
 def test_the_polar_filter_keeps_the_long_waves_of_a_row() -> None:
