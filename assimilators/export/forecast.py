@@ -144,6 +144,7 @@ def _card(
     stages = ", then ".join(
         f"{s.epochs} epoch{'s' * (s.epochs > 1)} of {s.steps} step{'s' * (s.steps > 1)}" for s in recipe.stages
     )
+    sponge = f", above 200 hPa within {recipe.top_relaxation_days:g}" if recipe.top_relaxation_days else ""
     unfinished = "" if record["epochs_done"] == recipe.epochs else f", stopped after {record['epochs_done']} of them"
     lines = [
         f"# {recipe.name} {recipe.version}",
@@ -157,7 +158,7 @@ def _card(
         f"sha256 of the normalised states `{record['data'][:16]}…`",
         f"- training: {stages}{unfinished}; {record['minutes']} minutes on {record['machine']}, "
         f"torch {record['versions']['torch']}",
-        f"- relaxation towards the climate of the season within {recipe.relaxation_days:g} days",
+        f"- relaxation towards the climate of the season within {recipe.relaxation_days:g} days{sponge}",
         "- made by `dacycle train RECIPE` and `dacycle export RUN`",
         f"- largest difference between ONNX Runtime and torch: "
         f"{parity['largest_difference_in_standard_deviations']:.1e} standard deviations ({parity['channel']})",

@@ -21,9 +21,11 @@ from dacycle.assimilators.training.data import (
 from dacycle.assimilators.training.folder import begin_run, check_folder, write_record
 from dacycle.assimilators.training.forecast import ForecastTraining
 from dacycle.assimilators.training.loop import read_trained, run_epochs
+from dacycle.assimilators.training.module import TOP
 from dacycle.assimilators.training.recipe import ForecastRecipe, network_size
 from dacycle.forecast_adapter.channels import CHANNELS
 from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, static_planes
+from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
@@ -91,6 +93,12 @@ def read_forecast_run(folder: Path) -> tuple[ForecastRecipe, dict[str, Any], Min
     )
 
 
+def _relaxation(recipe: ForecastRecipe) -> NDArray[np.float32]:
+    """Return (69,) the fraction of the departure from the climate that a step removes, by channel."""
+    days = np.where(TOP, recipe.top_relaxation_days or recipe.relaxation_days, recipe.relaxation_days)
+    return (STEP_HOURS / (24 * days)).astype(np.float32)
+
+
 def forecast_constants(recipe: ForecastRecipe, world: World, years: list[Year]) -> MiniConstants:
     """Return what the network takes from the world and from the training years."""
     statistics, season = world.statistics, season_weights(years)
@@ -107,5 +115,5 @@ def forecast_constants(recipe: ForecastRecipe, world: World, years: list[Year]) 
         climate=climate / statistics.std[:, None, None],
         season=season,
         hour=hour,
-        relaxation=6 / (24 * recipe.relaxation_days),
+        relaxation=_relaxation(recipe),
     )

@@ -17,8 +17,10 @@ from dacycle.assimilators.exceptions import TrainingError
 from dacycle.assimilators.training.recipe import Recipe
 from dacycle.forecast_adapter.channels import CHANNELS
 
-__all__ = ["BETAS", "Muon", "Training", "channel_weights", "has_bfloat16"]
+__all__ = ["BETAS", "TOP", "Muon", "Training", "channel_weights", "has_bfloat16"]
 
+TOP = [channel.level is not None and channel.level < 200 for channel in CHANNELS]
+"""By channel, whether it is of a level above 200 hPa."""
 POLAR_FLOOR = 0.5
 """Least weight of a cell in the loss, as a share of the mean cell's. With weights by area alone the network learns the
 rows at the poles badly, and long forecasts and cycles drift from there."""
@@ -33,8 +35,7 @@ MATRIX_MEMORY = 0.95
 
 def channel_weights(top_weight: float) -> NDArray[np.float32]:
     """Return (69,) weights of the loss: `top_weight` above 200 hPa, where a coarse model has few levels, else 1."""
-    above = [channel.level is not None and channel.level < 200 for channel in CHANNELS]
-    return np.where(above, top_weight, 1.0).astype(np.float32)
+    return np.where(TOP, top_weight, 1.0).astype(np.float32)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -125,7 +125,7 @@ class Recipe(Strict):
             del content["mixed"]  # the share of all recipes that are older than this entry
         if not content.get("backgrounds_of"):
             content.pop("backgrounds_of", None)  # so are the backgrounds of another model
-        for younger in ("frames", "weights", "optional", "least_gain"):
+        for younger in ("frames", "weights", "optional", "least_gain", "top_relaxation_days"):
             if not content.get(younger):
                 content.pop(younger, None)
         if content.get("optimiser") == "adamw":
@@ -148,6 +148,8 @@ class ForecastRecipe(Recipe):
             alone decay.
         relaxation_days: time scale on which every step is drawn towards the climate. It is no part of the training, in
             which the network would learn to undo it.
+        top_relaxation_days: that of the levels above 200 hPa, as models have a sponge beneath their lid; default: the
+            same.
     """
 
     product: ClassVar[str] = "a forecast model"
@@ -159,6 +161,7 @@ class ForecastRecipe(Recipe):
     weights: str = ""
     optimiser: Literal["adamw", "muon"] = "adamw"
     relaxation_days: Number = Field(default=10.0, gt=0)
+    top_relaxation_days: Number | None = Field(default=None, gt=0)
 
     @property
     def epochs(self) -> int:

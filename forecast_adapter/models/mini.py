@@ -96,7 +96,7 @@ class MiniConstants:
         static: (4, H, W), see `static_planes`.
         climate: (5 or 14, 69, H, W) normalised coefficients of `time_of_state.cycles`.
         season, hour: weights that give day and hour, see `time_of_state`; an hour of None has no daily cycle.
-        relaxation: fraction of the departure from that climate that each step removes.
+        relaxation: fraction of the departure from that climate that each step removes: of all channels, or (69,).
     """
 
     mean: NDArray[np.float32]
@@ -106,7 +106,7 @@ class MiniConstants:
     static: NDArray[np.float32]
     climate: NDArray[np.float32]
     season: NDArray[np.float32]
-    relaxation: float
+    relaxation: float | NDArray[np.float32]
     hour: NDArray[np.float32] | None = None
 
     @property
@@ -140,7 +140,7 @@ def pad_sphere(x: Tensor, margin: int) -> Tensor:
 
 
 def turns_over_poles(rows: int) -> Tensor:
-    """Return (65, rows + 2 UPSTREAM, 1) the signs of fields on levels beyond a pole, where winds change theirs, else 1."""
+    """Return (65, rows + 2 UPSTREAM, 1) the signs of fields on levels: winds change theirs over a pole."""
     signs = torch.ones(CHANNEL_COUNT, rows + 2 * UPSTREAM, 1)
     for name in "uv":
         signs[GROUPS[name], :UPSTREAM] = signs[GROUPS[name], -UPSTREAM:] = -1
@@ -202,8 +202,9 @@ class MiniNetwork(nn.Module):
     climate: Tensor
     season: Tensor
     hour: Tensor | None
+    relaxation: Tensor
     filter: Tensor | None
-    turns: Tensor | None
+    turns: Tensor
 
     def __init__(self, constants: MiniConstants, size: MiniSize) -> None:
         super().__init__()
@@ -221,11 +222,12 @@ class MiniNetwork(nn.Module):
         self._constant("climate", constants.climate)
         self._constant("season", constants.season)
         self._constant("hour", constants.hour)
-        self.relaxation = float(constants.relaxation)
+        relaxation = torch.as_tensor(constants.relaxation, dtype=torch.float32).reshape(-1, 1, 1)
+        self.register_buffer("relaxation", relaxation, persistent=False)
         self.register_buffer(
             "filter", polar_filter(self.static[3, :, 0], width) if size.advection else None, persistent=False
         )
-        self.register_buffer("turns", turns_over_poles(height) if size.advection else None, persistent=False)
+        self.register_buffer("turns", turns_over_poles(height), persistent=False)
 
         inputs = 2 * CHANNEL_COUNT + len(constants.static) + (3 if constants.hour is None else 5)
         if size.advection:
@@ -263,7 +265,8 @@ class MiniNetwork(nn.Module):
         u, v = (current[:, GROUPS[name]] * self.std[GROUPS[name]] + self.mean[GROUPS[name]] for name in "uv")
         rows, columns = self.static.shape[1:]
         way = 3.6 * STEP_HOURS / (EARTH_RADIUS_KM * torch.pi)  # of 1 m/s, in half-circles
-        brought = upstream(pad_sphere(fields, UPSTREAM)[:, :, UPSTREAM:-UPSTREAM], u * way * columns / 2 / self.static[3], 3)
+        around = pad_sphere(fields, UPSTREAM)[:, :, UPSTREAM:-UPSTREAM]
+        brought = upstream(around, u * way * columns / 2 / self.static[3], 3)
         over_poles = pad_sphere(brought, UPSTREAM)[..., UPSTREAM:-UPSTREAM] * self.turns
         return (upstream(over_poles, -v * way * rows, 2) - fields) * (self.std / self.step_std)[CARRIED]
 

@@ -267,9 +267,13 @@ def test_the_season_is_read_off_zonal_mean_temperatures() -> None:
     assert np.abs(days).max() < 10
 
 
-def test_only_levels_above_200_hpa_weigh_less() -> None:
+def test_levels_above_200_hpa_weigh_less_and_are_relaxed_faster(split: tuple[World, list[Year], list[Year]]) -> None:
+    opened, first, _ = split
     weights = channel_weights(0.1)
-    assert [weights[index(name)] for name in ("z50", "q150", "z200", "t2m")] == pytest.approx([0.1, 0.1, 1, 1])
+    relaxation = forecast_constants(recipe(relaxation_days=50, top_relaxation_days=10), opened, first).relaxation
+    names = ("z50", "q150", "z200", "t2m")
+    assert [weights[index(name)] for name in names] == pytest.approx([0.1, 0.1, 1, 1])
+    assert [relaxation[index(name)] for name in names] == pytest.approx([0.025, 0.025, 0.005, 0.005])
 
 
 # Training
