@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
+from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, NAMES, index
 from dacycle.forecast_adapter.models.model import (
     ForecastError,
     ForecastModel,
@@ -215,10 +215,11 @@ def test_the_packaged_models_are_what_their_cards_describe(name: str) -> None:
     assert model.digest in card
 
 
-def test_mini_marks_its_undefined_channels_and_keeps_humidity_positive() -> None:
+@pytest.mark.parametrize("name", sorted(model_files()))
+def test_undefined_channels_are_marked_and_humidity_stays_positive(name: str) -> None:
     from dacycle.forecast_adapter.models.onnxfile import open_session
 
-    path = model_files()["mini"]
+    path = model_files()[name]
     dry = np.zeros((1, 138, *SHAPE), np.float32)
     (output,) = open_session(path).run(["output"], {"input": dry})
     assert np.isnan(output[:, 69:]).all()
@@ -227,12 +228,28 @@ def test_mini_marks_its_undefined_channels_and_keeps_humidity_positive() -> None
     assert output[:, humidity].min() >= 0
 
 
-def test_mini_carries_an_increment_of_the_newer_frame_on_without_enlarging_it() -> None:
+@pytest.mark.parametrize("packaged", sorted(model_files()))
+def test_an_increment_of_the_newer_frame_is_carried_on_without_enlarging_it(packaged: str) -> None:
     """An analysis moves one frame of the pair; a model that takes that for a tendency cannot be cycled."""
-    world, model = load_world("demonstration"), load_model("mini")
+    world, model = load_world("demonstration"), load_model(packaged)
     previous, current, other = (world.reference.array(world.reference.times[k])[None] for k in (0, 1, 60))
     moved = current + np.float32(0.2) * (other - current)
     unmoved_end, moved_end = (list(model.forecast(previous, frame, 4))[-1] for frame in (current, moved))
     for name in HEADLINE:
         before, after = (np.abs(a - b)[0, index(name)].mean() for a, b in ((moved, current), (moved_end, unmoved_end)))
         assert after < 1.3 * before, name
+
+
+@pytest.mark.parametrize("packaged", sorted(model_files()))
+def test_a_forecast_finds_its_way_back_from_winds_that_no_model_has_seen(packaged: str) -> None:
+    """Winds of three times their strength: what they carry must not run away."""
+    world, model = load_world("demonstration"), load_model(packaged)
+    frames = [world.statistics.normalise(world.reference.array(world.reference.times[k])) for k in (0, 1)]
+    for frame in frames:
+        frame[GROUPS["u"]] *= 3
+        frame[GROUPS["v"]] *= 3
+    strongest = np.abs(frames[1]).max()
+    previous, current = (world.statistics.denormalise(frame)[None] for frame in frames)
+    largest = [np.abs(world.statistics.normalise(state)).max() for state in model.forecast(previous, current, 20)]
+    assert max(largest) < 1.1 * strongest
+    assert largest[-1] < 0.5 * strongest
