@@ -115,7 +115,6 @@ def _health(
     now = now or clock.now()
     plan, found = schedule(branch.experiment, last.time, now), conditions(branch.experiment, records, fits, now)
     states = [branch.headline_fields(kind, last.time).astype(float) for kind in ("background", "analysis")]
-    departures = dict(branch.each_departures([last.time] if last.departures is not None else []))
     return {
         "plan": plan,
         "last": last,
@@ -123,7 +122,7 @@ def _health(
         "sources_now": health.source_rows(records, fits, found),
         "attention": health.attention(records, plan, found),
         "weather": maps.weather_maps(states[1], states[1] - states[0], world.grid),
-        "stations_now": health.station_rows(departures[last.time]) if departures else [],
+        "stations_now": health.station_rows(branch.departures_of(last)) if last.departures is not None else [],
     }
 
 

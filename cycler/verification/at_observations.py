@@ -15,6 +15,7 @@ aloft on the level of a headline channel count.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.derived import read_tables, write_tables
+from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.experiment import STEP, cycle_id
 from dacycle.cycler.verification.cycles import fingerprint
 from dacycle.cycler.verification.drift import forecasts
@@ -82,10 +84,13 @@ def at_observations(branch: Branch, world: World, new: bool = True) -> pd.DataFr
     same = [start for start in starts if stored.get(cycle_id(start)) == keys[cycle_id(start)]]
     scored = tables[_TABLE]
     parts = [scored[scored["start"].isin(same)]] if same else []
-    observed = _Observed(branch, world, set(records))
+    observed = _Observed(branch, world, records)
+    found = []
     for start in (start for start in starts if new and start not in same):
         fields = np.stack([kept[name].sel(time=start).values for name in HEADLINE], axis=1)
-        parts += [observed.score(start, lead, state) for lead, state in zip(leads, fields, strict=True)]
+        found += [observed.score(start, lead, state) for lead, state in zip(leads, fields, strict=True)]
+    if found := [of_state for of_state in found if of_state]:
+        parts.append(pd.DataFrame({name: np.concatenate([of_state[name] for of_state in found]) for name in found[0]}))
     parts = [part for part in parts if len(part)]
     result = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_ORDER, *_SUMS])
     result = result.sort_values(_ORDER, ignore_index=True)[[*_ORDER, *_SUMS]]
@@ -129,54 +134,60 @@ class _Values:
     """Accepted values of a time that a headline channel can be compared with.
 
     Attributes:
-        table: their rows.
+        table: their rows (n).
         reference: H(reference) at each, NaN where there is none.
-        groups: source and channel, a row for each pair that occurs.
-        group: (n,) the row of `groups` that each value belongs to.
+        group: the pair of source and channel that each value belongs to, from 0.
         inside: (regions, n) whether each value is in each region.
+        labels: region, source and channel of each sum: the pairs of the first region, of the second one, and so on.
     """
 
     table: pd.DataFrame
     reference: NDArray[np.float64]
-    groups: pd.DataFrame
     group: NDArray[np.int64]
     inside: NDArray[np.bool_]
+    labels: dict[str, NDArray[np.str_]]
 
 
 class _Observed:
     """The observations of a run that kept forecasts are compared with, one valid time in memory after the other."""
 
-    def __init__(self, branch: Branch, world: World, times: set[pd.Timestamp]) -> None:
-        self._branch, self._world, self._times = branch, world, times
+    def __init__(self, branch: Branch, world: World, records: Mapping[pd.Timestamp, CycleRecord]) -> None:
+        self._branch, self._world, self._records = branch, world, records
         self._kept: dict[pd.Timestamp, _Values] = {}
 
-    def score(self, start: pd.Timestamp, lead: int, headline: NDArray) -> pd.DataFrame:
-        """Return the sums of a forecast state (6, H, W) valid `lead` hours after `start`."""
+    def score(self, start: pd.Timestamp, lead: int, headline: NDArray) -> dict[str, NDArray]:
+        """Return the columns of the sums of a forecast state (6, H, W) valid `lead` hours after `start`, or nothing."""
         valid = start + pd.Timedelta(hours=lead)
         self._kept = {time: kept for time, kept in self._kept.items() if time >= start}
-        if valid not in self._times:
-            return pd.DataFrame()
+        if valid not in self._records:
+            return {}
         values = self._at(valid)
         forecast, withheld = self._equivalents(values.table, headline), (values.table["use"] == "withheld").to_numpy()
-        sums = _sums(values, forecast, withheld if lead == 0 else np.ones_like(withheld))
+        parts = [_sums(values, forecast, withheld)]
         if lead:
-            of_withheld = _sums(values, forecast, withheld)
-            sums = pd.concat([sums, of_withheld.assign(source=of_withheld["source"] + WITHHELD)], ignore_index=True)
-        return sums.assign(start=start, lead=lead)
+            parts[0]["source"] = np.char.add(parts[0]["source"], WITHHELD)
+            parts.append(_sums(values, forecast, np.ones_like(withheld)))
+        sums = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        count = len(sums["n"])
+        return sums | {"start": np.full(count, start.to_datetime64()), "lead": np.full(count, lead)}
 
     def _at(self, valid: pd.Timestamp) -> _Values:
         if valid not in self._kept:
-            table = next(table for _, table in self._branch.each_departures([valid]))
+            table = self._branch.departures_of(self._records[valid])
             channel = np.where(table["use"].isin(["assimilated", "withheld"]), _channels(table), -1)
             table, channel = table[channel >= 0], channel[channel >= 0]
             when, reference = np.datetime64(valid, "h"), np.full(len(table), np.nan)
             if when in self._world.reference:
                 fields = self._world.reference.array(when)[[index(name) for name in HEADLINE]]
                 reference = self._equivalents(table, fields)
-            of_value = pd.DataFrame({"source": table["source"].to_numpy(str), "channel": np.array(HEADLINE)[channel]})
-            pairs = of_value.groupby(["source", "channel"], sort=False)
-            groups, inside = of_value.drop_duplicates(ignore_index=True), in_regions(table["latitude"].to_numpy())
-            self._kept[valid] = _Values(table, reference, groups, pairs.ngroup().to_numpy(), inside)
+            sources, of = np.unique(table["source"].to_numpy("U"), return_inverse=True)
+            labels = {
+                "region": np.repeat(list(REGIONS), len(sources) * len(HEADLINE)),
+                "source": np.tile(np.repeat(sources, len(HEADLINE)), len(REGIONS)),
+                "channel": np.tile(HEADLINE, len(REGIONS) * len(sources)),
+            }
+            group, inside = of * len(HEADLINE) + channel, in_regions(table["latitude"].to_numpy())
+            self._kept[valid] = _Values(table, reference, group, inside, labels)
         return self._kept[valid]
 
     def _equivalents(self, table: pd.DataFrame, headline: NDArray) -> NDArray[np.float64]:
@@ -196,8 +207,8 @@ def _channels(table: pd.DataFrame) -> NDArray[np.int64]:
     return channel
 
 
-def _sums(values: _Values, forecast: NDArray, chosen: NDArray[np.bool_]) -> pd.DataFrame:
-    """Return the sums of a forecast at chosen values by source, channel and region; those of no value are left out."""
+def _sums(values: _Values, forecast: NDArray, chosen: NDArray[np.bool_]) -> dict[str, NDArray]:
+    """Return the columns of the sums of a forecast at chosen values; sums of no value are left out."""
     value, reference = values.table["value"].to_numpy(float), values.reference
     compared = chosen & np.isfinite(value - forecast)
     verified = np.isfinite(reference)
@@ -211,14 +222,8 @@ def _sums(values: _Values, forecast: NDArray, chosen: NDArray[np.bool_]) -> pd.D
         "from_reference_squared": np.where(verified, np.square(forecast - reference), 0.0),
         "reference_d_squared": np.where(verified, np.square(value - reference), 0.0),
     }
-    count = len(values.groups)
-    places = [values.group[rows] for rows in values.inside & compared]
-    sums = {
-        name: np.concatenate(
-            [np.bincount(of, column[rows], count) for of, rows in zip(places, values.inside & compared, strict=True)]
-        )
-        for name, column in columns.items()
-    }
-    regions = {"region": np.repeat(list(REGIONS), count)}
-    rows = pd.concat([values.groups] * len(REGIONS), ignore_index=True).assign(**regions, **sums)
-    return rows[rows["n"] > 0]
+    region, position = np.nonzero(values.inside & compared)
+    count = len(values.labels["region"])
+    place = region * (count // len(REGIONS)) + values.group[position]
+    sums = {name: np.bincount(place, column[position], count) for name, column in columns.items()}
+    return {name: column[sums["n"] > 0] for name, column in (values.labels | sums).items()}
