@@ -268,6 +268,7 @@ class MiniNetwork(nn.Module):
         around = pad_sphere(fields, UPSTREAM)[:, :, UPSTREAM:-UPSTREAM]
         brought = upstream(around, u * way * columns / 2 / self.static[3], 3)
         over_poles = pad_sphere(brought, UPSTREAM)[..., UPSTREAM:-UPSTREAM] * self.turns
+        over_poles = over_poles + (self.turns - 1) * (self.mean / self.std)[CARRIED]  # winds turn about 0, not the mean
         return (upstream(over_poles, -v * way * rows, 2) - fields) * (self.std / self.step_std)[CARRIED]
 
     def increment(self, previous: Tensor, current: Tensor) -> Tensor:
