@@ -17,12 +17,13 @@ from tests.archives.server import BLOCK, serving
 KILLS, CONNECTIONS = 10, 3
 
 PARENT = """
-import os, sys
+import os, signal, sys
 from dacycle.cycler.cli import main
 import dacycle.cycler.cli.files.fetch
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         sys.argv = ["dacycle", *line.split()]
         status = 0
         try:
