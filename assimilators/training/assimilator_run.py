@@ -313,14 +313,14 @@ def _cycling(run: Path, number: int, data: str) -> Cycling:
 def _begin_with(network: Adapted, base: str) -> None:
     """Give an adapter the network of a run as its base. RecipeError where it is of another method, size or form."""
     _, _, trained = read_assimilator_run(Path(base))
-    for name in (field.name for field in fields(DepartureSize) if hasattr(trained.size, field.name)):
-        theirs, ours = getattr(trained.size, name), getattr(network.size, name)
-        if theirs != ours:
-            raise RecipeError(f"base: {base} was trained with network.{name} {theirs!r}, and this recipe has {ours!r}")
     try:
         network.begin_with(trained)
     except RuntimeError as error:
         raise RecipeError(f"base: {base} is of another method, or of another size than `network` says") from error
+    for name in (field.name for field in fields(DepartureSize) if hasattr(trained.size, field.name)):
+        theirs, ours = getattr(trained.size, name), getattr(network.size, name)
+        if theirs != ours:
+            raise RecipeError(f"base: {base} was trained with network.{name} {theirs!r}, and this recipe has {ours!r}")
 
 
 @dataclass(frozen=True)

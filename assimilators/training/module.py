@@ -49,7 +49,8 @@ class Muon(torch.optim.AdamW):
     """Update matrices by their momentum made orthogonal, all other weights as AdamW does.
 
     Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. It is for groups of weights with `parts` above
-    0: the weights (out, in, ...) of convolutions in so many groups, each group's a matrix of its own.
+    0: the weights (out, in, ...) of convolutions in so many groups, each group's a matrix of its own, where
+    `torch.optim.Muon` takes matrices alone.
     """
 
     def step(self, closure: Any = None) -> Any:

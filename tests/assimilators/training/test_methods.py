@@ -177,3 +177,6 @@ def test_an_adapter_learns_beside_its_base_which_stays_as_it_is(
     larger = recipe_of(entries, **changes, network={**entries["network"], **adapter, "joint": 32})
     with pytest.raises(RecipeError, match="of another size than `network` says"):
         fit_assimilator(larger, tmp_path / "larger", observing, backgrounds, held(backgrounds, observing), FEW)
+    prior = recipe_of(entries, **changes | {"method": "vae-var-adapter"}, network=PRIORS["vae-var"] | adapter)
+    with pytest.raises(RecipeError, match="is of another method"):
+        fit_assimilator(prior, tmp_path / "prior", observing, backgrounds, held(backgrounds, observing), FEW)
