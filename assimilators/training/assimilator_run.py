@@ -360,7 +360,9 @@ class _Rounds:
         def samples(epoch: int) -> Samples | ClosedLoop:
             others = open_loop(epoch)
             ahead = recipe.batch * (PREFETCH * recipe.workers + 1)
-            return ClosedLoop(others, recipe.model, ahead, recipe.frames, recent) if number else others
+            if number == 0:
+                return others
+            return ClosedLoop(others, recipe.model, ahead, 4 * recipe.chain_days, recipe.frames, recent)
 
         module: Training = (
             PriorTraining(network, recipe, area, open_loop, self.validation, epochs, rate)

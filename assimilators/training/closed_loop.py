@@ -27,8 +27,6 @@ from dacycle.forecast_adapter.state import STEP
 
 __all__ = ["EVERY", "ClosedLoop"]
 
-CYCLES = 48
-"""Most cycles of a chain: 12 days."""
 EVERY = 2
 """One in so many samples comes from the forecasts' errors, so that the network does not forget them."""
 
@@ -43,6 +41,7 @@ class ClosedLoop(Dataset[Batch]):
         others: the other samples; the loop has as many in all.
         model: the forecast model, by name or file.
         ahead: how many samples may be in flight.
+        longest: most cycles of a chain.
         frames: as an experiment's, the share of the increment in the older frame of the next forecast.
         recent: whether values and errors of a sample have the departures of the last 24 hours behind them, 0 in the
             other samples.
@@ -52,10 +51,16 @@ class ClosedLoop(Dataset[Batch]):
     """
 
     def __init__(
-        self, others: Samples, model: str, ahead: int, frames: float | None = None, recent: bool = False
+        self,
+        others: Samples,
+        model: str,
+        ahead: int,
+        longest: int,
+        frames: float | None = None,
+        recent: bool = False,
     ) -> None:
         self.others, self.model, self.frames, self.recent = others, model, frames, recent
-        slots = EVERY * -(-max(len(others) // CYCLES, ahead) // EVERY)
+        slots = EVERY * -(-max(len(others) // longest, ahead) // EVERY)
         self._starts, errors = self._begin(slots, -(-len(others) // slots))
         world = others.observing.world
         shape = (slots, len(NAMES), *world.grid.shape)

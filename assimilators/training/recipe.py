@@ -64,6 +64,8 @@ about once, and cannot be memorised.
 """
 MIXED = 0.75
 """Share of mixed errors with fewer years."""
+CHAIN_DAYS = 12
+"""Most days of a chain, unless a recipe says otherwise."""
 
 
 class Recipe(Strict):
@@ -123,6 +125,8 @@ class Recipe(Strict):
         content = self.model_dump(exclude={"data", "backgrounds", "in_memory"})
         if content.get("mixed") == MIXED:
             del content["mixed"]  # the share of all recipes that are older than this entry
+        if content.get("chain_days") == CHAIN_DAYS:
+            del content["chain_days"]  # that of all recipes that are older than this entry
         if not content.get("backgrounds_of"):
             content.pop("backgrounds_of", None)  # so are the backgrounds of another model
         for younger in ("frames", "weights", "optional", "least_gain", "top_relaxation_days"):
@@ -202,6 +206,8 @@ class AssimilatorRecipe(Recipe):
         least_gain: a round whose cycled error is not lower than the best before by this share is the last; 0: all
             rounds are made.
         round_epochs, round_learning_rate: of each round.
+        chain_days: most days of cycles that a chain of a round has; it begins anew in each epoch. Where the model damps
+            errors little, those of cycles grow for months, and short chains do not show them.
         validation_days: length of the cycles that a round is judged by.
         base: folder of a finished run, whose network is an adapter's base. The base stays fixed in the first training.
             In the rounds it is trained with the adapter.
@@ -226,6 +232,7 @@ class AssimilatorRecipe(Recipe):
     least_gain: Number = Field(default=0.0, ge=0, lt=1)
     round_epochs: int = Field(default=4, gt=0)
     round_learning_rate: Number = Field(default=5e-4, gt=0)
+    chain_days: int = Field(default=CHAIN_DAYS, gt=0)
     validation_days: int = 12
     base: str = ""
 

@@ -126,7 +126,7 @@ def test_a_chain_goes_on_from_its_analyses(
     The older frame has also the share `frames` of the later increment, which is `off` less the background's error.
     """
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
-    chains = ClosedLoop(first, str(world.model), 4, frames)  # a ring of four, of which two are chains of three cycles
+    chains = ClosedLoop(first, str(world.model), 4, 48, frames)  # a ring of four, of which two are chains of three cycles
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
     times, errors = [], []
     for item in (3, 7, 11):  # of the last chain in the ring: to index it by the others' -1 would spoil it
@@ -146,7 +146,7 @@ def test_a_chain_hands_on_the_departures_of_its_last_cycles(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World
 ) -> None:
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
-    chains = ClosedLoop(first, str(world.model), 4, recent=True)
+    chains = ClosedLoop(first, str(world.model), 4, 48, recent=True)
     cycles = []
     for item in (3, 7, 11):
         state, values, errors, target, slot = chains[item]
@@ -161,9 +161,19 @@ def test_a_chain_hands_on_the_departures_of_its_last_cycles(
         assert not their_own[72:].any()
 
 
+@pytest.mark.parametrize(("longest", "number"), [(12, 1), (3, 2), (2, 3)])
+def test_a_chain_has_at_most_so_many_cycles(
+    backgrounds: Backgrounds, observing: Observing, world: TinyWorld, longest: int, number: int
+) -> None:
+    chains = ClosedLoop(Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT), str(world.model), 1, longest)
+    ring = [chains[item][-1] for item in range(12)]
+    assert sum(slot >= 0 for slot in ring[: 2 * number]) == number
+    assert {int(slot) for slot in ring} == {-1, *range(1, 2 * number, 2)}
+
+
 def test_chains_longer_than_the_reference_are_refused(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld
 ) -> None:
     first = Samples(backgrounds, observing, np.zeros(4000, int), 1, EXACT)
     with pytest.raises(DataError, match="too short for chains of 48 cycles"):
-        ClosedLoop(first, str(world.model), ahead=4)
+        ClosedLoop(first, str(world.model), 4, longest=48)
