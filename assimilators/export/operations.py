@@ -121,7 +121,35 @@ def _concat(*parts: Any, axis: int) -> Any:
     return torch.cat(parts, axis) if isinstance(parts[0], Tensor) else np.concatenate(parts, axis)
 
 
+def _axes(x: Tensor, axes: Integers | None, unchanged: int) -> list[int]:
+    """Return the axes to reduce; without any, all of them or none."""
+    if axes is not None and len(axes):
+        return _integers(axes)
+    if unchanged:
+        raise ExportError("a reduction over no axis cannot be differentiated here")
+    return list(range(x.ndim))
+
+
+def _reduce_mean(
+    x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
+    return x.mean(_axes(x, axes, noop_with_empty_axes), keepdim=bool(keepdims))
+
+
+def _reduce_sum(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+    return x.sum(_axes(x, axes, noop_with_empty_axes), keepdim=bool(keepdims))
+
+
+def _reduce_l2(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+    return x.square().sum(_axes(x, axes, noop_with_empty_axes), keepdim=bool(keepdims)).sqrt()
+
+
+def _tile(x: Any, repeats: Integers) -> Any:
+    return x.repeat(_integers(repeats)) if isinstance(x, Tensor) else np.tile(x, _integers(repeats))
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
+    "Abs": torch.abs,
     "Add": operator.add,
     "Clip": lambda x, least=None, largest=None: x.clamp(least, largest),
     "Concat": _concat,
@@ -137,11 +165,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "LayerNormalization": _layer_norm,
     "Max": torch.maximum,
     "Mul": operator.mul,
+    "Neg": operator.neg,
     "Pow": operator.pow,
-    "ReduceL2": lambda x, axes, keepdims=1, noop_with_empty_axes=0: (
-        x.square().sum(_integers(axes), keepdim=bool(keepdims)).sqrt()
-    ),
-    "ReduceMean": lambda x, axes, keepdims=1, noop_with_empty_axes=0: x.mean(_integers(axes), keepdim=bool(keepdims)),
+    "ReduceL2": _reduce_l2,
+    "ReduceMean": _reduce_mean,
+    "ReduceSum": _reduce_sum,
     "Relu": torch.relu,
     "Reshape": _reshape,
     "Shape": lambda x, start=0, end=None: np.array(x.shape[start:end]),
@@ -151,6 +179,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Squeeze": _squeeze,
     "Sub": operator.sub,
     "Tanh": torch.tanh,
+    "Tile": _tile,
     "Transpose": lambda x, perm: x.permute(perm),
     "Unsqueeze": _unsqueeze,
     "Where": torch.where,

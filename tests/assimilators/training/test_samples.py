@@ -126,7 +126,8 @@ def test_a_chain_goes_on_from_its_analyses(
     The older frame has also the share `frames` of the later increment, which is `off` less the background's error.
     """
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
-    chains = ClosedLoop(first, str(world.model), 4, 48, frames)  # a ring of four, of which two are chains of three cycles
+    # A ring of four, of which two are chains of three cycles.
+    chains = ClosedLoop(first, str(world.model), 4, 48, frames)
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
     times, errors = [], []
     for item in (3, 7, 11):  # of the last chain in the ring: to index it by the others' -1 would spoil it
