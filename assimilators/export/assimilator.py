@@ -180,6 +180,7 @@ def file_metadata(
         training={
             "recipe": recipe.digest(),
             "model": recipe.backgrounds_of or recipe.model,
+            **({"begun_with": recipe.weights} if recipe.weights else {}),
             **({} if recipe.frames is None else {"frames": write_frames(recipe.frames)}),
             "observations": recipe.observations,
             **({"optional": recipe.optional} if recipe.optional else {}),

@@ -222,6 +222,7 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
         f"- training: {training['samples']:,} samples of the years {', '.join(map(str, training['years']))}, "
         f"backgrounds of `{training['model']}`; {training['minutes']} minutes on {training['machine']}, "
         f"torch {training['versions']['torch']}",
+        *([f"- begun with the weights of `{training['begun_with']}`"] if "begun_with" in training else []),
         f"- sha256 of the backgrounds: `{training['data_sha256'][:16]}…`",
         f"- observation errors in training: {training.get('errors', FORMER_KIND)}",
         *(

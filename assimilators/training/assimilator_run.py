@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dacycle.assimilators.base import load_assimilator
 from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.networks.adapter import Adapted
@@ -49,6 +50,7 @@ from dacycle.assimilators.training.assimilation import (
     takes_recent,
     typical_errors,
 )
+from dacycle.assimilators.training.beginning import begin_with_file
 from dacycle.assimilators.training.closed_loop import EVERY, ClosedLoop
 from dacycle.assimilators.training.data import check_complete, hour_weights, load_states, preload, season_weights
 from dacycle.assimilators.training.folder import (
@@ -399,6 +401,8 @@ class _Rounds:
             network.freeze_base(number == 0)
             if number == 0:
                 _begin_with(network, self.recipe.base)
+        elif number == 0 and self.recipe.weights:
+            begin_with_file(network, load_assimilator(self.recipe.weights, self.observing.world))
         elif number == 0 and self.observing.planes and not checkpoint_of(self.folder / "round-0").exists():
             self._fit_operator(network)
         if number:

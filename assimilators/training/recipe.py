@@ -201,6 +201,8 @@ class AssimilatorRecipe(Recipe):
             frame.
         optional: those of the sources that every second sample, and every second chain of cycles, is without, all
             together: the file then serves networks with them and without.
+        weights: a trained assimilator of the same method and size, by name or file, whose weights the training begins
+            with: a shorter way to the errors of another model or other observations. Without it they are random.
         rounds: most closed-loop rounds, trained on cycles of the network in training; those of a prior, on errors of
             its cycles before the round. A finished run goes on if this number is raised.
         least_gain: a round whose cycled error is not lower than the best before by this share is the last; 0: all
@@ -228,6 +230,7 @@ class AssimilatorRecipe(Recipe):
     mixed: Number = Field(default=None, validate_default=True, ge=0, le=1)
     frames: Frames = None
     optional: list[str] = Field(default_factory=list)
+    weights: str = ""
     rounds: int = Field(default=1, ge=0)
     least_gain: Number = Field(default=0.0, ge=0, lt=1)
     round_epochs: int = Field(default=4, gt=0)
