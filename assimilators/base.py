@@ -294,7 +294,7 @@ def load_assimilator(
         tuning: settings (`classical.background_error.Tuning`) in place of those of a file of background errors.
         variational: settings of a method that minimises a cost function.
         model: for 4dvar, whose cost function has a forecast in it.
-        operator: for a variational method that takes OLR through a learned operator.
+        operator: for a method that takes OLR through a learned operator.
 
     Raises:
         AssimilatorError: the name is unknown (lists the known ones), the file does not exist or is of an unknown kind,
@@ -306,7 +306,7 @@ def load_assimilator(
         raise AssimilatorError(f"tuning goes with oi, or another file of background errors, not with {name}")
     if name in ENSEMBLE_METHODS:
         filters = import_module("dacycle.assimilators.ensemble.filters")
-        of_members: Assimilator = filters.load(name, world, ensemble, threads)
+        of_members: Assimilator = filters.load(name, world, ensemble, threads, operator)
         return of_members
     if ensemble is not None:
         perturbed = import_module("dacycle.assimilators.ensemble.perturbed")

@@ -1,16 +1,16 @@
 """Gridded observations as the classical methods take them: cells with departures, in units of their errors."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import AssimilatorError
-from dacycle.assimilators.classical.olr import OlrOperator
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import Grid
 
-__all__ = ["ObservedCells", "check_fields", "equivalents", "observed_cells"]
+__all__ = ["ObservedCells", "Olr", "check_fields", "equivalents", "observed_cells"]
 
 _CHANNELS = len(NAMES)
 
@@ -55,12 +55,23 @@ def check_fields(
         )
 
 
-def equivalents(states: NDArray, olr: OlrOperator | None) -> NDArray:
+class Olr(Protocol):
+    """An operator of OLR: `error` (W m-2) is its own, a number or (H, W)."""
+
+    @property
+    def error(self) -> float | NDArray: ...
+
+    def __call__(self, states: NDArray) -> NDArray:
+        """Return OLR (..., H, W), W m-2, of states (..., 69, H, W), SI."""
+        ...
+
+
+def equivalents(states: NDArray, olr: Olr | None) -> NDArray:
     """Return H(x) (..., F, H, W) of states (..., 69, H, W): the channels and, where it is used, OLR."""
     return states if olr is None else np.concatenate([states, olr(states)[..., None, :, :]], axis=-3)
 
 
-def observed_cells(background: NDArray, values: NDArray, errors: NDArray, olr: OlrOperator | None) -> ObservedCells:
+def observed_cells(background: NDArray, values: NDArray, errors: NDArray, olr: Olr | None) -> ObservedCells:
     """Return what was observed of one chain.
 
     Args:
@@ -73,7 +84,7 @@ def observed_cells(background: NDArray, values: NDArray, errors: NDArray, olr: O
     error = errors[:fields].reshape(fields, -1)
     if olr is not None:
         error = error.copy()
-        error[-1] = np.where(error[-1] > 0, np.hypot(error[-1], olr.error), 0)
+        error[-1] = np.where(error[-1] > 0, np.hypot(error[-1], np.ravel(olr.error)), 0)
     cells = np.flatnonzero(error.any(axis=0))
     error = error[:, cells].T
     precision = np.divide(1, error, out=np.zeros(error.shape, np.float32), where=error > 0)

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from dacycle.assimilators.base import Analysis, AssimilatorError, OlderFrame
+from dacycle.assimilators.base import Analysis, AssimilatorError, OlderFrame, Past
 from dacycle.assimilators.classical.background_error import BackgroundError, shifted
 from dacycle.assimilators.classical.localisation import Blocks, Surroundings, gaspari_cohn, triangle
-from dacycle.assimilators.classical.observed import ObservedCells, check_fields, observed_cells
+from dacycle.assimilators.classical.observed import ObservedCells, Olr, check_fields, observed_cells
 from dacycle.assimilators.ensemble.algebra import (
     collapse,
     mean_weights,
@@ -30,9 +30,11 @@ from dacycle.assimilators.ensemble.algebra import (
     square_root,
     vertical_localisation,
 )
+from dacycle.assimilators.ensemble.olr import LearnedOlr
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
 from dacycle.assimilators.ensemble.static import Draws, load_static
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES
+from dacycle.obs_ingest.operators.learned import LearnedOperator
 
 if TYPE_CHECKING:
     from dacycle.forecast_adapter.worlds.world import World
@@ -62,20 +64,28 @@ class EnsembleFilter(Draws):
         error: the static ensemble.
         settings: of the ensemble.
         threads: threads of the matrix products; the same number gives the same bits.
+        learned: operator of OLR in place of the static ensemble's regression on a column.
     """
 
     controlled = False
 
-    def __init__(self, name: str, error: BackgroundError, settings: EnsembleSettings, threads: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        error: BackgroundError,
+        settings: EnsembleSettings,
+        threads: int = 1,
+        learned: LearnedOperator | None = None,
+    ) -> None:
         super().__init__(name, error, settings, settings.additive_of(True))
         self.name, self.settings = name, settings
         self.grid, self.world, self.digest = error.grid, error.world, error.digest
-        self.planes: tuple[str, ...] = () if error.olr is None else ("olr",)
-        self._olr = None if error.olr is None else error.olr.operator
+        self.learned = learned
+        self.planes: tuple[str, ...] = () if error.olr is None and learned is None else ("olr",)
         self._share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
         self._of_members = 1 - self._share if settings.members_share is None else settings.members_share
         self._scale = np.float32(np.sqrt(self._of_members / (self.size - 1)))  # of the members in P
-        static = self._static_part()
+        static, self._static_factor = self._static_part()
         # P in each cell, the members' part first, which every update writes anew: (cells, 69 + M, K).
         self._joined = np.concatenate([np.zeros((*static.shape[:2], self.size), np.float32), static], axis=2)
         self._surroundings = Surroundings(self.grid, settings.localisation_km, BLOCK)
@@ -104,32 +114,65 @@ class EnsembleFilter(Draws):
         )
 
     def update(
-        self, background: NDArray, perturbations: NDArray, older: NDArray | None, values: NDArray, errors: NDArray
+        self,
+        background: NDArray,
+        perturbations: NDArray,
+        older: NDArray | None,
+        values: NDArray,
+        errors: NDArray,
+        past: Past | None = None,
     ) -> Analysis:
         """Correct one chain, (1, 69, H, W); the analysis holds the new perturbations as `members`, and `older`."""
         check_fields(self.name, self.grid, self.planes, background, values, errors)
         with self._pools.limit(limits=self._threads, user_api="blas"):
-            return self._update(background[0], perturbations, older, values[0], errors[0])
+            olr = self._olr(background[0], past)
+            return self._update(background[0], perturbations, older, values[0], errors[0], olr)
 
-    def _static_part(self) -> NDArray[np.float32]:
-        """Return the static ensemble's share of P, with its equivalents: (cells, 69 + M, S); S is 0 without a share."""
+    def _olr(self, background: NDArray, past: Past | None) -> Olr | None:
+        """Return the operator of OLR at a background, with the static ensemble's equivalents by it in P."""
+        if self.learned is None:
+            return None if self._error.olr is None else self._error.olr.operator
+        if past is None:
+            raise AssimilatorError(
+                f"{self.name} with ensemble.olr: learned needs the frame 6 h before; run it in an experiment"
+            )
+        olr = LearnedOlr.about(self.learned, past.newer, background)
+        static = self._joined[..., self.size :]
+        if static.shape[2]:
+            perturbations = static[:, :_CHANNELS].transpose(2, 1, 0).reshape(-1, *background.shape)
+            slopes = olr.slopes(background, perturbations, 1 / self._static_factor)
+            static[:, _CHANNELS] = slopes.reshape(len(perturbations), -1).T
+        return olr
+
+    def _static_part(self) -> tuple[NDArray[np.float32], np.float32]:
+        """Return the static ensemble's share of P, with its equivalents, (cells, 69 + M, S), and the factor on members.
+
+        S is 0 without a share. Equivalents by a learned operator, which depend on the background, are 0 here.
+        """
         error = self._error
         count = len(error.members) if self._share else 0
         static = error.members[:count] * self._inflation
-        if error.olr is not None:
-            olr = error.olr.members[:count, None] * self._inflation[GROUPS["q"][0]]
-            static = np.concatenate([static, olr], axis=1, dtype=np.float32)
+        if self.planes:
+            regression = error.olr if self.learned is None else None
+            olr = np.zeros_like(static[:, :1]) if regression is None else regression.members[:count, None]
+            static = np.concatenate([static, olr * self._inflation[GROUPS["q"][0]]], axis=1, dtype=np.float32)
         wide = shifted(static, SHIFT)
-        factor = np.sqrt(self._share / max(len(wide) // max(count, 1), 1) / max(count - 1, 1))
-        return _by_cell(wide) * np.float32(factor)
+        factor = np.float32(np.sqrt(self._share / max(len(wide) // max(count, 1), 1) / max(count - 1, 1)))
+        return _by_cell(wide) * factor, factor
 
     def _update(
-        self, background: NDArray, perturbations: NDArray, older: NDArray | None, values: NDArray, errors: NDArray
+        self,
+        background: NDArray,
+        perturbations: NDArray,
+        older: NDArray | None,
+        values: NDArray,
+        errors: NDArray,
+        olr: Olr | None,
     ) -> Analysis:
-        members = self._with_equivalents(background, perturbations)
+        members = _with_equivalents(background, perturbations, olr)
         joined = self._joined
         np.multiply(members, self._scale, out=joined[..., : self.size])
-        observed = observed_cells(background, values, errors, self._olr)
+        observed = observed_cells(background, values, errors, olr)
         now = _Frame.of(joined, members)
         before = None if older is None else _Frame.of(self._joined_before(older, joined), _by_cell(older))
         for cells, weights, transforms in self._weights(joined, observed):
@@ -155,13 +198,6 @@ class EnsembleFilter(Draws):
     def _older_frame(self, updated: "_Frame", perturbations: NDArray) -> OlderFrame:
         after = self._inflated(updated.after.reshape(perturbations.shape), perturbations)
         return OlderFrame(updated.increment.reshape(perturbations.shape[1:]), after)
-
-    def _with_equivalents(self, background: NDArray, perturbations: NDArray) -> NDArray[np.float32]:
-        """Return the perturbations with those of the further planes, (cells, 69 + M, N)."""
-        if self._olr is None:
-            return _by_cell(perturbations)
-        olr = self._olr(background + perturbations)
-        return _by_cell(np.concatenate([perturbations, (olr - olr.mean(axis=0))[:, None]], axis=1))
 
     def _weights(self, joined: NDArray, observed: ObservedCells) -> Iterator[tuple[slice, NDArray, NDArray]]:
         """Yield cells of a row of the grid, their weights (W, A, K), and their transforms (W, A, N, N).
@@ -234,14 +270,21 @@ class EnsembleFilter(Draws):
 class Update:
     """A filter with the perturbations (N, 69, H, W), SI, of one chain's background; see `base.Assimilator`."""
 
-    def __init__(self, method: EnsembleFilter, perturbations: NDArray, older: NDArray | None) -> None:
+    def __init__(
+        self, method: EnsembleFilter, perturbations: NDArray, older: NDArray | None, past: Past | None = None
+    ) -> None:
         self.name, self.grid, self.world = method.name, method.grid, method.world
         self.digest, self.planes = method.digest, method.planes
-        self._method, self._perturbations, self._older = method, perturbations, older
+        self.steps = 0 if method.learned is None else 1
+        self._method, self._perturbations, self._older, self._past = method, perturbations, older, past
+
+    def with_past(self, past: Past) -> "Update":
+        """Return the same with the frame before, which a learned operator takes."""
+        return Update(self._method, self._perturbations, self._older, past)
 
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """Correct one chain's background (1, 69, H, W); see `EnsembleFilter.update`."""
-        return self._method.update(background, self._perturbations, self._older, values, errors)
+        return self._method.update(background, self._perturbations, self._older, values, errors, self._past)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,6 +348,14 @@ class _Layers:
         )
 
 
+def _with_equivalents(background: NDArray, perturbations: NDArray, olr: Olr | None) -> NDArray[np.float32]:
+    """Return the perturbations with those of the further planes, (cells, 69 + M, N)."""
+    if olr is None:
+        return _by_cell(perturbations)
+    of_members = olr(background + perturbations)
+    return _by_cell(np.concatenate([perturbations, (of_members - of_members.mean(axis=0))[:, None]], axis=1))
+
+
 def _by_cell(fields: NDArray) -> NDArray[np.float32]:
     """Return fields (N, F, H, W) as (cells, F, N): the numbers of one cell are contiguous."""
     return np.ascontiguousarray(
@@ -312,14 +363,30 @@ def _by_cell(fields: NDArray) -> NDArray[np.float32]:
     )
 
 
-def load(name: str, world: "World", settings: EnsembleSettings | None = None, threads: int = 1) -> EnsembleFilter:
+def load(
+    name: str,
+    world: "World",
+    settings: EnsembleSettings | None = None,
+    threads: int = 1,
+    operator: LearnedOperator | None = None,
+) -> EnsembleFilter:
     """Load `letkf` or `hybrid` for a world, with an experiment's settings.
+
+    Args:
+        name: of the method.
+        world: whose states it corrects.
+        settings: of the ensemble.
+        threads: of its products.
+        operator: of OLR, for `olr: learned` only.
 
     Raises:
         AssimilatorError: the static ensemble is none, or was made for another grid, world or set of channels; settings
-            that do not go with the method.
+            that do not go with the method; `olr: learned` has no operator.
     """
     settings = settings or EnsembleSettings()
     if name == "letkf" and settings.static_share is not None:
         raise AssimilatorError("letkf has no static part: leave out ensemble.static_share, or use hybrid")
-    return EnsembleFilter(name, load_static(settings.static, world), settings, threads)
+    if settings.olr == "learned" and operator is None:
+        raise AssimilatorError("ensemble.olr: learned, but there is no learned operator; leave it out")
+    learned = operator if settings.olr == "learned" else None
+    return EnsembleFilter(name, load_static(settings.static, world), settings, threads, learned)

@@ -1,5 +1,7 @@
 """What an experiment sets for members: its key `ensemble`."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from dacycle.common.configuration import Strict
@@ -33,6 +35,9 @@ class EnsembleSettings(Strict):
     the spread can have the size of the error while what few members sample badly counts less."""
     static: str = "oi"
     """The static ensemble: a packaged one, or a file that `dacycle train` made of a recipe of kind `oi`."""
+    olr: Literal["learned"] | None = None
+    """`learned`: the world's learned operator computes OLR; default: the regression on a column that the static
+    ensemble's file holds."""
     least_spread: float = Field(default=0.1, ge=0, lt=1)
     """With less spread than this share of the background's error, as departures imply it, a cycle is `degraded`."""
 
@@ -45,5 +50,5 @@ class EnsembleSettings(Strict):
         return (0.04 if of_filter else 0.16) if self.additive is None else self.additive
 
 
-OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "static_share", "members_share")
+OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "static_share", "members_share", "olr")
 """Settings of the transform, which other methods have not."""

@@ -38,8 +38,8 @@ def with_past(
     """
     if not has_window(method):
         return method
-    share = inputs.experiment.frames or 0.0
-    assert share != "smoothed"  # an experiment without members has refused it
+    frames_of = inputs.experiment.frames or 0.0
+    share = 0.0 if frames_of == "smoothed" else frames_of  # methods with members correct the older frame themselves
     first = time - method.steps * STEP
     if method.steps == 1 or not longest or first - STEP < past.times[0]:
         return method.with_past(Past(*start, share=share, bias=_bias(inputs, [time])))

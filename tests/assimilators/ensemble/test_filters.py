@@ -7,13 +7,18 @@ import pytest
 from numpy.typing import NDArray
 
 from dacycle.assimilators import AssimilatorError
+from dacycle.assimilators.base import EnsembleAssimilator, Past, WindowAssimilator, load_assimilator
 from dacycle.assimilators.classical.background_error import BackgroundError
 from dacycle.assimilators.classical.oi import OptimalInterpolation
 from dacycle.assimilators.ensemble import filters
 from dacycle.assimilators.ensemble.filters import BLOCK, EnsembleFilter
+from dacycle.assimilators.ensemble.olr import LearnedOlr
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
 from dacycle.forecast_adapter.channels import GROUPS, LEVELS, NAMES, index
 from dacycle.forecast_adapter.grid import great_circle_km
+from dacycle.forecast_adapter.models.gradient import load_gradient
+from dacycle.forecast_adapter.worlds.world import load_world
+from dacycle.obs_ingest.operators.learned import LEARNED, load_operator
 from tests.assimilators.cases import GRID, SMALL, Case, make_error, smooth_noise
 
 PLAIN = {"members": 20, "rtps": 0.0, "additive": 0.0}
@@ -229,3 +234,42 @@ def test_an_update_does_not_depend_on_the_one_before() -> None:
     ]
     np.testing.assert_array_equal(analyses[0].state, analyses[2].state)
     np.testing.assert_array_equal(analyses[0].members, analyses[2].members)
+
+
+@pytest.mark.parametrize("name", ["letkf", "hybrid"])
+def test_the_learned_operator_of_olr_is_used_with_the_frame_before(name: str) -> None:
+    world, settings = load_world("demonstration"), EnsembleSettings(members=20, olr="learned")
+    operator = load_operator(None, world)
+    method = load_assimilator(name, world, ensemble=settings, operator=operator)
+    assert isinstance(method, EnsembleAssimilator)
+    older, background = (world.reference.array(time) for time in world.reference.times[:2])
+    values, errors = (np.zeros((1, 70, *world.grid.shape), np.float32) for _ in range(2))
+    place = (0, 69, 16, 20)
+    fields = operator(older, background)
+    values[place], errors[place] = fields.values["olr"][16, 20] - 30, 4.0
+    members = 3 * method.first_members(np.random.default_rng(1))
+    update = method.with_members(members, NONE)
+    assert isinstance(update, WindowAssimilator)
+    analysis = update.with_past(Past(older, older)).analyse(background[None], values, errors).state[0]
+    gone = operator(older, analysis).values["olr"][16, 20] - fields.values["olr"][16, 20]
+    drawn = [operator(older, background + member).values["olr"][16, 20] for member in members]
+    variance, error = np.var(drawn, ddof=1), np.hypot(4.0, fields.errors["olr"][16, 20])
+    if name == "hybrid":  # half of the covariance is that of errors a third as large
+        variance *= (1 + 1 / 9) / 2
+    assert gone == pytest.approx(-30 * variance / (variance + error**2), rel=0.5)
+    with pytest.raises(AssimilatorError, match="olr: learned needs the frame 6 h before"):
+        update.analyse(background[None], values, errors)
+    with pytest.raises(AssimilatorError, match=r"ensemble\.olr: learned, but there is no learned operator"):
+        load_assimilator(name, world, ensemble=settings)
+
+
+def test_slopes_of_the_learned_operator_are_its_tangent() -> None:
+    world = load_world("demonstration")
+    operator = load_operator(None, world)
+    assert operator is not None
+    older, background = (world.reference.array(time) for time in world.reference.times[:2])
+    changes = 0.05 * (world.reference.array(world.reference.times[8]) - background)[None]
+    slopes = LearnedOlr.about(operator, older, background).slopes(background, changes, np.float32(0.1))
+    tangent = load_gradient(operator).tangent(older, background, np.zeros_like(older), changes[0])
+    expected = tangent[LEARNED.index("olr")]
+    assert np.abs(slopes[0] - expected).max() < 0.05 * np.abs(expected).max()
