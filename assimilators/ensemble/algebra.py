@@ -13,7 +13,20 @@ dimensions are batches, such as grid points.
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["collapse", "mean_weights", "relax_spread", "spread", "square_root", "vertical_localisation"]
+__all__ = [
+    "adaptive_inflation",
+    "collapse",
+    "mean_weights",
+    "relax_spread",
+    "spread",
+    "square_root",
+    "vertical_localisation",
+]
+
+PRIOR = 0.25
+"""Error variance of the factor 1."""
+BOUNDS = (0.5, 4.0)
+"""Least and largest factor."""
 
 
 def mean_weights(information: NDArray, projected: NDArray) -> NDArray:
@@ -34,6 +47,25 @@ def square_root(information: NDArray) -> NDArray[np.float64]:
     eigenvalues, vectors = np.linalg.eigh(information.astype(np.float64))
     scale = 1 / np.sqrt(1 + np.maximum(eigenvalues, 0))  # rounding leaves some below 0
     return (vectors * scale[..., None, :]) @ vectors.swapaxes(-1, -2)
+
+
+def adaptive_inflation(excess: NDArray, variance: NDArray, count: NDArray) -> NDArray[np.float64]:
+    """Return the factor on the members' covariance that departures ask for; 1 where nothing is observed.
+
+    The mean square of departures is 1 + factor x variance (Li et al. 2009, doi:10.1002/qj.371). The factor is the mean
+    of that estimate and of 1, with the inverses of their error variances as weights, as in Miyoshi 2011
+    (doi:10.1175/2010MWR3570.1); that of 1 is `PRIOR`, and nothing is kept from cycle to cycle.
+
+    Args:
+        excess: sum of the squared departures, in standard deviations of the observations' errors, less one for each.
+        variance: sum of the members' variance where the observations are, in the same unit.
+        count: number of the observations; all three with the weights of localisation.
+    """
+    seen = (count > 0) & (variance > 0)
+    n, of_members = (np.where(seen, x, 1.0).astype(np.float64) for x in (count, variance))
+    error = 2 / n * (1 + n / of_members) ** 2
+    factor = (error + PRIOR * excess / of_members) / (error + PRIOR)
+    return np.where(seen, np.clip(factor, *BOUNDS), 1.0)
 
 
 def spread(perturbations: NDArray) -> NDArray:

@@ -23,6 +23,7 @@ from dacycle.assimilators.classical.background_error import BackgroundError, shi
 from dacycle.assimilators.classical.localisation import Blocks, Surroundings, gaspari_cohn, triangle
 from dacycle.assimilators.classical.observed import ObservedCells, Olr, check_fields, observed_cells
 from dacycle.assimilators.ensemble.algebra import (
+    adaptive_inflation,
     collapse,
     mean_weights,
     relax_spread,
@@ -175,86 +176,105 @@ class EnsembleFilter(Draws):
         observed = observed_cells(background, values, errors, olr)
         now = _Frame.of(joined, members)
         before = None if older is None else _Frame.of(self._joined_before(older, joined), _by_cell(older))
-        for cells, weights, transforms in self._weights(joined, observed):
+        factors = np.ones((_CHANNELS, members.shape[0]), np.float32)
+        for cells, weights, transforms, sizes in self._weights(joined, observed):
             for layer, channels in enumerate(self._layers.channels):
+                factors[channels, cells] = sizes[:, layer]
                 now.update(cells, channels, weights[:, layer], transforms[:, layer])
                 if before is not None:
                     before.update(cells, channels, weights[:, layer], transforms[:, layer])
         state = background.reshape(_CHANNELS, -1) + now.increment
-        after = self._inflated(now.after.reshape(perturbations.shape), perturbations)
+        inflated = perturbations * factors.reshape(background.shape)
+        after = self._relaxed(now.after.reshape(perturbations.shape), inflated)
         return Analysis(
             state.reshape(1, *background.shape),
             spread(after)[None],
-            {"observations": [int(np.count_nonzero(observed.precision))]},
+            {
+                "observations": [int(np.count_nonzero(observed.precision))],
+                **({"inflation": [float(np.square(factors).mean())]} if self.settings.inflation else {}),
+            },
             members=after[None],
             doubts=[self._doubt(members, observed)],
-            older=[] if before is None or older is None else [self._older_frame(before, older)],
+            older=[] if before is None or older is None else [self._older_frame(before, older, factors)],
         )
 
     def _joined_before(self, older: NDArray, joined: NDArray) -> NDArray[np.float32]:
         """Return P (cells, 69, K) of the frame before: the members there, and the static part of this one."""
         return np.concatenate([_by_cell(older) * self._scale, joined[:, :_CHANNELS, self.size :]], axis=2)
 
-    def _older_frame(self, updated: "_Frame", perturbations: NDArray) -> OlderFrame:
-        after = self._inflated(updated.after.reshape(perturbations.shape), perturbations)
+    def _older_frame(self, updated: "_Frame", perturbations: NDArray, factors: NDArray) -> OlderFrame:
+        inflated = perturbations * factors.reshape(perturbations.shape[1:])
+        after = self._relaxed(updated.after.reshape(perturbations.shape), inflated)
         return OlderFrame(updated.increment.reshape(perturbations.shape[1:]), after)
 
-    def _weights(self, joined: NDArray, observed: ObservedCells) -> Iterator[tuple[slice, NDArray, NDArray]]:
-        """Yield cells of a row of the grid, their weights (W, A, K), and their transforms (W, A, N, N).
+    def _weights(self, joined: NDArray, observed: ObservedCells) -> Iterator[tuple[slice, NDArray, NDArray, NDArray]]:
+        """Yield cells of a row of the grid, and there weights (W, A, K), transforms (W, A, N, N) and inflation (W, A).
 
         Args:
             joined: (cells, 69 + M, K) perturbations whose first N are the members'.
             observed: of the chain.
         """
-        information, projected = self._information(joined, observed)
-        rows = [
-            self._row_weights(row, observed.cells, information, projected) for row in range(self._surroundings.shape[0])
-        ]
-        weights, transforms = (np.stack(of_rows) for of_rows in zip(*rows, strict=True))
-        for of_row, (row_weights, row_transforms) in self._blocks.rows(weights, transforms):
-            yield of_row, row_weights, row_transforms
+        seen = self._information(joined, observed)
+        rows = [self._row_weights(row, observed.cells, seen) for row in range(self._surroundings.shape[0])]
+        fields = [np.stack(of_rows) for of_rows in zip(*rows, strict=True)]
+        for of_row, (weights, transforms, sizes) in self._blocks.rows(*fields):
+            yield of_row, weights, transforms, sizes
 
-    def _information(self, joined: NDArray, observed: ObservedCells) -> tuple[NDArray, NDArray]:
-        """Return each cell's Y^T R^-1 Y by layer, as upper triangles (C, L, n), and its Y^T R^-1 d, (C, L, K)."""
+    def _information(self, joined: NDArray, observed: ObservedCells) -> "_Information":
+        """Return what the observations of each cell say."""
         cells, size = len(observed.cells), joined.shape[2]
         upper, _ = triangle(size)
-        information = np.empty((cells, len(self._layers.fields), len(upper)), np.float32)
-        projected = np.empty((cells, len(self._layers.fields), size), np.float32)
+        shape = cells, len(self._layers.fields)
+        matrix, projected, fit = (np.zeros((*shape, n), np.float32) for n in (len(upper), size, 3))
         sounded = observed.precision[:, len(GROUPS["surface"]) : _CHANNELS].any(axis=1)
         for layer, fields in enumerate(self._layers.fields):
             for some in (np.flatnonzero(sounded), np.flatnonzero(~sounded)):  # these have few fields, and are many
                 where = np.ix_(some, fields[observed.precision[np.ix_(some, fields)].any(axis=0)])
                 Y = joined[np.ix_(observed.cells[some], where[1][0])] * observed.precision[where][:, :, None]
+                departures = observed.departures[where]
                 transposed = Y.transpose(0, 2, 1)
-                information[some, layer] = np.take((transposed @ Y).reshape(len(some), size**2), upper, axis=1)
-                projected[some, layer] = (transposed @ observed.departures[where][:, :, None])[:, :, 0]
-        return information, projected
+                matrix[some, layer] = np.take((transposed @ Y).reshape(len(some), size**2), upper, axis=1)
+                projected[some, layer] = (transposed @ departures[:, :, None])[:, :, 0]
+                count = np.count_nonzero(observed.precision[where], axis=1)
+                fit[some, layer, 0] = np.square(departures).sum(axis=1) - count
+                fit[some, layer, 1] = np.square(Y[..., : self.size]).sum(axis=(1, 2)) / self._of_members
+                fit[some, layer, 2] = count
+        return _Information(matrix, projected, fit)
 
     def _row_weights(
-        self, row: int, cells: NDArray, information: NDArray, projected: NDArray
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return weights (W', A, K) and transforms (W', A, N, N) at the points of a row; beyond reach 0 and identity.
+        self, row: int, cells: NDArray, seen: "_Information"
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return weights (W', A, K), transforms (W', A, N, N) and inflation (W', A) at the points of a row.
+
+        Beyond the reach of all observations they are 0, identity and 1.
 
         Args:
             row: of the points.
             cells: (C,) the observed cells.
-            information, projected: as `_information` returns them.
+            seen: in these cells.
         """
-        layers, size, points = len(self._layers.channels), projected.shape[2], self._surroundings.shape[1]
+        layers, size, points = len(self._layers.channels), seen.projected.shape[2], self._surroundings.shape[1]
         weights = np.zeros((points, layers, size), np.float32)
         transforms = np.tile(np.eye(self.size, dtype=np.float32), (points, layers, 1, 1))
+        sizes = np.ones((points, layers), np.float32)
         columns, near, localisation = self._surroundings.of_row(row, cells)
         if columns.size:
-            matrix, right = (
-                self._layers.localisation @ np.tensordot(localisation, x[near], 1) for x in (information, projected)
+            matrix, right, fit = (
+                self._layers.localisation @ np.tensordot(localisation, x[near], 1)
+                for x in (seen.matrix, seen.projected, seen.fit)
             )
             matrix = np.take(matrix, triangle(size)[1], axis=2).reshape(*matrix.shape[:2], size, size)
-            weights[columns] = mean_weights(matrix, right)
+            scale = np.ones((*matrix.shape[:2], size), np.float32)
+            if self.settings.inflation:
+                sizes[columns] = np.sqrt(adaptive_inflation(*np.moveaxis(fit, -1, 0)))
+                scale[..., : self.size] = sizes[columns][..., None]
+                matrix = matrix * scale[..., :, None] * scale[..., None, :]
+            weights[columns] = scale * mean_weights(matrix, scale * right)
             of_members = matrix[..., : self.size, : self.size] / self._of_members
-            transforms[columns] = square_root(of_members)
-        return weights, transforms
+            transforms[columns] = sizes[columns][..., None, None] * square_root(of_members)
+        return weights, transforms, sizes
 
-    def _inflated(self, analysis: NDArray, background: NDArray) -> NDArray[np.float32]:
+    def _relaxed(self, analysis: NDArray, background: NDArray) -> NDArray[np.float32]:
         """Return the perturbations of the analysis, relaxed to those of the background."""
         share = self.settings.rtpp
         mixed = (1 - share) * analysis + share * background if share else analysis
@@ -285,6 +305,21 @@ class Update:
     def analyse(self, background: NDArray, values: NDArray, errors: NDArray) -> Analysis:
         """Correct one chain's background (1, 69, H, W); see `EnsembleFilter.update`."""
         return self._method.update(background, self._perturbations, self._older, values, errors, self._past)
+
+
+@dataclass(frozen=True, eq=False)
+class _Information:
+    """Hold what the observations of C cells say in L layers, with Y = H P of K perturbations.
+
+    Attributes:
+        matrix: (C, L, n) upper triangles of Y^T R^-1 Y.
+        projected: (C, L, K) Y^T R^-1 d.
+        fit: (C, L, 3) the three sums that `algebra.adaptive_inflation` takes.
+    """
+
+    matrix: NDArray
+    projected: NDArray
+    fit: NDArray
 
 
 @dataclass(frozen=True, eq=False)

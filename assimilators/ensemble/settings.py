@@ -25,6 +25,8 @@ class EnsembleSettings(Strict):
     """Relaxation of the spread to that of the background: 0 is none, 1 restores it."""
     rtpp: float = Field(default=0.0, ge=0, lt=1)
     """Relaxation of the perturbations to those of the background: 0 is none, 1 would restore them."""
+    inflation: Literal["adaptive"] | None = None
+    """`adaptive`: the members' covariance gets the factor that the departures around a place ask for; default: none."""
     additive: float | None = Field(default=None, ge=0)
     """Size of the samples of the model's error that background members get, as a share of the static ensemble's;
     default: 0.04 of `letkf` and `hybrid`, 0.16 of others."""
@@ -50,5 +52,5 @@ class EnsembleSettings(Strict):
         return (0.04 if of_filter else 0.16) if self.additive is None else self.additive
 
 
-OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "static_share", "members_share", "olr")
+OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "inflation", "static_share", "members_share", "olr")
 """Settings of the transform, which other methods have not."""

@@ -10,7 +10,7 @@ from dacycle.assimilators import AssimilatorError
 from dacycle.assimilators.base import EnsembleAssimilator, Past, WindowAssimilator, load_assimilator
 from dacycle.assimilators.classical.background_error import BackgroundError
 from dacycle.assimilators.classical.oi import OptimalInterpolation
-from dacycle.assimilators.ensemble import filters
+from dacycle.assimilators.ensemble import algebra, filters
 from dacycle.assimilators.ensemble.filters import BLOCK, EnsembleFilter
 from dacycle.assimilators.ensemble.olr import LearnedOlr
 from dacycle.assimilators.ensemble.settings import EnsembleSettings
@@ -169,6 +169,33 @@ def test_vertical_localisation_keeps_an_observation_to_its_levels() -> None:
     assert increments[0][index("z925"), 25, 5] != 0
     assert increments[0][index("z500"), 25, 5] == 0
     np.testing.assert_allclose(increments[1], increments[2], atol=1e-3 * np.abs(increments[1]).max())
+
+
+@pytest.mark.parametrize("name", ["letkf", "hybrid"])
+@pytest.mark.parametrize("rtps", [0.0, 0.9])
+@pytest.mark.parametrize("size", [0.5, 1.0, 2.0])
+def test_adaptive_inflation_is_the_factor_on_the_members_that_departures_ask_for(
+    name: str, rtps: float, size: float
+) -> None:
+    """Members of the right spread are left alone; of others the analysis is that of members times the factor."""
+    error, generator = make_error(SMALL, members=30), np.random.default_rng(3)
+    case, X = Case(SMALL), members()
+    seen = generator.random(case.errors.shape) < 0.3
+    truth = size * np.einsum("n,nchw->chw", generator.standard_normal(len(X)) / np.sqrt(len(X) - 1), X)
+    sigma = np.float32(20.0)
+    case.errors[...] = np.where(seen, sigma, 0)
+    drawn = case.background[0] + truth + sigma * generator.standard_normal(truth.shape)
+    case.values[0, : len(NAMES)] = np.where(seen[0, : len(NAMES)], drawn, 0)
+    departures = (case.values - case.background)[seen] / sigma
+    variance = (X.var(axis=0, ddof=1)[None][seen] / sigma**2).sum()
+    factor = algebra.adaptive_inflation((departures**2).sum() - departures.size, variance, np.array(departures.size))
+    assert factor == pytest.approx(np.clip(size**2, *algebra.BOUNDS), rel=0.35)
+    adaptive = make(name, error, rtps=rtps, inflation="adaptive").with_members(X, NONE)
+    plain = make(name, error, rtps=rtps).with_members(np.float32(np.sqrt(factor)) * X, NONE)
+    found, expected = (method.analyse(case.background, case.values, case.errors) for method in (adaptive, plain))
+    np.testing.assert_allclose(found.state, expected.state, atol=2e-2)
+    np.testing.assert_allclose(found.members[0], expected.members[0], atol=2e-2)
+    assert found.diagnostics["inflation"] == [pytest.approx(float(factor), rel=1e-4)]
 
 
 @pytest.mark.parametrize(("changes", "expected"), [({"rtps": 1.0}, 1.0), ({"rtpp": 0.999}, 1.0), ({}, None)])
