@@ -4,14 +4,15 @@ A member is the state of the chain plus a perturbation. The perturbations are up
 (`algebra`), relaxed to those of the background, and added to the analysis. The analysis of `letkf` comes from the
 covariance of the members. That of `hybrid` comes from a mixture of it with the covariance of a static ensemble
 (Hamill and Snyder 2000, doi:10.1175/1520-0493(2000)128<2905:AHEKFV>2.0.CO;2), by joining the perturbations of both:
-forecasts of a smooth model lose spread, and few members know few directions.
+forecasts of a smooth model lose spread, and few members know few directions. With `mix: gain` the gains are mixed
+instead (Penny 2014, doi:10.1175/MWR-D-13-00131.1): optimal interpolation corrects the analysis of the members once more.
 
 The static ensemble is that of `oi`. It also gives the first members, and samples of the model's error, which each
 background member gets: perturbations of the initial state do not show what the model does wrong.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from dacycle.assimilators.base import Analysis, AssimilatorError, OlderFrame, Pa
 from dacycle.assimilators.classical.background_error import BackgroundError, shifted
 from dacycle.assimilators.classical.localisation import Blocks, Surroundings, gaspari_cohn, triangle
 from dacycle.assimilators.classical.observed import ObservedCells, Olr, check_fields, observed_cells
+from dacycle.assimilators.classical.oi import OptimalInterpolation
 from dacycle.assimilators.ensemble.algebra import (
     adaptive_inflation,
     collapse,
@@ -83,8 +85,12 @@ class EnsembleFilter(Draws):
         self.grid, self.world, self.digest = error.grid, error.world, error.digest
         self.learned = learned
         self.planes: tuple[str, ...] = () if error.olr is None and learned is None else ("olr",)
-        self._share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
+        share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
+        self._gain = share if settings.mix == "gain" else 0.0  # of the static ensemble
+        self._share = share - self._gain  # of it in P
         self._of_members = 1 - self._share if settings.members_share is None else settings.members_share
+        again = replace(error.tuning, shift=SHIFT, block=BLOCK)
+        self._static = OptimalInterpolation(error, again, threads=threads) if self._gain else None
         self._scale = np.float32(np.sqrt(self._of_members / (self.size - 1)))  # of the members in P
         static, self._static_factor = self._static_part()
         # P in each cell, the members' part first, which every update writes anew: (cells, 69 + M, K).
@@ -127,7 +133,11 @@ class EnsembleFilter(Draws):
         check_fields(self.name, self.grid, self.planes, background, values, errors)
         with self._pools.limit(limits=self._threads, user_api="blas"):
             olr = self._olr(background[0], past)
-            return self._update(background[0], perturbations, older, values[0], errors[0], olr)
+            analysis = self._update(background[0], perturbations, older, values[0], errors[0], olr)
+        if self._static is not None:
+            further = self._static.analyse(analysis.state, values, errors).state - analysis.state
+            analysis = replace(analysis, state=analysis.state + np.float32(self._gain) * further)
+        return analysis
 
     def _olr(self, background: NDArray, past: Past | None) -> Olr | None:
         """Return the operator of OLR at a background, with the static ensemble's equivalents by it in P."""
@@ -421,6 +431,11 @@ def load(
     settings = settings or EnsembleSettings()
     if name == "letkf" and settings.static_share is not None:
         raise AssimilatorError("letkf has no static part: leave out ensemble.static_share, or use hybrid")
+    if name == "letkf" and settings.mix == "gain":
+        raise AssimilatorError("letkf mixes nothing: leave out ensemble.mix, or use hybrid")
+    for key in ("members_share", "olr") if settings.mix == "gain" else ():
+        if getattr(settings, key) is not None:
+            raise AssimilatorError(f"ensemble.{key} goes with a mixed covariance, not with mix: gain; leave one out")
     if settings.olr == "learned" and operator is None:
         raise AssimilatorError("ensemble.olr: learned, but there is no learned operator; leave it out")
     learned = operator if settings.olr == "learned" else None

@@ -31,10 +31,13 @@ class EnsembleSettings(Strict):
     """Size of the samples of the model's error that background members get, as a share of the static ensemble's;
     default: 0.04 of `letkf` and `hybrid`, 0.16 of others."""
     static_share: float | None = Field(default=None, gt=0, lt=1)
-    """Share of the static ensemble in the covariance of `hybrid`; default: a half."""
+    """Share of the static ensemble in the covariance of `hybrid`, or in its gain; default: a half."""
     members_share: float | None = Field(default=None, gt=0, le=1)
     """Share of the members' covariance in that of `hybrid`; default: what `static_share` leaves. With fewer than that,
     the spread can have the size of the error while what few members sample badly counts less."""
+    mix: Literal["gain"] | None = None
+    """`gain`: the analysis of `hybrid` is that of the members, corrected by `static_share` of what optimal
+    interpolation with the static ensemble would add; default: their covariances are mixed."""
     static: str = "oi"
     """The static ensemble: a packaged one, or a file that `dacycle train` made of a recipe of kind `oi`."""
     olr: Literal["learned"] | None = None
@@ -52,5 +55,15 @@ class EnsembleSettings(Strict):
         return (0.04 if of_filter else 0.16) if self.additive is None else self.additive
 
 
-OF_FILTERS = ("localisation_km", "vertical_lnp", "rtps", "rtpp", "inflation", "static_share", "members_share", "olr")
+OF_FILTERS = (
+    "localisation_km",
+    "vertical_lnp",
+    "rtps",
+    "rtpp",
+    "inflation",
+    "static_share",
+    "members_share",
+    "mix",
+    "olr",
+)
 """Settings of the transform, which other methods have not."""

@@ -126,6 +126,24 @@ def test_the_shares_of_both_covariances_are_set_one_by_one() -> None:
     np.testing.assert_allclose(found.members, transform.members, atol=1e-2)
 
 
+@pytest.mark.parametrize("share", [None, 0.2])
+def test_mixed_gains_are_those_of_full_matrices_without_localisation(
+    share: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SHIFT", 0.0)
+    error = make_error(SMALL, members=30, inflation=0.6, distance_km=np.inf)
+    case, X = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0)), members()
+    method = make("hybrid", error, static_share=share, mix="gain").with_members(X, NONE)
+    found = method.analyse(case.background, case.values, case.errors)
+    letkf = make("letkf", error).with_members(X, NONE).analyse(case.background, case.values, case.errors)
+    again = Case(SMALL)
+    again.background, again.values, again.errors = letkf.state, case.values, case.errors
+    further, _ = dense(covariance(0.6 * error.members), again)
+    expected = (letkf.state - case.background).ravel() + (share or 0.5) * further
+    np.testing.assert_allclose((found.state - case.background).ravel(), expected, atol=0.02)
+    np.testing.assert_array_equal(found.members, letkf.members)
+
+
 @pytest.mark.parametrize("name", ["letkf", "hybrid"])
 def test_the_order_of_members_changes_the_order_only(name: str) -> None:
     error, order = make_error(SMALL, members=30), np.random.default_rng(0).permutation(20)
@@ -247,6 +265,14 @@ def test_refusals_say_what_to_do() -> None:
     case, method = Case(SMALL), make("letkf", error)
     with pytest.raises(AssimilatorError, match="carries members from cycle to cycle; run it in an experiment"):
         method.analyse(case.background, case.values, case.errors)
+    world = load_world("demonstration")
+    for name, changes, message in (
+        ("letkf", {"mix": "gain"}, "letkf mixes nothing"),
+        ("hybrid", {"mix": "gain", "members_share": 0.1}, r"ensemble\.members_share goes with a mixed covariance"),
+        ("hybrid", {"mix": "gain", "olr": "learned"}, r"ensemble\.olr goes with a mixed covariance"),
+    ):
+        with pytest.raises(AssimilatorError, match=message):
+            load_assimilator(name, world, ensemble=EnsembleSettings(**changes))
     case.observe("t850", 1, 1, np.nan, 1.0)
     with pytest.raises(AssimilatorError, match="letkf: t850 has an observed value or an error that is not finite"):
         method.with_members(members(), NONE).analyse(case.background, case.values, case.errors)
