@@ -5,7 +5,7 @@ A member is the state of the chain plus a perturbation. The perturbations are up
 covariance of the members. That of `hybrid` comes from a mixture of it with the covariance of a static ensemble
 (Hamill and Snyder 2000, doi:10.1175/1520-0493(2000)128<2905:AHEKFV>2.0.CO;2), by joining the perturbations of both:
 forecasts of a smooth model lose spread, and few members know few directions. With `mix: gain` the gains are mixed
-instead (Penny 2014, doi:10.1175/MWR-D-13-00131.1): optimal interpolation corrects the analysis of the members once more.
+instead (Penny 2014, doi:10.1175/MWR-D-13-00131.1): optimal interpolation corrects the members' analysis once more.
 
 The static ensemble is that of `oi`. It also gives the first members, and samples of the model's error, which each
 background member gets: perturbations of the initial state do not show what the model does wrong.
