@@ -212,12 +212,13 @@ def interpolate_to_points(fields: Array, grid: Grid, latitude: Array, longitude:
     _check(fields, grid)
     rows, row_weight, columns, column_weight, next_columns = _stencil(grid, latitude, longitude)
     padded, offset = _with_poles(fields, grid)
-    top = (
-        padded[..., rows + offset, columns] * (1 - column_weight)
-        + padded[..., rows + offset, next_columns] * column_weight
-    )
-    below = rows + offset + 1
-    bottom = padded[..., below, columns] * (1 - column_weight) + padded[..., below, next_columns] * column_weight
+    flat, width = padded.reshape(*padded.shape[:-2], -1), padded.shape[-1]  # one index is much faster than two
+
+    def along(row: NDArray[np.intp]) -> Array:
+        left, right = (flat.take(row * width + column, axis=-1) for column in (columns, next_columns))
+        return left * (1 - column_weight) + right * column_weight
+
+    top, bottom = along(rows + offset), along(rows + offset + 1)
     return (top * (1 - row_weight) + bottom * row_weight).astype(fields.dtype)
 
 

@@ -5,7 +5,7 @@ plain strings on disk. Times are UTC without a zone.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -155,14 +155,18 @@ def site_names(latitude: NDArray, longitude: NDArray) -> pd.Categorical:
     """Return names of places (n,), from positions rounded to 0.01 degrees: two sources at one place share a site."""
     lat = np.rint(np.asarray(latitude) * 100).astype(int)
     lon = (np.rint(np.asarray(longitude) * 100).astype(int) + 18000) % 36000 - 18000
-    keys, codes = np.unique(lat * 100000 + lon + 50000, return_inverse=True)
-    return pd.Categorical.from_codes(codes, [*map(_site_name, keys.tolist())])
+    keys, codes = np.unique((lat + 9000) * 36000 + lon + 18000, return_inverse=True)
+    of_latitude, of_longitude = _halves_of_names()
+    y, x = np.divmod(keys, 36000)
+    return pd.Categorical.from_codes(codes, of_latitude[y] + of_longitude[x])
 
 
-@lru_cache(maxsize=1 << 17)
-def _site_name(key: int) -> str:
-    y, x = divmod(key, 100000)
-    return f"{y / 100:+06.2f}{(x - 50000) / 100:+07.2f}"
+@cache
+def _halves_of_names() -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """Return the texts of all latitudes and of all longitudes, in hundredths of a degree."""
+    latitudes = [f"{y / 100:+06.2f}" for y in range(-9000, 9001)]
+    longitudes = [f"{x / 100:+07.2f}" for x in range(-18000, 18000)]
+    return np.array(latitudes, object), np.array(longitudes, object)
 
 
 def make_table(
