@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import onnx  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from dacycle.assimilators.exceptions import ExportError  # noqa: E402
 from dacycle.assimilators.export import gradient  # noqa: E402
@@ -55,6 +57,41 @@ def test_a_convolution_that_is_not_followed_is_refused(attributes: dict[str, Any
     assert OPERATIONS["Conv"](x, weight, kernel_shape=[2, 2]).shape == (1, 1, 3, 3)
     with pytest.raises(ExportError, match="convolution"):
         OPERATIONS["Conv"](x, weight, **attributes)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "attributes"),
+    [
+        ("Abs", [], {}),
+        ("Neg", [], {}),
+        ("ReduceSum", [[1]], {"keepdims": 0}),
+        ("ReduceSum", [[0, 2]], {}),
+        ("ReduceSum", [], {}),
+        ("ReduceMean", [[-1]], {"keepdims": 1}),
+        ("ReduceL2", [[0, 1]], {"keepdims": 0}),
+        ("Tile", [[2, 1, 3]], {}),
+    ],
+)
+def test_operations_are_those_of_onnx(name: str, inputs: list[list[int]], attributes: dict[str, Any]) -> None:
+    x = np.random.default_rng(1).standard_normal((2, 3, 4)).astype(np.float32)
+    integers = [np.array(values, np.int64) for values in inputs]
+    node = onnx.helper.make_node(name, ["x", *(f"i{k}" for k in range(len(integers)))], ["y"], **attributes)
+    types = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape)]
+    types += [
+        onnx.helper.make_tensor_value_info(f"i{k}", onnx.TensorProto.INT64, i.shape) for k, i in enumerate(integers)
+    ]
+    graph = onnx.helper.make_graph([node], "one", types, [onnx.ValueInfoProto(name="y")])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    expected = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(
+        None, {"x": x, **{f"i{k}": i for k, i in enumerate(integers)}}
+    )[0]
+    found = OPERATIONS[name](torch.from_numpy(x), *integers, **attributes)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+def test_a_reduction_over_no_axis_is_refused() -> None:
+    with pytest.raises(ExportError, match="over no axis"):
+        OPERATIONS["ReduceSum"](torch.zeros(2, 2), noop_with_empty_axes=1)
 
 
 def test_the_file_says_how_well_it_fits(model: Path) -> None:
