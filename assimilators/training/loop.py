@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 import lightning
 
+from dacycle.assimilators.exceptions import TrainingError
 from dacycle.assimilators.training.folder import load_average, read_constants, read_record_of, read_rows, write_rows
 from dacycle.assimilators.training.module import Training, has_bfloat16
 from dacycle.assimilators.training.recipe import Recipe
@@ -59,7 +60,11 @@ def read_trained(
 
 
 def run_epochs(module: Training, folder: Path, epochs: int) -> Path:
-    """Train up to `epochs`, from the checkpoint in the folder if there is one. Returns the checkpoint."""
+    """Train up to `epochs`, from the checkpoint in the folder if there is one. Returns the checkpoint.
+
+    Raises:
+        TrainingError: a process that draws samples was killed, as the system does where memory runs out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = checkpoint_of(folder)
     # Lightning advertises other products, and warns that the averaged weights are in evaluation mode.
@@ -81,7 +86,15 @@ def run_epochs(module: Training, folder: Path, epochs: int) -> Path:
     if module.recipe.precision == "bfloat16" and not has_bfloat16(trainer.strategy.root_device):
         logger.info("this processor has no instructions for bfloat16: training in float32")
     resumed = str(checkpoint) if checkpoint.exists() else None
-    trainer.fit(module, ckpt_path=resumed, weights_only=False if resumed else None)
+    try:
+        trainer.fit(module, ckpt_path=resumed, weights_only=False if resumed else None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"{folder}: a process that draws samples has ended ({error}); `workers: 1` and `in_memory: false` need "
+            "less memory, and the same command goes on after the last whole epoch"
+        ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     return checkpoint

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from dacycle.assimilators.training.assimilator_run import (
     fit_assimilator,
     read_assimilator_run,
 )
+from dacycle.assimilators.training.samples import Samples
 from tests.assimilators.training.runs import on_records
 from tests.assimilators.training.small import FEW, held, recipe_of, rounds
 
@@ -89,6 +92,23 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     fit_assimilator(recipe, tmp_path / "stopped", *given)
     straight, stopped = (rounds(tmp_path / name)[0]["cycled_error"] for name in ("straight", "stopped"))
     assert straight == stopped
+
+
+def test_a_killed_worker_is_an_error_that_says_what_to_do(
+    entries: dict[str, Any], backgrounds: Backgrounds, observing: Observing, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    trainer = os.getpid()
+
+    def killed(self: Samples, item: int) -> Any:
+        if os.getpid() != trainer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("samples are drawn in a process of their own")
+
+    monkeypatch.setattr(Samples, "__getitem__", killed)
+    given = (observing, backgrounds, held(backgrounds, observing), FEW)
+    with pytest.raises(TrainingError, match=r"round-0: a process that draws samples has ended .*in_memory: false"):
+        fit_assimilator(recipe_of(entries), tmp_path, *given)
 
 
 def test_two_processes_share_the_samples_and_the_weights(
