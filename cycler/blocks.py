@@ -43,6 +43,7 @@ __all__ = [
     "ObservationSource",
     "PathOrUrl",
     "QualitySettings",
+    "RelaxationSettings",
     "Time",
     "parse_cycle_time",
     "parse_donor",
@@ -250,6 +251,22 @@ class BiasSettings(Strict):
 
 
 Threshold = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+
+
+class RelaxationSettings(Strict):
+    """Set how fast backgrounds of cycles are drawn towards the climate of their date (`worlds.relaxation`)."""
+
+    tropics: Duration
+    """Time scale within 20 degrees of the equator; from there to 30 degrees the rate changes to that of elsewhere."""
+    elsewhere: Duration | None = None
+    """Time scale from 30 degrees on; default: none."""
+
+    @field_validator("tropics", "elsewhere")
+    @classmethod
+    def _at_least_a_step(cls, value: pd.Timedelta | None) -> pd.Timedelta | None:
+        if value is not None and value < STEP:
+            raise ValueError("a background is six hours old; give at least 6h")
+        return value
 
 
 class QualitySettings(Strict):

@@ -37,6 +37,7 @@ from dacycle.cycler.blocks import (
     Name,
     ObservationSource,
     QualitySettings,
+    RelaxationSettings,
     Time,
     parse_cycle_time,
     parse_donor,
@@ -101,6 +102,9 @@ class Experiment(Strict):
     model_bias: ModelBiasRemoval = Field(default=None, description="none or removed")
     """`removed`: the mean error of the model, from the file beside the model's, is taken off every background; default:
     none. Trained methods that remove it themselves do not go with it."""
+    relaxation: RelaxationSettings | None = None
+    """How fast the background of every cycle is drawn towards the climate of its date, for a model that keeps errors
+    which nothing observes; default: not at all."""
     assimilator: str
     """The method: a name that `dacycle models` lists, `letkf`, `hybrid`, `3dvar`, `4dvar`, a file, or `none`."""
     tuning: TuningSettings | None = None
@@ -168,6 +172,8 @@ class Experiment(Strict):
             raise ValueError(f"assimilation_grid: {self.assimilator} has its members on the model's grid; leave it out")
         if self.assimilator == "4dvar" and self.assimilation_grid not in (None, self.grid):
             raise ValueError("assimilation_grid: 4dvar controls states on the model's grid; leave it out")
+        if self.assimilator == "4dvar" and self.relaxation is not None:
+            raise ValueError("relaxation: 4dvar forecasts its window without it; leave it out, or take 3dvar")
         if getattr(self.variational, "olr", None) == "learned" and self.assimilation_grid not in (None, self.grid):
             raise ValueError("assimilation_grid: the learned operator of OLR is on the model's grid; leave it out")
         if self.late is not None:
@@ -192,6 +198,8 @@ class Experiment(Strict):
         if self.members is not None:  # with the default settings, which another version may change
             others = () if self.assimilator in ENSEMBLE_METHODS else OF_FILTERS
             content["ensemble"] = self.members.model_dump(mode="json", exclude_none=True, exclude=set(others))
+        if self.relaxation is not None:
+            content["relaxation"] = self.relaxation.model_dump(mode="json", exclude_none=True)
         if self.tuning is not None:
             content["tuning"] = self.tuning.model_dump(mode="json", exclude_none=True)
         if self.assimilator in VARIATIONAL_METHODS:

@@ -22,6 +22,7 @@ from dacycle.forecast_adapter.state import StateError
 from dacycle.forecast_adapter.states.products import open_states
 from dacycle.forecast_adapter.worlds.model_bias import ModelBias, ModelBiasError, bias_file
 from dacycle.forecast_adapter.worlds.reference import ReferenceDataError
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation
 from dacycle.forecast_adapter.worlds.world import World, WorldError, load_world
 from dacycle.obs_ingest.operators.learned import LearnedOperator, load_operator
 from dacycle.obs_ingest.quality.control import Checks
@@ -35,7 +36,8 @@ __all__ = ["Inputs", "absent_files", "cold_start", "cold_start_times", "load_inp
 class Inputs:
     """Hold an experiment with its world, forecast model, assimilator, learned operator, sources and their checks.
 
-    `model_bias` is the mean error of the model, where the experiment removes it.
+    `model_bias` is the mean error of the model, where the experiment removes it, and `relaxation` that of backgrounds,
+    where it has one.
     """
 
     experiment: Experiment
@@ -46,11 +48,16 @@ class Inputs:
     operator: LearnedOperator | None
     checks: Checks
     model_bias: ModelBias | None = None
+    relaxation: Relaxation | None = None
 
-    def unbiased(self, forecasts: NDArray, time: pd.Timestamp) -> NDArray:
-        """Return forecasts (..., 69, H, W) of one step to `time`, without the mean error if it is removed."""
-        bias = self.model_bias
-        return forecasts if bias is None else bias.removed(forecasts, np.datetime64(time, "h"))
+    def corrected(self, forecasts: NDArray, time: pd.Timestamp) -> NDArray:
+        """Return forecasts (..., 69, H, W) of one step to `time` as backgrounds.
+
+        They are without the mean error if it is removed, and drawn towards climate where there is a relaxation.
+        """
+        at, bias = np.datetime64(time, "h"), self.model_bias
+        unbiased = forecasts if bias is None else bias.removed(forecasts, at)
+        return unbiased if self.relaxation is None else self.relaxation(unbiased, at)
 
     def waiting(self, longer: pd.Timedelta) -> "Inputs":
         """Return the inputs of a cycle that is run so much later, which takes what has come since, too."""
@@ -126,7 +133,9 @@ def load_inputs(experiment: Experiment, threads: int = 1, like: Inputs | None = 
         bias = same("model_bias", lambda: _load_bias(model) if experiment.model_bias else None)
     except (WorldError, GridError, ModelFileError, ModelBiasError, AssimilatorError, ObservationError) as error:
         raise ExperimentError(f"experiment {name}: {error}") from error
-    inputs = Inputs(experiment, world, model, assimilator, sources, operator, checks, bias)
+    inputs = Inputs(
+        experiment, world, model, assimilator, sources, operator, checks, bias, _relaxation(experiment, world)
+    )
     problems = [
         *_mixed(inputs),
         *_unpaired(inputs),
@@ -189,6 +198,11 @@ def _load_assimilator(
     if experiment.assimilation_grid in (None, world.grid.name):
         return load(world=world, ensemble=experiment.members, model=model, operator=operator)
     return Incremental(load(world=world.on(get_grid(experiment.assimilation_grid))), world.grid)
+
+
+def _relaxation(experiment: Experiment, world: World) -> Relaxation | None:
+    scales = experiment.relaxation
+    return None if scales is None else Relaxation.within(world, scales.tropics, scales.elsewhere)
 
 
 def _load_bias(model: ForecastModel) -> ModelBias:

@@ -46,7 +46,7 @@ def forecast(
 ) -> Forecast:
     """Return the background at `time`.
 
-    The mean error of the model is taken off where the experiment says so.
+    The mean error of the model is taken off, and a relaxation applied, where the experiment says so.
 
     Args:
         inputs: of the experiment.
@@ -67,7 +67,7 @@ def forecast(
         first = method.first_members(_generator(experiment, time if afresh else experiment.start, _FIRST))
         before, now = (first, first) if now is None else (first, now)  # both of one ensemble
     forecasts = next(iter(inputs.model.forecast(around(older, before), around(newer, now), 1)))
-    forecasts = inputs.unbiased(forecasts, time)
+    forecasts = inputs.corrected(forecasts, time)
     for number, state in enumerate(forecasts, 1):
         check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
     mean, members = method.background(forecasts, _generator(experiment, time, _MODEL_ERROR))
@@ -76,7 +76,7 @@ def forecast(
 
 def _one(inputs: Inputs, older: NDArray, newer: NDArray, time: pd.Timestamp) -> NDArray:
     """Return the forecast (69, H, W) of one chain, which no other one in a batch can round differently."""
-    return inputs.unbiased(next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], time)
+    return inputs.corrected(next(iter(inputs.model.forecast(older[None], newer[None], 1)))[0], time)
 
 
 def refuse_other_members(inputs: Inputs, writer: Writer) -> None:
