@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["round_weights", "store_rounded", "stored_tensors"]
+__all__ = ["round_weights", "store_rounded"]
 
 LARGEST = 127
 STEP_BITS = 11
@@ -66,17 +66,6 @@ def store_rounded(path: Path) -> None:
     model.graph.node.extend(nodes)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
-
-
-def stored_tensors(path: Path) -> dict[str, NDArray]:
-    """Return a graph's tensors by name, those that `store_rounded` took apart in single precision again."""
-    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
-    tensors = {name: values for name, values in stored.items() if not name.endswith((".0", ".1"))}
-    for name, values in stored.items():
-        if name.endswith(".0"):
-            steps = stored.get(f"{name[:-2]}.1", np.float32(1))
-            tensors[name[:-2]] = values.astype(np.float32) * steps
-    return tensors
 
 
 def _whole_numbers(values: NDArray[np.float32]) -> tuple[NDArray, ...] | None:

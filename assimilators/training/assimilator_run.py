@@ -28,6 +28,7 @@ from dacycle.assimilators.networks.adapter import Adapted
 from dacycle.assimilators.networks.blocks.base import Constants
 from dacycle.assimilators.networks.blocks.departures import DepartureSize
 from dacycle.assimilators.networks.blocks.planes import UPDATES
+from dacycle.assimilators.networks.weights import begin_with_file
 from dacycle.assimilators.sampling.backgrounds import (
     CYCLED,
     Backgrounds,
@@ -50,7 +51,6 @@ from dacycle.assimilators.training.assimilation import (
     takes_recent,
     typical_errors,
 )
-from dacycle.assimilators.training.beginning import begin_with_file
 from dacycle.assimilators.training.closed_loop import EVERY, ClosedLoop
 from dacycle.assimilators.training.data import check_complete, hour_weights, load_states, preload, season_weights
 from dacycle.assimilators.training.folder import (

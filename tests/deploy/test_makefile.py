@@ -47,10 +47,13 @@ def test_methods_are_made_in_order_and_what_is_done_is_left(tmp_path: Path) -> N
             assert everything.index(f"train deploy/recipes/{base}-cpu.yaml --out runs/{base}-cpu") < places[0]
     done = tmp_path / "runs/.done"
     done.mkdir(parents=True)
-    for stage in ("nature", "backgrounds", "oi", "3dvar", "bias", "olr-tp", *methods - {"fnp"}):
+    # in the order in which they are made: a stage that is older than what it needs is made again
+    for stage in ("nature", "backgrounds", "oi", "3dvar", "bias", "olr-tp"):
         (done / stage).touch()
     for method in methods:
         (done / f"train-{method}").touch()
+    for method in methods - {"fnp"}:
+        (done / method).touch()
     assert planned() == ["export runs/fnp-cpu", "gate runs/fnp-cpu/fnp.onnx --data nature --register"]
     (done / "train-fnp").unlink()
     assert planned("SET=workers=12 threads=2")[0].endswith("--out runs/fnp-cpu --set workers=12 --set threads=2")

@@ -1,4 +1,4 @@
-"""The weights that a training begins with, read from the file of a trained assimilator.
+"""The weights of a trained assimilator, read back from its file, to begin a training with.
 
 An exported graph holds the tensors of its network under their names. The factors of its layers (``scale``) are an
 exception: the export splits them, and numbers the parts in the order of their use.
@@ -7,19 +7,20 @@ exception: the export splits them, and numbers the parts in the order of their u
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.exceptions import RecipeError
-from dacycle.assimilators.export.rounding import stored_tensors
 from dacycle.assimilators.trained.network import TrainedAssimilator
 
-__all__ = ["begin_with_file"]
+__all__ = ["begin_with_file", "stored_tensors"]
 
 PART = "select_"
 
@@ -46,6 +47,17 @@ def begin_with_file(network: Any, method: Assimilator) -> None:
     with torch.no_grad():
         for name, weights in network.named_parameters():
             weights.copy_(torch.from_numpy(np.array(tensors[name])))
+
+
+def stored_tensors(path: Path) -> dict[str, NDArray]:
+    """Return a graph's tensors by name, those that an export took apart in single precision again."""
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
+    tensors = {name: values for name, values in stored.items() if not name.endswith((".0", ".1"))}
+    for name, values in stored.items():
+        if name.endswith(".0"):
+            steps = stored.get(f"{name[:-2]}.1", np.float32(1))
+            tensors[name[:-2]] = values.astype(np.float32) * steps
+    return tensors
 
 
 def _factors(network: Any, tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:

@@ -10,12 +10,11 @@ torch = pytest.importorskip("torch")
 
 from dacycle.assimilators.base import Assimilator, load_assimilator  # noqa: E402
 from dacycle.assimilators.exceptions import RecipeError  # noqa: E402
-from dacycle.assimilators.export.rounding import stored_tensors  # noqa: E402
 from dacycle.assimilators.networks.blocks.base import Constants  # noqa: E402
+from dacycle.assimilators.networks.weights import begin_with_file, stored_tensors  # noqa: E402
 from dacycle.assimilators.trained.network import TrainedAssimilator  # noqa: E402
 from dacycle.assimilators.training.assimilation import TorchAssimilator  # noqa: E402
 from dacycle.assimilators.training.assimilator_run import build_network  # noqa: E402
-from dacycle.assimilators.training.beginning import begin_with_file  # noqa: E402
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe  # noqa: E402
 from dacycle.forecast_adapter.worlds.world import World, load_world  # noqa: E402
 
