@@ -209,7 +209,8 @@ class AssimilatorRecipe(Recipe):
             rounds are made.
         round_epochs, round_learning_rate: of each round.
         chain_days: most days of cycles that a chain of a round has; it begins anew in each epoch. Where the model damps
-            errors little, those of cycles grow for months, and short chains do not show them.
+            errors little, those of cycles grow for months, and short chains do not show them. The cycles of a prior's
+            rounds have `validation_days`.
         validation_days: length of the cycles that a round is judged by.
         base: folder of a finished run, whose network is an adapter's base. The base stays fixed in the first training.
             In the rounds it is trained with the adapter.
@@ -250,6 +251,13 @@ class AssimilatorRecipe(Recipe):
         if not all("source" in entry for entry in observations):
             raise ValueError("every entry is a mapping with a source, as in an experiment")
         return observations
+
+    @field_validator("base")
+    @classmethod
+    def _begins_with_one(cls, base: str, info: ValidationInfo) -> str:
+        if base and info.data.get("weights"):
+            raise ValueError("an adapter begins with its base; leave out weights")
+        return base
 
     @field_validator("optional")
     @classmethod

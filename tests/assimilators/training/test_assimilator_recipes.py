@@ -56,6 +56,8 @@ def test_a_recipe_is_trained_with_other_values_without_a_copy_of_it(
         load_recipe(path, changes={"seed": "two"})
     with pytest.raises(RecipeError, match=r"fnp-cpu.yaml:1: seeds: unknown key; did you mean seed"):
         load_recipe(path, changes={"seeds": 2})
+    with pytest.raises(RecipeError, match="an adapter begins with its base; leave out weights"):
+        load_recipe(path, changes={"base": "runs/fnp-cpu", "weights": "fnp"})
     with pytest.raises(RecipeError, match=r"seed.first: seed is no mapping, so it has no entry first"):
         load_recipe(path, changes={"seed.first": 2})
 
