@@ -1,4 +1,4 @@
-"""The blocks of an experiment's file, such as `guards` and `drift`, and how times, durations and names are written."""
+"""The blocks of an experiment's file, such as `guards` and `drift`, and how cycle times and names are written."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ from pydantic import (
 
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict
-from dacycle.common.times import parse_time
+from dacycle.common.times import Duration, parse_duration, parse_time, write_duration
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, read_errors
 from dacycle.obs_ingest.quality import control as quality
@@ -33,7 +33,6 @@ __all__ = [
     "BiasSettings",
     "ColdStart",
     "DriftSettings",
-    "Duration",
     "Errors",
     "GuardSettings",
     "KeepSettings",
@@ -43,12 +42,9 @@ __all__ = [
     "ObservationSource",
     "PathOrUrl",
     "QualitySettings",
-    "RelaxationSettings",
     "Time",
     "parse_cycle_time",
     "parse_donor",
-    "parse_duration",
-    "write_duration",
 ]
 
 STEP = pd.Timedelta(hours=STEP_HOURS)
@@ -67,29 +63,8 @@ def parse_cycle_time(value: object) -> pd.Timestamp:
     return time.as_unit("s")
 
 
-def parse_duration(value: object) -> pd.Timedelta:
-    """Return the duration that `90min`, `48h` or `10d` says.
-
-    Raises:
-        ValueError: the text has no such form; a bare number has none, as its unit would be a guess.
-    """
-    if isinstance(value, pd.Timedelta):
-        return value
-    match = re.fullmatch(r"(\d+)(min|h|d)", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not a duration; write it as 90min, 48h or 10d")
-    unit = {"min": "minutes", "h": "hours", "d": "days"}[match[2]]
-    return pd.Timedelta(**{unit: int(match[1])})
-
-
 def _write_time(value: pd.Timestamp) -> str:
     return f"{value:%Y-%m-%dT%H}"
-
-
-def write_duration(value: pd.Timedelta) -> str:
-    """Return a duration as a file has it: in hours, or in minutes."""
-    minutes = round(value.total_seconds() / 60)
-    return f"{minutes // 60}h" if minutes % 60 == 0 else f"{minutes}min"
 
 
 def _read_cutoff(value: object) -> object:
@@ -140,7 +115,6 @@ def _donor_form(value: str) -> str:
 
 
 Time = Annotated[pd.Timestamp, BeforeValidator(parse_cycle_time), PlainSerializer(_write_time)]
-Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(write_duration)]
 Cutoff = Annotated[pd.Timedelta | None, BeforeValidator(_read_cutoff), PlainSerializer(_write_cutoff)]
 Errors = Annotated[ErrorSettings | None, BeforeValidator(read_errors)]
 ModelBiasRemoval = Annotated[Literal["removed"] | None, BeforeValidator(_none_is_absent)]
@@ -251,22 +225,6 @@ class BiasSettings(Strict):
 
 
 Threshold = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
-
-
-class RelaxationSettings(Strict):
-    """Set how fast backgrounds of cycles are drawn towards the climate of their date (`worlds.relaxation`)."""
-
-    tropics: Duration
-    """Time scale within 20 degrees of the equator; from there to 30 degrees the rate changes to that of elsewhere."""
-    elsewhere: Duration | None = None
-    """Time scale from 30 degrees on; default: none."""
-
-    @field_validator("tropics", "elsewhere")
-    @classmethod
-    def _at_least_a_step(cls, value: pd.Timedelta | None) -> pd.Timedelta | None:
-        if value is not None and value < STEP:
-            raise ValueError("a background is six hours old; give at least 6h")
-        return value
 
 
 class QualitySettings(Strict):

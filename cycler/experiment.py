@@ -22,13 +22,12 @@ from dacycle.assimilators.ensemble.settings import OF_FILTERS, EnsembleSettings
 from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
-from dacycle.common.times import cycle_id
+from dacycle.common.times import Duration, cycle_id, write_duration
 from dacycle.cycler.blocks import (
     STEP,
     BiasSettings,
     ColdStart,
     DriftSettings,
-    Duration,
     Errors,
     GuardSettings,
     KeepSettings,
@@ -37,15 +36,13 @@ from dacycle.cycler.blocks import (
     Name,
     ObservationSource,
     QualitySettings,
-    RelaxationSettings,
     Time,
     parse_cycle_time,
     parse_donor,
-    parse_duration,
-    write_duration,
 )
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.models.frames import CycledFrames
+from dacycle.forecast_adapter.worlds.relaxation import RelaxationSettings
 from dacycle.obs_ingest.errors.table import ErrorTable
 from dacycle.obs_ingest.quality import control as quality
 from dacycle.obs_ingest.sources.base import DRAWN, error_kind
@@ -63,7 +60,6 @@ __all__ = [
     "load_experiment",
     "parse_cycle_time",
     "parse_donor",
-    "parse_duration",
     "parse_experiment",
     "write_experiment",
 ]

@@ -28,7 +28,7 @@ from dacycle.assimilators.sampling.cycles import cycled_errors, run_chain
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.assimilators.trained.network import INPUTS, OUTPUTS, TrainedAssimilator, assimilator_metadata
 from dacycle.assimilators.trained.recent import HOURS
-from dacycle.assimilators.training.assimilation import TorchAssimilator, takes_recent
+from dacycle.assimilators.training.assimilation import TorchAssimilator, cycled_model, takes_recent
 from dacycle.assimilators.training.assimilator_run import accepted_round, read_assimilator_run
 from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.common.files import whole
@@ -150,8 +150,8 @@ def _calibrate(
     """
     if single.spread_ratio is None:
         return {}
-    model = load_model(recipe.model)
-    cycled = cycled_errors(method, model, observing, recipe.seed, recipe.validation_days, recipe.frames)
+    model = cycled_model(recipe, observing.world)
+    cycled = cycled_errors(method, model, observing, recipe.seed, recipe.validation_days)
     if cycled.spread_ratio is None:
         raise ExportError("no analysis of the validation year's cycles could be used")
     factor = 1 / np.sqrt(single.spread_ratio * cycled.spread_ratio)
@@ -182,6 +182,7 @@ def file_metadata(
             "model": recipe.backgrounds_of or recipe.model,
             **({"begun_with": recipe.weights} if recipe.weights else {}),
             **({} if recipe.frames is None else {"frames": write_frames(recipe.frames)}),
+            **({} if recipe.relaxation is None else {"relaxation": recipe.relaxation.model_dump(mode="json")}),
             "observations": recipe.observations,
             **({"optional": recipe.optional} if recipe.optional else {}),
             "errors": record.get("errors", FORMER_KIND),
@@ -260,12 +261,9 @@ def _cycled_parity(
     Raises:
         ExportError: the file's chain is worse than torch's.
     """
-    world, model = observing.world, load_model(recipe.model)
+    world, model = observing.world, cycled_model(recipe, observing.world)
     first = world.reference.times[len(world.reference.times) // 2]
-    chains = [
-        run_chain(method, model, observing, first, cycles, recipe.seed, Subset(), recipe.frames)
-        for method in (exported, ours)
-    ]
+    chains = [run_chain(method, model, observing, first, cycles, recipe.seed, Subset()) for method in (exported, ours)]
     ends = [next(islice(chain, cycles - 1, None)) for chain in chains]
     std, area = world.statistics.std[:, None, None], world.grid.weights
     difference = np.sqrt((((ends[0].analysis - ends[1].analysis) / std).astype(np.float64) ** 2 * area).mean())

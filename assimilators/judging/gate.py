@@ -20,7 +20,7 @@ from dacycle.assimilators.base import WEIGHTS, Assimilator, AssimilatorError, Fr
 from dacycle.assimilators.judging.evaluation import OneShot, evaluate, increment_alone, single_observation_reach
 from dacycle.assimilators.judging.origins import origin_section
 from dacycle.assimilators.sampling.backgrounds import held_out
-from dacycle.assimilators.sampling.cycles import CycledErrors, cycled_errors
+from dacycle.assimilators.sampling.cycles import CycledErrors, CycledModel, cycled_errors
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.trained.network import OUTPUTS, TrainedAssimilator
 from dacycle.common.files import write_whole
@@ -29,6 +29,7 @@ from dacycle.forecast_adapter.models.frames import read_frames
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation, RelaxationSettings
 from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.errors.model import FORMER_KIND
 
@@ -108,13 +109,15 @@ def judge_assimilator(
     missing = [key for key in ("training", "parity", "rounding") if key not in judged.metadata]
     if missing:
         raise AssimilatorError(f"{path}: its metadata lack {', '.join(missing)}; export it with `dacycle export`")
-    training_years = sorted(set(judged.metadata["training"]["years"]) & set(years))
+    training = judged.metadata["training"]
+    training_years = sorted(set(training["years"]) & set(years))
     if training_years:
         raise AssimilatorError(f"{path} was trained on {training_years[0]}: it cannot be judged by that year")
     methods: dict[str, Assimilator] = {judged.name: judged, baseline: load_assimilator(baseline, home)}
-    model = load_model(judged.metadata["training"]["model"])
-    sources, optional = judged.metadata["training"]["observations"], judged.metadata["training"].get("optional", [])
-    frames = read_frames(judged.metadata["training"].get("frames"))
+    model, sources, optional = load_model(training["model"]), training["observations"], training.get("optional", [])
+    written = training.get("relaxation")
+    relaxation = Relaxation.of(home, None if written is None else RelaxationSettings(**written))
+    cycling = CycledModel(model, read_frames(training.get("frames")), relaxation)
     one_shot: dict[int, dict[str, OneShot]] = {}
     observing = {
         year: observing_of(home, Reference(Path(data) / str(year)), sources, optional=optional) for year in years
@@ -128,7 +131,7 @@ def judge_assimilator(
     cycled = {}
     for name, method in {**methods, "none": FreeRun(home.grid, home.name)}.items():
         logger.info("%s: cycles of %d", name, years[0])
-        cycled[name] = cycled_errors(method, model, observing[years[0]], SEED, days, frames)
+        cycled[name] = cycled_errors(method, cycling, observing[years[0]], SEED, days)
     reference = observing[years[0]].world.reference
     state, std = reference.array(reference.times[len(reference.times) // 3]), home.statistics.std
     checks = [*_checks_of_file(judged, state, std), *_checks_of_scores(judged.name, one_shot, cycled)]

@@ -25,12 +25,13 @@ from dacycle.assimilators.sampling.backgrounds import (
     make_months,
     write_backgrounds,
 )
-from dacycle.assimilators.sampling.cycles import DROPPED, LAG, ChainCycle, run_chain
+from dacycle.assimilators.sampling.cycles import DROPPED, LAG, ChainCycle, CycledModel, run_chain
 from dacycle.assimilators.sampling.observing import USUAL, Observing, observing_of
 from dacycle.common.pieces import in_processes
 from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation, RelaxationSettings
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
 __all__ = ["Cycling", "cycled_errors_between", "make_chains", "make_cycles"]
@@ -48,6 +49,7 @@ def make_cycles(
     sources: Sequence[Mapping[str, Any]],
     workers: int = 1,
     frames: float | None = None,
+    relaxation: RelaxationSettings | None = None,
 ) -> None:
     """Write the errors of the backgrounds of cycles through whole years, a file a month; months that exist are kept.
 
@@ -59,7 +61,7 @@ def make_cycles(
         years, world, model, workers: as for `backgrounds.make_forecasts`.
         assimilator: the one that cycles, by name or file.
         sources: as an experiment's `observations`.
-        frames: as for `run_chain`.
+        frames, relaxation: as an experiment's.
 
     Raises:
         DataError: a year is incomplete, or on another grid; nothing has been written.
@@ -67,7 +69,9 @@ def make_cycles(
     """
     check_years(nature, years, world)
     load_assimilator(assimilator, load_world(world))
-    make_months(_make_month, folder, years, workers, nature, world, model, assimilator, list(sources), frames)
+    make_months(
+        _make_month, folder, years, workers, nature, world, model, assimilator, list(sources), frames, relaxation
+    )
 
 
 def _make_month(
@@ -79,24 +83,25 @@ def _make_month(
     assimilator: str,
     sources: list[Mapping[str, Any]],
     frames: float | None,
+    relaxation: RelaxationSettings | None,
 ) -> None:
     home = load_world(world)
     observing = observing_of(home, Reference(Path(nature) / str(month.astype("datetime64[Y]"))), sources)
-    method, forecaster = load_assimilator(assimilator, home), load_model(model)
+    method = load_assimilator(assimilator, home)
+    cycled = CycledModel(load_model(model), frames, Relaxation.of(home, relaxation))
     first, end = month.astype("datetime64[h]"), (month + 1).astype("datetime64[h]")
     seed = 2 * int(month.astype(int))
-    backgrounds = cycled_errors_between(method, forecaster, observing, first, end, seed, frames)
+    backgrounds = cycled_errors_between(method, cycled, observing, first, end, seed)
     write_backgrounds(backgrounds, folder / f"{month}.nc", home)
 
 
 def cycled_errors_between(
     method: Assimilator,
-    model: ForecastModel,
+    cycled: CycledModel,
     observing: Observing,
     first: np.datetime64,
     end: np.datetime64,
     seed: int,
-    frames: float | None = None,
 ) -> Backgrounds:
     """Return the errors of the backgrounds of two chains from `first` to before `end`; see `make_cycles`.
 
@@ -107,20 +112,19 @@ def cycled_errors_between(
     subsets = USUAL, observing.random_subset(np.random.default_rng(seed + 1))
     cycles = int((end - begin) / STEP)
     chains = (
-        run_chain(method, model, observing, begin, cycles, seed + number, subset, frames)
+        run_chain(method, cycled, observing, begin, cycles, seed + number, subset)
         for number, subset in enumerate(subsets)
     )
-    return _errors_of_chains(chains, model, world)
+    return _errors_of_chains(chains, cycled.model, world)
 
 
 @dataclass(frozen=True, eq=False)
 class Cycling:
-    """Hold what makes a chain: the assimilator, the model, the observing system, and `frames` as for `run_chain`."""
+    """Hold what makes a chain: the assimilator, the model as it cycles, and the observing system."""
 
     method: Assimilator
-    model: ForecastModel
+    model: CycledModel
     observing: Observing
-    frames: float | None
 
 
 def make_chains(
@@ -155,11 +159,11 @@ def _make_chain(
     cycling: Callable[[], Cycling], path: Path, start: np.datetime64, cycles: int, seed: int, number: int
 ) -> None:
     made_by = cycling()
-    observing, model = made_by.observing, made_by.model
+    observing, cycled = made_by.observing, made_by.model
     random = number % 2 == 1
     subset = observing.random_subset(np.random.default_rng(seed)) if random else observing.usual(number // 2)
-    chain = run_chain(made_by.method, model, observing, start, cycles, seed, subset, made_by.frames)
-    write_backgrounds(_errors_of_chains([chain], model, observing.world), path, observing.world)
+    chain = run_chain(made_by.method, cycled, observing, start, cycles, seed, subset)
+    write_backgrounds(_errors_of_chains([chain], cycled.model, observing.world), path, observing.world)
 
 
 def _errors_of_chains(chains: Iterable[Iterator[ChainCycle]], model: ForecastModel, world: World) -> Backgrounds:

@@ -21,8 +21,9 @@ from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.models.frames import older_frame
 from dacycle.forecast_adapter.models.model import ForecastModel
 from dacycle.forecast_adapter.state import STEP
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation
 
-__all__ = ["ChainCycle", "CycledErrors", "cycled_errors", "run_chain"]
+__all__ = ["ChainCycle", "CycledErrors", "CycledModel", "cycled_errors", "run_chain"]
 
 LAG = 8
 """Steps of the forecast that a chain starts from: 48 hours."""
@@ -30,6 +31,26 @@ DROPPED = 12
 """Cycles at the beginning of a chain that are not scored: three days."""
 VALIDATION_DAYS = 12
 VALIDATION_CHAINS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class CycledModel:
+    """Forecast from one analysis to the next as the cycles of an experiment do.
+
+    Attributes:
+        model: the forecast model.
+        frames: as an experiment's, the share of the increment in the older frame of the next forecast.
+        relaxation: of backgrounds, if there is one.
+    """
+
+    model: ForecastModel
+    frames: float | None = None
+    relaxation: Relaxation | None = None
+
+    def background(self, previous: NDArray, current: NDArray, time: np.datetime64) -> NDArray[np.float32]:
+        """Return the background (B, 69, H, W), SI, at a time, from two frames of the same shape."""
+        forecast = next(iter(self.model.forecast(previous, current, 1)))
+        return forecast if self.relaxation is None else self.relaxation(forecast, time)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,40 +92,38 @@ class CycledErrors:
 
 def run_chain(
     assimilator: Assimilator,
-    model: ForecastModel,
+    cycled: CycledModel,
     observing: Observing,
     first: np.datetime64,
     cycles: int,
     seed: int,
     subset: Subset = USUAL,
-    frames: float | None = None,
 ) -> Iterator[ChainCycle]:
     """Yield cycles from `first` on, which start from a 48-hour forecast.
 
     Args:
-        assimilator, model: the two that cycle.
+        assimilator, cycled: the two that cycle.
         observing: draws observations from the reference of its world, which is the truth.
         first: analysis time of the first cycle.
         cycles: how many.
         seed: of the observations.
         subset: of the observing system.
-        frames: as an experiment's, the share of the increment in the older frame of the next forecast.
     """
     world = observing.world
     reference, generator = world.reference, np.random.default_rng(seed)
     start = first - STEP - LAG * STEP
     first_frames = [reference.array(time)[None] for time in (start - STEP, start)]
-    previous, current = islice(model.forecast(first_frames[0], first_frames[1], LAG), LAG - 2, LAG)
-    window = Window(assimilator, frames)
+    previous, current = islice(cycled.model.forecast(first_frames[0], first_frames[1], LAG), LAG - 2, LAG)
+    window = Window(assimilator, cycled.frames)
     for time in first + STEP * np.arange(cycles):
-        background = next(iter(model.forecast(previous, current, 1)))
+        background = cycled.background(previous, current, time)
         drawn, error = observing.draw_with_error(time, background[0], subset, generator, assimilator.planes)
         method = window.method(previous[0], current[0])
         step = assimilate(
             method, background, drawn.values[None], drawn.errors[None], StepGuards(), error.on(world.grid)
         )
         window.add(background[0], (drawn.values, drawn.errors))
-        previous, current = older_frame(current, background, step.state, frames), step.state
+        previous, current = older_frame(current, background, step.state, cycled.frames), step.state
         spread = None if step.spread is None or step.status[0] == "fallback" else step.spread[0]
         yield ChainCycle(time, background[0], step.state[0], spread, reference.array(time), step.status[0])
 
@@ -138,13 +157,12 @@ class Window:
 
 def cycled_errors(
     assimilator: Assimilator,
-    model: ForecastModel,
+    cycled: CycledModel,
     observing: Observing,
     seed: int,
     days: int = VALIDATION_DAYS,
-    frames: float | None = None,
 ) -> CycledErrors:
-    """Return the errors of four chains of `days`, spread over the reference; `frames` as for `run_chain`.
+    """Return the errors of four chains of `days`, spread over the reference; arguments as for `run_chain`.
 
     Two of them are without the optional sources.
 
@@ -157,7 +175,7 @@ def cycled_errors(
         raise DataError(f"{observing.world.reference.folder}: {len(times)} times are too few for chains of {days} days")
     squares, spreads, fallbacks = [], [], 0
     for k, start in enumerate(times[np.linspace(first, last, VALIDATION_CHAINS).astype(int)]):
-        chain = run_chain(assimilator, model, observing, start, 4 * days, seed + k, observing.usual(k), frames)
+        chain = run_chain(assimilator, cycled, observing, start, 4 * days, seed + k, observing.usual(k))
         for number, cycle in enumerate(chain):
             fallbacks += cycle.status == "fallback"
             if number >= DROPPED:

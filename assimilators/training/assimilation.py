@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from dacycle.assimilators.base import Analysis
 from dacycle.assimilators.sampling.backgrounds import CYCLED, Backgrounds
+from dacycle.assimilators.sampling.cycles import CycledModel
 from dacycle.assimilators.trained.recent import WithRecent
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.module import Training
@@ -21,8 +22,11 @@ from dacycle.assimilators.training.recipe import AssimilatorRecipe
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation
+from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["PREFETCH", "AssimilationTraining", "TorchAssimilator", "takes_recent", "typical_errors"]
+__all__ = ["PREFETCH", "AssimilationTraining", "TorchAssimilator", "cycled_model", "takes_recent", "typical_errors"]
 
 PREFETCH = 2
 """Batches that each worker prepares ahead."""
@@ -61,6 +65,11 @@ class TorchAssimilator(WithRecent):
     def _run(self, *tensors: NDArray) -> Any:
         with torch.no_grad():  # not inference mode, because a step may differentiate
             return [output.numpy() for output in self.network(*map(torch.from_numpy, tensors))]
+
+
+def cycled_model(recipe: AssimilatorRecipe, world: World, threads: int = 1) -> CycledModel:
+    """Load the forecast model of a recipe as it cycles in the world of the training."""
+    return CycledModel(load_model(recipe.model, threads), recipe.frames, Relaxation.of(world, recipe.relaxation))
 
 
 def takes_recent(network: Any) -> bool:

@@ -48,6 +48,7 @@ from dacycle.assimilators.training.assimilation import (
     PREFETCH,
     AssimilationTraining,
     TorchAssimilator,
+    cycled_model,
     takes_recent,
     typical_errors,
 )
@@ -309,7 +310,7 @@ def _cycling(run: Path, number: int, data: str) -> Cycling:
     observing = observing_of(world, Reference(data), recipe.observations, tuple(record["planes"]), recipe.optional)
     method = TorchAssimilator(load_round(run, number), world.grid, world.name)
     torch.set_num_threads(recipe.threads if recipe.workers == 1 else 1)
-    return Cycling(method, load_model(recipe.model), observing, recipe.frames)
+    return Cycling(method, cycled_model(recipe, world), observing)
 
 
 def _begin_with(network: Adapted, base: str) -> None:
@@ -364,7 +365,8 @@ class _Rounds:
             ahead = recipe.batch * (PREFETCH * recipe.workers + 1)
             if number == 0:
                 return others
-            return ClosedLoop(others, recipe.model, ahead, 4 * recipe.chain_days, recipe.frames, recent)
+            cycled = partial(cycled_model, recipe, self.observing.world)
+            return ClosedLoop(others, cycled, ahead, 4 * recipe.chain_days, recipe.frames, recent)
 
         module: Training = (
             PriorTraining(network, recipe, area, open_loop, self.validation, epochs, rate)
@@ -428,8 +430,8 @@ class _Rounds:
             return
         logger.info("cycling with round %d", number)
         assimilator = TorchAssimilator(load_round(self.folder, number), world.grid, world.name)
-        model = load_model(recipe.model, recipe.threads)
-        errors = cycled_errors(assimilator, model, observing, recipe.seed, recipe.validation_days, recipe.frames)
+        cycled = cycled_model(recipe, world, recipe.threads)
+        errors = cycled_errors(assimilator, cycled, observing, recipe.seed, recipe.validation_days)
         typical = read_constants(self.folder)["error"] * world.statistics.std
         overall = float(np.mean([errors.analysis[name] / typical[index(name)] for name in HEADLINE]))
         best = min((float(row["cycled_error"]) for row in rows), default=np.inf)

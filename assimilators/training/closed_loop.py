@@ -7,6 +7,7 @@ background is one of the current network, and none occurs twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -17,12 +18,12 @@ from torch.utils.data import Dataset
 
 from dacycle.assimilators.exceptions import DataError
 from dacycle.assimilators.sampling.backgrounds import within_years
+from dacycle.assimilators.sampling.cycles import CycledModel
 from dacycle.assimilators.trained.recent import CYCLES as RECENT_CYCLES
 from dacycle.assimilators.trained.recent import recent_departures
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.frames import older_frame
-from dacycle.forecast_adapter.models.model import ForecastModel, load_model
 from dacycle.forecast_adapter.state import STEP
 
 __all__ = ["EVERY", "ClosedLoop"]
@@ -39,7 +40,7 @@ class ClosedLoop(Dataset[Batch]):
 
     Args:
         others: the other samples; the loop has as many in all.
-        model: the forecast model, by name or file.
+        cycled: returns the forecast model as it cycles; it is called in the process that forecasts.
         ahead: how many samples may be in flight.
         longest: most cycles of a chain.
         frames: as an experiment's, the share of the increment in the older frame of the next forecast.
@@ -53,13 +54,13 @@ class ClosedLoop(Dataset[Batch]):
     def __init__(
         self,
         others: Samples,
-        model: str,
+        cycled: Callable[[], CycledModel],
         ahead: int,
         longest: int,
         frames: float | None = None,
         recent: bool = False,
     ) -> None:
-        self.others, self.model, self.frames, self.recent = others, model, frames, recent
+        self.others, self.cycled, self.frames, self.recent = others, cycled, frames, recent
         slots = EVERY * -(-max(len(others) // longest, ahead) // EVERY)
         self._starts, errors = self._begin(slots, -(-len(others) // slots))
         world = others.observing.world
@@ -85,9 +86,9 @@ class ClosedLoop(Dataset[Batch]):
         return backgrounds.times[generator.permutation(chosen)], backgrounds.errors[chosen]
 
     @cached_property
-    def _forecaster(self) -> ForecastModel:
+    def _forecaster(self) -> CycledModel:
         """The forecast model, loaded in the worker that uses it."""
-        return load_model(self.model)
+        return self.cycled()
 
     def __len__(self) -> int:
         return len(self.others)
@@ -97,9 +98,9 @@ class ClosedLoop(Dataset[Batch]):
         if slot % EVERY == 0:
             return self._with_recent(self.others[item])
         previous, current = (frame[slot].numpy()[None] for frame in (self._previous, self._current))
-        background = next(self._forecaster.forecast(previous, current, 1))[0]
-        self._background[slot] = torch.from_numpy(background)
         time = self._starts[slot] + (int(self._cycles[slot]) + 1) * STEP
+        background = self._forecaster.background(previous, current, time)[0]
+        self._background[slot] = torch.from_numpy(background)
         # Errors of sparsely observed chains are many times as large, and would dominate the loss.
         subset = self.others.observing.usual(slot // EVERY)
         fields = self.others.observed(time, background, subset, np.random.default_rng([self.others.seed, item]))

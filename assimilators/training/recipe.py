@@ -19,6 +19,7 @@ from dacycle.assimilators.base import current_name
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.common.configuration import NO_CHANGES, Number, Strict, read_checked, suggestion
 from dacycle.forecast_adapter.models.frames import Frames
+from dacycle.forecast_adapter.worlds.relaxation import RelaxationSettings
 
 __all__ = [
     "AssimilatorRecipe",
@@ -129,7 +130,7 @@ class Recipe(Strict):
             del content["chain_days"]  # that of all recipes that are older than this entry
         if not content.get("backgrounds_of"):
             content.pop("backgrounds_of", None)  # so are the backgrounds of another model
-        for younger in ("frames", "weights", "optional", "least_gain", "top_relaxation_days"):
+        for younger in ("frames", "relaxation", "weights", "optional", "least_gain", "top_relaxation_days"):
             if not content.get(younger):
                 content.pop(younger, None)
         if content.get("optimiser") == "adamw":
@@ -197,8 +198,8 @@ class AssimilatorRecipe(Recipe):
             Backgrounds are never read as a whole.
         mixed: share of the samples whose error is a combination of two of other dates, so that no error is memorised;
             such an error does not depend on the flow. Default: 0 with `YEARS_ENOUGH` training years, else `MIXED`.
-        frames: as in an experiment: what the cycles of the rounds, of the validation and of the gate do with the older
-            frame.
+        frames, relaxation: as in an experiment: what the cycles of the rounds, of the validation and of the gate do
+            with the older frame and with backgrounds.
         optional: those of the sources that every second sample, and every second chain of cycles, is without, all
             together: the file then serves networks with them and without.
         weights: a trained assimilator of the same method and size, by name or file, whose weights the training begins
@@ -230,6 +231,7 @@ class AssimilatorRecipe(Recipe):
     in_memory: bool = True
     mixed: Number = Field(default=None, validate_default=True, ge=0, le=1)
     frames: Frames = None
+    relaxation: RelaxationSettings | None = None
     optional: list[str] = Field(default_factory=list)
     weights: str = ""
     rounds: int = Field(default=1, ge=0)

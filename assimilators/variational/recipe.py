@@ -17,7 +17,7 @@ from dacycle.assimilators.base import Assimilator, AssimilatorError, load_assimi
 from dacycle.assimilators.classical.background_error import draw_forecast_errors, fit_olr_operator
 from dacycle.assimilators.classical.ensemble_recipe import Leads
 from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.sampling.cycles import DROPPED, LAG, run_chain
+from dacycle.assimilators.sampling.cycles import DROPPED, LAG, CycledModel, run_chain
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.assimilators.variational.covariance import Covariance
 from dacycle.assimilators.variational.estimation import estimate_covariance
@@ -143,7 +143,7 @@ def sample_errors(
         raise DataError(f"{reference.folder}: {len(times)} times are too few for a chain of {recipe.days} days")
     errors = []
     for number, start in enumerate(times[np.linspace(first, last, chains + 1)[:-1].astype(int)]):
-        chain = list(run_chain(cycling, model, observing, start, cycles, seed + number))
+        chain = list(run_chain(cycling, CycledModel(model), observing, start, cycles, seed + number))
         errors += [cycle.background - cycle.truth for cycle in chain[DROPPED::EVERY]]
         logger.info("%s: %d samples of cycles from %s on", reference.folder, len(chain[DROPPED::EVERY]), start)
     return np.stack(errors)

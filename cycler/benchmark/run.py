@@ -27,9 +27,9 @@ from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.common.configuration import Strict, read_checked
 from dacycle.common.errors import DacycleError
 from dacycle.common.pieces import Each, in_turn
+from dacycle.common.times import Duration
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
-from dacycle.cycler.blocks import Duration
 from dacycle.cycler.cycle.replay import each_due_cycle
 from dacycle.cycler.experiment import Experiment, load_experiment
 from dacycle.cycler.report import tables

@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import typer
 
-from dacycle.common.configuration import parse_value
-from dacycle.common.times import parse_time
-from dacycle.cycler.experiment import ExperimentError, parse_cycle_time, parse_duration
+from dacycle.common.configuration import parse_checked, parse_value
+from dacycle.common.times import parse_duration, parse_time
+from dacycle.cycler.experiment import ExperimentError, parse_cycle_time
 from dacycle.forecast_adapter.models.model import ModelFileError
 from dacycle.forecast_adapter.state import as_hour
+from dacycle.forecast_adapter.worlds.relaxation import RelaxationSettings
 
-__all__ = ["cycle_time", "duration", "need_torch", "parse_hour", "parse_setting", "parse_years"]
+__all__ = ["cycle_time", "duration", "need_torch", "parse_hour", "parse_relaxation", "parse_setting", "parse_years"]
 
 
 def cycle_time(text: str | None) -> pd.Timestamp | None:
@@ -75,6 +76,11 @@ def parse_setting(text: str, option: str) -> tuple[str, Any]:
     if not equals:
         raise ExperimentError(f"{option} {text}: write it as KEY=VALUE")
     return key, parse_value(value, f"{option} {text}", ExperimentError)
+
+
+def parse_relaxation(text: str) -> RelaxationSettings:
+    """Return the relaxation that `{tropics: 5d, elsewhere: 17d}` says. ExperimentError where it says none."""
+    return parse_checked(text, "--relaxation", RelaxationSettings, "a relaxation", ExperimentError)
 
 
 def need_torch() -> None:

@@ -134,7 +134,15 @@ def load_inputs(experiment: Experiment, threads: int = 1, like: Inputs | None = 
     except (WorldError, GridError, ModelFileError, ModelBiasError, AssimilatorError, ObservationError) as error:
         raise ExperimentError(f"experiment {name}: {error}") from error
     inputs = Inputs(
-        experiment, world, model, assimilator, sources, operator, checks, bias, _relaxation(experiment, world)
+        experiment,
+        world,
+        model,
+        assimilator,
+        sources,
+        operator,
+        checks,
+        bias,
+        Relaxation.of(world, experiment.relaxation),
     )
     problems = [
         *_mixed(inputs),
@@ -198,11 +206,6 @@ def _load_assimilator(
     if experiment.assimilation_grid in (None, world.grid.name):
         return load(world=world, ensemble=experiment.members, model=model, operator=operator)
     return Incremental(load(world=world.on(get_grid(experiment.assimilation_grid))), world.grid)
-
-
-def _relaxation(experiment: Experiment, world: World) -> Relaxation | None:
-    scales = experiment.relaxation
-    return None if scales is None else Relaxation.within(world, scales.tropics, scales.elsewhere)
 
 
 def _load_bias(model: ForecastModel) -> ModelBias:

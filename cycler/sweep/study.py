@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from dacycle.common.configuration import Strict, read_checked, set_entry
 from dacycle.common.errors import DacycleError
-from dacycle.cycler.blocks import Duration
+from dacycle.common.times import Duration
 from dacycle.cycler.experiment import (
     Experiment,
     ExperimentError,

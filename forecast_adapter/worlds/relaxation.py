@@ -6,20 +6,44 @@ correction that depends linearly on the state (Leith 1978, doi:10.1146/annurev.f
 date, which many models do not.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import field_validator
 
+from dacycle.common.configuration import Strict
+from dacycle.common.times import Duration
 from dacycle.forecast_adapter.channels import GROUPS
 from dacycle.forecast_adapter.state import STEP
-from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["Relaxation"]
+if TYPE_CHECKING:
+    from dacycle.forecast_adapter.worlds.world import World
+
+__all__ = ["Relaxation", "RelaxationSettings"]
 
 TROPICS, BEYOND = 20.0, 30.0
 """Degrees of latitude: in the tropics as far as the first, elsewhere from the second on, and linear between them."""
+
+
+class RelaxationSettings(Strict):
+    """Set how fast backgrounds of cycles are drawn towards the climate of their date."""
+
+    tropics: Duration
+    """Time scale within 20 degrees of the equator; from there to 30 degrees the rate changes to that of elsewhere."""
+    elsewhere: Duration | None = None
+    """Time scale from 30 degrees on; default: none."""
+
+    @field_validator("tropics", "elsewhere")
+    @classmethod
+    def _at_least_a_step(cls, value: pd.Timedelta | None) -> pd.Timedelta | None:
+        if value is not None and value < STEP:
+            raise ValueError("a background is six hours old; give at least 6h")
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +59,12 @@ class Relaxation:
     rate: NDArray[np.float32]
 
     @classmethod
-    def within(cls, world: World, tropics: pd.Timedelta, elsewhere: pd.Timedelta | None) -> "Relaxation":
-        """Return the relaxation with these time scales; None: there is none elsewhere."""
+    def of(cls, world: World, settings: RelaxationSettings | None) -> Relaxation | None:
+        """Return the relaxation with the time scales of settings; without settings there is none."""
+        if settings is None:
+            return None
         step = pd.Timedelta(STEP)
-        inside, outside = step / tropics, 0.0 if elsewhere is None else step / elsewhere
+        inside, outside = step / settings.tropics, 0.0 if settings.elsewhere is None else step / settings.elsewhere
         share = np.clip((BEYOND - np.abs(world.grid.latitude)) / (BEYOND - TROPICS), 0, 1)
         return cls(world, (outside + (inside - outside) * share)[:, None].astype(np.float32))
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dacycle.common.times import parse_duration
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.experiment import (
     ExperimentError,
     differences,
     load_experiment,
-    parse_duration,
     parse_experiment,
     write_experiment,
 )

@@ -32,12 +32,13 @@ from dacycle.assimilators.training.recipe import (
 )
 from dacycle.assimilators.variational.recipe import estimate_from_recipe as estimate_covariance_from_recipe
 from dacycle.cycler.cli.show import console
-from dacycle.cycler.cli.texts import need_torch, parse_setting, parse_years
+from dacycle.cycler.cli.texts import need_torch, parse_relaxation, parse_setting, parse_years
 from dacycle.forecast_adapter.channels import HEADLINE, PLANES, readable
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import read_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.relaxation import RelaxationSettings
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from dacycle.obs_ingest.operators.learned import KIND as OPERATOR
 from dacycle.obs_ingest.operators.learned import LearnedOperator, operator_files
@@ -72,6 +73,14 @@ def backgrounds(
     both: Annotated[
         bool, typer.Option("--both", help="In the cycles both frames get the increment, as with `frames: both`.")
     ] = False,
+    relaxation: Annotated[
+        RelaxationSettings | None,
+        typer.Option(
+            parser=parse_relaxation,
+            metavar="TEXT",
+            help="Of the cycles' backgrounds, as an experiment has it, e.g. '{tropics: 5d, elsewhere: 17d}'.",
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Number of months made at the same time.")] = 2,
 ) -> None:
     """Make the backgrounds that an assimilator is trained with: errors of 6- to 48-h forecasts, or of cycles.
@@ -87,10 +96,13 @@ def backgrounds(
     from dacycle.assimilators.sampling.cycled_backgrounds import make_cycles
 
     chosen = parse_years(years)
+    if cycling is None and (both or relaxation):
+        raise typer.BadParameter("--both and --relaxation say how cycles go on; give --cycling ASSIMILATOR as well")
     if cycling is None:
         make_forecasts(data, folder, chosen, world, model, workers=workers)
     else:
-        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers, 1.0 if both else None)
+        frames = 1.0 if both else None
+        make_cycles(data, folder, chosen, world, model, cycling, SOURCES, workers, frames, relaxation)
     size = sum(path.stat().st_size for path in folder.glob("*.nc")) / 1e9
     typer.echo(f"{folder}: {size:.1f} GB; a recipe's `backgrounds:` takes this path")
 

@@ -21,7 +21,7 @@ from dacycle.assimilators.sampling.backgrounds import (
     year_times,
 )
 from dacycle.assimilators.sampling.cycled_backgrounds import Cycling, cycled_errors_between, make_chains, make_cycles
-from dacycle.assimilators.sampling.cycles import run_chain
+from dacycle.assimilators.sampling.cycles import CycledModel, run_chain
 from dacycle.assimilators.sampling.observing import observing_of
 from dacycle.forecast_adapter.channels import NAMES
 from dacycle.forecast_adapter.grid import conservative_average, get_grid
@@ -130,10 +130,11 @@ class _Endless(Reference):
 
 def test_backgrounds_of_cycles_are_what_those_cycles_were_wrong_by(world: TinyWorld, tiny: World) -> None:
     times, observing = tiny.reference.times, observing_of(tiny, tiny.reference, [{"source": "stations"}])
-    backgrounds = cycled_errors_between(Nudge("tiny"), load_model(world.model), observing, times[23], times[27], seed=1)
+    cycled = CycledModel(load_model(world.model))
+    backgrounds = cycled_errors_between(Nudge("tiny"), cycled, observing, times[23], times[27], seed=1)
     assert set(backgrounds.leads) == {CYCLED}
     np.testing.assert_array_equal(backgrounds.times, [*times[23:27], *times[23:27]])
-    usual = list(run_chain(Nudge("tiny"), load_model(world.model), observing, times[11], 16, seed=1))[12:]
+    usual = list(run_chain(Nudge("tiny"), cycled, observing, times[11], 16, seed=1))[12:]
     std = tiny.statistics.std[:, None, None]
     expected = np.stack([(cycle.background - cycle.truth) / std for cycle in usual])
     np.testing.assert_allclose(backgrounds.errors[:4], expected, atol=2e-3, rtol=1e-3)
@@ -200,7 +201,7 @@ def backgrounds_of(times: np.ndarray, errors: np.ndarray) -> Backgrounds:
 
 def test_half_of_the_chains_that_are_observed_as_usual_are_without_optional_sources(world, tiny, tmp_path, monkeypatch):
     observing = observing_of(tiny, tiny.reference, [{"source": "stations"}, {"source": "sondes"}], optional=["sondes"])
-    cycling = Cycling(Nudge("tiny"), load_model(world.model), observing, None)
+    cycling = Cycling(Nudge("tiny"), CycledModel(load_model(world.model)), observing)
     denied = []
     module = "dacycle.assimilators.sampling.cycled_backgrounds"
     monkeypatch.setattr(f"{module}.run_chain", lambda *arguments: denied.append(arguments[6].deny))

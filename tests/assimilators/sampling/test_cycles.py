@@ -4,17 +4,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
 from dacycle.assimilators.base import Analysis, FreeRun, Past
 from dacycle.assimilators.exceptions import DataError
-from dacycle.assimilators.sampling.cycles import LAG, ChainCycle, cycled_errors, run_chain
+from dacycle.assimilators.sampling.cycles import LAG, ChainCycle, CycledModel, cycled_errors, run_chain
 from dacycle.assimilators.sampling.observing import Observing, Subset, observing_of
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
 from dacycle.forecast_adapter.models.frames import older_frame
-from dacycle.forecast_adapter.models.model import ForecastModel, load_model
+from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation, RelaxationSettings
 from dacycle.forecast_adapter.worlds.world import World, load_world
 from tests.conftest import TinyWorld
 from tests.worlds import Nudge
@@ -26,8 +28,8 @@ def tiny(world: TinyWorld) -> World:
 
 
 @pytest.fixture(scope="module")
-def model(world: TinyWorld) -> ForecastModel:
-    return load_model(world.model)
+def model(world: TinyWorld) -> CycledModel:
+    return CycledModel(load_model(world.model))
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +67,14 @@ class Remembering:
             yield current
 
 
-def chain(method: Nudge, model: ForecastModel, observing: Observing, **options: Subset) -> list[ChainCycle]:
+def chain(method: Nudge, model: CycledModel, observing: Observing, **options: Subset) -> list[ChainCycle]:
     first = observing.world.reference.times[LAG + 2]
     return list(run_chain(method, model, observing, first, 4, seed=1, **options))
 
 
 def test_a_forecast_starts_from_the_last_two_analyses(tiny: World, observing: Observing) -> None:
     model = Remembering(tiny.grid)
-    cycles = chain(Nudge("tiny"), model, observing)
+    cycles = chain(Nudge("tiny"), CycledModel(model), observing)
     reference = tiny.reference
     assert [cycle.time for cycle in cycles] == list(reference.times[LAG + 2 : LAG + 6])
     for older, newer, following in zip(cycles, cycles[1:], cycles[2:], strict=False):
@@ -86,7 +88,7 @@ def test_a_chain_starts_from_a_forecast_of_48_hours(tiny: World, observing: Obse
     reference, model = tiny.reference, Remembering(tiny.grid)
     frames = [reference.array(time)[None] for time in reference.times[:2]]
     *_, last = model.forecast(*frames, LAG + 1)
-    np.testing.assert_allclose(chain(Nudge("tiny"), model, observing)[0].background, last[0], rtol=1e-6)
+    np.testing.assert_allclose(chain(Nudge("tiny"), CycledModel(model), observing)[0].background, last[0], rtol=1e-6)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Looking(Nudge):
 
 
 def test_a_method_with_a_window_is_given_the_cycles_before(
-    tiny: World, model: ForecastModel, observing: Observing
+    tiny: World, model: CycledModel, observing: Observing
 ) -> None:
     method = Looking("tiny")
     cycles = chain(method, model, observing)
@@ -118,13 +120,13 @@ def test_a_method_with_a_window_is_given_the_cycles_before(
     assert chain(Looking("tiny", steps=0), model, observing)[3].analysis.tolist() == cycles[3].analysis.tolist()
 
 
-def test_a_subset_decides_what_a_chain_observes(model: ForecastModel, observing: Observing) -> None:
+def test_a_subset_decides_what_a_chain_observes(model: CycledModel, observing: Observing) -> None:
     blind = chain(Nudge("tiny"), model, observing, subset=Subset(deny=("mask",)))
     np.testing.assert_array_equal(blind[0].analysis, blind[0].background)
     assert [cycle.status for cycle in blind] == ["degraded"] * 4
 
 
-def test_a_spread_belongs_to_an_analysis_that_is_used(tiny: World, model: ForecastModel, observing: Observing) -> None:
+def test_a_spread_belongs_to_an_analysis_that_is_used(tiny: World, model: CycledModel, observing: Observing) -> None:
     std = tiny.statistics.std
     used, unused = (chain(Unsure("tiny", world_std=std, wrong=wrong), model, observing)[0] for wrong in (False, True))
     assert used.spread is not None
@@ -132,9 +134,7 @@ def test_a_spread_belongs_to_an_analysis_that_is_used(tiny: World, model: Foreca
     np.testing.assert_array_equal(unused.analysis, unused.background)
 
 
-def test_errors_are_those_of_the_cycles_after_three_days(
-    tiny: World, model: ForecastModel, observing: Observing
-) -> None:
+def test_errors_are_those_of_the_cycles_after_three_days(tiny: World, model: CycledModel, observing: Observing) -> None:
     """Four chains of four days: 16 cycles each, of which 4 are scored; fallbacks count in all of them."""
     std, area = tiny.statistics.std, tiny.grid.weights
     errors = cycled_errors(Unsure("tiny", world_std=std), model, observing, seed=3, days=4)
@@ -155,16 +155,14 @@ def test_errors_are_those_of_the_cycles_after_three_days(
     assert refused.analysis == refused.background
 
 
-def test_a_free_run_has_no_spread(tiny: World, model: ForecastModel, observing: Observing) -> None:
+def test_a_free_run_has_no_spread(tiny: World, model: CycledModel, observing: Observing) -> None:
     errors = cycled_errors(FreeRun(tiny.grid, "tiny"), model, observing, seed=3, days=4)
     assert errors.spread_to_skill() is None
     assert errors.analysis == errors.background
 
 
 @pytest.mark.parametrize("days", [3, 30])
-def test_chains_that_are_too_short_or_too_long_are_refused(
-    model: ForecastModel, observing: Observing, days: int
-) -> None:
+def test_chains_that_are_too_short_or_too_long_are_refused(model: CycledModel, observing: Observing, days: int) -> None:
     with pytest.raises(DataError, match=f"too few for chains of {days} days"):
         cycled_errors(Nudge("tiny"), model, observing, seed=3, days=days)
 
@@ -173,11 +171,23 @@ def test_chains_that_are_too_short_or_too_long_are_refused(
 def test_the_older_frame_gets_its_share_of_the_increment(tiny: World, observing: Observing, share: float) -> None:
     """As `frames` says in an experiment; the humidity of that frame stays above 0."""
     model, first = Remembering(tiny.grid), tiny.reference.times[LAG + 2]
-    cycles = list(run_chain(Nudge("tiny"), model, observing, first, 4, seed=1, frames=share))
+    cycled = CycledModel(model, frames=share)
+    cycles = list(run_chain(Nudge("tiny"), cycled, observing, first, 4, seed=1))
     for older, newer, following in zip(cycles, cycles[1:], cycles[2:], strict=False):
         moved = older_frame(older.analysis, newer.background, newer.analysis, share)
         assert (moved != older.analysis).any()
         expected = next(iter(model.forecast(moved[None], newer.analysis[None], 1)))[0]
         np.testing.assert_array_equal(following.background, expected)
-    both = cycled_errors(Nudge("tiny"), model, observing, seed=3, days=4, frames=share)
-    assert both.analysis != cycled_errors(Nudge("tiny"), model, observing, seed=3, days=4).analysis
+    both = cycled_errors(Nudge("tiny"), cycled, observing, seed=3, days=4)
+    assert both.analysis != cycled_errors(Nudge("tiny"), CycledModel(model), observing, seed=3, days=4).analysis
+
+
+def test_backgrounds_are_relaxed_as_those_of_an_experiment(tiny: World, observing: Observing) -> None:
+    model = Remembering(tiny.grid)
+    relaxation = Relaxation.of(tiny, RelaxationSettings(tropics=pd.Timedelta(days=1), elsewhere=pd.Timedelta(days=2)))
+    assert relaxation is not None
+    cycles = chain(Nudge("tiny"), CycledModel(model, relaxation=relaxation), observing)
+    for older, newer, following in zip(cycles, cycles[1:], cycles[2:], strict=False):
+        forecast = next(iter(model.forecast(older.analysis[None], newer.analysis[None], 1)))[0]
+        np.testing.assert_array_equal(following.background, relaxation(forecast, following.time))
+        assert (following.background != forecast).any()

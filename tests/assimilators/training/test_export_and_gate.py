@@ -16,7 +16,7 @@ from dacycle.assimilators.judging.gate import Check, Verdict, judge_assimilator,
 from dacycle.assimilators.sampling.backgrounds import (
     held_out,
 )
-from dacycle.assimilators.sampling.cycles import cycled_errors
+from dacycle.assimilators.sampling.cycles import CycledModel, cycled_errors
 from dacycle.assimilators.sampling.observing import Observing
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.world import World, load_world
@@ -49,7 +49,7 @@ def test_the_spread_is_as_much_too_large_in_single_analyses_as_it_is_too_small_i
 ) -> None:
     method, model = load_assimilator(exported, tiny), load_model(world.model)
     single = evaluate(method, observing, held_out(model, tiny.reference, tiny, 2), seed=3)
-    cycled = cycled_errors(method, model, observing, seed=3, days=4)
+    cycled = cycled_errors(method, CycledModel(model), observing, seed=3, days=4)
     assert single.spread_ratio is not None
     assert cycled.spread_ratio is not None
     np.testing.assert_allclose(single.spread_ratio * cycled.spread_ratio, 1, rtol=0.01)

@@ -9,7 +9,7 @@ from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, ExperimentError
 from dacycle.forecast_adapter.channels import GROUPS
 from dacycle.forecast_adapter.models.model import load_model
-from dacycle.forecast_adapter.worlds.relaxation import Relaxation
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation, RelaxationSettings
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
 
@@ -50,7 +50,8 @@ def test_members_are_drawn_as_the_chain_is(content, world, tmp_path):
 @pytest.mark.parametrize("elsewhere", [None, pd.Timedelta(days=20)])
 def test_the_rate_changes_between_20_and_30_degrees(elsewhere, world):
     home = load_world("demonstration")
-    rate = Relaxation.within(home, pd.Timedelta(days=5), elsewhere).rate[:, 0]
+    settings = RelaxationSettings(tropics=pd.Timedelta(days=5), elsewhere=elsewhere)
+    rate = Relaxation.of(home, settings).rate[:, 0]
     outside = 0.0 if elsewhere is None else 1 / 80
     latitude = np.abs(home.grid.latitude)
     np.testing.assert_allclose(rate[latitude <= 20], 1 / 20)
