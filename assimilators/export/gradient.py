@@ -25,6 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from dacycle.assimilators.exceptions import ExportError
 from dacycle.assimilators.export.graphs import convolution_backward, write_graph
 from dacycle.assimilators.export.operations import OPERATIONS
+from dacycle.assimilators.export.rounding import store_fields_in_halves
 from dacycle.assimilators.export.zeros import remove_zeros
 from dacycle.common.files import whole
 from dacycle.common.foreign import reading
@@ -107,6 +108,7 @@ def export_gradient(network: ForecastModel | LearnedOperator, out: Path | None =
     with whole(path) as temporary:
         write_graph(traced, examples, temporary, ["input", "direction", "cotangent"], ["tangent", "gradient"])
         remove_zeros(temporary)
+        store_fields_in_halves(temporary)
         about = gradient_metadata(network.name, network.digest, network.grid.name, network.world)
         write_metadata(temporary, about)
         differences = _differences(network, function, Gradient(temporary, network))

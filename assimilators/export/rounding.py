@@ -6,6 +6,7 @@ which the graph computes. So torch can be given exactly the weights of the file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["round_weights", "store_rounded"]
+__all__ = ["round_weights", "store_fields_in_halves", "store_rounded"]
 
 LARGEST = 127
 STEP_BITS = 11
@@ -23,6 +24,8 @@ MATRIX = 1024
 """Matrices of fewer weights are stored in half precision."""
 LEAST = 64
 """Tensors of fewer numbers are not rounded."""
+FIELDS = 2**19
+"""Constants of as many numbers are fields, such as a climate, not weights."""
 
 
 def round_weights(network: nn.Module) -> None:
@@ -45,13 +48,23 @@ def _rounded(weights: Tensor) -> Tensor:
 
 def store_rounded(path: Path) -> None:
     """Store a graph's tensors in as few bits as lose nothing; the graph expands them to single precision."""
+    _store(path, LEAST, lambda values: _whole_numbers(values) or _halves(values))
+
+
+def store_fields_in_halves(path: Path) -> None:
+    """Store a graph's large constants in half precision, rounded to 11 significant bits, where that has their range."""
+    _store(path, FIELDS, lambda values: (halves,) if np.isfinite(halves := _as_halves(values)).all() else None)
+
+
+def _store(path: Path, least: int, factors_of: Callable[[NDArray[np.float32]], tuple[NDArray, ...] | None]) -> None:
+    """Store tensors of at least so many numbers as the factors that a function gives, where it gives any."""
     model = onnx.load(str(path))
     expansions: list[onnx.NodeProto] = []
     for tensor in list(model.graph.initializer):
         if tensor.data_type != onnx.TensorProto.FLOAT:
             continue
         values = onnx.numpy_helper.to_array(tensor)
-        if values.size < LEAST or (factors := _whole_numbers(values) or _halves(values)) is None:
+        if values.size < least or (factors := factors_of(values)) is None:
             continue
         name = tensor.name
         model.graph.initializer.remove(tensor)
@@ -83,6 +96,11 @@ def _whole_numbers(values: NDArray[np.float32]) -> tuple[NDArray, ...] | None:
 
 def _halves(values: NDArray[np.float32]) -> tuple[NDArray, ...] | None:
     """Return the values in half precision; None where that is not exact."""
-    with np.errstate(over="ignore"):  # values that are too large are not equal afterwards
-        halves = values.astype(np.float16)
+    halves = _as_halves(values)
     return (halves,) if np.array_equal(halves.astype(np.float32), values) else None
+
+
+def _as_halves(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the values in half precision; infinity where they are too large for it."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16)

@@ -106,10 +106,13 @@ def train_assimilator(recipe: AssimilatorRecipe, folder: Path) -> Path:
     Raises:
         RecipeError: another recipe's run is in the folder, or method or size are unknown.
         DataError: the years or the backgrounds are incomplete, not finite, on another grid or of another model.
+        AssimilatorError: the file whose weights the training begins with is missing, or of another world.
         TrainingError: the loss is no longer a number.
     """
     check_folder(recipe, folder)
     world = load_world(recipe.world)
+    if recipe.weights:
+        load_assimilator(recipe.weights, world)  # before all the data are read
     backgrounds = _checked_store(recipe, world)
     logger.info("%d backgrounds; reading %s", len(backgrounds.times), recipe.data)
     reference = Reference(recipe.data, kept=None if recipe.in_memory else KEPT)

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 pytest.importorskip("torch", reason="the extra `train` is not installed: torch is missing")
 pytest.importorskip("onnxscript", reason="the extra `train` is not installed: onnxscript is missing")
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from dacycle.assimilators.export.graphs import to_onnx
-from dacycle.assimilators.export.rounding import round_weights, store_rounded
+from dacycle.assimilators.export.rounding import round_weights, store_fields_in_halves, store_rounded
 from dacycle.forecast_adapter.models.onnxfile import open_session
 
 
@@ -47,6 +48,26 @@ def test_the_file_computes_with_the_rounded_weights_and_is_a_third_as_large(tmp_
     np.testing.assert_array_equal(output, same)
     np.testing.assert_allclose(output, network(x).detach().numpy(), rtol=1e-5, atol=1e-4)
     assert 3 * small.stat().st_size < plain.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("size", "largest", "bytes_each"),
+    [(2**19, 1.0, 2), (2**19, 1e5, 4), (2**18, 1.0, 4)],
+    ids=["a field", "beyond the range of halves", "no field"],
+)
+def test_a_field_is_stored_in_halves_where_they_have_its_range(
+    tmp_path: Path, size: int, largest: float, bytes_each: int
+) -> None:
+    values = np.linspace(largest / size, largest, size, dtype=np.float32)
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [size]) for name in "xy")
+    add = onnx.helper.make_node("Add", ["x", "field"], ["y"])
+    graph = onnx.helper.make_graph([add], "sum", [x], [y], [onnx.numpy_helper.from_array(values, "field")])
+    path = tmp_path / "sum.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), path)
+    store_fields_in_halves(path)
+    (output,) = open_session(path).run(None, {"x": np.zeros(size, np.float32)})
+    np.testing.assert_allclose(output, values, rtol=2.0**-11 if bytes_each == 2 else 0, atol=1e-7)
+    assert path.stat().st_size == pytest.approx(bytes_each * size, abs=1000)
 
 
 @settings(max_examples=50)
