@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -82,7 +82,7 @@ def check_experiment(path: Path, archive: Path) -> Iterator[Finding]:
     yield _model(inputs)
     yield _frames(inputs)
     yield _assimilator(inputs)
-    yield from _trained_frames(inputs)
+    yield from _trained(inputs)
     yield _ledger(experiment, archive, inputs.digests)
     if experiment.late is not None:
         late = experiment.late_run()
@@ -173,17 +173,28 @@ def _frames(inputs: Inputs) -> Finding:
     return Finding("frames", "warning", text, f"say `frames: {needed}` in the experiment")
 
 
-def _trained_frames(inputs: Inputs) -> Iterator[Finding]:
-    """Yield a warning where a trained method's own cycles had another `frames` than the experiment."""
+def _trained(inputs: Inputs) -> Iterator[Finding]:
+    """Yield a warning for each key in which a trained method's own cycles differed from the experiment's."""
     method = getattr(inputs.assimilator, "inner", inputs.assimilator)  # of an incremental analysis, the method itself
     training = getattr(method, "metadata", {}).get("training")
     if training is None:
         return
-    asked, trained = (frames_text(s) for s in (inputs.experiment.frames, read_frames(training.get("frames"))))
-    if asked != trained:
-        text = f"{method.name} was trained in cycles with `frames: {trained}`, the experiment has `{asked}`"
-        remedy = f"train it with `frames: {asked}` in its recipe, or say `frames: {trained}` in the experiment"
-        yield Finding("frames", "warning", text, remedy)
+    experiment = inputs.experiment
+    relaxation = experiment.as_dict().get("relaxation")
+    keys = {
+        "model": (training["model"].removesuffix(".onnx").split("/")[-1], inputs.model.name),
+        "frames": (frames_text(read_frames(training.get("frames"))), frames_text(experiment.frames)),
+        "relaxation": (_relaxation_text(training.get("relaxation")), _relaxation_text(relaxation)),
+    }
+    for key, (trained, asked) in keys.items():
+        if asked != trained:
+            text = f"{method.name} was trained in cycles with `{key}: {trained}`, the experiment has `{asked}`"
+            change = f"leave out `{key}`" if trained == "none" else f"say `{key}: {trained}`"
+            yield Finding(key, "warning", text, f"{change} in the experiment, or train a method in cycles like its own")
+
+
+def _relaxation_text(settings: Mapping[str, str] | None) -> str:
+    return "none" if settings is None else f"{{{', '.join(f'{key}: {value}' for key, value in settings.items())}}}"
 
 
 def _assimilator(inputs: Inputs) -> Finding:

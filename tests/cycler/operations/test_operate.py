@@ -110,6 +110,18 @@ def test_doctor_compares_frames_with_those_that_the_method_was_trained_in(tmp_pa
     assert any("trained in cycles with `frames: newest`, the experiment has `both`" in text for text in texts["both"])
 
 
+def test_doctor_compares_model_and_relaxation_with_those_that_the_method_was_trained_in(tmp_path: Path) -> None:
+    found = {}
+    for name, model in {"own": "model: mini", "other": "relaxation: {tropics: 8d}\nmodel: mini-2"}.items():
+        (tmp_path / f"{name}.yaml").write_text(DEMO.read_text().replace("model: mini", model))
+        findings = check_experiment(tmp_path / f"{name}.yaml", tmp_path / "archive")
+        found[name] = {f.subject: f for f in findings if f.level == "warning" and f.subject in ("model", "relaxation")}
+    assert found["own"] == {}
+    assert "trained in cycles with `model: mini`, the experiment has `mini-2`" in found["other"]["model"].text
+    assert "`relaxation: none`, the experiment has `{tropics: 192h}`" in found["other"]["relaxation"].text
+    assert found["other"]["relaxation"].remedy.startswith("leave out `relaxation`")
+
+
 def test_doctor_says_what_is_wrong_with_an_experiment_and_exits_1(world, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, world, model="no-such-model")
     found = CliRunner().invoke(app, ["doctor", str(path), "--archive", str(tmp_path / "archive")])
