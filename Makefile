@@ -71,7 +71,7 @@ up: $(VENV)/runtime.stamp  ## Prefect on PostgreSQL, with workers, for EXPERIMEN
 # again; each command continues by itself where it was interrupted. A method that does not pass the gate stops make, unless
 # it is called with --keep-going. glibc gives memory back after every update and has it zeroed again; kept, training is faster.
 estimated := oi 3dvar bias
-trained   := convcnp adas fnp vae-var diffusion latent-diffusion adas-adapter fnp-adapter vae-var-adapter
+trained   := convcnp adas fnp vae-var diffusion latent-diffusion adas-adapter fnp-adapter vae-var-adapter adas-mini-2
 done      := runs/.done
 dacycle   := $(BIN)/dacycle
 methods: export MALLOC_MMAP_THRESHOLD_ := 4000000000
@@ -84,6 +84,9 @@ $(done)/nature: | $(VENV)/train.stamp
 	touch $@
 $(done)/backgrounds: $(done)/nature
 	$(dacycle) backgrounds nature backgrounds --years 2010-2019
+	touch $@
+$(done)/backgrounds-mini-2: $(done)/nature
+	$(dacycle) backgrounds nature backgrounds-mini-2 --years 2010,2011 --model mini-2
 	touch $@
 $(done)/bias: $(done)/backgrounds
 $(done)/3dvar: $(done)/oi
@@ -100,6 +103,7 @@ $(addprefix $(done)/train-,$(trained)): $(done)/train-%: $(done)/backgrounds
 $(done)/train-adas-adapter: $(done)/train-adas
 $(done)/train-fnp-adapter: $(done)/train-fnp
 $(done)/train-vae-var-adapter: $(done)/train-vae-var
+$(done)/train-adas-mini-2: $(done)/adas $(done)/backgrounds-mini-2
 $(addprefix $(done)/,$(trained)): $(done)/%: $(done)/train-%
 	$(dacycle) export runs/$*-cpu
 	$(dacycle) gate runs/$*-cpu/$*.onnx --data nature --register

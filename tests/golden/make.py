@@ -6,6 +6,7 @@ there and in the changelog why they change.
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from dacycle.cycler.cycle.replay import run_due_cycles
 from dacycle.cycler.experiment import STEP, Experiment, parse_experiment, write_experiment
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.models.onnxfile import read_metadata
 from dacycle.forecast_adapter.worlds.world import load_world
 
 TABLE = Path(__file__).with_name("demonstration.csv")
@@ -36,11 +38,18 @@ def methods() -> list[str]:
 
 
 def experiment(method: str) -> Experiment:
-    """Return the first cycles of the demonstration with a method."""
-    content = YAML(typ="safe").load(DEMO.read_text())
+    """Return the first cycles of the demonstration with a method, and the model and relaxation it was trained with."""
+    content = YAML(typ="safe").load(DEMO.read_text()) | _trained_with(packaged_assimilators()[method])
     end = pd.Timestamp(content["start"]) + (CYCLES - 1) * STEP
     changes = {"assimilator": method, "end": f"{end:%Y-%m-%dT%H}", "observations": OBSERVATIONS}
     return parse_experiment(write_experiment(content | changes | {"drift": {"free_run": False}}), str(DEMO))
+
+
+def _trained_with(path: Path) -> dict[str, Any]:
+    if path.suffix != ".onnx":
+        return {}
+    training = read_metadata(path)["training"]
+    return {key: training[key] for key in ("model", "relaxation") if key in training}
 
 
 def errors(method: str, folder: Path) -> pd.DataFrame:
