@@ -29,7 +29,7 @@ from dacycle.forecast_adapter.models.frames import read_frames
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import write_metadata
 from dacycle.forecast_adapter.worlds.reference import Reference
-from dacycle.forecast_adapter.worlds.relaxation import Relaxation, RelaxationSettings
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation, RelaxationSettings, relaxation_text
 from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.errors.model import FORMER_KIND
 
@@ -226,6 +226,11 @@ def _card(judged: TrainedAssimilator, verdict: Verdict) -> str:
         f"backgrounds of `{training['model']}`; {training['minutes']} minutes on {training['machine']}, "
         f"torch {training['versions']['torch']}",
         *([f"- begun with the weights of `{training['begun_with']}`"] if "begun_with" in training else []),
+        *(
+            [f"- cycles, here too, with `relaxation: {relaxation_text(training['relaxation'])}`"]
+            if "relaxation" in training
+            else []
+        ),
         f"- sha256 of the backgrounds: `{training['data_sha256'][:16]}…`",
         f"- observation errors in training: {training.get('errors', FORMER_KIND)}",
         *(

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,7 @@ from dacycle.forecast_adapter.models.frames import frames_text, read_frames
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.models.onnxfile import CPU, CUDA, ModelFileError, digest, open_session
 from dacycle.forecast_adapter.models.runtime import gpu_present
+from dacycle.forecast_adapter.worlds.relaxation import relaxation_text
 from dacycle.forecast_adapter.worlds.world import WorldError, load_world
 from dacycle.obs_ingest.sources.base import FileSource
 from dacycle.obs_ingest.table import ObservationError
@@ -184,17 +185,13 @@ def _trained(inputs: Inputs) -> Iterator[Finding]:
     keys = {
         "model": (training["model"].removesuffix(".onnx").split("/")[-1], inputs.model.name),
         "frames": (frames_text(read_frames(training.get("frames"))), frames_text(experiment.frames)),
-        "relaxation": (_relaxation_text(training.get("relaxation")), _relaxation_text(relaxation)),
+        "relaxation": (relaxation_text(training.get("relaxation")), relaxation_text(relaxation)),
     }
     for key, (trained, asked) in keys.items():
         if asked != trained:
             text = f"{method.name} was trained in cycles with `{key}: {trained}`, the experiment has `{asked}`"
             change = f"leave out `{key}`" if trained == "none" else f"say `{key}: {trained}`"
             yield Finding(key, "warning", text, f"{change} in the experiment, or train a method in cycles like its own")
-
-
-def _relaxation_text(settings: Mapping[str, str] | None) -> str:
-    return "none" if settings is None else f"{{{', '.join(f'{key}: {value}' for key, value in settings.items())}}}"
 
 
 def _assimilator(inputs: Inputs) -> Finding:

@@ -8,6 +8,7 @@ date, which many models do not.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from dacycle.forecast_adapter.state import STEP
 if TYPE_CHECKING:
     from dacycle.forecast_adapter.worlds.world import World
 
-__all__ = ["Relaxation", "RelaxationSettings"]
+__all__ = ["Relaxation", "RelaxationSettings", "relaxation_text"]
 
 TROPICS, BEYOND = 20.0, 30.0
 """Degrees of latitude: in the tropics as far as the first, elsewhere from the second on, and linear between them."""
@@ -44,6 +45,11 @@ class RelaxationSettings(Strict):
         if value is not None and value < STEP:
             raise ValueError("a background is six hours old; give at least 6h")
         return value
+
+
+def relaxation_text(settings: Mapping[str, str] | None) -> str:
+    """Return settings, as a file holds them, in one line; `none` where there are none."""
+    return "none" if settings is None else "{" + ", ".join(f"{key}: {value}" for key, value in settings.items()) + "}"
 
 
 @dataclass(frozen=True, eq=False)
