@@ -79,8 +79,11 @@ def parse_setting(text: str, option: str) -> tuple[str, Any]:
 
 
 def parse_relaxation(text: str) -> RelaxationSettings:
-    """Return the relaxation that `{tropics: 5d, elsewhere: 17d}` says. ExperimentError where it says none."""
-    return parse_checked(text, "--relaxation", RelaxationSettings, "a relaxation", ExperimentError)
+    """Return the relaxation that `{tropics: 8d, elsewhere: 17d}` says. BadParameter where it says none."""
+    try:
+        return parse_checked(text, "line", RelaxationSettings, "a relaxation", ExperimentError)
+    except ExperimentError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def need_torch() -> None:

@@ -78,7 +78,7 @@ def backgrounds(
         typer.Option(
             parser=parse_relaxation,
             metavar="TEXT",
-            help="Of the cycles' backgrounds, as an experiment has it, e.g. '{tropics: 5d, elsewhere: 17d}'.",
+            help="Of the cycles' backgrounds, as an experiment has it, e.g. '{tropics: 8d, elsewhere: 17d}'.",
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Number of months made at the same time.")] = 2,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -11,6 +12,7 @@ pytest.importorskip("lightning", reason="the extra `train` is not installed: lig
 
 from typer.testing import CliRunner
 
+from dacycle.assimilators.base import load_assimilator
 from dacycle.assimilators.exceptions import DataError, RecipeError
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.sampling.backgrounds import (
@@ -18,13 +20,16 @@ from dacycle.assimilators.sampling.backgrounds import (
     months_of,
 )
 from dacycle.assimilators.sampling.observing import Observing
+from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.assimilators.training import assimilator_run
+from dacycle.assimilators.training.assimilation import cycled_model
 from dacycle.assimilators.training.assimilator_run import (
     fit_assimilator,
     train_assimilator,
 )
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, load_recipe, recipe_kind
 from dacycle.cycler.cli.models.training import app
+from dacycle.forecast_adapter.worlds.world import load_world
 from tests.assimilators.training.runs import SOURCES, write_recipe
 from tests.assimilators.training.small import FEW, held, recipe_of
 
@@ -60,6 +65,24 @@ def test_a_recipe_is_trained_with_other_values_without_a_copy_of_it(
         load_recipe(path, changes={"base": "runs/fnp-cpu", "weights": "fnp"})
     with pytest.raises(RecipeError, match=r"seed.first: seed is no mapping, so it has no entry first"):
         load_recipe(path, changes={"seed.first": 2})
+
+
+def test_the_relaxation_of_a_recipe_is_that_of_its_cycles_and_of_its_file() -> None:
+    demonstration = load_world("demonstration")
+    path = Path(__file__).parents[3] / "deploy/recipes/adas-mini-2-cpu.yaml"
+    recipe, without = load_recipe(path), load_recipe(path, changes={"relaxation": None})
+    assert isinstance(recipe, AssimilatorRecipe)
+    assert isinstance(without, AssimilatorRecipe)
+    relaxation = cycled_model(recipe, demonstration).relaxation
+    assert relaxation is not None
+    equator = np.abs(demonstration.grid.latitude).argmin()
+    assert relaxation.rate[[equator, 0], 0] == pytest.approx([1 / 32, 1 / 68])
+    assert cycled_model(without, demonstration).relaxation is None
+    file = load_assimilator("adas-mini-2", demonstration)
+    assert isinstance(file, TrainedAssimilator)
+    assert file.metadata["training"]["recipe"] == recipe.digest() != without.digest()
+    assert file.metadata["training"]["relaxation"] == {"tropics": "192h", "elsewhere": "408h"}
+    assert "with `relaxation: {tropics: 192h, elsewhere: 408h}`" in file.path.with_suffix(".md").read_text()
 
 
 @pytest.mark.parametrize("folder", ["deploy/recipes", "deploy/recipes/era5"])

@@ -33,6 +33,24 @@ def test_help_has_an_example(command: str) -> None:
     assert f"Example: dacycle {command} " in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--relaxation", "{tropics: 8d}"], "give --cycling"),
+        (["--both"], "give --cycling"),
+        (["--cycling", "adas", "--relaxation", "{tropics: 3h}"], "give at least 6h"),
+        (["--cycling", "adas", "--relaxation", "8d"], "a relaxation is a mapping"),
+    ],
+)
+def test_backgrounds_refuses_a_relaxation_that_says_nothing(options: list[str], message: str, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    command = ["backgrounds", "nature", str(store), "--years", "2020", *options]
+    refused = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert refused.exit_code == 2
+    assert message in refused.output
+    assert not store.exists()
+
+
 def test_evaluate_shows_both_methods_by_lead(world: TinyWorld, data: Path) -> None:
     register_doubles()
     arguments = [
