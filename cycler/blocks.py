@@ -20,7 +20,8 @@ from pydantic import (
 
 from dacycle.assimilators.step import StepGuards
 from dacycle.common.configuration import Strict
-from dacycle.common.times import Duration, parse_duration, parse_time, write_duration
+from dacycle.common.times import parse_time
+from dacycle.forecast_adapter.durations import Duration, parse_duration, write_duration
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.obs_ingest.errors.table import ErrorSettings, read_errors
 from dacycle.obs_ingest.quality import control as quality

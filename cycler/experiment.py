@@ -22,7 +22,7 @@ from dacycle.assimilators.ensemble.settings import OF_FILTERS, EnsembleSettings
 from dacycle.assimilators.variational.settings import VariationalSettings
 from dacycle.common.configuration import Strict, parse_checked, read_checked, write_yaml
 from dacycle.common.errors import DacycleError
-from dacycle.common.times import Duration, cycle_id, write_duration
+from dacycle.common.times import cycle_id
 from dacycle.cycler.blocks import (
     STEP,
     BiasSettings,
@@ -40,6 +40,7 @@ from dacycle.cycler.blocks import (
     parse_cycle_time,
     parse_donor,
 )
+from dacycle.forecast_adapter.durations import Duration, write_duration
 from dacycle.forecast_adapter.grid import Grid, get_grid
 from dacycle.forecast_adapter.models.frames import CycledFrames
 from dacycle.forecast_adapter.worlds.relaxation import RelaxationSettings

@@ -34,7 +34,7 @@ ROOMS = {
     ),
     "forecast_adapter": (
         "", "worlds", "models", "models.graphs", "states", "zarr_store", "scores", "intervals", "state", "statistics",
-        "grid", "channels", "remote", "physics", "blosc",
+        "grid", "channels", "remote", "physics", "blosc", "durations",
     ),
 }  # fmt: skip
 """The rooms of each component, and the modules at its top; each may import those after it."""

@@ -27,7 +27,6 @@ from dacycle.assimilators.trained.network import TrainedAssimilator
 from dacycle.common.configuration import Strict, read_checked
 from dacycle.common.errors import DacycleError
 from dacycle.common.pieces import Each, in_turn
-from dacycle.common.times import Duration
 from dacycle.cycler.archive.branches import Archive
 from dacycle.cycler.archive.derived import read_tables, write_tables
 from dacycle.cycler.cycle.replay import each_due_cycle
@@ -37,6 +36,7 @@ from dacycle.cycler.timing.measure import in_new_process, peak_memory
 from dacycle.cycler.verification import drift
 from dacycle.cycler.verification.cycles import trends, verify
 from dacycle.forecast_adapter.channels import HEADLINE
+from dacycle.forecast_adapter.durations import Duration
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world

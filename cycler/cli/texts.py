@@ -8,8 +8,9 @@ import pandas as pd
 import typer
 
 from dacycle.common.configuration import parse_checked, parse_value
-from dacycle.common.times import parse_duration, parse_time
+from dacycle.common.times import parse_time
 from dacycle.cycler.experiment import ExperimentError, parse_cycle_time
+from dacycle.forecast_adapter.durations import parse_duration
 from dacycle.forecast_adapter.models.model import ModelFileError
 from dacycle.forecast_adapter.state import as_hour
 from dacycle.forecast_adapter.worlds.relaxation import RelaxationSettings

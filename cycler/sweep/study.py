@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 
 from dacycle.common.configuration import Strict, read_checked, set_entry
 from dacycle.common.errors import DacycleError
-from dacycle.common.times import Duration
 from dacycle.cycler.experiment import (
     Experiment,
     ExperimentError,
@@ -26,6 +25,7 @@ from dacycle.cycler.experiment import (
     parse_experiment,
     write_experiment,
 )
+from dacycle.forecast_adapter.durations import Duration
 
 __all__ = ["Method", "Study", "StudyError", "Trial", "load_study", "trials_of"]
 

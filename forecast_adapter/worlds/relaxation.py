@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from dacycle.common.configuration import Strict
-from dacycle.common.times import Duration
 from dacycle.forecast_adapter.channels import GROUPS
+from dacycle.forecast_adapter.durations import Duration
 from dacycle.forecast_adapter.state import STEP
 
 if TYPE_CHECKING:

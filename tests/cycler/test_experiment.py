@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dacycle.common.times import parse_duration
 from dacycle.cycler.cycle.inputs import load_inputs
 from dacycle.cycler.experiment import (
     ExperimentError,
@@ -15,6 +14,7 @@ from dacycle.cycler.experiment import (
     parse_experiment,
     write_experiment,
 )
+from dacycle.forecast_adapter.durations import parse_duration
 from dacycle.obs_ingest.errors.model import ERRORS, KINDS
 
 GOOD = """\

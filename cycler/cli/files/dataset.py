@@ -9,10 +9,11 @@ import typer
 from numpy.typing import NDArray
 
 from dacycle.common.locks import locked
-from dacycle.common.times import parse_duration, parse_time
+from dacycle.common.times import parse_time
 from dacycle.cycler.cli.options import Dask
 from dacycle.cycler.cli.show import console, progress_bar
 from dacycle.cycler.parallel.clusters import spread
+from dacycle.forecast_adapter.durations import parse_duration
 from dacycle.forecast_adapter.grid import get_grid
 from dacycle.forecast_adapter.state import as_hour
 from dacycle.forecast_adapter.states.products import open_states

@@ -1,22 +1,11 @@
-"""Times and durations as users write them: times in UTC, durations with their unit; nothing is guessed."""
+"""Times as users write them: one form, in UTC; nothing is guessed."""
 
 import re
 from datetime import UTC, date, datetime
-from typing import Annotated
 
 import numpy as np
-import pandas as pd
-from pydantic import BeforeValidator, PlainSerializer
 
-__all__ = [
-    "TIME_FORM",
-    "Duration",
-    "cycle_id",
-    "parse_datetime",
-    "parse_duration",
-    "parse_time",
-    "write_duration",
-]
+__all__ = ["TIME_FORM", "cycle_id", "parse_datetime", "parse_time"]
 
 TIME_FORM = "2024-01-04, 2024-01-04T06 or 2024-01-04T06:00, in UTC"
 """How a time is written, for messages and help."""
@@ -57,28 +46,3 @@ def parse_datetime(value: object) -> datetime:
 def cycle_id(time: datetime) -> str:
     """Return the name of a cycle, e.g. `20240104T00`."""
     return f"{time:%Y%m%dT%H}"
-
-
-def parse_duration(value: object) -> pd.Timedelta:
-    """Return the duration that `90min`, `48h` or `10d` says.
-
-    Raises:
-        ValueError: the text has no such form; a bare number has none, as its unit would be a guess.
-    """
-    if isinstance(value, pd.Timedelta):
-        return value
-    match = re.fullmatch(r"(\d+)(min|h|d)", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not a duration; write it as 90min, 48h or 10d")
-    unit = {"min": "minutes", "h": "hours", "d": "days"}[match[2]]
-    return pd.Timedelta(**{unit: int(match[1])})
-
-
-def write_duration(value: pd.Timedelta) -> str:
-    """Return a duration as a file has it: in hours, or in minutes."""
-    minutes = round(value.total_seconds() / 60)
-    return f"{minutes // 60}h" if minutes % 60 == 0 else f"{minutes}min"
-
-
-Duration = Annotated[pd.Timedelta, BeforeValidator(parse_duration), PlainSerializer(write_duration)]
-"""A duration in a configuration, such as 90min, 48h or 10d."""
