@@ -76,6 +76,7 @@ from dacycle.forecast_adapter.models.mini import static_planes
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.state import STEP
 from dacycle.forecast_adapter.worlds.reference import Reference
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation
 from dacycle.forecast_adapter.worlds.world import World, load_world
 
 __all__ = [
@@ -368,8 +369,8 @@ class _Rounds:
             ahead = recipe.batch * (PREFETCH * recipe.workers + 1)
             if number == 0:
                 return others
-            cycled = partial(cycled_model, recipe, self.observing.world)
-            return ClosedLoop(others, cycled, ahead, 4 * recipe.chain_days, recipe.frames, recent)
+            relaxation = Relaxation.of(self.observing.world, recipe.relaxation)
+            return ClosedLoop(others, recipe.model, ahead, 4 * recipe.chain_days, recipe.frames, relaxation, recent)
 
         module: Training = (
             PriorTraining(network, recipe, area, open_loop, self.validation, epochs, rate)

@@ -7,7 +7,6 @@ background is one of the current network, and none occurs twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +23,9 @@ from dacycle.assimilators.trained.recent import recent_departures
 from dacycle.assimilators.training.samples import Batch, Samples
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.models.frames import older_frame
+from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.state import STEP
+from dacycle.forecast_adapter.worlds.relaxation import Relaxation
 
 __all__ = ["EVERY", "ClosedLoop"]
 
@@ -40,10 +41,10 @@ class ClosedLoop(Dataset[Batch]):
 
     Args:
         others: the other samples; the loop has as many in all.
-        cycled: returns the forecast model as it cycles; it is called in the process that forecasts.
+        model: the forecast model, by name or file.
         ahead: how many samples may be in flight.
         longest: most cycles of a chain.
-        frames: as an experiment's, the share of the increment in the older frame of the next forecast.
+        frames, relaxation: as those of `CycledModel`.
         recent: whether values and errors of a sample have the departures of the last 24 hours behind them, 0 in the
             other samples.
 
@@ -54,13 +55,15 @@ class ClosedLoop(Dataset[Batch]):
     def __init__(
         self,
         others: Samples,
-        cycled: Callable[[], CycledModel],
+        model: str,
         ahead: int,
         longest: int,
         frames: float | None = None,
+        relaxation: Relaxation | None = None,
         recent: bool = False,
     ) -> None:
-        self.others, self.cycled, self.frames, self.recent = others, cycled, frames, recent
+        self.others, self.model, self.recent = others, model, recent
+        self.frames, self.relaxation = frames, relaxation
         slots = EVERY * -(-max(len(others) // longest, ahead) // EVERY)
         self._starts, errors = self._begin(slots, -(-len(others) // slots))
         world = others.observing.world
@@ -88,7 +91,7 @@ class ClosedLoop(Dataset[Batch]):
     @cached_property
     def _forecaster(self) -> CycledModel:
         """The forecast model, loaded in the worker that uses it."""
-        return self.cycled()
+        return CycledModel(load_model(self.model), self.frames, self.relaxation)
 
     def __len__(self) -> int:
         return len(self.others)

@@ -28,17 +28,17 @@ SPIN_UP, CYCLES = 20, 96
 NETWORK = ["stations", "sondes", "olr"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Mended(CycledModel):
     """Take a share of the error of each step from true states off."""
 
-    reference: Reference | None = None
+    reference: Reference
     share: float = 0.0
 
     def background(self, previous: NDArray, current: NDArray, time: np.datetime64) -> NDArray[np.float32]:
         """See `CycledModel.background`."""
         background = super().background(previous, current, time)
-        if not self.share or self.reference is None:
+        if not self.share:
             return background
         older, newer, truth = (self.reference.array(time - lag * STEP)[None] for lag in (2, 1, 0))
         mended: NDArray[np.float32] = background - np.float32(self.share) * (
@@ -69,7 +69,7 @@ def test_the_error_falls_with_that_of_the_model_and_with_more_observations() -> 
     training = method.metadata["training"]
     written = training.get("relaxation")
     relaxation = Relaxation.of(world, None if written is None else RelaxationSettings(**written))
-    present = Mended(load_model(training["model"]), None, relaxation, world.reference)
+    present = Mended(load_model(training["model"]), None, relaxation, reference=world.reference)
     every = [*NETWORK, "marine", "aircraft", "motion_vectors"]
     variants = {
         "as it is": (present, NETWORK),

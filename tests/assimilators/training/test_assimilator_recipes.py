@@ -12,7 +12,7 @@ pytest.importorskip("lightning", reason="the extra `train` is not installed: lig
 
 from typer.testing import CliRunner
 
-from dacycle.assimilators.base import load_assimilator
+from dacycle.assimilators.base import AssimilatorError, load_assimilator
 from dacycle.assimilators.exceptions import DataError, RecipeError
 from dacycle.assimilators.networks import METHODS
 from dacycle.assimilators.sampling.backgrounds import (
@@ -65,6 +65,15 @@ def test_a_recipe_is_trained_with_other_values_without_a_copy_of_it(
         load_recipe(path, changes={"base": "runs/fnp-cpu", "weights": "fnp"})
     with pytest.raises(RecipeError, match=r"seed.first: seed is no mapping, so it has no entry first"):
         load_recipe(path, changes={"seed.first": 2})
+
+
+def test_weights_that_are_not_there_are_noticed_before_the_data(tmp_path: Path) -> None:
+    path = Path(__file__).parents[3] / "deploy/recipes/adas-mini-2-cpu.yaml"
+    recipe = load_recipe(path, str(tmp_path / "no-data"), {"weights": "no-such-method"})
+    assert isinstance(recipe, AssimilatorRecipe)
+    with pytest.raises(AssimilatorError, match="no-such-method"):
+        train_assimilator(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_relaxation_of_a_recipe_is_that_of_its_cycles_and_of_its_file() -> None:

@@ -1,7 +1,6 @@
 """Samples of a training, and those that chains of the closed loop give."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,11 @@ from dacycle.assimilators.sampling.backgrounds import (
     systematic_error,
     write_backgrounds,
 )
-from dacycle.assimilators.sampling.cycles import CycledModel
 from dacycle.assimilators.sampling.observing import Observing, Subset
 from dacycle.assimilators.trained.recent import recent_departures
 from dacycle.assimilators.training.closed_loop import ClosedLoop
 from dacycle.assimilators.training.samples import ErrorPairs, Samples, idealised
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
-from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.relaxation import Relaxation, RelaxationSettings
 from dacycle.forecast_adapter.worlds.world import World
 from tests.assimilators.training.small import EXACT, held
@@ -122,12 +119,6 @@ def test_pairs_of_errors_are_the_samples_without_observations(backgrounds: Backg
     torch.testing.assert_close(pair, (state, target))
 
 
-def cycled(
-    world: TinyWorld, frames: float | None = None, relaxation: Relaxation | None = None
-) -> Callable[[], CycledModel]:
-    return lambda: CycledModel(load_model(world.model), frames, relaxation)
-
-
 @pytest.mark.parametrize(("off", "frames"), [(0.0, None), (2.0, None), (2.0, 0.5), (2.0, 1.0)])
 def test_a_chain_goes_on_from_its_analyses(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World, off: float, frames: float | None
@@ -138,7 +129,7 @@ def test_a_chain_goes_on_from_its_analyses(
     """
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
     # A ring of four, of which two are chains of three cycles.
-    chains = ClosedLoop(first, cycled(world), 4, 48, frames)
+    chains = ClosedLoop(first, str(world.model), 4, 48, frames)
     truths = np.stack([tiny.statistics.normalise(tiny.reference.array(t)) for t in tiny.reference.times])
     times, errors = [], []
     for item in (3, 7, 11):  # of the last chain in the ring: to index it by the others' -1 would spoil it
@@ -160,7 +151,7 @@ def test_the_backgrounds_of_a_chain_are_relaxed_as_those_of_an_experiment(
     relaxation = Relaxation.of(tiny, RelaxationSettings(tropics=pd.Timedelta("6h"), elsewhere=pd.Timedelta("12h")))
     assert relaxation is not None
     others = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
-    free, drawn = (ClosedLoop(others, cycled(world, relaxation=each), 4, 48)[3] for each in (None, relaxation))
+    free, drawn = (ClosedLoop(others, str(world.model), 4, 48, relaxation=each)[3] for each in (None, relaxation))
     truth = free[0] + free[3]
     torch.testing.assert_close(drawn[0] + drawn[3], truth)  # the target is that of the drawn background
     states = {time: tiny.statistics.normalise(tiny.reference.array(time)) for time in tiny.reference.times}
@@ -173,7 +164,7 @@ def test_a_chain_hands_on_the_departures_of_its_last_cycles(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld, tiny: World
 ) -> None:
     first = Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT)
-    chains = ClosedLoop(first, cycled(world), 4, 48, recent=True)
+    chains = ClosedLoop(first, str(world.model), 4, 48, recent=True)
     cycles = []
     for item in (3, 7, 11):
         state, values, errors, target, slot = chains[item]
@@ -192,7 +183,7 @@ def test_a_chain_hands_on_the_departures_of_its_last_cycles(
 def test_a_chain_has_at_most_so_many_cycles(
     backgrounds: Backgrounds, observing: Observing, world: TinyWorld, longest: int, number: int
 ) -> None:
-    chains = ClosedLoop(Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT), cycled(world), 1, longest)
+    chains = ClosedLoop(Samples(backgrounds, observing, np.zeros(12, int), 1, EXACT), str(world.model), 1, longest)
     ring = [chains[item][-1] for item in range(12)]
     assert sum(slot >= 0 for slot in ring[: 2 * number]) == number
     assert {int(slot) for slot in ring} == {-1, *range(1, 2 * number, 2)}
@@ -203,4 +194,4 @@ def test_chains_longer_than_the_reference_are_refused(
 ) -> None:
     first = Samples(backgrounds, observing, np.zeros(4000, int), 1, EXACT)
     with pytest.raises(DataError, match="too short for chains of 48 cycles"):
-        ClosedLoop(first, cycled(world), 4, longest=48)
+        ClosedLoop(first, str(world.model), 4, longest=48)
