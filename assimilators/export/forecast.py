@@ -158,7 +158,7 @@ def _card(
         f"sha256 of the normalised states `{record['data'][:16]}…`",
         f"- training: {stages}{unfinished}; {record['minutes']} minutes on {record['machine']}, "
         f"torch {record['versions']['torch']}",
-        *([f"- begun with the weights of the run `{Path(recipe.weights).name}`"] if recipe.weights else []),
+        *([f"- begun with the weights of `{Path(recipe.weights).name}`"] if recipe.weights else []),
         f"- relaxation towards the climate of the season within {recipe.relaxation_days:g} days{sponge}",
         "- made by `dacycle train RECIPE` and `dacycle export RUN`",
         f"- largest difference between ONNX Runtime and torch: "

@@ -1,4 +1,4 @@
-"""The weights of a trained assimilator, read back from its file, to begin a training with.
+"""The weights of a trained network, read back from its file, to begin a training with.
 
 An exported graph holds the tensors of its network under their names. The factors of its layers (``scale``) are an
 exception: the export splits them, and numbers the parts in the order of their use.
@@ -20,7 +20,7 @@ from dacycle.assimilators.base import Assimilator
 from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.trained.network import TrainedAssimilator
 
-__all__ = ["begin_with_file", "stored_tensors"]
+__all__ = ["begin_with_file", "give_weights", "stored_tensors"]
 
 PART = "select_"
 
@@ -37,13 +37,26 @@ def begin_with_file(network: Any, method: Assimilator) -> None:
     """
     if not isinstance(method, TrainedAssimilator):
         raise RecipeError(f"weights: {method.name} is no trained assimilator")
-    path, tensors = method.path, stored_tensors(method.path)
-    tensors |= _factors(network, tensors)
+    tensors = stored_tensors(method.path)
+    give_weights(network, tensors | _factors(network, tensors), method.path)
+
+
+def give_weights(network: Any, tensors: Mapping[str, NDArray], source: Path) -> None:
+    """Give a network the weights of a graph; its constants stay its own.
+
+    Args:
+        network: of the same size.
+        tensors: by name.
+        source: where they are from, for the error.
+
+    Raises:
+        RecipeError: they are not all the weights of such a network.
+    """
     for name, weights in network.named_parameters():
         if name not in tensors:
-            raise RecipeError(f"weights: {path} does not hold {name!r}: its method is another, or iterative")
+            raise RecipeError(f"weights: {source} does not hold {name!r}: it is another network, or iterative")
         if (shape := tensors[name].shape) != tuple(weights.shape):
-            raise RecipeError(f"weights: {path} holds {name!r} as {shape}, `network` asks for {tuple(weights.shape)}")
+            raise RecipeError(f"weights: {source} holds {name!r} as {shape}, `network` asks for {tuple(weights.shape)}")
     with torch.no_grad():
         for name, weights in network.named_parameters():
             weights.copy_(torch.from_numpy(np.array(tensors[name])))

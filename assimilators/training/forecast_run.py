@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dacycle.assimilators.exceptions import RecipeError
+from dacycle.assimilators.networks.weights import give_weights, stored_tensors
 from dacycle.assimilators.training.data import (
     Year,
     data_digest,
@@ -25,6 +25,7 @@ from dacycle.assimilators.training.module import TOP
 from dacycle.assimilators.training.recipe import ForecastRecipe, network_size
 from dacycle.forecast_adapter.channels import CHANNELS
 from dacycle.forecast_adapter.models.mini import MiniConstants, MiniNetwork, MiniSize, static_planes
+from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.state import STEP_HOURS
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import World, load_world
@@ -36,12 +37,16 @@ def train_forecast(recipe: ForecastRecipe, folder: Path) -> Path:
     """Train the forecast model of a recipe in `folder`, or resume its run. Returns the checkpoint.
 
     Raises:
-        RecipeError: another recipe's run is in the folder, or the network's size has an unknown entry.
+        RecipeError: another recipe's run is in the folder, or the network's size has an unknown entry, or is not that
+            of the weights.
+        ModelFileError: there is no model with the weights.
         DataError: the data are incomplete, not finite or on another grid; nothing has been written.
         TrainingError: the loss is no longer a number.
     """
     check_folder(recipe, folder)
     world = load_world(recipe.world)
+    if recipe.weights:
+        _trained(recipe.weights)  # before all the data are read
 
     def load(reference: Reference, times: NDArray[np.datetime64]) -> Year:
         return load_states(reference, times, world.grid, world.statistics)
@@ -59,7 +64,7 @@ def fit_forecast(
     constants = forecast_constants(recipe, world, training)
     network = build_forecast_network(recipe, constants)
     if recipe.weights:
-        _begin_with(network, Path(recipe.weights))
+        give_weights(network, *_trained(recipe.weights))
     samples = sum(len(year.times) for year in training)
     write_record(recipe, folder, world, constants, network, data_digest(training), samples)
     module = ForecastTraining(network, recipe, world.grid.weights)
@@ -72,18 +77,18 @@ def build_forecast_network(recipe: ForecastRecipe, constants: MiniConstants) -> 
     return MiniNetwork(constants, network_size(MiniSize, recipe.network))
 
 
-def _begin_with(network: MiniNetwork, folder: Path) -> None:
-    """Give a network the trained weights of a finished run; its constants stay its own.
+def _trained(source: str) -> tuple[dict[str, NDArray], Path]:
+    """Return the weights of a finished run's folder, or of a model by name or file, and where they are.
 
     Raises:
         TrainingError: the folder holds no finished run of a forecast model.
-        RecipeError: its network has another size.
+        ModelFileError: there is no such model.
     """
-    _, _, trained = read_forecast_run(folder)
-    weights, own = dict(trained.named_parameters()), dict(network.named_parameters())
-    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
-        raise RecipeError(f"weights: the network of {folder} has another size than this recipe's")
-    network.load_state_dict(weights, strict=False)
+    if Path(source).is_dir():
+        weights = read_forecast_run(Path(source))[2].named_parameters()
+        return {name: values.detach().numpy() for name, values in weights}, Path(source)
+    path = load_model(source).path
+    return stored_tensors(path), path
 
 
 def read_forecast_run(folder: Path) -> tuple[ForecastRecipe, dict[str, Any], MiniNetwork]:

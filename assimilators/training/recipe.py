@@ -147,8 +147,8 @@ class ForecastRecipe(Recipe):
             `ForecastTraining` grow with it.
         frames: that of the experiments which the network is for. With `both` it is trained on seamless pairs; with
             `newest` the older frame is disturbed by itself, because an increment is in the newer one alone.
-        weights: folder of a finished run with a network of the same size, whose averaged weights the training begins
-            with; without it they are random.
+        weights: a model with a network of the same size, by name or file, or the folder of a finished run, whose
+            weights the training begins with; without it they are random.
         optimiser: `adamw`, or `muon`, in which the matrices learn by `MATRIX_RATE` times the learning rate, and they
             alone decay.
         relaxation_days: time scale on which every step is drawn towards the climate. It is no part of the training, in

@@ -201,7 +201,7 @@ def model_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(WEIGHTS.glob("*.onnx"))}
 
 
-def load_model(name_or_file: str | Path, threads: int = 1) -> ForecastModel:
+def load_model(name_or_file: str | Path, threads: int = 1) -> OnnxForecastModel:
     """Load a forecast model by its packaged or registered name, or from its ONNX file.
 
     Raises:

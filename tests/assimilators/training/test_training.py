@@ -14,6 +14,7 @@ pytest.importorskip("lightning", reason="the extra `train` is not installed: lig
 import torch
 
 from dacycle.assimilators.exceptions import DataError, RecipeError, TrainingError
+from dacycle.assimilators.networks.weights import stored_tensors
 from dacycle.assimilators.sampling.backgrounds import year_times
 from dacycle.assimilators.training.data import Windows, Year, load_states, season_weights, step_deviation
 from dacycle.assimilators.training.forecast import ForecastTraining
@@ -28,6 +29,7 @@ from dacycle.assimilators.training.module import MATRIX_RATE, channel_weights
 from dacycle.assimilators.training.recipe import AssimilatorRecipe, ForecastRecipe, load_recipe, recipe_kind
 from dacycle.forecast_adapter.channels import GROUPS, index
 from dacycle.forecast_adapter.grid import get_grid
+from dacycle.forecast_adapter.models.model import ModelFileError, load_model
 from dacycle.forecast_adapter.state import to_dataset
 from dacycle.forecast_adapter.worlds.reference import Reference, ReferenceDataError, write_times
 from dacycle.forecast_adapter.worlds.world import World, load_world
@@ -446,7 +448,24 @@ def test_a_training_begins_with_the_weights_of_a_run(
     for name, weights in first.named_parameters():
         torch.testing.assert_close(second.get_parameter(name), weights, atol=1e-5, rtol=0)
     other = recipe(weights=str(tmp_path / "first"), network={"fine": 16, "coarse": 16, "depth": 1})
-    with pytest.raises(RecipeError, match="another size"):
+    with pytest.raises(RecipeError, match=r"first holds 'stem.weight' as .*, `network` asks for"):
         fit_forecast(other, tmp_path / "third", world, training, validation)
     with pytest.raises(TrainingError, match="not a run"):
-        fit_forecast(recipe(weights=str(tmp_path / "none")), tmp_path / "fourth", world, training, validation)
+        fit_forecast(recipe(weights=str(tmp_path)), tmp_path / "fourth", world, training, validation)
+
+
+def test_a_training_begins_with_the_weights_of_a_packaged_model(
+    split: tuple[World, list[Year], list[Year]], tmp_path: Path
+) -> None:
+    world, training, validation = split
+    size = load_recipe(Path(__file__).parents[3] / "deploy/recipes/mini-2.yaml").network
+    further = recipe(weights="mini-2", network=size, learning_rate=1e-9, weight_decay=0.0)
+    fit_forecast(further, tmp_path / "further", world, training, validation)
+    stored = stored_tensors(load_model("mini-2").path)
+    for name, weights in read_forecast_run(tmp_path / "further")[2].named_parameters():
+        torch.testing.assert_close(weights, torch.from_numpy(stored[name].copy()), atol=1e-5, rtol=0)
+
+
+def test_a_model_that_is_not_there_is_noticed_before_the_data(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no model 'mini-1'"):
+        train_forecast(recipe(weights="mini-1", world="demonstration", data=str(tmp_path / "no-data")), tmp_path / "run")

@@ -62,8 +62,8 @@ def test_a_network_with_the_weights_of_a_packaged_file_gives_its_analyses(name: 
     ("recipe", "changes", "weights", "message"),
     [
         ("adas", {"width": 32}, "adas", r"holds 'set_conv|holds 'embed"),
-        ("adas", {}, "fnp", "its method is another, or iterative"),
-        ("adas", {}, "diffusion", "its method is another, or iterative"),
+        ("adas", {}, "fnp", "it is another network, or iterative"),
+        ("adas", {}, "diffusion", "it is another network, or iterative"),
         ("adas", {}, "oi", "oi is no trained assimilator"),
     ],
 )
