@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators.exceptions import ExportError
 from dacycle.assimilators.export.graphs import to_onnx
 from dacycle.assimilators.export.parity import check_parity, training_metadata
+from dacycle.assimilators.export.rounding import round_to_halves, store_rounded
 from dacycle.assimilators.judging.forecast_scores import (
     ForecastScores,
     FreeRunScores,
@@ -41,7 +42,7 @@ LEAST_DAYS = 61
 
 
 def export_forecast(run: Path, out: Path, data: str | None = None) -> Path:
-    """Export a run's averaged weights to `out` (NAME.onnx) and write its card beside it (NAME.md).
+    """Export a run's averaged weights, in half precision, to `out` (NAME.onnx) and write its card beside it (NAME.md).
 
     Args:
         run: folder of a training run.
@@ -53,6 +54,7 @@ def export_forecast(run: Path, out: Path, data: str | None = None) -> Path:
             is too short.
     """
     recipe, record, network = read_forecast_run(run)
+    round_to_halves(network)
     world = load_world(recipe.world)
     year = str(recipe.validation_years[0])
     reference = Reference(Path(data or recipe.data) / year)
@@ -62,6 +64,7 @@ def export_forecast(run: Path, out: Path, data: str | None = None) -> Path:
     with whole(out) as temporary:
         network = cast(Any, network).to(memory_format=torch.contiguous_format)
         to_onnx(network, temporary, {"input": 2 * len(NAMES)}, ["output"])
+        store_rounded(temporary)
         differences = forecast_parity(network, temporary, _samples(reference, times))
         worst = int(differences.argmax())
         largest, channel = float(differences[worst]), NAMES[worst]

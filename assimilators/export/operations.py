@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,6 +29,12 @@ Integers = NDArray[np.int64]
 
 def _integers(x: Integers) -> list[int]:
     return [int(i) for i in x.reshape(-1)]
+
+
+def _cast(x: NDArray[np.float16], *, to: int) -> Tensor:
+    if to != onnx.TensorProto.FLOAT:
+        raise ExportError("only weights, in single precision, are cast in a graph that is differentiated here")
+    return torch.from_numpy(x.astype(np.float32))
 
 
 def _slice(
@@ -79,9 +86,17 @@ def _gather_nd(x: Tensor, indices: Integers, *, batch_dims: int = 0) -> Tensor:
 
 
 def _gemm(
-    a: Tensor, b: Tensor, c: Tensor, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
 ) -> Tensor:
-    return alpha * (a.T if transA else a) @ (b.T if transB else b) + beta * c
+    product = alpha * (a.T if transA else a) @ (b.T if transB else b)
+    return product if c is None else product + beta * c
 
 
 def _reshape(x: Tensor, shape: Integers, *, allowzero: int = 0) -> Tensor:
@@ -151,6 +166,7 @@ def _tile(x: Any, repeats: Integers) -> Any:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,
     "Add": operator.add,
+    "Cast": _cast,
     "Clip": lambda x, least=None, largest=None: x.clamp(least, largest),
     "Concat": _concat,
     "Conv": _conv,

@@ -1,7 +1,8 @@
-"""Rounding of a network's weights: a file holds eight bits for each, and a step for each row of a matrix.
+"""Rounding of a network's weights, so that its file is small, and torch can be given exactly the weights of the file.
 
-A row makes one output channel. A weight is a whole number times the step of its row, exactly in single precision, in
-which the graph computes. So torch can be given exactly the weights of the file.
+An assimilator's file holds eight bits for each weight, and a step for each row of a matrix. A row makes one output
+channel. A weight is a whole number times the step of its row, exactly in single precision, in which the graph computes.
+A forecast model, whose steps follow one another, has half precision.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["round_weights", "store_fields_in_halves", "store_rounded"]
+__all__ = ["round_to_halves", "round_weights", "store_fields_in_halves", "store_rounded"]
 
 LARGEST = 127
 STEP_BITS = 11
@@ -35,6 +36,14 @@ def round_weights(network: nn.Module) -> None:
     for name, buffer in network.named_buffers():
         if name.split(".")[-1] == "bias":
             buffer.copy_(_rounded(buffer.transpose(0, 1)).transpose(0, 1))
+
+
+def round_to_halves(network: nn.Module) -> None:
+    """Round a network in place so that `store_rounded` needs half of the bytes: its weights and its climate."""
+    climate = (buffer for name, buffer in network.named_buffers() if name.split(".")[-1] == "climate")
+    with torch.no_grad():
+        for values in (*network.parameters(), *climate):
+            values.copy_(values.half())
 
 
 def _rounded(weights: Tensor) -> Tensor:

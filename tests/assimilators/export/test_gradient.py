@@ -89,6 +89,13 @@ def test_operations_are_those_of_onnx(name: str, inputs: list[list[int]], attrib
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
+def test_weights_in_half_precision_are_cast_and_nothing_else_is() -> None:
+    halves = np.array([0.5, -3.0], np.float16)
+    assert torch.equal(OPERATIONS["Cast"](halves, to=onnx.TensorProto.FLOAT), torch.tensor([0.5, -3.0]))
+    with pytest.raises(ExportError, match="single precision"):
+        OPERATIONS["Cast"](halves, to=onnx.TensorProto.INT64)
+
+
 def test_a_reduction_over_no_axis_is_refused() -> None:
     with pytest.raises(ExportError, match="over no axis"):
         OPERATIONS["ReduceSum"](torch.zeros(2, 2), noop_with_empty_axes=1)

@@ -13,6 +13,7 @@ import torch
 
 from dacycle.assimilators.export.forecast import forecast_parity
 from dacycle.assimilators.export.graphs import to_onnx
+from dacycle.assimilators.export.rounding import round_to_halves, store_rounded
 from dacycle.forecast_adapter.channels import CHANNELS, GROUPS
 from dacycle.forecast_adapter.models.mini import (
     CARRIED,
@@ -177,6 +178,17 @@ def test_onnx_runtime_gives_what_torch_gives(tmp_path: Path) -> None:
             previous, current = current, net.step(previous, current)
             difference = (torch.from_numpy(state) - current).abs().amax((0, 2, 3)) / net.std[:, 0, 0]
             assert difference.max() < 1e-3
+
+
+def test_a_file_in_half_precision_gives_what_torch_gives(tmp_path: Path) -> None:
+    net = network(size=MiniSize(fine=16, coarse=64, depth=2, joined=16, squared=1, advection=1))
+    round_to_halves(net)
+    plain, path = tmp_path / "plain.onnx", tmp_path / "small.onnx"
+    for file in (plain, path):
+        to_onnx(net, file, {"input": 138}, ["output"])
+    store_rounded(path)
+    assert path.stat().st_size < 0.65 * plain.stat().st_size
+    assert forecast_parity(net, path, states(3).numpy()).max() < 1e-4
 
 
 @pytest.mark.parametrize("wrong", [{"joined": 0}, {"joined": 3}, {"squared": 2}, {"advection": -1}])
