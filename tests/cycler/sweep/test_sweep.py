@@ -162,7 +162,7 @@ def test_a_killed_study_goes_on_and_ends_as_one_that_was_not(finished, base, tmp
 
 def held(archive, name):
     """Return the commits of a branch."""
-    if not (archive / "states.icechunk/refs" / f"branch.{name}").is_dir():
+    if not (archive / "states.icechunk/refs" / f"branch.{name}" / "ref.json").is_file():
         return []
     return [commit.id for commit in Archive(archive).states.commits(name)]
 
