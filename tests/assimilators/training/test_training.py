@@ -467,5 +467,6 @@ def test_a_training_begins_with_the_weights_of_a_packaged_model(
 
 
 def test_a_model_that_is_not_there_is_noticed_before_the_data(tmp_path: Path) -> None:
+    chosen = recipe(weights="mini-1", world="demonstration", data=str(tmp_path / "no-data"))
     with pytest.raises(ModelFileError, match="no model 'mini-1'"):
-        train_forecast(recipe(weights="mini-1", world="demonstration", data=str(tmp_path / "no-data")), tmp_path / "run")
+        train_forecast(chosen, tmp_path / "run")
