@@ -14,6 +14,7 @@ import torch
 from dacycle.assimilators.export.forecast import forecast_parity
 from dacycle.assimilators.export.graphs import to_onnx
 from dacycle.assimilators.export.rounding import round_to_halves, store_rounded
+from dacycle.assimilators.networks.weights import stored_tensors
 from dacycle.forecast_adapter.channels import CHANNELS, GROUPS
 from dacycle.forecast_adapter.models.mini import (
     CARRIED,
@@ -189,6 +190,9 @@ def test_a_file_in_half_precision_gives_what_torch_gives(tmp_path: Path) -> None
     store_rounded(path)
     assert path.stat().st_size < 0.65 * plain.stat().st_size
     assert forecast_parity(net, path, states(3).numpy()).max() < 1e-4
+    stored = stored_tensors(path)  # what a further training begins with
+    for name, weights in net.named_parameters():
+        np.testing.assert_array_equal(stored[name], weights.detach().numpy(), err_msg=name)
 
 
 @pytest.mark.parametrize("wrong", [{"joined": 0}, {"joined": 3}, {"squared": 2}, {"advection": -1}])
