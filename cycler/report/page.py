@@ -241,6 +241,7 @@ def _drift(drift: pd.DataFrame, free: Verification | None) -> dict[str, Any]:
         "drift": drift_errors,
         "drift_skill": drift_skill,
         "drift_regions": tables.drift_regions(drift),
+        "global_means": tables.global_mean_rows(drift),
         # In a live run, reference-started forecasts are made once the reference holds all their leads.
         "by_start": figures.drift_by_start(drift) if (drift["kind"] == "reference").any() else None,
         "curves": curves,

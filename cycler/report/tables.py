@@ -17,11 +17,11 @@ from dacycle.common.foreign import reading
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.report import style
-from dacycle.cycler.verification.cycles import LAYERS, fingerprint, withheld_fits
+from dacycle.cycler.verification.cycles import LAYERS, QUANTITIES, fingerprint, means_of_profile, withheld_fits
 from dacycle.cycler.verification.daily_cycle import daily_cycles, project
 from dacycle.cycler.verification.members import rank_shares, summary
 from dacycle.forecast_adapter import scores
-from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.worlds.world import World
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "drift_regions",
     "drift_summary",
     "free_run_level",
+    "global_mean_rows",
     "member_cell",
     "member_rows",
     "number",
@@ -121,6 +122,31 @@ def drift_regions(table: pd.DataFrame) -> list[dict[str, object]]:
                 {"channel": channel, "unit": unit, "day": f"{lead / 24:g}", "cells": cells, "first": lead == leads[0]}
             )
     return rows
+
+
+def global_mean_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what forecasts add to global means: a row per quantity and lead, in units of the quantity.
+
+    `analysis` and `reference` are the mean error over the starts of forecasts from either, NaN where there are none.
+    Starts with scores of all channels count.
+    """
+    globe = table[(table["region"] == "globe") & table["kind"].isin(["analysis", "reference"])]
+    profiles = globe.pivot_table(index=["kind", "lead", "start"], columns="channel", values="bias", observed=True)
+    if not set(NAMES) <= set(profiles.columns):
+        return []
+    profiles = profiles[list(NAMES)].dropna().groupby(["kind", "lead"]).mean()
+    means = {key: means_of_profile(profile.to_numpy()) for key, profile in profiles.iterrows()}
+    leads = sorted({lead for _, lead in means})
+    return [
+        {
+            "quantity": quantity,
+            "unit": QUANTITIES[quantity],
+            "lead_hours": lead,
+            **{kind: means.get((kind, lead), {}).get(quantity, np.nan) for kind in ("analysis", "reference")},
+        }
+        for quantity in next(iter(means.values()), {})
+        for lead in leads
+    ]
 
 
 def free_run_level(errors: pd.DataFrame) -> dict[str, float]:

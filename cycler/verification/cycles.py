@@ -33,6 +33,7 @@ __all__ = [
     "free_run_of",
     "kept_rows",
     "layer_of",
+    "means_of_profile",
     "trends",
     "unverified",
     "verify",
@@ -242,17 +243,24 @@ def _error_table(time: pd.Timestamp, kind: str, state: NDArray, truth: NDArray, 
 
 def global_means(state: NDArray, grid: Grid) -> dict[str, float]:
     """Return the QUANTITIES of a state (69, H, W). Values below ground count as they are in the state."""
-    pressure = 100.0 * np.asarray(LEVELS, float)
     profile = (state * grid.weights).mean(axis=(1, 2), dtype=np.float64)
     energy = ((state[GROUPS["u"]] ** 2 + state[GROUPS["v"]] ** 2) / 2 * grid.weights).mean(axis=(1, 2), dtype=float)
-    depth = pressure[-1] - pressure[0]
-    values = (
-        profile[index("msl")],
-        np.trapezoid(profile[GROUPS["t"]], pressure) / depth,
-        scores.water_column(state[GROUPS["q"]], grid.weights),
-        np.trapezoid(energy, pressure) / depth,
-    )
-    return {name: float(value) for name, value in zip(QUANTITIES, values, strict=True)}
+    return {**means_of_profile(profile), "kinetic energy": _by_mass(energy)}
+
+
+def means_of_profile(profile: NDArray) -> dict[str, float]:
+    """Return those of the QUANTITIES that are linear in a state, from global means (69,) of it or of its error."""
+    return {
+        "mean sea-level pressure": float(profile[index("msl")]),
+        "temperature": _by_mass(profile[GROUPS["t"]]),
+        "column water": scores.water_column(profile[GROUPS["q"], None, None], np.ones((1, 1))),
+    }
+
+
+def _by_mass(profile: NDArray) -> float:
+    """Return the mean of values (13,) on `LEVELS`, weighted by mass."""
+    pressure = np.asarray(LEVELS, float)
+    return float(np.trapezoid(profile, pressure) / (pressure[-1] - pressure[0]))
 
 
 def layer_of(pressure: NDArray) -> NDArray:

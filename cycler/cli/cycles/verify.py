@@ -69,11 +69,18 @@ def drift(
         observed = observation_rows(branch, world)
     scored = read_scores(branch)
     of_members = tables.member_rows(member_scores(branch), scored)
-    content = {"experiment": experiment, **_drift(scored), "members": of_members, "at_observations": observed}
+    content = {
+        "experiment": experiment,
+        **_drift(scored),
+        "global_means": tables.global_mean_rows(scored),
+        "members": of_members,
+        "at_observations": observed,
+    }
     if as_json:
         print_json(content)
     else:
         _print_drift(content)
+        _print_global_means(content["global_means"])
         _print_members(of_members)
         _print_at_observations(observed)
 
@@ -89,6 +96,21 @@ def _made(branch: Branch, number: int, threads: int, workers: int | None, dask: 
 
     with spread(workers, dask, branch.archive.folder / "prefect") as each:
         yield from make_forecasts(branch, each, threads)
+
+
+def _print_global_means(rows: list[dict[str, Any]]) -> None:
+    shown = [lead for lead in (0, 24, 72, 120, 240) if any(row["lead_hours"] == lead for row in rows)]
+    title = "global means, forecasts from the analyses (from the reference) minus the reference"
+    table = new_table("quantity", numbers=[f"day {lead // 24}" for lead in shown], title=title)
+    for quantity, unit in dict.fromkeys((row["quantity"], row["unit"]) for row in rows):
+        found = {row["lead_hours"]: row for row in rows if row["quantity"] == quantity}
+        cells = [
+            f"{tables.number(row['analysis'], 2)} ({tables.number(row['reference'], 2)})"
+            for row in (found[lead] for lead in shown)
+        ]
+        table.add_row(f"{quantity} ({unit})", *cells)
+    if rows:
+        console.print(table)
 
 
 def _print_members(rows: list[dict[str, Any]]) -> None:

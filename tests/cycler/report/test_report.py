@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ from dacycle.cycler.report import figures, maps, tables
 from dacycle.cycler.report.page import page, status_strip, write_report
 from dacycle.cycler.verification.cycles import verify
 from dacycle.cycler.verification.drift import make_forecasts, read_scores
-from dacycle.forecast_adapter.channels import HEADLINE, index
+from dacycle.forecast_adapter.channels import HEADLINE, NAMES, index
 from dacycle.forecast_adapter.models.model import load_model
 from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.obs_ingest.table import add_departures, empty_table
@@ -222,6 +224,27 @@ def test_lead_time_is_lost_against_the_reference_started_forecast():
     assert lost["analysis"].tolist()[:2] == pytest.approx([6.0, 6.0])
     assert np.isnan(lost["analysis", 24])
     assert lost["reference"].isna().all()
+
+
+def test_forecasts_that_gain_mass_heat_and_water_show_it_in_their_global_means():
+    """Each of two starts counts half; a third with scores of the headline channels alone is not counted."""
+    gains = {"q": 0.001, "t": 2.0, "m": 50.0}  # by the first letter of a channel's name
+
+    def scored(day: int, share: float, names: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {"start": pd.Timestamp(f"2024-01-0{day}"), "kind": "analysis", "lead": lead, "channel": name,
+             "region": region, "bias": share * lead / 24 * gains.get(name[0], 7.0)}
+            for lead in (0, 24) for name in names for region in ("globe", "tropics")
+        ]  # fmt: skip
+
+    rows = tables.global_mean_rows(pd.DataFrame(scored(1, 0.5, NAMES) + scored(2, 1.5, NAMES) + scored(3, 9, HEADLINE)))
+    found = {(row["quantity"], row["lead_hours"]): row["analysis"] for row in rows}
+    assert found["mean sea-level pressure", 24] == pytest.approx(50)
+    assert found["temperature", 24] == pytest.approx(2)
+    assert found["column water", 24] == pytest.approx(0.001 * 95000 / 9.80665)
+    assert {value for (_, lead), value in found.items() if lead == 0} == {0}
+    assert all(np.isnan(row["reference"]) for row in rows)
+    assert tables.global_mean_rows(pd.DataFrame(scored(3, 9, HEADLINE))) == []
 
 
 def test_the_level_of_a_free_run_is_that_of_its_second_half():
