@@ -33,6 +33,9 @@ from dacycle.forecast_adapter.worlds.world import load_world
 
 app = typer.Typer()
 
+DAYS_LOST = 5
+"""Lead at which `dacycle drift` prints the lead time lost."""
+
 
 @app.command()
 def drift(
@@ -163,7 +166,7 @@ def verify_late(experiment: ExperimentName, archive: ArchiveFolder) -> None:
 
 
 def _drift(scored: pd.DataFrame) -> dict[str, Any]:
-    """Return the RMSE of the headline channels by lead, and the number of starts in its means."""
+    """Return RMSE of the headline channels by lead, lead time lost (h), and the number of starts in these means."""
     if scored.empty:
         return {"starts": 0, "rmse": []}
     curves, starts = tables.drift_summary(scored)
@@ -172,7 +175,8 @@ def _drift(scored: pd.DataFrame) -> dict[str, Any]:
         factor, unit = style.readable(channel)
         for lead, errors in curves[curves["channel"] == channel].groupby("lead"):
             of_kinds = dict(zip(errors["kind"].astype(str), factor * errors["rmse"], strict=True))
-            rows.append({"channel": channel, "unit": unit, "lead_hours": lead, **of_kinds})
+            lost = errors.set_index("kind")["lost"].get("analysis", np.nan)
+            rows.append({"channel": channel, "unit": unit, "lead_hours": lead, **of_kinds, "hours_lost": lost})
     return {"starts": starts, "rmse": rows}
 
 
@@ -182,14 +186,17 @@ def _print_drift(content: dict[str, Any]) -> None:
         console.print("no forecast can be scored: the reference holds none of their times")
         return
     shown = [lead for lead in (0, 24, 72, 120, 240) if any(lead == hours for _, hours in rows)]
+    at = max((lead for lead in shown if lead <= DAYS_LOST * 24), default=shown[0])
     title = f"RMSE from the analyses (from the reference), {content['starts']} starts"
-    table = new_table("channel", numbers=[f"day {lead // 24}" for lead in shown], title=title)
+    columns = [*(f"day {lead // 24}" for lead in shown), f"hours lost, day {at // 24}"]
+    table = new_table("channel", numbers=columns, title=title)
     for channel in HEADLINE:
         of_leads = [rows[channel, lead] for lead in shown]
         cells = [
             f"{tables.number(row['analysis'])} ({tables.number(row.get('reference', np.nan))})" for row in of_leads
         ]
-        table.add_row(f"{channel} ({of_leads[0]['unit']})", *cells)
+        lost = tables.number(rows[channel, at]["hours_lost"], 2)
+        table.add_row(f"{channel} ({of_leads[0]['unit']})", *cells, lost)
     console.print(table)
 
 

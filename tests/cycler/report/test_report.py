@@ -247,6 +247,24 @@ def test_forecasts_that_gain_mass_heat_and_water_show_it_in_their_global_means()
     assert tables.global_mean_rows(pd.DataFrame(scored(3, 9, HEADLINE))) == []
 
 
+def test_the_command_shows_lead_time_lost_and_global_means(run):
+    command = ["drift", run.name, "--archive", str(run.archive.folder)]
+    content = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    curves, _ = tables.drift_summary(read_scores(run))
+    own = curves[(curves["kind"] == "analysis") & (curves["channel"] == "z500")].set_index("lead")["lost"]
+    shown = {row["lead_hours"]: row["hours_lost"] for row in content["rmse"] if row["channel"] == "z500"}
+    assert own.notna().any()
+    assert shown == {lead: pytest.approx(lost) if lost == lost else None for lead, lost in own.items()}
+    means = pd.DataFrame(content["global_means"])
+    at_start = means[means["lead_hours"] == 0]
+    assert (at_start["reference"] == 0).all()
+    bias = read_scores(run).query("kind == 'analysis' and lead == 0 and channel == 'msl' and region == 'globe'")["bias"]
+    assert at_start.set_index("quantity")["analysis"]["mean sea-level pressure"] == pytest.approx(bias.mean())
+    printed = CliRunner().invoke(app, command).output
+    assert "hours lost, day" in printed
+    assert "column water (kg m-2)" in printed
+
+
 def test_the_level_of_a_free_run_is_that_of_its_second_half():
     rows = [
         {"time": pd.Timestamp("2024-01-01") + i * pd.Timedelta("6h"), "kind": "analysis", "channel": channel,
