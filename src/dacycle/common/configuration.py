@@ -6,6 +6,7 @@ derived from `Strict`, in the module of what it configures.
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType, UnionType
@@ -102,7 +103,8 @@ def set_entry(
 ) -> None:  # fmt: skip
     """Give an entry of a mapping, whose key is `a` or `a.b`, another value.
 
-    None removes it, so that its default counts. Mappings on the way are made.
+    None removes it, so that its default counts. Mappings on the way are made. The value is copied: what is set in it
+    later is not set in other contents that have the same value.
 
     Raises:
         error: something on the way is no mapping; `source` names the content in the message.
@@ -116,7 +118,7 @@ def set_entry(
     if value is None:
         place.pop(leaf, None)
     else:
-        place[leaf] = value
+        place[leaf] = deepcopy(value)
 
 
 def parse_yaml(text: str, source: str, what: str, error: type[DacycleError]) -> CommentedMap:

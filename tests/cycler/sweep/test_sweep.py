@@ -242,6 +242,17 @@ def test_what_trials_name_alike_is_loaded_once(finished):
     assert load_inputs(none.model_copy(update={"seed": 9}), like=inputs).sources is not inputs.sources
 
 
+def test_no_trial_has_settings_of_another(base, tmp_path):
+    """Two methods share a mapping (`*numbers`), and each trial changes one of its entries."""
+    numbers = {"inflation": 0.5, "distance_km": 2000.0}
+    trials = [{}, {"tuning.inflation": 0.8}, {"tuning.distance_km": 3000.0}]
+    methods = [{"name": name, "set": {"tuning": numbers}, "trials": trials} for name in ("oi", "same")]
+    found = trials_of(load_study(write_study(tmp_path, base, methods=methods)), "small")
+    tunings = [trial.experiments[""].tuning for trial in found]
+    expected = [(0.5, 2000), (0.8, 2000), (0.5, 3000)] * 2
+    assert [(tuning.inflation, tuning.distance_km) for tuning in tunings] == expected
+
+
 STUDIES = [path for path in sorted((ROOT / "deploy/studies").glob("*.yaml")) if path.stem != "knobs"]  # see below
 
 
@@ -261,6 +272,8 @@ def test_the_study_of_knobs_has_each_number_a_factor_of_one_and_a_half_down_and_
         for key in trial.settings:
             group, name = key.split(".")
             factors.setdefault((trial.method, key), []).append(content[group][name] / first[group][name])
+            others = content | {"name": first["name"], group: content[group] | {name: first[group][name]}}
+            assert others == first
     for found in factors.values():
         assert found == pytest.approx([1 / 1.5, 1.5], rel=0.02)
     assert {method for method, _ in factors} == {"oi", "3dvar", "4dvar", "letkf", "hybrid"}
