@@ -103,8 +103,8 @@ def set_entry(
 ) -> None:  # fmt: skip
     """Give an entry of a mapping, whose key is `a` or `a.b`, another value.
 
-    None removes it, so that its default counts. Mappings on the way are made. The value is copied: what is set in it
-    later is not set in other contents that have the same value.
+    None removes it, so that its default counts. Mappings on the way are made, or copied: where another key, or another
+    content, has the same mapping (an alias in YAML), it stays as it is there.
 
     Raises:
         error: something on the way is no mapping; `source` names the content in the message.
@@ -112,13 +112,15 @@ def set_entry(
     place: Any = content
     *parents, leaf = key.split(".")
     for parent in parents:
-        place = place.setdefault(parent, CommentedMap())
-        if not isinstance(place, MutableMapping):
+        inner = deepcopy(place.get(parent, CommentedMap()))
+        if not isinstance(inner, MutableMapping):
             raise error(f"{source}: {key}: {parent} is no mapping, so it has no entry {leaf}")
+        place[parent] = inner
+        place = inner
     if value is None:
         place.pop(leaf, None)
     else:
-        place[leaf] = deepcopy(value)
+        place[leaf] = value
 
 
 def parse_yaml(text: str, source: str, what: str, error: type[DacycleError]) -> CommentedMap:
