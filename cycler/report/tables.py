@@ -127,10 +127,10 @@ def drift_regions(table: pd.DataFrame) -> list[dict[str, object]]:
 def global_mean_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what forecasts add to global means: a row per quantity and lead, in units of the quantity.
 
-    `analysis` and `reference` are the mean error over the starts of forecasts from either, NaN where there are none.
-    Starts with scores of all channels count.
+    `analysis` and `reference` are the mean error of the forecasts from either, NaN where there are none. The starts are
+    those of `drift_summary`, as far as they have scores of all channels.
     """
-    globe = table[(table["region"] == "globe") & table["kind"].isin(["analysis", "reference"])]
+    globe = _same_starts(table[(table["region"] == "globe") & table["kind"].isin(["analysis", "reference"])])
     profiles = globe.pivot_table(index=["kind", "lead", "start"], columns="channel", values="bias", observed=True)
     if not set(NAMES) <= set(profiles.columns):
         return []
@@ -164,11 +164,7 @@ def drift_summary(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     All curves are means over the same starts: those verified at every lead, for every kind of forecast. Where there is
     no such start, all starts are used.
     """
-    globe = table[(table["region"] == "globe") & table["channel"].isin(HEADLINE)]
-    reached = globe.drop_duplicates(["start", "kind", "lead"]).groupby("start").size()
-    complete = reached.index[reached == len(globe.drop_duplicates(["kind", "lead"]))]
-    if len(complete):
-        globe = globe[globe["start"].isin(complete)]
+    globe = _same_starts(table[(table["region"] == "globe") & table["channel"].isin(HEADLINE)])
     means = globe.groupby(["channel", "kind", "lead"], observed=True)[["mse", "acc"]].mean().reset_index()
     means["rmse"] = np.sqrt(means.pop("mse"))
     means["lost"] = np.nan
@@ -178,6 +174,13 @@ def drift_summary(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
             lost = scores.lead_time_lost(curves.index.to_numpy(), curves["analysis"], curves["reference"])
             means.loc[(means["channel"] == channel) & (means["kind"] == "analysis"), "lost"] = lost
     return means, int(globe["start"].nunique())
+
+
+def _same_starts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the starts that have each kind at each lead; all rows where there is no such start."""
+    reached = rows.drop_duplicates(["start", "kind", "lead"]).groupby("start").size()
+    complete = reached.index[reached == len(rows.drop_duplicates(["kind", "lead"]))]
+    return rows[rows["start"].isin(complete)] if len(complete) else rows
 
 
 def member_rows(of_members: pd.DataFrame, of_control: pd.DataFrame) -> list[dict[str, Any]]:

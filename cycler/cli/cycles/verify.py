@@ -33,6 +33,8 @@ from dacycle.forecast_adapter.worlds.world import load_world
 
 app = typer.Typer()
 
+SHOWN = (0, 24, 72, 120, 240)
+"""Leads (h) that `dacycle drift` prints."""
 DAYS_LOST = 5
 """Lead at which `dacycle drift` prints the lead time lost."""
 
@@ -102,7 +104,9 @@ def _made(branch: Branch, number: int, threads: int, workers: int | None, dask: 
 
 
 def _print_global_means(rows: list[dict[str, Any]]) -> None:
-    shown = [lead for lead in (0, 24, 72, 120, 240) if any(row["lead_hours"] == lead for row in rows)]
+    if not rows:
+        return
+    shown = [lead for lead in SHOWN if any(row["lead_hours"] == lead for row in rows)]
     title = "global means, forecasts from the analyses (from the reference) minus the reference"
     table = new_table("quantity", numbers=[f"day {lead // 24}" for lead in shown], title=title)
     for quantity, unit in dict.fromkeys((row["quantity"], row["unit"]) for row in rows):
@@ -112,8 +116,7 @@ def _print_global_means(rows: list[dict[str, Any]]) -> None:
             for row in (found[lead] for lead in shown)
         ]
         table.add_row(f"{quantity} ({unit})", *cells)
-    if rows:
-        console.print(table)
+    console.print(table)
 
 
 def _print_members(rows: list[dict[str, Any]]) -> None:
@@ -185,7 +188,7 @@ def _print_drift(content: dict[str, Any]) -> None:
     if not rows:
         console.print("no forecast can be scored: the reference holds none of their times")
         return
-    shown = [lead for lead in (0, 24, 72, 120, 240) if any(lead == hours for _, hours in rows)]
+    shown = [lead for lead in SHOWN if any(lead == hours for _, hours in rows)]
     at = max((lead for lead in shown if lead <= DAYS_LOST * 24), default=shown[0])
     title = f"RMSE from the analyses (from the reference), {content['starts']} starts"
     columns = [*(f"day {lead // 24}" for lead in shown), f"hours lost, day {at // 24}"]
