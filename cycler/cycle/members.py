@@ -18,12 +18,14 @@ from dacycle.cycler.archive.writer import Writer
 from dacycle.cycler.cycle.inputs import Inputs
 from dacycle.cycler.experiment import STEP, Experiment, ExperimentError, cycle_id
 from dacycle.forecast_adapter.models.frames import older_frame, with_increment
-from dacycle.forecast_adapter.state import check_array
+from dacycle.forecast_adapter.state import StateError, check_array
 
 __all__ = ["Forecast", "forecast", "older_to_keep", "refuse_other_members", "with_members"]
 
 _FIRST, _MODEL_ERROR, _OBSERVATIONS = range(3)
 """What is drawn."""
+_REPLACED = 0.1
+"""Share of the members that may be replaced in one cycle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +36,13 @@ class Forecast:
         state: (69, H, W).
         members: (N, 69, H, W) perturbations of it; None without members.
         older: (N, 69, H, W) perturbations of the frame 6 h before, from which those were forecast.
+        replaced: why members are not what the model forecast; empty where all are.
     """
 
     state: NDArray
     members: NDArray | None = None
     older: NDArray | None = None
+    replaced: str = ""
 
 
 def forecast(
@@ -46,7 +50,8 @@ def forecast(
 ) -> Forecast:
     """Return the background at `time`.
 
-    The mean error of the model is taken off, and a relaxation applied, where the experiment says so.
+    The mean error of the model is taken off, and a relaxation applied, where the experiment says so. A member that is
+    not plausible gets the mean of the others, so that one of many does not cost the cycle its analysis.
 
     Args:
         inputs: of the experiment.
@@ -56,7 +61,7 @@ def forecast(
         afresh: draw new perturbations, whatever there is.
 
     Raises:
-        ForecastError, StateError: the forecast is not finite or, with members, one of them is not plausible.
+        ForecastError, StateError: the forecast is not finite or, with members, more than a tenth are not plausible.
     """
     method = inputs.assimilator
     if not isinstance(method, EnsembleAssimilator):
@@ -68,10 +73,31 @@ def forecast(
         before, now = (first, first) if now is None else (first, now)  # both of one ensemble
     forecasts = next(iter(inputs.model.forecast(around(older, before), around(newer, now), 1)))
     forecasts = inputs.corrected(forecasts, time)
-    for number, state in enumerate(forecasts, 1):
-        check_array(state, inputs.world.grid, f"{experiment.name}, forecast of member {number}, {time:%Y-%m-%dT%H}")
+    forecasts, replaced = _plausible(forecasts, inputs, time)
     mean, members = method.background(forecasts, _generator(experiment, time, _MODEL_ERROR))
-    return Forecast(_one(inputs, older, newer, time) if method.controlled else mean, members, now)
+    return Forecast(_one(inputs, older, newer, time) if method.controlled else mean, members, now, replaced)
+
+
+def _plausible(forecasts: NDArray, inputs: Inputs, time: pd.Timestamp) -> tuple[NDArray, str]:
+    """Return forecasts (N, 69, H, W) with the mean of the others in place of members that are not plausible, and why.
+
+    Raises:
+        StateError: they are more than `_REPLACED` of all.
+    """
+    failures: dict[int, StateError] = {}
+    for number, state in enumerate(forecasts):
+        try:
+            check_array(
+                state, inputs.world.grid, f"{inputs.experiment.name}, forecast of member {number + 1}, {cycle_id(time)}"
+            )
+        except StateError as error:
+            failures[number] = error
+    if len(failures) > _REPLACED * len(forecasts):
+        raise StateError(f"{len(failures)} of {len(forecasts)} members: {next(iter(failures.values()))}")
+    others = np.delete(forecasts, list(failures), axis=0)
+    kept = forecasts.copy() if failures else forecasts
+    kept[list(failures)] = others.mean(axis=0)
+    return kept, "; ".join(f"{error}: it got the mean of the others" for error in failures.values())
 
 
 def _one(inputs: Inputs, older: NDArray, newer: NDArray, time: pd.Timestamp) -> NDArray:

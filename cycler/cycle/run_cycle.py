@@ -218,7 +218,7 @@ def _attempt(run: Run, time: pd.Timestamp, from_background: bool, analysed: bool
         table = with_departures(observed, inputs, previous, step.state[0])
     updated = members if step.members[0] is None else step.members[0]
     record = replace(
-        _record(inputs, time, observed, step, failures, start),
+        _record(inputs, time, observed, step, failures, start, predicted.replaced),
         background_spread=_spread(inputs, members),
         analysis_spread=_spread(inputs, updated),
     )
@@ -252,6 +252,7 @@ def _record(
     step: StepResult,
     failures: list[str],
     start: Start | None,
+    replaced: str,
 ) -> CycleRecord:
     """Return the record of a cycle; the digest of its departures is added when it is committed.
 
@@ -259,14 +260,16 @@ def _record(
         inputs, time, observed, step: of the cycle.
         failures: why it does not begin from the last analysis, as it should.
         start: what it starts from, where the experiment has a late chain.
+        replaced: why members are not what the model forecast.
     """
     status = "fallback" if failures else step.status[0]
-    degraded = "" if start is None else start.degraded
-    reasons = [*failures, degraded, step.reason[0], *observed.reading.failures, *observed.reading.remarks]
+    late = "" if start is None else start.degraded
+    degraded = late or replaced or observed.reading.failures
+    reasons = [*failures, late, replaced, step.reason[0], *observed.reading.failures, *observed.reading.remarks]
     counts = observed.counts()
     return CycleRecord(
         time=time,
-        status="degraded" if status == "ok" and (degraded or observed.reading.failures) else status,
+        status="degraded" if status == "ok" and degraded else status,
         digests={**inputs.digests, **inputs.checks.digests, "observations": observed.reading.digest},
         experiment=inputs.experiment.name,
         reason="; ".join(reason for reason in reasons if reason),

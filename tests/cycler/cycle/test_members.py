@@ -165,7 +165,28 @@ class Failing:
 
 
 @pytest.mark.parametrize("temperature", [900, np.nan])
-def test_a_member_out_of_range_marks_the_cycle_and_the_ensemble_is_drawn_anew(content, tmp_path, temperature):
+def test_a_member_out_of_range_gets_the_mean_of_the_others_and_marks_the_cycle(content, tmp_path, temperature):
+    experiment = replays.experiment(changed(content, members=16))
+    inputs = load_inputs(experiment)
+    time = experiment.start + 2 * STEP
+    archive = Archive(tmp_path / "archive", create=True)
+    run_due_cycles(experiment, archive, inputs=replace(inputs, model=Failing(inputs.model, 4, temperature)))
+    branch = archive.branch("demo")
+    records = branch.records[2:]
+    assert [record.status for record in records] == ["ok", "ok", "degraded", "ok"]
+    assert "forecast of member 3" in records[2].reason
+    assert "t850" in records[2].reason
+    assert "mean of the others" in records[2].reason
+    frames = [branch.frame(time - lag) + branch.members(time - lag) for lag in (2 * STEP, STEP)]
+    for frame in frames:
+        frame[:, GROUPS["q"]] = np.maximum(frame[:, GROUPS["q"]], 0)
+    others = np.delete(next(iter(inputs.model.forecast(*frames, 1))), 2, axis=0)
+    background = branch.state("background", time).values
+    np.testing.assert_allclose(background, others.mean(axis=0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [900, np.nan])
+def test_with_more_than_a_tenth_out_of_range_the_ensemble_is_drawn_anew(content, tmp_path, temperature):
     experiment = replays.experiment(content)
     inputs = load_inputs(experiment)
     inputs = replace(inputs, model=Failing(inputs.model, 4, temperature))
@@ -173,6 +194,7 @@ def test_a_member_out_of_range_marks_the_cycle_and_the_ensemble_is_drawn_anew(co
     run_due_cycles(experiment, archive, inputs=inputs)
     records = archive.branch("demo").records[2:]
     assert [record.status for record in records] == ["ok", "ok", "fallback", "ok"]
+    assert "1 of 8 members" in records[2].reason
     assert "forecast of member 3" in records[2].reason
     assert "t850" in records[2].reason
 
