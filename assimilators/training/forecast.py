@@ -45,7 +45,11 @@ class ForecastTraining(Training):
     def advance(self, network: MiniNetwork, previous: Tensor, current: Tensor, increment: Any) -> Tensor:
         """Return the next normalised state; `increment` is `network.increment` or a compiled form of it."""
         change = increment(previous, current).float() * (network.step_std / network.std)
-        return torch.maximum(network.filtered(current + change), (network.floor - network.mean) / network.std)
+        floor, ceiling = (
+            None if bound is None else (bound - network.mean) / network.std
+            for bound in (network.floor, network.ceiling)
+        )
+        return torch.clamp(network.filtered(current + change), floor, ceiling)
 
     @property
     def updates(self) -> int:

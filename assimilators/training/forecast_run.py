@@ -32,6 +32,9 @@ from dacycle.forecast_adapter.worlds.world import World, load_world
 
 __all__ = ["build_forecast_network", "fit_forecast", "forecast_constants", "read_forecast_run", "train_forecast"]
 
+ABOVE = 1.1
+"""Highest humidity that a forecast may have, as a share of the highest of the training years."""
+
 
 def train_forecast(recipe: ForecastRecipe, folder: Path) -> Path:
     """Train the forecast model of a recipe in `folder`, or resume its run. Returns the checkpoint.
@@ -111,11 +114,13 @@ def forecast_constants(recipe: ForecastRecipe, world: World, years: list[Year]) 
     climate = world.climatology.harmonics(daily=hour is not None).copy()
     climate[0] -= statistics.mean[:, None, None]
     humidity = np.array([channel.variable == "q" for channel in CHANNELS])
+    highest = statistics.mean + statistics.std * np.max([year.states.amax((0, 2, 3)).float() for year in years], axis=0)
     return MiniConstants(
         mean=statistics.mean,
         std=statistics.std,
         step_std=(step_deviation(years, world.grid.weights) * statistics.std).astype(np.float32),
         floor=np.where(humidity, 0.0, -np.inf).astype(np.float32),
+        ceiling=np.where(humidity, ABOVE * highest, np.inf).astype(np.float32),
         static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
         climate=climate / statistics.std[:, None, None],
         season=season,

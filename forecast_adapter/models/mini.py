@@ -10,7 +10,8 @@ a pole the grid continues along the opposite meridian (rows mirrored, shifted by
 The contract holds neither the date nor the sea-surface temperature. The network estimates the season, and in a world
 with a daily cycle the hour, from the state (`time_of_state`), and gets the usual 2-m temperature of that time and the
 sun's place as input. Every step is relaxed slightly towards the climate of season and hour (Newtonian relaxation);
-otherwise small errors of the largest scales grow over weeks.
+otherwise small errors of the largest scales grow over weeks. Humidity stays between 0 and a ceiling, because what is
+added to a dry layer again and again may leave every range.
 
 The blocks are those of ConvNeXt (Liu et al. 2022, arXiv 2201.03545): a depthwise convolution, a layer norm over
 channels and a pointwise perceptron, added to their input through a learned scale.
@@ -92,7 +93,7 @@ class MiniConstants:
     Attributes:
         mean, std: (69,) the world's statistics, SI.
         step_std: (69,) standard deviation of the change of each channel over 6 h, SI.
-        floor: (69,) the lowest value that a channel may take (0 for humidity, else -inf).
+        floor, ceiling: (69,) the lowest and the highest value that a channel may take (humidity; else infinite).
         static: (4, H, W), see `static_planes`.
         climate: (5 or 14, 69, H, W) normalised coefficients of `time_of_state.cycles`.
         season, hour: weights that give day and hour, see `time_of_state`; an hour of None has no daily cycle.
@@ -108,6 +109,7 @@ class MiniConstants:
     season: NDArray[np.float32]
     relaxation: float | NDArray[np.float32]
     hour: NDArray[np.float32] | None = None
+    ceiling: NDArray[np.float32] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -198,6 +200,7 @@ class MiniNetwork(nn.Module):
     std: Tensor
     step_std: Tensor
     floor: Tensor
+    ceiling: Tensor | None
     static: Tensor
     climate: Tensor
     season: Tensor
@@ -224,6 +227,8 @@ class MiniNetwork(nn.Module):
         self._constant("hour", constants.hour)
         relaxation = torch.as_tensor(constants.relaxation, dtype=torch.float32).reshape(-1, 1, 1)
         self.register_buffer("relaxation", relaxation, persistent=False)
+        ceiling = None if constants.ceiling is None else torch.from_numpy(constants.ceiling[:, None, None])
+        self.register_buffer("ceiling", ceiling, persistent=False)
         self.register_buffer(
             "filter", polar_filter(self.static[3, :, 0], width) if size.advection else None, persistent=False
         )
@@ -300,7 +305,7 @@ class MiniNetwork(nn.Module):
         following = self.filtered(following)
         climate = torch.einsum("bs,schw->bchw", cycles(*self._date(current)), self.climate)
         following = following + self.relaxation * (climate - following)
-        return torch.maximum(following * self.std + self.mean, self.floor)
+        return torch.clamp(following * self.std + self.mean, self.floor, self.ceiling)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output (B, 138, H, W) of the contract: x(t+6h), then NaN."""

@@ -35,7 +35,13 @@ SIZE = MiniSize(fine=8, coarse=16, depth=2)
 JOINED = MiniSize(fine=8, coarse=16, depth=2, joined=8, squared=1, advection=1)
 
 
-def network(orography: float = 500.0, seed: int = 0, relaxation: Any = 0.0125, size: MiniSize = SIZE) -> MiniNetwork:
+def network(
+    orography: float = 500.0,
+    seed: int = 0,
+    relaxation: Any = 0.0125,
+    size: MiniSize = SIZE,
+    ceiling: Any = None,
+) -> MiniNetwork:
     """Return a small network with random weights; with `orography` 0 all longitudes are equivalent."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -48,7 +54,8 @@ def network(orography: float = 500.0, seed: int = 0, relaxation: Any = 0.0125, s
     climate[1:] = 0.1
     season = np.zeros((2, 13 * GRID.shape[0] + 1), np.float32)
     season[0, :40], season[1, 40:80] = 1, 1
-    return MiniNetwork(MiniConstants(mean, std, 0.2 * std, floor, static, climate, season, relaxation), size).eval()
+    constants = MiniConstants(mean, std, 0.2 * std, floor, static, climate, season, relaxation, ceiling=ceiling)
+    return MiniNetwork(constants, size).eval()
 
 
 def states(batch: int, seed: int = 1) -> torch.Tensor:
@@ -100,6 +107,17 @@ def test_humidity_is_never_negative_and_the_undefined_channels_are_nan() -> None
     assert output[:, humidity].max() > 0
     assert output[:, 69:].isnan().all()
     assert output[:, :69].isfinite().all()
+
+
+def test_humidity_is_never_above_the_ceiling_and_other_channels_have_none() -> None:
+    mean, std = profile()
+    humid = np.array([c.variable == "q" for c in CHANNELS])
+    ceiling = np.where(humid, mean + 0.5 * std, np.inf).astype(np.float32)
+    free, bounded, x = network(), network(ceiling=ceiling), states(2)
+    with torch.no_grad():
+        expected, found = free(x)[:, :69].numpy(), bounded(x)[:, :69].numpy()
+    np.testing.assert_array_equal(found, np.minimum(expected, ceiling[:, None, None]))
+    assert (found < expected).any()
 
 
 def test_a_grid_that_cannot_be_halved_is_refused() -> None:
