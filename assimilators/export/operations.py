@@ -180,6 +180,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Gemm": _gemm,
     "LayerNormalization": _layer_norm,
     "Max": torch.maximum,
+    "Min": torch.minimum,
     "Mul": operator.mul,
     "Neg": operator.neg,
     "Pow": operator.pow,

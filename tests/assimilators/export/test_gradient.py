@@ -89,6 +89,11 @@ def test_operations_are_those_of_onnx(name: str, inputs: list[list[int]], attrib
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["mini", "mini-2"])
+def test_the_operations_of_packaged_models_can_be_differentiated(name: str) -> None:
+    assert {node.op_type for node in onnx.load(str(load_model(name).path)).graph.node} <= OPERATIONS.keys()
+
+
 def test_weights_in_half_precision_are_cast_and_nothing_else_is() -> None:
     halves = np.array([0.5, -3.0], np.float16)
     assert torch.equal(OPERATIONS["Cast"](halves, to=onnx.TensorProto.FLOAT), torch.tensor([0.5, -3.0]))
