@@ -94,9 +94,10 @@ def _plausible(forecasts: NDArray, inputs: Inputs, time: pd.Timestamp) -> tuple[
             failures[number] = error
     if len(failures) > _REPLACED * len(forecasts):
         raise StateError(f"{len(failures)} of {len(forecasts)} members: {next(iter(failures.values()))}")
-    others = np.delete(forecasts, list(failures), axis=0)
-    kept = forecasts.copy() if failures else forecasts
-    kept[list(failures)] = others.mean(axis=0)
+    if not failures:
+        return forecasts, ""
+    kept = forecasts.copy()
+    kept[list(failures)] = np.delete(forecasts, list(failures), axis=0).mean(axis=0)
     return kept, "; ".join(f"{error}: it got the mean of the others" for error in failures.values())
 
 
