@@ -32,8 +32,8 @@ from dacycle.forecast_adapter.worlds.world import World, load_world
 
 __all__ = ["build_forecast_network", "fit_forecast", "forecast_constants", "read_forecast_run", "train_forecast"]
 
-ABOVE = 1.1
-"""Highest humidity that a forecast may have, as a share of the highest of the training years."""
+MARGIN = 0.1
+"""How far a forecast may leave the range of the training years, as a share of the range."""
 
 
 def train_forecast(recipe: ForecastRecipe, folder: Path) -> Path:
@@ -114,13 +114,15 @@ def forecast_constants(recipe: ForecastRecipe, world: World, years: list[Year]) 
     climate = world.climatology.harmonics(daily=hour is not None).copy()
     climate[0] -= statistics.mean[:, None, None]
     humidity = np.array([channel.variable == "q" for channel in CHANNELS])
-    highest = statistics.mean + statistics.std * np.max([year.states.amax((0, 2, 3)).float() for year in years], axis=0)
+    lowest = statistics.mean + statistics.std * np.min([year.states.amin((0, 2, 3)) for year in years], axis=0)
+    highest = statistics.mean + statistics.std * np.max([year.states.amax((0, 2, 3)) for year in years], axis=0)
+    margin = MARGIN * (highest - lowest)
     return MiniConstants(
         mean=statistics.mean,
         std=statistics.std,
         step_std=(step_deviation(years, world.grid.weights) * statistics.std).astype(np.float32),
-        floor=np.where(humidity, 0.0, -np.inf).astype(np.float32),
-        ceiling=np.where(humidity, ABOVE * highest, np.inf).astype(np.float32),
+        floor=np.where(humidity, 0.0, lowest - margin).astype(np.float32),
+        ceiling=(highest + margin).astype(np.float32),
         static=static_planes(world.grid.latitude, world.orography, world.land_fraction),
         climate=climate / statistics.std[:, None, None],
         season=season,

@@ -10,8 +10,8 @@ a pole the grid continues along the opposite meridian (rows mirrored, shifted by
 The contract holds neither the date nor the sea-surface temperature. The network estimates the season, and in a world
 with a daily cycle the hour, from the state (`time_of_state`), and gets the usual 2-m temperature of that time and the
 sun's place as input. Every step is relaxed slightly towards the climate of season and hour (Newtonian relaxation);
-otherwise small errors of the largest scales grow over weeks. Humidity stays between 0 and a ceiling, because what is
-added to a dry layer again and again may leave every range.
+otherwise small errors of the largest scales grow over weeks. Every channel keeps
+within the range of the training years and a little more; in months without analyses it might leave it otherwise.
 
 The blocks are those of ConvNeXt (Liu et al. 2022, arXiv 2201.03545): a depthwise convolution, a layer norm over
 channels and a pointwise perceptron, added to their input through a learned scale.
@@ -93,7 +93,7 @@ class MiniConstants:
     Attributes:
         mean, std: (69,) the world's statistics, SI.
         step_std: (69,) standard deviation of the change of each channel over 6 h, SI.
-        floor, ceiling: (69,) the lowest and the highest value that a channel may take (humidity; else infinite).
+        floor, ceiling: (69,) the lowest and the highest value that a channel may take; without a ceiling there is none.
         static: (4, H, W), see `static_planes`.
         climate: (5 or 14, 69, H, W) normalised coefficients of `time_of_state.cycles`.
         season, hour: weights that give day and hour, see `time_of_state`; an hour of None has no daily cycle.

@@ -278,6 +278,23 @@ def test_levels_above_200_hpa_weigh_less_and_are_relaxed_faster(split: tuple[Wor
     assert [relaxation[index(name)] for name in names] == pytest.approx([0.025, 0.025, 0.005, 0.005])
 
 
+def test_a_forecast_keeps_within_the_range_of_the_training_years_and_a_tenth(
+    split: tuple[World, list[Year], list[Year]],
+) -> None:
+    opened, first, second = split
+    constants = forecast_constants(recipe(), opened, [*first, *second])
+    states = np.concatenate([year.states.numpy() for year in (*first, *second)]).astype(np.float32)
+    flat = states.swapaxes(0, 1).reshape(69, -1) * constants.std[:, None] + constants.mean[:, None]
+    lowest, highest = flat.min(1), flat.max(1)
+    margin = 0.1 * (highest - lowest)
+    np.testing.assert_allclose(constants.ceiling, highest + margin, rtol=1e-3)
+    humid = np.arange(69)[GROUPS["q"]]
+    np.testing.assert_allclose(
+        np.delete(constants.floor, humid), np.delete(lowest - margin, humid), rtol=1e-3, atol=1e-2
+    )
+    assert (constants.floor[humid] == 0).all()
+
+
 # Training
 
 
@@ -369,7 +386,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
         fit_forecast(recipe(), tmp_path, opened, spoiled, second)
     assert len(curve(tmp_path)) == 1
     weights = read_forecast_run(tmp_path)[2].state_dict()
-    assert all(value.isfinite().all() for name, value in weights.items() if name != "floor")
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_another_recipe_does_not_go_on_with_a_run(split: tuple[World, list[Year], list[Year]], tmp_path: Path) -> None:
