@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dacycle.assimilators.exceptions import RecipeError
 from dacycle.assimilators.networks.weights import give_weights, stored_tensors
 from dacycle.assimilators.training.data import (
     Year,
@@ -67,7 +69,7 @@ def fit_forecast(
     constants = forecast_constants(recipe, world, training)
     network = build_forecast_network(recipe, constants)
     if recipe.weights:
-        give_weights(network, *_trained(recipe.weights))
+        _begin_with(network, *_trained(recipe.weights))
     samples = sum(len(year.times) for year in training)
     write_record(recipe, folder, world, constants, network, data_digest(training), samples)
     module = ForecastTraining(network, recipe, world.grid.weights)
@@ -78,6 +80,28 @@ def fit_forecast(
 def build_forecast_network(recipe: ForecastRecipe, constants: MiniConstants) -> MiniNetwork:
     """Return the network of a recipe, with fresh weights. RecipeError where its size has unknown entries."""
     return MiniNetwork(constants, network_size(MiniSize, recipe.network))
+
+
+def _begin_with(network: MiniNetwork, tensors: Mapping[str, NDArray], source: Path) -> None:
+    """Give a network trained weights. Blocks that it has beyond those of the source change nothing at first.
+
+    Raises:
+        RecipeError: they are weights of another network, or of one with more blocks.
+    """
+    given, blocks = _blocks(tensors), _blocks(name for name, _ in network.named_parameters())
+    if more := given - blocks:
+        raise RecipeError(f"weights: {source} has {len(more)} blocks more than `network`; its `depth` is {len(given)}")
+    own = {
+        name: np.zeros(weight.shape, np.float32) if ".narrow." in name else weight.detach().numpy()
+        for name, weight in network.named_parameters()
+        if _blocks([name]) - given
+    }
+    give_weights(network, {**own, **tensors}, source)
+
+
+def _blocks(names: Iterable[str]) -> set[str]:
+    """Return the numbers of the blocks on the coarse grid to which named weights belong."""
+    return {name.split(".")[1] for name in names if name.startswith("coarse.")}
 
 
 def _trained(source: str) -> tuple[dict[str, NDArray], Path]:

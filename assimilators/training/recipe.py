@@ -148,7 +148,8 @@ class ForecastRecipe(Recipe):
         frames: that of the experiments which the network is for. With `both` it is trained on seamless pairs; with
             `newest` the older frame is disturbed by itself, because an increment is in the newer one alone.
         weights: a model with a network of the same size, by name or file, or the folder of a finished run, whose
-            weights the training begins with; without it they are random.
+            weights the training begins with; without it they are random. A network of greater `depth` begins with
+            further blocks that change nothing.
         optimiser: `adamw`, or `muon`, in which the matrices learn by `MATRIX_RATE` times the learning rate, and they
             alone decay.
         relaxation_days: time scale on which every step is drawn towards the climate. It is no part of the training, in

@@ -483,6 +483,23 @@ def test_a_training_begins_with_the_weights_of_a_packaged_model(
         torch.testing.assert_close(weights, torch.from_numpy(stored[name].copy()), atol=1e-5, rtol=0)
 
 
+def test_a_deeper_network_begins_as_the_shallower_one(
+    split: tuple[World, list[Year], list[Year]], tmp_path: Path
+) -> None:
+    world, training, validation = split
+    size = {"fine": 8, "coarse": 16}
+    fit_forecast(recipe(network={**size, "depth": 1}), tmp_path / "first", world, training, validation)
+    deeper = recipe(weights=str(tmp_path / "first"), network={**size, "depth": 3}, learning_rate=1e-9, weight_decay=0.0)
+    fit_forecast(deeper, tmp_path / "deeper", world, training, validation)
+    frames = [training[0].some(slice(k, k + 1)) for k in (0, 1)]
+    with torch.no_grad():
+        first, second = (read_forecast_run(tmp_path / name)[2].increment(*frames) for name in ("first", "deeper"))
+    torch.testing.assert_close(second, first, atol=1e-4, rtol=0)
+    shallow = recipe(weights=str(tmp_path / "deeper"), network={**size, "depth": 1})
+    with pytest.raises(RecipeError, match="2 blocks more than `network`; its `depth` is 3"):
+        fit_forecast(shallow, tmp_path / "shallow", world, training, validation)
+
+
 def test_a_model_that_is_not_there_is_noticed_before_the_data(tmp_path: Path) -> None:
     chosen = recipe(weights="mini-1", world="demonstration", data=str(tmp_path / "no-data"))
     with pytest.raises(ModelFileError, match="no model 'mini-1'"):
