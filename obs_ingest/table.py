@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from dacycle.common.arrow import to_pandas
 from dacycle.common.errors import DacycleError
 
 __all__ = [
@@ -293,7 +294,7 @@ def _texts(names: pd.Index) -> pa.Array:
 
 def from_arrow(arrow: pa.Table, source: str) -> pd.DataFrame:
     """Return the checked table that `to_arrow` wrote; `source` is the file, for messages."""
-    return check_table(arrow.to_pandas(), source)
+    return check_table(to_pandas(arrow), source)
 
 
 def check_table(table: pd.DataFrame, source: str) -> pd.DataFrame:

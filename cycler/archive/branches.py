@@ -13,7 +13,6 @@ moment therefore leaves either a whole cycle, or a file that no cycle names and 
 """
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.common.arrow import read_parquet
 from dacycle.common.foreign import reading
 from dacycle.common.locks import locked
 from dacycle.common.places import is_remote, place
@@ -359,8 +359,10 @@ class Branch:
 
     def _departures_of(self, name: str, digest: str, station: str | None = None) -> pd.DataFrame:
         path, content = self._departures_path(name), self._departures_content(name, digest)
-        rows = None if station is None else pc.field("station") == station
-        table = from_arrow(pq.read_table(io.BytesIO(content), filters=rows), str(path))
+        rows = read_parquet(pa.BufferReader(content))
+        if station is not None:
+            rows = rows.filter(pc.equal(rows["station"], station))
+        table = from_arrow(rows, str(path))
         table["cycle"] = pd.Timestamp(name)
         return table
 

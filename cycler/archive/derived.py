@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dacycle.common.arrow import to_pandas
 from dacycle.common.files import write_whole
 from dacycle.common.locks import locked
 from dacycle.cycler.archive.exceptions import ArchiveError
@@ -95,7 +96,7 @@ def _read(path: Path, last_copy: bool) -> tuple[pd.DataFrame, dict[str, str]]:
     keys = _keys(table)
     if last_copy and not keys:
         raise ArchiveError(f"{path} is of another version of dacycle; {LAST_COPY}")
-    return (table.to_pandas(), keys) if keys else (_empty(), {})
+    return (to_pandas(table), keys) if keys else (_empty(), {})
 
 
 def _keys(table: pa.Table) -> dict[str, str]:
@@ -122,7 +123,7 @@ def read_rows(folder: Path, name: str, rows: pc.Expression, remedy: str) -> tupl
     if not path.is_file():
         return _empty(), {}
     table = read_sealed_table(path, remedy)
-    return table.filter(rows).to_pandas(), _keys(table)
+    return to_pandas(table.filter(rows)), _keys(table)
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], keys: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dacycle.common.arrow import read_parquet
 from dacycle.common.foreign import reading
 from dacycle.cycler.archive.exceptions import ArchiveError
 
@@ -38,7 +39,7 @@ def read_sealed_table(path: Path, remedy: str, columns: Sequence[str] | None = N
         seal = _SEAL.search(content)
         whole = seal is None or seal[0] == b"sha256=" + _sha256(content.replace(seal[0], _ZEROS, 1)).encode()
         if whole:
-            table = pq.read_table(io.BytesIO(content), columns=columns, page_checksum_verification=True)
+            table = read_parquet(pa.BufferReader(content), columns)
             whole = (seal is not None) == (_KEY in (table.schema.metadata or {}))
     if not whole:
         raise ArchiveError(f"{path} is damaged; {remedy}")

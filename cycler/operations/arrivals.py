@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from dacycle.common.arrow import to_pandas
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.obs_ingest.sources.base import FileSource, Source
@@ -66,5 +67,5 @@ def came_after(branch: Branch, source: Source, record: CycleRecord) -> Arrival |
 
 def _rows(table: pd.DataFrame) -> pd.MultiIndex:
     """Return the distinct rows of a table, with values as they are on disk."""
-    written = to_arrow(table).select(list(_SAME)).to_pandas().fillna({"pressure": 0.0})
+    written = to_pandas(to_arrow(table).select(list(_SAME))).fillna({"pressure": 0.0})
     return pd.MultiIndex.from_frame(written.astype({"station": str, "variable": str})).unique()

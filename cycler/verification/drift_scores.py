@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.common.arrow import to_pandas
 from dacycle.common.files import stamp, write_whole
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
@@ -142,7 +143,7 @@ def read_scores_of(branch: Branch, start: pd.Timestamp, made_from: str) -> pd.Da
             f"{_path(branch, start)}: the scores of {branch.name} are missing or another run's; "
             "run `dacycle drift` again"
         )
-    return table.to_pandas()
+    return to_pandas(table)
 
 
 def _read(branch: Branch, start: pd.Timestamp, made_from: str, columns: Sequence[str] | None = None) -> pa.Table | None:

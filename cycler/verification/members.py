@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.common.arrow import to_pandas
 from dacycle.common.files import write_whole
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.frames import StoredFrames
@@ -134,7 +135,7 @@ def read_scores_of_members(branch: Branch, sources: dict[pd.Timestamp, str]) -> 
     if branch.experiment.drift.members is None:
         return pd.DataFrame()
     found = [(start, _read(branch, start, made_from)) for start, made_from in sources.items()]
-    frames = [table.to_pandas().assign(start=start) for start, table in found if table is not None]
+    frames = [to_pandas(table).assign(start=start) for start, table in found if table is not None]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dacycle.common.arrow import to_pandas
 from dacycle.common.files import write_whole
 from dacycle.common.locks import locked
 from dacycle.cycler.archive.branches import Archive, ArchiveError
@@ -111,7 +112,7 @@ def _read(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        return read_sealed_table(path, "its scores are made again").to_pandas()
+        return to_pandas(read_sealed_table(path, "its scores are made again"))
     except ArchiveError as error:
         logger.warning("%s", error)
         return None

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from dacycle.common.arrow import read_parquet
 from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.obs_ingest.sources.base import Inventory, take_inventory
@@ -56,8 +57,7 @@ def read_window(path: Path) -> tuple[pd.DataFrame, Inventory]:
         ObservationError: the file is damaged, or something else.
     """
     with reading(path, ObservationError):
-        with pq.ParquetFile(path) as file:
-            arrow = file.read()
+        arrow = read_parquet(path)
         if _NOTES not in (arrow.schema.metadata or {}):
             raise ObservationError(f"{path}: is not a table of `dacycle ingest`")
         inventory = Inventory(**json.loads(arrow.schema.metadata[_NOTES])["inventory"])

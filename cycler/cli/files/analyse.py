@@ -7,12 +7,12 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dacycle.assimilators.classical.isotropic import ErrorStatistics
+from dacycle.common.arrow import read_parquet
 from dacycle.common.files import whole
 from dacycle.common.foreign import reading
 from dacycle.cycler.cli.files.ingest import join_tables, read_window
@@ -180,7 +180,7 @@ def _read(files: list[Path], window: Window) -> pd.DataFrame:
 
 def _read_table(file: Path) -> pd.DataFrame:
     with reading(f"{file}: a table in Parquet is expected", ObservationError):
-        table = pq.read_table(file)
+        table = read_parquet(file)
     return from_arrow(table, str(file))
 
 

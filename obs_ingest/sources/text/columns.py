@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dacycle.common.arrow import open_parquet, read_batches
 from dacycle.common.foreign import decode_text, reading
 from dacycle.obs_ingest.table import ObservationError
 
@@ -149,10 +149,10 @@ Choose = Callable[[list[str], bytes], dict[str, str]]
 
 
 def _read_parquet(path: Path, chosen: Choose, begins: bytes) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as parquet:
+    with open_parquet(path) as parquet:
         names = chosen(parquet.schema_arrow.names, begins)
-        for batch in parquet.iter_batches(columns=list(names)):
-            yield pa.Table.from_batches([batch]).select(list(names)).rename_columns(names)
+        for table in read_batches(parquet, list(names)):
+            yield table.select(list(names)).rename_columns(names)
 
 
 def _read_delimited(path: Path, delimiter: str, chosen: Choose, problems: list[str]) -> Iterator[pa.Table]:

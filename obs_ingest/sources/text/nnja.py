@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dacycle.common.arrow import open_parquet, read_batches
 from dacycle.common.foreign import reading
 from dacycle.obs_ingest.sources.ascent_files import Ascent, AscentFiles, Levels
 from dacycle.obs_ingest.sources.surface import Parsed, ReportFiles, new_reports, put, put_wind, stacked
@@ -91,15 +91,14 @@ class NnjaSondes(AscentFiles):
 
     def ascents(self, path: Path, problems: list[str]) -> Iterator[Ascent]:
         """Yield the soundings of a file."""
-        with reading(path, ObservationError), pq.ParquetFile(path) as file:
+        with reading(path, ObservationError), open_parquet(path) as file:
             names = {_mnemonic(name): name for name in reversed(file.schema_arrow.names)}
             absent = [name for name in (*_PLACE, "uarlv") if name not in names]
             if absent:
                 raise ObservationError(f"{path}: no column {', '.join(name.upper() for name in absent)}")
             heights = {int(n.partition("prlc")[2]): c for n, c in names.items() if n.startswith("gp10_prlc")}
             wanted = [names[name] for name in (*_PLACE, "uarlv", *_RECEIPT, "selv", "corn") if name in names]
-            for batch in file.iter_batches(columns=[*wanted, *heights.values()], batch_size=2000):
-                table = pa.Table.from_batches([batch])
+            for table in read_batches(file, [*wanted, *heights.values()], 2000):
                 table = table.rename_columns([_mnemonic(name) for name in table.column_names])
                 yield from _soundings(table, sorted(heights))
 
@@ -156,7 +155,7 @@ def _with_heights(levels: dict[str, NDArray], pressure: NDArray, z: NDArray) -> 
 
 
 def _names(path: Path) -> list[str]:
-    with reading(path, ObservationError), pq.ParquetFile(path) as file:
+    with reading(path, ObservationError), open_parquet(path) as file:
         return list(file.schema_arrow.names)
 
 
