@@ -67,6 +67,19 @@ MIXED = 0.75
 """Share of mixed errors with fewer years."""
 CHAIN_DAYS = 12
 """Most days of a chain, unless a recipe says otherwise."""
+LATER: dict[str, Any] = {
+    "backgrounds_of": "",
+    "chain_days": CHAIN_DAYS,
+    "frames": None,
+    "least_gain": 0.0,
+    "mixed": MIXED,
+    "optimiser": "adamw",
+    "optional": [],
+    "relaxation": None,
+    "top_relaxation_days": None,
+    "weights": "",
+}
+"""Entries that are younger than the first digests, with the values that those recipes had without a word of them."""
 
 
 class Recipe(Strict):
@@ -124,17 +137,7 @@ class Recipe(Strict):
     def digest(self) -> str:
         """Return the SHA-256 of everything that decides the result; where the data lie does not."""
         content = self.model_dump(exclude={"data", "backgrounds", "in_memory"})
-        if content.get("mixed") == MIXED:
-            del content["mixed"]  # the share of all recipes that are older than this entry
-        if content.get("chain_days") == CHAIN_DAYS:
-            del content["chain_days"]  # that of all recipes that are older than this entry
-        if not content.get("backgrounds_of"):
-            content.pop("backgrounds_of", None)  # so are the backgrounds of another model
-        for younger in ("frames", "relaxation", "weights", "optional", "least_gain", "top_relaxation_days"):
-            if not content.get(younger):
-                content.pop(younger, None)
-        if content.get("optimiser") == "adamw":
-            del content["optimiser"]
+        content = {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
