@@ -57,6 +57,16 @@ def test_tables_are_read_whole_in_columns_and_in_batches(path: Path) -> None:
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected)
 
 
+def test_columns_come_in_their_order_and_an_unknown_one_is_refused(path: Path) -> None:
+    assert read_parquet(path, ["name", "number"]).column_names == ["name", "number"]
+    with pytest.raises(KeyError, match="colour"):
+        read_parquet(path, ["name", "colour"])
+    with open_parquet(path) as file:
+        assert next(read_batches(file, ["name", "number"])).column_names == ["name", "number"]
+        with pytest.raises(KeyError, match="colour"):
+            next(read_batches(file, ["name", "colour"]))
+
+
 def test_a_page_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     table = pa.table({"number": list(range(1000))})

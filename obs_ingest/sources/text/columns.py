@@ -151,8 +151,8 @@ Choose = Callable[[list[str], bytes], dict[str, str]]
 def _read_parquet(path: Path, chosen: Choose, begins: bytes) -> Iterator[pa.Table]:
     with open_parquet(path) as parquet:
         names = chosen(parquet.schema_arrow.names, begins)
-        for table in read_batches(parquet, list(names)):
-            yield table.select(list(names)).rename_columns(names)
+        for table in read_batches(parquet, [*names]):
+            yield table.rename_columns(names)
 
 
 def _read_delimited(path: Path, delimiter: str, chosen: Choose, problems: list[str]) -> Iterator[pa.Table]:
