@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "adaptive_inflation",
+    "bounded",
     "collapse",
     "mean_weights",
     "relax_spread",
@@ -71,6 +72,12 @@ def adaptive_inflation(excess: NDArray, variance: NDArray, count: NDArray) -> ND
 def spread(perturbations: NDArray) -> NDArray:
     """Return the standard deviation of perturbations (N, ...) whose mean is 0."""
     return np.sqrt(np.einsum("n...,n...->...", perturbations, perturbations) / (len(perturbations) - 1))
+
+
+def bounded(perturbations: NDArray, most: NDArray) -> NDArray:
+    """Return perturbations (N, ...) made smaller where their spread is more than `most` (...)."""
+    width = spread(perturbations)
+    return perturbations * np.divide(most, width, out=np.ones_like(width), where=width > most)
 
 
 def relax_spread(analysis: NDArray, background: NDArray, share: float) -> NDArray:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import AssimilatorError, check_fits, packaged_assimilators
 from dacycle.assimilators.classical.background_error import BackgroundError
+from dacycle.assimilators.ensemble.algebra import bounded, spread
 from dacycle.forecast_adapter.channels import NAMES
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Draws:
     def __init__(self, name: str, error: BackgroundError, settings: "EnsembleSettings", additive: float) -> None:
         self.size, self._error, self._additive = settings.members, error, np.float32(additive)
         self._inflation = error.tuning.inflation_by_channel()[:, None, None]
+        self._most = spread(error.members)
         if self.size > len(error.members):
             raise AssimilatorError(
                 f"{name}: {self.size} members, but the static ensemble {settings.static} that the first ones are "
@@ -50,10 +52,12 @@ class Draws:
     def background(self, forecasts: NDArray, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
         """Return the mean (69, H, W) of the members' forecasts (N, 69, H, W), and their perturbations.
 
-        Each perturbation has a sample of the model's error added.
+        Where their spread is more than that of the static ensemble before inflation, which are errors of forecasts of
+        days, they are made smaller: with few observations around, what a model amplifies would grow without end. Each
+        perturbation has a sample of the model's error added.
         """
         mean = forecasts.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return mean, forecasts - mean + self._additive * self._draw(generator)
+        return mean, bounded(forecasts - mean, self._most) + self._additive * self._draw(generator)
 
     def _draw(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """Return N of the static members (N, 69, H, W), with random signs and without their mean."""

@@ -15,9 +15,9 @@ class VariationalSettings(Strict):
     covariance: str = "3dvar"
     """The background's error covariance: a packaged one, or a file that `dacycle train` made of a recipe of kind
     `3dvar`."""
-    inflation: float = Field(default=1.0, gt=0)
+    inflation: float = Field(default=0.667, gt=0)
     """Factor on the standard deviations of the background's error."""
-    olr_inflation: float = Field(default=4.0, ge=1)
+    olr_inflation: float = Field(default=6.0, ge=1)
     """Factor on the error of the operator of OLR: its errors are alike in neighbouring cells, which the cost function
     takes as independent."""
     olr: Literal["learned"] | None = None

@@ -234,7 +234,7 @@ def test_what_is_drawn_comes_from_the_static_ensemble_and_the_generator_alone() 
     np.testing.assert_allclose(first.mean(axis=0), 0, atol=1e-3)
     size = np.sqrt(np.square(first).sum(axis=0).mean(axis=(1, 2)) / 29)
     np.testing.assert_allclose(size / (0.25 * error.std), 1, atol=0.35)
-    forecasts = np.random.default_rng(1).normal(250, 1, first.shape).astype(np.float32)
+    forecasts = 250 + 0.1 * error.std[:, None, None] * np.random.default_rng(1).standard_normal(first.shape, np.float32)
     mean, perturbations = method.background(forecasts, np.random.default_rng(2))
     np.testing.assert_allclose(mean, forecasts.mean(axis=0), rtol=1e-6)
     added = perturbations - (forecasts - mean)
@@ -243,6 +243,21 @@ def test_what_is_drawn_comes_from_the_static_ensemble_and_the_generator_alone() 
     )
     plain, _ = make("letkf", error, members=30).background(forecasts, np.random.default_rng(2))
     np.testing.assert_array_equal(mean, plain)
+
+
+def test_where_a_model_amplifies_them_members_keep_to_the_spread_of_the_static_ensemble() -> None:
+    error = make_error(members=40)
+    usual = 0.3 * (error.members[:30] - error.members[:30].mean(axis=0))
+    amplified = usual.copy()
+    amplified[:, :, 3, 5] *= 1000
+    _, perturbations = make("letkf", error, members=30).background(amplified, NONE)
+    limit = algebra.spread(error.members)[:, 3, 5]
+    np.testing.assert_allclose(algebra.spread(perturbations)[:, 3, 5], limit, rtol=1e-3)
+    shrunk = perturbations[:, :, 3, 5] / amplified[:, :, 3, 5]
+    np.testing.assert_allclose(shrunk, np.broadcast_to(shrunk[0], shrunk.shape), rtol=1e-3)  # no direction is preferred
+    elsewhere = np.ones(GRID.shape, bool)
+    elsewhere[3, 5] = False
+    np.testing.assert_allclose(perturbations[..., elsewhere], usual[..., elsewhere], atol=1e-4)
 
 
 def test_a_collapsed_ensemble_is_a_doubt() -> None:

@@ -211,7 +211,7 @@ def test_the_gradient_of_the_learned_operator_is_that_of_finite_differences(plan
 def test_the_learned_operator_of_olr_is_used_with_the_frame_before_and_needs_a_gradient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world, settings = load_world("demonstration"), VariationalSettings(olr="learned", olr_inflation=1)
+    world, settings = load_world("demonstration"), VariationalSettings(olr="learned", inflation=1, olr_inflation=1)
     operator = load_operator(None, world)
     method = load_assimilator("3dvar", world, variational=settings, operator=operator)
     assert isinstance(method, WindowAssimilator)

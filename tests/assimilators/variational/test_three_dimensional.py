@@ -26,7 +26,7 @@ from tests.assimilators.cases import GRID, Case, make_error
 from tests.worlds import profile
 
 COARSE, TINY = get_grid("8x16"), get_grid("4x8")
-EXACT = VariationalSettings(iterations=300, tolerance=1e-5, olr_inflation=1.0)
+EXACT = VariationalSettings(iterations=300, tolerance=1e-5, inflation=1.0, olr_inflation=1.0)
 
 
 @cache
