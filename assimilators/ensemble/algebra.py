@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 __all__ = [
     "adaptive_inflation",
-    "bounded",
     "collapse",
+    "limit_spread",
     "mean_weights",
     "relax_spread",
     "spread",
@@ -74,10 +74,10 @@ def spread(perturbations: NDArray) -> NDArray:
     return np.sqrt(np.einsum("n...,n...->...", perturbations, perturbations) / (len(perturbations) - 1))
 
 
-def bounded(perturbations: NDArray, most: NDArray) -> NDArray:
-    """Return perturbations (N, ...) made smaller where their spread is more than `most` (...)."""
-    width = spread(perturbations)
-    return perturbations * np.divide(most, width, out=np.ones_like(width), where=width > most)
+def limit_spread(perturbations: NDArray, most: NDArray) -> NDArray:
+    """Make perturbations (N, ...) smaller where their spread is more than `most` (...), all members alike."""
+    found = spread(perturbations)
+    return perturbations * np.divide(most, found, out=np.ones_like(found), where=found > most)
 
 
 def relax_spread(analysis: NDArray, background: NDArray, share: float) -> NDArray:

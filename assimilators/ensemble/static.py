@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dacycle.assimilators.base import AssimilatorError, check_fits, packaged_assimilators
 from dacycle.assimilators.classical.background_error import BackgroundError
-from dacycle.assimilators.ensemble.algebra import bounded, spread
+from dacycle.assimilators.ensemble.algebra import limit_spread, spread
 from dacycle.forecast_adapter.channels import NAMES
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Draws:
     def __init__(self, name: str, error: BackgroundError, settings: "EnsembleSettings", additive: float) -> None:
         self.size, self._error, self._additive = settings.members, error, np.float32(additive)
         self._inflation = error.tuning.inflation_by_channel()[:, None, None]
-        self._most = spread(error.members)
+        self._most_spread = spread(error.members)
         if self.size > len(error.members):
             raise AssimilatorError(
                 f"{name}: {self.size} members, but the static ensemble {settings.static} that the first ones are "
@@ -57,7 +57,7 @@ class Draws:
         perturbation has a sample of the model's error added.
         """
         mean = forecasts.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return mean, bounded(forecasts - mean, self._most) + self._additive * self._draw(generator)
+        return mean, limit_spread(forecasts - mean, self._most_spread) + self._additive * self._draw(generator)
 
     def _draw(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """Return N of the static members (N, 69, H, W), with random signs and without their mean."""
