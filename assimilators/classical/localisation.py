@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dacycle.assimilators.base import AssimilatorError
 from dacycle.forecast_adapter.grid import Grid, great_circle_km
 
-__all__ = ["Blocks", "Surroundings", "gaspari_cohn", "interpolation", "triangle"]
+__all__ = ["Blocks", "Surroundings", "gaspari_cohn", "interpolation", "triangle", "upper_squares"]
 
 
 def gaspari_cohn(distance: NDArray, reach: float) -> NDArray:
@@ -130,3 +130,15 @@ def triangle(size: int) -> tuple[NDArray, NDArray]:
     positions = np.empty((size, size), int)
     positions[rows, columns] = positions[columns, rows] = np.arange(len(rows))
     return rows * size + columns, positions.ravel()
+
+
+def upper_squares(Y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the upper triangles (C, n) of Y^T Y for each of C matrices Y (C, F, K), n = K (K + 1) / 2."""
+    size = Y.shape[2]
+    upper, _ = triangle(size)
+    squares = np.empty((len(Y), len(upper)), np.float32)
+    whole = np.empty((size, size), np.float32)  # one at a time: it stays in the processor's cache
+    for matrix, square in zip(Y, squares, strict=True):
+        np.matmul(matrix.T, matrix, out=whole)
+        np.take(whole.ravel(), upper, out=square, mode="clip")
+    return squares

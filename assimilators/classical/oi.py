@@ -22,7 +22,7 @@ from threadpoolctl import ThreadpoolController
 
 from dacycle.assimilators.base import Analysis, check_fits
 from dacycle.assimilators.classical.background_error import BackgroundError, Tuning, shifted
-from dacycle.assimilators.classical.localisation import Blocks, Surroundings, triangle
+from dacycle.assimilators.classical.localisation import Blocks, Surroundings, triangle, upper_squares
 from dacycle.assimilators.classical.observed import check_fields, observed_cells
 from dacycle.forecast_adapter.channels import GROUPS, NAMES
 from dacycle.forecast_adapter.grid import Grid
@@ -75,8 +75,7 @@ class OptimalInterpolation:
         self._members = self._observed[:, :_CHANNELS]
         self._surroundings = Surroundings(self.grid, self.reach_km, self.tuning.block)
         self._blocks = Blocks(self.grid, self.tuning.block)
-        # Y^T R^-1 Y is symmetric: only its upper triangle is summed over cells.
-        self._upper, self._both = triangle(len(observed))
+        _, self._both = triangle(len(observed))  # Y^T R^-1 Y is symmetric: only its upper triangle is summed over cells
         self._threads = threads
         self._pools = ThreadpoolController()
 
@@ -106,8 +105,7 @@ class OptimalInterpolation:
         flat = background.reshape(_CHANNELS, -1)
         observed = observed_cells(background, values, errors, None if self._olr is None else self._olr.operator)
         Y = self._observed[observed.cells] * observed.precision[:, :, None]
-        transposed = Y.transpose(0, 2, 1)
-        information, projected = transposed @ Y, transposed @ observed.departures[:, :, None]
+        information, projected = upper_squares(Y), Y.transpose(0, 2, 1) @ observed.departures[:, :, None]
         state, reached = flat.copy(), 0
         for columns, (weights,) in self._blocks.rows(self._solve(observed.cells, information, projected[:, :, 0])):
             state[:, columns] += (self._members[columns] @ weights[:, :, None])[:, :, 0].T
@@ -119,7 +117,7 @@ class OptimalInterpolation:
 
         Args:
             cells: sorted flat indices of the C observed cells.
-            information: (C, N, N), each cell's Y^T R^-1 Y.
+            information: (C, n), upper triangles of each cell's Y^T R^-1 Y.
             projected: (C, N), each cell's Y^T R^-1 d.
 
         Returns:
@@ -128,7 +126,6 @@ class OptimalInterpolation:
         members = self._members.shape[2]
         prior = self._freedom * np.eye(members)
         weights = np.zeros((*self._surroundings.shape, members), np.float32)
-        information = np.take(information.reshape(len(cells), members**2), self._upper, axis=1)
         for row in range(len(weights)):
             columns, near, localisation = self._surroundings.of_row(row, cells)
             # In double precision: with many precise observations the matrix is too badly conditioned for single.

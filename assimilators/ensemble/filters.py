@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from dacycle.assimilators.base import Analysis, AssimilatorError, OlderFrame, Past
 from dacycle.assimilators.classical.background_error import BackgroundError, shifted
-from dacycle.assimilators.classical.localisation import Blocks, Surroundings, gaspari_cohn, triangle
+from dacycle.assimilators.classical.localisation import Blocks, Surroundings, gaspari_cohn, triangle, upper_squares
 from dacycle.assimilators.classical.observed import ObservedCells, Olr, check_fields, observed_cells
 from dacycle.assimilators.classical.oi import OptimalInterpolation
 from dacycle.assimilators.ensemble.algebra import (
@@ -92,8 +92,10 @@ class EnsembleFilter(Draws):
         again = replace(error.tuning, shift=SHIFT, block=BLOCK)
         self._static = OptimalInterpolation(error, again, threads=threads) if self._gain else None
         self._scale = np.float32(np.sqrt(self._of_members / (self.size - 1)))  # of the members in P
-        static, self._static_factor = self._static_part()
+        wide, self._static_factor = self._static_part()
+        self._wide = wide[:, :_CHANNELS]
         # P in each cell, the members' part first, which every update writes anew: (cells, 69 + M, K).
+        static = _by_cell(wide) * self._static_factor
         self._joined = np.concatenate([np.zeros((*static.shape[:2], self.size), np.float32), static], axis=2)
         self._surroundings = Surroundings(self.grid, settings.localisation_km, BLOCK)
         self._blocks = Blocks(self.grid, BLOCK)
@@ -148,15 +150,13 @@ class EnsembleFilter(Draws):
                 f"{self.name} with ensemble.olr: learned needs the frame 6 h before; run it in an experiment"
             )
         olr = LearnedOlr.about(self.learned, past.newer, background)
-        static = self._joined[..., self.size :]
-        if static.shape[2]:
-            perturbations = static[:, :_CHANNELS].transpose(2, 1, 0).reshape(-1, *background.shape)
-            slopes = olr.slopes(background, perturbations, 1 / self._static_factor)
-            static[:, _CHANNELS] = slopes.reshape(len(perturbations), -1).T
+        if len(self._wide):
+            slopes = olr.slopes(background, self._wide)
+            self._joined[:, _CHANNELS, self.size :] = self._static_factor * slopes.reshape(len(slopes), -1).T
         return olr
 
     def _static_part(self) -> tuple[NDArray[np.float32], np.float32]:
-        """Return the static ensemble's share of P, with its equivalents, (cells, 69 + M, S), and the factor on members.
+        """Return the static ensemble with its equivalents, (S, 69 + M, H, W), and the factor on it in P.
 
         S is 0 without a share. Equivalents by a learned operator, which depend on the background, are 0 here.
         """
@@ -169,7 +169,7 @@ class EnsembleFilter(Draws):
             static = np.concatenate([static, olr * self._inflation[GROUPS["q"][0]]], axis=1, dtype=np.float32)
         wide = shifted(static, SHIFT)
         factor = np.float32(np.sqrt(self._share / max(len(wide) // max(count, 1), 1) / max(count - 1, 1)))
-        return _by_cell(wide) * factor, factor
+        return wide, factor
 
     def _update(
         self,
@@ -233,18 +233,16 @@ class EnsembleFilter(Draws):
     def _information(self, joined: NDArray, observed: ObservedCells) -> "_Information":
         """Return what the observations of each cell say."""
         cells, size = len(observed.cells), joined.shape[2]
-        upper, _ = triangle(size)
         shape = cells, len(self._layers.fields)
-        matrix, projected, fit = (np.zeros((*shape, n), np.float32) for n in (len(upper), size, 3))
+        matrix, projected, fit = (np.zeros((*shape, n), np.float32) for n in (size * (size + 1) // 2, size, 3))
         sounded = observed.precision[:, len(GROUPS["surface"]) : _CHANNELS].any(axis=1)
         for layer, fields in enumerate(self._layers.fields):
             for some in (np.flatnonzero(sounded), np.flatnonzero(~sounded)):  # these have few fields, and are many
                 where = np.ix_(some, fields[observed.precision[np.ix_(some, fields)].any(axis=0)])
                 Y = joined[np.ix_(observed.cells[some], where[1][0])] * observed.precision[where][:, :, None]
                 departures = observed.departures[where]
-                transposed = Y.transpose(0, 2, 1)
-                matrix[some, layer] = np.take((transposed @ Y).reshape(len(some), size**2), upper, axis=1)
-                projected[some, layer] = (transposed @ departures[:, :, None])[:, :, 0]
+                matrix[some, layer] = upper_squares(Y)
+                projected[some, layer] = (Y.transpose(0, 2, 1) @ departures[:, :, None])[:, :, 0]
                 count = np.count_nonzero(observed.precision[where], axis=1)
                 fit[some, layer, 0] = np.square(departures).sum(axis=1) - count
                 fit[some, layer, 1] = np.square(Y[..., : self.size]).sum(axis=(1, 2)) / self._of_members

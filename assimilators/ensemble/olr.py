@@ -40,8 +40,7 @@ class LearnedOlr:
         fields = np.stack([self.operator(self.older, state).values["olr"] for state in each])
         return fields.reshape(*states.shape[:-3], *states.shape[-2:])
 
-    def slopes(self, background: NDArray, perturbations: NDArray, size: np.floating) -> NDArray[np.float32]:
-        """Return the change of OLR (S, H, W) by each of S perturbations, linearised over `STEP` times `size` of it."""
-        step = STEP * np.float32(size)
-        changes: NDArray[np.float32] = (self(background + step * perturbations) - self(background)) / step
-        return changes
+    def slopes(self, background: NDArray, members: NDArray) -> NDArray[np.float32]:
+        """Return the change of OLR (S, H, W) by each static member (S, 69, H, W), linearised over `STEP` of it."""
+        there = self(background)
+        return np.stack([(self(background + STEP * member) - there) / STEP for member in members])
