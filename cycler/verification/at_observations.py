@@ -76,7 +76,7 @@ def at_observations(branch: Branch, world: World, new: bool = True) -> pd.DataFr
     keys = {}
     for start in starts:
         used = [start - STEP, *(start + pd.Timedelta(hours=lead) for lead in leads)]
-        held = sum(np.datetime64(time, "h") in world.reference for time in used[1:])
+        held = [world.reference.mark(np.datetime64(time, "h")) for time in used[1:]]
         cycles = fingerprint([records[time] for time in used if time in records])
         keys[cycle_id(start)] = hashlib.sha256(f"{cycles}|{world.name}|{held}".encode()).hexdigest()[:32]
     folder = branch.folder / _TABLE

@@ -192,8 +192,7 @@ def fingerprint(records: list[CycleRecord]) -> str:
 
 
 def _key(record: CycleRecord, world: World) -> str:
-    verified = np.datetime64(record.time, "h") in world.reference
-    return f"{fingerprint([record])} {'verified' if verified else 'unverified'}"
+    return f"{fingerprint([record])} {world.reference.mark(np.datetime64(record.time, 'h')) or 'unverified'}"
 
 
 # --- one cycle --------------------------------------------------------------------------------------------------------

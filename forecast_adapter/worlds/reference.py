@@ -6,6 +6,7 @@ milliseconds, where a lazily concatenated dataset takes tens. `ProductReference`
 is: ERA5 in a bucket, operational analyses.
 """
 
+import hashlib
 import logging
 import time as clock
 from collections.abc import Iterable, Iterator
@@ -118,6 +119,16 @@ class Reference:
     def missing(self, times: Iterable[np.datetime64]) -> list[np.datetime64]:
         """Return those of `times` at which the reference holds no state."""
         return [time for time in times if time not in self]
+
+    def mark(self, time: np.datetime64) -> str:
+        """Return what tells the state at `time` from that of another reference; empty where there is none.
+
+        It is a digest of one of the state's fields: to read all of it for every cycle of a year would take long.
+        """
+        if time not in self:
+            return ""
+        file, i = self._open(as_hour(time))
+        return hashlib.sha256(np.ascontiguousarray(self._plane(file, WB2_NAMES["msl"], i, time)).data).hexdigest()[:16]
 
     def absence(self, time: np.datetime64) -> str:
         """Return why there is no state at `time`; empty where there is one."""
@@ -246,6 +257,10 @@ class ProductReference(Reference):
         if hour in self._failed:
             return self._failed[hour] != self._opened and not self.absence(hour)
         return hour in self._source
+
+    def mark(self, time: np.datetime64) -> str:
+        """Return the product's name, which stands for its states; empty where there is none at `time`."""
+        return str(self.folder).rstrip("/").rsplit("/", 1)[-1] if time in self else ""
 
     def refresh(self) -> None:
         """Open the product again, if `AGAIN` seconds have passed; where that fails, log it and keep what was open."""

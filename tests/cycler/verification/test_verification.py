@@ -147,6 +147,20 @@ def test_cycles_beyond_the_reference_are_verified_when_it_has_grown(tiny, tmp_pa
         pd.testing.assert_frame_equal(getattr(late, name), getattr(fresh, name))
 
 
+def test_cycles_are_verified_anew_when_the_world_has_another_reference(tiny, tmp_path):
+    branch = make_run(tmp_path / "archive", tiny, cycles=3)
+    make_world(tmp_path / "other", days=2, seed=7)
+    other = replace(tiny, reference=Reference(tmp_path / "other/reference"))
+    there = verify(branch, other)
+    here = verify(branch, tiny)
+    shutil.rmtree(branch.folder / "verification")
+    for kept, world in ((here, tiny), (there, other)):
+        fresh = verify(branch, world)
+        for name in ("errors", "means", "fits"):
+            pd.testing.assert_frame_equal(getattr(kept, name), getattr(fresh, name))
+    assert (here.errors["mse"] != there.errors["mse"]).any()
+
+
 def test_tables_are_in_order_of_time_whichever_cycle_is_verified_last(world, tiny, tmp_path):
     branch = make_run(tmp_path / "archive", tiny, cycles=3)
     (path,) = (world.folder / "reference").glob("*.nc")
