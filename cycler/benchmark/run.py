@@ -317,7 +317,7 @@ def cycled_results(benchmark: Benchmark) -> CycledResults | None:
             )
         of_analyses = verification.errors.query("kind == 'analysis' and region == 'globe' and channel in @HEADLINE")
         squares.append(of_analyses[["time", "channel", "mse"]].assign(method=method))
-        curves, _ = tables.drift_summary(drift.read_scores(branch))
+        curves, _ = tables.drift_summary(drift.read_scores(branch, world))
         from_states = curves[curves["kind"].isin(["analysis", "reference"])]
         drifts.append(from_states.assign(method=method))
     return CycledResults(

@@ -94,7 +94,7 @@ def compare(
         name: verification.within(times)
         for name, verification in zip(runs, verify_all(list(branches), world), strict=True)
     }
-    scores = {name: read_scores(branch) for name, branch in runs.items()}
+    scores = {name: read_scores(branch, world) for name, branch in runs.items()}
     starts = set.intersection(set(times), *(set(table["start"].unique()) for table in scores.values() if len(table)))
     scored = {name: table[table["start"].isin(starts)] for name, table in scores.items()}
     squares = {

@@ -59,7 +59,7 @@ def page(branch: Branch, world: World, now: pd.Timestamp | None = None) -> str:
         raise ArchiveError(f"{branch.archive.folder}: {branch.name} has no cycle yet; run `dacycle hindcast` first")
     verification = verify(branch, world)
     free, free_run = verify_free_run(branch, world), free_run_of(branch)
-    drift = read_scores(branch)
+    drift = read_scores(branch, world)
     context = {
         "experiment": branch.experiment,
         "world": world,

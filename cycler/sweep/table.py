@@ -141,11 +141,12 @@ def _errors(archive: Archive, study: Study, trial: Trial, metric: str) -> dict[s
 
 
 def _errors_of(branch: Branch, experiment: Experiment, study: Study, metric: str) -> pd.DataFrame:
+    world = load_world(experiment.world)
     if metric.startswith("day"):
-        scores = read_scores(branch).rename(columns={"start": "time"})
+        scores = read_scores(branch, world).rename(columns={"start": "time"})
         of_metric = scores[(scores["kind"] == "analysis") & (scores["lead"] == 24 * int(metric.removeprefix("day")))]
     else:
-        scores = verify(branch, load_world(experiment.world)).errors
+        scores = verify(branch, world).errors
         of_metric = scores[scores["kind"] == metric]
     rows = of_metric[(of_metric["region"] == "globe") & of_metric["channel"].isin(HEADLINE)]
     rows = rows[rows["time"] >= experiment.start + study.spin_up]

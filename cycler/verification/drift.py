@@ -16,10 +16,12 @@ followed are therefore made again.
 In a live run the reference comes days later. The forecast is made and stored without it. As the reference grows,
 `fill_in` scores the stored fields, which needs no model. Once the reference holds all leads of a start, the forecast is
 run again, together with one from the reference, and every channel is scored. The scores are then the same as if the
-reference had been there from the beginning.
+reference had been there from the beginning. Where the reference has other states than the scores were made with, they
+are made again in the same way.
 """
 
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from dacycle.common.arrow import to_pandas
 from dacycle.cycler.archive.branches import ArchiveError, Branch
 from dacycle.cycler.archive.frames import StoredFrames
 from dacycle.cycler.archive.record import CycleRecord
@@ -37,6 +40,7 @@ from dacycle.cycler.verification.cycles import fingerprint
 from dacycle.cycler.verification.drift_scores import (
     COLUMNS,
     KINDS,
+    current,
     has_scores,
     is_whole,
     join,
@@ -69,6 +73,8 @@ __all__ = [
     "unverified",
     "verifiable_leads",
 ]
+
+logger = logging.getLogger(__name__)
 
 LEAD_STEP = 12
 """Hours between the leads that are stored and scored, from 0; the model itself steps 6 hours."""
@@ -159,7 +165,7 @@ def make_one(branch: Branch, world: World, model: ForecastModel, one: Due) -> Ma
         )
     if one.chain:
         fields, scores_of_start = _forecast(branch, world, model, start)
-        write_scores(branch, start, scores_of_start, one.made_from)
+        write_scores(branch, world, start, scores_of_start, one.made_from)
     if one.members:
         members.make_scores(branch, world, model, start, one.made_from, verifiable_leads(branch, world, start))
     return Made(one, fields, model.name)
@@ -177,7 +183,7 @@ def due(branch: Branch, world: World) -> list[pd.Timestamp]:
 
 def _members_are_due(branch: Branch, world: World, start: pd.Timestamp, made_from: str) -> bool:
     leads_there, all_leads = verifiable_leads(branch, world, start), _is_covered(branch, world, start)
-    return members.are_wanted(branch, start, made_from, leads_there, all_leads)
+    return members.are_wanted(branch, world, start, made_from, leads_there, all_leads)
 
 
 def _due(branch: Branch, world: World, sources: Mapping[pd.Timestamp, str]) -> list[pd.Timestamp]:
@@ -190,7 +196,7 @@ def _due(branch: Branch, world: World, sources: Mapping[pd.Timestamp, str]) -> l
         and (
             start not in committed
             or scored_leads(branch, start, made_from) is None
-            or (_is_covered(branch, world, start) and not is_whole(branch, start, made_from, leads(branch)))
+            or (_is_covered(branch, world, start) and not is_whole(branch, start, made_from, leads(branch), world))
         )
     ]
 
@@ -226,8 +232,10 @@ def unverified(branch: Branch) -> dict[pd.Timestamp, int]:
     return {start: number for start, number in missing.items() if number}
 
 
-def read_scores(branch: Branch, newest: int | None = None) -> pd.DataFrame:
+def read_scores(branch: Branch, world: World | None = None, newest: int | None = None) -> pd.DataFrame:
     """Read the scores of all forecasts, or of the `newest` starts.
+
+    With a world, scores against other states than its reference holds now are left out, with a warning.
 
     Columns are start, kind, lead (hours), channel, region -> mse, mae, bias, acc.
     A lead that the reference does not hold has no row. A lead that was filled in has rows of the headline channels
@@ -238,11 +246,21 @@ def read_scores(branch: Branch, newest: int | None = None) -> pd.DataFrame:
     """
     sources = _sources(branch)
     starts = sorted(_committed(branch, sources))[-newest if newest else None :]
-    tables = {start: read_scores_of(branch, start, sources[start]) for start in starts}
-    for start, table in tables.items():
-        table.insert(0, "start", start)
-    filled = [table for table in tables.values() if len(table)]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=["start", *COLUMNS])
+    tables, outdated = [], 0
+    for start in starts:
+        table = read_scores_of(branch, start, sources[start])
+        counting = table if world is None else current(table, world, start)
+        outdated += counting.num_rows < table.num_rows
+        if counting.num_rows:
+            tables.append(to_pandas(counting))
+            tables[-1].insert(0, "start", start)
+    if world is not None and outdated:
+        logger.warning(
+            "%s: the scores of %d forecasts are against another reference than that of %s now, and are left out; "
+            "`dacycle drift %s` makes them again",
+            *(branch.name, outdated, world.name, branch.name),
+        )
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["start", *COLUMNS])
 
 
 def newest_scores(branch: Branch, wanted: Collection[int]) -> pd.DataFrame:
@@ -257,7 +275,8 @@ def newest_scores(branch: Branch, wanted: Collection[int]) -> pd.DataFrame:
     for start in made[made >= made.max() - _SEARCHED][::-1]:
         there = left & kept_leads(branch, start)
         if there:
-            table = read_scores_of(branch, start, fingerprint(branch.records_between(start - STEP, start)))
+            made_from = fingerprint(branch.records_between(start - STEP, start))
+            table = to_pandas(read_scores_of(branch, start, made_from))
             found.append(table[table["lead"].isin(there)].assign(start=start))
             left -= there
         if not left:
@@ -387,14 +406,14 @@ def _is_covered(branch: Branch, world: World, start: pd.Timestamp) -> bool:
 def _fill_in(branch: Branch, world: World, skipped: list[pd.Timestamp]) -> Iterator[pd.Timestamp]:
     sources, name = _sources(branch), _stored_under(branch)
     for start in sorted(_committed(branch, sources) - set(skipped)):
-        scored = scored_leads(branch, start, sources[start])
+        scored = scored_leads(branch, start, sources[start], world)
         new = [lead for lead in verifiable_leads(branch, world, start) if scored is not None and lead not in scored]
         if new and name is not None:
             stored = branch.archive.forecasts.read(name, "forecasts", start, list(HEADLINE))
             fields = dict(zip(leads(branch).tolist(), np.stack(list(stored.values()), axis=1), strict=True))
             tables = [_score_stored(world, np.datetime64(start, "h"), lead, fields[lead]) for lead in new]
-            old = read_scores_of(branch, start, sources[start])
-            write_scores(branch, start, join([old, *tables]), sources[start])
+            old = to_pandas(current(read_scores_of(branch, start, sources[start]), world, start))
+            write_scores(branch, world, start, join([old, *tables]), sources[start])
             yield start
 
 

@@ -27,6 +27,7 @@ from dacycle.cycler.archive.members import MEMBERS, around
 from dacycle.cycler.archive.record import CycleRecord
 from dacycle.cycler.archive.sealed_tables import read_sealed_table, seal_table
 from dacycle.cycler.experiment import STEP, cycle_id
+from dacycle.cycler.verification.drift_scores import current, with_marks
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import HEADLINE, index
 from dacycle.forecast_adapter.grid import Grid
@@ -47,11 +48,14 @@ _KEY = b"dacycle.members"
 """In a file's metadata: what its scores were made from, and of how many members."""
 
 
-def are_wanted(branch: Branch, start: pd.Timestamp, made_from: str, leads: Sequence[int], all_leads: bool) -> bool:
+def are_wanted(
+    branch: Branch, world: World, start: pd.Timestamp, made_from: str, leads: Sequence[int], all_leads: bool
+) -> bool:
     """Return whether forecasts of members are due at a start.
 
     Args:
         branch: of the run.
+        world: its world.
         start: of the forecast.
         made_from: fingerprint of the cycles that it starts from.
         leads: hours that the reference holds.
@@ -62,11 +66,14 @@ def are_wanted(branch: Branch, start: pd.Timestamp, made_from: str, leads: Seque
     """
     if branch.experiment.drift.members is None or not leads:
         return False
-    kept = set(branch.archive.states.times(branch.name, MEMBERS))
-    if not {np.datetime64(time, "h") for time in (start - STEP, start)} <= kept:
+    there = set(branch.archive.states.times(branch.name, MEMBERS))
+    if not {np.datetime64(time, "h") for time in (start - STEP, start)} <= there:
         return False  # the members of the first cycle are drawn, not kept
     table = _read(branch, start, made_from)
-    return table is None or (all_leads and set(table["lead"].unique().to_pylist()) != set(leads))
+    if table is None:
+        return True
+    is_current = current(table, world, start).num_rows == table.num_rows
+    return not is_current or (all_leads and set(table["lead"].unique().to_pylist()) != set(leads))
 
 
 def make_scores(
@@ -82,8 +89,8 @@ def make_scores(
     steps = chain([current], model.forecast(previous, current, int(leads[-1]) // 6))
     states = ((6 * step, state) for step, state in enumerate(steps) if 6 * step in leads)
     frame = score_members(world, np.datetime64(start, "h"), states)
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: _made(branch, made_from)})
+    table = with_marks(pa.Table.from_pandas(frame, preserve_index=False), world, start)
+    table = table.replace_schema_metadata({**table.schema.metadata, _KEY: _made(branch, made_from)})
     write_whole(_path(branch, start), seal_table(table))
 
 

@@ -80,6 +80,7 @@ class Reference:
         self.grid = _grid(files[0])
         self.array = lru_cache(maxsize=kept)(self._array)
         self._surface_at = lru_cache(maxsize=kept)(self._surface)
+        self._mark_at = lru_cache(maxsize=None)(self._mark)
         self.times: NDArray[np.datetime64] = np.array([], "datetime64[h]")
         self.refresh()
 
@@ -103,7 +104,7 @@ class Reference:
                     raise ReferenceDataError(f"{path}: {time} is also in {where[time][0].name}")
                 where[time] = (path, i)
         if self._stamps.keys() & changed:  # cached states are from the old files
-            for cache in (_file, self.array, self._surface_at):
+            for cache in (_file, self.array, self._surface_at, self._mark_at):
                 cache.cache_clear()
         self._where, self._stamps = where, stamps
         self.times = np.array(sorted(where), "datetime64[h]")
@@ -123,12 +124,18 @@ class Reference:
     def mark(self, time: np.datetime64) -> str:
         """Return what tells the state at `time` from that of another reference; empty where there is none.
 
-        It is a digest of one of the state's fields: to read all of it for every cycle of a year would take long.
+        It is a digest of all fields of the state as they are stored.
         """
-        if time not in self:
-            return ""
-        file, i = self._open(as_hour(time))
-        return hashlib.sha256(np.ascontiguousarray(self._plane(file, WB2_NAMES["msl"], i, time)).data).hexdigest()[:16]
+        return self._mark_at(as_hour(time)) if time in self else ""
+
+    def _mark(self, time: np.datetime64) -> str:
+        file, i = self._open(time)
+        digest = hashlib.sha256()
+        for name in (*WB2_NAMES.values(), *(name for name, _, _ in EXTRA_FIELDS.values())):
+            if name in file:
+                with reading(f"{self._label(time)}: {name}", ReferenceDataError):
+                    digest.update(_stored(file[name], i))
+        return digest.hexdigest()[:16]
 
     def absence(self, time: np.datetime64) -> str:
         """Return why there is no state at `time`; empty where there is one."""
@@ -325,6 +332,13 @@ def _partly(lacking: dict[str, list[np.datetime64]]) -> str:
 def _file(path: Path) -> Any:
     # Not through h5netcdf, which looks up the length of each dimension in the whole file at every read.
     return h5py.File(path, "r")
+
+
+def _stored(variable: h5py.Dataset, position: int) -> bytes:
+    """Return one position along the first axis as it is stored: still packed, where it is a chunk of its own."""
+    if variable.chunks == (1, *variable.shape[1:]):
+        return bytes(variable.id.read_direct_chunk((position, *(0 for _ in variable.shape[1:])))[1])
+    return np.asarray(variable[position]).tobytes()
 
 
 def _stamp(path: Path) -> tuple[int, int]:

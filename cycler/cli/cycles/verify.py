@@ -72,7 +72,7 @@ def drift(
             raise typer.Exit(130) from None
     with waiting("scoring at observations"):
         observed = observation_rows(branch, world)
-    scored = read_scores(branch)
+    scored = read_scores(branch, world)
     of_members = tables.member_rows(member_scores(branch), scored)
     content = {
         "experiment": experiment,

@@ -102,7 +102,7 @@ def test_the_newest_verified_forecast_is_found_however_many_are_not(
     def make(starts: Sequence[Due]) -> Iterator[Made]:
         for one, leads in zip(starts, [[12, 24], [12], *5 * [[]]], strict=True):
             rows = [score(tiny, np.datetime64(one.start, "h"), lead, "analysis", state) for lead in leads]
-            write_scores(branch, one.start, join(rows), one.made_from)
+            write_scores(branch, tiny, one.start, join(rows), one.made_from)
             yield Made(one, np.zeros((3, 6, *state.shape[1:]), np.float32), "double")
 
     with served(tmp_path, 0) as port:

@@ -421,3 +421,55 @@ def test_no_forecasts_yet(cycled, tiny):
     assert due(cycled, tiny) == STARTS
     with pytest.raises(ArchiveError, match="dacycle drift"):
         forecasts(cycled)
+
+
+class TestOtherReference:
+    """The world has the same name and another reference: what was scored against the first one does not count."""
+
+    @pytest.fixture
+    def other(self, tiny, tmp_path):
+        make_world(tmp_path / "other", days=5, seed=7)
+        return replace(tiny, reference=Reference(tmp_path / "other/reference"))
+
+    @pytest.fixture
+    def scored(self, run, tiny, model):
+        """Return the run with all its forecasts, scored against the first reference."""
+        assert list(make_forecasts(run, tiny, model)) == STARTS
+        return run
+
+    def test_forecasts_are_scored_anew(self, cycled, scored, tiny, other, model, tmp_path, caplog):
+        assert due(scored, other) == STARTS
+        assert read_scores(scored, other).empty
+        assert "dacycle drift run" in caplog.text
+        assert list(make_forecasts(scored, other, model)) == STARTS
+        shutil.copytree(cycled.archive.folder, tmp_path / "fresh")
+        fresh = Archive(tmp_path / "fresh").branch(cycled.name)
+        list(make_forecasts(fresh, other, model))
+        assert files(scored) == files(fresh)
+        assert due(scored, other) == []
+        assert list(make_forecasts(scored, tiny, model)) == STARTS
+
+    def test_without_a_model_the_headline_is(self, scored, other, model):
+        assert list(fill_in(scored, other)) == STARTS
+        filled = read_scores(scored, other)
+        assert set(filled["channel"]) == set(HEADLINE)
+        list(make_forecasts(scored, other, model))
+        whole = read_scores(scored, other)
+        of_both = whole[whole["channel"].isin(HEADLINE) & (whole["kind"] != "reference")].reset_index(drop=True)
+        pd.testing.assert_frame_equal(filled, of_both, check_exact=True)
+
+    def test_one_corrected_state_counts_at_its_lead_alone(self, scored, tiny, tmp_path):
+        (path,) = (tiny.folder / "reference").glob("*.nc")
+        corrected = xr.load_dataset(path, engine="h5netcdf")
+        when = STARTS[0] + pd.Timedelta(hours=24)
+        corrected["specific_humidity"].loc[{"time": when}] *= 1.01
+        write_times(corrected, tmp_path / "corrected" / path.name)
+        world = replace(tiny, reference=Reference(tmp_path / "corrected"))
+        left = read_scores(scored, world).groupby("start")["lead"].unique()
+        assert left[STARTS[0]].tolist() == [0, 12, 36]
+        assert left[STARTS[1]].tolist() == [0, 24, 36]
+        assert STARTS[2] not in left, "it is the start of the third forecast"
+
+    def test_scores_stay_where_the_reference_was_cut_short(self, scored, tiny, short):
+        pd.testing.assert_frame_equal(read_scores(scored, short[1]), read_scores(scored))
+        assert due(scored, short[1]) == []

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dacycle.common.arrow import to_pandas
 from dacycle.cycler.archive.branches import ArchiveError
 from dacycle.cycler.verification.drift_scores import COLUMNS, join, read_scores_of, score, scored_leads, write_scores
 from dacycle.forecast_adapter.channels import NAMES, index
@@ -39,9 +40,9 @@ def test_scores_are_those_of_the_analyses_they_were_made_from(tiny, tmp_path):
     branch = make_run(tmp_path / "archive", tiny, cycles=2)
     assert scored_leads(branch, START, "mine") is None
     table = score(tiny, WHEN, 24, "analysis", tiny.reference.array(WHEN))
-    write_scores(branch, START, table, "mine")
+    write_scores(branch, tiny, START, table, "mine")
     assert scored_leads(branch, START, "mine") == {24}
     assert scored_leads(branch, START, "others") is None
-    pd.testing.assert_frame_equal(read_scores_of(branch, START, "mine"), table)
+    pd.testing.assert_frame_equal(to_pandas(read_scores_of(branch, START, "mine")), table)
     with pytest.raises(ArchiveError, match="another run's"):
         read_scores_of(branch, START, "others")

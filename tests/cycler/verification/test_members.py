@@ -1,6 +1,8 @@
 """Forecasts of members: their scores by hand, which starts have them, and what is shown of them."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,8 +21,10 @@ from dacycle.cycler.verification.members import score_members, summary
 from dacycle.forecast_adapter import scores
 from dacycle.forecast_adapter.channels import GROUPS, HEADLINE, index
 from dacycle.forecast_adapter.models.model import load_model
+from dacycle.forecast_adapter.worlds.reference import Reference
 from dacycle.forecast_adapter.worlds.world import load_world
 from tests.cycler import replays
+from tests.worlds import make_world
 
 WHEN = np.datetime64("2024-01-02T00", "h")
 
@@ -82,6 +86,18 @@ def test_scores_are_made_again_where_they_are_missing_and_nothing_else(done, wor
     with pytest.raises(ArchiveError, match=path.name):
         due(done, tiny)
     path.write_bytes(before[path.name])
+
+
+def test_scores_against_another_reference_are_made_again(done, world, tmp_path):
+    shutil.copytree(done.archive.folder, tmp_path / "archive")
+    run, model = Archive(tmp_path / "archive").branch(done.name), load_model(world.model)
+    make_world(tmp_path / "other", days=5, seed=7)
+    other = replace(load_world(str(world.folder)), reference=Reference(tmp_path / "other/reference"))
+    before = member_scores(run)
+    assert due(run, other) == list(done.times[2:])
+    list(make_forecasts(run, other, model))
+    assert due(run, other) == []
+    assert (member_scores(run)["mse"] != before["mse"]).all()
 
 
 def test_what_is_shown_of_them(done):

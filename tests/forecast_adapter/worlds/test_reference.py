@@ -51,6 +51,45 @@ def test_states_are_those_of_the_files(folder: Path, days: xr.Dataset) -> None:
     assert not np.array_equal(reference.array(FIRST), reference.array(FIRST + 6))
 
 
+def test_a_mark_tells_states_apart_by_every_field(folder: Path, days: xr.Dataset, tmp_path: Path) -> None:
+    reference, changed = Reference(folder), FIRST + 12
+    marks = [reference.mark(time) for time in reference.times]
+    assert len(set(marks)) == len(marks)
+    assert reference.mark(FIRST + 48) == ""
+    fields = [name for name, field in days.items() if "time" in field.dims]
+    assert len(fields) >= 9
+    for name in fields:
+        other = days.copy(deep=True)
+        other[name].loc[{"time": changed}] *= np.float32(1.0001)
+        write_times(other, tmp_path / f"other/{name}/2024.nc")
+        there = Reference(tmp_path / f"other/{name}")
+        differ = [time for time, mark in zip(reference.times, marks, strict=True) if there.mark(time) != mark]
+        assert differ == [changed], name
+
+
+def test_a_mark_follows_the_files(folder: Path, days: xr.Dataset) -> None:
+    reference = Reference(folder)
+    before = [reference.mark(FIRST), reference.mark(FIRST + 24)]
+    write_times(
+        days.isel(time=slice(4, 8)).assign(geopotential=days["geopotential"] + 1), folder / "2024/2024-01-02.nc"
+    )
+    reference.refresh()
+    assert reference.mark(FIRST) == before[0]
+    assert reference.mark(FIRST + 24) != before[1]
+
+
+def test_a_mark_is_of_files_of_any_layout(days: xr.Dataset, tmp_path: Path) -> None:
+    """Of files that are stored whole, in no chunks."""
+    for folder, factor in (("one", 1), ("other", np.float32(1.0001))):
+        states = days.copy(deep=True)
+        states["temperature"].loc[{"time": FIRST + 6}] *= factor
+        (tmp_path / folder).mkdir()
+        encoding = {name: {"chunksizes": None, "contiguous": True} for name in states.data_vars}
+        states.to_netcdf(tmp_path / folder / "2024.nc", engine="h5netcdf", encoding=encoding)
+    one, other = Reference(tmp_path / "one"), Reference(tmp_path / "other")
+    assert [one.mark(time) == other.mark(time) for time in one.times] == [True, False, *[True] * 6]
+
+
 def test_a_time_may_be_given_in_any_resolution(folder: Path) -> None:
     reference = Reference(folder)
     assert_array_equal(reference.array(pd.Timestamp("2024-01-01T06").to_datetime64()), reference.array(FIRST + 6))
