@@ -107,7 +107,7 @@ class Experiment(Strict):
     tuning: TuningSettings | None = None
     """Settings of `oi`, or of another file of background errors, in place of those that its file holds."""
     ensemble: EnsembleSettings | None = None
-    """The ensemble of `letkf` and `hybrid`, where it differs from the default one; with another method: it runs for
+    """The ensemble of `letkf` and `hybrid`, where it differs from their default one; with another method: it runs for
     members, too, with perturbed observations and backgrounds, which gives a spread."""
     variational: VariationalSettings | None = None
     """The cost function of `3dvar` and `4dvar`, where it differs from the default one."""
@@ -208,10 +208,9 @@ class Experiment(Strict):
     @property
     def members(self) -> EnsembleSettings | None:
         """Return the settings of the members, with the method's defaults; None without members."""
-        is_filter = self.assimilator in ENSEMBLE_METHODS
-        if self.ensemble is None and not is_filter:
+        if self.ensemble is None and self.assimilator not in ENSEMBLE_METHODS:
             return None
-        return (self.ensemble or EnsembleSettings()).completed(is_filter)
+        return (self.ensemble or EnsembleSettings()).completed(self.assimilator)
 
     @property
     def digest(self) -> str:

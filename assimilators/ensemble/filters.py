@@ -13,7 +13,7 @@ background member gets: perturbations of the initial state do not show what the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,12 +80,13 @@ class EnsembleFilter(Draws):
         threads: int = 1,
         learned: LearnedOperator | None = None,
     ) -> None:
-        super().__init__(name, error, settings, settings.additive_of(True))
+        settings = settings.completed(name)
+        super().__init__(name, error, settings)
         self.name, self.settings = name, settings
         self.grid, self.world, self.digest = error.grid, error.world, error.digest
         self.learned = learned
         self.planes: tuple[str, ...] = () if error.olr is None and learned is None else ("olr",)
-        share = (settings.static_share or 0.5) if name == "hybrid" else 0.0
+        share = settings.static_share or 0.0
         self._gain = share if settings.mix == "gain" else 0.0  # of the static ensemble
         self._share = share - self._gain  # of it in P
         self._of_members = 1 - self._share if settings.members_share is None else settings.members_share
@@ -100,6 +101,7 @@ class EnsembleFilter(Draws):
         self._surroundings = Surroundings(self.grid, settings.localisation_km, BLOCK)
         self._blocks = Blocks(self.grid, BLOCK)
         self._layers = _Layers.of(settings.vertical_lnp, len(self.planes))
+        self._adaptive = settings.inflation == "adaptive"
         self._threads, self._pools = threads, ThreadpoolController()
 
     def with_members(
@@ -201,7 +203,7 @@ class EnsembleFilter(Draws):
             spread(after)[None],
             {
                 "observations": [int(np.count_nonzero(observed.precision))],
-                **({"inflation": [float(np.square(factors).mean())]} if self.settings.inflation else {}),
+                **({"inflation": [float(np.square(factors).mean())]} if self._adaptive else {}),
             },
             members=after[None],
             doubts=[self._doubt(members, observed)],
@@ -273,7 +275,7 @@ class EnsembleFilter(Draws):
             )
             matrix = np.take(matrix, triangle(size)[1], axis=2).reshape(*matrix.shape[:2], size, size)
             scale = np.ones((*matrix.shape[:2], size), np.float32)
-            if self.settings.inflation:
+            if self._adaptive:
                 sizes[columns] = np.sqrt(adaptive_inflation(*np.moveaxis(fit, -1, 0)))
                 scale[..., : self.size] = sizes[columns][..., None]
                 matrix = matrix * scale[..., :, None] * scale[..., None, :]
@@ -373,10 +375,10 @@ class _Layers:
     localisation: NDArray
 
     @classmethod
-    def of(cls, reach: float | None, planes: int) -> "_Layers":
+    def of(cls, reach: float | Literal["none"], planes: int) -> "_Layers":
         """Return the layers for a reach in ln p, or the whole column as one layer; further planes have all levels."""
         fields = np.arange(_CHANNELS + planes)
-        if reach is None:
+        if reach == "none":
             return cls([fields[:_CHANNELS]], [fields], np.ones((1, 1), np.float32))
         surface = len(LEVELS) - 1
         level = np.array([surface] * len(GROUPS["surface"]) + list(range(len(LEVELS))) * 5 + [-1] * planes)
@@ -420,7 +422,7 @@ def load(
         world: whose states it corrects.
         settings: of the ensemble.
         threads: of its products.
-        operator: of OLR, for `olr: learned` only.
+        operator: of OLR, in place of the regression.
 
     Raises:
         AssimilatorError: the static ensemble is none, or was made for another grid, world or set of channels; settings
@@ -436,5 +438,5 @@ def load(
             raise AssimilatorError(f"ensemble.{key} goes with a mixed covariance, not with mix: gain; leave one out")
     if settings.olr == "learned" and operator is None:
         raise AssimilatorError("ensemble.olr: learned, but there is no learned operator; leave it out")
-    learned = operator if settings.olr == "learned" else None
+    learned = None if settings.olr == "regression" or settings.mix == "gain" else operator
     return EnsembleFilter(name, load_static(settings.static, world), settings, threads, learned)

@@ -67,7 +67,7 @@ class EnsembleOfAnalyses(Draws):
     controlled = True
 
     def __init__(self, method: Assimilator, error: BackgroundError, settings: EnsembleSettings) -> None:
-        super().__init__(method.name, error, settings, settings.additive_of(False))
+        super().__init__(method.name, error, settings.completed(method.name))
         self.name, self.grid, self.world, self.planes = method.name, method.grid, method.world, method.planes
         self.digest = hashlib.sha256(f"{method.digest} {error.digest}".encode()).hexdigest()
         self.inner, self._least = method, settings.least_spread

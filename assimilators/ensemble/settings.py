@@ -1,6 +1,6 @@
 """What an experiment sets for members: its key `ensemble`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,21 +17,23 @@ class EnsembleSettings(Strict):
     """Number of members, which the archive holds."""
     localisation_km: float = Field(default=3000.0, gt=0, le=HALF_GLOBE_KM)
     """Distance from which on an observation has no influence; Gaspari-Cohn's correlation falls to 5/24 at half of it.
-    At most half the globe."""
-    vertical_lnp: float | None = Field(default=None, gt=0)
-    """The same in the vertical, as the logarithm of a ratio of pressures; default: none, observations of a column
-    correct all of it."""
+    At most half the globe; default: 3000 of `letkf`, 4500 of `hybrid`."""
+    vertical_lnp: Annotated[float, Field(gt=0)] | Literal["none"] = "none"
+    """The same in the vertical, as the logarithm of a ratio of pressures, or `none`: observations of a column correct
+    all of it; default: 1 of `letkf`, none of `hybrid`."""
     rtps: float = Field(default=0.95, ge=0, le=1.5)
-    """Relaxation of the spread to that of the background: 0 is none, 1 restores it."""
+    """Relaxation of the spread to that of the background: 0 is none, 1 restores it; default: 0.281 of `letkf`, 0.95 of
+    `hybrid`."""
     rtpp: float = Field(default=0.0, ge=0, lt=1)
     """Relaxation of the perturbations to those of the background: 0 is none, 1 would restore them."""
-    inflation: Literal["adaptive"] | None = None
-    """`adaptive`: the members' covariance gets the factor that the departures around a place ask for; default: none."""
-    additive: float | None = Field(default=None, ge=0)
+    inflation: Literal["adaptive", "none"] = "adaptive"
+    """`adaptive`, the default: the members' covariance gets the factor that the departures around a place ask for; or
+    `none`."""
+    additive: float = Field(default=0.16, ge=0)
     """Size of the samples of the model's error that background members get, as a share of the static ensemble's;
-    default: 0.04 of `letkf` and `hybrid`, 0.16 of others."""
+    default: 0.225 of `letkf`, 0.14 of `hybrid`, 0.16 of other methods."""
     static_share: float | None = Field(default=None, gt=0, lt=1)
-    """Share of the static ensemble in the covariance of `hybrid`, or in its gain; default: a half."""
+    """Share of the static ensemble in the covariance of `hybrid`, by default 0.9, or in its gain, by default a half."""
     members_share: float | None = Field(default=None, gt=0, le=1)
     """Share of the members' covariance in that of `hybrid`; default: what `static_share` leaves. With fewer than that,
     the spread can have the size of the error while what few members sample badly counts less."""
@@ -40,19 +42,33 @@ class EnsembleSettings(Strict):
     interpolation with the static ensemble would add; default: their covariances are mixed."""
     static: str = "oi"
     """The static ensemble: a packaged one, or a file that `dacycle train` made of a recipe of kind `oi`."""
-    olr: Literal["learned"] | None = None
-    """`learned`: the world's learned operator computes OLR; default: the regression on a column that the static
-    ensemble's file holds."""
+    olr: Literal["learned", "regression"] | None = None
+    """`learned`: the experiment's operator computes OLR; `regression`: that of the static ensemble's file, on a column;
+    default: `learned` where there is an operator, but with `mix: gain`."""
     least_spread: float = Field(default=0.1, ge=0, lt=1)
     """With less spread than this share of the background's error, as departures imply it, a cycle is `degraded`."""
 
-    def completed(self, of_filter: bool) -> "EnsembleSettings":
-        """Return the settings with the default of `additive`, of a filter or of another method."""
-        return self.model_copy(update={"additive": self.additive_of(of_filter)})
+    def completed(self, method: str) -> "EnsembleSettings":
+        """Return the settings with the defaults of a method: `letkf`, `hybrid`, or another that is to have members."""
+        defaults = {"letkf": _OfLetkf, "hybrid": _OfHybrid}.get(method, EnsembleSettings)
+        given = {key: getattr(self, key) for key in self.model_fields_set}
+        return defaults.model_construct(**({"static_share": 0.5} if self.mix == "gain" else {}) | given)
 
-    def additive_of(self, of_filter: bool) -> float:
-        """Return `additive`, or its default, of a filter or of another method."""
-        return (0.04 if of_filter else 0.16) if self.additive is None else self.additive
+
+class _OfLetkf(EnsembleSettings):
+    """Has the defaults of `letkf`, from sweeps in the demonstration's world: docs/studies/knobs.md."""
+
+    vertical_lnp: float | Literal["none"] = 1.0
+    rtps: float = 0.281
+    additive: float = 0.225
+
+
+class _OfHybrid(EnsembleSettings):
+    """Has the defaults of `hybrid`, from the same sweeps."""
+
+    localisation_km: float = 4500.0
+    additive: float = 0.14
+    static_share: float | None = 0.9
 
 
 OF_FILTERS = (

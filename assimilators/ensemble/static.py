@@ -29,14 +29,13 @@ class Draws:
         name: of the method, for errors.
         error: the static ensemble.
         settings: of the members.
-        additive: size of the samples of the model's error, as a share of the static ensemble's members.
 
     Raises:
         AssimilatorError: the static ensemble has fewer members than are wanted.
     """
 
-    def __init__(self, name: str, error: BackgroundError, settings: "EnsembleSettings", additive: float) -> None:
-        self.size, self._error, self._additive = settings.members, error, np.float32(additive)
+    def __init__(self, name: str, error: BackgroundError, settings: "EnsembleSettings") -> None:
+        self.size, self._error, self._additive = settings.members, error, np.float32(settings.additive)
         self._inflation = error.tuning.inflation_by_channel()[:, None, None]
         self._most_spread = spread(error.members)
         if self.size > len(error.members):

@@ -21,14 +21,15 @@ from dacycle.forecast_adapter.worlds.world import load_world
 from dacycle.obs_ingest.operators.learned import LEARNED, load_operator
 from tests.assimilators.cases import GRID, SMALL, Case, make_error, smooth_noise
 
-PLAIN = {"members": 20, "rtps": 0.0, "additive": 0.0}
+PLAIN = {"members": 20, "rtps": 0.0, "additive": 0.0, "inflation": "none", "vertical_lnp": "none"}
 NONE = np.random.default_rng(0)
 """The generator of what a filter draws in its update: nothing."""
 
 
 def make(name: str, error: BackgroundError, reach_km: float = np.inf, **changes: object) -> EnsembleFilter:
     """Return a filter; an infinite reach, which an experiment cannot set, is for comparisons with full matrices."""
-    settings = EnsembleSettings(**{**PLAIN, **changes}).model_copy(update={"localisation_km": reach_km})
+    given = {key: value for key, value in changes.items() if value is not None}
+    settings = EnsembleSettings(**{**PLAIN, **given}).model_copy(update={"localisation_km": reach_km})
     return EnsembleFilter(name, error, settings)
 
 
@@ -63,7 +64,7 @@ def test_mean_and_covariance_are_those_of_full_matrices_without_localisation(
     error = make_error(SMALL, members=30, inflation=0.6)
     case = Case(SMALL).observe_many(150, np.full(len(NAMES), 20.0))
     X, static = members(), 0.6 * error.members
-    s = {"letkf": 0.0, "hybrid": share or 0.5}[name]
+    s = {"letkf": 0.0, "hybrid": share or 0.9}[name]
     method = make(name, error, static_share=share)
     analysis = method.with_members(X, NONE).analyse(case.background, case.values, case.errors)
     turned = [covariance(np.roll(static, cells, axis=-1)) for cells in ((-1, 0, 1) if shift else (0,))]
@@ -307,7 +308,8 @@ def test_an_update_does_not_depend_on_the_one_before() -> None:
 
 @pytest.mark.parametrize("name", ["letkf", "hybrid"])
 def test_the_learned_operator_of_olr_is_used_with_the_frame_before(name: str) -> None:
-    world, settings = load_world("demonstration"), EnsembleSettings(members=20, olr="learned")
+    world = load_world("demonstration")
+    settings = EnsembleSettings(members=20, olr="learned", inflation="none", vertical_lnp="none")
     operator = load_operator(None, world)
     method = load_assimilator(name, world, ensemble=settings, operator=operator)
     assert isinstance(method, EnsembleAssimilator)
@@ -323,8 +325,8 @@ def test_the_learned_operator_of_olr_is_used_with_the_frame_before(name: str) ->
     gone = operator(older, analysis).values["olr"][16, 20] - fields.values["olr"][16, 20]
     drawn = [operator(older, background + member).values["olr"][16, 20] for member in members]
     variance, error = np.var(drawn, ddof=1), np.hypot(4.0, fields.errors["olr"][16, 20])
-    if name == "hybrid":  # half of the covariance is that of errors a third as large
-        variance *= (1 + 1 / 9) / 2
+    if name == "hybrid":  # nine tenths of the covariance are that of errors a third as large
+        variance *= 0.1 + 0.9 / 9
     assert gone == pytest.approx(-30 * variance / (variance + error**2), rel=0.5)
     with pytest.raises(AssimilatorError, match="olr: learned needs the frame 6 h before"):
         update.analyse(background[None], values, errors)

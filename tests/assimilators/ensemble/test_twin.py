@@ -111,7 +111,7 @@ def run(world: World, model: ForecastModel, settings: EnsembleSettings, lag: int
 @pytest.mark.trial
 def test_a_perfect_model_twin() -> None:
     world = load_world("demonstration")
-    settings = EnsembleSettings(members=40, localisation_km=3000.0, additive=0.0, rtps=0.9)
+    settings = EnsembleSettings(members=40, additive=0.0, rtps=0.9, inflation="none", vertical_lnp="none")
     twin = run(world, load_model("mini"), settings)
     for channel in ("t500", "z500", "u500", "msl", "q700"):
         error, of_members, free = (twin.mean(name, channel) for name in ("error", "spread", "free"))

@@ -259,7 +259,32 @@ def test_experiments_name_their_ensemble_even_by_default(content):
     assert "ensemble" not in replays.experiment(content | {"drift": {}}).free_run().as_dict()
     other = replays.experiment(plain | {"assimilator": "nudge", "ensemble": {"members": 10}}).as_dict()["ensemble"]
     assert other == {"members": 10, "additive": 0.16, "static": "oi", "least_spread": 0.1}
-    assert replays.experiment(plain).as_dict()["ensemble"]["additive"] == 0.04
+    assert replays.experiment(plain).as_dict()["ensemble"]["additive"] == 0.14
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "expected"),
+    [
+        ("letkf", None, {"localisation_km": 3000, "vertical_lnp": 1, "rtps": 0.281, "additive": 0.225}),
+        ("letkf", {"vertical_lnp": "none", "rtps": 0.9}, {"vertical_lnp": "none", "rtps": 0.9, "additive": 0.225}),
+        (
+            "hybrid",
+            None,
+            {"localisation_km": 4500, "vertical_lnp": "none", "inflation": "adaptive", "static_share": 0.9},
+        ),
+        ("hybrid", {"inflation": "none"}, {"localisation_km": 4500, "inflation": "none"}),
+        ("hybrid", {"mix": "gain"}, {"static_share": 0.5}),
+        ("hybrid", {"mix": "gain", "static_share": 0.2}, {"static_share": 0.2}),
+        ("nudge", {"members": 9}, {"members": 9, "additive": 0.16}),
+    ],
+)
+def test_each_method_has_defaults_of_its_own_and_keeps_what_is_given(content, method, given, expected):
+    plain = {key: value for key, value in content.items() if key != "ensemble"} | {"assimilator": method}
+    experiment = replays.experiment(plain | ({} if given is None else {"ensemble": given}))
+    stored = experiment.as_dict()
+    assert stored["ensemble"].items() >= expected.items()
+    again = replays.experiment(stored)
+    assert (again.digest, again.as_dict()) == (experiment.digest, stored)
 
 
 def nudged(content, **settings):
