@@ -69,13 +69,14 @@ def _section(prefix: str, kind: type[BaseModel]) -> Iterator[str]:
     yield "| key | default | meaning |\n|---|---|---|"
     sections = []
     for name, field in kind.model_fields.items():
-        key = field.alias or name
-        default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
+        key, meaning = field.alias or name, meanings.get(name, "")
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
         inner = _model_in(field.annotation)
         if inner is not None:
-            default = ""
             sections.append((f"{prefix}.{key}".strip("."), inner))
-        yield f"| `{key}` | {default} | {meanings.get(name, '').replace('|', chr(92) + '|')} |"
+        told = value is None or inner is not None or "default" in meaning  # by the meaning, or by a section
+        default = "" if told else f"`{value}`"
+        yield f"| `{key}` | {default} | {meaning.replace('|', chr(92) + '|')} |"
     yield ""
     for title, inner in sections:
         yield from _section(title, inner)
