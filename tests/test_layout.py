@@ -239,6 +239,17 @@ def test_a_checkout_without_links_says_what_is_wrong(tmp_path: Path) -> None:
     assert "cycler, assimilators, obs_ingest, forecast_adapter" in found.stderr
 
 
+def test_no_line_of_the_documentation_is_a_comment() -> None:
+    """MyST leaves out a line that begins with a percent sign, such as the rest of a wrapped `5 %`, without a warning."""
+    pages = [
+        *ROOT.glob("*.md"),
+        *(page for folder in (*COMPONENTS, "deploy", "docs") for page in (ROOT / folder).rglob("*.md")),
+    ]
+    lines = [(page.name, line) for page in pages for line in page.read_text().splitlines()]
+    assert len(pages) > 20
+    assert not [(page, line) for page, line in lines if line.lstrip().startswith("%")]
+
+
 def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
