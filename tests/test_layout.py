@@ -240,7 +240,7 @@ def test_a_checkout_without_links_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_no_line_of_the_documentation_is_a_comment() -> None:
-    """MyST leaves out a line that begins with a percent sign, such as the rest of a wrapped `5 %`, without a warning."""
+    """MyST leaves out a line that begins with a percent sign, such as the end of a wrapped `5 %`, without a warning."""
     pages = [
         *ROOT.glob("*.md"),
         *(page for folder in (*COMPONENTS, "deploy", "docs") for page in (ROOT / folder).rglob("*.md")),
