@@ -429,10 +429,9 @@ def load(
             that do not go with the method; `olr: learned` has no operator.
     """
     settings = settings or EnsembleSettings()
-    if name == "letkf" and settings.static_share is not None:
-        raise AssimilatorError("letkf has no static part: leave out ensemble.static_share, or use hybrid")
-    if name == "letkf" and settings.mix == "gain":
-        raise AssimilatorError("letkf mixes nothing: leave out ensemble.mix, or use hybrid")
+    for key in ("mix", "static_share", "members_share") if name == "letkf" else ():  # mix brings a share by default
+        if getattr(settings, key) is not None:
+            raise AssimilatorError(f"letkf has no static part: leave out ensemble.{key}, or use hybrid")
     for key in ("members_share", "olr") if settings.mix == "gain" else ():
         if getattr(settings, key) is not None:
             raise AssimilatorError(f"ensemble.{key} goes with a mixed covariance, not with mix: gain; leave one out")

@@ -51,8 +51,8 @@ class EnsembleSettings(Strict):
     def completed(self, method: str) -> "EnsembleSettings":
         """Return the settings with the defaults of a method: `letkf`, `hybrid`, or another that is to have members."""
         defaults = {"letkf": _OfLetkf, "hybrid": _OfHybrid}.get(method, EnsembleSettings)
-        given = {key: getattr(self, key) for key in self.model_fields_set}
-        return defaults.model_construct(**({"static_share": 0.5} if self.mix == "gain" else {}) | given)
+        of_gains = {"static_share": 0.5} if self.mix == "gain" else {}
+        return defaults.model_construct(**of_gains | self.model_dump(exclude_unset=True))
 
 
 class _OfLetkf(EnsembleSettings):

@@ -284,7 +284,7 @@ def test_refusals_say_what_to_do() -> None:
         method.analyse(case.background, case.values, case.errors)
     world = load_world("demonstration")
     for name, changes, message in (
-        ("letkf", {"mix": "gain"}, "letkf mixes nothing"),
+        ("letkf", {"mix": "gain"}, r"letkf has no static part: leave out ensemble\.mix"),
         ("hybrid", {"mix": "gain", "members_share": 0.1}, r"ensemble\.members_share goes with a mixed covariance"),
         ("hybrid", {"mix": "gain", "olr": "learned"}, r"ensemble\.olr goes with a mixed covariance"),
     ):

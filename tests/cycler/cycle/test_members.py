@@ -246,9 +246,10 @@ def test_an_ensemble_is_refused_where_it_does_not_belong(content, changes, messa
         replays.experiment(content | changes)
 
 
-def test_a_static_share_is_refused_for_letkf(content):
-    with pytest.raises(ExperimentError, match=r"letkf has no static part: leave out ensemble\.static_share"):
-        load_inputs(replays.experiment(changed(content, static_share=0.5) | {"assimilator": "letkf"}))
+@pytest.mark.parametrize(("key", "value"), [("static_share", 0.5), ("members_share", 0.5), ("mix", "gain")])
+def test_letkf_refuses_what_belongs_to_a_static_part(content, key, value):
+    with pytest.raises(ExperimentError, match=rf"letkf has no static part: leave out ensemble\.{key}, or use hybrid"):
+        load_inputs(replays.experiment(changed(content, **{key: value}) | {"assimilator": "letkf"}))
 
 
 def test_experiments_name_their_ensemble_even_by_default(content):
