@@ -274,6 +274,7 @@ def test_the_study_of_knobs_has_each_number_a_factor_of_one_and_a_half_down_and_
             factors.setdefault((trial.method, key), []).append(content[group][name] / first[group][name])
             others = content | {"name": first["name"], group: content[group] | {name: first[group][name]}}
             assert others == first
+    assert factors.pop(("letkf", "ensemble.members")) == pytest.approx([1 / 1.5], rel=0.02)  # 120 are not to be had
     for (_, key), found in factors.items():
         highest = 1.1 if key == "ensemble.static_share" else 1.5  # of 0.9, where it has to be below 1
         assert found == pytest.approx([1 / 1.5, highest], rel=0.02)
