@@ -6,6 +6,7 @@ and used again for the cycles whose record and whose reference have not changed 
 
 import hashlib
 import heapq
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
@@ -15,6 +16,7 @@ import pandas as pd
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from dacycle.common.times import cycle_id
 from dacycle.cycler.archive.branches import Branch
 from dacycle.cycler.archive.derived import REMOVED, read_cycle_tables, read_rows, write_tables
 from dacycle.cycler.archive.record import CycleRecord
@@ -41,6 +43,8 @@ __all__ = [
     "verify_free_run",
     "withheld_fits",
 ]
+
+logger = logging.getLogger(__name__)
 
 LAYERS: dict[str, tuple[float, float]] = {
     "1000-700 hPa": (70000.0, np.inf),
@@ -133,13 +137,25 @@ class _Kept:
         self.kept = set(branch.kept("background"))
         removed = {record.id for record in records if record.time not in self.kept}
         self._tables, self._stored_keys = read_cycle_tables(branch.folder / "verification", removed)
-        self._keys = {r.id: _key(r, world) if r.time in self.kept else self._key_then(r) for r in records}
+        self._reference, self._against_others = world.reference, list[pd.Timestamp]()
+        self._keys = {record.id: self._key(record) for record in records}
         self._current = {cycle for cycle, key in self._keys.items() if self._stored_keys.get(cycle) == key}
 
-    def _key_then(self, record: CycleRecord) -> str:
-        """Return the key of what was made of a cycle before its states were removed."""
-        then, made_of = self._stored_keys.get(record.id, ""), fingerprint([record])
-        return then if then.startswith(made_of) else made_of + REMOVED
+    def _key(self, record: CycleRecord) -> str:
+        """Return what the rows of a cycle are to be made of: its record, and the reference's state.
+
+        Where the cycle's states were removed, or the reference no longer holds its own, that is what they were made of.
+        """
+        made_of, kept = fingerprint([record]), record.time in self.kept
+        mark = self._reference.mark(np.datetime64(record.time, "h")) if kept else ""
+        then = self._stored_keys.get(record.id, "")
+        if not then.startswith(made_of):
+            return f"{made_of} {mark or 'unverified'}" if kept else made_of + REMOVED
+        if not mark:
+            return then
+        if not then.endswith((mark, "unverified", REMOVED)):
+            self._against_others.append(record.time)
+        return f"{made_of} {mark}"
 
     @property
     def due(self) -> list[pd.Timestamp]:
@@ -148,6 +164,12 @@ class _Kept:
 
     def departures(self) -> Iterator[tuple[pd.Timestamp, pd.DataFrame, "_Kept"]]:
         """Yield time and departures of each cycle that is due, in order, and this."""
+        if self._against_others:
+            logger.warning(
+                "%s: %d cycles from %s on had been scored against other states of the reference than those of %s; "
+                "they are scored again",
+                self.branch.name, len(self._against_others), cycle_id(self._against_others[0]), self._reference.folder,
+            )  # fmt: skip
         for time, departures in self.branch.each_departures(self.due):
             yield time, departures, self
 
@@ -189,10 +211,6 @@ def verify_free_run(branch: Branch, world: World) -> Verification | None:
 def fingerprint(records: list[CycleRecord]) -> str:
     """Return the SHA-256 of cycle records; cycles that are run again with the same result have the same one."""
     return hashlib.sha256(f"[{', '.join(record.to_json() for record in records)}]".encode()).hexdigest()
-
-
-def _key(record: CycleRecord, world: World) -> str:
-    return f"{fingerprint([record])} {world.reference.mark(np.datetime64(record.time, 'h')) or 'unverified'}"
 
 
 # --- one cycle --------------------------------------------------------------------------------------------------------

@@ -140,8 +140,8 @@ def test_states_whose_scores_cannot_be_written_stay(whole, tmp_path):
 
 def test_states_whose_scores_on_disk_are_outdated_stay(whole, tmp_path, tiny, monkeypatch):
     archive = copy(whole.archive.folder, tmp_path / "archive")
-    without = replace(tiny, reference=Reference(make_world(tmp_path / "short", days=0) / "reference"))
-    verify(archive.branch("run"), without)
+    other = replace(tiny, reference=Reference(make_world(tmp_path / "other", days=5, seed=7) / "reference"))
+    verify(archive.branch("run"), other)
     monkeypatch.setattr("dacycle.cycler.verification.cycles.write_tables", lambda *_: None)  # a full disk
     with pytest.raises(ArchiveError, match="the scores of run could not be written"):
         tidy(archive)

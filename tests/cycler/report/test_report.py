@@ -150,21 +150,22 @@ def test_means_used_at_the_middle_of_their_period_are_marked_as_not_causal(html,
     assert "at the middle of the period" not in html
 
 
-def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations_still_speak(run, tiny, tmp_path):
+def test_without_forecasts_and_a_reference_the_page_says_so_and_the_observations_still_speak(tiny, tmp_path):
     make_world(tmp_path / "other", days=0)
     other = replace(tiny, reference=Reference(tmp_path / "other" / "reference"))
-    branch = run.archive.branch("run-free")
+    branch = make_run(tmp_path / "archive", tiny, cycles=CYCLES, error=0.8)
     words = Page(page(branch, other)).words
-    assert "No forecasts have been made yet: dacycle drift run-free" in words
+    assert "No forecasts have been made yet: dacycle drift run" in words
     assert "errors cannot be given" in words
     assert "Fit to withheld sites" in words
     assert not re.search(r"\bnan\b", words, flags=re.IGNORECASE)
 
 
-def test_where_the_reference_ends_after_one_cycle_there_are_errors_and_no_trend(run, tiny, tmp_path):
+def test_where_the_reference_ends_after_one_cycle_there_are_errors_and_no_trend(tiny, tmp_path):
     make_world(tmp_path / "short", days=1)
     short = replace(tiny, reference=Reference(tmp_path / "short" / "reference"))
-    words = Page(page(run.archive.branch("run-free"), short)).words
+    branch = make_run(tmp_path / "archive", tiny, cycles=CYCLES, error=0.8)
+    words = Page(page(branch, short)).words
     assert "Errors against the reference" in words
     assert "errors cannot be given" not in words
     assert not re.search(r"\bnan\b", words, flags=re.IGNORECASE)

@@ -147,12 +147,25 @@ def test_cycles_beyond_the_reference_are_verified_when_it_has_grown(tiny, tmp_pa
         pd.testing.assert_frame_equal(getattr(late, name), getattr(fresh, name))
 
 
-def test_cycles_are_verified_anew_when_the_world_has_another_reference(tiny, tmp_path):
+def test_errors_remain_where_the_reference_no_longer_holds_a_state(tiny, tmp_path, caplog):
+    branch = make_run(tmp_path / "archive", tiny, cycles=3)
+    before = verify(branch, tiny)
+    make_world(tmp_path / "short", days=1)
+    after = verify(branch, replace(tiny, reference=Reference(tmp_path / "short/reference")))
+    for name in ("errors", "means", "fits"):
+        pd.testing.assert_frame_equal(getattr(after, name), getattr(before, name))
+    assert not caplog.text
+
+
+def test_cycles_are_verified_anew_when_the_world_has_another_reference(tiny, tmp_path, caplog):
     branch = make_run(tmp_path / "archive", tiny, cycles=3)
     make_world(tmp_path / "other", days=2, seed=7)
     other = replace(tiny, reference=Reference(tmp_path / "other/reference"))
     there = verify(branch, other)
+    assert "other states" not in caplog.text
     here = verify(branch, tiny)
+    said = "3 cycles from 20240102T00 on had been scored against other states of the reference than those of"
+    assert f"{branch.name}: {said} {tiny.reference.folder}" in caplog.text
     shutil.rmtree(branch.folder / "verification")
     for kept, world in ((here, tiny), (there, other)):
         fresh = verify(branch, world)
